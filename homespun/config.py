@@ -1,0 +1,311 @@
+"""Every setting of every command, once: the flag, its help, its default, its bounds, and whether a resumed run may change it.
+
+A frozen dataclass per command. The command line and the TOML file both fill these; what a run resolved them to is
+stored in its checkpoints. Preset < TOML file < flag; an unknown key is an error.
+"""
+
+import dataclasses
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from homespun.errors import UserError
+
+Architecture = Literal["gpt2", "qwen3"]
+Optimizer = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear"]
+Precision = Literal["auto", "float32", "bfloat16"]
+EngineName = Literal["auto", "torch"]
+
+OnResume = Literal["fixed", "free", "announced"]
+"""May `--resume` come with another value? *fixed*: refused. *announced*: taken, and said. *free*: taken."""
+
+
+def setting(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    on_resume: OnResume = "free",
+) -> Any:
+    """A dataclass field with its bounds."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    return dataclasses.field(default=default, metadata={"on_resume": on_resume, "bounds": bounds})
+
+
+class Checked:
+    """Numbers are finite and within the bounds that their field declares."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            flag = "--" + field.name.replace("_", "-")
+            if not math.isfinite(value):
+                raise UserError(f"{flag} is {value}: give a finite number")
+            for bound, limit in field.metadata.get("bounds", {}).items():
+                if limit is None:
+                    continue
+                holds = {
+                    "at_least": value >= limit,
+                    "above": value > limit,
+                    "at_most": value <= limit,
+                    "below": value < limit,
+                }[bound]
+                if not holds:
+                    raise UserError(f"{flag} is {value}: it has to be {bound.replace('_', ' ')} {limit:g}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Checked):
+    """The shape of a model: all that is needed, with the weights, to run it."""
+
+    architecture: Architecture
+    vocab_size: int = setting(50257, at_least=2)
+    seq_len: int = setting(256, at_least=2)
+    """The context: the number of positions the model was trained for."""
+    n_layers: int = setting(8, at_least=1)
+    d_model: int = setting(512, at_least=2)
+    n_heads: int = setting(8, at_least=1)
+    n_kv_heads: int = setting(8, at_least=1)
+    head_dim: int = setting(64, at_least=1)
+    d_ff: int = setting(2048, at_least=1)
+    tie_embeddings: bool = True
+    norm_eps: float = setting(1e-5, above=0)
+    rope_theta: float = setting(10000.0, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key/value heads: "
+                "--n-heads has to be a multiple of --n-kv-heads"
+            )
+        if self.architecture == "gpt2":
+            if self.n_heads * self.head_dim != self.d_model:
+                raise UserError(f"gpt2 needs --d-model ({self.d_model}) divisible by --n-heads ({self.n_heads})")
+            if self.n_kv_heads != self.n_heads:
+                raise UserError("gpt2 has as many key/value heads as heads: leave --n-kv-heads out")
+        elif self.head_dim % 2:
+            raise UserError(f"rotary positions need an even head size, not {self.head_dim}: change --n-heads")
+
+
+@dataclass(frozen=True)
+class DownloadConfig(Checked):
+    """Fetch a dataset and write it as one local text file."""
+
+    dataset: str = "roneneldan/TinyStories"
+    """A dataset of the Hugging Face hub with a text column, `stories` for the built-in ones (no network needed), or a
+    local file or folder of .txt, .jsonl or .parquet."""
+    num_samples: int | None = setting(None, at_least=1)
+    """How many documents to take; without it 10,000, or all of a local file."""
+    output: str | None = None
+    """Where to write; without it data/NAME_N.txt."""
+    seed: int = setting(0, at_least=0)
+    """For the built-in stories: which ones."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(Checked):
+    """Train a byte-level BPE tokenizer on the training side of the data."""
+
+    data_file: str | None = None
+    """Text to learn from; without it the last download."""
+    vocab_size: int = setting(8000, at_least=257, at_most=1_000_000)
+    """Number of tokens: 256 bytes, the end-of-text mark, and what is learned."""
+    output_dir: str = "tokenizer_model"
+    """Folder for the tokenizer."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """Train a model. With --model-size the settings are the usual ones; without it, everything that you leave open (size,
+    optimizer, rate, batch, schedule) is chosen for your data and --time-budget."""
+
+    config: str | None = None
+    """A TOML file with any of these settings (underscores for dashes); flags win over it."""
+
+    data_file: str | None = None
+    """Text to train on (.txt, .jsonl, .parquet, or a folder of them); without it the last download."""
+    tokenizer_path: str | None = None
+    """Tokenizer folder; without it the last one trained, and where there is none, one is trained on the data."""
+    vocab_size: int | None = setting(None, at_least=257)
+    """Has to agree with the tokenizer; for a tokenizer trained by the way, its size."""
+
+    model_size: str | None = None
+    """A preset: see `homespun models`."""
+    architecture: Architecture | None = None
+    """Overrides the preset, like the five shape settings that follow."""
+    n_layers: int | None = setting(None, at_least=1)
+    """Number of blocks."""
+    n_heads: int | None = setting(None, at_least=1)
+    """Attention heads."""
+    n_kv_heads: int | None = setting(None, at_least=1)
+    """Key/value heads, shared by groups of heads (qwen3)."""
+    d_model: int | None = setting(None, at_least=2)
+    """Width of the model."""
+    d_ff: int | None = setting(None, at_least=1)
+    """Width inside the feed-forward layers."""
+
+    seq_len: int = setting(256, at_least=2, on_resume="fixed")
+    """Tokens of context per sample."""
+    batch_size: int | None = setting(None, at_least=1)
+    """Sequences per micro-batch (16 with a preset)."""
+    grad_accumulation_steps: int | None = setting(None, at_least=1)
+    """Micro-batches per optimizer step; the same update as one big batch."""
+
+    max_epochs: float | None = setting(None, above=0, on_resume="announced")
+    """Passes over the training data."""
+    max_steps: int | None = setting(None, at_least=1, on_resume="announced")
+    """Optimizer steps."""
+    time_budget: str | None = dataclasses.field(default=None, metadata={"on_resume": "announced"})
+    """Training time, such as 90s, 20m or 3h. Of the three limits the one that ends first counts."""
+
+    optimizer: Optimizer | None = dataclasses.field(default=None, metadata={"on_resume": "fixed"})
+    """AdamW, or Muon for the matrices with AdamW for the rest."""
+    learning_rate: float | None = setting(None, above=0, on_resume="announced")
+    """Peak rate of AdamW (3e-4 with a preset)."""
+    muon_learning_rate: float | None = setting(None, above=0, on_resume="announced")
+    """Peak rate of Muon."""
+    schedule: Schedule | None = dataclasses.field(default=None, metadata={"on_resume": "announced"})
+    """After the warm-up: cosine to the minimum, or constant and then linear to it."""
+    warmup_steps: int | None = setting(None, at_least=0, on_resume="announced")
+    """Steps of linear warm-up; without it 2% of the run, at most 2,000."""
+    min_learning_rate_ratio: float | None = setting(None, at_least=0, at_most=1, on_resume="announced")
+    """Rate at the end, as a share of the peak (0.1 with a preset)."""
+    weight_decay: float = setting(0.1, at_least=0, on_resume="announced")
+    """Decoupled decay of matrices and embeddings; biases and norms have none."""
+    beta1: float = setting(0.9, at_least=0, below=1, on_resume="announced")
+    """AdamW: decay of the mean of the gradients."""
+    beta2: float = setting(0.95, at_least=0, below=1, on_resume="announced")
+    """AdamW: decay of the mean of their squares."""
+    max_grad_norm: float = setting(1.0, above=0, on_resume="announced")
+    """Gradients with a larger global norm are scaled down to it."""
+    patience: int | None = setting(None, at_least=1)
+    """Stop after this many evaluations without a better validation loss."""
+
+    engine: EngineName = "auto"
+    """What computes."""
+    precision: Precision = "auto"
+    """What is computed in; weights and moments are always float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compiled kernels; auto: where there is a compiler and the run is long enough to earn the wait."""
+    gradient_checkpointing: bool = False
+    """Less memory for activations, about a third more computing."""
+    threads: int | None = setting(None, at_least=1)
+    """CPU threads; without it one per core."""
+    seed: int = setting(0, at_least=0, on_resume="fixed")
+    """For initial weights, the order of the samples, and the texts sampled on the way."""
+
+    log_interval: int = setting(10, at_least=1)
+    """Steps between two lines of metrics."""
+    eval_interval: int = setting(500, at_least=1)
+    """Steps between two evaluations."""
+    eval_tokens: int = setting(200_000, at_least=1, on_resume="announced")
+    """At most this many tokens of the validation text, always the same ones."""
+    sample_interval: int = setting(500, at_least=1)
+    """Steps between two rounds of sample texts."""
+    sample_prompts: tuple[str, ...] = ("Once upon a time", "The cat", "In space")
+    """What the sample texts begin with."""
+    save_interval: int = setting(1000, at_least=1)
+    """Steps between two checkpoints."""
+    keep: int = setting(3, at_least=1)
+    """Checkpoints that are kept, beside the best."""
+    checkpoint_dir: str = "checkpoints"
+    """Folder of the run: checkpoints, metrics.jsonl, plot."""
+    resume: Literal["never", "latest", "auto"] = "never"
+    """--resume goes on where the newest checkpoint stands; --resume auto starts afresh where there is none."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Checked):
+    """How the next token is drawn."""
+
+    max_tokens: int = setting(200, at_least=1)
+    """Length of the continuation in tokens; a model's end-of-text mark ends it earlier."""
+    temperature: float = setting(0.8, at_least=0)
+    """0: always the likeliest token; 1: the model's own distribution."""
+    top_k: int | None = setting(None, at_least=1)
+    """Draw from the k likeliest tokens."""
+    top_p: float = setting(1.0, above=0, at_most=1)
+    """Draw from the smallest set of tokens with this much probability."""
+    min_p: float = setting(0.0, at_least=0, at_most=1)
+    """Leave out tokens below this share of the likeliest one's probability."""
+    repetition_penalty: float = setting(1.0, above=0)
+    """Above 1: tokens that have occurred become less likely."""
+    seed: int | None = setting(None, at_least=0)
+    """The same seed gives the same text."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the continuation; they are not printed."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig(SamplingConfig):
+    """Continue a prompt with a trained model."""
+
+    checkpoint: str = "checkpoints/best.npz"
+    """The model: one .npz file, or the folder of a run."""
+    tokenizer_path: str | None = None
+    """Not needed, the checkpoint holds its tokenizer; if given, it has to be the same one."""
+    model_size: str | None = None
+    """Not needed, the checkpoint knows its shape; if given, it has to agree."""
+    prompt: str | None = None
+    """Text to continue; without it the model begins by itself."""
+    num_samples: int = setting(1, at_least=1, at_most=1024)
+    """How many continuations."""
+    interactive: bool = False
+    """Ask for prompts until you leave."""
+    engine: EngineName = "auto"
+    """What computes."""
+    precision: Precision = "auto"
+    """What is computed in."""
+    threads: int | None = setting(None, at_least=1)
+    """CPU threads; without it one per core."""
+
+
+Config = TypeVar("Config")
+
+
+def read_toml(path: Path, kind: type[Config]) -> Config:
+    """Fill `kind` from a TOML file.
+
+    Raises:
+        UserError: the file cannot be read, is not TOML, or holds an unknown key or a value of the wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--config {path}: not readable as TOML ({error})") from None
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in fields or key == "config":
+            known = ", ".join(name for name in fields if name != "config")
+            raise UserError(f"{path}: unknown key '{key}'; known are {known}")
+        if isinstance(value, list):
+            values[key] = value = tuple(value)
+        if not _fits(value, str(fields[key].type)):
+            raise UserError(f"{path}: {key} = {value!r} is not of the right type ({fields[key].type})")
+    return kind(**values)
+
+
+def seconds(text: str) -> float:
+    """'90', '90s', '20m', '1.5h' or '1h30m' in seconds.
+
+    Raises:
+        UserError: not a positive, finite length of time.
+    """
+    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    whole = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[smhd]?\s*)+", text.strip())
+    total = sum(float(number) * units[unit] for number, unit in parts) if whole else 0.0
+    if not 0 < total < 1e9:
+        raise UserError(f"--time-budget is '{text}': give a length of time such as 90s, 20m or 1h30m")
+    return total
