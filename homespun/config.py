@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from homespun.errors import UserError
 
@@ -135,22 +135,22 @@ class TrainConfig(Checked):
     """Text to train on (.txt, .jsonl, .parquet, or a folder of them); without it the last download."""
     tokenizer_path: str | None = None
     """Tokenizer folder; without it the last one trained, and where there is none, one is trained on the data."""
-    vocab_size: int | None = setting(None, at_least=257)
+    vocab_size: int | None = setting(None, at_least=257, on_resume="fixed")
     """Has to agree with the tokenizer; for a tokenizer trained by the way, its size."""
 
-    model_size: str | None = None
+    model_size: str | None = setting(None, on_resume="fixed")
     """A preset: see `homespun models`."""
-    architecture: Architecture | None = None
+    architecture: Architecture | None = setting(None, on_resume="fixed")
     """Overrides the preset, like the five shape settings that follow."""
-    n_layers: int | None = setting(None, at_least=1)
+    n_layers: int | None = setting(None, at_least=1, on_resume="fixed")
     """Number of blocks."""
-    n_heads: int | None = setting(None, at_least=1)
+    n_heads: int | None = setting(None, at_least=1, on_resume="fixed")
     """Attention heads."""
-    n_kv_heads: int | None = setting(None, at_least=1)
+    n_kv_heads: int | None = setting(None, at_least=1, on_resume="fixed")
     """Key/value heads, shared by groups of heads (qwen3)."""
-    d_model: int | None = setting(None, at_least=2)
+    d_model: int | None = setting(None, at_least=2, on_resume="fixed")
     """Width of the model."""
-    d_ff: int | None = setting(None, at_least=1)
+    d_ff: int | None = setting(None, at_least=1, on_resume="fixed")
     """Width inside the feed-forward layers."""
 
     seq_len: int = setting(256, at_least=2, on_resume="fixed")
@@ -164,23 +164,23 @@ class TrainConfig(Checked):
     """Passes over the training data."""
     max_steps: int | None = setting(None, at_least=1, on_resume="announced")
     """Optimizer steps."""
-    time_budget: str | None = dataclasses.field(default=None, metadata={"on_resume": "announced"})
+    time_budget: str | None = setting(None, on_resume="announced")
     """Training time, such as 90s, 20m or 3h. Of the three limits the one that ends first counts."""
 
-    optimizer: Optimizer | None = dataclasses.field(default=None, metadata={"on_resume": "fixed"})
+    optimizer: Optimizer | None = setting(None, on_resume="fixed")
     """AdamW, or Muon for the matrices with AdamW for the rest."""
     learning_rate: float | None = setting(None, above=0, on_resume="announced")
     """Peak rate of AdamW (3e-4 with a preset)."""
     muon_learning_rate: float | None = setting(None, above=0, on_resume="announced")
     """Peak rate of Muon."""
-    schedule: Schedule | None = dataclasses.field(default=None, metadata={"on_resume": "announced"})
+    schedule: Schedule | None = setting(None, on_resume="announced")
     """After the warm-up: cosine to the minimum, or constant and then linear to it."""
     warmup_steps: int | None = setting(None, at_least=0, on_resume="announced")
     """Steps of linear warm-up; without it 2% of the run, at most 2,000."""
     min_learning_rate_ratio: float | None = setting(None, at_least=0, at_most=1, on_resume="announced")
     """Rate at the end, as a share of the peak (0.1 with a preset)."""
-    weight_decay: float = setting(0.1, at_least=0, on_resume="announced")
-    """Decoupled decay of matrices and embeddings; biases and norms have none."""
+    weight_decay: float | None = setting(None, at_least=0, on_resume="announced")
+    """Decoupled decay of matrices and embeddings (0.1 with a preset); biases and norms have none."""
     beta1: float = setting(0.9, at_least=0, below=1, on_resume="announced")
     """AdamW: decay of the mean of the gradients."""
     beta2: float = setting(0.95, at_least=0, below=1, on_resume="announced")
@@ -192,10 +192,10 @@ class TrainConfig(Checked):
 
     engine: EngineName = "auto"
     """What computes."""
-    precision: Precision = "auto"
+    precision: Precision = setting("auto", on_resume="announced")
     """What is computed in; weights and moments are always float32."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compiled kernels; auto: where there is a compiler and the run is long enough to earn the wait."""
+    compile: Literal["auto", "on", "off"] = setting("auto", on_resume="announced")
+    """Compiled kernels; auto: where they are worth the wait and there is a compiler."""
     gradient_checkpointing: bool = False
     """Less memory for activations, about a third more computing."""
     threads: int | None = setting(None, at_least=1)
@@ -269,11 +269,8 @@ class GenerateConfig(SamplingConfig):
     """CPU threads; without it one per core."""
 
 
-Config = TypeVar("Config")
-
-
-def read_toml(path: Path, kind: type[Config]) -> Config:
-    """Fill `kind` from a TOML file.
+def read_toml(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """The settings in a TOML file, for the config dataclass `kind`.
 
     Raises:
         UserError: the file cannot be read, is not TOML, or holds an unknown key or a value of the wrong type.
@@ -284,16 +281,31 @@ def read_toml(path: Path, kind: type[Config]) -> Config:
         raise UserError(f"--config {path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"--config {path}: not readable as TOML ({error})") from None
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    types = get_type_hints(kind)
     for key, value in values.items():
-        if key not in fields or key == "config":
-            known = ", ".join(name for name in fields if name != "config")
+        if key not in types or key == "config":
+            known = ", ".join(name for name in types if name != "config")
             raise UserError(f"{path}: unknown key '{key}'; known are {known}")
         if isinstance(value, list):
-            values[key] = value = tuple(value)
-        if not _fits(value, str(fields[key].type)):
-            raise UserError(f"{path}: {key} = {value!r} is not of the right type ({fields[key].type})")
-    return kind(**values)
+            values[key] = tuple(value)
+        if not _fits(values[key], types[key]):
+            expected = str(getattr(types[key], "__name__", types[key])).replace("typing.", "")
+            raise UserError(f"{path}: {key} = {value!r} does not fit: {expected} is expected")
+    return values
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value from TOML is of an annotated type; a whole number will do for a float."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if arguments:
+        return any(_fits(value, argument) for argument in arguments)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def seconds(text: str) -> float:

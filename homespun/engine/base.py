@@ -51,6 +51,9 @@ class StepResult:
 class StepHandle(Protocol):
     """A step that may still be running on the device."""
 
+    def ready(self) -> bool:
+        """Whether the step is done, so that reading it does not wait."""
+
     def result(self) -> StepResult:
         """Wait for the step and read it."""
 

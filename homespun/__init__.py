@@ -1,0 +1,57 @@
+"""homespun: spin your own language model, from data to generation, on the machine you own.
+
+Nothing heavy is loaded until it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from homespun.config import (
+    DownloadConfig,
+    GenerateConfig,
+    ModelConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from homespun.errors import UserError
+
+if TYPE_CHECKING:
+    from homespun.api import LanguageModel, load, train
+    from homespun.tokenizer import Tokenizer
+    from homespun.training.data_loader import TextDataset
+    from homespun.training.loop import TrainResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DownloadConfig",
+    "GenerateConfig",
+    "LanguageModel",
+    "ModelConfig",
+    "SamplingConfig",
+    "TextDataset",
+    "Tokenizer",
+    "TokenizerConfig",
+    "TrainConfig",
+    "TrainResult",
+    "UserError",
+    "load",
+    "train",
+]
+
+_HOMES = {
+    "LanguageModel": "homespun.api",
+    "TextDataset": "homespun.training.data_loader",
+    "Tokenizer": "homespun.tokenizer",
+    "TrainResult": "homespun.training.loop",
+    "load": "homespun.api",
+    "train": "homespun.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'homespun' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,377 @@
+"""Arrays and a JSON header flow in, one `.npz` comes out that plain `np.load` reads; and back, with
+every byte checked.
+
+The last member of the file, `manifest.json`, states each array's name, shape, dtype and SHA-256.
+The zip around it is written here in its plainest form (stored, always ZIP64, no dates) and not by
+`zipfile`, so that all bytes outside the arrays follow from the manifest. Reading is then a
+comparison: whatever differs, by damage or by malice, is refused, and no length, type or path that a
+file claims is trusted.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import struct
+import sys
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.errors import UserError
+
+Named = tuple[str, npt.NDArray[np.generic]]
+Kind = Literal["weights", "state"]
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 1 << 28
+"""Bytes. The tokenizer is its largest part: about 100 MB for a million tokens."""
+
+DTYPES = frozenset(
+    ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
+)
+NAME = re.compile(r"(?!\.{1,2}(/|$))[\w.-]+(/(?!\.{1,2}(/|$))[\w.-]+)*", re.ASCII)
+"""Parts joined by '/', none of them '.' or '..'."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read: missing, damaged, incomplete, or not one of ours."""
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """One array as the manifest states it.
+
+    Raises:
+        ValueError: a name, shape or dtype that no checkpoint has.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """As NumPy spells it, such as `<f4`."""
+    crc32: int = 0
+    """Of the whole member, as the zip wants it."""
+    sha256: str = ""
+    """Of the array's bytes alone."""
+
+    def __post_init__(self) -> None:
+        if len(self.name) > 1000 or not NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not a name for an array")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"{self.name}: arrays of {self.dtype!r} are not stored")
+        if len(self.shape) > 32 or any(type(size) is not int or size < 0 for size in self.shape):
+            raise ValueError(f"{self.name}: {self.shape} is not a shape")
+        if math.prod(max(size, 1) for size in self.shape) > sys.maxsize // 8:
+            raise ValueError(f"{self.name}: {self.shape} is beyond any memory")
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * int(self.dtype[2:])
+
+    @property
+    def npy_header(self) -> bytes:
+        """What precedes the data in a `.npy` file, format 1.0: a multiple of 64 bytes."""
+        text = f"{{'descr': '{self.dtype}', 'fortran_order': False, 'shape': {self.shape}, }}"
+        text += " " * (-(len(text) + 11) % 64) + "\n"
+        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("ascii")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file of which all but the arrays has been checked; they are checked as they are read."""
+
+    path: Path
+    kind: Kind
+    step: int
+    header: dict[str, Any]
+    arrays: dict[str, ArrayInfo]
+    sha256: str
+    """Of the manifest, and thereby of everything in the file."""
+
+    def tensors(self) -> Iterator[Named]:
+        """The arrays in the order of the file, one at a time in memory.
+
+        Raises:
+            CheckpointError: an array is not what the manifest says, or the file has been replaced
+                since `read_archive`.
+        """
+        with _readable(self.path) as file:
+            file.seek(-len(self.sha256), os.SEEK_END)
+            if file.read() != self.sha256.encode():
+                raise CheckpointError(
+                    f"{self.path} was replaced while it was being read: try again"
+                )
+            file.seek(0)
+            for info in self.arrays.values():
+                expected = _Member.of(info).header + info.npy_header
+                tensor = np.empty(info.shape, info.dtype)
+                data = _bytes_of(tensor)
+                whole = file.read(len(expected)) == expected and file.readinto(data) == info.nbytes
+                if not whole or hashlib.sha256(data).hexdigest() != info.sha256:
+                    raise _damaged(self.path, f"the array {info.name}")
+                yield info.name, tensor
+
+    def verify(self) -> None:
+        """Read everything, keep nothing.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        for _ in self.tensors():
+            pass
+
+
+def write_archive(
+    path: Path,
+    tensors: Iterable[Named],
+    header: dict[str, Any],
+    *,
+    kind: Kind = "weights",
+    step: int = 0,
+) -> str:
+    """Write `path` as one act: after a power cut too, it is the earlier file or the whole new one.
+
+    One of `tensors` at a time is in memory. Equal contents give equal bytes.
+
+    Returns:
+        The SHA-256 of the manifest, by which another file can name this one.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only, ...; an earlier file is still there.
+        ValueError: the header is not JSON, a name is odd or comes twice, a dtype is not a number.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                facts = {"schema": SCHEMA, "kind": kind, "step": step, "header": header}
+                sha256 = _write(file, tensors, facts)
+                file.flush()
+                _sync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be saved ({error.strerror}): "
+            "make room there or choose another folder"
+        ) from error
+    return sha256
+
+
+def read_archive(path: Path) -> Archive:
+    """Open `path` and check all of it but the arrays, for which nothing is allocated yet.
+
+    Raises:
+        CheckpointError: there is no such file, it is not a checkpoint, or it is damaged.
+    """
+    with _readable(path) as file:
+        length = file.seek(0, os.SEEK_END)
+        manifest = _find_manifest(path, file, length)
+        archive = _parse(path, manifest)
+        if sum(info.nbytes for info in archive.arrays.values()) > length:
+            raise CheckpointError(
+                f"{path} is not a checkpoint: its arrays would be larger than the file"
+            )
+        start, ending = _ending(archive.arrays.values(), manifest)
+        if start + len(ending) != length or _read_at(file, start, len(ending)) != ending:
+            raise _damaged(path, "the list of its members")
+    return archive
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` as durable as the files behind them, where the system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # network file systems look after their names
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:  # macOS, where fsync ends in the cache of the drive
+        try:
+            fcntl.fcntl(descriptor, full_sync)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+                raise
+    os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[BufferedReader]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
+def _bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _damaged(path: Path, part: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged ({part}): use another checkpoint")
+
+
+def _write(file: BinaryIO, tensors: Iterable[Named], manifest: dict[str, Any]) -> str:
+    arrays: dict[str, ArrayInfo] = {}
+    for name, tensor in tensors:
+        info = ArrayInfo(name, tensor.shape, tensor.dtype.str)
+        if name in arrays:
+            raise ValueError(f"{name} comes twice")
+        data = _bytes_of(np.asarray(tensor, order="C"))
+        arrays[name] = info = dataclasses.replace(
+            info,
+            crc32=zlib.crc32(data, zlib.crc32(info.npy_header)),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        file.write(_Member.of(info).header + info.npy_header)
+        file.write(data)
+    manifest["arrays"] = [dataclasses.asdict(info) for info in arrays.values()]
+    text = json.dumps(manifest, allow_nan=False).encode("ascii")
+    _, ending = _ending(arrays.values(), text)
+    file.write(ending)
+    return hashlib.sha256(text).hexdigest()
+
+
+def _find_manifest(path: Path, file: BinaryIO, length: int) -> bytes:
+    """The bytes of the last member, whose line in the list is at a fixed distance from the end."""
+    blank = _Member(MANIFEST, 0, 0)
+    end = _end_marks(0, 0, 0, hashlib.sha256().hexdigest())
+    entry = blank.entry(0)
+    last = _read_at(file, max(length - len(end) - len(entry), 0), len(entry))
+    if not last.startswith(entry[:4]) or len(last) < len(entry):
+        raise CheckpointError(f"{path} is not a checkpoint of homespun, or its end is missing")
+    size, _, offset = struct.unpack("<3Q", last[-24:])
+    if size > MANIFEST_LIMIT or offset + size > length:
+        raise _damaged(path, "the list of its members")
+    manifest = _read_at(file, offset + len(blank.header), size)
+    sha256 = hashlib.sha256(manifest).hexdigest()
+    if _read_at(file, length - len(sha256), len(sha256)) != sha256.encode():
+        raise _damaged(path, "the manifest")
+    return manifest
+
+
+def _parse(path: Path, text: bytes) -> Archive:
+    try:
+        manifest = json.loads(text)
+        if manifest["schema"] != SCHEMA:
+            raise CheckpointError(
+                f"{path} comes from another version of homespun: read it with that one"
+            )
+        listed = [
+            ArrayInfo(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["arrays"]
+        ]
+        kind, step, header = manifest["kind"], manifest["step"], manifest["header"]
+        if kind not in get_args(Kind) or type(step) is not int or not isinstance(header, dict):
+            raise ValueError("a field of the wrong type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint: its manifest is wrong") from error
+    arrays = {info.name: info for info in listed}
+    return Archive(path, kind, step, header, arrays, hashlib.sha256(text).hexdigest())
+
+
+# The zip format: sections 4.3.7 to 4.3.16 and 4.5.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
+
+ZIP64 = 45
+"""The version of the format that has 64-bit sizes."""
+STORED = 0
+FIRST_OF_1980 = (0, 0x21)
+SEE_ZIP64 = 0xFFFFFFFF
+"""Stands for a number that follows in 64 bits."""
+
+
+class _Member(NamedTuple):
+    """A file in the zip."""
+
+    name: str
+    crc32: int
+    size: int
+
+    @classmethod
+    def of(cls, info: ArrayInfo) -> "_Member":
+        return cls(f"{info.name}.npy", info.crc32, len(info.npy_header) + info.nbytes)
+
+    @property
+    def header(self) -> bytes:
+        """What precedes its bytes."""
+        sizes = struct.pack("<2H2Q", 1, 16, self.size, self.size)
+        return (
+            b"PK\3\4" + struct.pack("<H", ZIP64) + self._common(sizes) + self.name.encode() + sizes
+        )
+
+    def entry(self, offset: int) -> bytes:
+        """Its line in the list of members, where its header stands at `offset`."""
+        sizes = struct.pack("<2H3Q", 1, 24, self.size, self.size, offset)
+        rest = struct.pack("<3H2I", 0, 0, 0, 0, SEE_ZIP64)
+        start = b"PK\1\2" + struct.pack("<2H", ZIP64, ZIP64)
+        return start + self._common(sizes) + rest + self.name.encode() + sizes
+
+    def _common(self, sizes: bytes) -> bytes:
+        crc_and_sizes = (self.crc32, SEE_ZIP64, SEE_ZIP64)
+        lengths = (len(self.name), len(sizes))
+        return struct.pack("<4H3I2H", 0, STORED, *FIRST_OF_1980, *crc_and_sizes, *lengths)
+
+
+def _end_marks(count: int, offset: int, length: int, comment: str) -> bytes:
+    """The end of the zip: `count` members, listed in `length` bytes at `offset`."""
+    zip64 = struct.pack(
+        "<4sQ2H2I4Q", b"PK\6\6", 44, ZIP64, ZIP64, 0, 0, count, count, length, offset
+    )
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, offset + length, 1)
+    end = struct.pack(
+        "<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, SEE_ZIP64, SEE_ZIP64, len(comment)
+    )
+    return zip64 + locator + end + comment.encode()
+
+
+def _ending(arrays: Collection[ArrayInfo], manifest: bytes) -> tuple[int, bytes]:
+    """Where the arrays end, and what follows: the manifest, the list of members, and the end marks
+    with the SHA-256 of the manifest as the comment of the zip."""
+    start = 0
+    directory = b""
+    for member in map(_Member.of, arrays):
+        directory += member.entry(start)
+        start += len(member.header) + member.size
+    last = _Member(MANIFEST, zlib.crc32(manifest), len(manifest))
+    directory += last.entry(start)
+    head = last.header + manifest
+    comment = hashlib.sha256(manifest).hexdigest()
+    return start, head + directory + _end_marks(
+        len(arrays) + 1, start + len(head), len(directory), comment
+    )

@@ -1,0 +1,422 @@
+"""A named dataset in, one local text file out: documents, each followed by a `<|endoftext|>` line.
+
+The data may be on the hub, built in, or already here in another shape; of a dataset on the hub only
+as much is read as the documents need. Until it is whole the file is OUTPUT.partial, and beside it
+OUTPUT.partial.json says how far it is, so that another process goes on after a kill. Beside the
+finished file OUTPUT.json says what it is.
+
+A line of a document that is exactly `<|endoftext|>` gets a space in front, so that it stays text.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from homespun import workspace
+from homespun.config import DownloadConfig
+from homespun.data import documents
+from homespun.data.hub import Changed, Hub, Missing
+from homespun.errors import UserError
+
+NUM_SAMPLES = 10_000
+"""Documents, where nothing is said; of a local source, all."""
+COMMIT = 1 << 20
+"""Bytes of text between two records of how far a download is."""
+
+BEST_FILES = {"roneneldan/tinystories": "TinyStoriesV2-GPT4-train.txt"}
+"""Where a dataset holds several versions of its text: the file to take."""
+
+Position = dict[str, Any]
+"""A place in a dataset on the hub: commit, file, etag of the file, offset in the file."""
+Source = Iterator[tuple[str, Position | None]]
+"""Documents, each with the place to go on from after it, where there is one."""
+
+
+def download(
+    config: DownloadConfig,
+    say: Callable[[str], None] = print,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Fetch a dataset into one text file, and remember it as this folder's newest data.
+
+    Args:
+        config: what, how much, where to.
+        say: takes each line of the report.
+        sleep: waits some seconds before the hub is asked again.
+
+    Raises:
+        UserError: no such data, no network, not allowed, or the file cannot be written.
+    """
+    plan = _plan(config)
+    try:
+        finished = _finished(plan.output)
+        if plan.kind == "hub" and finished and finished["request"] == plan.request:
+            say(f"{plan.output}: already there, {_amount(finished)}")
+        else:
+            finished = _fetch(plan, say, sleep)
+            say(f"{plan.output}: {_amount(finished)}")
+            if plan.wanted and finished["documents"] < plan.wanted:
+                say(f"{plan.config.dataset} has no more than that; {plan.wanted:,} were asked for")
+        workspace.remember("data", plan.output)
+    except OSError as error:
+        place = error.filename or plan.output
+        raise UserError(f"{place}: {error.strerror or error}; choose another --output") from None
+    return plan.output
+
+
+Kind = Literal["stories", "local", "hub"]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    kind: Kind
+    config: DownloadConfig
+    wanted: int | None
+    """Documents; None for all."""
+    output: Path
+    request: dict[str, Any]
+    """What makes two downloads the same."""
+
+
+def _plan(config: DownloadConfig) -> _Plan:
+    path = Path(config.dataset)
+    kind: Kind
+    wanted: int | None = config.num_samples or NUM_SAMPLES
+    if config.dataset == "stories":
+        kind, name = "stories", "stories"
+    elif path.exists():
+        path = path.resolve()
+        kind, name = "local", path.name if path.is_dir() else path.stem
+        wanted = config.num_samples
+    else:
+        repository, subset = _on_hub(config.dataset)
+        kind, name = "hub", repository.split("/")[1].lower()
+        name += f"-{subset.lower()}" if subset else ""
+    name = re.sub(r"[^\w.-]+", "-", name)
+    output = Path(config.output or f"data/{name}_{wanted or 'all'}.txt")
+    if kind == "local" and path in (output.resolve(), output.resolve().parent):
+        raise UserError(f"{output}: lies in its own source; choose another --output")
+    request = {"dataset": config.dataset, "num_samples": wanted}
+    if kind == "stories":
+        request["seed"] = config.seed
+    return _Plan(kind, config, wanted, output, request)
+
+
+def _on_hub(dataset: str) -> tuple[str, str | None]:
+    """`owner/name:subset` in its parts."""
+    name = r"[A-Za-z0-9][\w.-]*"
+    match = re.fullmatch(rf"({name}/{name})(?::(\S+))?", dataset)
+    if not match or Path(dataset).suffix.lower() in documents.SUFFIXES:
+        raise UserError(
+            f"--dataset {dataset}: no file or folder here, and no dataset of the hub "
+            "(owner/name or owner/name:subset); `stories` is built in"
+        )
+    return match[1], match[2]
+
+
+def _finished(output: Path) -> dict[str, Any] | None:
+    """The record of an earlier download that is still as it was.
+
+    Raises:
+        UserError: something else is there, which is not ours to overwrite.
+    """
+    if not output.exists():
+        return None
+    record = _read_json(_beside(output, ".json"))
+    if output.is_file() and record.get("sha256") == _sha256(output):
+        return record
+    raise UserError(
+        f"{output}: in the way, and not as an earlier download left it; "
+        "move it, or choose another --output"
+    )
+
+
+def _fetch(
+    plan: _Plan, say: Callable[[str], None], sleep: Callable[[float], None]
+) -> dict[str, Any]:
+    plan.output.parent.mkdir(parents=True, exist_ok=True)
+    with _Partial(plan.output, plan.request) as partial:
+        if partial.position:
+            say(f"{plan.output}: going on after {partial.n_documents:,} documents")
+        try:
+            _take(_source(plan, partial.position, sleep), partial, plan.wanted, say)
+        except (Changed, Missing) as error:
+            was_resumed = partial.was_resumed
+            partial.start_over()
+            if not was_resumed:
+                raise
+            say(f"{plan.output}: starting over, what it began with is gone ({error})")
+            _take(_source(plan, None, sleep), partial, plan.wanted, say)
+        if not partial.n_documents:
+            raise UserError(f"{plan.config.dataset}: there is no text in it")
+        return partial.finish()
+
+
+def _take(
+    source: Source, partial: "_Partial", wanted: int | None, say: Callable[[str], None]
+) -> None:
+    missing = None if wanted is None else wanted - partial.n_documents
+    with _progress(partial.n_documents, wanted, say) as show:
+        for document, position in itertools.islice(source, missing):
+            partial.add(document, position)
+            show(partial.n_documents)
+
+
+def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], None]) -> Source:
+    if plan.kind == "stories":
+        from homespun.stories import stories
+
+        return ((story, None) for story in stories(plan.wanted or NUM_SAMPLES, plan.config.seed))
+    if plan.kind == "local":
+        return ((document, None) for document in documents.documents(Path(plan.config.dataset)))
+    return _hub_documents(Hub(sleep), plan.config.dataset, position)
+
+
+def _hub_documents(hub: Hub, dataset: str, position: Position | None) -> Source:
+    repository, subset = _on_hub(dataset)
+    # A download that goes on stays with the commit that it began with.
+    commit = position["commit"] if position else hub.commit(repository)
+    files = training_files(hub.files(repository, commit), repository, subset)
+    if position:
+        files = files[files.index(position["file"]) :]
+    for path in files:
+        start = 0
+        with hub.open(repository, commit, path) as file:
+            if position and path == position["file"]:
+                if file.etag != position["etag"]:
+                    raise Changed(f"{path} has changed")
+                start = position["offset"]
+            place = {"commit": commit, "file": path, "etag": file.etag}
+            for document, offset in documents.read(file.buffered(), path, start=start):
+                yield document, None if offset is None else {**place, "offset": offset}
+
+
+def training_files(paths: Iterable[str], repository: str, subset: str | None) -> list[str]:
+    """The files of a dataset that hold its training text, in order.
+
+    A subset is named by its folder, `sample/10BT` also as `sample-10BT`. Without one it is the
+    folder `data`, else the files outside of folders, else the only folder that there is.
+
+    Raises:
+        UserError: there is none, or no way to tell which.
+    """
+    files = sorted(path for path in paths if path.lower().endswith(documents.SUFFIXES))
+    best = BEST_FILES.get(repository.lower())
+    if best in files and not subset:
+        return [best]
+    for suffix in (".parquet", ".jsonl", ".txt"):
+        if any(path.lower().endswith(suffix) for path in files):
+            files = [path for path in files if path.lower().endswith(suffix)]
+            break
+    else:
+        supported = ", ".join(documents.SUFFIXES)
+        raise UserError(f"{repository}: none of its files is {supported}")
+    chosen = _chosen(files, repository, subset)
+    files = [path for path in files if _folder(path) in chosen]
+    training = [path for path in files if _mentions(path, "train|training")]
+    others = "test|testing|valid|validation|val|dev|eval"
+    training = training or [path for path in files if not _mentions(path, others)]
+    if not training:
+        raise UserError(f"{repository}: no training split; it has {_listed(files)}")
+    return training
+
+
+def _chosen(files: list[str], repository: str, subset: str | None) -> set[str]:
+    """The folders that make up a subset."""
+    folders = sorted({_folder(path) for path in files})
+    if subset:
+        chosen = {folder for folder in folders if _is_named(folder, subset)}
+        if not chosen:
+            raise UserError(f"{repository}: no subset '{subset}'; it has {_listed(folders)}")
+        return chosen
+    tops = sorted({folder.split("/")[0] for folder in folders})
+    top = next((top for top in ("data", "") if top in tops), tops[0])
+    if top not in ("data", "") and len(tops) > 1:
+        raise UserError(
+            f"{repository}: has subsets; choose one as {repository}:{folders[0]}; "
+            f"it has {_listed(folders)}"
+        )
+    return {folder for folder in folders if folder.split("/")[0] == top}
+
+
+def _is_named(folder: str, subset: str) -> bool:
+    """Does some part of the path, spelled with dashes throughout, read like the subset?"""
+    spelled, wanted = (re.sub(r"[^a-z0-9]+", "-", name.lower()) for name in (folder, subset))
+    return f"-{wanted}-" in f"-{spelled}-"
+
+
+def _mentions(path: str, words: str) -> bool:
+    return re.search(rf"(?<![a-z])({words})(?![a-z])", path.lower()) is not None
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name or "/" for name in names[:8])
+    return shown + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+
+
+class _Partial:
+    """The growing file, and the record of how far it is.
+
+    The record is written when the text that it speaks of is on the disk; what follows that text is
+    cut off when another process goes on.
+    """
+
+    def __init__(self, output: Path, request: dict[str, Any]) -> None:
+        self._output = output
+        self._path = _beside(output, ".partial")
+        self._record_path = _beside(output, ".partial.json")
+        self._request = request
+        self._file = self._path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._path.exists():  # renamed, just now, by the one that had the lock
+                raise BlockingIOError
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(f"{output}: is being written by another download") from None
+        record = _read_json(self._record_path)
+        if record.get("request") == request and record["bytes"] <= self._file.tell():
+            self._file.truncate(record["bytes"])
+            self._record = record
+        else:
+            self.start_over()
+        self.was_resumed = self.position is not None
+        self.n_documents: int = self._record["documents"]
+        self._n_bytes = self._n_bytes_recorded = self._record["bytes"]
+
+    @property
+    def position(self) -> Position | None:
+        """Where to go on, for as many documents as are in the file."""
+        position: Position | None = self._record["position"]
+        return position
+
+    def start_over(self) -> None:
+        self._record_path.unlink(missing_ok=True)
+        self._file.truncate(0)
+        self._record = {"request": self._request, "position": None, "documents": 0, "bytes": 0}
+        self.n_documents = self._n_bytes = self._n_bytes_recorded = 0
+        self.was_resumed = False
+
+    def add(self, document: str, position: Position | None) -> None:
+        mark = documents.SEPARATOR
+        if mark in document:
+            document = re.sub(rf"^(?={re.escape(mark)}$)", " ", document, flags=re.MULTILINE)
+        self._n_bytes += self._file.write(f"{document}\n{mark}\n".encode())
+        self.n_documents += 1
+        if position is not None:
+            self._record["position"] = position
+            self._record["documents"] = self.n_documents
+            self._record["bytes"] = self._n_bytes
+            if self._n_bytes - self._n_bytes_recorded >= COMMIT:
+                self._commit()
+
+    def _commit(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        _write_json(self._record_path, self._record)
+        self._n_bytes_recorded = self._n_bytes
+
+    def finish(self) -> dict[str, Any]:
+        """Give the file its final name; returns the record beside it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        finished = {
+            "request": self._request,
+            "source": self.position,
+            "documents": self.n_documents,
+            "bytes": self._n_bytes,
+            "sha256": _sha256(self._path),
+        }
+        _write_json(_beside(self._output, ".json"), finished)
+        self._path.replace(self._output)
+        self._record_path.unlink(missing_ok=True)
+        _sync_folder(self._output.parent)
+        return finished
+
+    def __enter__(self) -> "_Partial":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk, which is being reported already
+            if error and self.position:
+                self._commit()
+            elif error:
+                self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = _beside(path, ".new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _amount(record: dict[str, Any]) -> str:
+    return f"{record['documents']:,} documents, {record['bytes']:,} bytes"
+
+
+@contextlib.contextmanager
+def _progress(
+    done: int, wanted: int | None, say: Callable[[str], None]
+) -> Iterator[Callable[[int], None]]:
+    """A function to be told the number of documents so far."""
+    if not sys.stderr.isatty():
+        every = max(wanted // 10, 1) if wanted else 10 * NUM_SAMPLES
+        total = f" of {wanted:,}" if wanted else ""
+
+        def report(n: int) -> None:
+            if n % every == 0 and n != wanted:
+                say(f"{n:,}{total} documents")
+
+        yield report
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), "documents", TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=wanted, completed=done)
+        yield lambda n: bar.update(task, completed=n)

@@ -1,0 +1,237 @@
+"""Token ids in, files out, and back as one long sequence that stays on disk.
+
+A shard is a header of 176 bytes and then the ids: little-endian uint16 where the vocabulary fits,
+else uint32. The header says which tokenizer made it from which text and ends with a SHA-256 over
+all the rest of the file, so that a shard that is read is the shard that was written.
+"""
+
+import bisect
+import contextlib
+import fcntl
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.errors import UserError
+
+MAGIC = b"HSTOKENS"
+VERSION = 1
+_FIELDS = struct.Struct("<8sIIQQQQ32s32s32s")  # the SHA-256 follows
+_HEADER_BYTES = _FIELDS.size + hashlib.sha256().digest_size
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a shard says about its ids."""
+
+    vocab_size: int
+    n_tokens: int
+    n_documents: int
+    n_bytes: int
+    """Of text."""
+    tokenizer_sha256: str
+    data_sha256: str
+    """The whole data that the shard is a part of."""
+    text_sha256: str
+    """The documents in this shard."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
+
+    def pack(self) -> bytes:
+        return _FIELDS.pack(
+            MAGIC,
+            VERSION,
+            self.dtype.itemsize,
+            self.vocab_size,
+            self.n_tokens,
+            self.n_documents,
+            self.n_bytes,
+            bytes.fromhex(self.tokenizer_sha256),
+            bytes.fromhex(self.data_sha256),
+            bytes.fromhex(self.text_sha256),
+        )
+
+
+def write_shard(path: Path, ids: npt.NDArray[np.integer[Any]], header: Header) -> None:
+    """Write a shard in one step: the name appears when all of it is on the disk.
+
+    Raises:
+        OSError: the disk is full, ...; nothing is left behind.
+        ValueError: an id is outside the vocabulary, or the header has another number of them.
+    """
+    if len(ids) != header.n_tokens or not len(ids):
+        raise ValueError(f"{len(ids)} ids, but the header says {header.n_tokens}")
+    if ids.min() < 0 or ids.max() >= header.vocab_size:
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}, vocabulary of {header.vocab_size}")
+    packed, payload = header.pack(), ids.astype(header.dtype).tobytes()
+    digest = hashlib.sha256(packed + payload).digest()
+    write_whole(path, packed, digest, payload)
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """A file that is there as a whole, also after a power cut, or not at all.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            _sync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """fsync; on macOS all the way through the cache of the drive."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard on disk."""
+
+    header: Header
+    ids: np.memmap[Any, np.dtype[Any]]
+    """[n_tokens], uint16 or uint32: mapped, not read into memory."""
+
+
+def open_shard(
+    path: Path,
+    *,
+    verify: bool = True,
+    tokenizer_sha256: str | None = None,
+    data_sha256: str | None = None,
+) -> Shard:
+    """Map a shard.
+
+    Args:
+        path: the shard.
+        verify: read all of it once, against its SHA-256 and its vocabulary.
+        tokenizer_sha256: the tokenizer that has to have made it.
+        data_sha256: the data that it has to have been made from.
+
+    Raises:
+        UserError: missing, not a shard, truncated, damaged, or of another tokenizer or data.
+    """
+    try:
+        with path.open("rb") as file:
+            header, digest = _read_header(file, path)
+            if tokenizer_sha256 not in (None, header.tokenizer_sha256):
+                made_by = header.tokenizer_sha256[:12]
+                raise UserError(f"{path}: made by another tokenizer ({made_by})")
+            if data_sha256 not in (None, header.data_sha256):
+                raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
+            if verify:
+                _verify(file, path, header, digest)
+            shape = (header.n_tokens,)
+            return Shard(header, np.memmap(file, header.dtype, "r", _HEADER_BYTES, shape))
+    except OSError as error:
+        raise UserError(
+            f"{path}: the token shard cannot be read ({error.strerror or error})"
+        ) from None
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[Header, bytes]:
+    packed = file.read(_HEADER_BYTES)
+    if packed[: len(MAGIC)] != MAGIC:
+        raise UserError(f"{path}: not a token shard")
+    if len(packed) < _HEADER_BYTES:
+        raise UserError(f"{path}: truncated token shard")
+    _, version, itemsize, vocab_size, n_tokens, n_documents, n_bytes, *hashes = _FIELDS.unpack_from(
+        packed
+    )
+    if version != VERSION:
+        raise UserError(f"{path}: token shard of version {version}, this is version {VERSION}")
+    tokenizer, data, text = (sha256.hex() for sha256 in hashes)
+    header = Header(vocab_size, n_tokens, n_documents, n_bytes, tokenizer, data, text)
+    if itemsize != header.dtype.itemsize:
+        raise UserError(
+            f"{path}: damaged token shard "
+            f"({itemsize} bytes per id for a vocabulary of {header.vocab_size:,})"
+        )
+    expected = _HEADER_BYTES + header.n_tokens * itemsize
+    length = os.fstat(file.fileno()).st_size
+    if length != expected or not header.n_tokens:
+        raise UserError(f"{path}: damaged token shard ({length:,} bytes, not {expected:,})")
+    return header, packed[_FIELDS.size :]
+
+
+def _verify(file: BinaryIO, path: Path, header: Header, digest: bytes) -> None:
+    """Read the ids block by block."""
+    hashed = hashlib.sha256(header.pack())
+    largest = 0
+    while block := file.read(_BLOCK):
+        hashed.update(block)
+        largest = max(largest, int(np.frombuffer(block, header.dtype).max()))
+    if hashed.digest() != digest:
+        raise UserError(f"{path}: damaged token shard (its SHA-256 differs)")
+    if largest >= header.vocab_size:
+        raise UserError(f"{path}: id {largest} in a vocabulary of {header.vocab_size:,}")
+
+
+class TokenStream:
+    """The ids of some shards as one sequence."""
+
+    def __init__(self, shards: Sequence[npt.NDArray[np.integer[Any]]]):
+        self._shards = shards
+        self._ends = list(accumulate(map(len, shards)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, window: slice) -> npt.NDArray[np.int32]:
+        """As of a list; windows are contiguous."""
+        start, stop, step = window.indices(len(self))
+        if step != 1:
+            raise ValueError(f"a window has no step, and this one has {step}")
+        return self.read(start, max(0, stop - start))
+
+    def read(self, start: int, count: int) -> npt.NDArray[np.int32]:
+        """`count` ids from `start` on. [count]
+
+        Raises:
+            IndexError: the stream does not have them all.
+        """
+        if min(start, count) < 0 or start + count > len(self):
+            raise IndexError(f"tokens {start} to {start + count} of {len(self)}")
+        ids = np.empty(count, np.int32)
+        filled = 0
+        shard = bisect.bisect_right(self._ends, start)
+        while filled < count:
+            at = start + filled - (self._ends[shard] - len(self._shards[shard]))
+            part = self._shards[shard][at : at + count - filled]
+            ids[filled : filled + len(part)] = part
+            filled += len(part)
+            shard += 1
+        return ids

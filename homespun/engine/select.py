@@ -1,0 +1,50 @@
+"""The best engine for this machine, made on demand: the one place outside the engines that loads one."""
+
+import os
+
+from homespun.config import ModelConfig
+from homespun.engine.base import Engine, OptimizerSettings
+
+# A thread count that follows the load of the machine would change the order of sums from step to step.
+FIXED_THREADS = {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"}
+
+
+def create(
+    config: ModelConfig,
+    *,
+    name: str = "auto",
+    optimizer: OptimizerSettings | None = None,
+    precision: str = "auto",
+    compiled: bool = False,
+    gradient_checkpointing: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Engine:
+    """An engine with freshly initialised weights; without `optimizer` it can evaluate and generate only."""
+    os.environ.update(FIXED_THREADS)
+    from homespun.engine.torch_engine.engine import TorchEngine
+
+    return TorchEngine(
+        config,
+        optimizer=optimizer,
+        precision=precision,
+        compiled=compiled,
+        gradient_checkpointing=gradient_checkpointing,
+        threads=threads,
+        seed=seed,
+    )
+
+
+def flops_per_second(precision: str = "auto") -> float:
+    """Of large matrix products on this machine, measured in a moment."""
+    os.environ.update(FIXED_THREADS)
+    from homespun.engine.torch_engine import machine
+
+    return machine.flops_per_second(precision)
+
+
+def memory_capacity() -> int:
+    """Bytes of memory that the device of the engine has."""
+    from homespun.engine.torch_engine import machine
+
+    return machine.memory_capacity()

@@ -1,0 +1,229 @@
+"""The engine for CPUs and CUDA: batches in, optimizer steps, losses, logits and state out."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from homespun.config import ModelConfig
+from homespun.engine.base import (
+    Batch,
+    Floats,
+    MemoryStats,
+    Named,
+    OptimizerSettings,
+    StepResult,
+    Tokens,
+)
+from homespun.engine.torch_engine import machine
+from homespun.engine.torch_engine.loss import HeadLoss, loss_and_slope, summed_loss
+from homespun.engine.torch_engine.model import LayerCache, Model, gpt2_block, qwen3_block
+from homespun.engine.torch_engine.optimizer import Optimizer
+from homespun.model.spec import initial_weights, parameters
+
+
+class TorchEngine:
+    """A model on one device, with its optimizer; without `optimizer` it can evaluate and generate only."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        optimizer: OptimizerSettings | None = None,
+        precision: str = "auto",
+        compiled: bool = False,
+        gradient_checkpointing: bool = False,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.config = config
+        self.device = machine.device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads or os.cpu_count() or 1)
+            machine.keep_freed_memory()
+        half = machine.computing_dtype(precision) == torch.bfloat16
+        self.compiled = compiled
+        self.gradient_checkpointing = gradient_checkpointing
+        spec = parameters(config)
+        self.weights = {
+            p.name: torch.zeros(p.shape, device=self.device, requires_grad=optimizer is not None)
+            for p in spec
+        }
+        block = gpt2_block if config.architecture == "gpt2" else qwen3_block
+        self.loss_and_slope = loss_and_slope
+        if compiled:
+            block = torch.compile(block, dynamic=False)
+            self.loss_and_slope = torch.compile(loss_and_slope, dynamic=False)
+        self.model = Model(config, self.weights, torch.bfloat16 if half else torch.float32, block)
+        self.optimizer: Optimizer | None = None
+        if optimizer is not None:
+            self.max_grad_norm = optimizer.max_grad_norm
+            self.optimizer = Optimizer(optimizer, spec, self.weights, half)
+        self.load(initial_weights(config, seed))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {
+            "engine": f"torch {torch.__version__}",
+            "device": machine.device_name(),
+            "precision": "bfloat16" if self.model.dtype == torch.bfloat16 else "float32",
+            "compiled": "yes" if self.compiled else "no",
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def train_step(self, microbatches: Sequence[Batch], lr: dict[str, float]) -> "TorchStep":
+        if self.optimizer is None:
+            raise RuntimeError("this engine was made without an optimizer")
+        loss, grads = self._backward(microbatches)
+        norm = torch.nn.utils.get_total_norm(grads.values())
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        with torch.no_grad():
+            self.optimizer.step(
+                grads,
+                lr,
+                grad_scale=(norm / self.max_grad_norm).clamp(min=1.0),
+                refused=(~finite).float(),
+            )
+        self._release_gradients()
+        return TorchStep(loss, norm, finite, self.max_grad_norm)
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        with torch.no_grad():
+            hidden = self.model.hidden(self._on_device(batch.inputs)).flatten(0, 1)
+            targets = self._on_device(batch.targets).flatten()
+            return summed_loss(hidden, self.model.head, targets).item(), batch.n_targets
+
+    def logits(self, tokens: Tokens) -> Floats:
+        with torch.no_grad():
+            return _array(self.model.logits(self.model.hidden(self._on_device(tokens))))
+
+    def gradients(self, microbatches: Sequence[Batch]) -> Iterator[Named]:
+        _, grads = self._backward(microbatches)
+        for name, grad in grads.items():
+            yield name, _array(grad)
+        self._release_gradients()
+
+    def decoder(self, batch_size: int, max_len: int) -> "TorchDecoder":
+        return TorchDecoder(self.model.for_decoding(), batch_size, max_len)
+
+    def state(self) -> Iterator[Named]:
+        for name, tensor in self._tensors():
+            yield name, _array(tensor)
+
+    def load(self, tensors: Iterable[Named]) -> None:
+        ours = dict(self._tensors())
+        missing = dict.fromkeys(ours)
+        for name, array in tensors:
+            if name not in missing:
+                raise ValueError(f"{name} is {'given twice' if name in ours else 'not part of this model'}")
+            if array.shape != tuple(ours[name].shape) or array.dtype != np.float32:
+                raise ValueError(
+                    f"{name} is {array.dtype}{list(array.shape)}, not float32{list(ours[name].shape)}"
+                )
+            with torch.no_grad():
+                ours[name].copy_(torch.from_numpy(array))
+            del missing[name]
+        # Weights by themselves are a model; half a set of moments is nothing.
+        absent = [name for name in missing if name in self.weights or len(missing) < len(ours) - len(self.weights)]
+        if absent:
+            raise ValueError(f"{absent[0]} is missing")
+
+    def memory(self) -> MemoryStats:
+        return machine.memory()
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.weights.items()
+        if self.optimizer is not None:
+            yield from self.optimizer.state()
+
+    def _backward(self, microbatches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the valid targets of all micro-batches together, and its gradients."""
+        n_targets = sum(batch.n_targets for batch in microbatches)
+        scale = torch.tensor(1.0 / max(1, n_targets), device=self.device)
+        self._release_gradients()
+        loss = torch.zeros((), device=self.device)
+        for batch in microbatches:
+            hidden = self.model.hidden(
+                self._on_device(batch.inputs), gradient_checkpointing=self.gradient_checkpointing
+            )
+            part = HeadLoss.apply(
+                hidden.flatten(0, 1),
+                self.model.head,
+                self._on_device(batch.targets).flatten(),
+                scale,
+                self.loss_and_slope,
+            )
+            part.backward()
+            loss += part.detach()
+        return loss, {
+            name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+            for name, weight in self.weights.items()
+        }
+
+    def _release_gradients(self) -> None:
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def _on_device(self, tokens: Tokens) -> Tensor:
+        return torch.from_numpy(tokens).to(self.device, torch.int64)
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """A dispatched step; on CUDA reading it waits for the device."""
+
+    loss: Tensor
+    norm: Tensor
+    finite: Tensor
+    max_grad_norm: float
+
+    def ready(self) -> bool:
+        return self.loss.device.type == "cpu"
+
+    def result(self) -> StepResult:
+        loss, norm, applied = self.loss.item(), self.norm.item(), bool(self.finite.item())
+        return StepResult(loss, norm, clipped=applied and norm > self.max_grad_norm, applied=applied)
+
+
+class TorchDecoder:
+    """The model, one token at a time, with a cache for `max_len` positions."""
+
+    def __init__(self, model: Model, batch_size: int, max_len: int) -> None:
+        c = model.config
+        if max_len > c.seq_len:
+            raise ValueError(f"{max_len} positions are more than the model's {c.seq_len}")
+        self.model = model
+        shape = (batch_size, c.n_kv_heads, max_len, c.head_dim)
+        device = model.embedding.device
+        self.cache = [
+            LayerCache(
+                torch.zeros(shape, dtype=model.dtype, device=device),
+                torch.zeros(shape, dtype=model.dtype, device=device),
+            )
+            for _ in range(c.n_layers)
+        ]
+
+    @property
+    def length(self) -> int:
+        return self.cache[0].length
+
+    def prefill(self, tokens: Tokens) -> Floats:
+        with torch.inference_mode():
+            on_device = torch.from_numpy(tokens).to(self.model.embedding.device, torch.int64)
+            hidden = self.model.hidden(on_device, self.cache)
+            return _array(self.model.logits(hidden[:, -1]))
+
+    def step(self, tokens: Tokens) -> Floats:
+        return self.prefill(tokens[:, None])
+
+    def rewind(self, length: int) -> None:
+        for layer in self.cache:
+            layer.length = length
+
+
+def _array(tensor: Tensor) -> Floats:
+    """A copy in NumPy, which later steps do not change."""
+    return tensor.detach().to("cpu", torch.float32, copy=True).numpy()

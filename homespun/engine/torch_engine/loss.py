@@ -1,0 +1,72 @@
+"""Head and cross-entropy in one, a slice of rows at a time: hidden states and targets in, summed loss out.
+
+The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here they
+exist for `ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of Liger Kernel,
+Hsu et al., 2024).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homespun.engine.base import IGNORED
+
+ROWS = 512
+
+
+def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed loss of some rows, and `scale` times its derivative by the logits, in their dtype."""
+    valid = targets != IGNORED
+    wide = logits.float()
+    peak = wide.amax(dim=-1, keepdim=True)
+    shifted = wide - peak
+    exponentials = shifted.exp()
+    total = exponentials.sum(dim=-1, keepdim=True)
+    index = targets.clamp(min=0).unsqueeze(1)
+    row_loss = total.log().squeeze(1) - shifted.gather(1, index).squeeze(1)
+    weight = (valid * scale).unsqueeze(1)
+    is_target = torch.arange(logits.shape[1], device=logits.device) == index
+    slope = (exponentials / total - is_target.float()) * weight
+    return (row_loss * valid).sum(), slope.to(logits.dtype)
+
+
+class HeadLoss(torch.autograd.Function):
+    """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`.
+
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N] -> scalar, float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any
+    ) -> Tensor:
+        narrow = head.to(hidden.dtype)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden)
+        grad_head = torch.zeros_like(head)
+        for start in range(0, len(hidden), ROWS):
+            rows = slice(start, start + ROWS)
+            loss, slope = derive(hidden[rows] @ narrow.T, targets[rows], scale)
+            total += loss
+            torch.mm(slope, narrow, out=grad_hidden[rows])
+            grad_head += slope.T @ hidden[rows]
+        ctx.save_for_backward(grad_hidden, grad_head)
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivatives are there already; what follows the loss is 1 in a training step."""
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad_hidden, grad_head, None, None, None
+
+
+def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy in nats, float32, without gradients; hidden [N, D], targets [N]."""
+    narrow = head.to(hidden.dtype)
+    total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
+    for start in range(0, len(hidden), ROWS):
+        rows = slice(start, start + ROWS)
+        logits = (hidden[rows] @ narrow.T).float()
+        total += torch.nn.functional.cross_entropy(logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum")
+    return total

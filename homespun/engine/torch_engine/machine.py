@@ -1,0 +1,76 @@
+"""What this machine is and has: device, memory, speed, and whether it computes in bfloat16."""
+
+import ctypes
+import os
+import resource
+import sys
+import time
+
+import torch
+
+from homespun.engine.base import MemoryStats
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def computing_dtype(precision: str) -> torch.dtype:
+    """What `--precision` means here; auto: bfloat16 where the hardware computes in it, as an emulation is slower than
+    float32."""
+    if precision == "auto":
+        if device().type == "cuda":
+            precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        else:
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            precision = "bfloat16" if native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def flops_per_second(precision: str) -> float:
+    """Of square matrix products of 1,024, the best of a few."""
+    a = torch.ones(1024, 1024, dtype=computing_dtype(precision), device=device())
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def memory_capacity() -> int:
+    """Bytes of memory that the device has."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_properties(device()).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory() -> MemoryStats:
+    """What this process holds on the device."""
+    if device().type == "cuda":
+        return MemoryStats(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
+    # The unit of ru_maxrss is the byte on macOS and 1,024 bytes elsewhere.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return MemoryStats(int(file.read().split()[1]) * resource.getpagesize(), peak)
+    except OSError:
+        return MemoryStats(peak, peak)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back to
+    the system each time costs page faults, a tenth of a small model's step and more."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_max, 0)

@@ -1,0 +1,184 @@
+"""The two architectures as functions of their weights: tokens in, hidden states out.
+
+Weights are a plain dict under the names of `model/spec.py`, in float32; each layer casts what it uses to the dtype of its
+input, so the precision of a computation is that of the stream that enters it. Attention, norms and rotary positions follow
+Hugging Face's GPT2LMHeadModel and Qwen3ForCausalLM, which the tests compare them with.
+
+B sequences, T tokens, S positions seen (T, or more with a cache), D width of the stream, F width of the feed-forward
+layer, H heads, K key/value heads, C channels of a head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from homespun.config import ModelConfig
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of the positions seen so far, in one layer."""
+
+    keys: Tensor  # [B, K, max_len, C]
+    values: Tensor  # [B, K, max_len, C]
+    length: int = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v [B, K, T, C]; returns all S positions."""
+        end = self.length + k.shape[2]
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def joined(w: Weights, names: tuple[str, ...]) -> Tensor:
+    """Matrices that take the same input, one above the other: one product instead of several."""
+    ready = w.get("+".join(names))
+    return torch.cat([w[name] for name in names]) if ready is None else ready
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+
+
+def rotary_tables(config: ModelConfig, n_positions: int, device: torch.device) -> Tensor:
+    """cos and sin of each position's angles, [2, T, C], float32 (Su et al., 2021; halves, not interleaved)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    angles = torch.outer(
+        torch.arange(n_positions, dtype=torch.float32, device=device), config.rope_theta**-exponents
+    )
+    both = torch.cat((angles, angles), dim=-1)
+    return torch.stack((both.cos(), both.sin()))
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn the channels of x [B, H, T, C] by the angles of `rope` [2, T, C]."""
+    wide = x.float()
+    left, right = wide.chunk(2, dim=-1)
+    return (wide * rope[0] + torch.cat((-right, left), dim=-1) * rope[1]).to(x.dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tensor:
+    """Causal attention; q [B, H, T, C], k and v [B, K, T, C] -> [B, T, H * C]."""
+    n_new = q.shape[2]
+    if cache is not None:
+        k, v = cache.append(k, v)
+    if k.shape[1] != q.shape[1]:
+        shared_by = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(shared_by, dim=1), v.repeat_interleave(shared_by, dim=1)
+    n_seen = k.shape[2]
+    mask = None
+    if 1 < n_new < n_seen:
+        mask = torch.ones(n_new, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n_new)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n_new == n_seen > 1)
+    return y.transpose(1, 2).flatten(2)
+
+
+QKV = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
+GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+
+
+def gpt2_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None) -> Tensor:
+    """x [B, T, D] -> [B, T, D]."""
+    h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
+    h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
+    q, k, v = h.unflatten(2, (3, c.n_heads, c.head_dim)).permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
+    h = attention(q, k, v, cache)
+    x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
+    h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
+    h = F.gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]), approximate="tanh")  # [B, T, F]
+    return x + linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+
+
+def qwen3_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None) -> Tensor:
+    """x [B, T, D] -> [B, T, D]."""
+    assert rope is not None
+    h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
+    heads = linear(h, joined(w, QKV)).unflatten(2, (-1, c.head_dim)).transpose(1, 2)  # [B, H + 2 K, T, C]
+    q, k, v = heads.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
+    q = rotate(rms_norm(q, w["self_attn.q_norm.weight"], c.norm_eps), rope)
+    k = rotate(rms_norm(k, w["self_attn.k_norm.weight"], c.norm_eps), rope)
+    x = x + linear(attention(q, k, v, cache), w["self_attn.o_proj.weight"])
+    h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
+    gate, up = linear(h, joined(w, GATE_UP)).chunk(2, dim=-1)  # each [B, T, F]
+    return x + linear(F.silu(gate) * up, w["mlp.down_proj.weight"])
+
+
+Block = Callable[[Weights, Tensor, Tensor | None, ModelConfig, LayerCache | None], Tensor]
+
+
+class Model:
+    """Weights by name, and the way through them."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, dtype: torch.dtype, block: Block | None = None) -> None:
+        self.config = config
+        self.weights = weights
+        self.dtype = dtype
+        self.gpt2 = config.architecture == "gpt2"
+        self.block = block or (gpt2_block if self.gpt2 else qwen3_block)
+        prefix = "transformer.h." if self.gpt2 else "model.layers."
+        self.blocks: list[Weights] = [{} for _ in range(config.n_layers)]
+        for name, tensor in weights.items():
+            if name.startswith(prefix):
+                index, short = name.removeprefix(prefix).split(".", 1)
+                self.blocks[int(index)][short] = tensor
+        self.embedding = weights["transformer.wte.weight" if self.gpt2 else "model.embed_tokens.weight"]
+        self.head = self.embedding if config.tie_embeddings else weights["lm_head.weight"]
+        self.rope = None if self.gpt2 else rotary_tables(config, config.seq_len, self.embedding.device)
+
+    def hidden(
+        self, tokens: Tensor, cache: list[LayerCache] | None = None, gradient_checkpointing: bool = False
+    ) -> Tensor:
+        """Tokens [B, T] -> the normed stream [B, T, D], of which the logits are the product with the head."""
+        start = cache[0].length if cache else 0
+        end = start + tokens.shape[1]
+        x = F.embedding(tokens, self.embedding)
+        if self.gpt2:
+            x = x + self.weights["transformer.wpe.weight"][start:end]
+        x = x.to(self.dtype)
+        rope = None if self.rope is None else self.rope[:, start:end]
+        for i, w in enumerate(self.blocks):
+            layer_cache = cache[i] if cache else None
+            if gradient_checkpointing:
+                x = checkpoint(
+                    self.block, w, x, rope, self.config, layer_cache, use_reentrant=False
+                )
+            else:
+                x = self.block(w, x, rope, self.config, layer_cache)
+        if self.gpt2:
+            w = self.weights
+            return layer_norm(x, w["transformer.ln_f.weight"], w["transformer.ln_f.bias"], self.config.norm_eps)
+        return rms_norm(x, self.weights["model.norm.weight"], self.config.norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V], float32."""
+        return linear(hidden, self.head).float()
+
+    def for_decoding(self) -> "Model":
+        """A copy that is read once per token: matrices cast beforehand, those with the same input joined."""
+        weights = {
+            name: tensor.detach().to(self.dtype) if tensor.ndim > 1 else tensor.detach()
+            for name, tensor in self.weights.items()
+        }
+        model = Model(self.config, weights, self.dtype)
+        if not self.gpt2:
+            for w in model.blocks:
+                for names in (QKV, GATE_UP):
+                    w["+".join(names)] = joined(w, names)
+        return model

@@ -1,0 +1,118 @@
+"""AdamW and Muon over named float32 parameters: gradients and a learning rate in, updated weights and moments.
+
+AdamW is PyTorch's own fused kernel. Muon (Jordan et al., 2024) takes the matrices: momentum, made orthogonal by a
+Newton-Schulz iteration; its companion AdamW takes everything else.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from homespun.engine.base import OptimizerSettings
+from homespun.model.spec import Group, Parameter
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector": 0.2, "matrix": 1.0}
+"""Share of AdamW's rate when Muon takes the matrices; by itself AdamW has one rate for all."""
+
+
+class Optimizer:
+    """Updates `weights` in place."""
+
+    def __init__(
+        self, settings: OptimizerSettings, spec: list[Parameter], weights: dict[str, Tensor], half: bool
+    ) -> None:
+        self.settings = settings
+        self.weights = weights
+        self.muon_dtype = torch.bfloat16 if half else torch.float32
+        takes_matrices = settings.name == "muon"
+        self.muon = sorted(
+            (p for p in spec if takes_matrices and p.group == "matrix"), key=lambda p: (p.shape, p.stacked)
+        )
+        by_muon = {p.name for p in self.muon}
+        rest = [p for p in spec if p.name not in by_muon]
+        self.adam: dict[tuple[float, bool], list[Parameter]] = {}
+        for p in rest:
+            rate = RATE_BESIDE_MUON[p.group] if takes_matrices else 1.0
+            self.adam.setdefault((rate, p.decay), []).append(p)
+        self.exp_avg = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
+        self.exp_avg_sq = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
+        self.momentum = {p.name: torch.zeros_like(weights[p.name]) for p in self.muon}
+        device = next(iter(weights.values())).device
+        self.steps = torch.zeros((), dtype=torch.float32, device=device)
+
+    def step(self, grads: dict[str, Tensor], lr: dict[str, float], grad_scale: Tensor, refused: Tensor) -> None:
+        """One update by `grads` divided by `grad_scale`; where `refused` is 1.0, nothing changes."""
+        s = self.settings
+        for (rate, decay), group in self.adam.items():
+            names = [p.name for p in group]
+            adamw(
+                [self.weights[name] for name in names],
+                [grads[name] for name in names],
+                [self.exp_avg[name] for name in names],
+                [self.exp_avg_sq[name] for name in names],
+                [],
+                [self.steps.clone() for _ in names],
+                fused=True,
+                grad_scale=grad_scale,
+                found_inf=refused,
+                amsgrad=False,
+                beta1=s.beta1,
+                beta2=s.beta2,
+                lr=lr["adamw"] * rate,
+                weight_decay=s.weight_decay if decay else 0.0,
+                eps=s.eps,
+                maximize=False,
+            )
+        # A gradient that is not finite would survive a multiplication by zero, so the branch is taken on the host where
+        # that costs nothing, and by selection on the device.
+        if self.muon and not (refused.device.type == "cpu" and refused.item()):
+            self._muon_step(grads, lr["muon"], grad_scale, refused)
+        self.steps += 1.0 - refused
+
+    def _muon_step(self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, refused: Tensor) -> None:
+        s = self.settings
+        keep = refused.bool()
+        for (shape, stacked), members in groupby(self.muon, key=lambda p: (p.shape, p.stacked)):
+            names = [p.name for p in members]
+            n_out, n_in = shape[0] // stacked, shape[1]
+            updates = []
+            for name in names:
+                grad = grads[name] / grad_scale
+                momentum = self.momentum[name]
+                new = torch.lerp(grad, momentum, s.muon_momentum)
+                momentum.copy_(torch.where(keep, momentum, new))
+                updates.append(torch.lerp(grad, new, s.muon_momentum).view(stacked, n_out, n_in))
+            directions = orthogonalised(torch.cat(updates).to(self.muon_dtype)).float()
+            rate = lr * max(1.0, n_out / n_in) ** 0.5
+            for name, direction in zip(names, directions.split(stacked), strict=True):
+                weight = self.weights[name]
+                new = weight * (1 - lr * s.weight_decay) - rate * direction.reshape(shape)
+                weight.copy_(torch.where(keep, weight, new))
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The moments under the names that a checkpoint gives them."""
+        yield "optimizer/step", self.steps
+        for kind in ("exp_avg", "exp_avg_sq", "momentum"):
+            for name, tensor in getattr(self, kind).items():
+                yield f"{kind}/{name}", tensor
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: singular values end near 1. [N, out, in] -> [N, out, in].
+
+    The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024).
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x

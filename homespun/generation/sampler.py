@@ -1,0 +1,128 @@
+"""Logits and the tokens so far in, one token id out.
+
+Pure NumPy in float64, so that every engine draws the same token from the same logits. The order is
+that of the `transformers` library, which an exported model is likely to meet next: repetition
+penalty, temperature, top-k, top-p, min-p.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.config import SamplingConfig
+from homespun.engine.base import Floats
+from homespun.errors import UserError
+
+Ids = npt.NDArray[np.intp]
+Float64s = npt.NDArray[np.float64]
+
+
+class Sampler:
+    """Draws the tokens of one text.
+
+    The random numbers depend on `seed` and `sample` alone: the third of ten samples is also the
+    third of three.
+    """
+
+    def __init__(self, config: SamplingConfig, seed: int, sample: int = 0) -> None:
+        self.config = config
+        self._random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sample,)))
+
+    def __call__(self, logits: Floats, history: Sequence[int] = ()) -> int:
+        """Draw a token id after `logits` [V]; the repetition penalty applies to `history`.
+
+        Raises:
+            UserError: a logit is NaN or infinite.
+        """
+        ids, probabilities = candidates(logits, history, self.config)
+        if len(ids) == 1:
+            return int(ids[0])
+        cumulative = np.cumsum(probabilities)
+        total = cumulative[-1]
+        # Rounding must not carry the drawn point up to the total: no token lies beyond it.
+        point = min(self._random.random() * total, np.nextafter(total, 0))
+        return int(ids[np.searchsorted(cumulative, point, side="right")])
+
+
+def candidates(
+    logits: Floats, history: Sequence[int], config: SamplingConfig
+) -> tuple[Ids, Float64s]:
+    """The ids that may be drawn after `logits` [V], at least one, ascending; their probabilities.
+
+    Of equally likely tokens at the edge of a set the lower ids are kept. The ids are ascending, not
+    sorted by probability, so that a rounding difference between two engines only moves the borders
+    between tokens a little, and never swaps them.
+
+    Raises:
+        UserError: a logit is NaN or infinite.
+    """
+    scores = np.asarray(logits, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            "the model's output is not finite: its weights are damaged or the training diverged; "
+            "use an earlier checkpoint"
+        )
+    if config.repetition_penalty != 1:
+        scores = _penalize(scores, history, config.repetition_penalty)
+    if config.temperature == 0:
+        return np.array([scores.argmax()]), np.ones(1)
+
+    # Temperature changes no order, so top-k may come first: the vocabulary is large, k is not.
+    ids = _top_k(scores, config.top_k or scores.size)
+    scores = scores[ids]
+    with np.errstate(over="ignore", under="ignore"):
+        scaled = (scores - scores.max()) / config.temperature
+    if config.top_p < 1:
+        kept = _top_p(scores, _softmax(scaled), config.top_p)
+        ids, scaled = ids[kept], scaled[kept]
+    if config.min_p > 0:
+        kept = np.flatnonzero(scaled >= np.log(config.min_p))
+        ids, scaled = ids[kept], scaled[kept]
+    return ids, _softmax(scaled)
+
+
+def _penalize(scores: Float64s, history: Sequence[int], penalty: float) -> Float64s:
+    """Make the ids in `history` less likely (CTRL, Keskar et al. 2019, section 4.1).
+
+    The paper divides; a negative score is multiplied, since dividing would make it likelier.
+    """
+    seen = np.unique(np.asarray(history, dtype=np.intp))
+    largest = np.finfo(np.float64).max
+    with np.errstate(over="ignore", under="ignore"):
+        penalized = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    scores = scores.copy()
+    scores[seen] = np.clip(penalized, -largest, largest)
+    return scores
+
+
+def _top_k(scores: Float64s, k: int) -> Ids:
+    """Indices of the `k` highest scores, ascending (Fan et al. 2018); partitions, never sorts."""
+    if k >= scores.size:
+        return np.arange(scores.size)
+    edge = np.partition(scores, -k)[-k]
+    above = np.flatnonzero(scores > edge)
+    ties = np.flatnonzero(scores == edge)[: k - above.size]
+    return np.sort(np.concatenate([above, ties]))
+
+
+def _top_p(scores: Float64s, probabilities: Float64s, p: float) -> Ids:
+    """Indices, ascending, of the smallest set of highest scores that reaches probability `p`.
+
+    Nucleus sampling, Holtzman et al. 2019.
+    """
+    # Tokens below (1 - p) / n have less than 1 - p together, so the set is complete without them:
+    # most of a large vocabulary is never sorted.
+    eligible = np.flatnonzero(probabilities >= (1 - p) / probabilities.size)
+    # By score: where a temperature makes probabilities equal, the likelier token still comes first.
+    descending = eligible[np.argsort(-scores[eligible], kind="stable")]
+    reached = np.searchsorted(np.cumsum(probabilities[descending]), p)
+    return np.sort(descending[: reached + 1])
+
+
+def _softmax(scores: Float64s) -> Float64s:
+    """Probabilities of scores whose maximum is 0."""
+    with np.errstate(under="ignore"):
+        weights = np.exp(scores)
+        probabilities: Float64s = weights / weights.sum()
+    return probabilities

@@ -1,0 +1,158 @@
+"""Records of a run in, lines of `metrics.jsonl` out, and back.
+
+The file is the one record of a run: console, plots and every other view show what stands in it.
+Strict JSON, one object per line, so that any tool can read it while the run goes on.
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from homespun.errors import UserError
+
+Record = Mapping[str, Any]
+"""One line. All have `step` and `tokens`; losses are in nats per token.
+
+Training: `loss`, `perplexity`, `lr`, `grad_norm`, `clipped` (share of the steps since the last such
+record), `tokens_per_second`, `memory_bytes`, `seconds`, and `loss_hex` (`float.hex`) for exactness.
+Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`.
+"""
+
+
+class MetricsLog:
+    """Appends records to a file; a line is in the file, whole, when `append` returns.
+
+    A torn last line, left by a killed process, is cut off on opening.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+            self._cut(_whole_lines(path))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def append(self, record: Record) -> None:
+        """Write one line. A number that is not finite becomes null: JSON has no other word for it.
+
+        Raises:
+            UserError: the line cannot be written, and nothing of it is in the file.
+        """
+        line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(self._length)
+            raise self._unwritable(error) from None
+        self._length += len(line)
+
+    @property
+    def length(self) -> int:
+        """Bytes in the file."""
+        return self._length
+
+    def sync(self) -> int:
+        """Bytes in the file, all of them on the disk: what a checkpoint may rely on."""
+        os.fsync(self._file.fileno())
+        return self._length
+
+    def truncate(self, length: int) -> None:
+        """Go back to the first `length` bytes, so that a resumed run writes no record twice.
+
+        A file that was left behind or lost is begun anew.
+
+        Raises:
+            UserError: the file is another run's: it is shorter, or no line ends at `length`.
+        """
+        if self._length == 0:
+            return
+        with self.path.open("rb") as file:
+            file.seek(max(length - 1, 0))
+            line_ends_here = length == 0 or file.read(1) == b"\n"
+        if not line_ends_here:
+            raise UserError(
+                f"{self.path} is not the record of this run (no line of it ends at byte {length}): "
+                "move it away to begin a new one, or put the right one back"
+            )
+        self._cut(length)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _cut(self, length: int) -> None:
+        self._file.truncate(length)
+        self._length = length
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.path} cannot be written ({error.strerror}): make room or choose another folder"
+        )
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, which may still be growing: a torn last line is left out.
+
+    Raises:
+        UserError: the file cannot be read, or another line than the last is not a JSON object.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.endswith(b"\n"):
+                    yield _parse(path, number, line)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): is it a run's metrics.jsonl?"
+        ) from None
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}, line {number}: not a JSON object; the file is damaged there")
+    return record
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes in lines that are whole: all but a torn last one."""
+    with path.open("rb") as lines:
+        return sum(len(line) for line in lines if line.endswith(b"\n"))
+
+
+def _plain(value: Any) -> Any:
+    """Plain Python for what JSON knows: NumPy numbers are unwrapped, no NaN, no infinity."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,73 @@
+"""The words that the stories are about: names, creatures, traits, things, places.
+
+Few of each, so that a small model learns quickly which is which, and has to remember which was meant.
+"""
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GIRLS = _split("Mia Lily Anna Zoe Ruby Nora Ella Rosie Daisy Molly Emma Sue Kate Tina Lucy")
+BOYS = _split("Tom Ben Max Sam Leo Jack Finn Tim Oscar Toby Hugo Peter Billy Noah Fred")
+NAMES = GIRLS + BOYS
+PRONOUN = dict.fromkeys(GIRLS, "she") | dict.fromkeys(BOYS, "he")
+CHILD = {"she": "girl", "he": "boy"}
+ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
+
+# A trait is a cause: only the careless leave things behind, only the greedy refuse to share, only
+# the timid are afraid of the weather, only the cheeky play tricks.
+TRAITS = _split("careless greedy timid cheeky kind brave cheerful clever gentle")
+
+TOYS = _split(
+    "ball kite doll drum boat car train robot puppet hoop scarf hat cap bucket cup book bell "
+    "whistle flute lantern umbrella balloon blanket ring shell feather clock crown wand mask "
+    "brush map"
+)
+FRAGILE = frozenset(
+    _split(
+        "kite doll drum boat car train robot puppet cup flute lantern umbrella clock crown wand "
+        "mask"
+    )
+)
+LIGHT = frozenset(_split("kite scarf hat cap balloon feather map mask umbrella"))
+THROWN = frozenset(_split("ball kite hoop hat cap balloon boat ring doll scarf"))
+FOODS = _split("cake pie bun pear melon cookie sandwich pancake")
+COLOURS = _split("red blue green yellow white pink purple brown")
+TASTES = _split("big sweet warm fresh")
+
+PLACES = {  # place -> where one is when there
+    "garden": "in the garden",
+    "park": "in the park",
+    "forest": "in the forest",
+    "barn": "in the barn",
+    "meadow": "in the meadow",
+    "orchard": "in the orchard",
+    "village": "in the village",
+    "valley": "in the valley",
+    "beach": "at the beach",
+    "market": "at the market",
+    "school": "at the school",
+    "farm": "at the farm",
+    "castle": "at the castle",
+    "mill": "at the mill",
+    "playground": "at the playground",
+    "river": "by the river",
+    "lake": "by the lake",
+    "pond": "by the pond",
+    "sea": "by the sea",
+    "hill": "on the hill",
+}
+SPOTS = (
+    "under the bench", "behind the big tree", "in the tall grass", "behind the fence", "under the bush",
+    "under the leaves", "behind the wall", "in the hollow log", "near the gate", "in the straw",
+    "behind the rock", "under the table", "under the cart", "near the well", "behind the shed",
+    "under the steps",
+)  # fmt: skip
+HEIGHTS = ("in the old oak", "on the roof", "on the high shelf", "in the tall pine")
+WEATHER = _split("rain snow thunder wind fog")
+LIMBS = _split("knee foot arm nose")
+CHORES = (
+    "carry the wood", "water the flowers", "wash the plates", "paint the door", "pick the apples",
+    "feed the hens", "sweep the yard", "plant the seeds",
+)  # fmt: skip

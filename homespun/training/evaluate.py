@@ -1,0 +1,67 @@
+"""A model and validation text in; loss, perplexity and bits per byte out. Always the same tokens, so values compare."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.engine.base import IGNORED, Batch, Engine
+from homespun.training.data_loader import TokenSource
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text."""
+
+    loss: float
+    """Nats per token."""
+    bits_per_byte: float
+    """Comparable between tokenizers."""
+    n_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that is beyond a float."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class Evaluator:
+    """The first `max_tokens` of a validation text, cut into windows of `seq_len` that do not overlap."""
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        byte_lengths: npt.NDArray[np.int32],
+        *,
+        seq_len: int,
+        batch_size: int,
+        max_tokens: int,
+    ) -> None:
+        n_targets = min(len(tokens) - 1, max_tokens)
+        # A text shorter than one window is one window whose end does not count.
+        n_windows = max(1, n_targets // seq_len)
+        taken = np.asarray(tokens[: min(n_targets, n_windows * seq_len) + 1], dtype=np.int32)
+        self.inputs = _windows(taken[:-1], n_windows, seq_len, fill=0)
+        self.targets = _windows(taken[1:], n_windows, seq_len, fill=IGNORED)
+        self.n_bytes = int(byte_lengths[taken[1:]].sum())
+        self.batch_size = batch_size
+
+    def __call__(self, engine: Engine) -> Evaluation:
+        total, n_tokens = 0.0, 0
+        for start in range(0, len(self.inputs), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            loss, count = engine.loss(Batch(self.inputs[rows], self.targets[rows]))
+            total += loss
+            n_tokens += count
+        return Evaluation(total / n_tokens, total / math.log(2) / max(1, self.n_bytes), n_tokens)
+
+
+def _windows(tokens: npt.NDArray[np.int32], n: int, seq_len: int, fill: int) -> npt.NDArray[np.int32]:
+    padded = np.full(n * seq_len, fill, dtype=np.int32)
+    padded[: len(tokens)] = tokens
+    return padded.reshape(n, seq_len)

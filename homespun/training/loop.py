@@ -1,0 +1,355 @@
+"""The story of a run: batch, step, log, evaluate, sample, save, until a limit is reached or someone stops it.
+
+What a run is comes from `setup`; what happens goes into `metrics.jsonl`, from where the console shows it.
+"""
+
+import dataclasses
+import math
+import signal
+import time
+import zlib
+from collections.abc import Iterator
+from itertools import dropwhile, takewhile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
+from homespun.config import SamplingConfig, TrainConfig, seconds
+from homespun.engine.base import Batch, Named, StepHandle
+from homespun.generation.generate import generate
+from homespun.model.spec import count_parameters, parameters
+from homespun.monitoring.console import Console
+from homespun.monitoring.metrics import MetricsLog
+from homespun.monitoring.plot import plot_run
+from homespun.training.data_loader import Batches, TextDataset
+from homespun.training.evaluate import Evaluator, perplexity
+from homespun.training.guard import Guard
+from homespun.training.interrupts import Interrupts
+from homespun.training.schedule import learning_rate_share, warm_up
+from homespun.training.setup import Run, Say, set_up
+
+SAMPLE_TOKENS = 50
+PLOT = "training.png"
+
+
+@dataclass
+class Window:
+    """The steps since the last line of metrics."""
+
+    steps: int = 0
+    clipped: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Position:
+    """Where a run stands: with weights and moments, all that it needs to go on."""
+
+    step: int = 0
+    next_sample: int = 0
+    tokens: int = 0
+    training_seconds: float = 0.0
+    """Of steps alone."""
+    elapsed_seconds: float = 0.0
+    """With evaluating, sampling and saving: what a time budget counts."""
+    guard: Guard = field(default_factory=Guard)
+    window: Window = field(default_factory=Window)
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> "Position":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**values, "guard": Guard(**values["guard"]), "window": Window(**values["window"])})
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    checkpoint_dir: Path
+    steps: int
+    ended_by: str
+    """max_epochs, max_steps, time_budget, patience, or the name of the signal that stopped it."""
+    val_loss: float | None
+    """At the end, in nats per token; None where the run was stopped before."""
+    best_val_loss: float | None
+    stopped_by: signal.Signals | None
+
+    @property
+    def best(self) -> Path:
+        """The weights with the lowest validation loss."""
+        return self.checkpoint_dir / "best.npz"
+
+
+def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> TrainResult:
+    """Set a run up and run it; `checkpoint` is where it goes on, see `setup.find_checkpoint`.
+
+    Raises:
+        UserError: anything that the user can mend; checkpoints that were there before are still there.
+    """
+    folder = CheckpointFolder(Path(config.checkpoint_dir), config.keep)
+    with folder.lock():
+        pass  # whether another run has the folder should not come out after an hour of tokenizing
+    run = set_up(config, checkpoint, say)
+    if checkpoint is None and (earlier := folder.set_aside()):
+        say(f"The earlier run in {folder.path} is now in {earlier}.")
+    with folder.lock(), Interrupts() as interrupts, MetricsLog(folder.path / METRICS) as log:
+        folder.check_space(bytes_on_disk(run))
+        loop = Loop(run, folder, log, interrupts)
+        with Console("Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}", describe(loop),
+            total_steps=loop.total_steps, best_val_loss=loop.position.guard.best_val_loss or math.inf) as console:
+            result = loop(console)
+        plot_run(log.path, folder.path / PLOT)
+    return result
+
+
+def describe(loop: "Loop") -> dict[str, str]:
+    """What a run is, line by line: all that was decided, and tokens per step once and for all."""
+    run, c = loop.run, loop.config
+    per_step = loop.batch_size * loop.accumulation * c.seq_len
+    rates = f"{c.muon_learning_rate:g} for Muon, {c.learning_rate:g} for AdamW" if c.optimizer == "muon" else f"{c.learning_rate:g}"
+    lengths = [f"{n:,} steps (--{name.replace('_', '-')})" for name, n in list(loop.limits.items())[:1]]
+    lengths += [f"{c.time_budget} (--time-budget)"] if loop.budget else []
+    steps, share = loop.warm_up
+    facts = run.engine.facts
+    return {
+        "model": f"{run.model.architecture}, {run.model.n_layers} layers x {run.model.d_model}, "
+        f"{run.model.n_heads} heads, {count_parameters(run.model) / 1e6:.1f} M parameters",
+        "text": f"{len(run.tokens.training):,} training and {len(run.tokens.validation):,} validation tokens "
+        f"of {run.tokenizer.vocab_size:,}",
+        "step": f"{per_step:,} tokens = {loop.batch_size} x {c.seq_len} x {loop.accumulation} "
+        "(batch, sequence, accumulation)",
+        "length": " or ".join(lengths) + (", whichever ends first" if len(lengths) > 1 else ""),
+        "optimizer": f"{c.optimizer}, peak rate {rates}, {c.schedule}, warm-up " + (f"{steps:,} steps" if steps else f"{share:.0%}"),
+        "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}, {facts['threads']} threads"
+        + (", compiled" if facts["compiled"] == "yes" else ""),
+        "folder": f"{loop.folder.path}",
+    }
+
+
+def bytes_on_disk(run: Run) -> int:
+    """What the checkpoints of a run take: weights and at most two moments for each kept one and one being written, and
+    the best weights twice."""
+    return 4 * count_parameters(run.model) * (3 * (run.config.keep + 1) + 2)
+
+
+class Loop:
+    """One run, from where it stands to its end."""
+
+    def __init__(self, run: Run, folder: CheckpointFolder, log: MetricsLog, interrupts: Interrupts) -> None:
+        self.run, self.folder, self.log, self.interrupts = run, folder, log, interrupts
+        self.config = c = run.config
+        self.engine = run.engine
+        self.batch_size, self.accumulation = c.batch_size or 1, c.grad_accumulation_steps or 1
+        dataset = TextDataset(run.tokens.training, c.seq_len)
+        self.batches = Batches(dataset, c.seed)
+        self.limits = step_limits(c, len(dataset))
+        self.total_steps = min(self.limits.values(), default=None)
+        self.budget = seconds(c.time_budget) if c.time_budget else None
+        self.warm_up = warm_up(c.warmup_steps, self.total_steps)
+        self.evaluator = Evaluator(
+            run.tokens.validation,
+            run.tokenizer.byte_lengths,
+            seq_len=c.seq_len,
+            batch_size=self.batch_size,
+            max_tokens=c.eval_tokens,
+        )
+        self.position = Position()
+        if run.checkpoint:
+            self.position = Position.restored(run.checkpoint.state.header["position"])
+            self.log.truncate(run.checkpoint.state.header["metrics_length"])
+        self.weight_names = {p.name for p in parameters(run.model)}
+        self.val_loss: float | None = None
+        self.unread: tuple[StepHandle, dict[str, Any]] | None = None
+        self.evaluated_at = self.saved_at = self.position.step
+        self.began = self.mark = time.perf_counter()
+        self.elapsed_before = self.position.elapsed_seconds
+        self.progress_before = self.progress()
+
+    def __call__(self, console: Console) -> TrainResult:
+        """Run to the end, whatever ends it."""
+        self.console = console
+        c, position = self.config, self.position
+        while not (ended_by := self.ending()):
+            self.take_step()
+            if position.step % c.eval_interval == 0:
+                self.evaluate()
+            if position.step % c.sample_interval == 0:
+                self.sample()
+            if position.step % c.save_interval == 0 or self.interrupts.save_wanted:
+                self.save()
+        if self.evaluated_at != position.step and not self.interrupts.stopped_by:
+            self.evaluate()
+        if self.saved_at != position.step:
+            self.save()
+        return TrainResult(
+            self.folder.path, position.step, ended_by, self.val_loss, position.guard.best_val_loss, self.interrupts.stopped_by
+        )
+
+    def take_step(self) -> None:
+        """Dispatch a step, and report the one before it while the device computes."""
+        position = self.position
+        microbatches = self.batches.microbatches(position.next_sample, self.batch_size, self.accumulation)
+        rates = self.rates()
+        handle = self.engine.train_step(microbatches, rates)
+        self.report_step()
+        position.step += 1
+        position.next_sample += self.batch_size * self.accumulation
+        position.tokens += sum(batch.n_targets for batch in microbatches)
+        facts = {"step": position.step, "tokens": position.tokens, **rates, "batch": _fingerprint(microbatches)}
+        self.unread = handle, facts
+        if handle.ready():
+            self.report_step()
+
+    def report_step(self) -> None:
+        """Read the step that was dispatched last, if that has not been done, and log it when its turn has come."""
+        if self.unread is None:
+            return
+        handle, facts = self.unread
+        self.unread = None
+        result = handle.result()
+        position, window = self.position, self.position.window
+        now = time.perf_counter()
+        position.training_seconds += now - self.mark
+        window.seconds += now - self.mark
+        self.mark = now
+        window.steps += 1
+        window.clipped += result.clipped
+        position.guard.stepped(facts["step"], result.applied)
+        if not result.applied:
+            self.console.say(f"step {facts['step']:,} was refused: its loss or its gradients were not finite")
+        if facts["step"] % self.config.log_interval == 0:
+            tokens = window.steps * self.batch_size * self.accumulation * self.config.seq_len
+            record = {
+                "step": facts["step"],
+                "tokens": facts["tokens"],
+                "loss": result.loss,
+                "loss_hex": result.loss.hex(),
+                "perplexity": perplexity(result.loss),
+                "lr": facts["adamw"],
+                **({"muon_lr": facts["muon"]} if self.config.optimizer == "muon" else {}),
+                "grad_norm": result.grad_norm,
+                "clipped": window.clipped / window.steps,
+                "refused": position.guard.refused,
+                "tokens_per_second": tokens / window.seconds,
+                "memory_bytes": self.engine.memory().peak,
+                "seconds": position.training_seconds,
+                "batch": facts["batch"],
+            }
+            position.window = Window()
+            self.write(record)
+
+    def evaluate(self) -> None:
+        """Measure the model on the validation text; keep the weights if they are the best so far."""
+        self.report_step()
+        position = self.position
+        evaluation = self.evaluator(self.engine)
+        self.val_loss = evaluation.loss
+        self.evaluated_at = position.step
+        if position.guard.evaluated(position.step, evaluation.loss):
+            self.folder.save_best(position.step, self.weights(), {**self.run.header, "val_loss": evaluation.loss})
+        self.write(
+            {
+                "step": position.step,
+                "tokens": position.tokens,
+                "val_loss": evaluation.loss,
+                "val_perplexity": evaluation.perplexity,
+                "val_bits_per_byte": evaluation.bits_per_byte,
+            }
+        )
+        self.mark = time.perf_counter()
+
+    def sample(self) -> None:
+        """Let the model continue the prompts, always with the same luck, so that texts compare."""
+        self.report_step()
+        sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+        for prompt in self.config.sample_prompts:
+            text = generate(
+                self.engine.decoder, self.run.tokenizer, prompt, sampling, context=self.run.model.seq_len
+            )[0].text
+            self.write({"step": self.position.step, "tokens": self.position.tokens, "prompt": prompt, "text": text})
+        self.mark = time.perf_counter()
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.report_step()
+        self.interrupts.save_wanted = False
+        position = self.position
+        position.elapsed_seconds = self.elapsed()
+        self.folder.save(
+            position.step,
+            self.weights(),
+            dropwhile(self.is_weight, self.engine.state()),
+            self.run.header,
+            {"position": dataclasses.asdict(position), "metrics_length": self.log.sync()},
+        )
+        self.saved_at = position.step
+        self.mark = time.perf_counter()
+
+    def weights(self) -> Iterator[Named]:
+        return takewhile(self.is_weight, self.engine.state())
+
+    def is_weight(self, named: Named) -> bool:
+        return named[0] in self.weight_names
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.log.append(record)
+        progress = self.progress()
+        gained = progress - self.progress_before
+        spent = self.elapsed() - self.elapsed_before
+        self.console.record(record, progress, spent / gained * (1 - progress) if gained > 0 else None)
+
+    def elapsed(self) -> float:
+        """Seconds since the run began, without those in which it was not running."""
+        return self.elapsed_before + time.perf_counter() - self.began
+
+    def progress(self, step: int | None = None) -> float:
+        """How much of the run is done after a step, 0 to 1, by the limit that is nearest."""
+        step = self.position.step if step is None else step
+        by_steps = step / self.total_steps if self.total_steps else 0.0
+        by_time = self.elapsed() / self.budget if self.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def rates(self) -> dict[str, float]:
+        """The learning rates of the next step."""
+        c = self.config
+        steps, share = self.warm_up
+        height = learning_rate_share(
+            c.schedule or "cosine",
+            self.position.step,
+            self.progress(self.position.step + 1),
+            warmup_steps=steps,
+            warmup_share=share,
+            minimum=c.min_learning_rate_ratio or 0.0,
+        )
+        return {"adamw": (c.learning_rate or 0.0) * height, "muon": (c.muon_learning_rate or 0.0) * height}
+
+    def ending(self) -> str | None:
+        """What ends the run here, if anything does."""
+        c, position = self.config, self.position
+        if self.interrupts.stopped_by:
+            return self.interrupts.stopped_by.name
+        if c.patience and position.guard.evaluations_without_better >= c.patience:
+            return "patience"
+        if self.budget and self.elapsed() >= self.budget:
+            return "time_budget"
+        return next((name for name, limit in self.limits.items() if position.step >= limit), None)
+
+
+def step_limits(config: TrainConfig, n_samples: int) -> dict[str, int]:
+    """The limits that are numbers of steps, by the name of their setting, the nearest first."""
+    limits = {}
+    if config.max_steps is not None:
+        limits["max_steps"] = config.max_steps
+    if config.max_epochs is not None:
+        per_step = (config.batch_size or 1) * (config.grad_accumulation_steps or 1)
+        limits["max_epochs"] = max(1, math.ceil(config.max_epochs * n_samples / per_step))
+    return dict(sorted(limits.items(), key=lambda item: item[1]))
+
+
+def _fingerprint(microbatches: list[Batch]) -> str:
+    """Tells which tokens a step was given, however they were divided."""
+    value = 0
+    for batch in microbatches:
+        value = zlib.crc32(batch.inputs.tobytes(), value)
+    return f"{value:08x}"

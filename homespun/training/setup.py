@@ -1,0 +1,234 @@
+"""From settings to a run that is ready to start: text, tokenizer, tokens, plan, engine, and where it goes on.
+
+All that can be wrong with a user's settings is found here, before the first step.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homespun import workspace
+from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
+from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
+from homespun.data.documents import Corpus, survey
+from homespun.data.prepare import Prepared, prepare
+from homespun.engine import select
+from homespun.engine.base import Engine, OptimizerSettings
+from homespun.errors import UserError
+from homespun.model.spec import training_bytes
+from homespun.tokenizer import Tokenizer, train_command
+from homespun.training.recipe import Plan, plan
+
+Say = Callable[[str], None]
+
+LARGEST_AUTO_VOCAB_SIZE = 4096
+"""Of a tokenizer that is trained by the way: small, as the models of short runs are."""
+BYTES_PER_AUTO_TOKEN = 64
+"""Text that such a tokenizer wants to see for each of its tokens."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the training loop works with."""
+
+    config: TrainConfig
+    """With nothing left open."""
+    model: ModelConfig
+    engine: Engine
+    tokenizer: Tokenizer
+    tokens: Prepared
+    header: dict[str, Any]
+    """What every file of weights carries: enough to generate from it, and to go on."""
+    checkpoint: Checkpoint | None
+    """Where to go on."""
+
+
+def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
+    """The checkpoint that `config.resume` asks for.
+
+    Raises:
+        UserError: `--resume` where there is nothing to resume.
+    """
+    if config.resume == "never":
+        return None
+    found = CheckpointFolder(Path(config.checkpoint_dir)).latest(report=say)
+    if found is None and config.resume == "latest":
+        raise UserError(
+            f"{config.checkpoint_dir} holds no checkpoint to go on from: leave --resume out to start a run, "
+            "or use --resume auto"
+        )
+    return found
+
+
+def requested_config(checkpoint: Checkpoint) -> TrainConfig:
+    """The settings of a run as its user gave them, gaps and all."""
+    return _config_from(checkpoint.weights.header["requested"])
+
+
+def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Run:
+    """Make everything ready.
+
+    Raises:
+        UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
+    """
+    stored = checkpoint.weights.header if checkpoint else None
+    corpus = survey(_data_file(requested))
+    if stored and stored["data_sha256"] != corpus.sha256:
+        raise UserError(
+            f"{corpus.path} is not the text that this run began with: name the right one with --data-file, "
+            "or start a new run without --resume"
+        )
+    tokenizer = _resumed_tokenizer(requested, stored) if stored else _tokenizer(requested, corpus, say)
+    tokens = prepare(corpus, tokenizer, corpus.path.parent / "tokens", say=say)
+    if stored:
+        settled = _resumed_plan(requested, stored, say)
+    else:
+        settled = plan(
+            requested,
+            vocab_size=tokenizer.vocab_size,
+            n_training_tokens=len(tokens.training),
+            flops_per_second=select.flops_per_second(requested.precision),
+        )
+    engine, config = _engine(settled, say)
+    if checkpoint:
+        _load(engine, checkpoint)
+    header = {
+        "model": dataclasses.asdict(settled.model),
+        "tokenizer": tokenizer.to_json(),
+        "tokenizer_sha256": tokenizer.sha256,
+        "data_sha256": corpus.sha256,
+        "requested": dataclasses.asdict(requested),
+        "resolved": dataclasses.asdict(config),
+        "facts": engine.facts,
+    }
+    return Run(config, settled.model, engine, tokenizer, tokens, header, checkpoint)
+
+
+def _data_file(config: TrainConfig) -> Path:
+    path = Path(config.data_file) if config.data_file else workspace.recall("data")
+    if path is None:
+        raise UserError(
+            "there is no text to train on: download some (homespun download), or name a file with --data-file"
+        )
+    return path
+
+
+def _tokenizer(config: TrainConfig, corpus: Corpus, say: Say) -> Tokenizer:
+    """The one that is named, else the last one trained, else a new one for this text."""
+    path = Path(config.tokenizer_path) if config.tokenizer_path else workspace.recall("tokenizer")
+    if path is not None:
+        return Tokenizer.load(path)
+    fitting = min(LARGEST_AUTO_VOCAB_SIZE, max(300, corpus.n_bytes // BYTES_PER_AUTO_TOKEN))
+    vocab_size = config.vocab_size or fitting
+    say(f"There is no tokenizer yet: training one with {vocab_size:,} tokens on {corpus.path}.")
+    return train_command(TokenizerConfig(data_file=str(corpus.path), vocab_size=vocab_size))
+
+
+def _resumed_tokenizer(config: TrainConfig, stored: dict[str, Any]) -> Tokenizer:
+    """The one in the checkpoint; another that is named now has to be the same."""
+    tokenizer = Tokenizer.from_json(stored["tokenizer"])
+    if (
+        config.tokenizer_path is not None
+        and config.tokenizer_path != stored["requested"]["tokenizer_path"]
+        and Tokenizer.load(Path(config.tokenizer_path)).sha256 != tokenizer.sha256
+    ):
+        raise UserError(
+            f"{config.tokenizer_path} is not the tokenizer that this run began with: leave --tokenizer-path out, "
+            "the checkpoint holds the right one"
+        )
+    return tokenizer
+
+
+def _resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Plan:
+    """The stored plan with the changes that a resumed run may have."""
+    before = _config_from(stored["requested"])
+    changes = {
+        field: getattr(requested, field.name)
+        for field in dataclasses.fields(TrainConfig)
+        if getattr(requested, field.name) != getattr(before, field.name)
+    }
+    refused = [field.name for field in changes if field.metadata.get("on_resume") == "fixed"]
+    if refused:
+        differing = ", ".join(
+            f"--{name.replace('_', '-')} {getattr(requested, name)} (was {getattr(before, name)})" for name in refused
+        )
+        raise UserError(f"a resumed run cannot change {differing}: leave it out, or start a new run without --resume")
+    for field, value in changes.items():
+        if field.metadata.get("on_resume") == "announced":
+            say(f"changed for the rest of the run: {field.name} is {value}, was {getattr(before, field.name)}")
+    resolved = _config_from(stored["resolved"])
+    config = dataclasses.replace(
+        resolved, **{field.name: value for field, value in changes.items() if value is not None}
+    )
+    if _sequences_per_step(config) != _sequences_per_step(resolved):
+        raise UserError(
+            f"a resumed run keeps its {_sequences_per_step(resolved)} sequences per step: "
+            "--batch-size times --grad-accumulation-steps has to be that"
+        )
+    return Plan(ModelConfig(**stored["model"]), config)
+
+
+def _sequences_per_step(config: TrainConfig) -> int:
+    return (config.batch_size or 1) * (config.grad_accumulation_steps or 1)
+
+
+def _engine(settled: Plan, say: Say) -> tuple[Engine, TrainConfig]:
+    """The engine, and the config with what was decided in making it, which a resumed run does not decide anew."""
+    _check_memory(settled)
+    config = settled.config
+    compiled = config.compile == "on"
+    if compiled and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        say("--compile on: this machine has no C++ compiler, so the run goes on without compiled kernels.")
+        compiled = False
+    engine = select.create(
+        settled.model,
+        name=config.engine,
+        optimizer=OptimizerSettings(
+            name=config.optimizer or "adamw",
+            weight_decay=config.weight_decay or 0.0,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            max_grad_norm=config.max_grad_norm,
+        ),
+        precision=config.precision,
+        compiled=compiled,
+        gradient_checkpointing=config.gradient_checkpointing,
+        threads=config.threads,
+        seed=config.seed,
+    )
+    precision: Any = engine.facts["precision"]
+    return engine, dataclasses.replace(config, precision=precision, compile="on" if compiled else "off")
+
+
+def _check_memory(settled: Plan) -> None:
+    """Refuse what cannot fit before the machine grinds to a halt over it."""
+    config = settled.config
+    needed = training_bytes(
+        settled.model,
+        config.batch_size or 1,
+        config.optimizer or "adamw",
+        half=config.precision != "float32",
+        checkpointing=config.gradient_checkpointing,
+    )
+    capacity = select.memory_capacity()
+    if capacity and needed > capacity:
+        raise UserError(
+            f"a step needs about {needed / 1e9:.1f} GB and this machine has {capacity / 1e9:.1f} GB: lower --batch-size "
+            "(with more --grad-accumulation-steps the update stays the same), try --gradient-checkpointing, "
+            "or choose a smaller model"
+        )
+
+
+def _load(engine: Engine, checkpoint: Checkpoint) -> None:
+    try:
+        engine.load(checkpoint.tensors())
+    except ValueError as error:
+        raise UserError(f"{checkpoint.weights.path} does not fit this model: {error}") from error
+
+
+def _config_from(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `asdict` after a passage through JSON, which has no tuples."""
+    return TrainConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -1,0 +1,7 @@
+"""`homespun download` as a script."""
+
+import sys
+
+from homespun.cli import main
+
+sys.exit(main(["download", *sys.argv[1:]]))

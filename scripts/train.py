@@ -1,0 +1,7 @@
+"""`homespun train` as a script."""
+
+import sys
+
+from homespun.cli import main
+
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,494 @@
+"""A folder always has a whole checkpoint, whatever fails or dies, and only one run writes in it."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homespun.checkpoint import CheckpointError, CheckpointFolder, open_weights, write_archive
+from homespun.errors import UserError
+from tests.checkpoint.faults import Call, intercepted, trace
+
+ROOT = Path(__file__).parents[2]
+
+
+def tensors(version: float) -> list[tuple[str, Any]]:
+    return [
+        ("wte.weight", np.full((4, 8), version, np.float32)),
+        ("exp_avg/b", np.full(3, version)),
+    ]
+
+
+def save(folder: CheckpointFolder, *steps: int, version: float | None = None) -> None:
+    for step in steps:
+        v = step if version is None else version
+        folder.save(step, tensors(v), tensors(v), {"v": v}, {"v": v})
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+
+
+def pairs(*steps: int) -> list[str]:
+    return sorted(f"checkpoint_step_{n}{s}.npz" for n in steps for s in ("", ".state"))
+
+
+def flip(path: Path, place: float = 0.3) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    with folder.lock():
+        yield folder
+
+
+# Saving and finding
+
+
+def test_save_and_latest(folder: CheckpointFolder) -> None:
+    assert folder.latest() is None
+    path = folder.save(5, tensors(1), tensors(2), {"config": {"a": 1}}, {"position": [0, 80]})
+    newest = folder.latest()
+    assert newest is not None
+    assert path == folder.path / "checkpoint_step_5.npz" == newest.weights.path
+    assert newest.step == newest.weights.step == newest.state.step == 5
+    assert newest.weights.header == {"config": {"a": 1}}
+    assert newest.state.header == {"position": [0, 80], "weights_sha256": newest.weights.sha256}
+    assert [(n, float(t.flat[0])) for n, t in newest.tensors()] == [
+        ("wte.weight", 1.0), ("exp_avg/b", 1.0), ("wte.weight", 2.0), ("exp_avg/b", 2.0),
+    ]  # fmt: skip
+
+
+def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        save(CheckpointFolder(_made(tmp_path / run)), 1, 2)
+    for name in pairs(1, 2):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_steps_count_as_numbers_and_times_not_at_all(folder: CheckpointFolder) -> None:
+    save(folder, 9, 10, 100)
+    for n, path in enumerate(sorted(folder.path.glob("checkpoint_step_*"), reverse=True)):
+        os.utime(path, (n, n))
+    newest = folder.latest()
+    assert newest is not None
+    assert newest.step == 100
+
+
+def test_other_names_are_not_steps(folder: CheckpointFolder) -> None:
+    save(folder, 1)
+    for name in (
+        "checkpoint_step_007.npz",
+        "checkpoint_step_9.npz.bak",
+        "checkpoint_step_x.npz",
+        "checkpoint_step_٣.npz",
+    ):
+        (folder.path / name).write_bytes(b"")
+    skipped: list[str] = []
+    newest = folder.latest(skipped.append)
+    assert newest is not None
+    assert (newest.step, skipped) == (1, [])
+
+
+@pytest.mark.parametrize("suffix", ["", ".state"])
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.98, None])
+def test_a_damaged_checkpoint_is_named_and_skipped(
+    folder: CheckpointFolder, suffix: str, place: float | None
+) -> None:
+    save(folder, 1, 2)
+    victim = folder.path / f"checkpoint_step_2{suffix}.npz"
+    if place is None:
+        victim.write_bytes(victim.read_bytes()[:-500])
+    else:
+        flip(victim, place)
+    skipped: list[str] = []
+    newest = folder.latest(skipped.append)
+    assert newest is not None
+    assert newest.step == 1
+    assert len(skipped) == 1
+    assert victim.name in skipped[0]
+    with pytest.warns(UserWarning, match=victim.name):
+        folder.latest()
+
+
+def test_files_that_do_not_belong_together(folder: CheckpointFolder) -> None:
+    save(folder, 1, 2, 3)
+    (folder.path / "checkpoint_step_3.state.npz").unlink()
+    write_archive(folder.path / "checkpoint_step_2.npz", tensors(9), {}, step=2)
+    for suffix in ("", ".state"):
+        shutil.copy(
+            folder.path / f"checkpoint_step_1{suffix}.npz",
+            folder.path / f"checkpoint_step_4{suffix}.npz",
+        )
+    shutil.copy(folder.path / "checkpoint_step_1.npz", folder.path / "checkpoint_step_5.state.npz")
+    skipped: list[str] = []
+    newest = folder.latest(skipped.append)
+    assert newest is not None
+    assert newest.step == 1
+    reasons = (
+        "holds weights",
+        "saved at step 1",
+        "not saved completely",
+        "not the one it was saved with",
+    )
+    assert [reason in line for reason, line in zip(reasons, skipped, strict=True)] == [True] * 4
+
+
+# Pruning
+
+
+def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"), keep=2)
+    folder.save_best(1, tensors(1), {})
+    (folder.path / "notes.txt").touch()
+    save(folder, 1, 2, 10, 9, 11)
+    assert names(folder.path) == sorted(["best.npz", "notes.txt", *pairs(10, 11)])
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"), keep=2)
+    save(folder, 1, 2)
+    (folder.path / "checkpoint_step_2.state.npz").unlink()
+    save(folder, 3)
+    assert names(folder.path) == pairs(1, 3)
+
+
+def test_a_damaged_later_step_does_not_push_out_a_good_one(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"), keep=1)
+    save(folder, 3)
+    flip(folder.path / "checkpoint_step_3.npz")
+    save(folder, 2)
+    newest = folder.latest(lambda line: None)
+    assert newest is not None
+    assert newest.step == 2
+    assert names(folder.path) == pairs(2, 3)
+    save(folder, 3)
+    assert names(folder.path) == pairs(3)
+
+
+def test_nothing_is_pruned_before_the_new_one_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"), keep=1)
+    save(folder, 1)
+
+    def broken_disk(path: Path, *args: Any, **kwargs: Any) -> str:
+        sha256 = write_archive(path, *args, **kwargs)
+        flip(path)
+        return sha256
+
+    monkeypatch.setattr("homespun.checkpoint.folder.write_archive", broken_disk)
+    with pytest.raises(CheckpointError, match="damaged"):
+        save(folder, 2)
+    newest = folder.latest(lambda line: None)
+    assert newest is not None
+    assert newest.step == 1
+
+
+# Death and failure at every point
+
+
+def test_killed_at_every_call(tmp_path: Path) -> None:
+    program = subprocess.run(
+        [sys.executable, "-m", "tests.checkpoint.kill_points", str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert program.returncode == 0, program.stderr
+    kills = [json.loads(line) for line in program.stdout.splitlines()]
+    struck = Counter((kill["scenario"], kill["call"][0]) for kill in kills)
+    assert struck["next", "write"] >= 6
+    assert (struck["next", "fsync"], struck["next", "rename"], struck["next", "unlink"]) == (
+        4,
+        2,
+        2,
+    )
+    assert (struck["same", "fsync"], struck["same", "rename"], struck["same", "unlink"]) == (
+        5,
+        3,
+        1,
+    )
+    assert (struck["torn", "fsync"], struck["torn", "rename"]) == (4, 2)
+    assert (struck["best", "fsync"], struck["best", "rename"]) == (2, 1)
+
+    whole = {
+        "next": ([1, [1.0]], [2, [2.0]]),
+        "same": ([1, [1.0]], [1, [2.0]]),
+        "torn": ([1, [1.0]], [1, [2.0]]),
+        "best": ([1, [1.0]],),
+    }
+    for kill in kills:
+        earlier, later = whole[kill["scenario"]][0], whole[kill["scenario"]][-1]
+        assert [kill["after"]["step"], kill["after"]["versions"]] in (earlier, later), kill
+        assert kill["best"] in ([1.0], [2.0] if kill["scenario"] == "best" else [1.0]), kill
+        assert [kill["again"]["step"], kill["again"]["versions"]] == later, kill
+        assert kill["again"]["skipped"] == [], kill
+        assert kill["files"] == sorted([".lock", "best.npz", *pairs(later[0])]), kill
+
+
+def test_order_of_a_save(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"), keep=1)
+    save(folder, 1)
+    calls = [(kind, name.split(".npz.")[0]) for kind, name in trace(lambda: save(folder, 2))]
+    assert calls == [
+        ("write", "checkpoint_step_2"),
+        ("fsync", "checkpoint_step_2"),
+        ("rename", "checkpoint_step_2.npz"),
+        ("fsync", "folder"),
+        ("write", "checkpoint_step_2.state"),
+        ("fsync", "checkpoint_step_2.state"),
+        ("rename", "checkpoint_step_2.state.npz"),
+        ("fsync", "folder"),
+        ("unlink", "checkpoint_step_1.state.npz"),
+        ("unlink", "checkpoint_step_1.npz"),
+    ]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_full_disk_at_every_call(tmp_path: Path, step: int) -> None:
+    start = CheckpointFolder(_made(tmp_path / "start"), keep=1)
+    save(start, 1)
+    calls: list[Call] = []
+    with intercepted(calls.append):
+        save(
+            CheckpointFolder(shutil.copytree(start.path, tmp_path / "count"), keep=1),
+            step,
+            version=2,
+        )
+    for k in range(len(calls)):
+        folder = CheckpointFolder(shutil.copytree(start.path, tmp_path / str(k)), keep=1)
+        left = iter([False] * k + [True])
+
+        def full(call: Call, left: Any = left) -> None:
+            if next(left, False):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with intercepted(full), pytest.raises(UserError, match="No space left"):
+            save(folder, step, version=2)
+        newest = folder.latest(lambda line: None)
+        assert newest is not None
+        assert [newest.step, newest.state.header["v"]] in ([1, 1], [step, 2])
+        assert not any(name.endswith(".tmp") for name in names(folder.path))
+        save(folder, step, version=3)
+        assert names(folder.path) == pairs(step)
+
+
+# One run at a time
+
+HOLD = """
+import sys
+from pathlib import Path
+from homespun.checkpoint import CheckpointFolder
+with CheckpointFolder(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Any:
+    """Another process that has the folder until its input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "checkpoints")],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_run_is_told_who_has_the_folder(holder: Any, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    with (
+        pytest.raises(UserError, match=rf"process {holder.pid} on .*since \d{{4}}-") as caught,
+        folder.lock(),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    (folder.path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="in use"):
+        folder.set_aside()
+    assert names(tmp_path) == ["checkpoints"]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_the_lock_ends_with_its_process(holder: Any, tmp_path: Path, killed: bool) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    if killed:
+        holder.send_signal(signal.SIGKILL)
+    else:
+        holder.stdin.close()
+    assert holder.wait() == (-signal.SIGKILL if killed else 0)
+    with folder.lock():
+        line = (folder.path / ".lock").read_text()
+        assert line.startswith(f"process {os.getpid()} ")
+        assert line.count("\n") == 1
+        with pytest.raises(UserError, match=f"process {os.getpid()} "), folder.lock():
+            pass
+    with folder.lock():
+        pass
+
+
+def test_the_lock_ends_with_an_error(folder: CheckpointFolder, tmp_path: Path) -> None:
+    other = CheckpointFolder(tmp_path / "other")
+    with pytest.raises(OSError, match="of the run itself"), other.lock():
+        raise OSError("of the run itself")
+    with other.lock():
+        pass
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"))
+    left = [
+        "best.npz.0123abcd.tmp",
+        "checkpoint_step_1.npz.0123abcd.tmp",
+        "checkpoint_step_12.state.npz.ffffffff.tmp",
+    ]
+    others = ["best.npz", "mine.tmp", "model.npz.0123abcd.tmp"]
+    for name in left + others:
+        (folder.path / name).touch()
+    with folder.lock():
+        assert names(folder.path) == others
+
+
+def test_a_lock_in_a_folder_that_was_moved_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the lock file and locking it, another process sets the folder aside."""
+    folder = CheckpointFolder(_made(tmp_path / "run"))
+
+    def late(file: Any, operation: int) -> None:
+        folder.path.rename(tmp_path / "run.1")
+        _made(folder.path)
+        (folder.path / ".lock").write_text("process 1")
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with pytest.raises(UserError, match="in use"), folder.lock():
+        pass
+
+
+# Folders
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint_step_1.npz", "best.npz", "best_model.npz", "metrics.jsonl"]
+)
+def test_an_earlier_run_is_set_aside(tmp_path: Path, name: str) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    assert folder.set_aside() is None
+    _made(folder.path)
+    for n in (1, 2):
+        assert folder.set_aside() is None
+        (folder.path / name).write_text(str(n))
+        (folder.path / "notes.txt").touch()
+        assert folder.set_aside() == tmp_path / f"checkpoints.{n}"
+        assert (tmp_path / f"checkpoints.{n}" / name).read_text() == str(n)
+        assert names(folder.path) == []
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"))
+    (folder.path / "thesis.txt").touch()
+    assert folder.set_aside() is None
+    assert names(folder.path) == ["thesis.txt"]
+
+
+def test_a_linked_folder_stays_on_its_disk(tmp_path: Path) -> None:
+    _made(tmp_path / "disk" / "run")
+    (tmp_path / "disk" / "run" / "best.npz").touch()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "disk" / "run")
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    assert folder.set_aside() == tmp_path / "disk" / "run.1"
+    assert names(folder.path) == []
+
+
+def test_the_folder_one_is_in_does_not_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "best.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="you are in it"):
+        CheckpointFolder(Path()).set_aside()
+
+
+def test_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9e9, 8e9, 1e9))
+    folder = CheckpointFolder(tmp_path / "not" / "yet")
+    folder.check_space(1_000_000_000)
+    with pytest.raises(UserError, match=r"need 1,001 MB.* 1,000 MB are free"):
+        folder.check_space(1_001_000_000)
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be written"), CheckpointFolder(path).lock():
+            pass
+        with pytest.raises(UserError, match="cannot be read"):
+            CheckpointFolder(path).set_aside()
+
+    def read_only(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(UserError, match="Read-only"), CheckpointFolder(tmp_path / "run").lock():
+        pass
+
+
+# Weights to generate from
+
+
+def test_the_best_weights_of_a_folder(folder: CheckpointFolder) -> None:
+    best, best_model = folder.path / "best.npz", folder.path / "best_model.npz"
+    for path in (folder.path, best):
+        with pytest.raises(CheckpointError, match="no model is there"):
+            open_weights(path)
+    save(folder, 1, 2)
+    assert open_weights(folder.path).step == 2
+    with pytest.raises(CheckpointError, match="no model is there"):
+        open_weights(best)
+    write_archive(best_model, tensors(0), {}, step=7)
+    assert open_weights(folder.path).path == open_weights(best).path == best_model
+    folder.save_best(8, tensors(0), {"best": True})
+    assert open_weights(folder.path).path == open_weights(best).path == best
+    assert open_weights(best_model).step == 7
+
+
+def test_weights_fall_back_in_a_folder_and_not_by_name(folder: CheckpointFolder) -> None:
+    save(folder, 1, 2)
+    newest = folder.path / "checkpoint_step_2.npz"
+    flip(newest, 0.02)
+    skipped: list[str] = []
+    assert open_weights(folder.path, skipped.append).step == 1
+    assert newest.name in skipped[0]
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_weights(newest).verify()
+    with pytest.raises(CheckpointError, match="holds state"):
+        open_weights(folder.path / "checkpoint_step_2.state.npz")
+
+
+def test_a_copied_file_stands_alone(folder: CheckpointFolder, tmp_path: Path) -> None:
+    folder.save_best(3, tensors(3), {"tokenizer": {"version": "1.0"}})
+    copy = shutil.copy(folder.path / "best.npz", tmp_path / "mine.npz")
+    opened = open_weights(copy)
+    assert (opened.step, opened.header) == (3, {"tokenizer": {"version": "1.0"}})
+    assert [float(tensor.flat[0]) for _, tensor in opened.tensors()] == [3.0, 3.0]
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path

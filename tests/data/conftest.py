@@ -1,0 +1,3 @@
+from tests.data.hub import hub
+
+__all__ = ["hub"]

@@ -1,0 +1,214 @@
+"""The session as a person has it: a real terminal, real keys, real signals."""
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PROGRAM = textwrap.dedent(
+    """
+    import fcntl, sys, termios, threading
+    if sys.stdin.isatty():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C becomes a signal
+
+    from homespun.config import SamplingConfig
+    from homespun.errors import UserError
+    from homespun.generation.interactive import interact
+
+    def reply(prompt, config):
+        if prompt == "bad" or not prompt.isprintable():
+            raise UserError("the prompt is bad")
+        yield f", t={config.temperature}"
+        if prompt == "endless":
+            threading.Event().wait()
+        yield f", k={config.top_k}, n={config.max_tokens}, s={config.seed}\\x1b[31m."
+
+    interact(reply, SamplingConfig(), *sys.argv[1:])
+    print("left")
+    """
+)
+
+
+class Terminal:
+    """A person at a terminal: reads what appears, then types."""
+
+    def __init__(self, home, *arguments):
+        self.screen = ""
+        self._master, slave = pty.openpty()
+        environment = {**os.environ, "HOME": str(home), "TERM": "xterm", "INPUTRC": os.devnull}
+        environment.pop("XDG_STATE_HOME", None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            env=environment,
+        )
+        os.close(slave)
+
+    def wait_for(self, text):
+        """Read until `text` appears; returns what came before it."""
+        while text not in self.screen:
+            assert self._read(within=30), f"no {text!r} in {self.screen!r}"
+        before, self.screen = self.screen.split(text, 1)
+        return before
+
+    def type(self, keys):
+        os.write(self._master, keys.encode())
+
+    def interrupt(self, effect):
+        """Press Ctrl-C until it shows `effect`.
+
+        A signal that comes just before Python's input() begins to wait is noticed only with the
+        next one; the two then count as one.
+        """
+        while effect not in self.screen:
+            self.type("\x03")
+            while effect not in self.screen and self._read(within=5):
+                pass
+        self.wait_for(effect)
+
+    def _read(self, within):
+        ready, _, _ = select.select([self._master], [], [], within)
+        if ready:
+            self.screen += os.read(self._master, 4096).decode()
+        return bool(ready)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    with Terminal(tmp_path) as terminal:
+        terminal.wait_for("Ctrl-D leaves.\r\n")
+        terminal.wait_for("> ")
+        yield terminal
+
+
+def answer(terminal, line):
+    """Type a line; what appears between its echo and the next question."""
+    terminal.type(line + "\r")
+    terminal.wait_for("\n")
+    return terminal.wait_for("> ").split("\r\n")[:-1]
+
+
+def test_a_prompt_is_continued_and_controls_are_stripped(terminal):
+    assert answer(terminal, "Once") == ["Once, t=0.8, k=None, n=200, s=None[31m."]
+
+
+def test_settings_change_for_the_next_text_and_bad_ones_are_explained(terminal):
+    assert answer(terminal, "/temperature 0.5") == ["temperature 0.5"]
+    assert answer(terminal, "/top-k 40") == ["top-k 40"]
+    assert answer(terminal, "/top-k") == ["top-k 40"]
+    assert answer(terminal, "/seed 7") == ["seed 7"]
+    assert answer(terminal, "/temperature nan")[0].startswith("error: temperature is nan:")
+    assert answer(terminal, "/max-tokens 0")[0].startswith("error: max-tokens is 0: it has to")
+    assert answer(terminal, "/max-tokens x") == ["error: /max-tokens needs a whole number, not 'x'"]
+    assert answer(terminal, "/max-tokens off")[0].startswith("error: /max-tokens needs")
+    assert answer(terminal, "/colour red")[0].startswith("error: there is no '/colour'")
+    assert answer(terminal, "bad") == ["error: the prompt is bad"]
+    assert answer(terminal, "   ") == []
+    assert answer(terminal, "a") == ["a, t=0.5, k=40, n=200, s=7[31m."]
+    assert answer(terminal, "/top-k off") == ["top-k off"]
+    assert "/min-p" in "".join(answer(terminal, "/help"))
+
+
+def test_ctrl_c_stops_a_text_and_the_session_goes_on(terminal):
+    terminal.type("endless\r")
+    terminal.wait_for("endless, t=0.8")
+    terminal.interrupt("[stopped]\r\n")
+    terminal.wait_for("> ")
+    assert answer(terminal, "next")[0].startswith("next, t=")
+
+
+def test_ctrl_c_clears_the_line_and_twice_leaves(terminal):
+    terminal.type("never sent")
+    terminal.wait_for("never sent")
+    terminal.interrupt("once more leaves")
+    terminal.wait_for("> ")
+    assert answer(terminal, "sent")[0].startswith("sent, t=")
+    terminal.interrupt("once more leaves")
+    terminal.wait_for("> ")
+    terminal.interrupt("left")
+    assert terminal.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("keys", ["\x04", "/quit\r"])
+def test_other_ways_to_leave(terminal, keys):
+    terminal.type(keys)
+    terminal.wait_for("left")
+    assert terminal.process.wait(30) == 0
+
+
+def test_lines_are_edited_and_remembered_by_the_next_session(tmp_path):
+    history = tmp_path / ".local" / "state" / "homespun" / "history"
+    with Terminal(tmp_path) as terminal:
+        terminal.wait_for("leaves.")
+        terminal.wait_for("> ")
+        terminal.type("ce\x1b[D\x1b[Don\x1b[C\r")  # left, left, "on", right
+        terminal.wait_for("once, t=")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        terminal.wait_for("left")
+    assert "once" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+    with Terminal(tmp_path) as terminal:
+        terminal.wait_for("leaves.")
+        terminal.wait_for("> ")
+        terminal.type("\x1b[A!\r")  # up
+        terminal.wait_for("once!, t=")
+
+
+def test_a_history_that_cannot_be_kept_does_not_matter(tmp_path):
+    (tmp_path / ".local").write_text("not a folder")
+    with Terminal(tmp_path) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("a\r")
+        terminal.wait_for("a, t=0.8")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        terminal.wait_for("left")
+        assert terminal.process.wait(30) == 0
+
+
+def test_a_prompt_of_the_command_line_comes_first(tmp_path):
+    with Terminal(tmp_path, "Once") as terminal:
+        terminal.wait_for("Once, t=0.8")
+        terminal.wait_for("> ")
+
+
+def run_piped(stdin):
+    return subprocess.run([sys.executable, "-c", PROGRAM], input=stdin, capture_output=True)
+
+
+def test_piped_lines_are_answered_without_questions_or_controls():
+    result = run_piped("é\n/temperature 2\n\nb\n/quit\nc\n".encode())
+    assert result.stderr == b""
+    assert result.stdout.decode().splitlines() == [
+        "é, t=0.8, k=None, n=200, s=None[31m.",
+        "temperature 2.0",
+        "b, t=2.0, k=None, n=200, s=None[31m.",
+        "left",
+    ]
+
+
+def test_bytes_that_are_not_text_cost_one_line():
+    result = run_piped(b"\xff\n/\xff 1\nok\n")
+    assert result.stderr == b""
+    assert [line.split(",")[0] for line in result.stdout.decode().splitlines()] == [
+        "error: the prompt is bad",
+        "error: there is no '/\\udcff': /help lists what there is",
+        "ok",
+        "left",
+    ]

@@ -1,0 +1,108 @@
+"""The corpus: varied, distinct, small in vocabulary, and the same everywhere."""
+
+import hashlib
+import re
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from homespun.stories import MAX_WORDS, MIN_WORDS, stories
+from homespun.stories.judge import events, judge
+from homespun.stories.teller import FORMS, tell
+from homespun.stories.world import COLOURS, NAMES, PLACES, PRONOUN, Story, simulate
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[str]:
+    return list(stories(3000, seed=11))
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def played(number: int) -> Story:
+    return simulate(generator(number))
+
+
+def test_a_seed_gives_the_same_bytes_everywhere() -> None:
+    text = "\n\n".join(stories(200, seed=3)).encode()
+    assert hashlib.sha256(text).hexdigest()[:16] == "GOLDEN"
+
+
+def test_a_story_depends_on_seed_and_index_only() -> None:
+    assert list(stories(20, seed=5)) == list(islice(stories(1000, seed=5), 20))
+    assert set(stories(50, seed=5)).isdisjoint(stories(50, seed=6))
+    assert list(stories(0)) == []
+
+
+def test_stories_are_distinct_and_of_a_good_length(corpus: list[str]) -> None:
+    assert len(set(corpus)) == len(corpus)
+    lengths = [len(story.split()) for story in corpus]
+    assert MIN_WORDS <= min(lengths)
+    assert max(lengths) <= MAX_WORDS
+    assert 105 <= np.mean(lengths) <= 135
+    assert np.mean([100 <= length <= 180 for length in lengths]) > 0.6
+
+
+def test_text_is_plain(corpus: list[str]) -> None:
+    for story in corpus:
+        assert re.fullmatch(r"""[A-Za-z ,.!?'"\n]+""", story)
+        assert not re.search(r"\s\s|^\s|\s$", story)
+        assert story.count('"') % 2 == 0
+    words = {word for story in corpus for word in re.findall(r"[a-z']+", story.lower())}
+    assert len(words) < 2000
+    beginnings = Counter(story.startswith("Once upon a time") for story in corpus)
+    assert 0.3 < beginnings[True] / len(corpus) < 0.9
+
+
+def test_no_sequence_of_events_is_frequent() -> None:
+    kinds = Counter(tuple(event.kind for event in played(number).events) for number in range(2000))
+    assert kinds.most_common(1)[0][1] < 0.005 * 2000
+    assert len(kinds) > 1500
+
+
+def test_every_form_is_told(corpus: list[str]) -> None:
+    told = {reading.form for story in corpus for _, reading in events(story) if reading}
+    assert set(FORMS) == told
+
+
+def test_a_story_means_what_happened() -> None:
+    for number in range(300):
+        story = played(number)
+        text = tell(story, generator(number))
+        read = [reading.event for _, reading in events(text) if reading]
+        assert len(read) == len(story.events)
+        for event, true in zip(read, story.events, strict=True):
+            assert event is not None
+            assert event.kind == true.kind
+            assert event.who == true.who or set(event.who) == set(true.who)
+            assert event.whom in ("", true.whom)
+            for said, fact in zip(event[3:], true[3:], strict=True):
+                assert said in ("", fact)
+
+
+def test_there_are_more_than_a_million_stories() -> None:
+    """Another name of the same gender, place or colour all through a story gives another consistent story."""
+    by_gender = Counter(PRONOUN.values())
+    renamings = (
+        min(by_gender.values()) * (min(by_gender.values()) - 1) * (len(PLACES) - 2) * len(COLOURS)
+    )
+    sequences = {tuple(event.kind for event in played(number).events) for number in range(300)}
+    assert renamings * len(sequences) > 1_000_000
+
+    rng = np.random.default_rng(0)
+    for story in stories(40, seed=21):
+        for words in (
+            [name for name in NAMES if PRONOUN[name] == "she"],
+            [name for name in NAMES if PRONOUN[name] == "he"],
+            [place for place in PLACES if PLACES[place].startswith("in ")],
+            COLOURS,
+        ):
+            renamed = dict(zip(words, rng.permutation(words), strict=True))
+            other = re.sub(
+                r"\b[A-Za-z]+\b", lambda found, to=renamed: str(to.get(found[0], found[0])), story
+            )
+            assert judge(other).consistent, other
