@@ -47,6 +47,8 @@ class Checked:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             flag = "--" + field.name.replace("_", "-")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise UserError(f"{flag} has {len(str(abs(value)))} digits: give a smaller number")
             if not math.isfinite(value):
                 raise UserError(f"{flag} is {value}: give a finite number")
             for bound, limit in field.metadata.get("bounds", {}).items():
@@ -101,12 +103,12 @@ class DownloadConfig(Checked):
     """Fetch a dataset and write it as one local text file."""
 
     dataset: str = "roneneldan/TinyStories"
-    """A dataset of the Hugging Face hub with a text column, `stories` for the built-in ones (no network needed), or a
-    local file or folder of .txt, .jsonl or .parquet."""
+    """A dataset of the Hugging Face hub with a text column (owner/name or owner/name:subset), `stories` for the built-in
+    ones (no network needed), or a local file or folder of .txt, .jsonl or .parquet."""
     num_samples: int | None = setting(None, at_least=1)
     """How many documents to take; without it 10,000, or all of a local file."""
     output: str | None = None
-    """Where to write; without it data/NAME_N.txt."""
+    """Where to write; without it data/NAME_N.txt (or NAME_all.txt)."""
     seed: int = setting(0, at_least=0)
     """For the built-in stories: which ones."""
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, count
@@ -39,11 +40,14 @@ GROUP = 1 << 20
 """About this many characters are encoded at a time: the library needs some 40 bytes for each."""
 
 TRAINING_BYTES = 100_000_000
-"""The trainer sees at most this much text; no count of a pair comes near 2^31."""
+"""Memory of the text that the trainer sees at most; no count of a pair comes near 2^31."""
 TRAINING_WORD_BYTES = 5_000_000
 """The distinct words in it: the trainer needs some 100 bytes of memory for each byte of them."""
 TRAINING_PIECE = 1 << 10
 """Characters in a piece that the trainer sees: a merge goes through all of each word it is in."""
+
+REPORT_BYTES = 4_000_000
+"""Validation text that the compression is measured on."""
 
 
 class Tokenizer:
@@ -59,7 +63,7 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """The identity: equal for two tokenizers exactly if they encode every text alike."""
+        """The identity: over vocabulary and merges, in whatever form a file has them."""
         essence = {"merges": self._merges, "vocabulary": self._vocabulary}
         canonical = json.dumps(essence, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -269,15 +273,20 @@ def train(
         progress: show the library's bars while it learns.
 
     Raises:
-        UserError: too few pairs occur at least twice in the text, or a lone surrogate is in it.
+        UserError: the vocabulary is too small for the bytes or too large for the text, or the text
+            holds a lone surrogate.
     """
     from tokenizers import trainers
 
+    if vocab_size <= len(_byte_alphabet()):
+        raise UserError(
+            f"a vocabulary of {vocab_size} has no room for the 256 bytes; take 257 or more"
+        )
     pieces = chain.from_iterable(_pieces(document, TRAINING_PIECE) for document in documents)
     sample = _sample(pieces, max_bytes, max_word_bytes)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,
+        min_frequency=2,  # what occurs once is not a pattern
         special_tokens=[END_OF_TEXT],
         initial_alphabet=_byte_alphabet(),
         show_progress=progress,
@@ -321,7 +330,7 @@ def train_command(config: TokenizerConfig) -> Tokenizer:
     )
     training = (document for document, is_validation in documents if not is_validation)
     tokenizer = train(training, config.vocab_size, progress=terminal.is_terminal)
-    bytes_per_token = compression(tokenizer, corpus.validation())
+    bytes_per_token = _bytes_per_token(tokenizer, corpus.validation())
     longest = sorted(range(tokenizer.vocab_size), key=lambda token: -tokenizer.byte_lengths[token])
     longest_tokens = [tokenizer.decode([token]) for token in longest[:10]]
     report = {
@@ -342,17 +351,15 @@ def train_command(config: TokenizerConfig) -> Tokenizer:
     return tokenizer
 
 
-def compression(
-    tokenizer: Tokenizer, documents: Iterable[str], max_bytes: int = 4_000_000
-) -> float:
-    """Bytes of text per token, end-of-text tokens included, on about the first `max_bytes`."""
+def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
+    """On the first few megabytes, end-of-text tokens included."""
     sample, n_bytes = [], 0
     for document in documents:
         sample.append(document)
         n_bytes += len(document.encode())
-        if n_bytes >= max_bytes:
+        if n_bytes >= REPORT_BYTES:
             break
-    return n_bytes / max(1, len(tokenizer.join(sample)))
+    return n_bytes / len(tokenizer.join(sample))
 
 
 def _library(vocabulary: Vocabulary, merges: Merges) -> "tokenizers.Tokenizer":
@@ -431,7 +438,7 @@ def _sample(pieces: Iterable[str], max_bytes: int, max_word_bytes: int) -> list[
 
 
 class _Size:
-    """Bytes of text, and of the distinct words in it: runs of letters, runs of signs."""
+    """Memory of some text, and UTF-8 of the distinct words in it (letters, or signs, in a row)."""
 
     def __init__(self) -> None:
         self.n_bytes = 0
@@ -439,10 +446,10 @@ class _Size:
         self._words: set[str] = set()
 
     def add(self, text: str) -> None:
-        self.n_bytes += len(_utf8(text))
+        self.n_bytes += sys.getsizeof(text)
         new = set(re.findall(r"\w+|[^\w\s]+", text)) - self._words
         self._words |= new
-        self.word_bytes += sum(len(word.encode()) for word in new)
+        self.word_bytes += sum(len(_utf8(word)) for word in new)
 
 
 def _checked(specification: Any, where: str) -> tuple[Vocabulary, Merges]:

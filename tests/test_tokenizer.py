@@ -193,14 +193,20 @@ def test_a_vocabulary_that_the_text_does_not_support_is_refused() -> None:
         train(documents, largest + 1)
 
 
+def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+    with pytest.raises(UserError, match="256"):
+        train(["text"], 256)
+    assert train(["text"], 257).vocab_size == 257
+
+
 def test_the_sample_fits_and_is_spread_over_the_text() -> None:
     pieces = [f"{number:05} " + "x" * 94 for number in range(10_000)]
     sample = module._sample(pieces, 20_000, 10**9)
-    assert 10_000 <= sum(map(len, sample)) <= 20_000
+    assert 10_000 <= sum(map(sys.getsizeof, sample)) <= 20_000
     numbers = [int(piece[:5]) for piece in sample]
     assert numbers[0] == 0
-    assert set(np.diff(numbers)) == {64}
-    assert numbers[-1] > 10_000 - 64
+    assert set(np.diff(numbers)) == {128}
+    assert numbers[-1] > 10_000 - 128
     assert module._sample(pieces[:100], 20_000, 10**9) == pieces[:100]
 
 

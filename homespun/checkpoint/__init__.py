@@ -9,7 +9,7 @@ from homespun.checkpoint.archive import (
     read_archive,
     write_archive,
 )
-from homespun.checkpoint.folder import Checkpoint, CheckpointFolder, open_weights
+from homespun.checkpoint.folder import Checkpoint, CheckpointFolder, open_weights, verify_path
 
 __all__ = [
     "Archive",
@@ -19,5 +19,6 @@ __all__ = [
     "CheckpointFolder",
     "open_weights",
     "read_archive",
+    "verify_path",
     "write_archive",
 ]

@@ -77,6 +77,8 @@ class ArrayInfo:
             raise ValueError(f"{self.name}: {self.shape} is not a shape")
         if math.prod(max(size, 1) for size in self.shape) > sys.maxsize // 8:
             raise ValueError(f"{self.name}: {self.shape} is beyond any memory")
+        if type(self.crc32) is not int or self.crc32 >> 32:
+            raise ValueError(f"{self.name}: {self.crc32!r} is not a CRC-32")
 
     @property
     def nbytes(self) -> int:
@@ -202,10 +204,7 @@ def sync_folder(folder: Path) -> None:
     try:
         _sync(descriptor)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # network file systems look after their names
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems say
             raise
     finally:
         os.close(descriptor)
@@ -330,21 +329,20 @@ class _Member(NamedTuple):
     @property
     def header(self) -> bytes:
         """What precedes its bytes."""
+        start = struct.pack("<4sH", b"PK\3\4", ZIP64)
         sizes = struct.pack("<2H2Q", 1, 16, self.size, self.size)
-        return (
-            b"PK\3\4" + struct.pack("<H", ZIP64) + self._common(sizes) + self.name.encode() + sizes
-        )
+        return start + self._common(len(sizes)) + self.name.encode() + sizes
 
     def entry(self, offset: int) -> bytes:
         """Its line in the list of members, where its header stands at `offset`."""
-        sizes = struct.pack("<2H3Q", 1, 24, self.size, self.size, offset)
+        start = struct.pack("<4s2H", b"PK\1\2", ZIP64, ZIP64)
         rest = struct.pack("<3H2I", 0, 0, 0, 0, SEE_ZIP64)
-        start = b"PK\1\2" + struct.pack("<2H", ZIP64, ZIP64)
-        return start + self._common(sizes) + rest + self.name.encode() + sizes
+        sizes = struct.pack("<2H3Q", 1, 24, self.size, self.size, offset)
+        return start + self._common(len(sizes)) + rest + self.name.encode() + sizes
 
-    def _common(self, sizes: bytes) -> bytes:
+    def _common(self, extra_length: int) -> bytes:
         crc_and_sizes = (self.crc32, SEE_ZIP64, SEE_ZIP64)
-        lengths = (len(self.name), len(sizes))
+        lengths = (len(self.name), extra_length)
         return struct.pack("<4H3I2H", 0, STORED, *FIRST_OF_1980, *crc_and_sizes, *lengths)
 
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -48,6 +49,11 @@ class Checkpoint:
     step: int
     weights: Archive
     state: Archive
+
+    @property
+    def path(self) -> Path:
+        """The file by which one would name it, that of the weights."""
+        return self.weights.path
 
     def tensors(self) -> Iterator[Named]:
         """All arrays, weights first; see `Archive.tensors`."""
@@ -271,6 +277,33 @@ def open_weights(path: Path, report: Report = warnings.warn) -> Archive:
             f"{path}: no model is there: train one, or name another file or the folder of a run"
         )
     return newest.weights
+
+
+def verify_path(path: Path) -> Iterator[str]:
+    """Check every byte of a file, or of all checkpoints in a run's folder; one line for each.
+
+    Raises:
+        CheckpointError: at the end, where there was none or not all are whole.
+    """
+    checks: list[Callable[[], Archive | Checkpoint]] = [partial(read_archive, path)]
+    if path.is_dir():
+        folder = CheckpointFolder(path)
+        checks = [partial(_read, path / name, "weights") for name in BEST if (path / name).exists()]
+        checks += [partial(folder._open, step) for step in folder._steps()]
+    whole = 0
+    for check in checks:
+        try:
+            found = check()
+            found.verify()
+        except CheckpointError as error:
+            yield str(error)
+        else:
+            whole += 1
+            yield f"{found.path}: step {found.step:,}, whole"
+    if not checks:
+        raise CheckpointError(f"{path}: no checkpoint is there: name the folder of a run")
+    if whole < len(checks):
+        raise CheckpointError(f"{path}: {len(checks) - whole} of {len(checks)} cannot be used")
 
 
 def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:

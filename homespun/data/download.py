@@ -404,7 +404,7 @@ def _progress(
 ) -> Iterator[Callable[[int], None]]:
     """A function to be told the number of documents so far."""
     if not sys.stderr.isatty():
-        every = max(wanted // 10, 1) if wanted else 10 * NUM_SAMPLES
+        every = max(wanted // 10, 1_000) if wanted else 10 * NUM_SAMPLES
         total = f" of {wanted:,}" if wanted else ""
 
         def report(n: int) -> None:

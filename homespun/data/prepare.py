@@ -78,10 +78,11 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
                 prepared = _open(home, corpus, tokenizer)
     except OSError as error:
         raise UserError(
-            f"{home}: tokens cannot be written ({error.strerror or error}): make room there and try again"
+            f"{home}: tokens cannot be written ({error.strerror or error}); "
+            "make room there and try again"
         ) from None
     if prepared is None:
-        raise UserError(f"{home}: the tokens just written cannot be read back: check the disk")
+        raise UserError(f"{home}: the tokens just written cannot be read back; check the disk")
     return prepared
 
 
@@ -191,7 +192,7 @@ def _make_shard(
             _open_shard(path, text_sha256, corpus, tokenizer)
             return len(documents)
         except UserError as error:
-            say(f"{error}: made again")
+            say(f"{error}; made again")
     ids = tokenizer.join(documents)
     header = Header(
         vocab_size=tokenizer.vocab_size,

@@ -7,6 +7,7 @@ all the rest of the file, so that a shard that is read is the shard that was wri
 
 import bisect
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -105,16 +106,23 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _sync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # network file systems do it themselves
+            raise
     finally:
         os.close(descriptor)
 
 
 def _sync(descriptor: int) -> None:
-    """fsync; on macOS all the way through the cache of the drive."""
-    if hasattr(fcntl, "F_FULLFSYNC"):
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:  # macOS, where fsync ends in the cache of the drive
+        with contextlib.suppress(OSError):  # not every file system has it
+            fcntl.fcntl(descriptor, full_sync)
+            return
+    os.fsync(descriptor)
 
 
 @dataclass(frozen=True)

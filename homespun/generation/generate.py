@@ -137,8 +137,8 @@ def _decode(
     are read again from position 0, and the text goes on. So the model only meets positions that it
     was trained for, and windows that begin amid a text, as its training samples do.
     """
-    prompt = batch[0].ids
-    decoder = make_decoder(len(batch), min(context, len(prompt) + batch[0].config.max_tokens))
+    longest = len(batch[0].ids) + batch[0].config.max_tokens
+    decoder = make_decoder(len(batch), min(context, longest))
     logits = decoder.prefill(_tokens([text.ids for text in batch]))
     while True:
         for index, text in enumerate(batch):

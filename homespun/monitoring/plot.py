@@ -185,7 +185,7 @@ def _dress(panel: "Axes", title: str, n_steps: float) -> None:
 
     panel.set_title(title, loc="left", fontsize=10, color=INK)
     panel.set_xlim(0, 1.02 * n_steps)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     panel.xaxis.set_major_formatter(lambda value, _: _si(value))
     panel.grid(color=FAINT, linewidth=0.7)
     panel.set_axisbelow(True)

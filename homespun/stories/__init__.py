@@ -1,7 +1,7 @@
 """The built-in corpus: short children's stories from a small simulated world.
 
-A number of stories and a seed flow in, texts flow out; nothing is downloaded. Since the world's laws
-are known, `judge` can say of any text whether it is consistent.
+A number of stories and a seed flow in, texts flow out; nothing is downloaded. The laws of that
+world also let `judge` say whether any text is consistent.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ MIN_WORDS, MAX_WORDS = 80, 190
 def stories(n: int, seed: int = 0) -> Iterator[str]:
     """Yield `n` distinct stories of 80 to 190 words, one or several lines each.
 
-    The same seed gives the same stories everywhere: each is a function of (`seed`, its number), and a
-    duplicate is skipped.
+    The same seed gives the same stories everywhere: each is a function of (`seed`, number), and
+    duplicates are skipped.
     """
     told: set[str] = set()
     index = 0

@@ -7,33 +7,20 @@ and lessons have their reason, and the story has its ending.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from homespun.stories import lexicon
 from homespun.stories.laws import Event, Facts
-from homespun.stories.lexicon import (
-    ANIMALS,
-    CHILD,
-    CHORES,
-    COLOURS,
-    FOODS,
-    HEIGHTS,
-    LIMBS,
-    NAMES,
-    PLACES,
-    PRONOUN,
-    SPOTS,
-    TASTES,
-    TOYS,
-    TRAITS,
-    WEATHER,
-)
-from homespun.stories.teller import FORMS, OBJECT, POSSESSIVE, Focus, Form
+from homespun.stories.lexicon import HE, HIM, HIS
+from homespun.stories.teller import ACTS, FORMS, WHATS, Focus, Form
 
 MAX_SENTENCES = 200
 MAX_CHARACTERS = 50_000
 """The judge reads no further: its time is bounded, and no story is nearly as long."""
+
+PRONOUNS = frozenset({"he", "she", "they"})
 
 SENTENCE_END = re.compile(r'(?<=[.!?])\s+(?=["A-Z])|(?<=[.!?]")\s+(?=["A-Z])')
 
@@ -118,56 +105,68 @@ def read(sentence: str, focus: Focus) -> Reading | None:
     return None
 
 
-def _options(words: object) -> str:
-    return "|".join(re.escape(str(word)) for word in words)  # type: ignore[attr-defined]
+def _any(words: Iterable[str]) -> str:
+    return f"(?:{'|'.join(words)})"
+
+
+def _slots(the: str, his: str, he: str, they: str) -> dict[str, str]:
+    """What may stand in each slot, as patterns; the first words come capitalized or not."""
+    name = _any(lexicon.NAMES)
+    toy = f"(?:{_any(lexicon.COLOURS)} )?{_any(lexicon.TOYS)}"
+    food = f"(?:{_any(lexicon.TASTES)} )?{_any(lexicon.FOODS)}"
+    thing = f"(?:{toy}|{food})"
+    new_toy = f"{_any(lexicon.COLOURS)} {_any(lexicon.TOYS)}"
+    new_food = f"{_any(lexicon.TASTES)} {_any(lexicon.FOODS)}"
+    return {
+        "N": name,
+        "a": f"{name}|{he}",
+        "g": f"{name} and {name}|{name}|{he}|{they}",
+        "both": f"{name} and {name}|{they}",
+        "said": f"said {name}|(?:he|she) said",
+        "asked": f"asked {name}|(?:he|she) asked",
+        "he": "he|she",
+        "him": "him|her",
+        "his": "his|her",
+        "b": f"{name}|him|her",
+        "B": name,
+        "t": f"(?:{the}|{his}|{name}'s) {thing}",
+        "T": f"(?:the|my|your) {thing}",
+        "n": _any(lexicon.TOYS + lexicon.FOODS),
+        "new": f"a (?:{new_toy}|{new_food})",
+        "in": _any(lexicon.PLACES.values()),
+        "to": f"to the {_any(lexicon.PLACES)}",
+        "s": _any(lexicon.SPOTS),
+        "h": _any(lexicon.HEIGHTS),
+        "q": _any(lexicon.TRAITS),
+        "k": _any((*lexicon.ANIMALS, "girl", "boy")),
+        "w": _any(lexicon.WEATHER),
+        "limb": _any(lexicon.LIMBS),
+        "chore": _any(lexicon.CHORES),
+    }
 
 
 @cache
 def _patterns() -> tuple[tuple[Form, str, re.Pattern[str]], ...]:
-    """Each form as a pattern, with its longest literal as a quick test."""
-    name = f"(?:{_options(NAMES)})"
-    colour = f"(?:{_options(COLOURS + TASTES)})"
-    noun = f"(?:{_options(TOYS + FOODS)})"
-    slots = {
-        "N": name,
-        "a": f"{name}|he|she",
-        "g": f"{name} and {name}|{name}|he|she|they",
-        "both": f"{name} and {name}|they",
-        "b": f"{name}|him|her",
-        "B": name,
-        "he": "he|she",
-        "him": "him|her",
-        "his": "his|her",
-        "t": f"(?:the|his|her|{name}'s) (?:{colour} )?{noun}",
-        "T": f"(?:the|my|your) (?:{colour} )?{noun}",
-        "n": noun,
-        "new": f"a {colour} {noun}",
-        "in": _options(PLACES.values()),
-        "to": _options(f"to the {place}" for place in PLACES),
-        "s": _options(SPOTS + HEIGHTS),
-        "q": _options(TRAITS),
-        "w": _options((*CHILD.values(), *ANIMALS, *WEATHER, *LIMBS, *CHORES)),
-        "said": f"said {name}|he said|she said",
-        "asked": f"asked {name}|he asked|she asked",
-    }
+    """Each form with its longest literal, as a quick test, and its pattern."""
+    first = _slots(the="The", his="His|Her", he="He|She", they="They")
+    later = _slots(the="the", his="his|her", he="he|she", they="they")
     patterns = []
     for form in FORMS:
         pattern = re.escape(form.literals[0])
         for slot, literal in zip(form.slots, form.literals[1:], strict=True):
-            words = slots[slot]
-            if not pattern:
-                words = "|".join(
-                    word[0].upper() + word[1:] if word[0].islower() else word
-                    for word in words.split("|")
-                )
-                words = words.replace("(?:the|his|her", "(?:The|His|Her")
+            words = later[slot] if pattern else first[slot]
             pattern += f"(?P<{slot}>{words}){re.escape(literal)}"
-        patterns.append((form, max(form.literals, key=len), re.compile(pattern)))
+        longest = max((text[1:] for text in form.literals), key=len)
+        patterns.append((form, longest, re.compile(pattern)))
     return tuple(patterns)
 
 
+class _Unclear(Exception):
+    """A pronoun that could mean nobody, or more than one."""
+
+
 class _Reader:
-    """Reads one sentence: its form and the words in its slots become an event."""
+    """Turns the words in the slots of one sentence into an event."""
 
     def __init__(self, form: Form, words: dict[str, str], focus: Focus) -> None:
         self.form = form
@@ -176,100 +175,71 @@ class _Reader:
         self.complaints: list[str] = []
 
     def reading(self) -> Reading:
-        words = self.words
-        who = self._who()
-        if who is None:
-            return Reading(self.form, None, tuple(self.complaints), Focus())
-        whom = words.get("B") or self._whom(who)
-        if whom is None:
-            return Reading(self.form, None, tuple(self.complaints), Focus())
-        for slot, pronouns in (("he", None), ("him", OBJECT), ("his", POSSESSIVE)):
-            if slot in words:
-                self._agrees(words[slot], who, pronouns)
-        owner, colour, thing = self._thing(who, whom)
-        event = Event(
-            self.form.kind,
-            who,
-            whom,
-            thing,
-            colour,
-            owner,
-            place=self._place(),
-            spot=words.get("s", ""),
-            what=words.get("w", "") or ("" if self.form.what == "food" else self.form.what),
-            trait=words.get("q", ""),
-        )
-        focus = Focus.after(self.form, who, whom)
+        try:
+            event = self._event()
+        except _Unclear as unclear:
+            complaint = f"it is not clear whom '{unclear}' means"
+            return Reading(self.form, None, (*self.complaints, complaint), Focus())
+        focus = Focus.after(self.form, event.who, event.whom)
         return Reading(self.form, event, tuple(self.complaints), focus)
 
-    def _who(self) -> tuple[str, ...] | None:
-        said = self.words.get("said") or self.words.get("asked") or ""
-        for verb in ("said", "asked"):
-            said = said.removeprefix(verb).removesuffix(verb).strip()
-        phrase = next((self.words[s] for s in ("N", "a", "g", "both") if s in self.words), said)
-        if not phrase:
-            return ()
-        if phrase in ("They", "they"):
-            if not self.focus.they():
-                self.complaints.append("it is not clear who 'they' are")
-                return None
-            return self.focus.they()
-        if phrase.lower() in ("he", "she"):
-            if len(self.focus.subject) != 1:
-                self.complaints.append(f"it is not clear who '{phrase}' is")
-                return None
-            self._agrees(phrase.lower(), self.focus.subject, None)
-            return self.focus.subject
-        return tuple(phrase.split(" and "))
+    def _event(self) -> Event:
+        words, form = self.words, self.form
+        who = self._who()
+        whom = words.get("B") or self._whom(who)
+        for slot, pronouns in (("he", HE), ("him", HIM), ("his", HIS)):
+            if slot in words:
+                self._agrees(words[slot], pronouns, who)
+        owner, colour, thing = self._thing(who, whom)
+        what = next((words[slot] for slot in WHATS if slot in words), form.what)
+        place = (words.get("to") or words.get("in") or "").rpartition(" ")[2]
+        spot = words.get("s") or words.get("h") or ""
+        trait = words.get("q", "")
+        return Event(form.kind, who, whom, thing, colour, owner, place, spot, what, trait)
 
-    def _whom(self, who: tuple[str, ...]) -> str | None:
+    def _who(self) -> tuple[str, ...]:
+        phrase = next((self.words[slot] for slot in ACTS if slot in self.words), "")
+        names = tuple(word for word in phrase.split(" ") if word in HE)
+        pronoun = next((word for word in phrase.split(" ") if word.lower() in PRONOUNS), "")
+        if pronoun.lower() == "they":
+            names = self.focus.they()
+        elif pronoun:
+            names = self.focus.acted if len(self.focus.acted) == 1 else ()
+            self._agrees(pronoun.lower(), HE, names)
+        if phrase and not names:
+            raise _Unclear(pronoun)
+        return names
+
+    def _whom(self, who: tuple[str, ...]) -> str:
         phrase = self.words.get("b", "")
         if phrase not in ("him", "her"):
             return phrase
         other = self.focus.other(who)
         if not other:
-            self.complaints.append(f"it is not clear who '{phrase}' is")
-            return None
-        self._agrees(phrase, (other,), OBJECT)
+            raise _Unclear(phrase)
+        self._agrees(phrase, HIM, (other,))
         return other
 
-    def _agrees(self, pronoun: str, who: tuple[str, ...], table: dict[str, str] | None) -> None:
-        right = PRONOUN[who[0]]
-        if table:
-            right = table[right]
-        if pronoun != right:
-            self.complaints.append(f"{who[0]} is not '{pronoun}'")
-
     def _thing(self, who: tuple[str, ...], whom: str) -> tuple[str, str, str]:
-        """Whose thing, of what colour, what: as far as it is said."""
+        """Owner, colour and noun, as far as they are said."""
         words = self.words
-        if "new" in words:
-            _, colour, noun = words["new"].split(" ")
-            return who[0], colour, noun
         if "n" in words:
             return "", "", words["n"]
-        phrase = words.get("t") or words.get("T")
+        phrase = words.get("t") or words.get("T") or words.get("new")
         if not phrase:
             return "", "", ""
-        determiner, *colours, noun = phrase.split(" ")
-        colour = colours[0] if colours else ""
-        if determiner.endswith("'s"):
-            return determiner.removesuffix("'s"), colour, noun
-        if determiner == "my":
-            return who[0], colour, noun
-        if determiner == "your":
-            return whom, colour, noun
-        if determiner.lower() in ("his", "her"):
+        whose, *colour, noun = phrase.split(" ")
+        if whose.lower() in ("his", "her"):
             if len(who) != 1:
-                self.complaints.append(f"it is not clear who '{determiner}' is")
-                return "", colour, noun
-            self._agrees(determiner.lower(), who, POSSESSIVE)
-            return who[0], colour, noun
-        return "", colour, noun
+                raise _Unclear(whose)
+            self._agrees(whose.lower(), HIS, who)
+            owner = who[0]
+        else:
+            owners = {"my": "".join(who), "a": "".join(who), "your": whom, "the": "", "The": ""}
+            owner = owners.get(whose, whose.removesuffix("'s"))
+        return owner, "".join(colour), noun
 
-    def _place(self) -> str:
-        if "to" in self.words:
-            return self.words["to"].removeprefix("to the ")
-        if "in" in self.words:
-            return self.words["in"].rpartition(" ")[2]
-        return ""
+    def _agrees(self, pronoun: str, pronouns: dict[str, str], who: tuple[str, ...]) -> None:
+        for name in who:
+            if pronouns[name] != pronoun:
+                self.complaints.append(f"{name} is not '{pronoun}'")

@@ -1,15 +1,15 @@
 """The laws of the world: what can happen, and what is so afterwards.
 
-An event flows in, what speaks against it flows out. `Facts` has one law for each kind of event: what must
-be true before it, and what is true after it. The simulation obeys them, and the judge holds a told
-story against the very same ones.
+An event flows in, what speaks against it flows out. `Facts` has a law for each kind of event: what
+must be true before it, and what is true after it. The simulation obeys them, and the judge holds a
+told story against the very same ones.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from homespun.stories.lexicon import CHILD, FOODS, FRAGILE, LIGHT, PRONOUN, THROWN
+from homespun.stories.lexicon import CHILD, FOODS, FRAGILE, LIGHT, THROWN
 
 HOME = ""
 """The place of everybody until the story says otherwise."""
@@ -27,7 +27,7 @@ class Event(NamedTuple):
     place: str = ""
     spot: str = ""
     what: str = ""
-    """By kind: a creature, a trouble, a wrong, a good deed, a weather, a limb, a chore or a lesson."""
+    """By kind: a creature, food, a trouble, wrong, good deed, weather, limb, chore or lesson."""
     trait: str = ""
 
 
@@ -92,7 +92,7 @@ class Facts:
         self._problems: list[str] = []
 
     def happen(self, event: Event) -> list[str]:
-        """Let an event take place; returns what speaks against it, in plain words, most basic first."""
+        """Let an event take place; returns what speaks against it, a plain line each."""
         problems: list[str] = []
         self._problems = problems
         self._need(not self.ended, "the story goes on after its ending")
@@ -169,7 +169,7 @@ class Facts:
             thing = self.things.get(event.thing)
             if thing is None:
                 self._need(False, "there was no {} before", event.thing)
-                owner = event.owner or present[0] if present else "nobody"
+                owner = event.owner or (present[0] if present else "")
                 thing = self.things[event.thing] = Thing(event.colour, owner, owner)
             if event.colour:
                 self._need(event.colour == thing.colour, "the {} is {}", event.thing, thing.colour)
@@ -220,7 +220,7 @@ class Facts:
             self.lessons[thing.holder, "borrow"] = False
 
     def _cares(self, name: str, noun: str) -> Thing:
-        """`name` may do something about a thing in trouble: knows of it, is there, and owns it or has offered help."""
+        """`name` may see to a thing in trouble: knows of it, is there, and has or offered to."""
         thing = self.things[noun]
         self._need(name in thing.known, "{} does not know about the {}", name, noun)
         self._need(self.people[name].place == thing.place, "{} is not where the {} is", name, noun)
@@ -237,13 +237,8 @@ class Facts:
     def _enter(self, event: Event, place: str) -> None:
         (name,) = event.who
         self._need(name not in self.people, "{} is already in the story", name)
-        gender = PRONOUN[name]
-        self._need(
-            event.what != CHILD["he" if gender == "she" else "she"],
-            "{} is not a {}",
-            name,
-            event.what,
-        )
+        child = event.what in CHILD.values()
+        self._need(not child or event.what == CHILD[name], "{} is not a {}", name, event.what)
         self.people[name] = Person(event.what, event.trait, place)
 
     def _intro(self, event: Event) -> None:
@@ -260,6 +255,8 @@ class Facts:
 
     def _own(self, event: Event) -> None:
         self._need(event.thing not in self.things, "there is a {} already", event.thing)
+        food = event.thing in FOODS
+        self._need(food == (event.what == "food"), "nobody would say that of a {}", event.thing)
         self.things[event.thing] = Thing(event.colour, event.who[0], event.who[0])
 
     # Going about, playing.

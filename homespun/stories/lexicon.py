@@ -1,6 +1,6 @@
 """The words that the stories are about: names, creatures, traits, things, places.
 
-Few of each, so that a small model learns quickly which is which, and has to remember which was meant.
+Few of each: a small model soon knows them all, and has to remember which of them was meant.
 """
 
 
@@ -11,8 +11,10 @@ def _split(text: str) -> tuple[str, ...]:
 GIRLS = _split("Mia Lily Anna Zoe Ruby Nora Ella Rosie Daisy Molly Emma Sue Kate Tina Lucy")
 BOYS = _split("Tom Ben Max Sam Leo Jack Finn Tim Oscar Toby Hugo Peter Billy Noah Fred")
 NAMES = GIRLS + BOYS
-PRONOUN = dict.fromkeys(GIRLS, "she") | dict.fromkeys(BOYS, "he")
-CHILD = {"she": "girl", "he": "boy"}
+HE = dict.fromkeys(GIRLS, "she") | dict.fromkeys(BOYS, "he")
+HIM = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "him")
+HIS = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "his")
+CHILD = dict.fromkeys(GIRLS, "girl") | dict.fromkeys(BOYS, "boy")
 ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
 
 # A trait is a cause: only the careless leave things behind, only the greedy refuse to share, only
@@ -59,15 +61,15 @@ PLACES = {  # place -> where one is when there
     "hill": "on the hill",
 }
 SPOTS = (
-    "under the bench", "behind the big tree", "in the tall grass", "behind the fence", "under the bush",
-    "under the leaves", "behind the wall", "in the hollow log", "near the gate", "in the straw",
-    "behind the rock", "under the table", "under the cart", "near the well", "behind the shed",
-    "under the steps",
+    "under the bench", "behind the big tree", "in the tall grass", "behind the fence",
+    "under the bush", "under the leaves", "behind the wall", "in the hollow log",
+    "near the gate", "in the straw", "behind the rock", "under the table",
+    "under the cart", "near the well", "behind the shed", "under the steps",
 )  # fmt: skip
 HEIGHTS = ("in the old oak", "on the roof", "on the high shelf", "in the tall pine")
 WEATHER = _split("rain snow thunder wind fog")
 LIMBS = _split("knee foot arm nose")
 CHORES = (
-    "carry the wood", "water the flowers", "wash the plates", "paint the door", "pick the apples",
-    "feed the hens", "sweep the yard", "plant the seeds",
+    "carry the wood", "water the flowers", "wash the plates", "paint the door",
+    "pick the apples", "feed the hens", "sweep the yard", "plant the seeds",
 )  # fmt: skip

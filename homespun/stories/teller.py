@@ -12,9 +12,8 @@ from functools import cache
 import numpy as np
 
 from homespun.stories.laws import ENDINGS, HOME, Event
-from homespun.stories.lexicon import FOODS, PLACES, PRONOUN
+from homespun.stories.lexicon import HE, HIM, HIS, PLACES
 from homespun.stories.world import Dice, Story
-
 
 # The slots. {N} somebody new, {a} who acts, {g} one or two who act, {both} two who act, {said} and
 # {asked} who speaks; {he} {him} {his} go back to these. {b} whom (a name or him, her), {B} whom (a
@@ -424,44 +423,32 @@ SENTENCES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 SLOT = re.compile(r"\{(\w+)\}")
-WHATS = ("k", "w", "limb", "chore")
-SUBJECTS = frozenset(("N", "a", "g", "both", "said", "asked"))
-OBJECT = {"she": "her", "he": "him"}
-POSSESSIVE = {"she": "her", "he": "his"}
-CONCLUSIONS = ENDINGS | {"happy", "learn"}
+SPEAKS = frozenset({"said", "asked"})
+ACTS = frozenset({"N", "a", "g", "both"}) | SPEAKS
+WHATS = frozenset({"k", "w", "limb", "chore"})
+"""What they stand for is `Event.what`."""
+
 BEGINNING = frozenset({"intro", "live", "friend", "own", "set_out", "take", "play"})
+CONCLUSION = ENDINGS | {"happy", "learn"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """One surface form: `literals` and `slots` alternate, beginning and ending with a literal."""
+    """One surface form: literals with a slot between each two."""
 
     kind: str
     what: str
     literals: tuple[str, ...]
     slots: tuple[str, ...]
 
-    def fits(self, event: Event) -> bool:
-        """Can it tell of this event?"""
-        slots = self.slots
-        return not (
-            ("in" in slots and event.place == HOME)
-            or (len(event.who) == 2 and not {"g", "both"} & set(slots))
-            or (len(event.who) == 1 and "both" in slots)
-        )
+
+def _parse(key: str, text: str) -> Form:
+    kind, _, what = key.partition(":")
+    parts = SLOT.split(text)
+    return Form(kind, what, tuple(parts[::2]), tuple(parts[1::2]))
 
 
-def _forms() -> tuple[Form, ...]:
-    forms = []
-    for key, texts in SENTENCES.items():
-        kind, _, what = key.partition(":")
-        for text in texts:
-            parts = SLOT.split(text)
-            forms.append(Form(kind, what, tuple(parts[::2]), tuple(parts[1::2])))
-    return tuple(forms)
-
-
-FORMS = _forms()
+FORMS = tuple(_parse(key, text) for key, texts in SENTENCES.items() for text in texts)
 
 
 @dataclass(frozen=True)
@@ -472,129 +459,122 @@ class Focus:
     last spoken of.
     """
 
-    subject: tuple[str, ...] = ()
-    mentioned: tuple[str, ...] = ()
+    acted: tuple[str, ...] = ()
+    spoken_of: tuple[str, ...] = ()
 
     @staticmethod
     def after(form: Form, who: tuple[str, ...], whom: str) -> "Focus":
-        slots = form.slots
-        subject = who if SUBJECTS.intersection(slots) else ()
-        mentioned = (*subject, whom) if "b" in slots or "B" in slots else subject
-        return Focus(subject if form.kind != "friend" else (), mentioned)
+        acted = who if ACTS.intersection(form.slots) else ()
+        spoken_of = (*acted, whom) if {"b", "B"}.intersection(form.slots) else acted
+        return Focus(acted if form.kind != "friend" else (), spoken_of)
 
     def they(self) -> tuple[str, ...]:
-        return self.mentioned if len(self.mentioned) == 2 else ()
+        return self.spoken_of if len(self.spoken_of) == 2 else ()
 
     def other(self, who: tuple[str, ...]) -> str:
-        """The one last spoken of beside `who`, if there is just one."""
-        others = [name for name in self.mentioned if name not in who]
+        """The one last spoken of beside `who`, or nobody if there is more than one."""
+        others = [name for name in self.spoken_of if name not in who]
         return others[0] if len(others) == 1 else ""
 
 
 def tell(story: Story, rng: np.random.Generator) -> str:
-    """The story in words: paragraphs joined by a line break."""
+    """The story in words: beginning, middle and conclusion, a line each."""
     dice = Dice(rng)
     focus = Focus()
-    sentences: list[str] = []
-    begun = concluded = False
+    paragraphs: tuple[list[str], ...] = ([], [], [])
+    part = 0
     for event in story.events:
-        form = dice.choose(_fitting(event.kind, _key(event), len(event.who), event.place == HOME))
-        text = _fill(form, event, focus, dice)
+        if event.kind in CONCLUSION:
+            part = 2
+        elif event.kind not in BEGINNING:
+            part = 1
+        form = dice.choose(_forms(event.kind, _what(event), len(event.who), event.place != HOME))
+        paragraphs[part].append(_fill(form, event, focus, dice))
         focus = Focus.after(form, event.who, event.whom)
-        if event.kind not in BEGINNING and not begun:
-            begun, text = True, "\n" + text
-        elif event.kind in CONCLUSIONS and not concluded:
-            concluded, text = True, "\n" + text
-        elif sentences:
-            text = " " + text
-        sentences.append(text)
-    return "".join(sentences)
+    return "\n".join(" ".join(sentences) for sentences in paragraphs if sentences)
 
 
-def _key(event: Event) -> str:
-    if event.kind == "own" and event.thing in FOODS:
-        return "food"
+def _what(event: Event) -> str:
     return event.what if f"{event.kind}:{event.what}" in SENTENCES else ""
 
 
 @cache
-def _fitting(kind: str, what: str, actors: int, at_home: bool) -> tuple[Form, ...]:
-    event = Event(kind, ("",) * actors, place=HOME if at_home else "somewhere")
-    found = tuple(
-        form for form in FORMS if (form.kind, form.what) == (kind, what) and form.fits(event)
+def _forms(kind: str, what: str, actors: int, somewhere: bool) -> tuple[Form, ...]:
+    """The forms that can tell of such an event."""
+    two, one = {"g", "both"}, {"both"}
+    return tuple(
+        form
+        for form in FORMS
+        if (form.kind, form.what) == (kind, what)
+        and (somewhere or "in" not in form.slots)
+        and (actors != 2 or two.intersection(form.slots))
+        and (actors != 1 or not one.intersection(form.slots))
     )
-    assert found, (kind, what, actors, at_home)
-    return found
 
 
 def _fill(form: Form, event: Event, focus: Focus, dice: Dice) -> str:
-    words = [form.literals[0]]
+    text = form.literals[0]
     for slot, literal in zip(form.slots, form.literals[1:], strict=True):
-        words.append(_word(slot, event, focus, dice))
-        words.append(literal)
-    text = "".join(words)
-    return text if text[0] == '"' else text[0].upper() + text[1:]
+        text += _word(slot, event, focus, dice) + literal
+    return text[0].upper() + text[1:]
 
 
 def _word(slot: str, event: Event, focus: Focus, dice: Dice) -> str:
     who, whom = event.who, event.whom
-    if slot in ("a", "g", "both"):
-        return _subject(who, focus, dice)
-    if slot == "t":
-        return _thing(event, dice)
-    if slot == "B":
-        return whom
-    if slot == "said" or slot == "asked":
-        name = _subject(who, focus, dice)
-        return f"{slot} {name}" if name in PRONOUN else f"{name} {slot}"
-    if slot == "T":
-        determiner = "my" if event.owner == who[0] else "your" if event.owner == whom else "the"
-        return _described(determiner, event, dice)
-    if slot == "b":
-        pronoun = OBJECT[PRONOUN[whom]]
-        clear = focus.other(who) == whom and PRONOUN[whom] != PRONOUN[who[0]]
-        return pronoun if clear and dice.chance(0.5) else whom
-    if slot == "in":
-        return PLACES[event.place]
-    if slot == "to":
-        return "to the " + event.place
-    if slot in ("s", "h"):
-        return event.spot
-    if slot in WHATS:
-        return event.what
-    if slot == "N":
-        return who[0]
-    if slot == "q":
-        return event.trait
-    if slot == "n":
-        return event.thing
-    if slot == "new":
-        return f"a {event.colour} {event.thing}"
-    return {"he": PRONOUN, "him": _OBJECTS, "his": _POSSESSIVES}[slot][who[0]]
+    match slot:
+        case "a" | "g" | "both":
+            return _actor(who, focus, dice)
+        case "t":
+            return _thing(event, dice)
+        case "T":
+            whose = "my" if event.owner == who[0] else "your" if event.owner == whom else "the"
+            return _described(whose, event, dice)
+        case "B":
+            return whom
+        case "b":
+            clear = focus.other(who) == whom and HE[whom] != HE[who[0]]
+            return HIM[whom] if clear and dice.chance(0.5) else whom
+        case "said" | "asked":
+            name = _actor(who, focus, dice)
+            return f"{slot} {name}" if name in HE else f"{name} {slot}"
+        case "in":
+            return PLACES[event.place]
+        case "to":
+            return "to the " + event.place
+        case "s" | "h":
+            return event.spot
+        case "n":
+            return event.thing
+        case "new":
+            return f"a {event.colour} {event.thing}"
+        case "q":
+            return event.trait
+        case "N":
+            return who[0]
+        case "he":
+            return HE[who[0]]
+        case "him":
+            return HIM[who[0]]
+        case "his":
+            return HIS[who[0]]
+        case _:
+            return event.what
 
 
-_OBJECTS = {name: OBJECT[pronoun] for name, pronoun in PRONOUN.items()}
-_POSSESSIVES = {name: POSSESSIVE[pronoun] for name, pronoun in PRONOUN.items()}
-
-
-def _subject(who: tuple[str, ...], focus: Focus, dice: Dice) -> str:
+def _actor(who: tuple[str, ...], focus: Focus, dice: Dice) -> str:
     if len(who) == 1:
-        (name,) = who
-        return PRONOUN[name] if focus.subject == who and dice.chance(0.7) else name
+        return HE[who[0]] if focus.acted == who and dice.chance(0.7) else who[0]
     return "they" if set(focus.they()) == set(who) and dice.chance(0.7) else " and ".join(who)
 
 
 def _thing(event: Event, dice: Dice) -> str:
     if event.who == (event.owner,):
-        determiner = _POSSESSIVES[event.owner] if dice.chance(0.7) else "the"
+        whose = HIS[event.owner] if dice.chance(0.7) else "the"
     else:
-        determiner = f"{event.owner}'s" if dice.chance(0.4) else "the"
-    return _described(determiner, event, dice)
+        whose = f"{event.owner}'s" if dice.chance(0.4) else "the"
+    return _described(whose, event, dice)
 
 
-def _described(determiner: str, event: Event, dice: Dice) -> str:
-    return (
-        f"{determiner} {event.colour} {event.thing}"
-        if dice.chance(0.4)
-        else f"{determiner} {event.thing}"
-    )
+def _described(whose: str, event: Event, dice: Dice) -> str:
+    colour = f"{event.colour} " if dice.chance(0.4) else ""
+    return f"{whose} {colour}{event.thing}"

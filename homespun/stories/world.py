@@ -1,7 +1,7 @@
 """What happens: characters who want, lose, find, help and learn, played out event by event.
 
-A random generator flows in, the events of one story flow out. Nothing is scripted: something goes wrong, and
-everybody acts on what is so by then, one step at a time, until all is settled.
+A random generator flows in, the events of one story flow out. Nothing is scripted: something goes
+wrong, and everybody acts on what is so by then, one step at a time, until all is settled.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ from homespun.stories.lexicon import (
     LIMBS,
     NAMES,
     PLACES,
-    PRONOUN,
     SPOTS,
     TASTES,
     THROWN,
@@ -36,7 +35,7 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Chances from a generator's uniform numbers alone, drawn in blocks: fast, and the same on every platform."""
+    """Chances from uniform numbers alone, drawn in blocks: fast, and the same everywhere."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -62,7 +61,7 @@ class Story:
 
 
 def simulate(rng: np.random.Generator) -> Story:
-    """Play a story out: characters meet, something goes wrong, they act until all is settled, and it ends."""
+    """Play a story out, until all that went wrong is settled."""
     return _Simulation(Dice(rng)).run()
 
 
@@ -123,16 +122,16 @@ class _Simulation:
         while name in self.facts.people:
             name = self.dice.choose(NAMES)
         child = self.dice.chance(0.5)
-        creature = CHILD[PRONOUN[name]] if child else self.dice.choose(ANIMALS)
+        creature = CHILD[name] if child else self.dice.choose(ANIMALS)
         return name, creature, self.dice.choose(TRAITS)
 
-    def belongings(
-        self, name: str, toys: Sequence[str] = TOYS, qualities: Sequence[str] = COLOURS
-    ) -> None:
-        thing = self.dice.choose(toys)
-        while thing in self.facts.things:
-            thing = self.dice.choose(toys)
-        self.do("own", name, thing=thing, colour=self.dice.choose(qualities), owner=name)
+    def own(self, name: str, food: bool = False) -> None:
+        """`name` has a thing that nobody else has."""
+        nouns, qualities = (FOODS, TASTES) if food else (TOYS, COLOURS)
+        noun = self.dice.choose([noun for noun in nouns if noun not in self.facts.things])
+        quality = self.dice.choose(qualities)
+        what = "food" if food else ""
+        self.do("own", name, thing=noun, colour=quality, owner=name, what=what)
 
     def friend_of(self, name: str) -> str:
         """Somebody else who is there, or nobody."""
@@ -161,19 +160,19 @@ class _Simulation:
         group = [self.hero]
         own_first = dice.chance(0.5)
         if own_first:
-            self.belongings(self.hero)
+            self.own(self.hero)
         if dice.chance(0.75):
             name, creature, trait = self.stranger()
             self.do("friend", name, whom=self.hero, what=creature, trait=trait, place="")
             group.append(name)
             if dice.chance(0.25):
-                self.belongings(name)
+                self.own(name)
         if not own_first and dice.chance(0.6):
-            self.belongings(self.hero)
+            self.own(self.hero)
         if not facts.things:
-            self.belongings(group[-1])
+            self.own(group[-1])
         if dice.chance(0.25):
-            self.belongings(dice.choose(group), FOODS, TASTES)
+            self.own(dice.choose(group), food=True)
         toys = [n for n, t in facts.things.items() if n in TOYS and t.owner in group]
         place = self.somewhere_else(self.hero)
         thing = dice.choose(toys)
@@ -399,8 +398,7 @@ class _Simulation:
         if len(able) > 1 and self.dice.chance(0.3):
             seekers = list(able[:2])
         if len(thing.looked) >= self.searches[noun]:
-            if thing.state == "lost" or self.dice.chance(0.5):
-                return self.do("find", seekers[0], thing=noun, spot=self.hidden[noun])
+            return self.do("find", seekers[0], thing=noun, spot=self.hidden[noun])
         spot = self.dice.choose(SPOTS)
         while spot == self.hidden[noun] or spot in thing.looked:
             spot = self.dice.choose(SPOTS)

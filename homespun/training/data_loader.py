@@ -102,12 +102,13 @@ def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
     """
     half_bits = np.uint64(max(1, (max(2, n) - 1).bit_length() + 1 >> 1))
     low = np.uint64((1 << int(half_bits)) - 1)
+    keys = _mix(np.arange(ROUNDS, dtype=np.uint64), key)
     result = indices.astype(np.uint64)
     outside = np.ones(len(result), dtype=bool)
     while outside.any():
         left, right = result[outside] >> half_bits, result[outside] & low
-        for round_number in range(ROUNDS):
-            mixed = _mix(right, key + np.uint64(round_number)) & low
+        for round_key in keys:
+            mixed = _mix(right, round_key) & low
             left, right = right, left ^ mixed
         result[outside] = left << half_bits | right
         outside = result >= np.uint64(n)

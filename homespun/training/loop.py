@@ -99,7 +99,7 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
         with Console("Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}", describe(loop),
             total_steps=loop.total_steps, best_val_loss=loop.position.guard.best_val_loss or math.inf) as console:
             result = loop(console)
-        plot_run(log.path, folder.path / PLOT)
+        plot_run(log.path, folder.path / PLOT, run.config.max_grad_norm)
     return result
 
 

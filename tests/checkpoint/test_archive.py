@@ -231,10 +231,6 @@ def seal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         path.write_bytes(arrays + archive._ending(listed, text)[1])
 
 
-def renamed(name: str) -> Callable[[dict[str, Any]], object]:
-    return lambda manifest: manifest["arrays"][0].update(name=name)
-
-
 def first_array(**fields: Any) -> Callable[[dict[str, Any]], object]:
     return lambda manifest: manifest["arrays"][0].update(fields)
 
@@ -278,10 +274,26 @@ def test_a_manifest_that_lies(path: Path, change: Callable[[dict[str, Any]], obj
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a\\b", "a/../../b", "a\n"])
+def test_a_whole_file_with_an_odd_name(path: Path, name: str) -> None:
+    with mock.patch.object(ArrayInfo, "__post_init__", return_value=None):
+        write_archive(path, [(name, np.zeros(3))], {})
+        assert same(load(path), [(name, np.zeros(3))])
+    assert "its manifest is wrong" in refused(path)
+
+
 @pytest.mark.parametrize("shape", [(1 << 62,), (0, 1 << 63), (0, 1 << 40, 1 << 40)])
 def test_no_array_is_beyond_memory(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="beyond any memory"):
         ArrayInfo("a", shape, "<f4")
+
+
+@pytest.mark.parametrize("crc32", [-1, 1 << 32, "1", None])
+def test_a_checksum_that_is_none(path: Path, crc32: Any) -> None:
+    entry = {"name": "a", "shape": [], "dtype": "<f4", "crc32": crc32}
+    facts = {"schema": 1, "kind": "weights", "step": 0, "header": {}, "arrays": [entry]}
+    path.write_bytes(archive._ending([], json.dumps(facts).encode())[1])
+    assert "its manifest is wrong" in refused(path)
 
 
 def test_sizes_that_overflow_when_added_up(path: Path) -> None:
@@ -300,13 +312,6 @@ def test_a_later_version_is_said_to_be_one(path: Path) -> None:
 def test_a_manifest_that_is_none(path: Path, text: bytes) -> None:
     path.write_bytes(archive._ending([], text)[1])
     refused(path)
-
-
-def member_in_zip(name: str = "a.npy", **options: Any) -> Callable[[zipfile.ZipFile, bytes], None]:
-    def add(file: zipfile.ZipFile, content: bytes) -> None:
-        file.writestr(name, content, **options)
-
-    return add
 
 
 class Sentinel:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ def written(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def as_parquet(path: Path, **columns: list[str | None]) -> Path:
+def as_parquet(path: Path, **columns: Sequence[str | None]) -> Path:
     parquet.write_table(pa.table(columns), path, row_group_size=10)
     return path
 

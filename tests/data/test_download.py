@@ -416,7 +416,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 ) -> None:
     hub.publish_tinystories(tell(2_000))
 
-    def alter(n: int) -> None:
+    def alter(seconds: float) -> None:
         name = "TinyStoriesV2-GPT4-train.txt"
         hub.alter(TINY, name, hub.content(TINY, name).replace(b"dog", b"god"))
 
@@ -547,10 +547,10 @@ def test_the_built_in_stories(log: Log, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_progress_in_lines(log: Log) -> None:
-    Path("a.txt").write_text(f"\n{MARK}\n".join(f"text {i}" for i in range(40)))
-    log.fetch(20, "a.txt")
-    assert log.lines[:2] == ["2 of 20 documents", "4 of 20 documents"]
-    assert len(log.lines) == 10
+    Path("a.txt").write_text(f"\n{MARK}\n".join(f"text {i}" for i in range(3_500)))
+    log.fetch(3_000, "a.txt")
+    assert log.lines[:2] == ["1,000 of 3,000 documents", "2,000 of 3,000 documents"]
+    assert len(log.lines) == 3
 
 
 def test_progress_as_a_bar(

@@ -1,57 +1,135 @@
 """One false fact in a true story: what the judge has to notice.
 
-Each function takes a consistent story and a generator, and gives the story back with one fact changed, or None where
-the story has no such fact. What could by chance be another consistent story is left out: only facts that the story
-states or uses a second time are changed.
+Each corruption takes a consistent story and a generator, and returns the story with one fact
+changed, or None where there is no such fact in it. What might by chance be another consistent story
+is left out: only facts that the story states or uses again are changed.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from homespun.stories.judge import events
-from homespun.stories.teller import FORMS, SENTENCES
-from homespun.stories.world import (
+from homespun.stories.laws import ARRIVALS, ENDINGS, Event, Facts
+from homespun.stories.lexicon import (
     COLOURS,
-    ENDINGS,
+    FOODS,
+    HE,
     HEIGHTS,
+    HIS,
+    LIMBS,
     NAMES,
     PLACES,
     SPOTS,
+    TASTES,
     TOYS,
-    Dice,
-    Event,
-    Facts,
 )
+from homespun.stories.teller import FORMS
 
+Option = TypeVar("Option")
 Corruption = Callable[[str, np.random.Generator], str | None]
 
+# Only their own sentence says that these happened, and something later depends on it.
 KEY_EVENTS = frozenset(
-    "intro live friend arrive lose leave_behind blow_away hide toss drop break find fetch get_down mend give_back "
-    "ask_borrow sorry forgive weather clear fall tend afraid comfort hungry feed astray guide busy work gift".split()
+    [
+        "intro",
+        "live",
+        "friend",
+        "arrive",
+        "lose",
+        "leave_behind",
+        "blow_away",
+        "hide",
+        "toss",
+        "drop",
+        "break",
+        "find",
+        "fetch",
+        "get_down",
+        "mend",
+        "give_back",
+        "ask_borrow",
+        "sorry",
+        "forgive",
+        "weather",
+        "clear",
+        "fall",
+        "tend",
+        "afraid",
+        "comfort",
+        "hungry",
+        "feed",
+        "astray",
+        "guide",
+        "busy",
+        "work",
+        "gift",
+    ]
 )
-"""Nothing else tells that these happened, and something later depends on them."""
-
-ORDERED = (
-    ("lose", "find"), ("leave_behind", "find"), ("blow_away", "find"), ("find", "give_back"),
-    ("find", "show"), ("show", "give_back"), ("hide", "miss"), ("miss", "fetch"), ("confess", "fetch"),
-    ("fetch", "give_back"), ("toss", "get_down"), ("get_down", "give_back"), ("drop", "mend"),
-    ("break", "mend"), ("mend", "give_back"), ("tell", "offer"), ("ask_borrow", "lend"),
-    ("ask_borrow", "refuse"), ("lend", "give_back"), ("refuse", "sorry"), ("sorry", "forgive"),
-    ("sorry", "share"), ("weather", "clear"), ("afraid", "comfort"), ("fall", "tend"),
-    ("hungry", "feed"), ("astray", "guide"), ("busy", "work"), ("work", "gift"), ("wish", "gift"),
-)  # fmt: skip
-"""The first makes the second possible."""
-
+# The first makes the second possible.
+ORDERED = frozenset(
+    [
+        "lose-find",
+        "leave_behind-find",
+        "blow_away-find",
+        "find-show",
+        "find-give_back",
+        "show-give_back",
+        "hide-miss",
+        "miss-fetch",
+        "confess-fetch",
+        "fetch-give_back",
+        "toss-get_down",
+        "get_down-give_back",
+        "drop-mend",
+        "break-mend",
+        "mend-give_back",
+        "tell-offer",
+        "ask_borrow-lend",
+        "ask_borrow-refuse",
+        "lend-give_back",
+        "refuse-sorry",
+        "sorry-forgive",
+        "sorry-share",
+        "weather-clear",
+        "afraid-comfort",
+        "fall-tend",
+        "hungry-feed",
+        "astray-guide",
+        "busy-work",
+        "work-gift",
+        "wish-gift",
+    ]
+)
+# They say where one and the same thing is.
+SPOTTED = frozenset({"hide", "confess", "fetch", "find", "show", "toss", "tell"})
+# Only one of the characters can have done these.
 ROLES = frozenset(
-    "lose leave_behind toss drop break give_back lend refuse sorry forgive gift hide confess show tend feed".split()
+    [
+        "lose",
+        "leave_behind",
+        "toss",
+        "drop",
+        "break",
+        "give_back",
+        "lend",
+        "refuse",
+        "sorry",
+        "forgive",
+        "gift",
+        "hide",
+        "confess",
+        "show",
+        "tend",
+        "feed",
+    ]
 )
-"""Only one of the characters can have done these."""
 
 
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return Dice(rng).choose(options)
+def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
+    return options[int(rng.integers(len(options)))]
 
 
 def _sentences(text: str) -> list[tuple[str, Event]]:
@@ -78,30 +156,32 @@ def _word(word: str) -> str:
     return rf"\b{re.escape(word)}\b"
 
 
-def _swap_word(
-    text: str, rng: np.random.Generator, words: Sequence[str], skip: frozenset[str] = frozenset()
-) -> str | None:
+def _swap(text: str, rng: np.random.Generator, words: Sequence[str]) -> str | None:
     """In one sentence, put another of `words` for one that other sentences have too."""
     told = _sentences(text)
-    places = [
+    mentions = {
+        word: [n for n, (sentence, _) in enumerate(told) if _has(word, sentence)] for word in words
+    }
+    options = [
         (number, word)
-        for word in words
-        for numbers in [
-            [n for n, (s, e) in enumerate(told) if re.search(_word(word), s) and e.kind not in skip]
-        ]
+        for word, numbers in mentions.items()
         if len(numbers) > 1
         for number in numbers
     ]
-    if not places:
+    if not options:
         return None
-    number, word = places[int(rng.integers(len(places)))]
-    other = _pick(rng, [w for w in words if not re.search(_word(w), text)])
-    return _rewrite(text, [(number, re.sub(_word(word), other, told[number][0]))])
+    number, word = _pick(rng, options)
+    other = _pick(rng, [word for word, numbers in mentions.items() if not numbers])
+    return _rewrite(text, [(number, re.sub(rf"\b{word}\b", other, told[number][0]))])
+
+
+def _has(word: str, sentence: str) -> bool:
+    return re.search(rf"\b{word}\b", sentence) is not None
 
 
 def swap_thing(text: str, rng: np.random.Generator) -> str | None:
     """A thing is called by another name in one sentence."""
-    return _swap_word(text, rng, TOYS)
+    return _swap(text, rng, TOYS)
 
 
 def swap_colour(text: str, rng: np.random.Generator) -> str | None:
@@ -110,7 +190,7 @@ def swap_colour(text: str, rng: np.random.Generator) -> str | None:
     numbers = [n for n, (_, e) in enumerate(told) if e.colour in COLOURS and e.kind != "own"]
     if not numbers:
         return None
-    number = numbers[int(rng.integers(len(numbers)))]
+    number = _pick(rng, numbers)
     sentence, event = told[number]
     other = _pick(rng, [colour for colour in COLOURS if colour != event.colour])
     return _rewrite(text, [(number, sentence.replace(event.colour, other))])
@@ -118,15 +198,13 @@ def swap_colour(text: str, rng: np.random.Generator) -> str | None:
 
 def swap_name(text: str, rng: np.random.Generator) -> str | None:
     """A character is called by the name of somebody else, who is not in the story."""
-    return _swap_word(text, rng, NAMES)
+    return _swap(text, rng, NAMES)
 
 
 def swap_role(text: str, rng: np.random.Generator) -> str | None:
     """Somebody else of the story does what only one can have done."""
     told = _sentences(text)
-    cast = [
-        event.who[0] for _, event in told if event.kind in ("intro", "live", "friend", "arrive")
-    ]
+    cast = [event.who[0] for _, event in told if event.kind in ARRIVALS]
     options = [
         (number, other)
         for number, (sentence, event) in enumerate(told)
@@ -136,7 +214,7 @@ def swap_role(text: str, rng: np.random.Generator) -> str | None:
     ]
     if not options:
         return None
-    number, other = options[int(rng.integers(len(options)))]
+    number, other = _pick(rng, options)
     sentence, event = told[number]
     return _rewrite(text, [(number, re.sub(_word(event.who[0]), other, sentence))])
 
@@ -146,38 +224,51 @@ def flip_pronoun(text: str, rng: np.random.Generator) -> str | None:
     options = list(re.finditer(r"\b([Hh]e|[Ss]he|[Hh]im|[Hh]er|[Hh]is)\b", text))
     if not options:
         return None
-    found = options[int(rng.integers(len(options)))]
-    word = found[0]
-    possessive = re.match(r" [a-z]", text[found.end() :]) and not re.match(
-        r" (to|for|the|for|look|get|mend|that)\b", text[found.end() :]
-    )
-    flipped = {
-        "he": "she",
-        "she": "he",
-        "him": "her",
-        "his": "her",
-        "her": "his" if possessive else "him",
-    }[word.lower()]
-    if word[0].isupper():
+    found = _pick(rng, options)
+    owned = (*TOYS, *FOODS, *COLOURS, *TASTES, *LIMBS, "bag", "birthday", "things")
+    possessive = re.match(rf" ({'|'.join(owned)})\b", text[found.end() :])
+    her = "his" if possessive else "him"
+    swap = {"he": "she", "she": "he", "him": "her", "his": "her", "her": her}
+    flipped = swap[found[0].lower()]
+    if found[0][0].isupper():
         flipped = flipped.capitalize()
     return text[: found.start()] + flipped + text[found.end() :]
 
 
 def swap_place(text: str, rng: np.random.Generator) -> str | None:
     """One sentence says that it was somewhere else."""
-    return _swap_word(text, rng, tuple(PLACES))
+    told = _sentences(text)
+    places = [event.place for _, event in told if event.place]
+    numbers = [n for n, (_, event) in enumerate(told) if places.count(event.place) > 1]
+    if not numbers:
+        return None
+    number = _pick(rng, numbers)
+    sentence, event = told[number]
+    other = _pick(rng, [place for place in PLACES if place not in places])
+    there = sentence.replace(PLACES[event.place], PLACES[other])
+    return _rewrite(text, [(number, there.replace(f"to the {event.place}", f"to the {other}"))])
 
 
 def swap_spot(text: str, rng: np.random.Generator) -> str | None:
-    """A thing is hidden, stuck or found in another spot than another sentence says."""
-    return _swap_word(text, rng, SPOTS + HEIGHTS, skip=frozenset(("shelter", "look")))
+    """A thing is stuck, hidden or found elsewhere than another sentence says."""
+    told = _sentences(text)
+    lies = [n for n, (_, event) in enumerate(told) if event.kind in SPOTTED]
+    spots = [told[number][1].spot for number in lies]
+    twice = [number for number, spot in zip(lies, spots, strict=True) if spots.count(spot) > 1]
+    if not twice:
+        return None
+    number = _pick(rng, twice)
+    sentence, event = told[number]
+    alike = HEIGHTS if event.spot in HEIGHTS else SPOTS
+    other = _pick(rng, [spot for spot in alike if spot not in text])
+    return _rewrite(text, [(number, sentence.replace(event.spot, other))])
 
 
 def delete_event(text: str, rng: np.random.Generator) -> str | None:
     """Something must have happened, but is not told."""
     told = _sentences(text)
     numbers = [n for n, (_, event) in enumerate(told) if event.kind in KEY_EVENTS]
-    number = numbers[int(rng.integers(len(numbers)))]
+    number = _pick(rng, numbers)
     return re.sub(
         r"[ \n]*\n[ \n]*", "\n", re.sub(" +", " ", _rewrite(text, [(number, "")]))
     ).strip()
@@ -190,11 +281,11 @@ def swap_order(text: str, rng: np.random.Generator) -> str | None:
         (i, j)
         for i, (_, first) in enumerate(told)
         for j, (_, second) in enumerate(told)
-        if i < j and (first.kind, second.kind) in ORDERED and first.thing == second.thing
+        if i < j and f"{first.kind}-{second.kind}" in ORDERED and first.thing == second.thing
     ]
     if not options:
         return None
-    i, j = options[int(rng.integers(len(options)))]
+    i, j = _pick(rng, options)
     return _rewrite(text, [(i, told[j][0]), (j, told[i][0])])
 
 
@@ -204,22 +295,18 @@ def change_owner(text: str, rng: np.random.Generator) -> str | None:
     options = [
         (number, found)
         for number, (sentence, event) in enumerate(told)
+        if event.owner and event.kind != "own"
         for found in re.finditer(
-            r"\b(?:([A-Z][a-z]+)'s|my|your|his|her)(?= (?:[a-z]+ )?%s\b)" % event.thing, sentence
+            rf"\b([A-Z][a-z]+'s|my|your|his|her)(?= (?:[a-z]+ )?{event.thing}\b)", sentence
         )
-        if event.thing and event.owner and event.kind != "own"
     ]
     if not options:
         return None
-    number, found = options[int(rng.integers(len(options)))]
+    number, found = _pick(rng, options)
     sentence, event = told[number]
-    if found[0] in ("my", "your"):
-        owner = "my" if found[0] == "your" else "your"
-    else:
-        owner = (
-            _pick(rng, [name for name in NAMES if name in text and name != event.owner] or NAMES)
-            + "'s"
-        )
+    others = [name for name in NAMES if name in text and name != event.owner]
+    someone_else = _pick(rng, others or [name for name in NAMES if name != event.owner]) + "'s"
+    owner = {"my": "your", "your": "my"}.get(found[0], someone_else)
     return _rewrite(text, [(number, sentence[: found.start()] + owner + sentence[found.end() :])])
 
 
@@ -227,21 +314,19 @@ def change_lesson(text: str, rng: np.random.Generator) -> str | None:
     """Somebody learns what nothing in the story teaches."""
     told = _sentences(text)
     facts = Facts()
-    for number, (sentence, event) in enumerate(told):
-        if event.kind == "learn":
-            break
-        facts.happen(event)
-    else:
-        return None
-    (name,) = event.who
-    lessons = [key.partition(":")[2] for key in SENTENCES if key.startswith("learn:")]
-    lesson = _pick(rng, [what for what in lessons if (name, what) not in facts.lessons])
-    form = next(form for form in FORMS if (form.kind, form.what) == ("learn", lesson))
-    words = {"a": name, "his": "his" if " his " in f" {sentence} " else "her"}
-    new = form.literals[0]
-    for slot, literal in zip(form.slots, form.literals[1:], strict=True):
-        new += words[slot] + literal
-    return _rewrite(text, [(number, new)])
+    for number, (_, event) in enumerate(told):
+        if event.kind != "learn":
+            facts.happen(event)
+            continue
+        (name,) = event.who
+        forms = [form for form in FORMS if form.kind == "learn"]
+        wrong = [form for form in forms if (name, form.what) not in facts.lessons]
+        form = _pick(rng, wrong)
+        sentence = form.literals[0]
+        for slot, literal in zip(form.slots, form.literals[1:], strict=True):
+            sentence += {"a": name, "he": HE[name], "his": HIS[name]}[slot] + literal
+        return _rewrite(text, [(number, sentence)])
+    return None
 
 
 def change_ending(text: str, rng: np.random.Generator) -> str | None:
@@ -264,7 +349,7 @@ def early_ending(text: str, rng: np.random.Generator) -> str | None:
             numbers.append(number)
     if not numbers:
         return None
-    number = numbers[int(rng.integers(len(numbers)))]
+    number = _pick(rng, numbers)
     kept = [sentence for sentence, _ in told[: number + 1]]
     return " ".join([*kept, told[-1][0]])
 

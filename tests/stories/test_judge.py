@@ -4,7 +4,6 @@ from itertools import islice
 
 import numpy as np
 import pytest
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,8 @@ SOUND = (
     "Mia had a friend, a kind fox named Tom. One day, Mia and Tom went to the park.\n"
     'But Mia was careless and lost her drum in the park. "Please help me, Tom," said Mia. '
     '"I will help you look for your drum, Mia," said Tom. '
-    "He looked under the bench, but the drum was not there. Then Mia saw the red drum near the well and picked it up. "
+    "He looked under the bench, but the drum was not there. "
+    "Then Mia saw the red drum near the well and picked it up. "
     '"Thank you for your help, Tom!" she said.\n'
     "From that day on, Mia always looked after her things. "
     "Mia and Tom played with Mia's drum until the sun went down."
@@ -53,11 +53,12 @@ def test_a_sound_story() -> None:
         ("a careless girl", "a brave girl", "Mia is not careless"),
         ("a careless girl", "a careless boy", "Mia is not a boy"),
         ("for your help", "for mending my drum", "Mia has nothing of that kind to thank Tom for"),
-        ("always looked after her things", "always told the truth", "nothing taught Mia this lesson"),
+        ("looked after her things", "told the truth", "nothing taught Mia this lesson"),
         ("with Mia's drum until", "with Tom's drum until", "the drum belongs to Mia"),
         ("Please help me", "Please helped me", "not understood"),
         (" until the sun went down.", " until the", "unfinished: the sentence breaks off"),
-        (" Mia and Tom played with Mia's drum until the sun went down.", "", "unfinished: the story has no ending"),
+        (" Mia and Tom played with Mia's drum until the sun went down.", "",
+         "unfinished: the story has no ending"),
     ],
 )  # fmt: skip
 def test_names_what_does_not_fit(sentence: str, instead: str, problem: str) -> None:

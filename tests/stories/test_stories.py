@@ -10,8 +10,9 @@ import pytest
 
 from homespun.stories import MAX_WORDS, MIN_WORDS, stories
 from homespun.stories.judge import events, judge
+from homespun.stories.lexicon import BOYS, COLOURS, GIRLS, PLACES
 from homespun.stories.teller import FORMS, tell
-from homespun.stories.world import COLOURS, NAMES, PLACES, PRONOUN, Story, simulate
+from homespun.stories.world import Story, simulate
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def played(number: int) -> Story:
 
 def test_a_seed_gives_the_same_bytes_everywhere() -> None:
     text = "\n\n".join(stories(200, seed=3)).encode()
-    assert hashlib.sha256(text).hexdigest()[:16] == "GOLDEN"
+    assert hashlib.sha256(text).hexdigest()[:16] == "x"
 
 
 def test_a_story_depends_on_seed_and_index_only() -> None:
@@ -41,9 +42,9 @@ def test_a_story_depends_on_seed_and_index_only() -> None:
 def test_stories_are_distinct_and_of_a_good_length(corpus: list[str]) -> None:
     assert len(set(corpus)) == len(corpus)
     lengths = [len(story.split()) for story in corpus]
-    assert MIN_WORDS <= min(lengths)
+    assert min(lengths) >= MIN_WORDS
     assert max(lengths) <= MAX_WORDS
-    assert 105 <= np.mean(lengths) <= 135
+    assert 110 <= np.mean(lengths) <= 130
     assert np.mean([100 <= length <= 180 for length in lengths]) > 0.6
 
 
@@ -85,24 +86,15 @@ def test_a_story_means_what_happened() -> None:
 
 
 def test_there_are_more_than_a_million_stories() -> None:
-    """Another name of the same gender, place or colour all through a story gives another consistent story."""
-    by_gender = Counter(PRONOUN.values())
-    renamings = (
-        min(by_gender.values()) * (min(by_gender.values()) - 1) * (len(PLACES) - 2) * len(COLOURS)
-    )
-    sequences = {tuple(event.kind for event in played(number).events) for number in range(300)}
-    assert renamings * len(sequences) > 1_000_000
-
+    """Renaming people, places and colours all through a story gives another consistent story."""
+    inside = [place for place in PLACES if PLACES[place].startswith("in ")]
     rng = np.random.default_rng(0)
     for story in stories(40, seed=21):
-        for words in (
-            [name for name in NAMES if PRONOUN[name] == "she"],
-            [name for name in NAMES if PRONOUN[name] == "he"],
-            [place for place in PLACES if PLACES[place].startswith("in ")],
-            COLOURS,
-        ):
-            renamed = dict(zip(words, rng.permutation(words), strict=True))
-            other = re.sub(
-                r"\b[A-Za-z]+\b", lambda found, to=renamed: str(to.get(found[0], found[0])), story
-            )
-            assert judge(other).consistent, other
+        for words in (GIRLS, BOYS, inside, COLOURS):
+            renamed = dict(zip(words, map(str, rng.permutation(words)), strict=True))
+            new = re.sub(r"[A-Za-z]+", lambda word, to=renamed: to.get(word[0], word[0]), story)
+            assert judge(new).consistent, new
+
+    # Each sequence of events has at least one name and one colour to be renamed.
+    sequences = {tuple(event.kind for event in played(number).events) for number in range(10_000)}
+    assert len(sequences) * len(GIRLS) * len(COLOURS) > 1_000_000

@@ -1,0 +1,105 @@
+"""Our models against those of `transformers`, and the mistakes that this comparison has to notice."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
+
+from homespun.config import ModelConfig
+from homespun.engine.base import OptimizerSettings
+from homespun.engine.torch_engine import engine, model
+from homespun.engine.torch_engine.engine import TorchEngine
+
+TOLERANCE = 1e-5
+
+CONFIGS = {
+    "gpt2": GPT2,
+    "qwen3": QWEN3,
+    "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
+    "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
+}
+
+
+def errors(config: ModelConfig) -> dict[str, float]:
+    """Relative error of the logits and of each parameter's gradient."""
+    weights, batch = random_weights(config), random_batch(config)
+    theirs = HuggingFace(config, weights)
+    settings = OptimizerSettings(
+        "adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0
+    )
+    ours = TorchEngine(config, optimizer=settings, precision="float32", threads=2)
+    ours.load(weights.items())
+    found = {"logits": relative_error(ours.logits(batch.inputs), theirs.logits(batch))}
+    gradients = dict(ours.gradients([batch]))
+    for name, reference in theirs.gradients(batch):
+        found[name] = relative_error(gradients.pop(name), reference)
+    assert not gradients
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_and_all_gradients_are_those_of_transformers(name: str) -> None:
+    found = errors(CONFIGS[name])
+    assert max(found.values()) < TOLERANCE, found
+
+
+def _interleaved(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+    even, odd = x[..., ::2], x[..., 1::2]
+    return x * rope[0] + torch.stack((-odd, even), dim=-1).flatten(-2) * rope[1]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_a_larger_epsilon_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = model.Model.__init__
+
+    def sabotaged(self: model.Model, config: ModelConfig, *others: object) -> None:
+        original(self, dataclasses.replace(config, norm_eps=10 * config.norm_eps), *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.Model, "__init__", sabotaged)
+    assert max(errors(CONFIGS[name]).values()) > TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_a_missing_scale_of_the_attention_is_noticed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = model.attention
+    monkeypatch.setattr(
+        model, "attention", lambda q, *rest: original(q * q.shape[-1] ** 0.5, *rest)
+    )
+    assert max(errors(CONFIGS[name]).values()) > TOLERANCE
+
+
+def test_the_exact_gelu_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = F.gelu
+    monkeypatch.setattr(model.F, "gelu", lambda x, approximate: original(x))
+    assert max(errors(GPT2).values()) > TOLERANCE
+
+
+def test_interleaved_rotation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "rotate", _interleaved)
+    assert max(errors(QWEN3).values()) > TOLERANCE
+
+
+def test_halved_frequencies_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = model.rotary_tables
+    monkeypatch.setattr(
+        model, "rotary_tables", lambda config, n, device: original(config, 2 * n, device)[:, ::2]
+    )
+    with pytest.raises(AssertionError):
+        test_logits_and_all_gradients_are_those_of_transformers("qwen3")
+
+
+@pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+def test_no_position_sees_what_follows_it(config: ModelConfig) -> None:
+    ours = TorchEngine(config, precision="float32")
+    ours.load(random_weights(config).items())
+    inputs = random_batch(config).inputs
+    changed = inputs.copy()
+    changed[:, 10:] = (changed[:, 10:] + 1) % config.vocab_size
+    before, after = ours.logits(inputs), ours.logits(changed)
+    np.testing.assert_array_equal(before[:, :10], after[:, :10])
+    assert not np.array_equal(before[:, 10:], after[:, 10:])

@@ -1,0 +1,206 @@
+"""Invariants of an engine: accumulation, cache, state, refusal."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from reference import GPT2, QWEN3, random_batch, random_weights, relative_error
+
+from homespun.config import ModelConfig
+from homespun.engine.base import IGNORED, Batch, OptimizerSettings
+from homespun.engine.torch_engine.engine import TorchEngine
+
+SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+RATES = {"adamw": 1e-3, "muon": 1e-2}
+BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+
+
+def engine(config: ModelConfig, **options: object) -> TorchEngine:
+    made = TorchEngine(config, optimizer=SETTINGS, threads=2, **{"precision": "float32", **options})
+    made.load(random_weights(config).items())
+    return made
+
+
+def uneven_batch(config: ModelConfig) -> Batch:
+    """Eight rows, of which later ones have ever fewer targets."""
+    batch = random_batch(config, rows=8)
+    targets = batch.targets.copy()
+    for row in range(8):
+        targets[row, : row * 3] = IGNORED
+    return Batch(batch.inputs, targets)
+
+
+def divided(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
+    ends = np.cumsum(sizes)
+    return [
+        Batch(batch.inputs[end - size : end], batch.targets[end - size : end])
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+DIVISIONS = [(8,), (4, 4), (1,) * 8, (3, 3, 2)]
+
+
+def worst_difference(config: ModelConfig) -> float:
+    ours, batch = engine(config), uneven_batch(config)
+    whole = dict(ours.gradients([batch]))
+    return max(
+        relative_error(gradient, whole[name])
+        for sizes in DIVISIONS
+        for name, gradient in ours.gradients(divided(batch, sizes))
+    )
+
+
+@BOTH
+def test_accumulated_gradients_are_those_of_the_whole_batch(config: ModelConfig) -> None:
+    assert worst_difference(config) < 1e-6
+
+
+def test_a_mean_of_means_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TorchEngine._backward
+
+    def mean_of_means(self: TorchEngine, microbatches: Sequence[Batch]) -> object:
+        if len(microbatches) == 1:
+            return original(self, microbatches)
+        parts = [
+            {n: g.clone() for n, g in original(self, [one])[1].items()} for one in microbatches
+        ]
+        return None, {n: sum(part[n] for part in parts) / len(parts) for n in parts[0]}
+
+    monkeypatch.setattr(TorchEngine, "_backward", mean_of_means)
+    assert worst_difference(GPT2) > 1e-6
+
+
+@BOTH
+def test_the_loss_of_a_step_is_the_mean_over_all_its_targets(config: ModelConfig) -> None:
+    ours, batch = engine(config), uneven_batch(config)
+    total, count = ours.loss(batch)
+    assert count == batch.n_targets
+    result = ours.train_step(divided(batch, (3, 3, 2)), RATES).result()
+    assert result.loss == pytest.approx(total / count, rel=1e-5)
+
+
+@BOTH
+def test_the_loss_is_the_cross_entropy_of_the_logits(config: ModelConfig) -> None:
+    ours, batch = engine(config), uneven_batch(config)
+    logits = ours.logits(batch.inputs).astype(np.float64)
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows, columns = np.nonzero(batch.targets != IGNORED)
+    expected = -log_probabilities[rows, columns, batch.targets[rows, columns]].sum()
+    assert ours.loss(batch)[0] == pytest.approx(expected, rel=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("prefilled", [1, 7, 23])
+def test_a_cached_model_gives_the_logits_of_the_whole_text(
+    config: ModelConfig, prefilled: int
+) -> None:
+    ours = engine(config)
+    inputs = random_batch(config).inputs
+    whole = ours.logits(inputs)
+    decoder = ours.decoder(len(inputs), config.seq_len)
+    found = [decoder.prefill(inputs[:, :prefilled])]
+    found += [decoder.step(inputs[:, i]) for i in range(prefilled, config.seq_len)]
+    assert decoder.length == config.seq_len
+    for position, logits in enumerate(found, start=prefilled - 1):
+        np.testing.assert_allclose(logits, whole[:, position], rtol=1e-4, atol=1e-4)
+
+
+@BOTH
+def test_a_rewound_cache_is_as_if_the_rest_had_never_been(config: ModelConfig) -> None:
+    ours = engine(config)
+    inputs = random_batch(config).inputs
+    decoder = ours.decoder(len(inputs), config.seq_len)
+    decoder.prefill(inputs[:, :12])
+    decoder.rewind(5)
+    np.testing.assert_allclose(
+        decoder.prefill(inputs[:, 5:9]), ours.logits(inputs)[:, 8], rtol=1e-4, atol=1e-4
+    )
+
+
+@BOTH
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_state_survives_a_passage_bit_for_bit(config: ModelConfig, optimizer: str) -> None:
+    settings = dataclasses.replace(SETTINGS, name=optimizer)
+    first = TorchEngine(config, optimizer=settings, precision="bfloat16", threads=2)
+    second = TorchEngine(config, optimizer=settings, precision="bfloat16", threads=2, seed=1)
+    batches = [random_batch(config, seed=seed) for seed in range(6)]
+    for batch in batches[:3]:
+        first.train_step([batch], RATES)
+    second.load(list(first.state()))
+    for batch in batches[3:]:
+        left, right = (
+            first.train_step([batch], RATES).result(),
+            second.train_step([batch], RATES).result(),
+        )
+        assert left == right
+    for (name, left), (same, right) in zip(first.state(), second.state(), strict=True):
+        assert name == same
+        np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq", "momentum", "optimizer/step"])
+def test_a_state_entry_that_is_reset_shows(kind: str) -> None:
+    first, second = engine(QWEN3), engine(QWEN3)
+    first.train_step([random_batch(QWEN3)], RATES)
+    second.load((n, np.zeros_like(a) if n.startswith(kind) else a) for n, a in list(first.state()))
+    for one in (first, second):
+        one.train_step([random_batch(QWEN3, seed=1)], RATES)
+    weights = {p.name for p in first.optimizer.muon} | set(first.optimizer.exp_avg)  # type: ignore[union-attr]
+    after = dict(second.state())
+    assert any(not np.array_equal(a, after[n]) for n, a in first.state() if n in weights)
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    ours = engine(QWEN3)
+    state = dict(ours.state())
+    name = "model.norm.weight"
+    with pytest.raises(ValueError, match=r"model\.norm\.weight is missing"):
+        ours.load((n, a) for n, a in state.items() if n != name)
+    with pytest.raises(ValueError, match="is missing"):
+        ours.load((n, a) for n, a in state.items() if n != f"exp_avg/{name}")
+    with pytest.raises(ValueError, match="twice"):
+        ours.load([*state.items(), (name, state[name])])
+    with pytest.raises(ValueError, match="not part"):
+        ours.load([("other", state[name])])
+    with pytest.raises(ValueError, match="float64"):
+        ours.load([(name, state[name].astype(np.float64))])
+    with pytest.raises(ValueError, match=r"\[32\]"):
+        ours.load([(name, state[name][:5])])
+
+
+@BOTH
+def test_a_step_that_is_not_finite_is_refused_and_changes_nothing(config: ModelConfig) -> None:
+    ours = engine(config)
+    ours.train_step([random_batch(config)], RATES)
+    head = "transformer.wte.weight" if config.architecture == "gpt2" else "lm_head.weight"
+    poisoned = [
+        (n, np.where(np.arange(a.size).reshape(a.shape) == 0, np.nan, a) if n == head else a)
+        for n, a in ours.state()
+    ]
+    ours.load((n, a.astype(np.float32)) for n, a in poisoned)
+    before = dict(ours.state())
+    result = ours.train_step([random_batch(config, seed=1)], RATES).result()
+    assert not result.applied
+    for n, a in ours.state():
+        np.testing.assert_array_equal(a, before[n], err_msg=n)
+
+
+@BOTH
+def test_checkpointed_gradients_are_the_same(config: ModelConfig) -> None:
+    batch = random_batch(config)
+    plain = dict(engine(config).gradients([batch]))
+    for name, gradient in engine(config, gradient_checkpointing=True).gradients([batch]):
+        np.testing.assert_array_equal(gradient, plain[name], err_msg=name)
+
+
+@BOTH
+def test_bfloat16_computes_over_float32_masters(config: ModelConfig) -> None:
+    ours = engine(config, precision="bfloat16")
+    ours.train_step([random_batch(config)], RATES)
+    assert {array.dtype for _, array in ours.state()} == {np.dtype(np.float32)}
+    masters = dict(ours.state())[
+        "model.norm.weight" if config.architecture == "qwen3" else "transformer.ln_f.weight"
+    ]
+    assert not np.array_equal(masters, masters.astype(np.float16).astype(np.float32))
