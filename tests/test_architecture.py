@@ -113,8 +113,6 @@ def test_nothing_can_execute_what_it_reads() -> None:
 )
 def test_engine_free_work_loads_no_framework(statement: str) -> None:
     heavy = FRAMEWORKS | {"matplotlib", "pyarrow", "huggingface_hub"}
-    script = (
-        f"import sys\n{statement}\nfound = set(sys.modules) & {heavy!r}\nsys.exit(', '.join(found) or 0)"
-    )
+    script = f"import sys\n{statement}\nfound = set(sys.modules) & {heavy!r}\nsys.exit(', '.join(found) or 0)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -283,27 +283,31 @@ def verify_path(path: Path) -> Iterator[str]:
     """Check every byte of a file, or of all checkpoints in a run's folder; one line for each.
 
     Raises:
-        CheckpointError: at the end, where there was none or not all are whole.
+        CheckpointError: the file is damaged; after all the lines, something in the folder is.
     """
-    checks: list[Callable[[], Archive | Checkpoint]] = [partial(read_archive, path)]
-    if path.is_dir():
-        folder = CheckpointFolder(path)
-        checks = [partial(_read, path / name, "weights") for name in BEST if (path / name).exists()]
-        checks += [partial(folder._open, step) for step in folder._steps()]
-    whole = 0
-    for check in checks:
-        try:
-            found = check()
-            found.verify()
-        except CheckpointError as error:
-            yield str(error)
-        else:
-            whole += 1
-            yield f"{found.path}: step {found.step:,}, whole"
+    if not path.is_dir():
+        yield _verified(read_archive(path))
+        return
+    folder = CheckpointFolder(path)
+    best = [path / name for name in BEST if (path / name).exists()]
+    checks: list[Callable[[], Archive | Checkpoint]] = [partial(read_archive, b) for b in best]
+    checks += [partial(folder._open, step) for step in folder._steps()]
     if not checks:
         raise CheckpointError(f"{path}: no checkpoint is there: name the folder of a run")
-    if whole < len(checks):
-        raise CheckpointError(f"{path}: {len(checks) - whole} of {len(checks)} cannot be used")
+    damaged = 0
+    for opened in checks:
+        try:
+            yield _verified(opened())
+        except CheckpointError as error:
+            damaged += 1
+            yield str(error)
+    if damaged:
+        raise CheckpointError(f"{path}: {damaged} of its checkpoints cannot be used, see above")
+
+
+def _verified(found: Archive | Checkpoint) -> str:
+    found.verify()
+    return f"{found.path}: step {found.step:,}, whole"
 
 
 def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:

@@ -124,6 +124,9 @@ class Facts:
                 open_.append(f"{name} still wishes for a {person.wish}")
             if person.chore:
                 open_.append(f"{name} still has to {person.chore}")
+        for noun, thing in self.things.items():
+            if thing.asked:
+                open_.append(f"{thing.asked} has no answer about the {noun}")
         if self.weather:
             open_.append(f"the {self.weather} is not over")
         return open_
@@ -219,14 +222,21 @@ class Facts:
             self.wrongs[thing.holder, state, thing.owner, noun] = "open"
             self.lessons[thing.holder, "borrow"] = False
 
-    def _cares(self, name: str, noun: str) -> Thing:
+    def _knows(self, name: str, noun: str) -> None:
+        known = name in self.things[noun].known
+        self._need(known, "{} does not know what is wrong with the {}", name, noun)
+
+    def _owns(self, name: str, noun: str) -> None:
+        owner = self.things[noun].owner
+        self._need(name == owner, "the {} belongs to {}", noun, owner)
+
+    def _cares(self, name: str, noun: str) -> None:
         """`name` may see to a thing in trouble: knows of it, is there, and has or offered to."""
         thing = self.things[noun]
-        self._need(name in thing.known, "{} does not know about the {}", name, noun)
+        self._knows(name, noun)
         self._need(self.people[name].place == thing.place, "{} is not where the {} is", name, noun)
         caring = (thing.owner, thing.holder, *thing.helping)
         self._need(name in caring, "{} has not offered to help with the {}", name, noun)
-        return thing
 
     def _done(self, helper: str, deed: str, helped: str, noun: str = "") -> None:
         if helper != helped:
@@ -261,17 +271,15 @@ class Facts:
 
     # Going about, playing.
 
-    def _go(self, event: Event) -> None:
+    def _set_out(self, event: Event) -> None:
         for name in event.who:
             person = self.people[name]
             self._need(person.place != event.place, "{} is there already", name)
             person.place = event.place
 
-    _set_out = _go
-
     def _take(self, event: Event) -> None:
         self._has(event.who, event.thing)
-        self._go(event)
+        self._set_out(event)
 
     def _play(self, event: Event) -> None:
         self._has(event.who, event.thing)
@@ -305,7 +313,7 @@ class Facts:
 
     def _miss(self, event: Event) -> None:
         thing = self._in_state(event.thing, "hidden")
-        self._need(event.who[0] == thing.owner, "the {} belongs to {}", event.thing, thing.owner)
+        self._owns(event.who[0], event.thing)
         thing.known.append(event.who[0])
 
     def _toss(self, event: Event) -> None:
@@ -330,14 +338,10 @@ class Facts:
         self._need(self.in_trouble(event.who[0]), "{} has no reason to be sad", event.who[0])
 
     def _tell(self, event: Event) -> None:
-        thing = self.things[event.thing]
-        state = "lost" if thing.state == "hidden" else thing.state
-        self._need(state == event.what, "the {} is not {}", event.thing, event.what)
+        thing = self._in_state(event.thing, event.what)
         if event.spot:
-            self._need(thing.spot == event.spot, "the {} is somewhere else", event.thing)
-        self._need(
-            event.who[0] in thing.known, "{} does not know about the {}", event.who[0], event.thing
-        )
+            self._need(thing.spot == event.spot, "the {} is stuck somewhere else", event.thing)
+        self._knows(event.who[0], event.thing)
         self._need(event.whom not in thing.known, "{} knows about the {}", event.whom, event.thing)
         thing.known.append(event.whom)
 
@@ -350,23 +354,18 @@ class Facts:
         self._need(knows, "{} does not know what is wrong", event.whom)
 
     def _offer(self, event: Event) -> None:
-        thing = self.things[event.thing]
-        (name,) = event.who
-        if event.what:
-            state = "lost" if thing.state == "hidden" else thing.state
-            self._need(state == event.what, "the {} is not {}", event.thing, event.what)
-        self._need(thing.state in TROUBLES, "the {} is {}", event.thing, thing.state)
-        self._need(name in thing.known, "{} does not know about the {}", name, event.thing)
-        self._need(name != thing.owner, "the {} belongs to {}", event.thing, name)
-        if event.whom:
-            self._need(event.whom == thing.owner, "the {} belongs to {}", event.thing, thing.owner)
-        if name not in thing.helping:
-            thing.helping.append(name)
+        thing = self._in_state(event.thing, event.what)
+        self._knows(event.who[0], event.thing)
+        self._owns(event.whom, event.thing)
+        thing.helping.append(event.who[0])
 
     def _repay(self, event: Event) -> None:
-        before = any(d[0] == event.whom and d[2] == event.who[0] for d in self.deeds)
-        self._need(before, "{} has not helped {} before", event.whom, event.who[0])
-        self._offer(event)
+        (name,) = event.who
+        before = any((deed[0], deed[2]) == (event.whom, name) for deed in self.deeds)
+        self._need(before, "{} has not helped {} before", event.whom, name)
+        thing = self.things[event.thing]
+        self._need(thing.state in TROUBLES, "the {} is {}", event.thing, thing.state)
+        self._offer(event._replace(what=thing.state))
         self.lessons[event.whom, "return"] = False
 
     def _look(self, event: Event) -> None:
@@ -409,14 +408,14 @@ class Facts:
         self._need(thing.spot == event.spot, "the {} was found somewhere else", event.thing)
 
     def _confess(self, event: Event) -> None:
+        (name,) = event.who
         thing = self._in_state(event.thing, "hidden")
-        wrong = (event.who[0], "hidden", thing.owner, event.thing)
-        self._need(wrong in self.wrongs, "{} did not hide the {}", event.who[0], event.thing)
+        wrong = (name, "hidden", thing.owner, event.thing)
+        self._need(wrong in self.wrongs, "{} did not hide the {}", name, event.thing)
         self._need(thing.spot == event.spot, "the {} was hidden somewhere else", event.thing)
-        self._need(thing.owner in thing.known, "{} has not missed the {}", thing.owner, event.thing)
-        self.lessons[event.who[0], "truth"] = False
-        if event.who[0] not in thing.helping:
-            thing.helping.append(event.who[0])
+        self._knows(thing.owner, event.thing)
+        self.lessons[name, "truth"] = False
+        thing.helping.append(name)
 
     def _fetch(self, event: Event) -> None:
         thing = self._in_state(event.thing, "hidden")
@@ -425,10 +424,8 @@ class Facts:
         thing.state, thing.holder = "fine", event.who[0]
 
     def _reach(self, event: Event) -> None:
-        thing = self._in_state(event.thing, "stuck")
+        self._in_state(event.thing, "stuck")
         self._cares(event.who[0], event.thing)
-        if event.spot:
-            self._need(thing.spot == event.spot, "the {} is stuck somewhere else", event.thing)
 
     def _get_down(self, event: Event) -> None:
         self._reach(event)
@@ -444,8 +441,7 @@ class Facts:
 
     def _give_back(self, event: Event) -> None:
         thing = self._has(event.who, event.thing)
-        self._need(thing.owner != event.who[0], "the {} belongs to {}", event.thing, event.who[0])
-        self._need(thing.owner == event.whom, "the {} belongs to {}", event.thing, thing.owner)
+        self._owns(event.whom, event.thing)
         thing.holder = event.whom
 
     def _thank(self, event: Event) -> None:
@@ -464,34 +460,27 @@ class Facts:
 
     def _ask_borrow(self, event: Event) -> None:
         thing = self._has([event.whom], event.thing)
-        self._need(thing.owner == event.whom, "the {} belongs to {}", event.thing, thing.owner)
+        self._owns(event.whom, event.thing)
         thing.asked = event.who[0]
 
-    def _answer(self, event: Event) -> str:
-        """Only the owner answers, and only who has asked gets an answer: that one is returned."""
+    def _answer(self, event: Event) -> None:
         thing = self._has(event.who, event.thing)
-        self._need(thing.owner == event.who[0], "the {} belongs to {}", event.thing, thing.owner)
-        self._need(thing.asked, "nobody has asked for the {}", event.thing)
-        if event.whom:
-            self._need(
-                thing.asked == event.whom, "{} has not asked for the {}", event.whom, event.thing
-            )
-        asked, thing.asked = event.whom or thing.asked, ""
-        return asked
+        self._owns(event.who[0], event.thing)
+        asked = thing.asked == event.whom
+        self._need(asked, "{} has not asked for the {}", event.whom, event.thing)
+        thing.asked = ""
 
     def _lend(self, event: Event) -> None:
-        borrower = self._answer(event)
-        if borrower:
-            self._done(event.who[0], "lend", borrower, event.thing)
-            self.things[event.thing].holder = borrower
+        self._answer(event)
+        self._done(event.who[0], "lend", event.whom, event.thing)
+        self.things[event.thing].holder = event.whom
 
     def _refuse(self, event: Event) -> None:
         self._trait(event.who[0], "greedy")
-        asked = self._answer(event)
-        self.wrongs[event.who[0], "refuse", asked, event.thing] = "open"
+        self._answer(event)
+        self.wrongs[event.who[0], "refuse", event.whom, event.thing] = "open"
         self.lessons[event.who[0], "share"] = False
-        if asked in self.people:
-            self.people[asked].troubled = True
+        self.people[event.whom].troubled = True
 
     def _cross(self, event: Event) -> None:
         wronged = any(
@@ -506,7 +495,7 @@ class Facts:
             for w, s in self.wrongs.items()
         )
         self._need(refused, "{} has no reason to walk away", event.who[0])
-        self._go(event)
+        self._set_out(event)
 
     def _lonely(self, event: Event) -> None:
         self._has(event.who, event.thing)
@@ -515,7 +504,7 @@ class Facts:
 
     def _follow(self, event: Event) -> None:
         self._need(self.people[event.whom].place == event.place, "{} is not there", event.whom)
-        self._go(event)
+        self._set_out(event)
 
     def _sorry(self, event: Event) -> None:
         wrong = (event.who[0], event.what, event.whom, event.thing)
@@ -564,6 +553,7 @@ class Facts:
 
     def _ail(self, name: str, ailment: str) -> None:
         person = self.people[name]
+        self._need(not person.ailment, "nobody has helped {} before", name)
         person.ailment, person.troubled = ailment, True
 
     def _heal(self, event: Event, ailment: str, deed: str, lesson: str) -> None:
@@ -611,12 +601,14 @@ class Facts:
 
     def _wish(self, event: Event) -> None:
         (name,) = event.who
-        thing = self._has([event.whom], event.thing)
-        self._need(thing.owner == event.whom, "the {} belongs to {}", event.thing, thing.owner)
+        self._has([event.whom], event.thing)
+        self._owns(event.whom, event.thing)
         self.people[name].wish, self.people[name].troubled = event.thing, True
 
     def _busy(self, event: Event) -> None:
-        self.people[event.who[0]].chore = event.what
+        person = self.people[event.who[0]]
+        self._need(not person.chore, "{} still has to {}", event.who[0], person.chore)
+        person.chore = event.what
 
     def _work(self, event: Event) -> None:
         person = self.people[event.whom]
@@ -627,7 +619,7 @@ class Facts:
     def _gift(self, event: Event) -> None:
         (giver,) = event.who
         thing = self._has(event.who, event.thing)
-        self._need(thing.owner == giver, "the {} belongs to {}", event.thing, thing.owner)
+        self._owns(giver, event.thing)
         wish = self.people[event.whom].wish
         self._need(wish == event.thing, "{} did not wish for the {}", event.whom, event.thing)
         self._need(
@@ -665,6 +657,6 @@ class Facts:
         self._end_friends(event)
 
     def _end_sleep(self, event: Event) -> None:
-        thing = self._has(event.who, event.thing)
-        self._need(thing.owner == event.who[0], "the {} belongs to {}", event.thing, thing.owner)
+        self._has(event.who, event.thing)
+        self._owns(event.who[0], event.thing)
         self._end_friends(event)

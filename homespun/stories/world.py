@@ -52,6 +52,10 @@ class Dice:
     def choose(self, options: Sequence[T]) -> T:
         return options[int(self.uniform() * len(options))]
 
+    def weigh(self, options: dict[T, int]) -> T:
+        """Choose with these weights."""
+        return self.choose([option for option, weight in options.items() for _ in range(weight)])
+
 
 @dataclass(frozen=True)
 class Story:
@@ -60,73 +64,103 @@ class Story:
     events: tuple[Event, ...]
 
 
+Mishap = tuple[str, str, str]
+"""Kind of event, to whom, with which thing if any."""
+
+
 def simulate(rng: np.random.Generator) -> Story:
-    """Play a story out, until all that went wrong is settled."""
-    return _Simulation(Dice(rng)).run()
+    """Play a story out: something goes wrong, once or a few times, until all is settled."""
+    dice = Dice(rng)
+    characters = _Characters(dice)
+    characters.begin()
+    enough = len(characters.events) + 2 + int(dice.uniform() * 5)
+    for _ in range(3):
+        mishaps = characters.mishaps()
+        if not mishaps:
+            break
+        characters.suffer(*dice.weigh(mishaps))
+        while characters.act():
+            pass
+        if len(characters.events) >= enough:
+            break
+    characters.conclude()
+    return Story(tuple(characters.events))
 
 
-class _Simulation:
-    """The characters' side of the world: what they do, given the facts."""
+class _Characters:
+    """What everybody does, given the facts, and what nobody knows."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
         self.facts = Facts()
         self.events: list[Event] = []
-        self.hidden: dict[str, str] = {}
-        """Where a lost thing really is, which nobody knows."""
-        self.searches: dict[str, int] = {}
-        """How often one looks in vain before it turns up."""
-        self.considered: set[tuple[str, ...]] = set()
         self.hero = ""
-        self.length = 0
+        self.hideouts: dict[str, str] = {}
+        """Where a lost thing really is."""
+        self.patience: dict[str, int] = {}
+        """In how many wrong spots one looks for it."""
+        self.considered: set[tuple[str, ...]] = set()
 
-    def run(self) -> Story:
-        self.begin()
-        self.length = len(self.events) + 5 + int(self.dice.uniform() * 5)
-        troubles = 0
-        while troubles == 0 or (len(self.events) < self.length - 3 and troubles < 3):
-            if not self.incident():
-                break
-            troubles += 1
-            while self.settle():
-                pass
-        self.end()
-        return Story(tuple(self.events))
-
-    def do(self, kind: str, *who: str, whom: str = "", thing: str = "", **rest: str) -> bool:
-        """Let something happen; always True, so that a choice can end with it."""
-        if thing and "colour" not in rest:
-            is_ = self.facts.things[thing]
-            rest["colour"], rest["owner"] = is_.colour, is_.owner
-        if who and "place" not in rest:
-            rest["place"] = self.facts.people[who[0]].place
-        event = Event(kind, who, whom, thing, **rest)
+    def do(self, kind: str, *who: str, whom: str = "", thing: str = "", **more: str) -> bool:
+        """Let something happen; True, for: something was done."""
+        if thing and "owner" not in more:
+            more["colour"] = self.facts.things[thing].colour
+            more["owner"] = self.facts.things[thing].owner
+        if who and "place" not in more:
+            more["place"] = self.facts.people[who[0]].place
+        event = Event(kind, who, whom, thing, **more)
         problems = self.facts.happen(event)
         if problems:
-            raise AssertionError(f"{event}: {problems}")
+            raise AssertionError(f"{event} breaks a law: {problems}")
         self.events.append(event)
         return True
 
     def once(self, probability: float, *matter: str) -> bool:
-        """Does somebody feel like it? Asked once per matter."""
+        """Does somebody feel like it? Every matter is considered only once."""
         if matter in self.considered:
             return False
         self.considered.add(matter)
         return self.dice.chance(probability)
 
-    # Who there is, and what they have.
+    # Who and what there is.
 
-    def stranger(self) -> tuple[str, str, str]:
-        """Somebody new: name, creature, trait."""
-        name = self.dice.choose(NAMES)
-        while name in self.facts.people:
-            name = self.dice.choose(NAMES)
-        child = self.dice.chance(0.5)
-        creature = CHILD[name] if child else self.dice.choose(ANIMALS)
-        return name, creature, self.dice.choose(TRAITS)
+    def begin(self) -> None:
+        dice = self.dice
+        self.hero = hero = self.newcomer("live" if dice.chance(0.4) else "intro")
+        if dice.chance(0.5):
+            self.own(hero)
+        friend = ""
+        if dice.chance(0.75):
+            friend = self.newcomer("friend", whom=hero)
+            if dice.chance(0.25):
+                self.own(friend)
+        if not self.facts.things:
+            self.own(hero if dice.chance(0.7) or not friend else friend)
+        group = [hero, friend] if friend else [hero]
+        toy = dice.choose(list(self.facts.things))
+        owner = self.facts.things[toy].owner
+        if dice.chance(0.25):
+            self.own(dice.choose(group), food=True)
+        place = self.elsewhere(hero)
+        if dice.chance(0.4):
+            first, *others = sorted(group, key=lambda name: name != owner)
+            self.do("take", first, *others, thing=toy, place=place)
+        else:
+            self.do("set_out", *group, place=place)
+        if dice.chance(0.5):
+            self.do("play", *self.players(owner), thing=toy)
+
+    def newcomer(self, kind: str, whom: str = "") -> str:
+        dice = self.dice
+        name = dice.choose([name for name in NAMES if name not in self.facts.people])
+        creature = CHILD[name] if dice.chance(0.5) else dice.choose(ANIMALS)
+        place = dice.choose(tuple(PLACES)) if kind == "live" else HOME
+        trait = dice.choose(TRAITS)
+        self.do(kind, name, whom=whom, place=place, what=creature, trait=trait)
+        return name
 
     def own(self, name: str, food: bool = False) -> None:
-        """`name` has a thing that nobody else has."""
+        """`name` has a thing of a kind that nobody else has."""
         nouns, qualities = (FOODS, TASTES) if food else (TOYS, COLOURS)
         noun = self.dice.choose([noun for noun in nouns if noun not in self.facts.things])
         quality = self.dice.choose(qualities)
@@ -139,144 +173,95 @@ class _Simulation:
         others = [other for other in here if other != name]
         return self.dice.choose(others) if others else ""
 
-    def passer_by(self) -> bool:
-        name, creature, trait = self.stranger()
-        return self.do("arrive", name, what=creature, trait=trait, place="")
-
-    def somewhere_else(self, name: str) -> str:
-        here = self.facts.people[name].place
-        place = self.dice.choose(tuple(PLACES))
-        while place == here:
-            place = self.dice.choose(tuple(PLACES))
-        return place
-
-    def begin(self) -> None:
-        dice, facts = self.dice, self.facts
-        self.hero, creature, trait = self.stranger()
-        if dice.chance(0.4):
-            self.do("live", self.hero, what=creature, trait=trait, place=dice.choose(tuple(PLACES)))
-        else:
-            self.do("intro", self.hero, what=creature, trait=trait, place="")
-        group = [self.hero]
-        own_first = dice.chance(0.5)
-        if own_first:
-            self.own(self.hero)
-        if dice.chance(0.75):
-            name, creature, trait = self.stranger()
-            self.do("friend", name, whom=self.hero, what=creature, trait=trait, place="")
-            group.append(name)
-            if dice.chance(0.25):
-                self.own(name)
-        if not own_first and dice.chance(0.6):
-            self.own(self.hero)
-        if not facts.things:
-            self.own(group[-1])
-        if dice.chance(0.25):
-            self.own(dice.choose(group), food=True)
-        toys = [n for n, t in facts.things.items() if n in TOYS and t.owner in group]
-        place = self.somewhere_else(self.hero)
-        thing = dice.choose(toys)
-        owner = facts.things[thing].owner
-        if dice.chance(0.4):
-            if owner == self.hero or len(group) == 1:
-                self.do("take", *group, thing=thing, place=place)
-            else:
-                self.do("take", *reversed(group), thing=thing, place=place)
-        else:
-            self.do("set_out", *group, place=place)
-        if dice.chance(0.5):
-            self.do("play", *self.players(owner), thing=thing)
-
     def players(self, owner: str) -> list[str]:
         friend = self.friend_of(owner)
         return [owner, friend] if friend and self.dice.chance(0.7) else [owner]
 
+    def elsewhere(self, name: str) -> str:
+        here = self.facts.people[name].place
+        return self.dice.choose([place for place in PLACES if place != here])
+
     # Something goes wrong.
 
-    def incident(self) -> bool:
-        """Let one of the things happen that can happen to these characters here."""
-        dice, facts = self.dice, self.facts
-        hero = self.hero
+    def mishaps(self) -> dict[Mishap, int]:
+        """All that can go wrong here and has not gone wrong before, with how likely it is."""
+        facts, hero = self.facts, self.hero
         friend = self.friend_of(hero)
         here = [hero, friend] if friend else [hero]
-        ways: list[tuple[str, str, str]] = []
-        for noun, thing in facts.things.items():
-            if thing.state != "fine" or thing.owner not in here or (noun,) in self.considered:
-                continue
-            owner, other = thing.owner, hero if thing.owner == friend else friend
-            if noun in FOODS:
-                if other and thing.holder == owner:
-                    ways += [("hungry", other, noun)] * 3
-                continue
-            if facts.people[owner].trait == "careless":
-                ways += [("leave_behind", owner, noun)] * 3
-                ways += [("break", owner, noun)] * (3 if noun in FRAGILE else 0)
-            else:
-                ways += [("lose", owner, noun)]
-                ways += [("drop", owner, noun)] * (noun in FRAGILE)
-            ways += [("blow_away", owner, noun)] * (noun in LIGHT)
-            ways += [("toss", owner, noun)] * (2 if noun in THROWN else 0)
-            if other:
-                ways += [("ask_borrow", other, noun)] * (
-                    4 if facts.people[owner].trait == "greedy" else 2
-                )
-                ways += [("hide", other, noun)] * (
-                    5 if facts.people[other].trait == "cheeky" else 0
-                )
-                ways += [("wish", other, noun)] * 2
-        ways += [("weather", name, "") for name in here]
-        ways += [("weather", name, "") for name in here if facts.people[name].trait == "timid"] * 4
-        ways += [("fall", name, "") for name in here]
+        weights: dict[Mishap, int] = {}
+        for name in here:
+            weights["weather", name, ""] = 5 if facts.people[name].trait == "timid" else 1
+            weights["fall", name, ""] = 1
         if not friend:
-            ways += [("astray", hero, "")] * 2
-        ways = [way for way in ways if (way[0],) not in self.considered]
-        if not ways:
-            return False
-        kind, name, noun = dice.choose(ways)
-        self.considered |= {(kind,), (noun,)}
-        if dice.chance(0.2) and not friend and kind in ("lose", "drop", "toss"):
-            self.passer_by()
-        return self.start(kind, name, noun)
+            weights["astray", hero, ""] = 2
+        for noun, thing in facts.things.items():
+            if thing.owner in here and thing.state == "fine" and (noun,) not in self.considered:
+                other = hero if thing.owner == friend else friend
+                weights |= self.mishaps_with(noun, thing.owner, other)
+        return {
+            mishap: weight
+            for mishap, weight in weights.items()
+            if weight and (mishap[0],) not in self.considered
+        }
 
-    def start(self, kind: str, name: str, noun: str) -> bool:
+    def mishaps_with(self, noun: str, owner: str, other: str) -> dict[Mishap, int]:
+        people = self.facts.people
+        if noun in FOODS:
+            return {("hungry", other, noun): 3} if other else {}
+        careless = people[owner].trait == "careless"
+        weights: dict[Mishap, int] = {
+            ("leave_behind", owner, noun): 3 if careless else 0,
+            ("lose", owner, noun): 0 if careless else 1,
+            ("break", owner, noun): 3 if careless and noun in FRAGILE else 0,
+            ("drop", owner, noun): 1 if not careless and noun in FRAGILE else 0,
+            ("blow_away", owner, noun): 1 if noun in LIGHT else 0,
+            ("toss", owner, noun): 2 if noun in THROWN else 0,
+        }
+        if other:
+            weights["ask_borrow", other, noun] = 4 if people[owner].trait == "greedy" else 2
+            weights["hide", other, noun] = 5 if people[other].trait == "cheeky" else 0
+            weights["wish", other, noun] = 2
+        return weights
+
+    def suffer(self, kind: str, name: str, noun: str) -> bool:
         dice = self.dice
-        if kind in ("leave_behind", "lose", "blow_away"):
-            self.conceal(noun)
-            return self.do(kind, *([name] if kind != "blow_away" else []), thing=noun)
-        if kind == "toss":
-            return self.do(kind, name, thing=noun, spot=dice.choose(HEIGHTS))
-        if kind == "hide":
-            self.conceal(noun)
-            return self.do(kind, name, thing=noun, spot=self.hidden[noun])
-        if kind == "weather":
-            weather = dice.choose(WEATHER)
-            self.do("weather", what=weather)
-            if self.facts.people[name].trait == "timid":
-                self.do("afraid", name, what=weather)
-            return True
-        if kind == "fall":
-            return self.do(kind, name, what=dice.choose(LIMBS))
-        if kind in ("ask_borrow", "wish"):
-            return self.do(kind, name, whom=self.facts.things[noun].owner, thing=noun)
-        if kind in ("drop", "break"):
-            return self.do(kind, name, thing=noun)
-        return self.do(kind, name)
+        self.considered |= {(kind,), (noun,)}
+        match kind:
+            case "lose" | "leave_behind" | "blow_away" | "hide":
+                self.hideouts[noun] = dice.choose(SPOTS)
+                self.patience[noun] = int(dice.uniform() * 4)
+                who = () if kind == "blow_away" else (name,)
+                spot = self.hideouts[noun] if kind == "hide" else ""
+                return self.do(kind, *who, thing=noun, spot=spot)
+            case "toss":
+                return self.do(kind, name, thing=noun, spot=dice.choose(HEIGHTS))
+            case "drop" | "break":
+                return self.do(kind, name, thing=noun)
+            case "ask_borrow" | "wish":
+                return self.do(kind, name, whom=self.facts.things[noun].owner, thing=noun)
+            case "weather":
+                weather = dice.choose(WEATHER)
+                self.do("weather", what=weather)
+                timid = self.facts.people[name].trait == "timid"
+                return timid and self.do("afraid", name, what=weather)
+            case "fall":
+                return self.do(kind, name, what=dice.choose(LIMBS))
+            case _:
+                return self.do(kind, name)
 
-    def conceal(self, noun: str) -> None:
-        self.hidden[noun] = self.dice.choose(SPOTS)
-        self.searches[noun] = int(self.dice.uniform() * 4)
+    # Everybody acts, one step at a time, the most urgent matter first.
 
-    # The characters act: one step at a time, the most urgent first.
-
-    def settle(self) -> bool:
-        """One step towards what is wanted; False when nothing is left to be done."""
+    def act(self) -> bool:
+        """One step towards what somebody wants; False when there is nothing left to be done."""
         facts = self.facts
         for name, person in facts.people.items():
             if person.ailment:
-                return self.care(name, person.ailment)
+                return self.look_after(name, person.ailment)
         if facts.weather:
-            return self.sit_out()
+            return self.sit_out(facts.weather)
         for noun, thing in facts.things.items():
+            if thing.state == "hidden":
+                return self.see_through_trick(noun, thing)
             if thing.state in TROUBLES:
                 return self.rescue(noun, thing)
             if thing.asked:
@@ -286,198 +271,195 @@ class _Simulation:
                 return self.make_up(wrong, state)
         for noun, thing in facts.things.items():
             if thing.state == "fine" and thing.holder != thing.owner:
-                return self.borrowed(noun, thing)
-        for (helper, deed, helped, noun), thanked in facts.deeds.items():
-            if not thanked and self.once(
-                0.65 if deed != "work" else 0.3, "thank", helper, deed, noun
-            ):
-                return self.do("thank", helped, whom=helper, thing=noun, what=deed)
-        for wrong in facts.wrongs:
-            if wrong[1] == "refuse" and self.once(1.0, "share", *wrong):
-                return self.do("share", wrong[0], whom=wrong[2], thing=wrong[3])
-        for name, person in facts.people.items():
-            if person.wish:
-                return self.earn(name, person.wish)
-        return False
+                return self.return_(noun, thing)
+        return self.be_grateful() or self.share() or self.earn()
 
-    def care(self, name: str, ailment: str) -> bool:
+    def look_after(self, name: str, ailment: str) -> bool:
         """Somebody is afraid, hungry, hurt or astray."""
         friend = self.friend_of(name)
         if self.once(0.4, "sad", name, ailment):
             return self.do("sad", name)
         if not friend:
-            return self.passer_by()
+            return bool(self.newcomer("arrive"))
         if self.once(0.35, "ask", name, ailment):
             return self.do("ask", name, whom=friend)
-        if ailment == "afraid":
-            return self.do("comfort", friend, whom=name, what=self.facts.weather)
-        if ailment == "hungry":
-            food = next(n for n, t in self.facts.things.items() if t.owner == friend and n in FOODS)
-            return self.do("feed", friend, whom=name, thing=food)
-        if ailment == "astray":
-            return self.do("guide", friend, whom=name)
-        return self.do("tend", friend, whom=name, what=ailment)
+        match ailment:
+            case "afraid":
+                return self.do("comfort", friend, whom=name, what=self.facts.weather)
+            case "hungry":
+                things = self.facts.things.items()
+                food = next(noun for noun, t in things if t.owner == friend and noun in FOODS)
+                return self.do("feed", friend, whom=name, thing=food)
+            case "astray":
+                return self.do("guide", friend, whom=name)
+            case limb:
+                return self.do("tend", friend, whom=name, what=limb)
 
-    def sit_out(self) -> bool:
-        weather = self.facts.weather
+    def sit_out(self, weather: str) -> bool:
         everyone = self.facts.at(self.facts.scene)[:2]
         if self.once(0.7, "shelter", weather):
             return self.do("shelter", *everyone, what=weather, spot=self.dice.choose(SPOTS))
         return self.do("clear", what=weather)
 
-    def rescue(self, noun: str, thing: Thing) -> bool:
-        """A thing is lost, hidden, stuck or broken."""
-        dice = self.dice
+    def see_through_trick(self, noun: str, thing: Thing) -> bool:
+        """The owner misses what was hidden and looks for it; who hid it may think better of it."""
         owner = thing.owner
         if owner not in thing.known:
             return self.do("miss", owner, thing=noun)
         if self.once(0.4, "sad", owner, noun):
             return self.do("sad", owner)
-        wrongs = self.facts.wrongs
-        culprit = next((w[0] for w in wrongs if w[3] == noun and w[1] == thing.state), "")
-        if culprit and thing.state != "hidden":
-            wrong = (culprit, thing.state, owner, noun)
-            if wrongs[wrong] == "open" and self.once(0.3, "cross", noun):
-                return self.do("cross", owner, whom=culprit)
-            if wrongs[wrong] == "open" and self.once(0.4, "sorry", noun):
-                return self.do("sorry", culprit, whom=owner, thing=noun, what=thing.state)
-            if wrongs[wrong] == "sorry" and self.once(0.7, "forgive", noun):
-                return self.do("forgive", owner, whom=culprit)
-        if thing.state == "hidden":
-            if thing.looked and (culprit in thing.helping or dice.chance(0.4)):
-                if self.once(1.0, "confess", noun):
-                    return self.do("confess", culprit, whom=owner, thing=noun, spot=thing.spot)
-                return self.do("fetch", culprit, thing=noun, spot=thing.spot)
-            return self.search(noun, thing, [owner])
-        helper = self.friend_of(owner) or next(iter(thing.helping), "")
+        if thing.helping:
+            return self.do("fetch", thing.helping[0], thing=noun, spot=thing.spot)
+        if thing.looked and self.dice.chance(0.5):
+            culprit = next(wrong[0] for wrong in self.facts.wrongs if wrong[3] == noun)
+            return self.do("confess", culprit, whom=owner, thing=noun, spot=thing.spot)
+        return self.search(noun, thing)
+
+    def rescue(self, noun: str, thing: Thing) -> bool:
+        """A thing is lost, stuck or broken."""
+        owner = thing.owner
+        if self.once(0.4, "sad", owner, noun):
+            return self.do("sad", owner)
+        blamed = [wrong for wrong in self.facts.wrongs.items() if wrong[0][3] == noun]
+        for wrong, state in blamed:
+            if state != "forgiven" and self.once(0.5, "reconcile", noun, state):
+                return self.reconcile(wrong, state)
+        helper = self.friend_of(owner)
         if not helper:
             if self.once(0.5, "alone", noun):
-                return self.by_oneself(noun, thing)
-            if self.once(0.6 if thing.state == "lost" else 1.0, "passer-by", noun):
-                return self.passer_by()
+                return self.try_alone(noun, thing)
+            if thing.state != "lost" or self.once(0.6, "passer-by", noun):
+                return bool(self.newcomer("arrive"))
         elif helper not in thing.helping:
-            what = thing.state
-            if helper not in thing.known:
-                return self.do(
-                    "tell",
-                    owner,
-                    whom=helper,
-                    thing=noun,
-                    what=what,
-                    spot=thing.spot if what == "stuck" else "",
-                )
-            if self.once(0.4, "ask", owner, noun):
-                return self.do("ask", owner, whom=helper)
-            if self.once(0.3, "alone", noun):
-                return self.by_oneself(noun, thing)
-            owes = helper != culprit and any(
-                deed[0] == owner and deed[2] == helper for deed in self.facts.deeds
-            )
-            kind = "repay" if owes else "offer"
-            return self.do(kind, helper, whom=owner, thing=noun, what=what)
-        able = [name for name in (owner, *thing.helping) if name]
+            return self.get_help(noun, thing, helper, guilty=bool(blamed))
         if thing.state == "lost":
-            return self.search(noun, thing, able)
-        worker = able[-1]
-        return self.do(
-            "mend" if thing.state == "broken" else "get_down", worker, thing=noun, spot=thing.spot
-        )
+            return self.search(noun, thing)
+        kind = "mend" if thing.state == "broken" else "get_down"
+        return self.do(kind, helper, thing=noun)
 
-    def by_oneself(self, noun: str, thing: Thing) -> bool:
+    def try_alone(self, noun: str, thing: Thing) -> bool:
         if thing.state == "lost":
-            return self.search(noun, thing, [thing.owner])
-        return self.do(
-            "try_mend" if thing.state == "broken" else "reach",
-            thing.owner,
-            thing=noun,
-            spot=thing.spot,
-        )
+            return self.search(noun, thing)
+        return self.do("try_mend" if thing.state == "broken" else "reach", thing.owner, thing=noun)
 
-    def search(self, noun: str, thing: Thing, able: Sequence[str]) -> bool:
-        seekers = [self.dice.choose(able)]
-        if len(able) > 1 and self.dice.chance(0.3):
-            seekers = list(able[:2])
-        if len(thing.looked) >= self.searches[noun]:
-            return self.do("find", seekers[0], thing=noun, spot=self.hidden[noun])
-        spot = self.dice.choose(SPOTS)
-        while spot == self.hidden[noun] or spot in thing.looked:
-            spot = self.dice.choose(SPOTS)
-        return self.do("look", *seekers, thing=noun, spot=spot)
+    def get_help(self, noun: str, thing: Thing, helper: str, guilty: bool) -> bool:
+        """The helper has to know what is wrong, and may owe something from before."""
+        owner = thing.owner
+        if helper not in thing.known:
+            spot = thing.spot if thing.state == "stuck" else ""
+            return self.do("tell", owner, whom=helper, thing=noun, what=thing.state, spot=spot)
+        if self.once(0.4, "ask", noun):
+            return self.do("ask", owner, whom=helper)
+        if self.once(0.3, "alone", noun):
+            return self.try_alone(noun, thing)
+        indebted = any(deed[0] == owner and deed[2] == helper for deed in self.facts.deeds)
+        kind = "repay" if indebted and not guilty else "offer"
+        return self.do(kind, helper, whom=owner, thing=noun, what=thing.state)
+
+    def search(self, noun: str, thing: Thing) -> bool:
+        able = [thing.owner, *thing.helping]
+        seekers = able if len(able) == 2 and self.dice.chance(0.3) else [self.dice.choose(able)]
+        if len(thing.looked) >= self.patience[noun]:
+            return self.do("find", seekers[0], thing=noun, spot=self.hideouts[noun])
+        wrong = [s for s in SPOTS if s != self.hideouts[noun] and s not in thing.looked]
+        return self.do("look", *seekers, thing=noun, spot=self.dice.choose(wrong))
 
     def answer(self, noun: str, thing: Thing) -> bool:
         greedy = self.facts.people[thing.owner].trait == "greedy"
-        if greedy and self.dice.chance(0.8):
-            return self.do("refuse", thing.owner, whom=thing.asked, thing=noun)
-        return self.do("lend", thing.owner, whom=thing.asked, thing=noun)
+        kind = "refuse" if greedy and self.dice.chance(0.8) else "lend"
+        return self.do(kind, thing.owner, whom=thing.asked, thing=noun)
 
-    def borrowed(self, noun: str, thing: Thing) -> bool:
-        """A thing is not with its owner: it was found, mended, fetched or lent."""
-        holder, owner = thing.holder, thing.owner
-        lent = (owner, "lend", holder, noun) in self.facts.deeds
-        if (holder, "find", owner, noun) in self.facts.deeds and self.once(0.5, "show", noun):
+    def return_(self, noun: str, thing: Thing) -> bool:
+        """A thing was found, mended, fetched or lent, and goes back to its owner in the end."""
+        holder, owner, deeds = thing.holder, thing.owner, self.facts.deeds
+        if (holder, "find", owner, noun) in deeds and self.once(0.5, "show", noun):
             return self.do("show", holder, whom=owner, thing=noun, spot=thing.spot)
-        if lent:
-            if self.once(0.5, "borrower plays", noun):
+        if (owner, "lend", holder, noun) in deeds:
+            if self.once(0.5, "use", noun):
                 return self.do("play", holder, thing=noun)
-            if self.once(0.5, "borrower's mishap", noun):
-                ways = ["lose", *["drop"] * (noun in FRAGILE), *["toss"] * (noun in THROWN)]
-                return self.start(self.dice.choose(ways), holder, noun)
+            if self.once(0.5, "mishap", noun):
+                ways = {"lose": 1, "drop": int(noun in FRAGILE), "toss": int(noun in THROWN)}
+                return self.suffer(self.dice.weigh(ways), holder, noun)
         return self.do("give_back", holder, whom=owner, thing=noun)
 
     def make_up(self, wrong: Wrong, state: str) -> bool:
+        """Somebody has wronged somebody; they may part, but they come together again."""
         culprit, what, victim, noun = wrong
-        place = self.facts.people[culprit].place
-        apart = self.facts.people[victim].place != place
-        if state == "sorry":
-            return self.do("forgive", victim, whom=culprit)
-        if what == "refuse":
+        if what == "refuse" and state == "open":
             if self.once(0.5, "sad", *wrong):
                 return self.do("sad", victim)
             if self.once(0.6, "walk off", *wrong):
-                return self.do("walk_off", victim, place=self.somewhere_else(victim))
-            if apart and self.once(0.7, "lonely", *wrong):
+                return self.do("walk_off", victim, place=self.elsewhere(victim))
+        place = self.facts.people[victim].place
+        if self.facts.people[culprit].place != place:
+            if self.once(0.7, "lonely", *wrong):
                 return self.do("lonely", culprit, thing=noun)
-        if not apart and self.once(0.3, "cross", noun):
+            return self.do("follow", culprit, whom=victim, place=place)
+        return self.reconcile(wrong, state)
+
+    def reconcile(self, wrong: Wrong, state: str) -> bool:
+        culprit, what, victim, noun = wrong
+        if state == "sorry":
+            return self.do("forgive", victim, whom=culprit)
+        if self.once(0.3, "cross", *wrong):
             return self.do("cross", victim, whom=culprit)
-        if apart:
-            return self.do("follow", culprit, whom=victim, place=self.facts.people[victim].place)
         return self.do("sorry", culprit, whom=victim, thing=noun, what=what)
 
-    def earn(self, name: str, noun: str) -> bool:
-        owner = self.facts.things[noun].owner
-        chore = self.facts.people[owner].chore
-        if chore:
-            return self.do("work", name, whom=owner, what=chore)
-        if (name, "work", owner, "") in self.facts.deeds:
-            return self.do("gift", owner, whom=name, thing=noun)
-        return self.do("busy", owner, what=self.dice.choose(CHORES))
+    def be_grateful(self) -> bool:
+        for (helper, deed, helped, noun), thanked in self.facts.deeds.items():
+            likely = 0.3 if deed == "work" else 0.65
+            if not thanked and self.once(likely, "thank", helper, deed, helped, noun):
+                return self.do("thank", helped, whom=helper, thing=noun, what=deed)
+        return False
+
+    def share(self) -> bool:
+        for culprit, what, victim, noun in self.facts.wrongs:
+            if what == "refuse" and self.once(1.0, "share", noun):
+                return self.do("share", culprit, whom=victim, thing=noun)
+        return False
+
+    def earn(self) -> bool:
+        """Who wishes for somebody's thing helps with some work and gets it."""
+        for name, person in self.facts.people.items():
+            if person.wish:
+                owner = self.facts.things[person.wish].owner
+                chore = self.facts.people[owner].chore
+                if chore:
+                    return self.do("work", name, whom=owner, what=chore)
+                if (name, "work", owner, "") in self.facts.deeds:
+                    return self.do("gift", owner, whom=name, thing=person.wish)
+                return self.do("busy", owner, what=self.dice.choose(CHORES))
+        return False
 
     # All is settled.
 
-    def end(self) -> None:
-        dice, facts = self.dice, self.facts
+    def conclude(self) -> None:
+        dice, facts, hero = self.dice, self.facts, self.hero
         troubled = [name for name, person in facts.people.items() if person.troubled]
         if troubled and dice.chance(0.5):
             self.do("happy", dice.choose(troubled))
-        learnable = [lesson for lesson, learned in facts.lessons.items() if not learned]
-        if learnable and dice.chance(0.8):
-            name, lesson = dice.choose(learnable)
+        if facts.lessons and dice.chance(0.8):
+            name, lesson = dice.choose(list(facts.lessons))
             self.do("learn", name, what=lesson)
-        friend = self.friend_of(self.hero)
-        group = [self.hero, friend] if friend else [self.hero]
-        ways = ["end_home"] * (facts.people[self.hero].place != HOME)
-        ways += ["end_friends"] * (2 if friend else 0)
-        things = [(n, t) for n, t in facts.things.items() if n in TOYS and t.state == "fine"]
-        mine = [(n, t) for n, t in things if t.owner == self.hero]
-        near = [(n, t) for n, t in things if t.holder in group]
-        ways += ["end_play"] * 2 * bool(near) + ["end_sleep"] * bool(mine)
-        way = dice.choose(ways)
-        if way == "end_sleep":
-            self.do(way, self.hero, thing=dice.choose(mine)[0])
-        elif way == "end_play":
-            noun, thing = dice.choose(near)
-            self.do(way, *self.players(thing.holder), thing=noun)
-        elif way == "end_home" and dice.chance(0.3):
-            self.do(way, self.hero)
+        friend = self.friend_of(hero)
+        group = [hero, friend] if friend else [hero]
+        toys = {noun: thing for noun, thing in facts.things.items() if noun in TOYS}
+        near = [noun for noun, thing in toys.items() if thing.owner in group]
+        mine = [noun for noun, thing in toys.items() if thing.owner == hero]
+        ending = dice.weigh(
+            {
+                "end_play": 2 if near else 0,
+                "end_sleep": 1 if mine else 0,
+                "end_friends": 2 if friend else 0,
+                "end_home": 1 if facts.people[hero].place != HOME else 0,
+            }
+        )
+        if ending == "end_play":
+            toy = dice.choose(near)
+            self.do(ending, *self.players(facts.things[toy].owner), thing=toy)
+        elif ending == "end_sleep":
+            self.do(ending, hero, thing=dice.choose(mine))
+        elif ending == "end_home" and dice.chance(0.3):
+            self.do(ending, hero)
         else:
-            self.do(way, *group)
+            self.do(ending, *group)

@@ -322,6 +322,7 @@ def test_a_second_process_waits_and_says_so(
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread.start()
         assert waits.wait(60)
+        thread.join(0.3)  # long enough to be done, if it did not wait
         assert not (home / "index.json").exists()
     thread.join(60)
     assert "Another process" in said[0]

@@ -142,7 +142,7 @@ def _sentences(text: str) -> list[tuple[str, Event]]:
 
 
 def _rewrite(text: str, changes: Sequence[tuple[int, str]]) -> str:
-    """The story with some of its sentences (by number) replaced; all else, line breaks too, stays."""
+    """The story with some of its sentences, by number, replaced."""
     new = dict(changes)
     parts, position = [], 0
     for number, (sentence, _) in enumerate(events(text)):

@@ -30,7 +30,7 @@ def played(number: int) -> Story:
 
 def test_a_seed_gives_the_same_bytes_everywhere() -> None:
     text = "\n\n".join(stories(200, seed=3)).encode()
-    assert hashlib.sha256(text).hexdigest()[:16] == "x"
+    assert hashlib.sha256(text).hexdigest()[:16] == "bb970a263a1a1f08"
 
 
 def test_a_story_depends_on_seed_and_index_only() -> None:
@@ -92,9 +92,9 @@ def test_there_are_more_than_a_million_stories() -> None:
     for story in stories(40, seed=21):
         for words in (GIRLS, BOYS, inside, COLOURS):
             renamed = dict(zip(words, map(str, rng.permutation(words)), strict=True))
-            new = re.sub(r"[A-Za-z]+", lambda word, to=renamed: to.get(word[0], word[0]), story)
+            new = "".join(renamed.get(word, word) for word in re.split(r"(\W+)", story))
             assert judge(new).consistent, new
 
-    # Each sequence of events has at least one name and one colour to be renamed.
-    sequences = {tuple(event.kind for event in played(number).events) for number in range(10_000)}
-    assert len(sequences) * len(GIRLS) * len(COLOURS) > 1_000_000
+    # Each sequence of events has at least one name, one colour and one place to be renamed.
+    sequences = {tuple(event.kind for event in played(number).events) for number in range(2000)}
+    assert len(sequences) * len(GIRLS) * len(COLOURS) * len(inside) > 1_000_000

@@ -1,0 +1,63 @@
+"""A small text and its tokenizer, and the command line as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homespun.stories import stories
+
+Command = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 stories in one .txt file."""
+    path = tmp_path_factory.mktemp("text") / "stories.txt"
+    path.write_text("\n<|endoftext|>\n".join(stories(400, seed=3)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the stories as its data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stories.txt").write_bytes(story_file.read_bytes())
+    (tmp_path / ".homespun.json").write_text('{"data": "stories.txt"}')
+    return tmp_path
+
+
+@pytest.fixture
+def homespun(workplace: Path) -> Command:
+    """Starts `homespun ...` in the workplace."""
+
+    def start(*arguments: object, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "homespun", *map(str, arguments)],
+            cwd=workplace,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        )
+
+    return start
+
+
+def finished(process: "subprocess.Popen[str]", status: int = 0) -> str:
+    """Wait for a process, check its exit status, and give its output."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What a run has written into its metrics."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]

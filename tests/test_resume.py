@@ -1,0 +1,189 @@
+"""Stopped and resumed equals uninterrupted, bit for bit: real processes, really killed."""
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import Command, finished, records
+
+SHAPE = [
+    "--model-size",
+    "pico",
+    "--n-layers",
+    2,
+    "--d-model",
+    64,
+    "--n-heads",
+    2,
+    "--vocab-size",
+    400,
+]
+PACE = [
+    "--seq-len", 32, "--batch-size", 4, "--max-steps", 12, "--optimizer", "muon", "--threads", 2,
+    "--log-interval", 1, "--eval-interval", 4, "--eval-tokens", 500, "--sample-interval", 6,
+]  # fmt: skip
+RUN = ["train", *SHAPE, *PACE]
+
+MEASURED = {"tokens_per_second", "memory_bytes", "seconds"}
+"""What two equal runs may differ in."""
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k not in MEASURED} for record in records(folder)]
+
+
+def tensors(folder: Path, step: int) -> dict[str, np.ndarray]:
+    found = {}
+    for suffix in ("", ".state"):
+        with np.load(folder / f"checkpoint_step_{step}{suffix}.npz") as archive:
+            found |= {n: archive[n] for n in archive.files if not n.endswith("json")}
+    return found
+
+
+def assert_equal_runs(one: Path, other: Path, step: int = 12) -> None:
+    assert kept(one) == kept(other)
+    left, right = tensors(one, step), tensors(other, step)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+def killed_when(
+    process: "subprocess.Popen[str]", line: str, how: signal.Signals = signal.SIGKILL
+) -> str:
+    """Send a signal as soon as a line of the output begins like this."""
+    assert process.stdout is not None
+    output = ""
+    for printed in process.stdout:
+        output += printed
+        if printed.startswith(line):
+            process.send_signal(how)
+            break
+    else:
+        raise AssertionError(f"'{line}' was never printed:\n{output}")
+    rest, _ = process.communicate(timeout=300)
+    return output + rest
+
+
+@pytest.fixture
+def control(homespun: Command, workplace: Path) -> Path:
+    """An uninterrupted run."""
+    finished(homespun("tokenizer", "--vocab-size", 400))
+    finished(homespun(*RUN, "--checkpoint-dir", "control"))
+    return workplace / "control"
+
+
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    again = workplace / "again"
+    finished(homespun(*RUN, "--checkpoint-dir", "again"))
+    assert_equal_runs(control, again)
+
+    # Right after the first save, amid the steps between two saves, and at an evaluation.
+    for line in ("step  1/12  loss", "step  5/12  loss", "step  8/12  val"):
+        folder = workplace / f"killed at {line[5:7].strip()}"
+        options = ["--checkpoint-dir", folder, "--save-interval", 3 if line[6] != "1" else 1]
+        killed = homespun(*RUN, *options)
+        killed_when(killed, line)
+        assert killed.returncode == -signal.SIGKILL
+        finished(homespun("train", "--resume", "auto", *RUN[1:], *options))
+        assert_equal_runs(control, folder)
+
+
+def test_a_stopped_run_saves_says_how_to_go_on_and_goes_on(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    for how, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        folder = workplace / how.name
+        process = homespun(*RUN, "--checkpoint-dir", folder)
+        output = killed_when(process, "step  3/12  loss", how)
+        assert process.returncode == status
+        assert f"homespun train --resume --checkpoint-dir {folder}" in output
+        assert list(folder.glob("checkpoint_step_*.state.npz"))
+        finished(homespun("train", "--resume", "--checkpoint-dir", folder))
+        assert_equal_runs(control, folder)
+
+
+def test_a_checkpoint_on_demand_does_not_stop_the_run(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    folder = workplace / "asked"
+    process = homespun(*RUN, "--checkpoint-dir", folder, "--keep", 9)
+    killed_when(process, "step  2/12  loss", signal.SIGUSR1)
+    assert process.returncode == 0
+    assert len(list(folder.glob("checkpoint_step_*.state.npz"))) == 2
+    assert_equal_runs(control, folder)
+
+
+def test_resume_without_a_checkpoint_is_an_error_and_auto_is_not(
+    homespun: Command, workplace: Path
+) -> None:
+    output = finished(homespun(*RUN, "--resume"), status=2)
+    assert output.startswith("error: checkpoints holds no checkpoint to go on from")
+    assert output.count("\n") == 1
+    assert not (workplace / "checkpoints").exists()
+    finished(homespun("tokenizer", "--vocab-size", 400))
+    finished(homespun(*RUN, "--resume", "auto"))
+
+
+def test_what_may_not_change_is_refused_and_what_may_is_said(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    resume = ["train", "--resume", "--checkpoint-dir", "control"]
+    for flag, value, complaint in [
+        ("--seq-len", 16, "--seq-len 16 (was 32)"),
+        ("--seed", 7, "--seed 7 (was 0)"),
+        ("--optimizer", "adamw", "--optimizer adamw (was muon)"),
+        ("--n-layers", 3, "--n-layers 3 (was 2)"),
+        ("--batch-size", 8, "4 sequences per step"),
+    ]:
+        assert complaint in finished(homespun(*resume, flag, value), status=2)
+    other = workplace / "other.txt"
+    other.write_text((workplace / "stories.txt").read_text().replace("the", "THE", 1))
+    assert "is not the text that this run began with" in finished(
+        homespun(*resume, "--data-file", other), status=2
+    )
+    moved = workplace / "moved.txt"
+    (workplace / "stories.txt").rename(moved)
+    output = finished(
+        homespun(
+            *resume,
+            "--data-file",
+            moved,
+            "--max-steps",
+            14,
+            "--batch-size",
+            2,
+            "--grad-accumulation-steps",
+            2,
+        )
+    )
+    assert "changed for the rest of the run: max_steps is 14, was 12" in output
+    assert [r["step"] for r in records(workplace / "control") if "loss" in r] == list(range(1, 15))
+
+
+def test_an_earlier_run_is_moved_aside(homespun: Command, workplace: Path, control: Path) -> None:
+    before = {path.name: path.read_bytes() for path in control.iterdir()}
+    output = finished(homespun(*RUN, "--checkpoint-dir", "control", "--max-steps", 2))
+    assert "The earlier run in control is now in control.1." in output
+    after = {path.name: path.read_bytes() for path in (workplace / "control.1").iterdir()}
+    assert before == after
+
+
+def test_two_trainers_do_not_share_a_folder(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    first = homespun(*RUN, "--checkpoint-dir", "shared", "--max-steps", 100_000)
+    assert first.stdout is not None
+    while not first.stdout.readline().startswith("step"):
+        pass
+    output = finished(homespun(*RUN, "--checkpoint-dir", "shared"), status=2)
+    assert f"in use by process {first.pid}" in output
+    first.kill()
+    first.communicate()
+    finished(homespun("train", "--resume", "auto", *RUN[1:], "--checkpoint-dir", "shared"))
