@@ -83,7 +83,7 @@ def _parse(kind: type[Any], name: str, given: list[str], default: Any = None) ->
 
 def _parse_command(given: list[str]) -> None:
     """Help, and complaints about a command that does not exist."""
-    kinds = {name: kind or TrainConfig for name, (_, kind) in COMMANDS.items()}
+    kinds: dict[str, Callable[..., Any]] = {name: kind or TrainConfig for name, (_, kind) in COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(kinds, prog="homespun", description=ABOUT, args=given)
 
 

@@ -8,22 +8,20 @@ know its spelling: in a text it is text.
 import codecs
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from homespun import workspace
+from homespun import durable, workspace
 from homespun.config import TokenizerConfig
-from homespun.data.shards import sync_folder, write_whole
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
@@ -185,7 +183,7 @@ class Tokenizer:
         """
         folder = folder.resolve()
         taken = _taken(folder)
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        temporary = durable.temporary_name(folder)
         files = {
             "tokenizer.json": self.to_json(),
             "tokenizer_config.json": _as_json(
@@ -204,12 +202,11 @@ class Tokenizer:
         try:
             temporary.mkdir(parents=True)
             for name, content in files.items():
-                write_whole(temporary / name, content.encode())
+                durable.write(temporary / name, content.encode())
             if taken:
-                moved = _free_name(folder)
-                folder.rename(moved)
+                moved = durable.set_aside(folder)
             temporary.rename(folder)
-            sync_folder(folder.parent)
+            durable.sync_folder(folder.parent)
         except OSError as error:
             raise UserError(
                 f"{folder}: the tokenizer cannot be written ({error.strerror or error})"
@@ -522,11 +519,6 @@ def _taken(folder: Path) -> bool:
             f"{folder}: no folder for a tokenizer ({error.strerror or error})"
         ) from None
     raise UserError(f"{folder}: holds something else than a tokenizer; give another --output-dir")
-
-
-def _free_name(folder: Path) -> Path:
-    names = (folder.with_name(f"{folder.name}.{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def _same(folder: Path, tokenizer: Tokenizer) -> bool:

@@ -14,14 +14,15 @@ NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "jobli
 
 LAYERS = [
     ("homespun.errors", set()),
+    ("homespun.durable", set()),
     ("homespun.config", {"errors"}),
-    ("homespun.workspace", {"errors"}),
+    ("homespun.workspace", {"errors", "durable"}),
     ("homespun.model", {"config", "errors"}),
-    ("homespun.checkpoint", {"config", "errors"}),
-    ("homespun.monitoring", {"config", "errors"}),
+    ("homespun.checkpoint", {"config", "errors", "durable"}),
+    ("homespun.monitoring", {"config", "errors", "durable"}),
     ("homespun.stories", set()),
-    ("homespun.tokenizer", {"config", "errors", "workspace", "data.documents"}),
-    ("homespun.data", {"config", "errors", "workspace", "tokenizer", "stories"}),
+    ("homespun.tokenizer", {"config", "errors", "durable", "workspace", "data.documents"}),
+    ("homespun.data", {"config", "errors", "durable", "workspace", "tokenizer", "stories"}),
     ("homespun.engine", {"config", "errors", "model"}),
     ("homespun.generation", {"config", "errors", "engine.base", "tokenizer", "monitoring"}),
     (

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from homespun import durable, workspace
 from homespun import tokenizer as module
-from homespun import workspace
 from homespun.config import TokenizerConfig
 from homespun.data.documents import survey
 from homespun.errors import UserError
@@ -379,7 +379,7 @@ def test_a_full_disk_leaves_the_earlier_tokenizer(
     def full(path: Path, *parts: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "write_whole", full)
+    monkeypatch.setattr(durable, "write", full)
     with pytest.raises(UserError, match="No space left"):
         tokenizer.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").sha256 == earlier.sha256

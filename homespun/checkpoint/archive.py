@@ -10,14 +10,11 @@ file claims is trusted.
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
-import secrets
 import struct
 import sys
 import zlib
@@ -30,6 +27,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from homespun import durable
 from homespun.errors import UserError
 
 Named = tuple[str, npt.NDArray[np.generic]]
@@ -156,20 +154,10 @@ def write_archive(
         UserError: the disk is full, the folder is read-only, ...; an earlier file is still there.
         ValueError: the header is not JSON, a name is odd or comes twice, a dtype is not a number.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    facts = {"schema": SCHEMA, "kind": kind, "step": step, "header": header}
     try:
-        try:
-            with temporary.open("xb") as file:
-                facts = {"schema": SCHEMA, "kind": kind, "step": step, "header": header}
-                sha256 = _write(file, tensors, facts)
-                file.flush()
-                _sync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with durable.replacing(path) as file:
+            sha256 = _write(file, tensors, facts)
     except OSError as error:
         raise UserError(
             f"{path} could not be saved ({error.strerror}): "
@@ -196,30 +184,6 @@ def read_archive(path: Path) -> Archive:
         if start + len(ending) != length or _read_at(file, start, len(ending)) != ending:
             raise _damaged(path, "the list of its members")
     return archive
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` as durable as the files behind them, where the system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems say
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
-    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
-    if full_sync is not None:  # macOS, where fsync ends in the cache of the drive
-        try:
-            fcntl.fcntl(descriptor, full_sync)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
-                raise
-    os.fsync(descriptor)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ pair that verifies is the run's checkpoint; neither clocks nor file times have a
 
 import datetime
 import fcntl
-import itertools
 import os
 import re
 import shutil
@@ -20,13 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from homespun import durable
 from homespun.checkpoint.archive import (
     Archive,
     CheckpointError,
     Kind,
     Named,
     read_archive,
-    sync_folder,
     write_archive,
 )
 from homespun.errors import UserError
@@ -39,7 +38,6 @@ BEST = ("best.npz", "best_model.npz")
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
 STEP_FILE = re.compile(r"checkpoint_step_(0|[1-9]\d{0,17})(\.state|\.replaced)?\.npz", re.ASCII)
-UNFINISHED = re.compile(rf"({STEP_FILE.pattern}|best\.npz)\.[0-9a-f]{{8}}\.tmp", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ class CheckpointFolder:
         with file:
             with self._writing():
                 self._take(file)
-                for entry in self.path.iterdir():
-                    if UNFINISHED.fullmatch(entry.name):
-                        entry.unlink()
+                durable.remove_leftovers(
+                    self.path, lambda name: STEP_FILE.fullmatch(name) or name == BEST[0]
+                )
             yield
 
     def set_aside(self) -> Path | None:
@@ -115,11 +113,9 @@ class CheckpointFolder:
                 raise UserError(
                     f"{self.path} holds an earlier run, and you are in it: choose another folder"
                 )
-            free = (folder.with_name(f"{folder.name}.{n}") for n in itertools.count(1))
-            target = next(path for path in free if not path.exists())
-            folder.rename(target)
+            earlier = durable.set_aside(folder)
             folder.mkdir()
-        return target
+        return earlier
 
     def check_space(self, bytes_needed: int) -> None:
         """Make sure, before a run, that its checkpoints will fit.
@@ -162,7 +158,7 @@ class CheckpointFolder:
         if earlier and earlier.weights.path == path:  # whole until the new state is there
             with self._writing():
                 path.replace(self._file(step, ".replaced"))
-                sync_folder(self.path)
+                durable.sync_folder(self.path)
         sha256 = write_archive(path, weights, header, step=step)
         commit = {**state_header, "weights_sha256": sha256}
         write_archive(self._file(step, ".state"), state, commit, kind="state", step=step)

@@ -12,8 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
-import json
-import os
 import re
 import sys
 import time
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from homespun import workspace
+from homespun import durable, workspace
 from homespun.config import DownloadConfig
 from homespun.data import documents
 from homespun.data.hub import Changed, Hub, Missing
@@ -132,7 +130,7 @@ def _finished(output: Path) -> dict[str, Any] | None:
     """
     if not output.exists():
         return None
-    record = _read_json(_beside(output, ".json"))
+    record = durable.read_json(_beside(output, ".json"))
     if output.is_file() and record.get("sha256") == _sha256(output):
         return record
     raise UserError(
@@ -279,6 +277,7 @@ class _Partial:
         self._output = output
         self._path = _beside(output, ".partial")
         self._record_path = _beside(output, ".partial.json")
+        self._finished_path = _beside(output, ".json")
         self._request = request
         self._file = self._path.open("ab")
         try:
@@ -288,7 +287,9 @@ class _Partial:
         except BlockingIOError:
             self._file.close()
             raise UserError(f"{output}: is being written by another download") from None
-        record = _read_json(self._record_path)
+        ours = (self._record_path.name, self._finished_path.name)
+        durable.remove_leftovers(output.parent, lambda name: name in ours)
+        record = durable.read_json(self._record_path)
         if record.get("request") == request and record["bytes"] <= self._file.tell():
             self._file.truncate(record["bytes"])
             self._record = record
@@ -325,15 +326,13 @@ class _Partial:
                 self._commit()
 
     def _commit(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        _write_json(self._record_path, self._record)
+        durable.sync(self._file)
+        durable.write_json(self._record_path, self._record)
         self._n_bytes_recorded = self._n_bytes
 
     def finish(self) -> dict[str, Any]:
         """Give the file its final name; returns the record beside it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        durable.sync(self._file)
         finished = {
             "request": self._request,
             "source": self.position,
@@ -341,10 +340,10 @@ class _Partial:
             "bytes": self._n_bytes,
             "sha256": _sha256(self._path),
         }
-        _write_json(_beside(self._output, ".json"), finished)
+        durable.write_json(self._finished_path, finished)
         self._path.replace(self._output)
         self._record_path.unlink(missing_ok=True)
-        _sync_folder(self._output.parent)
+        durable.sync_folder(self._output.parent)
         return finished
 
     def __enter__(self) -> "_Partial":
@@ -362,31 +361,6 @@ class _Partial:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = _beside(path, ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

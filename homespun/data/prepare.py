@@ -15,15 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from homespun import durable
 from homespun.data.documents import Corpus
-from homespun.data.shards import (
-    Header,
-    Shard,
-    TokenStream,
-    open_shard,
-    write_shard,
-    write_whole,
-)
+from homespun.data.shards import Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import UserError
 from homespun.tokenizer import Tokenizer
 
@@ -135,8 +129,7 @@ def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> Non
     from rich.console import Console
     from rich.progress import Progress
 
-    for leftover in home.glob("*.tmp"):
-        leftover.unlink()
+    durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
     terminal = Console(stderr=True)
     with (
@@ -154,7 +147,7 @@ def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> Non
                 bar.advance(task, pending.popleft().result())
         for shard in pending:
             bar.advance(task, shard.result())
-    write_whole(home / "index.json", json.dumps(index, indent=2).encode())
+    durable.write_json(home / "index.json", index)
 
 
 def _shards(corpus: Corpus) -> Iterator[tuple[str, list[str]]]:

@@ -6,9 +6,6 @@ all the rest of the file, so that a shard that is read is the shard that was wri
 """
 
 import bisect
-import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import struct
@@ -21,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from homespun import durable
 from homespun.errors import UserError
 
 MAGIC = b"HSTOKENS"
@@ -77,52 +75,7 @@ def write_shard(path: Path, ids: npt.NDArray[np.integer[Any]], header: Header) -
         raise ValueError(f"ids from {ids.min()} to {ids.max()}, vocabulary of {header.vocab_size}")
     packed, payload = header.pack(), ids.astype(header.dtype).tobytes()
     digest = hashlib.sha256(packed + payload).digest()
-    write_whole(path, packed, digest, payload)
-
-
-def write_whole(path: Path, *parts: bytes) -> None:
-    """A file that is there as a whole, also after a power cut, or not at all.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            _sync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # network file systems do it themselves
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
-    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
-    if full_sync is not None:  # macOS, where fsync ends in the cache of the drive
-        with contextlib.suppress(OSError):  # not every file system has it
-            fcntl.fcntl(descriptor, full_sync)
-            return
-    os.fsync(descriptor)
+    durable.write(path, packed, digest, payload)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from homespun import durable
 from homespun.errors import UserError
 
 Record = Mapping[str, Any]
@@ -65,7 +66,7 @@ class MetricsLog:
 
     def sync(self) -> int:
         """Bytes in the file, all of them on the disk: what a checkpoint may rely on."""
-        os.fsync(self._file.fileno())
+        durable.sync(self._file)
         return self._length
 
     def truncate(self, length: int) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from homespun import durable
 from homespun.monitoring.console import duration
 from homespun.monitoring.metrics import read
 
@@ -66,9 +66,7 @@ def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> No
 
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    temporary = out.with_name(f"{out.name}.{os.getpid()}")
-    temporary.write_bytes(png.getvalue())
-    temporary.replace(out)
+    durable.write(out, png.getvalue())
 
 
 def _curves(metrics: Path) -> defaultdict[str, Curve]:

@@ -61,7 +61,7 @@ def judge(text: str) -> Verdict:
             if reading.event:
                 complaints += facts.happen(reading.event)
         problems += [Problem(number, sentence, what) for what in complaints]
-    if sentence and not sentence.endswith((".", "!", "?", '"')):
+    if sentence and (not sentence.endswith((".", "!", "?")) or sentence.count('"') % 2):
         problems[-1] = Problem(number, sentence, "unfinished: the sentence breaks off")
     if not facts.ended:
         problems.append(Problem(number, sentence, "unfinished: the story has no ending"))

@@ -5,6 +5,7 @@ A config with gaps, and facts of the data and the machine in; a model shape and 
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from homespun.config import ModelConfig, TrainConfig, seconds
 from homespun.errors import UserError
@@ -55,7 +56,7 @@ def plan(
             config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
         base = PRESETS[_size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)]
         defaults = _recipe(config, n_samples)
-    open_settings = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    open_settings: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, vocab_size=vocab_size, **open_settings)
     shape = {name: getattr(config, name) for name in SHAPE}
     model = shaped(base, {**shape, "vocab_size": vocab_size, "seq_len": config.seq_len})
@@ -68,7 +69,7 @@ def plan(
     return Plan(model, config)
 
 
-def _usual(config: TrainConfig) -> dict[str, object]:
+def _usual(config: TrainConfig) -> dict[str, Any]:
     """What people expect of a preset."""
     return {
         "batch_size": 16,
@@ -82,7 +83,7 @@ def _usual(config: TrainConfig) -> dict[str, object]:
     }
 
 
-def _recipe(config: TrainConfig, n_samples: int) -> dict[str, object]:
+def _recipe(config: TrainConfig, n_samples: int) -> dict[str, Any]:
     """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
     batch = min(n_samples, max(1, RECIPE_TOKENS_PER_STEP // config.seq_len))
     by_muon = config.optimizer in (None, "muon")

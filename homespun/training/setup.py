@@ -231,4 +231,7 @@ def _load(engine: Engine, checkpoint: Checkpoint) -> None:
 
 def _config_from(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `asdict` after a passage through JSON, which has no tuples."""
-    return TrainConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    with_tuples: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return TrainConfig(**with_tuples)

@@ -1,7 +1,6 @@
 """An archive gives back exactly what went in, or refuses; a failed write leaves what was there."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -456,23 +455,3 @@ def test_a_failing_source_leaves_nothing(path: Path) -> None:
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be saved"):
         write_archive(tmp_path / "none" / "x.npz", small(), HEADER)
-
-
-@pytest.mark.parametrize("supported", [True, False])
-def test_macos_flushes_the_drive_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
-) -> None:
-    calls: list[str] = []
-
-    def control(descriptor: int, command: int) -> int:
-        assert command == 51
-        calls.append("full")
-        if not supported:
-            raise OSError(errno.ENOTSUP, "not on this file system")
-        return 0
-
-    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
-    monkeypatch.setattr(fcntl, "fcntl", control)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
-    write_archive(tmp_path / "x.npz", small(), HEADER)
-    assert calls == (["full"] * 2 if supported else ["full", "fsync"] * 2)

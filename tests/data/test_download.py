@@ -32,7 +32,7 @@ TINY = "roneneldan/TinyStories"
 def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
-    assert not list(tmp_path.rglob("*.new"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.fixture
@@ -246,6 +246,7 @@ def test_killed_and_resumed(hub: Hub, log: Log, small_blocks: None, kind: str) -
     assert state["documents"] > 300
     with Path("data/b_3000.txt.partial").open("ab") as torn:
         torn.write(b"torn te")
+    Path("data/b_3000.txt.partial.json.0123abcd.tmp").write_bytes(b'{"torn')
     path = log.fetch(3_000, "a/b")
     assert list(documents(path)) == ["first"] * 9 + stories[:2_991]
     assert log.said(f"going on after {state['documents']:,} documents")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from homespun import durable
 from homespun.data import prepare as module
 from homespun.data import shards
 from homespun.data.documents import SEPARATOR, Corpus, survey
@@ -181,7 +182,7 @@ def test_a_full_disk_keeps_what_is_finished(
     expected = contents(prepare(corpus, tokenizer, tmp_path / "control").folder)
     left = iter(range(writes_that_succeed))
     lock = threading.Lock()
-    sync = shards._sync
+    sync = durable._sync
 
     def filling(descriptor: int) -> None:
         with lock:
@@ -190,7 +191,7 @@ def test_a_full_disk_keeps_what_is_finished(
         sync(descriptor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "_sync", filling)
+        patched.setattr(durable, "_sync", filling)
         with pytest.raises(UserError, match="No space left"):
             prepare(corpus, tokenizer, tmp_path / "tokens")
     (home,) = (tmp_path / "tokens").iterdir()

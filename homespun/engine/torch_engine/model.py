@@ -98,7 +98,7 @@ def gpt2_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache
     """x [B, T, D] -> [B, T, D]."""
     h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
     h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
-    q, k, v = h.unflatten(2, (3, c.n_heads, c.head_dim)).permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
+    q, k, v = h.view(*h.shape[:2], 3, c.n_heads, c.head_dim).permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
     h = attention(q, k, v, cache)
     x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
     h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
@@ -110,7 +110,7 @@ def qwen3_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cach
     """x [B, T, D] -> [B, T, D]."""
     assert rope is not None
     h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
-    heads = linear(h, joined(w, QKV)).unflatten(2, (-1, c.head_dim)).transpose(1, 2)  # [B, H + 2 K, T, C]
+    heads = linear(h, joined(w, QKV)).view(*h.shape[:2], -1, c.head_dim).transpose(1, 2)  # [B, H + 2 K, T, C]
     q, k, v = heads.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
     q = rotate(rms_norm(q, w["self_attn.q_norm.weight"], c.norm_eps), rope)
     k = rotate(rms_norm(k, w["self_attn.k_norm.weight"], c.norm_eps), rope)

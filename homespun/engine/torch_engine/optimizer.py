@@ -90,7 +90,7 @@ class Optimizer:
                 updates.append(torch.lerp(grad, new, s.muon_momentum).view(stacked, n_out, n_in))
             directions = orthogonalised(torch.cat(updates).to(self.muon_dtype)).float()
             rate = lr * max(1.0, n_out / n_in) ** 0.5
-            for name, direction in zip(names, directions.split(stacked), strict=True):
+            for name, direction in zip(names, torch.split(directions, stacked), strict=True):
                 weight = self.weights[name]
                 new = weight * (1 - lr * s.weight_decay) - rate * direction.reshape(shape)
                 weight.copy_(torch.where(keep, weight, new))
