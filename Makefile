@@ -1,18 +1,50 @@
 # Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test check format faults clean
+.PHONY: install demo test check format clean
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "homespun needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+		{ echo "homespun needs Python 3.11 or newer, for example: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) -e .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check]'
+.venv/.installed-for-tests: .venv/.installed
+	$(PIP) -e '.[test]'
 	@touch $@
+
+.venv/.installed-for-checks: .venv/.installed
+	$(PIP) -e '.[test,check]'
+	@touch $@
+
+# A model that tells stories, from nothing, without a network: each line is a command that you can type yourself.
+demo: install
+	@mkdir -p demo
+	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 20000
+	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
+	cd demo && ../$(BIN)/homespun train --time-budget 3m --sample-prompts "Once upon a time"
+	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 1
+	cd demo && ../$(BIN)/homespun judge --num-samples 50
+	@echo "The curves of the run are in demo/checkpoints/training.png."
+
+test: .venv/.installed-for-tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What a change has to pass beside the tests.
+check: .venv/.installed-for-checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed-for-checks
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv demo

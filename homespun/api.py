@@ -51,8 +51,12 @@ def load(
         config = ModelConfig(**archive.header["model"])
         tokenizer = Tokenizer.from_json(archive.header["tokenizer"], where=str(path))
     except (KeyError, TypeError) as error:
-        raise UserError(f"{archive.path} does not say what model it holds ({error}): name another file") from None
-    return LanguageModel(archive, config, tokenizer, engine=engine, precision=precision, threads=threads)
+        raise UserError(
+            f"{archive.path} does not say what model it holds ({error}): name another file"
+        ) from None
+    return LanguageModel(
+        archive, config, tokenizer, engine=engine, precision=precision, threads=threads
+    )
 
 
 class LanguageModel:
@@ -102,7 +106,9 @@ class LanguageModel:
             return logits
         follow = np.asarray(targets, dtype=np.int32)
         if follow.shape != ids.shape:
-            raise ValueError(f"targets are {list(follow.shape)}, tokens {list(ids.shape)}: they have to agree")
+            raise ValueError(
+                f"targets are {list(follow.shape)}, tokens {list(ids.shape)}: they have to agree"
+            )
         total, count = self.engine.loss(Batch(np.atleast_2d(ids), np.atleast_2d(follow)))
         return logits, total / max(1, count)
 
@@ -117,13 +123,17 @@ class LanguageModel:
             UserError: the prompt is empty, or longer than the context.
         """
         config = SamplingConfig(**sampling)
-        written = generate(self.engine.decoder, self.tokenizer, prompt, config, context=self.config.seq_len)
+        written = generate(
+            self.engine.decoder, self.tokenizer, prompt, config, context=self.config.seq_len
+        )
         return (prompt or "") + written[0].text
 
     def stream(self, prompt: str | None = None, **sampling: Any) -> Iterator[str]:
         """As `generate`, without the prompt, piece by piece as it is written."""
         config = SamplingConfig(**sampling)
-        return stream(self.engine.decoder, self.tokenizer, prompt, config, context=self.config.seq_len)
+        return stream(
+            self.engine.decoder, self.tokenizer, prompt, config, context=self.config.seq_len
+        )
 
     def save_weights(self, path: str | Path) -> None:
         """Write the model to one file, with its shape and tokenizer: all that `load` needs."""
@@ -136,5 +146,7 @@ class LanguageModel:
                 f"tokens are {list(ids.shape)}: [T] or [B, T] with T from 1 to {self.config.seq_len} are needed"
             )
         if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            raise ValueError(f"tokens have to be whole numbers from 0 to {self.config.vocab_size - 1}")
+            raise ValueError(
+                f"tokens have to be whole numbers from 0 to {self.config.vocab_size - 1}"
+            )
         return ids.astype(np.int32)

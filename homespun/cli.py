@@ -15,6 +15,7 @@ import tyro
 from homespun.config import (
     DownloadConfig,
     GenerateConfig,
+    JudgeConfig,
     ModelConfig,
     TokenizerConfig,
     TrainConfig,
@@ -83,7 +84,9 @@ def _parse(kind: type[Any], name: str, given: list[str], default: Any = None) ->
 
 def _parse_command(given: list[str]) -> None:
     """Help, and complaints about a command that does not exist."""
-    kinds: dict[str, Callable[..., Any]] = {name: kind or TrainConfig for name, (_, kind) in COMMANDS.items()}
+    kinds: dict[str, Callable[..., Any]] = {
+        name: kind or TrainConfig for name, (_, kind) in COMMANDS.items()
+    }
     tyro.extras.subcommand_cli_from_dict(kinds, prog="homespun", description=ABOUT, args=given)
 
 
@@ -111,7 +114,9 @@ def train(given: list[str]) -> int:
     checkpoint = find_checkpoint(config, say=print)
     base = requested_config(checkpoint) if checkpoint else TrainConfig()
     from_file = read_toml(Path(config.config), TrainConfig) if config.config else {}
-    base = dataclasses.replace(base, **from_file, checkpoint_dir=config.checkpoint_dir, resume=config.resume)
+    base = dataclasses.replace(
+        base, **from_file, checkpoint_dir=config.checkpoint_dir, resume=config.resume
+    )
     config = _parse(TrainConfig, "train", given, default=base)
     result = train(config, checkpoint, say=print)
     how_to = f"homespun train --resume --checkpoint-dir {result.checkpoint_dir}"
@@ -119,7 +124,7 @@ def train(given: list[str]) -> int:
         print(f"Stopped at step {result.steps:,} and saved. To go on: {how_to}")
         return 128 + result.stopped_by
     print(f"Ended by {result.ended_by} after {result.steps:,} steps.")
-    print(f"Try it: homespun generate --checkpoint {result.best} --prompt \"Once upon a time\"")
+    print(f'Try it: homespun generate --checkpoint {result.best} --prompt "Once upon a time"')
     return 0
 
 
@@ -129,7 +134,9 @@ def generate(config: GenerateConfig) -> int:
     from homespun.generation.interactive import interact
     from homespun.monitoring.console import printable
 
-    model = load(config.checkpoint, engine=config.engine, precision=config.precision, threads=config.threads)
+    model = load(
+        config.checkpoint, engine=config.engine, precision=config.precision, threads=config.threads
+    )
     _check_agreement(config, model.config, model.tokenizer.sha256)
     context = model.config.seq_len
     if config.interactive:
@@ -142,7 +149,9 @@ def generate(config: GenerateConfig) -> int:
         )
         return 0
     if config.num_samples == 1:
-        written = stream(model.engine.decoder, model.tokenizer, config.prompt, config, context=context)
+        written = stream(
+            model.engine.decoder, model.tokenizer, config.prompt, config, context=context
+        )
         first = next(written, "")
         print(printable((config.prompt or "") + first), end="", flush=True)
         for piece in written:
@@ -197,6 +206,31 @@ def models(config: ModelsConfig) -> int:
     return 0
 
 
+def judge(config: JudgeConfig) -> int:
+    from homespun.api import load
+    from homespun.generation.generate import generate
+    from homespun.monitoring.console import printable
+    from homespun.stories.judge import judge
+
+    model = load(config.checkpoint, threads=config.threads)
+    consistent = 0
+    written = generate(
+        model.engine.decoder,
+        model.tokenizer,
+        None,
+        config,
+        context=model.config.seq_len,
+        num_samples=config.num_samples,
+    )
+    for number, story in enumerate(written, start=1):
+        verdict = judge(story.text)
+        consistent += verdict.consistent
+        for problem in verdict.problems[:1]:
+            print(printable(f"story {number}: {problem.what}: {problem.text}"))
+    print(f"{consistent} of {config.num_samples} stories are consistent from start to end.")
+    return 0
+
+
 def verify(config: VerifyConfig) -> int:
     from homespun.checkpoint import verify_path
 
@@ -212,6 +246,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], int], type[Any] | None]] = {
     "tokenizer": (tokenizer, TokenizerConfig),
     "train": (train, None),
     "generate": (generate, GenerateConfig),
+    "judge": (judge, JudgeConfig),
     "models": (models, ModelsConfig),
     "verify": (verify, VerifyConfig),
 }
@@ -236,7 +271,9 @@ def _check_agreement(config: GenerateConfig, model: ModelConfig, tokenizer_sha25
     if config.model_size is not None:
         from homespun.model.presets import preset, shaped
 
-        named = shaped(preset(config.model_size), {"vocab_size": model.vocab_size, "seq_len": model.seq_len})
+        named = shaped(
+            preset(config.model_size), {"vocab_size": model.vocab_size, "seq_len": model.seq_len}
+        )
         differing = [
             f"{field.name} {getattr(model, field.name)}, not {getattr(named, field.name)}"
             for field in dataclasses.fields(ModelConfig)

@@ -61,7 +61,9 @@ class Checked:
                     "below": value < limit,
                 }[bound]
                 if not holds:
-                    raise UserError(f"{flag} is {value}: it has to be {bound.replace('_', ' ')} {limit:g}")
+                    raise UserError(
+                        f"{flag} is {value}: it has to be {bound.replace('_', ' ')} {limit:g}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,15 @@ class ModelConfig(Checked):
             )
         if self.architecture == "gpt2":
             if self.n_heads * self.head_dim != self.d_model:
-                raise UserError(f"gpt2 needs --d-model ({self.d_model}) divisible by --n-heads ({self.n_heads})")
+                raise UserError(
+                    f"gpt2 needs --d-model ({self.d_model}) divisible by --n-heads ({self.n_heads})"
+                )
             if self.n_kv_heads != self.n_heads:
                 raise UserError("gpt2 has as many key/value heads as heads: leave --n-kv-heads out")
         elif self.head_dim % 2:
-            raise UserError(f"rotary positions need an even head size, not {self.head_dim}: change --n-heads")
+            raise UserError(
+                f"rotary positions need an even head size, not {self.head_dim}: change --n-heads"
+            )
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,9 @@ class TrainConfig(Checked):
     """After the warm-up: cosine to the minimum, or constant and then linear to it."""
     warmup_steps: int | None = setting(None, at_least=0, on_resume="announced")
     """Steps of linear warm-up; without it 2% of the run, at most 2,000."""
-    min_learning_rate_ratio: float | None = setting(None, at_least=0, at_most=1, on_resume="announced")
+    min_learning_rate_ratio: float | None = setting(
+        None, at_least=0, at_most=1, on_resume="announced"
+    )
     """Rate at the end, as a share of the peak (0.1 with a preset)."""
     weight_decay: float | None = setting(None, at_least=0, on_resume="announced")
     """Decoupled decay of matrices and embeddings (0.1 with a preset); biases and norms have none."""
@@ -271,6 +279,22 @@ class GenerateConfig(SamplingConfig):
     """CPU threads; without it one per core."""
 
 
+@dataclass(frozen=True)
+class JudgeConfig(SamplingConfig):
+    """Let a model that learned from the built-in stories write some, and check each from start to end for contradictions."""
+
+    max_tokens: int = setting(400, at_least=1)
+    """Length at which a story that has not ended is cut off."""
+    seed: int | None = setting(0, at_least=0)
+    """The same seed gives the same stories."""
+    checkpoint: str = "checkpoints/best.npz"
+    """The model: one .npz file, or the folder of a run."""
+    num_samples: int = setting(50, at_least=1, at_most=100_000)
+    """How many stories."""
+    threads: int | None = setting(None, at_least=1)
+    """CPU threads; without it one per core."""
+
+
 def read_toml(path: Path, kind: type[Any]) -> dict[str, Any]:
     """The settings in a TOML file, for the config dataclass `kind`.
 
@@ -321,5 +345,7 @@ def seconds(text: str) -> float:
     whole = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[smhd]?\s*)+", text.strip())
     total = sum(float(number) * units[unit] for number, unit in parts) if whole else 0.0
     if not 0 < total < 1e9:
-        raise UserError(f"--time-budget is '{text}': give a length of time such as 90s, 20m or 1h30m")
+        raise UserError(
+            f"--time-budget is '{text}': give a length of time such as 90s, 20m or 1h30m"
+        )
     return total

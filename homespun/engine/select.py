@@ -5,8 +5,14 @@ import os
 from homespun.config import ModelConfig
 from homespun.engine.base import Engine, OptimizerSettings
 
-# A thread count that follows the load of the machine would change the order of sums from step to step.
-FIXED_THREADS = {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"}
+THREADING = {
+    # A thread count that follows the load of the machine would change the order of sums from step to step.
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+    # Threads that spin while they wait for each other make a step several times slower as soon as anything else runs on
+    # the machine (benchmarks/threads.py); sleeping ones cost a quiet machine a few percent.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def create(
@@ -21,7 +27,7 @@ def create(
     seed: int = 0,
 ) -> Engine:
     """An engine with freshly initialised weights; without `optimizer` it can evaluate and generate only."""
-    os.environ.update(FIXED_THREADS)
+    _settle_threading()
     from homespun.engine.torch_engine.engine import TorchEngine
 
     return TorchEngine(
@@ -37,7 +43,7 @@ def create(
 
 def flops_per_second(precision: str = "auto") -> float:
     """Of large matrix products on this machine, measured in a moment."""
-    os.environ.update(FIXED_THREADS)
+    _settle_threading()
     from homespun.engine.torch_engine import machine
 
     return machine.flops_per_second(precision)
@@ -48,3 +54,9 @@ def memory_capacity() -> int:
     from homespun.engine.torch_engine import machine
 
     return machine.memory_capacity()
+
+
+def _settle_threading() -> None:
+    """Before a framework is loaded, which reads these once; what the user has set stays."""
+    for name, value in THREADING.items():
+        os.environ.setdefault(name, value)

@@ -23,7 +23,13 @@ def _gpt2(n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
 
 
 def qwen3(
-    n_layers: int, d_model: int, *, n_kv_heads: int | None = None, head_dim: int = 64, d_ff: int = 0, tied: bool = False
+    n_layers: int,
+    d_model: int,
+    *,
+    n_kv_heads: int | None = None,
+    head_dim: int = 64,
+    d_ff: int = 0,
+    tied: bool = False,
 ) -> ModelConfig:
     """The modern block with the usual proportions: heads that fill the width, feed-forward layers of 8/3 of it."""
     n_heads = max(1, d_model // head_dim)
@@ -75,11 +81,19 @@ def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
     architecture = given.get("architecture", base.architecture)
     d_model = given.get("d_model", base.d_model)
     if architecture != base.architecture:
-        base = _gpt2(base.n_layers, base.d_model, base.n_heads) if architecture == "gpt2" else qwen3(base.n_layers, base.d_model)
-    n_heads = given.get("n_heads", base.n_heads if d_model == base.d_model else max(1, d_model // base.head_dim))
+        base = (
+            _gpt2(base.n_layers, base.d_model, base.n_heads)
+            if architecture == "gpt2"
+            else qwen3(base.n_layers, base.d_model)
+        )
+    n_heads = given.get(
+        "n_heads", base.n_heads if d_model == base.d_model else max(1, d_model // base.head_dim)
+    )
     reshaped = d_model != base.d_model or n_heads != base.n_heads
     if reshaped and d_model % n_heads:
-        raise UserError(f"--d-model {d_model} cannot be divided into --n-heads {n_heads} heads of equal size")
+        raise UserError(
+            f"--d-model {d_model} cannot be divided into --n-heads {n_heads} heads of equal size"
+        )
     derived = {"n_heads": n_heads}
     if reshaped:
         derived["head_dim"] = d_model // n_heads

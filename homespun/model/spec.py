@@ -122,13 +122,19 @@ def _qwen3(c: ModelConfig) -> list[Parameter]:
     return found
 
 
-def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def initial_weights(
+    config: ModelConfig, seed: int
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Initial values, one tensor at a time; each depends on the seed and its own name alone."""
     for p in parameters(config):
         values = np.full(p.shape, p.mean, dtype=np.float32)
         if p.std:
-            key = int.from_bytes(hashlib.sha256(f"{seed}:{p.name}".encode()).digest()[:16], "little")
-            noise = np.random.Generator(np.random.Philox(key=key)).standard_normal(p.shape, dtype=np.float32)
+            key = int.from_bytes(
+                hashlib.sha256(f"{seed}:{p.name}".encode()).digest()[:16], "little"
+            )
+            noise = np.random.Generator(np.random.Philox(key=key)).standard_normal(
+                p.shape, dtype=np.float32
+            )
             values += np.float32(p.std) * noise
         yield p.name, values
 
@@ -148,7 +154,9 @@ def flops_per_token(config: ModelConfig) -> int:
     return 6 * in_products + attention
 
 
-def training_bytes(config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool) -> int:
+def training_bytes(
+    config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
+) -> int:
     """Estimated memory of a training step above that of the bare process.
 
     float32 weights, gradients and moments (two, or one for what Muon takes), plus what the forward pass keeps for the
@@ -164,7 +172,13 @@ def training_bytes(config: ModelConfig, batch_size: int, optimizer: str, *, half
     per_token = 4 * config.d_model + 2 * heads + config.n_heads * config.head_dim + wide
     attention = config.n_heads * config.seq_len
     block = tokens * (per_token + attention) * number
-    kept = config.n_layers * tokens * config.d_model * number + block if checkpointing else config.n_layers * block
-    head = min(tokens, 512) * config.vocab_size * (4 + number) + 4 * config.vocab_size * config.d_model
+    kept = (
+        config.n_layers * tokens * config.d_model * number + block
+        if checkpointing
+        else config.n_layers * block
+    )
+    head = (
+        min(tokens, 512) * config.vocab_size * (4 + number) + 4 * config.vocab_size * config.d_model
+    )
     copies = number * weights if half else 0
     return held + kept + head + copies

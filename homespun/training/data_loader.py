@@ -52,7 +52,9 @@ class TextDataset:
         end = start + self.seq_len + 1
         tokens = np.asarray(self.token_ids[start:end], dtype=np.int32)
         if end > len(self.token_ids):
-            rest = np.asarray(self.token_ids[: end - max(start, len(self.token_ids))], dtype=np.int32)
+            rest = np.asarray(
+                self.token_ids[: end - max(start, len(self.token_ids))], dtype=np.int32
+            )
             tokens = np.concatenate((tokens, rest))
         return tokens[:-1], tokens[1:]
 
@@ -78,13 +80,18 @@ class Batches:
             inside = epochs == epoch
             key = _mix(np.array([self.seed], dtype=np.uint64), np.uint64(epoch))[0]
             offset = int(key % np.uint64(self.dataset.seq_len))
-            starts[inside] = permuted(indices[inside], n, key).astype(np.int64) * self.dataset.seq_len + offset
+            starts[inside] = (
+                permuted(indices[inside], n, key).astype(np.int64) * self.dataset.seq_len + offset
+            )
         return [int(start) for start in starts]
 
     def batch(self, first: int, count: int) -> Batch:
         """The samples `first` to `first + count - 1`, [count, seq_len]."""
         samples = [self.dataset.at(start) for start in self.starts(first, count)]
-        return Batch(np.stack([inputs for inputs, _ in samples]), np.stack([targets for _, targets in samples]))
+        return Batch(
+            np.stack([inputs for inputs, _ in samples]),
+            np.stack([targets for _, targets in samples]),
+        )
 
     def microbatches(self, first: int, batch_size: int, n: int) -> list[Batch]:
         """The next `n * batch_size` samples in `n` batches; how they are divided changes nothing in their order."""

@@ -61,7 +61,9 @@ class Evaluator:
         return Evaluation(total / n_tokens, total / math.log(2) / max(1, self.n_bytes), n_tokens)
 
 
-def _windows(tokens: npt.NDArray[np.int32], n: int, seq_len: int, fill: int) -> npt.NDArray[np.int32]:
+def _windows(
+    tokens: npt.NDArray[np.int32], n: int, seq_len: int, fill: int
+) -> npt.NDArray[np.int32]:
     padded = np.full(n * seq_len, fill, dtype=np.int32)
     padded[: len(tokens)] = tokens
     return padded.reshape(n, seq_len)

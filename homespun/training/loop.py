@@ -26,6 +26,7 @@ from homespun.training.data_loader import Batches, TextDataset
 from homespun.training.evaluate import Evaluator, perplexity
 from homespun.training.guard import Guard
 from homespun.training.interrupts import Interrupts
+from homespun.training.recipe import step_limits
 from homespun.training.schedule import learning_rate_share, warm_up
 from homespun.training.setup import Run, Say, set_up
 
@@ -59,7 +60,9 @@ class Position:
     @classmethod
     def restored(cls, values: dict[str, Any]) -> "Position":
         """The inverse of `dataclasses.asdict`."""
-        return cls(**{**values, "guard": Guard(**values["guard"]), "window": Window(**values["window"])})
+        return cls(
+            **{**values, "guard": Guard(**values["guard"]), "window": Window(**values["window"])}
+        )
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,12 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
     with folder.lock(), Interrupts() as interrupts, MetricsLog(folder.path / METRICS) as log:
         folder.check_space(bytes_on_disk(run))
         loop = Loop(run, folder, log, interrupts)
-        with Console("Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}", describe(loop),
-            total_steps=loop.total_steps, best_val_loss=loop.position.guard.best_val_loss or math.inf) as console:
+        with Console(
+            "Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}",
+            describe(loop),
+            total_steps=loop.total_steps,
+            best_val_loss=loop.position.guard.best_val_loss or math.inf,
+        ) as console:
             result = loop(console)
         plot_run(log.path, folder.path / PLOT, run.config.max_grad_norm)
     return result
@@ -107,8 +114,14 @@ def describe(loop: "Loop") -> dict[str, str]:
     """What a run is, line by line: all that was decided, and tokens per step once and for all."""
     run, c = loop.run, loop.config
     per_step = loop.batch_size * loop.accumulation * c.seq_len
-    rates = f"{c.muon_learning_rate:g} for Muon, {c.learning_rate:g} for AdamW" if c.optimizer == "muon" else f"{c.learning_rate:g}"
-    lengths = [f"{n:,} steps (--{name.replace('_', '-')})" for name, n in list(loop.limits.items())[:1]]
+    rates = (
+        f"{c.muon_learning_rate:g} for Muon, {c.learning_rate:g} for AdamW"
+        if c.optimizer == "muon"
+        else f"{c.learning_rate:g}"
+    )
+    lengths = [
+        f"{n:,} steps (--{name.replace('_', '-')})" for name, n in list(loop.limits.items())[:1]
+    ]
     lengths += [f"{c.time_budget} (--time-budget)"] if loop.budget else []
     steps, share = loop.warm_up
     facts = run.engine.facts
@@ -120,7 +133,8 @@ def describe(loop: "Loop") -> dict[str, str]:
         "step": f"{per_step:,} tokens = {loop.batch_size} x {c.seq_len} x {loop.accumulation} "
         "(batch, sequence, accumulation)",
         "length": " or ".join(lengths) + (", whichever ends first" if len(lengths) > 1 else ""),
-        "optimizer": f"{c.optimizer}, peak rate {rates}, {c.schedule}, warm-up " + (f"{steps:,} steps" if steps else f"{share:.0%}"),
+        "optimizer": f"{c.optimizer}, peak rate {rates}, {c.schedule}, warm-up "
+        + (f"{steps:,} steps" if steps else f"{share:.0%}"),
         "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}, {facts['threads']} threads"
         + (", compiled" if facts["compiled"] == "yes" else ""),
         "folder": f"{loop.folder.path}",
@@ -136,7 +150,9 @@ def bytes_on_disk(run: Run) -> int:
 class Loop:
     """One run, from where it stands to its end."""
 
-    def __init__(self, run: Run, folder: CheckpointFolder, log: MetricsLog, interrupts: Interrupts) -> None:
+    def __init__(
+        self, run: Run, folder: CheckpointFolder, log: MetricsLog, interrupts: Interrupts
+    ) -> None:
         self.run, self.folder, self.log, self.interrupts = run, folder, log, interrupts
         self.config = c = run.config
         self.engine = run.engine
@@ -183,20 +199,32 @@ class Loop:
         if self.saved_at != position.step:
             self.save()
         return TrainResult(
-            self.folder.path, position.step, ended_by, self.val_loss, position.guard.best_val_loss, self.interrupts.stopped_by
+            self.folder.path,
+            position.step,
+            ended_by,
+            self.val_loss,
+            position.guard.best_val_loss,
+            self.interrupts.stopped_by,
         )
 
     def take_step(self) -> None:
         """Dispatch a step, and report the one before it while the device computes."""
         position = self.position
-        microbatches = self.batches.microbatches(position.next_sample, self.batch_size, self.accumulation)
+        microbatches = self.batches.microbatches(
+            position.next_sample, self.batch_size, self.accumulation
+        )
         rates = self.rates()
         handle = self.engine.train_step(microbatches, rates)
         self.report_step()
         position.step += 1
         position.next_sample += self.batch_size * self.accumulation
         position.tokens += sum(batch.n_targets for batch in microbatches)
-        facts = {"step": position.step, "tokens": position.tokens, **rates, "batch": _fingerprint(microbatches)}
+        facts = {
+            "step": position.step,
+            "tokens": position.tokens,
+            **rates,
+            "batch": _fingerprint(microbatches),
+        }
         self.unread = handle, facts
         if handle.ready():
             self.report_step()
@@ -217,7 +245,9 @@ class Loop:
         window.clipped += result.clipped
         position.guard.stepped(facts["step"], result.applied)
         if not result.applied:
-            self.console.say(f"step {facts['step']:,} was refused: its loss or its gradients were not finite")
+            self.console.say(
+                f"step {facts['step']:,} was refused: its loss or its gradients were not finite"
+            )
         if facts["step"] % self.config.log_interval == 0:
             tokens = window.steps * self.batch_size * self.accumulation * self.config.seq_len
             record = {
@@ -247,7 +277,9 @@ class Loop:
         self.val_loss = evaluation.loss
         self.evaluated_at = position.step
         if position.guard.evaluated(position.step, evaluation.loss):
-            self.folder.save_best(position.step, self.weights(), {**self.run.header, "val_loss": evaluation.loss})
+            self.folder.save_best(
+                position.step, self.weights(), {**self.run.header, "val_loss": evaluation.loss}
+            )
         self.write(
             {
                 "step": position.step,
@@ -265,9 +297,20 @@ class Loop:
         sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
         for prompt in self.config.sample_prompts:
             text = generate(
-                self.engine.decoder, self.run.tokenizer, prompt, sampling, context=self.run.model.seq_len
+                self.engine.decoder,
+                self.run.tokenizer,
+                prompt,
+                sampling,
+                context=self.run.model.seq_len,
             )[0].text
-            self.write({"step": self.position.step, "tokens": self.position.tokens, "prompt": prompt, "text": text})
+            self.write(
+                {
+                    "step": self.position.step,
+                    "tokens": self.position.tokens,
+                    "prompt": prompt,
+                    "text": text,
+                }
+            )
         self.mark = time.perf_counter()
 
     def save(self) -> None:
@@ -297,7 +340,9 @@ class Loop:
         progress = self.progress()
         gained = progress - self.progress_before
         spent = self.elapsed() - self.elapsed_before
-        self.console.record(record, progress, spent / gained * (1 - progress) if gained > 0 else None)
+        self.console.record(
+            record, progress, spent / gained * (1 - progress) if gained > 0 else None
+        )
 
     def elapsed(self) -> float:
         """Seconds since the run began, without those in which it was not running."""
@@ -322,7 +367,10 @@ class Loop:
             warmup_share=share,
             minimum=c.min_learning_rate_ratio or 0.0,
         )
-        return {"adamw": (c.learning_rate or 0.0) * height, "muon": (c.muon_learning_rate or 0.0) * height}
+        return {
+            "adamw": (c.learning_rate or 0.0) * height,
+            "muon": (c.muon_learning_rate or 0.0) * height,
+        }
 
     def ending(self) -> str | None:
         """What ends the run here, if anything does."""
@@ -334,17 +382,6 @@ class Loop:
         if self.budget and self.elapsed() >= self.budget:
             return "time_budget"
         return next((name for name, limit in self.limits.items() if position.step >= limit), None)
-
-
-def step_limits(config: TrainConfig, n_samples: int) -> dict[str, int]:
-    """The limits that are numbers of steps, by the name of their setting, the nearest first."""
-    limits = {}
-    if config.max_steps is not None:
-        limits["max_steps"] = config.max_steps
-    if config.max_epochs is not None:
-        per_step = (config.batch_size or 1) * (config.grad_accumulation_steps or 1)
-        limits["max_epochs"] = max(1, math.ceil(config.max_epochs * n_samples / per_step))
-    return dict(sorted(limits.items(), key=lambda item: item[1]))
 
 
 def _fingerprint(microbatches: list[Batch]) -> str:

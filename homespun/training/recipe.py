@@ -4,19 +4,24 @@ A config with gaps, and facts of the data and the machine in; a model shape and 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from homespun.config import ModelConfig, TrainConfig, seconds
 from homespun.errors import UserError
 from homespun.model.presets import PRESETS, preset, shaped
+from homespun.model.spec import flops_per_token
 
 SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0
-RECIPE_SIZES = ("pico", "nano", "micro", "mini", "small")
 RECIPE_TOKENS_PER_STEP = 2048
+WORTH_COMPILING = 600.0
+"""Seconds that a run has to take: compiling costs half a minute and gains a fifth (benchmarks/engine.py)."""
+UTILISATION = 0.4
+"""Share of a machine's peak speed that training reaches."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ def plan(
             f"or train a tokenizer of that size (homespun tokenizer --vocab-size {config.vocab_size})"
         )
     by_preset = config.model_size is not None
-    unlimited = config.max_epochs is None and config.max_steps is None and config.time_budget is None
+    unlimited = (
+        config.max_epochs is None and config.max_steps is None and config.time_budget is None
+    )
     if by_preset:
         base = preset(config.model_size or "")
         defaults = _usual(config)
@@ -54,9 +61,13 @@ def plan(
     else:
         if unlimited:
             config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
-        base = PRESETS[_size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)]
+        base = PRESETS[
+            _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
+        ]
         defaults = _recipe(config, n_samples)
-    open_settings: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    open_settings: dict[str, Any] = {
+        name: value for name, value in defaults.items() if getattr(config, name) is None
+    }
     config = dataclasses.replace(config, vocab_size=vocab_size, **open_settings)
     shape = {name: getattr(config, name) for name in SHAPE}
     model = shaped(base, {**shape, "vocab_size": vocab_size, "seq_len": config.seq_len})
@@ -66,7 +77,32 @@ def plan(
             f"a step takes {batch:,} sequences of {config.seq_len} tokens, but the training text has only "
             f"{n_samples:,}: lower --batch-size or --seq-len, or give more text"
         )
+    if config.compile == "auto":
+        expected = expected_seconds(model, config, n_samples, flops_per_second)
+        config = dataclasses.replace(config, compile="on" if expected >= WORTH_COMPILING else "off")
     return Plan(model, config)
+
+
+def step_limits(config: TrainConfig, n_samples: int) -> dict[str, int]:
+    """The limits that are numbers of steps, by the name of their setting, the nearest first."""
+    limits = {}
+    if config.max_steps is not None:
+        limits["max_steps"] = config.max_steps
+    if config.max_epochs is not None:
+        per_step = (config.batch_size or 1) * (config.grad_accumulation_steps or 1)
+        limits["max_epochs"] = max(1, math.ceil(config.max_epochs * n_samples / per_step))
+    return dict(sorted(limits.items(), key=lambda item: item[1]))
+
+
+def expected_seconds(
+    model: ModelConfig, config: TrainConfig, n_samples: int, flops_per_second: float
+) -> float:
+    """Roughly how long a run takes, its limits being settled."""
+    limits = [seconds(config.time_budget)] if config.time_budget else []
+    per_step = (config.batch_size or 1) * (config.grad_accumulation_steps or 1) * config.seq_len
+    for steps in step_limits(config, n_samples).values():
+        limits.append(steps * per_step * flops_per_token(model) / (UTILISATION * flops_per_second))
+    return min(limits)
 
 
 def _usual(config: TrainConfig) -> dict[str, Any]:
@@ -102,11 +138,9 @@ def _recipe(config: TrainConfig, n_samples: int) -> dict[str, Any]:
 
 def _size_for(time: float, flops_per_second: float) -> str:
     """The largest size that still sees enough tokens in the time to use what it could learn."""
-    for name in reversed(RECIPE_SIZES):
-        if time * flops_per_second >= MIN_FLOPS[name]:
-            return name
-    return RECIPE_SIZES[0]
+    affordable = [name for name, least in MIN_FLOPS.items() if time * flops_per_second >= least]
+    return affordable[-1]
 
 
-MIN_FLOPS = {"nano": 1.6e13, "micro": 6e13, "mini": 2e14, "small": 1e15}
-"""Operations at the machine's peak from which on a size learns more than the next smaller one."""
+MIN_FLOPS = {"pico": 0.0, "nano": 1.6e13, "micro": 6e13, "mini": 2e14, "small": 1e15}
+"""Operations at the machine's peak from which on a size learns more than the one before it."""

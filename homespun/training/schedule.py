@@ -9,7 +9,13 @@ LINEAR_DECAY_SHARE = 0.7
 
 
 def learning_rate_share(
-    kind: Schedule, step: int, progress: float, *, warmup_steps: int, warmup_share: float, minimum: float
+    kind: Schedule,
+    step: int,
+    progress: float,
+    *,
+    warmup_steps: int,
+    warmup_share: float,
+    minimum: float,
 ) -> float:
     """Share of the peak rate in `minimum` .. 1 (less in the warm-up).
 

@@ -81,7 +81,9 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
             f"{corpus.path} is not the text that this run began with: name the right one with --data-file, "
             "or start a new run without --resume"
         )
-    tokenizer = _resumed_tokenizer(requested, stored) if stored else _tokenizer(requested, corpus, say)
+    tokenizer = (
+        _resumed_tokenizer(requested, stored) if stored else _tokenizer(requested, corpus, say)
+    )
     tokens = prepare(corpus, tokenizer, corpus.path.parent / "tokens", say=say)
     if stored:
         settled = _resumed_plan(requested, stored, say)
@@ -153,12 +155,17 @@ def _resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> P
     refused = [field.name for field in changes if field.metadata.get("on_resume") == "fixed"]
     if refused:
         differing = ", ".join(
-            f"--{name.replace('_', '-')} {getattr(requested, name)} (was {getattr(before, name)})" for name in refused
+            f"--{name.replace('_', '-')} {getattr(requested, name)} (was {getattr(before, name)})"
+            for name in refused
         )
-        raise UserError(f"a resumed run cannot change {differing}: leave it out, or start a new run without --resume")
+        raise UserError(
+            f"a resumed run cannot change {differing}: leave it out, or start a new run without --resume"
+        )
     for field, value in changes.items():
         if field.metadata.get("on_resume") == "announced":
-            say(f"changed for the rest of the run: {field.name} is {value}, was {getattr(before, field.name)}")
+            say(
+                f"changed for the rest of the run: {field.name} is {value}, was {getattr(before, field.name)}"
+            )
     resolved = _config_from(stored["resolved"])
     config = dataclasses.replace(
         resolved, **{field.name: value for field, value in changes.items() if value is not None}
@@ -181,7 +188,9 @@ def _engine(settled: Plan, say: Say) -> tuple[Engine, TrainConfig]:
     config = settled.config
     compiled = config.compile == "on"
     if compiled and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        say("--compile on: this machine has no C++ compiler, so the run goes on without compiled kernels.")
+        say(
+            "--compile on: this machine has no C++ compiler, so the run goes on without compiled kernels."
+        )
         compiled = False
     engine = select.create(
         settled.model,
@@ -200,7 +209,9 @@ def _engine(settled: Plan, say: Say) -> tuple[Engine, TrainConfig]:
         seed=config.seed,
     )
     precision: Any = engine.facts["precision"]
-    return engine, dataclasses.replace(config, precision=precision, compile="on" if compiled else "off")
+    return engine, dataclasses.replace(
+        config, precision=precision, compile="on" if compiled else "off"
+    )
 
 
 def _check_memory(settled: Plan) -> None:

@@ -118,7 +118,9 @@ class TorchEngine:
         missing = dict.fromkeys(ours)
         for name, array in tensors:
             if name not in missing:
-                raise ValueError(f"{name} is {'given twice' if name in ours else 'not part of this model'}")
+                raise ValueError(
+                    f"{name} is {'given twice' if name in ours else 'not part of this model'}"
+                )
             if array.shape != tuple(ours[name].shape) or array.dtype != np.float32:
                 raise ValueError(
                     f"{name} is {array.dtype}{list(array.shape)}, not float32{list(ours[name].shape)}"
@@ -127,7 +129,11 @@ class TorchEngine:
                 ours[name].copy_(torch.from_numpy(array))
             del missing[name]
         # Weights by themselves are a model; half a set of moments is nothing.
-        absent = [name for name in missing if name in self.weights or len(missing) < len(ours) - len(self.weights)]
+        absent = [
+            name
+            for name in missing
+            if name in self.weights or len(missing) < len(ours) - len(self.weights)
+        ]
         if absent:
             raise ValueError(f"{absent[0]} is missing")
 
@@ -185,7 +191,9 @@ class TorchStep:
 
     def result(self) -> StepResult:
         loss, norm, applied = self.loss.item(), self.norm.item(), bool(self.finite.item())
-        return StepResult(loss, norm, clipped=applied and norm > self.max_grad_norm, applied=applied)
+        return StepResult(
+            loss, norm, clipped=applied and norm > self.max_grad_norm, applied=applied
+        )
 
 
 class TorchDecoder:

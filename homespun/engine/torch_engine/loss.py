@@ -64,9 +64,15 @@ class HeadLoss(torch.autograd.Function):
 def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Summed cross-entropy in nats, float32, without gradients; hidden [N, D], targets [N]."""
     narrow = head.to(hidden.dtype)
-    total = torch.zeros((), dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32, device=hidden.device)
+    total = torch.zeros(
+        (),
+        dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32,
+        device=hidden.device,
+    )
     for start in range(0, len(hidden), ROWS):
         rows = slice(start, start + ROWS)
         logits = (hidden[rows] @ narrow.T).float()
-        total += torch.nn.functional.cross_entropy(logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum")
+        total += torch.nn.functional.cross_entropy(
+            logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum"
+        )
     return total

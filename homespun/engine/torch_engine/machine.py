@@ -26,7 +26,9 @@ def computing_dtype(precision: str) -> torch.dtype:
     float32."""
     if precision == "auto":
         if device().type == "cuda":
-            precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+            precision = (
+                "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+            )
         else:
             native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bfloat16" if native else "float32"
@@ -56,7 +58,9 @@ def memory() -> MemoryStats:
     if device().type == "cuda":
         return MemoryStats(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
     # The unit of ru_maxrss is the byte on macOS and 1,024 bytes elsewhere.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return MemoryStats(int(file.read().split()[1]) * resource.getpagesize(), peak)

@@ -54,12 +54,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(
+        x.dtype
+    )
 
 
 def rotary_tables(config: ModelConfig, n_positions: int, device: torch.device) -> Tensor:
     """cos and sin of each position's angles, [2, T, C], float32 (Su et al., 2021; halves, not interleaved)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    exponents = (
+        torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    )
     angles = torch.outer(
         torch.arange(n_positions, dtype=torch.float32, device=device), config.rope_theta**-exponents
     )
@@ -68,10 +72,9 @@ def rotary_tables(config: ModelConfig, n_positions: int, device: torch.device) -
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn the channels of x [B, H, T, C] by the angles of `rope` [2, T, C]."""
-    wide = x.float()
-    left, right = wide.chunk(2, dim=-1)
-    return (wide * rope[0] + torch.cat((-right, left), dim=-1) * rope[1]).to(x.dtype)
+    """Turn the channels of x [B, H, T, C], float32, by the angles of `rope` [2, T, C]."""
+    left, right = x.chunk(2, dim=-1)
+    return x * rope[0] + torch.cat((-right, left), dim=-1) * rope[1]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tensor:
@@ -83,22 +86,44 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tens
         shared_by = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(shared_by, dim=1), v.repeat_interleave(shared_by, dim=1)
     n_seen = k.shape[2]
-    mask = None
-    if 1 < n_new < n_seen:
-        mask = torch.ones(n_new, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n_new)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n_new == n_seen > 1)
+    if q.device.type == "cpu" and 1 < n_seen <= LONGEST_IN_FULL and cache is None:
+        y = attention_in_full(q, k, v)
+    else:
+        mask = None
+        if 1 < n_new < n_seen:
+            mask = torch.ones(n_new, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n_new)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n_new == n_seen > 1)
     return y.transpose(1, 2).flatten(2)
+
+
+LONGEST_IN_FULL = 512
+"""Up to here a CPU is faster with all scores in memory: the backward pass of its flash attention makes many small
+products (benchmarks/attention.py)."""
+
+
+def attention_in_full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention by three large operations; all [B, H, T, C]."""
+    batch, heads, n, channels = q.shape
+    mask = torch.full((n, n), -torch.inf, dtype=q.dtype).triu(1)
+    scores = torch.baddbmm(
+        mask.expand(batch * heads, n, n), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=channels**-0.5
+    )
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(batch, heads, n, channels)
 
 
 QKV = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
 
 
-def gpt2_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None) -> Tensor:
+def gpt2_block(
+    w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None
+) -> Tensor:
     """x [B, T, D] -> [B, T, D]."""
     h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
     h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
-    q, k, v = h.view(*h.shape[:2], 3, c.n_heads, c.head_dim).permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
+    q, k, v = h.view(*h.shape[:2], 3, c.n_heads, c.head_dim).permute(
+        2, 0, 3, 1, 4
+    )  # each [B, H, T, C]
     h = attention(q, k, v, cache)
     x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
     h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
@@ -106,14 +131,24 @@ def gpt2_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache
     return x + linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
 
 
-def qwen3_block(w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None) -> Tensor:
+def qwen3_block(
+    w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None
+) -> Tensor:
     """x [B, T, D] -> [B, T, D]."""
     assert rope is not None
     h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
-    heads = linear(h, joined(w, QKV)).view(*h.shape[:2], -1, c.head_dim).transpose(1, 2)  # [B, H + 2 K, T, C]
-    q, k, v = heads.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
-    q = rotate(rms_norm(q, w["self_attn.q_norm.weight"], c.norm_eps), rope)
-    k = rotate(rms_norm(k, w["self_attn.k_norm.weight"], c.norm_eps), rope)
+    heads = (
+        linear(h, joined(w, QKV)).view(*h.shape[:2], -1, c.head_dim).transpose(1, 2)
+    )  # [B, H + 2 K, T, C]
+    qk, v = heads.split((c.n_heads + c.n_kv_heads, c.n_kv_heads), dim=1)
+    gains = torch.cat(
+        (
+            w["self_attn.q_norm.weight"].expand(c.n_heads, 1, c.head_dim),
+            w["self_attn.k_norm.weight"].expand(c.n_kv_heads, 1, c.head_dim),
+        )
+    )
+    qk = rotate(rms_norm(qk.float(), gains, c.norm_eps), rope).to(h.dtype)
+    q, k = qk.split((c.n_heads, c.n_kv_heads), dim=1)
     x = x + linear(attention(q, k, v, cache), w["self_attn.o_proj.weight"])
     h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
     gate, up = linear(h, joined(w, GATE_UP)).chunk(2, dim=-1)  # each [B, T, F]
@@ -126,7 +161,9 @@ Block = Callable[[Weights, Tensor, Tensor | None, ModelConfig, LayerCache | None
 class Model:
     """Weights by name, and the way through them."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, dtype: torch.dtype, block: Block | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, dtype: torch.dtype, block: Block | None = None
+    ) -> None:
         self.config = config
         self.weights = weights
         self.dtype = dtype
@@ -138,12 +175,19 @@ class Model:
             if name.startswith(prefix):
                 index, short = name.removeprefix(prefix).split(".", 1)
                 self.blocks[int(index)][short] = tensor
-        self.embedding = weights["transformer.wte.weight" if self.gpt2 else "model.embed_tokens.weight"]
+        self.embedding = weights[
+            "transformer.wte.weight" if self.gpt2 else "model.embed_tokens.weight"
+        ]
         self.head = self.embedding if config.tie_embeddings else weights["lm_head.weight"]
-        self.rope = None if self.gpt2 else rotary_tables(config, config.seq_len, self.embedding.device)
+        self.rope = (
+            None if self.gpt2 else rotary_tables(config, config.seq_len, self.embedding.device)
+        )
 
     def hidden(
-        self, tokens: Tensor, cache: list[LayerCache] | None = None, gradient_checkpointing: bool = False
+        self,
+        tokens: Tensor,
+        cache: list[LayerCache] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> Tensor:
         """Tokens [B, T] -> the normed stream [B, T, D], of which the logits are the product with the head."""
         start = cache[0].length if cache else 0
@@ -163,7 +207,9 @@ class Model:
                 x = self.block(w, x, rope, self.config, layer_cache)
         if self.gpt2:
             w = self.weights
-            return layer_norm(x, w["transformer.ln_f.weight"], w["transformer.ln_f.bias"], self.config.norm_eps)
+            return layer_norm(
+                x, w["transformer.ln_f.weight"], w["transformer.ln_f.bias"], self.config.norm_eps
+            )
         return rms_norm(x, self.weights["model.norm.weight"], self.config.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -25,14 +25,19 @@ class Optimizer:
     """Updates `weights` in place."""
 
     def __init__(
-        self, settings: OptimizerSettings, spec: list[Parameter], weights: dict[str, Tensor], half: bool
+        self,
+        settings: OptimizerSettings,
+        spec: list[Parameter],
+        weights: dict[str, Tensor],
+        half: bool,
     ) -> None:
         self.settings = settings
         self.weights = weights
         self.muon_dtype = torch.bfloat16 if half else torch.float32
         takes_matrices = settings.name == "muon"
         self.muon = sorted(
-            (p for p in spec if takes_matrices and p.group == "matrix"), key=lambda p: (p.shape, p.stacked)
+            (p for p in spec if takes_matrices and p.group == "matrix"),
+            key=lambda p: (p.shape, p.stacked),
         )
         by_muon = {p.name for p in self.muon}
         rest = [p for p in spec if p.name not in by_muon]
@@ -46,7 +51,9 @@ class Optimizer:
         device = next(iter(weights.values())).device
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
 
-    def step(self, grads: dict[str, Tensor], lr: dict[str, float], grad_scale: Tensor, refused: Tensor) -> None:
+    def step(
+        self, grads: dict[str, Tensor], lr: dict[str, float], grad_scale: Tensor, refused: Tensor
+    ) -> None:
         """One update by `grads` divided by `grad_scale`; where `refused` is 1.0, nothing changes."""
         s = self.settings
         for (rate, decay), group in self.adam.items():
@@ -75,7 +82,9 @@ class Optimizer:
             self._muon_step(grads, lr["muon"], grad_scale, refused)
         self.steps += 1.0 - refused
 
-    def _muon_step(self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, refused: Tensor) -> None:
+    def _muon_step(
+        self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, refused: Tensor
+    ) -> None:
         s = self.settings
         keep = refused.bool()
         for (shape, stacked), members in groupby(self.muon, key=lambda p: (p.shape, p.stacked)):
@@ -114,5 +123,5 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
