@@ -40,7 +40,6 @@ check: .venv/.installed-for-checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 format: .venv/.installed-for-checks
 	$(BIN)/ruff format .

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from homespun.api import LanguageModel, load, train
     from homespun.tokenizer import Tokenizer
     from homespun.training.data_loader import TextDataset
-    from homespun.training.loop import TrainResult
+    from homespun.training.position import TrainResult
 
 __version__ = "0.1.0"
 
@@ -43,7 +43,7 @@ _HOMES = {
     "LanguageModel": "homespun.api",
     "TextDataset": "homespun.training.data_loader",
     "Tokenizer": "homespun.tokenizer",
-    "TrainResult": "homespun.training.loop",
+    "TrainResult": "homespun.training.position",
     "load": "homespun.api",
     "train": "homespun.api",
 }

@@ -16,8 +16,8 @@ from homespun.engine.base import Batch, Floats
 from homespun.errors import UserError
 from homespun.generation.generate import generate, stream
 from homespun.tokenizer import Tokenizer
-from homespun.training.loop import TrainResult
 from homespun.training.loop import train as run_training
+from homespun.training.position import TrainResult
 from homespun.training.setup import find_checkpoint
 
 

@@ -1,4 +1,4 @@
-"""Every setting of every command, once: the flag, its help, its default, its bounds, and whether a resumed run may change it.
+"""Every setting of every command, once: flag, help, default, bounds, and whether a resumed run may change it.
 
 A frozen dataclass per command. The command line and the TOML file both fill these; what a run resolved them to is
 stored in its checkpoints. Preset < TOML file < flag; an unknown key is an error.
@@ -109,8 +109,8 @@ class DownloadConfig(Checked):
     """Fetch a dataset and write it as one local text file."""
 
     dataset: str = "roneneldan/TinyStories"
-    """A dataset of the Hugging Face hub with a text column (owner/name or owner/name:subset), `stories` for the built-in
-    ones (no network needed), or a local file or folder of .txt, .jsonl or .parquet."""
+    """A dataset of the Hugging Face hub with a text column (owner/name or owner/name:subset), `stories` for the
+    built-in ones (no network needed), or a local file or folder of .txt, .jsonl or .parquet."""
     num_samples: int | None = setting(None, at_least=1)
     """How many documents to take; without it 10,000, or all of a local file."""
     output: str | None = None
@@ -133,8 +133,8 @@ class TokenizerConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
-    """Train a model. With --model-size the settings are the usual ones; without it, everything that you leave open (size,
-    optimizer, rate, batch, schedule) is chosen for your data and --time-budget."""
+    """Train a model. With --model-size the settings are the usual ones; without it, everything that you leave open
+    (size, optimizer, rate, batch, schedule) is chosen for your data and --time-budget."""
 
     config: str | None = None
     """A TOML file with any of these settings (underscores for dashes); flags win over it."""
@@ -281,7 +281,7 @@ class GenerateConfig(SamplingConfig):
 
 @dataclass(frozen=True)
 class JudgeConfig(SamplingConfig):
-    """Let a model that learned from the built-in stories write some, and check each from start to end for contradictions."""
+    """Let a model that learned from the built-in stories write some, and check each for contradictions."""
 
     max_tokens: int = setting(400, at_least=1)
     """Length at which a story that has not ended is cut off."""

@@ -256,6 +256,7 @@ def train(
     *,
     max_bytes: int = TRAINING_BYTES,
     max_word_bytes: int = TRAINING_WORD_BYTES,
+    or_less: bool = False,
     progress: bool = False,
 ) -> Tokenizer:
     """Learn the merges from the documents, or from a sample that is spread evenly over them.
@@ -267,6 +268,7 @@ def train(
         vocab_size: number of tokens, from 257 on.
         max_bytes: bound of the sample, see `TRAINING_BYTES`.
         max_word_bytes: bound of the sample, see `TRAINING_WORD_BYTES`.
+        or_less: where the text does not support that many, take what it supports.
         progress: show the library's bars while it learns.
 
     Raises:
@@ -292,7 +294,7 @@ def train(
     library.train_from_iterator(sample, trainer)
     learned = json.loads(library.to_str())["model"]
     size = len(learned["vocab"])
-    if size < vocab_size:
+    if size < vocab_size and not or_less:
         raise UserError(
             f"the text supports a vocabulary of at most {size:,} tokens, not {vocab_size:,}: "
             f"take --vocab-size {size} or less, or more text"
@@ -300,8 +302,12 @@ def train(
     return Tokenizer(learned["vocab"], [(left, right) for left, right in learned["merges"]])
 
 
-def train_command(config: TokenizerConfig) -> Tokenizer:
+def train_command(config: TokenizerConfig, or_less: bool = False) -> Tokenizer:
     """`homespun tokenizer`: train on the training side of the data, write the folder, report.
+
+    Args:
+        config: what and where.
+        or_less: see `train`.
 
     Raises:
         UserError: no data, see `train` and `Tokenizer.save`.
@@ -326,7 +332,7 @@ def train_command(config: TokenizerConfig) -> Tokenizer:
         disable=not terminal.is_terminal,
     )
     training = (document for document, is_validation in documents if not is_validation)
-    tokenizer = train(training, config.vocab_size, progress=terminal.is_terminal)
+    tokenizer = train(training, config.vocab_size, or_less=or_less, progress=terminal.is_terminal)
     bytes_per_token = _bytes_per_token(tokenizer, corpus.validation())
     longest = sorted(range(tokenizer.vocab_size), key=lambda token: -tokenizer.byte_lengths[token])
     longest_tokens = [tokenizer.decode([token]) for token in longest[:10]]

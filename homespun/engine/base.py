@@ -101,8 +101,8 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What was resolved: engine and version, device, precision, whether compiled, threads. Two runs agree bit for bit
-        only where these agree."""
+        """What was resolved: engine and version, device, precision, whether compiled, threads. Two runs agree bit for
+        bit only where these agree."""
 
     def train_step(self, microbatches: Sequence[Batch], lr: dict[str, float]) -> StepHandle:
         """One optimizer step over all micro-batches; `lr` has a rate for each optimizer, by name."""

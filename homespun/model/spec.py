@@ -1,7 +1,7 @@
 """Every parameter of an architecture, once: name, shape, initial values, weight decay, optimizer group.
 
-From the list follow the counts, the cost of a token, the memory of a training run and the initial weights, in NumPy, the
-same for every engine. Names are those of Hugging Face's model of the same architecture; matrices are stored [out, in].
+From the list follow the counts, the cost of a token, the memory of a training run and the initial weights, in NumPy,
+the same for every engine. Names are those of Hugging Face's model of the architecture; matrices are stored [out, in].
 """
 
 import hashlib
@@ -83,8 +83,8 @@ def _gpt2(c: ModelConfig) -> list[Parameter]:
 
 
 def _qwen3(c: ModelConfig) -> list[Parameter]:
-    """Qwen3ForCausalLM (Qwen team, 2025). What writes into the residual stream, and an untied head, start at zero, so that
-    every block is the identity at first and the first loss is that of a uniform guess."""
+    """Qwen3ForCausalLM (Qwen team, 2025). What writes into the residual stream, and an untied head, start at zero, so
+    that every block is the identity at first and the first loss is that of a uniform guess."""
 
     def norm(name: str, size: int = c.d_model) -> Parameter:
         return Parameter(f"{name}.weight", (size,), "vector", mean=1.0)

@@ -5,12 +5,10 @@ What a run is comes from `setup`; what happens goes into `metrics.jsonl`, from w
 
 import dataclasses
 import math
-import signal
 import time
 import zlib
 from collections.abc import Iterator
 from itertools import dropwhile, takewhile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,70 +16,19 @@ from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
 from homespun.config import SamplingConfig, TrainConfig, seconds
 from homespun.engine.base import Batch, Named, StepHandle
 from homespun.generation.generate import generate
-from homespun.model.spec import count_parameters, parameters
+from homespun.model.spec import parameters
 from homespun.monitoring.console import Console
 from homespun.monitoring.metrics import MetricsLog
 from homespun.monitoring.plot import plot_run
 from homespun.training.data_loader import Batches, TextDataset
 from homespun.training.evaluate import Evaluator, perplexity
-from homespun.training.guard import Guard
 from homespun.training.interrupts import Interrupts
-from homespun.training.recipe import step_limits
-from homespun.training.schedule import learning_rate_share, warm_up
+from homespun.training.position import Position, TrainResult, Window
+from homespun.training.schedule import learning_rate_share
 from homespun.training.setup import Run, Say, set_up
 
 SAMPLE_TOKENS = 50
 PLOT = "training.png"
-
-
-@dataclass
-class Window:
-    """The steps since the last line of metrics."""
-
-    steps: int = 0
-    clipped: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Position:
-    """Where a run stands: with weights and moments, all that it needs to go on."""
-
-    step: int = 0
-    next_sample: int = 0
-    tokens: int = 0
-    training_seconds: float = 0.0
-    """Of steps alone."""
-    elapsed_seconds: float = 0.0
-    """With evaluating, sampling and saving: what a time budget counts."""
-    guard: Guard = field(default_factory=Guard)
-    window: Window = field(default_factory=Window)
-
-    @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Position":
-        """The inverse of `dataclasses.asdict`."""
-        return cls(
-            **{**values, "guard": Guard(**values["guard"]), "window": Window(**values["window"])}
-        )
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    checkpoint_dir: Path
-    steps: int
-    ended_by: str
-    """max_epochs, max_steps, time_budget, patience, or the name of the signal that stopped it."""
-    val_loss: float | None
-    """At the end, in nats per token; None where the run was stopped before."""
-    best_val_loss: float | None
-    stopped_by: signal.Signals | None
-
-    @property
-    def best(self) -> Path:
-        """The weights with the lowest validation loss."""
-        return self.checkpoint_dir / "best.npz"
 
 
 def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> TrainResult:
@@ -97,54 +44,17 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
     if checkpoint is None and (earlier := folder.set_aside()):
         say(f"The earlier run in {folder.path} is now in {earlier}.")
     with folder.lock(), Interrupts() as interrupts, MetricsLog(folder.path / METRICS) as log:
-        folder.check_space(bytes_on_disk(run))
+        folder.check_space(run.bytes_on_disk())
         loop = Loop(run, folder, log, interrupts)
         with Console(
             "Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}",
-            describe(loop),
-            total_steps=loop.total_steps,
+            run.description(),
+            total_steps=run.total_steps,
             best_val_loss=loop.position.guard.best_val_loss or math.inf,
         ) as console:
             result = loop(console)
         plot_run(log.path, folder.path / PLOT, run.config.max_grad_norm)
     return result
-
-
-def describe(loop: "Loop") -> dict[str, str]:
-    """What a run is, line by line: all that was decided, and tokens per step once and for all."""
-    run, c = loop.run, loop.config
-    per_step = loop.batch_size * loop.accumulation * c.seq_len
-    rates = (
-        f"{c.muon_learning_rate:g} for Muon, {c.learning_rate:g} for AdamW"
-        if c.optimizer == "muon"
-        else f"{c.learning_rate:g}"
-    )
-    lengths = [
-        f"{n:,} steps (--{name.replace('_', '-')})" for name, n in list(loop.limits.items())[:1]
-    ]
-    lengths += [f"{c.time_budget} (--time-budget)"] if loop.budget else []
-    steps, share = loop.warm_up
-    facts = run.engine.facts
-    return {
-        "model": f"{run.model.architecture}, {run.model.n_layers} layers x {run.model.d_model}, "
-        f"{run.model.n_heads} heads, {count_parameters(run.model) / 1e6:.1f} M parameters",
-        "text": f"{len(run.tokens.training):,} training and {len(run.tokens.validation):,} validation tokens "
-        f"of {run.tokenizer.vocab_size:,}",
-        "step": f"{per_step:,} tokens = {loop.batch_size} x {c.seq_len} x {loop.accumulation} "
-        "(batch, sequence, accumulation)",
-        "length": " or ".join(lengths) + (", whichever ends first" if len(lengths) > 1 else ""),
-        "optimizer": f"{c.optimizer}, peak rate {rates}, {c.schedule}, warm-up "
-        + (f"{steps:,} steps" if steps else f"{share:.0%}"),
-        "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}, {facts['threads']} threads"
-        + (", compiled" if facts["compiled"] == "yes" else ""),
-        "folder": f"{loop.folder.path}",
-    }
-
-
-def bytes_on_disk(run: Run) -> int:
-    """What the checkpoints of a run take: weights and at most two moments for each kept one and one being written, and
-    the best weights twice."""
-    return 4 * count_parameters(run.model) * (3 * (run.config.keep + 1) + 2)
 
 
 class Loop:
@@ -157,12 +67,8 @@ class Loop:
         self.config = c = run.config
         self.engine = run.engine
         self.batch_size, self.accumulation = c.batch_size or 1, c.grad_accumulation_steps or 1
-        dataset = TextDataset(run.tokens.training, c.seq_len)
-        self.batches = Batches(dataset, c.seed)
-        self.limits = step_limits(c, len(dataset))
-        self.total_steps = min(self.limits.values(), default=None)
+        self.batches = Batches(TextDataset(run.tokens.training, c.seq_len), c.seed)
         self.budget = seconds(c.time_budget) if c.time_budget else None
-        self.warm_up = warm_up(c.warmup_steps, self.total_steps)
         self.evaluator = Evaluator(
             run.tokens.validation,
             run.tokenizer.byte_lengths,
@@ -351,14 +257,14 @@ class Loop:
     def progress(self, step: int | None = None) -> float:
         """How much of the run is done after a step, 0 to 1, by the limit that is nearest."""
         step = self.position.step if step is None else step
-        by_steps = step / self.total_steps if self.total_steps else 0.0
+        by_steps = step / self.run.total_steps if self.run.total_steps else 0.0
         by_time = self.elapsed() / self.budget if self.budget else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def rates(self) -> dict[str, float]:
         """The learning rates of the next step."""
         c = self.config
-        steps, share = self.warm_up
+        steps, share = self.run.warm_up
         height = learning_rate_share(
             c.schedule or "cosine",
             self.position.step,
@@ -381,7 +287,9 @@ class Loop:
             return "patience"
         if self.budget and self.elapsed() >= self.budget:
             return "time_budget"
-        return next((name for name, limit in self.limits.items() if position.step >= limit), None)
+        return next(
+            (name for name, limit in self.run.limits.items() if position.step >= limit), None
+        )
 
 
 def _fingerprint(microbatches: list[Batch]) -> str:

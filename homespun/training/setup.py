@@ -18,16 +18,16 @@ from homespun.data.prepare import Prepared, prepare
 from homespun.engine import select
 from homespun.engine.base import Engine, OptimizerSettings
 from homespun.errors import UserError
-from homespun.model.spec import training_bytes
+from homespun.model.spec import count_parameters, training_bytes
 from homespun.tokenizer import Tokenizer, train_command
-from homespun.training.recipe import Plan, plan
+from homespun.training.data_loader import TextDataset
+from homespun.training.recipe import Plan, plan, step_limits
+from homespun.training.schedule import warm_up
 
 Say = Callable[[str], None]
 
-LARGEST_AUTO_VOCAB_SIZE = 4096
+AUTO_VOCAB_SIZE = 4096
 """Of a tokenizer that is trained by the way: small, as the models of short runs are."""
-BYTES_PER_AUTO_TOKEN = 64
-"""Text that such a tokenizer wants to see for each of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,49 @@ class Run:
     """What every file of weights carries: enough to generate from it, and to go on."""
     checkpoint: Checkpoint | None
     """Where to go on."""
+    limits: dict[str, int]
+    """Those of the limits that are numbers of steps, the nearest first."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Where the nearest of them is; None where only time ends the run."""
+        return min(self.limits.values(), default=None)
+
+    @property
+    def warm_up(self) -> tuple[int, float]:
+        """See `schedule.warm_up`."""
+        return warm_up(self.config.warmup_steps, self.total_steps)
+
+    def description(self) -> dict[str, str]:
+        """What the run is, line by line: all that was decided, and the tokens per step once and for all."""
+        c, model, facts = self.config, self.model, self.engine.facts
+        rates = f"{c.learning_rate:g}"
+        if c.optimizer == "muon":
+            rates = f"{c.muon_learning_rate:g} for Muon, {rates} for AdamW"
+        steps, share = self.warm_up
+        lengths = [f"{n:,} steps (--{name.replace('_', '-')})" for name, n in self.limits.items()]
+        if c.time_budget:
+            lengths.append(f"{c.time_budget} (--time-budget)")
+        return {
+            "model": f"{model.architecture}, {model.n_layers} layers x {model.d_model}, "
+            f"{model.n_heads} heads, {count_parameters(model) / 1e6:.1f} M parameters",
+            "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
+            f"validation tokens, vocabulary {model.vocab_size:,}",
+            "step": f"{_sequences_per_step(c) * c.seq_len:,} tokens: {c.batch_size} sequences x {c.seq_len} tokens "
+            f"x {c.grad_accumulation_steps} micro-batches",
+            "length": " or ".join(lengths)
+            + (", whichever comes first" if len(lengths) > 1 else ""),
+            "optimizer": f"{c.optimizer}, peak rate {rates}",
+            "schedule": f"{c.schedule}, warm-up over {f'{steps:,} steps' if steps else f'{share:.0%} of the run'}",
+            "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}, {facts['threads']} threads"
+            + (", compiled" if facts["compiled"] == "yes" else ""),
+            "folder": c.checkpoint_dir,
+        }
+
+    def bytes_on_disk(self) -> int:
+        """What its checkpoints take at most: weights and two moments of each that is kept and of one being written,
+        and the best weights twice."""
+        return 4 * count_parameters(self.model) * (3 * (self.config.keep + 1) + 2)
 
 
 def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
@@ -106,7 +149,9 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         "resolved": dataclasses.asdict(config),
         "facts": engine.facts,
     }
-    return Run(config, settled.model, engine, tokenizer, tokens, header, checkpoint)
+    n_samples = len(TextDataset(tokens.training, config.seq_len))
+    limits = step_limits(config, n_samples)
+    return Run(config, settled.model, engine, tokenizer, tokens, header, checkpoint, limits)
 
 
 def _data_file(config: TrainConfig) -> Path:
@@ -123,10 +168,12 @@ def _tokenizer(config: TrainConfig, corpus: Corpus, say: Say) -> Tokenizer:
     path = Path(config.tokenizer_path) if config.tokenizer_path else workspace.recall("tokenizer")
     if path is not None:
         return Tokenizer.load(path)
-    fitting = min(LARGEST_AUTO_VOCAB_SIZE, max(300, corpus.n_bytes // BYTES_PER_AUTO_TOKEN))
-    vocab_size = config.vocab_size or fitting
-    say(f"There is no tokenizer yet: training one with {vocab_size:,} tokens on {corpus.path}.")
-    return train_command(TokenizerConfig(data_file=str(corpus.path), vocab_size=vocab_size))
+    say(f"There is no tokenizer yet: training one on {corpus.path}.")
+    vocab_size = config.vocab_size or AUTO_VOCAB_SIZE
+    return train_command(
+        TokenizerConfig(data_file=str(corpus.path), vocab_size=vocab_size),
+        or_less=config.vocab_size is None,
+    )
 
 
 def _resumed_tokenizer(config: TrainConfig, stored: dict[str, Any]) -> Tokenizer:
@@ -227,7 +274,7 @@ def _check_memory(settled: Plan) -> None:
     capacity = select.memory_capacity()
     if capacity and needed > capacity:
         raise UserError(
-            f"a step needs about {needed / 1e9:.1f} GB and this machine has {capacity / 1e9:.1f} GB: lower --batch-size "
+            f"a step needs about {needed / 1e9:.1f} GB, this machine has {capacity / 1e9:.1f} GB: lower --batch-size "
             "(with more --grad-accumulation-steps the update stays the same), try --gradient-checkpointing, "
             "or choose a smaller model"
         )

@@ -19,7 +19,7 @@ from homespun.engine.base import (
     Tokens,
 )
 from homespun.engine.torch_engine import machine
-from homespun.engine.torch_engine.loss import HeadLoss, loss_and_slope, summed_loss
+from homespun.engine.torch_engine.loss import head_loss, loss_and_slope, summed_loss
 from homespun.engine.torch_engine.model import LayerCache, Model, gpt2_block, qwen3_block
 from homespun.engine.torch_engine.optimizer import Optimizer
 from homespun.model.spec import initial_weights, parameters
@@ -155,14 +155,14 @@ class TorchEngine:
             hidden = self.model.hidden(
                 self._on_device(batch.inputs), gradient_checkpointing=self.gradient_checkpointing
             )
-            part = HeadLoss.apply(
+            part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
                 self._on_device(batch.targets).flatten(),
                 scale,
                 self.loss_and_slope,
             )
-            part.backward()
+            torch.autograd.backward(part)
             loss += part.detach()
         return loss, {
             name: torch.zeros_like(weight) if weight.grad is None else weight.grad

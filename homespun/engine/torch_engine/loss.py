@@ -1,8 +1,8 @@
 """Head and cross-entropy in one, a slice of rows at a time: hidden states and targets in, summed loss out.
 
-The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here they
-exist for `ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of Liger Kernel,
-Hsu et al., 2024).
+The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here
+they exist for `ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of
+Liger Kernel, Hsu et al., 2024).
 """
 
 from typing import Any
@@ -76,3 +76,8 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
             logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum"
         )
     return total
+
+
+def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any) -> Tensor:
+    """See `HeadLoss`; `derive` is `loss_and_slope`, compiled or not."""
+    return HeadLoss.apply(hidden, head, targets, scale, derive)  # type: ignore[no-any-return, no-untyped-call]

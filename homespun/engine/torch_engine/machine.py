@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -62,15 +63,15 @@ def memory() -> MemoryStats:
         1 if sys.platform == "darwin" else 1024
     )
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return MemoryStats(int(file.read().split()[1]) * resource.getpagesize(), peak)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return MemoryStats(pages * resource.getpagesize(), peak)
     except OSError:
         return MemoryStats(peak, peak)
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back to
-    the system each time costs page faults, a tenth of a small model's step and more."""
+    """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back
+    to the system each time costs page faults, a tenth of a small model's step and more."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

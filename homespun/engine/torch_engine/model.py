@@ -1,8 +1,8 @@
 """The two architectures as functions of their weights: tokens in, hidden states out.
 
-Weights are a plain dict under the names of `model/spec.py`, in float32; each layer casts what it uses to the dtype of its
-input, so the precision of a computation is that of the stream that enters it. Attention, norms and rotary positions follow
-Hugging Face's GPT2LMHeadModel and Qwen3ForCausalLM, which the tests compare them with.
+Weights are a plain dict under the names of `model/spec.py`, in float32; each layer casts what it uses to the dtype of
+its input, so the precision of a computation is that of the stream that enters it. Attention, norms and rotary
+positions follow Hugging Face's GPT2LMHeadModel and Qwen3ForCausalLM, which the tests compare them with.
 
 B sequences, T tokens, S positions seen (T, or more with a cache), D width of the stream, F width of the feed-forward
 layer, H heads, K key/value heads, C channels of a head.
@@ -140,7 +140,7 @@ def qwen3_block(
     heads = (
         linear(h, joined(w, QKV)).view(*h.shape[:2], -1, c.head_dim).transpose(1, 2)
     )  # [B, H + 2 K, T, C]
-    qk, v = heads.split((c.n_heads + c.n_kv_heads, c.n_kv_heads), dim=1)
+    qk, v = torch.split(heads, [c.n_heads + c.n_kv_heads, c.n_kv_heads], dim=1)
     gains = torch.cat(
         (
             w["self_attn.q_norm.weight"].expand(c.n_heads, 1, c.head_dim),
@@ -148,7 +148,7 @@ def qwen3_block(
         )
     )
     qk = rotate(rms_norm(qk.float(), gains, c.norm_eps), rope).to(h.dtype)
-    q, k = qk.split((c.n_heads, c.n_kv_heads), dim=1)
+    q, k = torch.split(qk, [c.n_heads, c.n_kv_heads], dim=1)
     x = x + linear(attention(q, k, v, cache), w["self_attn.o_proj.weight"])
     h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
     gate, up = linear(h, joined(w, GATE_UP)).chunk(2, dim=-1)  # each [B, T, F]
