@@ -4,6 +4,7 @@ Exit status: 0 done; 2 something that the user can mend; 128 + number of the sig
 """
 
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal need not know every character of a story
     try:
         return _dispatch(given)
     except UserError as error:
@@ -181,13 +186,11 @@ def models(config: ModelsConfig) -> int:
     from homespun.model.presets import PRESETS, shaped
     from homespun.model.spec import count_parameters, flops_per_token, training_bytes
 
-    table = Table(
-        title=f"vocabulary {config.vocab_size:,}, {config.batch_size} x {config.seq_len} tokens per micro-batch"
-    )
-    for title in ("preset", "architecture", "layers x width"):
-        table.add_column(title)
-    for title in ("parameters", "FLOPs per token", "memory to train (GB)", "in bfloat16"):
-        table.add_column(title, justify="right")
+    table = Table(box=None, pad_edge=False)
+    for title in ("preset", "block", "layers x width"):
+        table.add_column(title, no_wrap=True)
+    for title in ("parameters", "FLOPs/token", "float32", "bfloat16"):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
         memory = [
@@ -200,10 +203,18 @@ def models(config: ModelsConfig) -> int:
             f"{model.n_layers} x {model.d_model}",
             f"{count_parameters(model) / 1e6:,.1f} M",
             f"{flops_per_token(model) / 1e9:,.2f} G",
-            *(f"{gigabytes:,.1f}" for gigabytes in memory),
+            *(f"{gigabytes:,.1f} GB" for gigabytes in memory),
         )
     Console().print(table)
+    print(
+        f"\nWith a vocabulary of {config.vocab_size:,}. The last two columns estimate the memory of training with "
+        f"AdamW on\nmicro-batches of {config.batch_size} x {config.seq_len} tokens; --gradient-checkpointing needs less."
+    )
     return 0
+
+
+PROBLEMS_SHOWN = 5
+"""Examples of what is wrong with a model's stories; the count tells the rest."""
 
 
 def judge(config: JudgeConfig) -> int:
@@ -213,7 +224,7 @@ def judge(config: JudgeConfig) -> int:
     from homespun.stories.judge import judge
 
     model = load(config.checkpoint, threads=config.threads)
-    consistent = 0
+    consistent, shown = 0, 0
     written = generate(
         model.engine.decoder,
         model.tokenizer,
@@ -225,8 +236,11 @@ def judge(config: JudgeConfig) -> int:
     for number, story in enumerate(written, start=1):
         verdict = judge(story.text)
         consistent += verdict.consistent
-        for problem in verdict.problems[:1]:
-            print(printable(f"story {number}: {problem.what}: {problem.text}"))
+        if verdict.problems and shown < PROBLEMS_SHOWN:
+            shown += 1
+            print(
+                printable(f"story {number}: {verdict.problems[0].what}: {verdict.problems[0].text}")
+            )
     print(f"{consistent} of {config.num_samples} stories are consistent from start to end.")
     return 0
 

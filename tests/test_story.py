@@ -111,7 +111,9 @@ TRAINING_SCHEDULES = {
 def rich_tales(count: int) -> list[str]:
     """Texts with enough different words for 8,000 tokens, which the built-in stories do not have."""
     rng = random.Random(5)
-    syllables = [c + v for c in "b br d f g gr h k l m n p r s sh st t w z".split() for v in "aeiou"]
+    syllables = [
+        c + v for c in "b br d f g gr h k l m n p r s sh st t w z".split() for v in "aeiou"
+    ]
     words = ["".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(6000)]
     return [
         "Once upon a time, there was a "
@@ -190,12 +192,10 @@ def test_the_complete_example(checkout: Path) -> None:
     with np.load(checkout / "checkpoints/checkpoint_step_2.npz") as weights:
         assert sum(weights[name].size for name in weights.files if "weight" in name) > 25e6
 
-    output = run(COMPLETE_EXAMPLE["generate"], "--seed 1", cwd=checkout)
-    marks = re.findall(r"^--- (\d) of 3 ---\nOnce upon a time, there was a", output, re.MULTILINE)
-    assert marks == ["1", "2", "3"]
-    again = run(COMPLETE_EXAMPLE["generate"], "--seed 1", cwd=checkout)
-    assert again == output
-    assert run(COMPLETE_EXAMPLE["generate"], "--seed 2", cwd=checkout) != output
+    output = run(COMPLETE_EXAMPLE["generate"], cwd=checkout)
+    samples = re.split(r"^--- \d of 3 ---\n", output, flags=re.MULTILINE)[1:]
+    assert len(set(samples)) == 3
+    assert all(text.startswith("Once upon a time, there was a") for text in samples)
 
 
 def as_planned(command: str) -> Plan:

@@ -21,7 +21,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -356,12 +356,11 @@ class Corpus:
         return _in_validation(sha256)
 
 
-def survey(path: Path, progress: Callable[[int], None] | None = None) -> Corpus:
-    """Read all documents once, to know what they are and how they split.
+def survey(path: Path) -> Corpus:
+    """Read all documents once, to know what they are and how they split; with a bar on a terminal.
 
     Args:
         path: a file or folder.
-        progress: called after each document with the bytes of text so far.
 
     Raises:
         UserError: nothing to read, a file breaks the policy of this module, or too little text for
@@ -371,7 +370,7 @@ def survey(path: Path, progress: Callable[[int], None] | None = None) -> Corpus:
     n_documents = n_bytes = 0
     first = ""
     split = _Split()
-    for document in documents(path):
+    for document in _with_bar(path):
         encoded = document.encode()
         digest = hashlib.sha256(encoded)
         identity.update(digest.digest())
@@ -379,8 +378,6 @@ def survey(path: Path, progress: Callable[[int], None] | None = None) -> Corpus:
         first = first or document
         n_documents += 1
         n_bytes += len(encoded)
-        if progress:
-            progress(n_bytes)
     block_bytes = None
     if split.smallest == split.largest:
         block_bytes = max(MIN_BLOCK, len(first.encode()) // 10)
@@ -403,6 +400,29 @@ def survey(path: Path, progress: Callable[[int], None] | None = None) -> Corpus:
         block_bytes=block_bytes,
     )
 
+
+def _with_bar(path: Path) -> Iterator[str]:
+    """The documents, with how far they have been read on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    files = _files(path)
+    on_disk = sum(file.stat().st_size for file in files)
+    packed = any(file.suffix == ".parquet" for file in files)
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as bar:
+        task = bar.add_task(f"Reading {path}", total=None if packed else on_disk)
+        unreported = 0
+        for document in documents(path):
+            yield document
+            unreported += len(document)
+            if unreported > BAR_CHARACTERS:
+                bar.advance(task, unreported)
+                unreported = 0
+
+
+BAR_CHARACTERS = 1_000_000
+"""Between two movements of the bar, which cost as much as reading some documents."""
 
 MIN_BLOCK = 200
 """Bytes of the smallest block that a lone document is cut into."""

@@ -15,6 +15,7 @@ from typing import Any
 from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
 from homespun.config import SamplingConfig, TrainConfig, seconds
 from homespun.engine.base import Batch, Named, StepHandle
+from homespun.errors import UserError
 from homespun.generation.generate import generate
 from homespun.model.spec import parameters
 from homespun.monitoring.console import Console
@@ -202,19 +203,23 @@ class Loop:
         self.report_step()
         sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
         for prompt in self.config.sample_prompts:
-            text = generate(
-                self.engine.decoder,
-                self.run.tokenizer,
-                prompt,
-                sampling,
-                context=self.run.model.seq_len,
-            )[0].text
+            try:
+                [written] = generate(
+                    self.engine.decoder,
+                    self.run.tokenizer,
+                    prompt,
+                    sampling,
+                    context=self.run.model.seq_len,
+                )
+            except UserError as error:
+                self.console.say(f'no sample after "{prompt}": {error}')
+                continue
             self.write(
                 {
                     "step": self.position.step,
                     "tokens": self.position.tokens,
                     "prompt": prompt,
-                    "text": text,
+                    "text": written.text,
                 }
             )
         self.mark = time.perf_counter()

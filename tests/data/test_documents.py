@@ -321,9 +321,3 @@ def test_data_that_changes_is_noticed(tmp_path: Path) -> None:
     lines(path, ["one", "two", "four"])
     with pytest.raises(UserError, match="changed while it was being read"):
         list(corpus.split())
-
-
-def test_progress_is_told_in_bytes(tmp_path: Path) -> None:
-    seen: list[int] = []
-    survey(lines(tmp_path / "a.jsonl", ["one", "three", "ü"]), seen.append)
-    assert seen == [3, 8, 10]

@@ -1,5 +1,6 @@
 """The learning rate over a run."""
 
+import itertools
 import math
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_rate_rises_to_the_peak_and_falls_to_the_minimum(kind: str, warmup: in
 def test_linear_stays_at_the_peak_and_then_falls_evenly() -> None:
     rates = shares("linear", 1000, 0, minimum=0.0)
     assert rates[:299] == [1.0] * 299
-    falls = [before - after for before, after in zip(rates[310:], rates[311:], strict=False)]
+    falls = [before - after for before, after in itertools.pairwise(rates[310:])]
     assert falls == pytest.approx([1 / 700] * len(falls))
     assert rates[-1] == pytest.approx(0.0)
 
