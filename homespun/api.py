@@ -75,7 +75,9 @@ class LanguageModel:
         self.archive = archive
         self.config = config
         self.tokenizer = tokenizer
-        self.engine = select.create(config, name=engine, precision=precision, threads=threads)
+        self.engine = select.create(
+            config, name=engine, precision=precision, threads=threads, seed=None
+        )
         try:
             self.engine.load(archive.tensors())
         except ValueError as error:

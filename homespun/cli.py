@@ -208,7 +208,7 @@ def models(config: ModelsConfig) -> int:
     Console().print(table)
     print(
         f"\nWith a vocabulary of {config.vocab_size:,}. The last two columns estimate the memory of training with "
-        f"AdamW on\nmicro-batches of {config.batch_size} x {config.seq_len} tokens; --gradient-checkpointing needs less."
+        f"AdamW on\n{config.batch_size} x {config.seq_len} tokens at a time; --gradient-checkpointing needs less."
     )
     return 0
 

@@ -24,9 +24,10 @@ def create(
     compiled: bool = False,
     gradient_checkpointing: bool = False,
     threads: int | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Engine:
-    """An engine with freshly initialised weights; without `optimizer` it can evaluate and generate only."""
+    """An engine with freshly initialised weights. Without `optimizer` it can evaluate and generate only; without `seed`
+    its weights are zeros until some are loaded."""
     _settle_threading()
     from homespun.engine.torch_engine.engine import TorchEngine
 
@@ -47,6 +48,14 @@ def flops_per_second(precision: str = "auto") -> float:
     from homespun.engine.torch_engine import machine
 
     return machine.flops_per_second(precision)
+
+
+def can_compile() -> bool:
+    """Whether compiled kernels can be made on this machine; takes a few seconds."""
+    _settle_threading()
+    from homespun.engine.torch_engine import machine
+
+    return machine.can_compile()
 
 
 def memory_capacity() -> int:

@@ -4,7 +4,6 @@ All that can be wrong with a user's settings is found here, before the first ste
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,10 +233,8 @@ def _engine(settled: Plan, say: Say) -> tuple[Engine, TrainConfig]:
     _check_memory(settled)
     config = settled.config
     compiled = config.compile == "on"
-    if compiled and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        say(
-            "--compile on: this machine has no C++ compiler, so the run goes on without compiled kernels."
-        )
+    if compiled and not select.can_compile():
+        say("Without compiled kernels: no C++ compiler works on this machine.")
         compiled = False
     engine = select.create(
         settled.model,

@@ -20,13 +20,14 @@ from homespun.engine.base import (
 )
 from homespun.engine.torch_engine import machine
 from homespun.engine.torch_engine.loss import head_loss, loss_and_slope, summed_loss
-from homespun.engine.torch_engine.model import LayerCache, Model, gpt2_block, qwen3_block
+from homespun.engine.torch_engine.model import BLOCKS, LayerCache, Model
 from homespun.engine.torch_engine.optimizer import Optimizer
 from homespun.model.spec import initial_weights, parameters
 
 
 class TorchEngine:
-    """A model on one device, with its optimizer; without `optimizer` it can evaluate and generate only."""
+    """A model on one device, with its optimizer; without `optimizer` it can evaluate and generate only, and without
+    `seed` its weights are zeros until some are loaded."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class TorchEngine:
         compiled: bool = False,
         gradient_checkpointing: bool = False,
         threads: int | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         self.config = config
         self.device = machine.device()
@@ -52,7 +53,7 @@ class TorchEngine:
             p.name: torch.zeros(p.shape, device=self.device, requires_grad=optimizer is not None)
             for p in spec
         }
-        block = gpt2_block if config.architecture == "gpt2" else qwen3_block
+        block = BLOCKS[config.architecture]
         self.loss_and_slope = loss_and_slope
         if compiled:
             block = torch.compile(block, dynamic=False)
@@ -62,7 +63,8 @@ class TorchEngine:
         if optimizer is not None:
             self.max_grad_norm = optimizer.max_grad_norm
             self.optimizer = Optimizer(optimizer, spec, self.weights, half)
-        self.load(initial_weights(config, seed))
+        if seed is not None:
+            self.load(initial_weights(config, seed))
 
     @property
     def facts(self) -> dict[str, str]:

@@ -69,6 +69,15 @@ def memory() -> MemoryStats:
         return MemoryStats(peak, peak)
 
 
+def can_compile() -> bool:
+    """Whether compiled kernels can be made: there is a C++ compiler, and it works."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device()))
+    except Exception:  # whatever ails the tool chain, a run can go on without it
+        return False
+    return True
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back
     to the system each time costs page faults, a tenth of a small model's step and more."""

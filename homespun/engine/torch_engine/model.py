@@ -157,6 +157,8 @@ def qwen3_block(
 
 Block = Callable[[Weights, Tensor, Tensor | None, ModelConfig, LayerCache | None], Tensor]
 
+BLOCKS: dict[str, Block] = {"gpt2": gpt2_block, "qwen3": qwen3_block}
+
 
 class Model:
     """Weights by name, and the way through them."""
@@ -168,7 +170,7 @@ class Model:
         self.weights = weights
         self.dtype = dtype
         self.gpt2 = config.architecture == "gpt2"
-        self.block = block or (gpt2_block if self.gpt2 else qwen3_block)
+        self.block = block or BLOCKS[config.architecture]
         prefix = "transformer.h." if self.gpt2 else "model.layers."
         self.blocks: list[Weights] = [{} for _ in range(config.n_layers)]
         for name, tensor in weights.items():
