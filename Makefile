@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test test-slow check format clean
 
 install: .venv/.installed
 
@@ -34,6 +34,10 @@ demo: install
 
 test: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What takes minutes: the resume test at full size, compiled and not.
+test-slow: .venv/.installed-for-tests
+	$(BIN)/python -m pytest -m slow
 
 # What a change has to pass beside the tests.
 check: .venv/.installed-for-checks

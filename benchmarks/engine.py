@@ -22,18 +22,25 @@ BATCH, SEQ_LEN, VOCAB = 8, 256, 8000
 RATES = {"adamw": 1e-4, "muon": 1e-3}
 
 
-def shape(architecture: str) -> ModelConfig:
+def shape(architecture: str, n_layers: int, d_model: int) -> ModelConfig:
     base = preset("tiny" if architecture == "gpt2" else "mini")
-    sizes = {"n_layers": 6, "d_model": 384, "n_heads": 6, "vocab_size": VOCAB, "seq_len": SEQ_LEN}
-    return shaped(base, sizes)
+    sizes = {"n_layers": n_layers, "d_model": d_model, "n_heads": d_model // 64}
+    return shaped(base, {**sizes, "vocab_size": VOCAB, "seq_len": SEQ_LEN})
 
 
-def engine(architecture: str, optimizer: str, precision: str, compiled: bool) -> Engine:
+def engine(
+    architecture: str,
+    optimizer: str,
+    precision: str,
+    compiled: bool,
+    n_layers: int = 6,
+    d_model: int = 384,
+) -> Engine:
     settings = OptimizerSettings(
         optimizer, weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0
     )
     return select.create(
-        shape(architecture), optimizer=settings, precision=precision, compiled=compiled
+        shape(architecture, n_layers, d_model), optimizer=settings, precision=precision, compiled=compiled
     )
 
 

@@ -12,27 +12,31 @@ from homespun.checkpoint.archive import Archive, write_archive
 from homespun.checkpoint.folder import open_weights
 from homespun.config import ModelConfig, SamplingConfig, TrainConfig
 from homespun.engine import select
-from homespun.engine.base import Batch, Floats
+from homespun.engine.base import IGNORED, Batch, Floats
 from homespun.errors import UserError
 from homespun.generation.generate import generate, stream
 from homespun.tokenizer import Tokenizer
 from homespun.training.loop import train as run_training
 from homespun.training.position import TrainResult
-from homespun.training.setup import find_checkpoint
+from homespun.training.setup import find_checkpoint, requested_config
 
 
 def train(config: TrainConfig | None = None, **settings: Any) -> TrainResult:
     """Train a model, as `homespun train` does.
 
     Args:
-        config: the settings; `settings` replace some of them.
+        config: the settings; `settings` replace some of them. Without it, a resumed run keeps its own.
 
     Raises:
         UserError: something that the user can mend: data, settings, folder, checkpoint.
         TypeError: a setting that does not exist.
     """
-    config = dataclasses.replace(config or TrainConfig(), **settings)
-    return run_training(config, find_checkpoint(config, say=print), say=print)
+    wanted = dataclasses.replace(config or TrainConfig(), **settings)
+    checkpoint = find_checkpoint(wanted, say=print)
+    if checkpoint and config is None:
+        place = {"checkpoint_dir": wanted.checkpoint_dir, "resume": wanted.resume}
+        wanted = dataclasses.replace(requested_config(checkpoint), **{**settings, **place})
+    return run_training(wanted, checkpoint, say=print)
 
 
 def load(
@@ -106,11 +110,11 @@ class LanguageModel:
         logits = self.engine.logits(np.atleast_2d(ids)).reshape(*ids.shape, -1)
         if targets is None:
             return logits
-        follow = np.asarray(targets, dtype=np.int32)
-        if follow.shape != ids.shape:
+        if np.shape(targets) != ids.shape:
             raise ValueError(
-                f"targets are {list(follow.shape)}, tokens {list(ids.shape)}: they have to agree"
+                f"targets are {list(np.shape(targets))}, tokens {list(ids.shape)}: they have to agree"
             )
+        follow = self._in_vocabulary("targets", np.asarray(targets), least=IGNORED)
         total, count = self.engine.loss(Batch(np.atleast_2d(ids), np.atleast_2d(follow)))
         return logits, total / max(1, count)
 
@@ -147,8 +151,11 @@ class LanguageModel:
             raise ValueError(
                 f"tokens are {list(ids.shape)}: [T] or [B, T] with T from 1 to {self.config.seq_len} are needed"
             )
-        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self.config.vocab_size:
+        return self._in_vocabulary("tokens", ids, least=0)
+
+    def _in_vocabulary(self, what: str, ids: npt.NDArray[Any], least: int) -> npt.NDArray[np.int32]:
+        if ids.dtype.kind not in "iu" or ids.min() < least or ids.max() >= self.config.vocab_size:
             raise ValueError(
-                f"tokens have to be whole numbers from 0 to {self.config.vocab_size - 1}"
+                f"{what} have to be whole numbers from {least} to {self.config.vocab_size - 1}"
             )
         return ids.astype(np.int32)

@@ -5,6 +5,7 @@ Exit status: 0 done; 2 something that the user can mend; 128 + number of the sig
 
 import dataclasses
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], int], type[Any] | None]] = {
 def _with_resume_value(given: list[str]) -> list[str]:
     """A bare `--resume` means the newest checkpoint."""
     result = []
-    for argument, following in zip(given, [*given[1:], "--"], strict=True):
+    for argument, following in itertools.zip_longest(given, given[1:], fillvalue="--"):
         result.append(argument)
         if argument == "--resume" and following.startswith("--"):
             result.append("latest")

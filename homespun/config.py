@@ -39,14 +39,17 @@ def setting(
 
 
 class Checked:
-    """Numbers are finite and within the bounds that their field declares."""
+    """Numbers are finite and within the bounds that their field declares; a text that is given says something."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
+            flag = "--" + field.name.replace("_", "-")
+            if isinstance(value, str) and (not value or "\0" in value):
+                what = "holds a NUL" if value else "is empty"
+                raise UserError(f"{flag} {what}: give a value or leave it out")
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            flag = "--" + field.name.replace("_", "-")
             if isinstance(value, int) and abs(value) >= 2**63:
                 raise UserError(f"{flag} has {len(str(abs(value)))} digits: give a smaller number")
             if not math.isfinite(value):
@@ -74,7 +77,7 @@ class ModelConfig(Checked):
     vocab_size: int = setting(50257, at_least=2)
     seq_len: int = setting(256, at_least=2)
     """The context: the number of positions the model was trained for."""
-    n_layers: int = setting(8, at_least=1)
+    n_layers: int = setting(8, at_least=1, at_most=10_000)
     d_model: int = setting(512, at_least=2)
     n_heads: int = setting(8, at_least=1)
     n_kv_heads: int = setting(8, at_least=1)
@@ -150,7 +153,7 @@ class TrainConfig(Checked):
     """A preset: see `homespun models`."""
     architecture: Architecture | None = setting(None, on_resume="fixed")
     """Overrides the preset, like the five shape settings that follow."""
-    n_layers: int | None = setting(None, at_least=1, on_resume="fixed")
+    n_layers: int | None = setting(None, at_least=1, at_most=10_000, on_resume="fixed")
     """Number of blocks."""
     n_heads: int | None = setting(None, at_least=1, on_resume="fixed")
     """Attention heads."""
@@ -168,7 +171,7 @@ class TrainConfig(Checked):
     grad_accumulation_steps: int | None = setting(None, at_least=1)
     """Micro-batches per optimizer step; the same update as one big batch."""
 
-    max_epochs: float | None = setting(None, above=0, on_resume="announced")
+    max_epochs: float | None = setting(None, above=0, at_most=1e6, on_resume="announced")
     """Passes over the training data."""
     max_steps: int | None = setting(None, at_least=1, on_resume="announced")
     """Optimizer steps."""
@@ -208,7 +211,7 @@ class TrainConfig(Checked):
     """Compiled kernels; auto: where they are worth the wait and there is a compiler."""
     gradient_checkpointing: bool = False
     """Less memory for activations, about a third more computing."""
-    threads: int | None = setting(None, at_least=1)
+    threads: int | None = setting(None, at_least=1, at_most=1024)
     """CPU threads; without it one per core."""
     seed: int = setting(0, at_least=0, on_resume="fixed")
     """For initial weights, the order of the samples, and the texts sampled on the way."""
@@ -231,6 +234,11 @@ class TrainConfig(Checked):
     """Folder of the run: checkpoints, metrics.jsonl, plot."""
     resume: Literal["never", "latest", "auto"] = "never"
     """--resume goes on where the newest checkpoint stands; --resume auto starts afresh where there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_budget is not None:
+            seconds(self.time_budget)
 
 
 @dataclass(frozen=True)
@@ -275,7 +283,7 @@ class GenerateConfig(SamplingConfig):
     """What computes."""
     precision: Precision = "auto"
     """What is computed in."""
-    threads: int | None = setting(None, at_least=1)
+    threads: int | None = setting(None, at_least=1, at_most=1024)
     """CPU threads; without it one per core."""
 
 
@@ -291,7 +299,7 @@ class JudgeConfig(SamplingConfig):
     """The model: one .npz file, or the folder of a run."""
     num_samples: int = setting(50, at_least=1, at_most=100_000)
     """How many stories."""
-    threads: int | None = setting(None, at_least=1)
+    threads: int | None = setting(None, at_least=1, at_most=1024)
     """CPU threads; without it one per core."""
 
 
@@ -315,8 +323,9 @@ def read_toml(path: Path, kind: type[Any]) -> dict[str, Any]:
         if isinstance(value, list):
             values[key] = tuple(value)
         if not _fits(values[key], types[key]):
-            expected = str(getattr(types[key], "__name__", types[key])).replace("typing.", "")
-            raise UserError(f"{path}: {key} = {value!r} does not fit: {expected} is expected")
+            raise UserError(
+                f"{path}: {key} = {value!r} does not fit: {_described(types[key])} is expected"
+            )
     return values
 
 
@@ -334,15 +343,29 @@ def _fits(value: object, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
+def _described(kind: Any) -> str:
+    """An annotated type in words."""
+    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(f'"{choice}"' for choice in arguments)
+    if origin is tuple:
+        return "a list of texts"
+    if arguments:
+        return _described(arguments[0])
+    return words[kind]
+
+
 def seconds(text: str) -> float:
-    """'90', '90s', '20m', '1.5h' or '1h30m' in seconds.
+    """'90', '90s', '20m', '1.5h' or '1h30m' in seconds; behind a unit, each number needs its own.
 
     Raises:
         UserError: not a positive, finite length of time.
     """
     units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    whole = re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[smhd]?\s*)+", text.strip())
+    number = r"(\d+(?:\.\d+)?)"
+    parts = re.findall(rf"{number}\s*([smhd]?)", text)
+    whole = re.fullmatch(rf"\s*(?:{number}|(?:{number}\s*[smhd]\s*)+)\s*", text)
     total = sum(float(number) * units[unit] for number, unit in parts) if whole else 0.0
     if not 0 < total < 1e9:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,31 +24,41 @@ def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def new_workplace(folder: Path, story_file: Path) -> None:
+    """Make the stories the data of a folder."""
+    shutil.copy(story_file, folder / "stories.txt")
+    (folder / ".homespun.json").write_text('{"data": "stories.txt"}')
+
+
+def command(folder: Path) -> Command:
+    """Starts `homespun ...` in a folder."""
+
+    def start(*arguments: object) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "homespun", *map(str, arguments)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    return start
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, with the stories as its data."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "stories.txt").write_bytes(story_file.read_bytes())
-    (tmp_path / ".homespun.json").write_text('{"data": "stories.txt"}')
+    new_workplace(tmp_path, story_file)
     return tmp_path
 
 
 @pytest.fixture
 def homespun(workplace: Path) -> Command:
     """Starts `homespun ...` in the workplace."""
-
-    def start(*arguments: object, **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "homespun", *map(str, arguments)],
-            cwd=workplace,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-        )
-
-    return start
+    return command(workplace)
 
 
 def finished(process: "subprocess.Popen[str]", status: int = 0) -> str:

@@ -1,5 +1,6 @@
 """Stopped and resumed equals uninterrupted, bit for bit: real processes, really killed."""
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Command, finished, records
+from tests.conftest import Command, command, finished, new_workplace, records
 
 SHAPE = [
     "--model-size",
@@ -69,11 +70,20 @@ def killed_when(
     return output + rest
 
 
+@pytest.fixture(scope="module")
+def control_run(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
+    """A workplace with a tokenizer and an uninterrupted run, for all tests to copy."""
+    folder = tmp_path_factory.mktemp("control")
+    new_workplace(folder, story_file)
+    finished(command(folder)("tokenizer", "--vocab-size", 400))
+    finished(command(folder)(*RUN, "--checkpoint-dir", "control"))
+    return folder
+
+
 @pytest.fixture
-def control(homespun: Command, workplace: Path) -> Path:
-    """An uninterrupted run."""
-    finished(homespun("tokenizer", "--vocab-size", 400))
-    finished(homespun(*RUN, "--checkpoint-dir", "control"))
+def control(workplace: Path, control_run: Path) -> Path:
+    """The uninterrupted run, in this test's workplace."""
+    shutil.copytree(control_run, workplace, dirs_exist_ok=True)
     return workplace / "control"
 
 
@@ -168,10 +178,10 @@ def test_what_may_not_change_is_refused_and_what_may_is_said(
 
 
 def test_an_earlier_run_is_moved_aside(homespun: Command, workplace: Path, control: Path) -> None:
-    before = {path.name: path.read_bytes() for path in control.iterdir()}
+    before = {path.name: path.read_bytes() for path in control.glob("[!.]*")}
     output = finished(homespun(*RUN, "--checkpoint-dir", "control", "--max-steps", 2))
     assert "The earlier run in control is now in control.1." in output
-    after = {path.name: path.read_bytes() for path in (workplace / "control.1").iterdir()}
+    after = {path.name: path.read_bytes() for path in (workplace / "control.1").glob("[!.]*")}
     assert before == after
 
 
@@ -187,3 +197,20 @@ def test_two_trainers_do_not_share_a_folder(
     first.kill()
     first.communicate()
     finished(homespun("train", "--resume", "auto", *RUN[1:], "--checkpoint-dir", "shared"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize("preset", ["tiny", "mini"])
+def test_at_full_size(homespun: Command, workplace: Path, preset: str, compiled: str) -> None:
+    """The same at 6 x 384, 8 x 256 tokens, in the default precision: twice uninterrupted, once killed after a step."""
+    shape = ["--model-size", preset, "--n-layers", 6, "--d-model", 384, "--n-heads", 6]
+    pace = ["--batch-size", 8, "--max-steps", 6, "--threads", 2, "--compile", compiled]
+    run = ["train", *shape, *pace, "--log-interval", 1, "--save-interval", 1]
+    finished(homespun("tokenizer", "--vocab-size", 1000))
+    finished(homespun(*run, "--checkpoint-dir", "control"))
+    finished(homespun(*run, "--checkpoint-dir", "again"))
+    assert_equal_runs(workplace / "control", workplace / "again", step=6)
+    killed_when(homespun(*run, "--checkpoint-dir", "killed"), "step 1/6  loss")
+    finished(homespun("train", "--resume", "auto", *run[1:], "--checkpoint-dir", "killed"))
+    assert_equal_runs(workplace / "control", workplace / "killed", step=6)

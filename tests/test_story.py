@@ -1,7 +1,7 @@
 """The commands of the guide, word for word, from a download to generated text.
 
-Each command is what stands in the guide; where a machine would need hours for it, what follows it on the same line makes
-it shorter (the last value of a flag counts). The hub is one on loopback.
+Each command stands as in the guide. Where a machine would need hours, more flags follow that make it shorter (the last
+value of a flag counts). The hub is one on loopback.
 """
 
 import random
@@ -111,9 +111,7 @@ TRAINING_SCHEDULES = {
 def rich_tales(count: int) -> list[str]:
     """Texts with enough different words for 8,000 tokens, which the built-in stories do not have."""
     rng = random.Random(5)
-    syllables = [
-        c + v for c in "b br d f g gr h k l m n p r s sh st t w z".split() for v in "aeiou"
-    ]
+    syllables = [c + v for c in "bdfghjklmnprstvwz" for v in "aeiou"]
     words = ["".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(6000)]
     return [
         "Once upon a time, there was a "

@@ -267,6 +267,11 @@ def open_weights(path: Path, report: Report = warnings.warn) -> Archive:
     for candidate in candidates:
         if candidate.exists():
             return _read(candidate, "weights")
+    if path.name in BEST and CheckpointFolder(path.parent).latest(report):
+        raise CheckpointError(
+            f"{path} is not there, as the run has not been evaluated yet: "
+            f"name its folder, {path.parent}, to take its newest checkpoint"
+        )
     newest = CheckpointFolder(path).latest(report) if path.is_dir() else None
     if newest is None:
         raise CheckpointError(

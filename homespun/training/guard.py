@@ -1,5 +1,6 @@
 """What a run watches itself for: the best validation loss, patience, and steps that had to be refused."""
 
+import math
 from dataclasses import dataclass
 
 from homespun.errors import UserError
@@ -20,7 +21,8 @@ class Guard:
 
     def evaluated(self, step: int, val_loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""
-        better = self.best_val_loss is None or val_loss < self.best_val_loss
+        best = math.inf if self.best_val_loss is None else self.best_val_loss
+        better = val_loss < best  # never, where the loss is not a number
         if better:
             self.best_val_loss, self.best_step = val_loss, step
             self.evaluations_without_better = 0

@@ -44,6 +44,11 @@ def plan(
         UserError: settings that contradict each other or the data.
     """
     n_samples = (n_training_tokens - 1) // config.seq_len
+    if n_samples < 1:
+        raise UserError(
+            f"the training text has {n_training_tokens:,} tokens, too few for one sample of --seq-len {config.seq_len}: "
+            "give more text or a shorter --seq-len"
+        )
     if config.vocab_size not in (None, vocab_size):
         raise UserError(
             f"--vocab-size is {config.vocab_size:,}, but the tokenizer has {vocab_size:,} tokens: leave the flag out, "

@@ -20,7 +20,7 @@ from homespun.errors import UserError
 from homespun.model.spec import count_parameters, training_bytes
 from homespun.tokenizer import Tokenizer, train_command
 from homespun.training.data_loader import TextDataset
-from homespun.training.recipe import Plan, plan, step_limits
+from homespun.training.recipe import SHAPE, Plan, plan, step_limits
 from homespun.training.schedule import warm_up
 
 Say = Callable[[str], None]
@@ -71,12 +71,12 @@ class Run:
             f"{model.n_heads} heads, {count_parameters(model) / 1e6:.1f} M parameters",
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
-            "step": f"{_sequences_per_step(c) * c.seq_len:,} tokens: {c.batch_size} sequences x {c.seq_len} tokens "
-            f"x {c.grad_accumulation_steps} micro-batches",
+            "step": f"{_sequences_per_step(c) * c.seq_len:,} tokens: {c.batch_size} sequences of {c.seq_len} tokens"
+            + (f", {c.grad_accumulation_steps} times" if c.grad_accumulation_steps != 1 else ""),
             "length": " or ".join(lengths)
             + (", whichever comes first" if len(lengths) > 1 else ""),
             "optimizer": f"{c.optimizer}, peak rate {rates}",
-            "schedule": f"{c.schedule}, warm-up over {f'{steps:,} steps' if steps else f'{share:.0%} of the run'}",
+            "schedule": f"{c.schedule}, warm-up {f'{steps:,} steps' if steps else f'{share:.0%} of the run'}",
             "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}, {facts['threads']} threads"
             + (", compiled" if facts["compiled"] == "yes" else ""),
             "folder": c.checkpoint_dir,
@@ -117,7 +117,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
     """
     stored = checkpoint.weights.header if checkpoint else None
-    corpus = survey(_data_file(requested))
+    corpus = survey(_data_file(requested, stored))
     if stored and stored["data_sha256"] != corpus.sha256:
         raise UserError(
             f"{corpus.path} is not the text that this run began with: name the right one with --data-file, "
@@ -143,6 +143,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         "model": dataclasses.asdict(settled.model),
         "tokenizer": tokenizer.to_json(),
         "tokenizer_sha256": tokenizer.sha256,
+        "data_file": str(corpus.path),
         "data_sha256": corpus.sha256,
         "requested": dataclasses.asdict(requested),
         "resolved": dataclasses.asdict(config),
@@ -153,8 +154,11 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     return Run(config, settled.model, engine, tokenizer, tokens, header, checkpoint, limits)
 
 
-def _data_file(config: TrainConfig) -> Path:
-    path = Path(config.data_file) if config.data_file else workspace.recall("data")
+def _data_file(config: TrainConfig, stored: dict[str, Any] | None) -> Path:
+    """The text that is named, else that of the run, else the last download."""
+    if config.data_file:
+        return Path(config.data_file)
+    path = Path(stored["data_file"]) if stored else workspace.recall("data")
     if path is None:
         raise UserError(
             "there is no text to train on: download some (homespun download), or name a file with --data-file"
@@ -192,36 +196,39 @@ def _resumed_tokenizer(config: TrainConfig, stored: dict[str, Any]) -> Tokenizer
 
 def _resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Plan:
     """The stored plan with the changes that a resumed run may have."""
-    before = _config_from(stored["requested"])
+    resolved = _config_from(stored["resolved"])
+    before = {**dataclasses.asdict(_config_from(stored["requested"])), **_said(stored["resolved"])}
+    before |= {name: stored["model"][name] for name in SHAPE}
+    wanted = _said(dataclasses.asdict(requested))
     changes = {
-        field: getattr(requested, field.name)
+        field.name: field.metadata.get("on_resume")
         for field in dataclasses.fields(TrainConfig)
-        if getattr(requested, field.name) != getattr(before, field.name)
+        if field.name in wanted
+        and wanted[field.name] not in (before[field.name], stored["requested"][field.name])
     }
-    refused = [field.name for field in changes if field.metadata.get("on_resume") == "fixed"]
+    refused = [name for name, on_resume in changes.items() if on_resume == "fixed"]
     if refused:
         differing = ", ".join(
-            f"--{name.replace('_', '-')} {getattr(requested, name)} (was {getattr(before, name)})"
-            for name in refused
+            f"--{name.replace('_', '-')} {wanted[name]} (was {before[name]})" for name in refused
         )
         raise UserError(
             f"a resumed run cannot change {differing}: leave it out, or start a new run without --resume"
         )
-    for field, value in changes.items():
-        if field.metadata.get("on_resume") == "announced":
-            say(
-                f"changed for the rest of the run: {field.name} is {value}, was {getattr(before, field.name)}"
-            )
-    resolved = _config_from(stored["resolved"])
-    config = dataclasses.replace(
-        resolved, **{field.name: value for field, value in changes.items() if value is not None}
-    )
+    for name, on_resume in changes.items():
+        if on_resume == "announced":
+            say(f"changed for the rest of the run: {name} is {wanted[name]}, was {before[name]}")
+    config = dataclasses.replace(resolved, **{name: wanted[name] for name in changes})
     if _sequences_per_step(config) != _sequences_per_step(resolved):
         raise UserError(
             f"a resumed run keeps its {_sequences_per_step(resolved)} sequences per step: "
             "--batch-size times --grad-accumulation-steps has to be that"
         )
     return Plan(ModelConfig(**stored["model"]), config)
+
+
+def _said(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those that are not left open."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _sequences_per_step(config: TrainConfig) -> int:
@@ -236,6 +243,8 @@ def _engine(settled: Plan, say: Say) -> tuple[Engine, TrainConfig]:
     if compiled and not select.can_compile():
         say("Without compiled kernels: no C++ compiler works on this machine.")
         compiled = False
+    if compiled:
+        say("Compiling kernels: the first step takes up to a minute longer.")
     engine = select.create(
         settled.model,
         name=config.engine,

@@ -1,0 +1,219 @@
+"""The project from Python: train, load, evaluate, generate, write."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import homespun
+from homespun.checkpoint import CheckpointError
+from tests.conftest import records
+
+SMALL = homespun.TrainConfig(
+    data_file="stories.txt",
+    tokenizer_path="tokenizer_model",
+    model_size="pico",
+    n_layers=1,
+    d_model=32,
+    n_heads=2,
+    seq_len=32,
+    batch_size=4,
+    max_steps=3,
+    precision="float32",
+    log_interval=1,
+    eval_tokens=500,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
+    """Stories, a tokenizer, and a run in `checkpoints`."""
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "stories.txt").write_bytes(story_file.read_bytes())
+    text = story_file.read_text(encoding="utf-8").split("<|endoftext|>")
+    from homespun.tokenizer import train
+
+    train(text, 400).save(folder / "tokenizer_model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = homespun.train(SMALL)
+    assert (result.steps, result.ended_by, result.stopped_by) == (3, "max_steps", None)
+    assert result.val_loss == result.best_val_loss
+    assert result.best == Path("checkpoints/best.npz")
+    return folder
+
+
+@pytest.fixture
+def model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> homespun.LanguageModel:
+    monkeypatch.chdir(folder)
+    return homespun.load("checkpoints/best.npz", precision="float32")
+
+
+def ids(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 400, shape)
+
+
+def test_logits_and_loss_agree_with_each_other(model: homespun.LanguageModel) -> None:
+    tokens = ids(3, 33)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].copy()
+    logits = model(inputs)
+    assert logits.shape == (3, 32, 400)
+    assert logits.dtype == np.float32
+    again, loss = model(inputs, targets)
+    np.testing.assert_array_equal(logits, again)
+    exact = logits.astype(np.float64)
+    nats = np.log(np.exp(exact).sum(-1)) - np.take_along_axis(exact, targets[..., None], -1)[..., 0]
+    assert loss == pytest.approx(nats.mean(), rel=1e-5)
+    # One sequence without the batch, and targets that do not count.
+    one, one_loss = model(inputs[0], targets[0])
+    assert one.shape == (32, 400)
+    np.testing.assert_allclose(one, logits[0], atol=1e-5)
+    assert one_loss == pytest.approx(nats[0].mean(), rel=1e-5)
+    targets[0], targets[2] = -1, -1
+    assert model(inputs, targets)[1] == pytest.approx(nats[1].mean(), rel=1e-5)
+
+
+def test_the_stored_loss_is_the_models(model: homespun.LanguageModel, folder: Path) -> None:
+    stored = model.archive.header["val_loss"]
+    assert abs(stored - np.log(400)) < 0.5
+    from homespun.data.documents import survey
+
+    text = next(iter(survey(folder / "stories.txt").validation()))
+    tokens = np.array([model.tokenizer.eot_id, *model.tokenizer.encode(text)])[:33]
+    assert model(tokens[:-1], tokens[1:])[1] == pytest.approx(stored, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        np.zeros((1, 33), int),
+        np.zeros((1, 1, 1), int),
+        np.zeros((0, 4), int),
+        np.zeros((4, 0), int),
+        np.zeros(4),
+        np.array([400]),
+        np.array([-1]),
+        np.array(5),
+    ],
+    ids=lambda tokens: f"{tokens.dtype}{list(tokens.shape)}",
+)
+def test_tokens_that_no_model_can_read_are_refused(
+    model: homespun.LanguageModel, tokens: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match=r"^tokens (are|have to be) "):
+        model(tokens)
+
+
+def test_targets_of_another_shape_or_vocabulary_are_refused(model: homespun.LanguageModel) -> None:
+    with pytest.raises(ValueError, match="they have to agree"):
+        model(ids(2, 8), ids(2, 7))
+    for wrong in (400, -2):
+        with pytest.raises(ValueError, match="targets have to be"):
+            model(ids(8), np.full(8, wrong))
+    with pytest.raises(ValueError, match="targets have to be"):
+        model(ids(8), np.full(8, 0.5))
+
+
+def test_generation_is_seeded_and_streams_what_it_returns(model: homespun.LanguageModel) -> None:
+    settings: dict[str, Any] = {"max_tokens": 20, "seed": 5}
+    text = model.generate("Once upon", **settings)
+    assert text.startswith("Once upon")
+    assert model.generate("Once upon", **settings) == text
+    assert "Once upon" + "".join(model.stream("Once upon", **settings)) == text
+    assert model.generate("Once upon", max_tokens=20, seed=6) != text
+    assert model.generate(**settings)
+    greedy = [model.generate("Once", max_tokens=8, temperature=0) for _ in range(2)]
+    assert greedy[0] == greedy[1]
+
+
+def test_saved_weights_are_the_model(model: homespun.LanguageModel, tmp_path: Path) -> None:
+    path = tmp_path / "copy.npz"
+    model.save_weights(path)
+    copy = homespun.load(path, precision="float32")
+    assert copy.config == model.config
+    assert copy.tokenizer.sha256 == model.tokenizer.sha256
+    ours, theirs = dict(model.engine.state()), dict(copy.engine.state())
+    assert ours.keys() == theirs.keys()
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, theirs[name])
+    np.testing.assert_array_equal(model(ids(2, 9)), copy(ids(2, 9)))
+
+
+def test_a_folder_stands_for_its_best_weights(model: homespun.LanguageModel, folder: Path) -> None:
+    of_folder = homespun.load(folder / "checkpoints", precision="float32")
+    np.testing.assert_array_equal(model(ids(2, 9)), of_folder(ids(2, 9)))
+
+
+def test_a_grid_over_rates_and_batches_is_a_loop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    losses = {}
+    for lr in [1e-3, 1e-2]:
+        for batch_size in [2, 4]:
+            result = homespun.train(
+                SMALL,
+                learning_rate=lr,
+                batch_size=batch_size,
+                checkpoint_dir=f"grid/{lr}-{batch_size}",
+            )
+            losses[lr, batch_size] = result.val_loss
+    assert len(set(losses.values())) == 4
+    assert homespun.load("grid/0.01-4").generate("The cat", max_tokens=3).startswith("The cat")
+
+
+def test_equal_runs_are_equal_and_resuming_is_a_setting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    straight = homespun.train(SMALL, checkpoint_dir="straight", max_steps=4)
+    homespun.train(SMALL, checkpoint_dir="again", max_steps=4)
+    one, other = (homespun.load(name) for name in ("straight", "again"))
+    for (name, values), (_, others) in zip(one.engine.state(), other.engine.state(), strict=True):
+        np.testing.assert_array_equal(values, others, err_msg=name)
+    went_on = homespun.train(SMALL, checkpoint_dir="again", max_steps=6, resume="latest")
+    assert (straight.steps, went_on.steps) == (4, 6)
+
+
+def test_accumulation_sees_the_same_samples_and_takes_the_same_steps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    homespun.train(SMALL, batch_size=2, grad_accumulation_steps=2, checkpoint_dir="accumulated")
+    whole, divided = (
+        [r for r in records(Path(name)) if "loss" in r] for name in ("checkpoints", "accumulated")
+    )
+    assert [r["batch"] for r in divided] == [r["batch"] for r in whole]
+    assert len({r["batch"] for r in whole}) == 3
+    assert [r["loss"] for r in divided] == pytest.approx([r["loss"] for r in whole], rel=1e-5)
+
+
+def test_errors_have_types(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(homespun.UserError, match="no such file"):
+        homespun.train(SMALL, data_file="missing.txt")
+    with pytest.raises(homespun.UserError, match="--learning-rate is nan"):
+        homespun.train(SMALL, learning_rate=float("nan"))
+    with pytest.raises(TypeError, match="nonsense"):
+        homespun.train(SMALL, nonsense=1)
+    with pytest.raises(CheckpointError, match="no model is there"):
+        homespun.load(tmp_path)
+    model = homespun.load("checkpoints")
+    with pytest.raises(homespun.UserError, match="the prompt is empty"):
+        model.generate("")
+    with pytest.raises(homespun.UserError, match="the model's context is 32"):
+        model.generate("word " * 100)
+    with pytest.raises(homespun.UserError, match="--temperature is inf"):
+        model.generate("Once", temperature=float("inf"))
+    with pytest.raises(TypeError, match="warmth"):
+        model.generate("Once", warmth=1)
+    with pytest.raises(homespun.UserError, match="could not be saved"):
+        model.save_weights(folder / "stories.txt" / "x.npz")
+
+
+def test_everything_public_is_there() -> None:
+    for name in homespun.__all__:
+        assert getattr(homespun, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        homespun.nonsense  # noqa: B018
