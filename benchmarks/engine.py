@@ -40,7 +40,10 @@ def engine(
         optimizer, weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0
     )
     return select.create(
-        shape(architecture, n_layers, d_model), optimizer=settings, precision=precision, compiled=compiled
+        shape(architecture, n_layers, d_model),
+        optimizer=settings,
+        precision=precision,
+        compiled=compiled,
     )
 
 

@@ -8,9 +8,8 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -19,31 +18,13 @@ from homespun.config import (
     GenerateConfig,
     JudgeConfig,
     ModelConfig,
+    ModelsConfig,
     TokenizerConfig,
     TrainConfig,
+    VerifyConfig,
     read_toml,
 )
 from homespun.errors import UserError
-
-
-@dataclass(frozen=True)
-class ModelsConfig:
-    """List the presets: parameters, cost of a token, memory of training."""
-
-    vocab_size: int = 50257
-    """Tokens in the vocabulary."""
-    batch_size: int = 16
-    """Sequences per micro-batch."""
-    seq_len: int = 256
-    """Tokens of context."""
-
-
-@dataclass(frozen=True)
-class VerifyConfig:
-    """Check every byte of a checkpoint, or of all checkpoints of a run."""
-
-    path: Annotated[str, tyro.conf.Positional]
-    """A .npz file, or the folder of a run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +66,10 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _parse(kind: type[Any], name: str, given: list[str], default: Any = None) -> Any:
-    return tyro.cli(kind, prog=f"homespun {name}", args=given, default=default)
+    only_what_is_required = (tyro.conf.PositionalRequiredArgs,)
+    return tyro.cli(
+        kind, prog=f"homespun {name}", args=given, default=default, config=only_what_is_required
+    )
 
 
 def _parse_command(given: list[str]) -> None:
@@ -112,18 +96,18 @@ def tokenizer(config: TokenizerConfig) -> int:
 
 def train(given: list[str]) -> int:
     """Flags over TOML file over what a resumed run was started with over defaults."""
-    given = _with_resume_value(given)
-    config = _parse(TrainConfig, "train", given)
     from homespun.training.loop import train
     from homespun.training.setup import find_checkpoint, requested_config
 
+    given = _with_resume_value(given)
+    named = _parse(TrainConfig, "train", given).config
+    from_file = read_toml(Path(named), TrainConfig) if named else {}
+    config = _parse(TrainConfig, "train", given, default=TrainConfig(**from_file))
     checkpoint = find_checkpoint(config, say=print)
-    base = requested_config(checkpoint) if checkpoint else TrainConfig()
-    from_file = read_toml(Path(config.config), TrainConfig) if config.config else {}
-    base = dataclasses.replace(
-        base, **from_file, checkpoint_dir=config.checkpoint_dir, resume=config.resume
-    )
-    config = _parse(TrainConfig, "train", given, default=base)
+    if checkpoint:
+        place = {"checkpoint_dir": config.checkpoint_dir, "resume": config.resume}
+        base = dataclasses.replace(requested_config(checkpoint), **{**from_file, **place})
+        config = _parse(TrainConfig, "train", given, default=base)
     result = train(config, checkpoint, say=print)
     how_to = f"homespun train --resume --checkpoint-dir {result.checkpoint_dir}"
     if result.stopped_by is not None:

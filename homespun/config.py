@@ -303,6 +303,26 @@ class JudgeConfig(SamplingConfig):
     """CPU threads; without it one per core."""
 
 
+@dataclass(frozen=True)
+class ModelsConfig(Checked):
+    """List the presets: parameters, cost of a token, memory of training."""
+
+    vocab_size: int = setting(50257, at_least=2)
+    """Tokens in the vocabulary."""
+    batch_size: int = setting(16, at_least=1)
+    """Sequences per micro-batch."""
+    seq_len: int = setting(256, at_least=2)
+    """Tokens of context."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig(Checked):
+    """Check every byte of a checkpoint, or of all checkpoints of a run."""
+
+    path: str
+    """A .npz file, or the folder of a run."""
+
+
 def read_toml(path: Path, kind: type[Any]) -> dict[str, Any]:
     """The settings in a TOML file, for the config dataclass `kind`.
 

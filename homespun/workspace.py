@@ -4,10 +4,13 @@ The record is `.homespun.json` in the working directory. File times decide nothi
 touched file must not change which data a run reads.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from homespun import durable
+from homespun.errors import UserError
 
 RECORD = Path(".homespun.json")
 
@@ -15,11 +18,31 @@ Kind = Literal["data", "tokenizer"]
 
 
 def remember(kind: Kind, path: Path) -> None:
-    """Record `path` as the newest of its kind."""
-    durable.write_json(RECORD, durable.read_json(RECORD) | {kind: str(path)})
+    """Record `path` as the newest of its kind.
+
+    Raises:
+        UserError: the record cannot be written.
+    """
+    with _record_at_hand():
+        durable.write_json(RECORD, durable.read_json(RECORD) | {kind: str(path)})
 
 
 def recall(kind: Kind) -> Path | None:
-    """The newest path of its kind, or None if nothing was recorded."""
-    path = durable.read_json(RECORD).get(kind)
-    return Path(path) if path else None
+    """The newest path of its kind, or None if nothing was recorded.
+
+    Raises:
+        UserError: the record cannot be read.
+    """
+    with _record_at_hand():
+        path = durable.read_json(RECORD).get(kind)
+    return Path(path) if isinstance(path, str) else None
+
+
+@contextmanager
+def _record_at_hand() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{RECORD} in this folder cannot be used ({error.strerror}): move it away"
+        ) from None

@@ -96,6 +96,20 @@ class CheckpointFolder:
                 )
             yield
 
+    def check_free(self) -> None:
+        """Make sure that no other run has the folder, and that it can be written if it is there.
+
+        Raises:
+            UserError: one has it, or it cannot.
+        """
+        with self._writing():
+            try:
+                self.path.lstat()
+            except FileNotFoundError:
+                return
+        with self.lock():
+            pass
+
     def set_aside(self) -> Path | None:
         """Move an earlier run to the first free of PATH.1, PATH.2, ... and leave an empty folder.
 

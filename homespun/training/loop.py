@@ -39,13 +39,12 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
         UserError: anything that the user can mend; checkpoints that were there before are still there.
     """
     folder = CheckpointFolder(Path(config.checkpoint_dir), config.keep)
-    with folder.lock():
-        pass  # whether another run has the folder should not come out after an hour of tokenizing
+    folder.check_free()  # that another run has it should not come out after an hour of tokenizing
     run = set_up(config, checkpoint, say)
+    folder.check_space(run.bytes_on_disk())
     if checkpoint is None and (earlier := folder.set_aside()):
         say(f"The earlier run in {folder.path} is now in {earlier}.")
     with folder.lock(), Interrupts() as interrupts, MetricsLog(folder.path / METRICS) as log:
-        folder.check_space(run.bytes_on_disk())
         loop = Loop(run, folder, log, interrupts)
         with Console(
             "Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}",

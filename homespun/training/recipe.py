@@ -46,8 +46,8 @@ def plan(
     n_samples = (n_training_tokens - 1) // config.seq_len
     if n_samples < 1:
         raise UserError(
-            f"the training text has {n_training_tokens:,} tokens, too few for one sample of --seq-len {config.seq_len}: "
-            "give more text or a shorter --seq-len"
+            f"the training text has {n_training_tokens:,} tokens, too few for one sample of --seq-len "
+            f"{config.seq_len}: give more text or a shorter --seq-len"
         )
     if config.vocab_size not in (None, vocab_size):
         raise UserError(

@@ -465,7 +465,7 @@ def test_the_best_weights_of_a_folder(folder: CheckpointFolder) -> None:
             open_weights(path)
     save(folder, 1, 2)
     assert open_weights(folder.path).step == 2
-    with pytest.raises(CheckpointError, match="no model is there"):
+    with pytest.raises(CheckpointError, match="not been evaluated yet"):
         open_weights(best)
     write_archive(best_model, tensors(0), {}, step=7)
     assert open_weights(folder.path).path == open_weights(best).path == best_model

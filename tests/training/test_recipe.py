@@ -124,16 +124,13 @@ def test_the_recipe_fits_tiny_data(tokens: int, seq_len: int) -> None:
 def test_a_step_that_the_data_cannot_fill_is_refused() -> None:
     enough = 16 * 256 + 1
     assert settle(enough, model_size="tiny")
-    for wanted in (
-        {"model_size": "tiny", "batch_size": 17},
-        {"model_size": "tiny", "seq_len": 257},
-        {"model_size": "tiny", "grad_accumulation_steps": 2},
-    ):
+    beyond: dict[str, Any] = {"batch_size": 17, "seq_len": 257, "grad_accumulation_steps": 2}
+    for name, value in beyond.items():
         with pytest.raises(UserError, match="lower --batch-size or --seq-len, or give more text"):
-            settle(enough, **wanted)
-    for wanted in ({"seq_len": 5000}, {"model_size": "tiny", "seq_len": 5000}):
+            settle(enough, model_size="tiny", **{name: value})
+    for size in ("tiny", None):
         with pytest.raises(UserError, match="too few for one sample of --seq-len 5000"):
-            settle(enough, **wanted)
+            settle(enough, model_size=size, seq_len=5000)
 
 
 @pytest.mark.parametrize(
