@@ -80,14 +80,15 @@ def test_every_parameter_is_in_one_group_and_biases_and_norms_do_not_decay(
         dataclasses.replace(SETTINGS, name=name), parameters(config), weights, half=False
     )
     by_adam = [(p.name, decay) for (_, decay), group in ours.adam.items() for p in group]
-    claimed = [n for n, _ in by_adam] + [p.name for p in ours.muon]
+    claimed = [n for n, _ in by_adam] + [p.name for alike, _ in ours.muon for p in alike]
     assert sorted(claimed) == sorted(weights)
     for n, decay in by_adam:
         is_vector = n.endswith(".bias") or "norm" in n or ".ln_" in n
         assert decay is not is_vector, n
-    for p in ours.muon:
-        assert "embed" not in p.name
-        assert len(p.shape) == 2
+    for alike, _ in ours.muon:
+        for p in alike:
+            assert "embed" not in p.name
+            assert len(p.shape) == 2
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

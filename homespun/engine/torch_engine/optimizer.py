@@ -5,7 +5,6 @@ Newton-Schulz iteration; its companion AdamW takes everything else.
 """
 
 from collections.abc import Iterator
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -35,19 +34,23 @@ class Optimizer:
         self.weights = weights
         self.muon_dtype = torch.bfloat16 if half else torch.float32
         takes_matrices = settings.name == "muon"
-        self.muon = sorted(
-            (p for p in spec if takes_matrices and p.group == "matrix"),
-            key=lambda p: (p.shape, p.stacked),
-        )
-        by_muon = {p.name for p in self.muon}
-        rest = [p for p in spec if p.name not in by_muon]
+        self.muon: list[tuple[list[Parameter], Tensor]] = []
+        """Matrices of one shape, and their momentum in one tensor [N, out, in]."""
+        self.momentum: dict[str, Tensor] = {}
+        """The same, by name."""
+        matrices = [p for p in spec if takes_matrices and p.group == "matrix"]
+        for shape, stacked in dict.fromkeys((p.shape, p.stacked) for p in matrices):
+            alike = [p for p in matrices if (p.shape, p.stacked) == (shape, stacked)]
+            momentum = torch.zeros(len(alike), *shape, device=weights[alike[0].name].device)
+            self.muon.append((alike, momentum))
+            self.momentum |= {p.name: part for p, part in zip(alike, momentum, strict=True)}
+        rest = [p for p in spec if p.name not in self.momentum]
         self.adam: dict[tuple[float, bool], list[Parameter]] = {}
         for p in rest:
             rate = RATE_BESIDE_MUON[p.group] if takes_matrices else 1.0
             self.adam.setdefault((rate, p.decay), []).append(p)
         self.exp_avg = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
         self.exp_avg_sq = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
-        self.momentum = {p.name: torch.zeros_like(weights[p.name]) for p in self.muon}
         device = next(iter(weights.values())).device
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
 
@@ -87,22 +90,17 @@ class Optimizer:
     ) -> None:
         s = self.settings
         keep = refused.bool()
-        for (shape, stacked), members in groupby(self.muon, key=lambda p: (p.shape, p.stacked)):
-            names = [p.name for p in members]
-            n_out, n_in = shape[0] // stacked, shape[1]
-            updates = []
-            for name in names:
-                grad = grads[name] / grad_scale
-                momentum = self.momentum[name]
-                new = torch.lerp(grad, momentum, s.muon_momentum)
-                momentum.copy_(torch.where(keep, momentum, new))
-                updates.append(torch.lerp(grad, new, s.muon_momentum).view(stacked, n_out, n_in))
-            directions = orthogonalised(torch.cat(updates).to(self.muon_dtype)).float()
-            rate = lr * max(1.0, n_out / n_in) ** 0.5
-            for name, direction in zip(names, torch.split(directions, stacked), strict=True):
-                weight = self.weights[name]
-                new = weight * (1 - lr * s.weight_decay) - rate * direction.reshape(shape)
-                weight.copy_(torch.where(keep, weight, new))
+        decay = 1 - lr * s.weight_decay * (1 - refused)
+        for alike, momentum in self.muon:
+            n_out, n_in = alike[0].shape[0] // alike[0].stacked, alike[0].shape[1]
+            grad = torch.stack([grads[p.name] for p in alike]) / grad_scale
+            new = torch.lerp(grad, momentum, s.muon_momentum)
+            momentum.copy_(torch.where(keep, momentum, new))
+            ahead = torch.lerp(grad, new, s.muon_momentum).view(-1, n_out, n_in)
+            direction = orthogonalised(ahead.to(self.muon_dtype)).to(grad.dtype).view_as(grad)
+            direction = torch.where(keep, 0.0, direction * (lr * max(1.0, n_out / n_in) ** 0.5))
+            for p, change in zip(alike, direction, strict=True):
+                self.weights[p.name].mul_(decay).sub_(change)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """The moments under the names that a checkpoint gives them."""
