@@ -27,8 +27,8 @@ demo: install
 	@mkdir -p demo
 	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 20000
 	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
-	cd demo && ../$(BIN)/homespun train --time-budget 3m --sample-prompts "Once upon a time"
-	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 1
+	cd demo && ../$(BIN)/homespun train --time-budget 200s
+	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 3
 	cd demo && ../$(BIN)/homespun judge --num-samples 50
 	@echo "The curves of the run are in demo/checkpoints/training.png."
 

@@ -10,14 +10,13 @@ from typing import Any
 
 from homespun.config import ModelConfig, TrainConfig, seconds
 from homespun.errors import UserError
-from homespun.model.presets import PRESETS, preset, shaped
+from homespun.model.presets import preset, shaped
 from homespun.model.spec import flops_per_token
 
 SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0
-RECIPE_TOKENS_PER_STEP = 2048
 WORTH_COMPILING = 600.0
 """Seconds that a run has to take: compiling costs half a minute and gains a fifth (benchmarks/engine.py)."""
 UTILISATION = 0.4
@@ -66,10 +65,9 @@ def plan(
     else:
         if unlimited:
             config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
-        base = PRESETS[
-            _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
-        ]
-        defaults = _recipe(config, n_samples)
+        size = _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
+        base = preset(size.preset)
+        defaults = _recipe(config, size, n_samples)
     open_settings: dict[str, Any] = {
         name: value for name, value in defaults.items() if getattr(config, name) is None
     }
@@ -124,9 +122,29 @@ def _usual(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _recipe(config: TrainConfig, n_samples: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Size:
+    """What the recipe knows of a preset."""
+
+    preset: str
+    least_flops: float
+    """Operations at the machine's peak speed from which on it learns more than the one before."""
+    tokens_per_step: int
+    """Small batches learn most from a token; larger models need larger ones to be worth Muon's own work."""
+
+
+SIZES = (
+    Size("pico", 0.0, 1024),
+    Size("nano", 1.2e14, 1024),
+    Size("micro", 4e14, 2048),
+    Size("mini", 1.5e15, 2048),
+    Size("small", 6e15, 4096),
+)
+
+
+def _recipe(config: TrainConfig, size: Size, n_samples: int) -> dict[str, Any]:
     """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
-    batch = min(n_samples, max(1, RECIPE_TOKENS_PER_STEP // config.seq_len))
+    batch = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
     by_muon = config.optimizer in (None, "muon")
     return {
         "batch_size": batch if config.grad_accumulation_steps in (None, 1) else 1,
@@ -141,11 +159,6 @@ def _recipe(config: TrainConfig, n_samples: int) -> dict[str, Any]:
     }
 
 
-def _size_for(time: float, flops_per_second: float) -> str:
+def _size_for(time: float, flops_per_second: float) -> Size:
     """The largest size that still sees enough tokens in the time to use what it could learn."""
-    affordable = [name for name, least in MIN_FLOPS.items() if time * flops_per_second >= least]
-    return affordable[-1]
-
-
-MIN_FLOPS = {"pico": 0.0, "nano": 1.6e13, "micro": 6e13, "mini": 2e14, "small": 1e15}
-"""Operations at the machine's peak from which on a size learns more than the one before it."""
+    return [size for size in SIZES if time * flops_per_second >= size.least_flops][-1]

@@ -11,7 +11,7 @@ from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.model.presets import PRESETS
 from homespun.model.spec import count_parameters, flops_per_token
-from homespun.training.recipe import MIN_FLOPS, UTILISATION, Plan, plan, step_limits
+from homespun.training.recipe import SIZES, UTILISATION, Plan, plan, step_limits
 
 VOCAB = 4096
 TOKENS = 1_000_001
@@ -101,8 +101,8 @@ def test_a_longer_budget_or_a_faster_machine_trains_a_larger_model() -> None:
     assert sizes[-1] == count_parameters(settle(model_size="small").model)
     slow_machine, fast_machine = (settle(speed=s, time_budget="10m") for s in (1e10, 1e13))
     assert count_parameters(slow_machine.model) < count_parameters(fast_machine.model)
-    assert list(MIN_FLOPS.values()) == sorted(MIN_FLOPS.values())
-    assert set(MIN_FLOPS) <= set(PRESETS)
+    assert [s.least_flops for s in SIZES] == sorted(s.least_flops for s in SIZES)
+    assert {s.preset for s in SIZES} <= set(PRESETS)
 
 
 def test_the_recipe_takes_muon_and_for_adamw_other_rates() -> None:
@@ -111,7 +111,7 @@ def test_the_recipe_takes_muon_and_for_adamw_other_rates() -> None:
     assert muon.schedule == adamw.schedule == "linear"
     assert muon.min_learning_rate_ratio == 0.0
     assert (adamw.learning_rate or 0) < (muon.learning_rate or 0)
-    assert (muon.batch_size or 0) * muon.seq_len == 2048
+    assert (muon.batch_size or 0) * muon.seq_len in {s.tokens_per_step for s in SIZES}
 
 
 @given(tokens=st.integers(514, 5000), seq_len=st.integers(2, 512))
