@@ -216,8 +216,8 @@ class TrainConfig(Checked):
     seed: int = setting(0, at_least=0, on_resume="fixed")
     """For initial weights, the order of the samples, and the texts sampled on the way."""
 
-    log_interval: int = setting(10, at_least=1)
-    """Steps between two lines of metrics."""
+    log_interval: int | None = setting(None, at_least=1)
+    """Steps between two lines of metrics (10 with a preset)."""
     eval_interval: int = setting(500, at_least=1)
     """Steps between two evaluations."""
     eval_tokens: int = setting(200_000, at_least=1, on_resume="announced")

@@ -154,7 +154,7 @@ class Loop:
             self.console.say(
                 f"step {facts['step']:,} was refused: its loss or its gradients were not finite"
             )
-        if facts["step"] % self.config.log_interval == 0:
+        if facts["step"] % (self.config.log_interval or 1) == 0:
             tokens = window.steps * self.batch_size * self.accumulation * self.config.seq_len
             record = {
                 "step": facts["step"],

@@ -119,6 +119,7 @@ def _usual(config: TrainConfig) -> dict[str, Any]:
         "schedule": "cosine",
         "min_learning_rate_ratio": 0.1,
         "weight_decay": 0.1,
+        "log_interval": 10,
     }
 
 
@@ -142,6 +143,10 @@ SIZES = (
 )
 
 
+LOGGED_TOKENS = 50 * 1024
+"""Between two lines of metrics: small models take many small steps, and a line for every second is enough."""
+
+
 def _recipe(config: TrainConfig, size: Size, n_samples: int) -> dict[str, Any]:
     """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
     batch = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
@@ -156,6 +161,7 @@ def _recipe(config: TrainConfig, size: Size, n_samples: int) -> dict[str, Any]:
         "warmup_steps": 10,
         "min_learning_rate_ratio": 0.0,
         "weight_decay": 0.01 if by_muon else 0.1,
+        "log_interval": max(1, LOGGED_TOKENS // size.tokens_per_step),
     }
 
 
