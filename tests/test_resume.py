@@ -199,6 +199,63 @@ def test_two_trainers_do_not_share_a_folder(
     finished(homespun("train", "--resume", "auto", *RUN[1:], "--checkpoint-dir", "shared"))
 
 
+def test_a_last_evaluation_is_part_of_the_last_checkpoint(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    """Steps, saves and evaluations end at different places; what is measured last is not lost on the way on."""
+    options = [
+        "--checkpoint-dir",
+        "last",
+        "--max-steps",
+        6,
+        "--save-interval",
+        3,
+        "--eval-interval",
+        4,
+    ]
+    finished(homespun(*RUN, *options))
+    evaluated = [record for record in records(workplace / "last") if "val_loss" in record]
+    assert [record["step"] for record in evaluated] == [4, 6]
+    output = finished(homespun("train", "--resume", "--checkpoint-dir", "last", "--max-steps", 8))
+    assert "changed for the rest of the run: max_steps is 8, was 6" in output
+    again = [record for record in records(workplace / "last") if "val_loss" in record]
+    assert again[:2] == evaluated
+    assert [record["step"] for record in again] == [4, 6, 8]
+
+
+def test_a_run_that_was_stopped_at_its_end_is_evaluated_on_resume(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    run = [*RUN, "--checkpoint-dir", "ended", "--eval-interval", 100]
+    killed_when(homespun(*run), "step  5/12  loss", signal.SIGTERM)
+    assert not (workplace / "ended" / "best.npz").exists()
+    stopped_at = records(workplace / "ended")[-1]["step"]
+    finished(homespun("train", "--resume", "--checkpoint-dir", "ended", "--max-steps", stopped_at))
+    assert (workplace / "ended" / "best.npz").exists()
+
+
+def test_a_limit_that_nobody_asked_for_gives_way(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    small = [
+        "--n-layers",
+        1,
+        "--d-model",
+        32,
+        "--n-heads",
+        1,
+        "--seq-len",
+        16,
+        "--eval-tokens",
+        100,
+    ]
+    process = homespun("train", *small, "--checkpoint-dir", "open", "--log-interval", 1)
+    killed_when(process, "step       3  loss", signal.SIGINT)
+    output = finished(homespun("train", "--resume", "--checkpoint-dir", "open", "--max-steps", 2))
+    assert "Ended by max_steps" in output
+    assert "(--time-budget)" not in output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("preset", ["tiny", "mini"])

@@ -75,6 +75,13 @@ class Decoder(Protocol):
         """Forget all but the first `length` positions."""
 
 
+LESS_MEMORY = (
+    "lower --batch-size (with more --grad-accumulation-steps the update stays the same), "
+    "try --gradient-checkpointing, or choose a smaller model"
+)
+"""What to do where a step does not fit."""
+
+
 @dataclass(frozen=True)
 class MemoryStats:
     """In bytes."""

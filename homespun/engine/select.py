@@ -51,6 +51,14 @@ def flops_per_second(precision: str = "auto") -> float:
     return machine.flops_per_second(precision)
 
 
+def computes_in_half(precision: str) -> bool:
+    """Whether `--precision` means bfloat16 on this machine."""
+    _settle_threading()
+    from homespun.engine.torch_engine import machine
+
+    return machine.computes_in_half(precision)
+
+
 def can_compile() -> bool:
     """Whether compiled kernels can be made on this machine; takes a few seconds."""
     _settle_threading()

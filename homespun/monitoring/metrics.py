@@ -65,8 +65,15 @@ class MetricsLog:
         return self._length
 
     def sync(self) -> int:
-        """Bytes in the file, all of them on the disk: what a checkpoint may rely on."""
-        durable.sync(self._file)
+        """Bytes in the file, all of them on the disk: what a checkpoint may rely on.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            durable.sync(self._file)
+        except OSError as error:
+            raise self._unwritable(error) from None
         return self._length
 
     def truncate(self, length: int) -> None:

@@ -41,5 +41,6 @@ class Guard:
         if self.refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
             raise UserError(
                 f"the loss or the gradients were not finite in {MAX_REFUSED_IN_A_ROW} steps in a row, the last "
-                f"being step {step}: lower --learning-rate; --resume goes on from the last checkpoint"
+                f"being step {step}: lower --learning-rate (and --muon-learning-rate); --resume goes on from the last "
+                "checkpoint"
             )

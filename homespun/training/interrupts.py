@@ -36,8 +36,14 @@ class Interrupts:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is not None:
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # the progress bar has hidden the cursor
             os._exit(128 + number)
         self.stopped_by = signal.Signals(number)
+        # Not print, which is not safe inside a handler.
+        os.write(
+            2, b"\nStopping after this step, which is saved first; once more to end at once.\n"
+        )
 
     def _save(self, number: int, frame: FrameType | None) -> None:
         self.save_wanted = True

@@ -53,7 +53,12 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
             best_val_loss=loop.position.guard.best_val_loss or math.inf,
         ) as console:
             result = loop(console)
-        plot_run(log.path, folder.path / PLOT, run.config.max_grad_norm)
+    try:
+        plot_run(folder.path / METRICS, folder.path / PLOT, run.config.max_grad_norm)
+    except OSError as error:
+        say(
+            f"{folder.path / PLOT} cannot be written ({error.strerror}): the run is whole without it"
+        )
     return result
 
 
@@ -83,7 +88,7 @@ class Loop:
         self.weight_names = {p.name for p in parameters(run.model)}
         self.val_loss: float | None = None
         self.unread: tuple[StepHandle, dict[str, Any]] | None = None
-        self.evaluated_at = self.saved_at = self.position.step
+        self.saved_at: int | None = self.position.step
         self.began = self.mark = time.perf_counter()
         self.elapsed_before = self.position.elapsed_seconds
         self.progress_before = self.progress()
@@ -96,12 +101,13 @@ class Loop:
             self.take_step()
             if position.step % c.eval_interval == 0:
                 self.evaluate()
-            if position.step % c.sample_interval == 0:
+            if position.step % c.sample_interval == 0 and not self.interrupts.stopped_by:
                 self.sample()
             if position.step % c.save_interval == 0 or self.interrupts.save_wanted:
                 self.save()
-        if self.evaluated_at != position.step and not self.interrupts.stopped_by:
+        if position.evaluated_at != position.step and not self.interrupts.stopped_by:
             self.evaluate()
+            self.saved_at = None  # what was just measured belongs into the checkpoint
         if self.saved_at != position.step:
             self.save()
         return TrainResult(
@@ -181,7 +187,7 @@ class Loop:
         position = self.position
         evaluation = self.evaluator(self.engine)
         self.val_loss = evaluation.loss
-        self.evaluated_at = position.step
+        position.evaluated_at = position.step
         if position.guard.evaluated(position.step, evaluation.loss):
             self.folder.save_best(
                 position.step, self.weights(), {**self.run.header, "val_loss": evaluation.loss}

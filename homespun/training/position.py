@@ -28,6 +28,8 @@ class Position:
     """Of steps alone."""
     elapsed_seconds: float = 0.0
     """With evaluating, sampling and saving: what a time budget counts."""
+    evaluated_at: int = 0
+    """The step of the last evaluation."""
     guard: Guard = field(default_factory=Guard)
     window: Window = field(default_factory=Window)
 

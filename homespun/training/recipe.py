@@ -13,6 +13,7 @@ from homespun.errors import UserError
 from homespun.model.presets import preset, shaped
 from homespun.model.spec import flops_per_token
 
+LIMITS = ("max_epochs", "max_steps", "time_budget")
 SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 
 DEFAULT_TIME_BUDGET = "10m"
@@ -54,14 +55,10 @@ def plan(
             f"or train a tokenizer of that size (homespun tokenizer --vocab-size {config.vocab_size})"
         )
     by_preset = config.model_size is not None
-    unlimited = (
-        config.max_epochs is None and config.max_steps is None and config.time_budget is None
-    )
+    unlimited = all(getattr(config, name) is None for name in LIMITS)
     if by_preset:
         base = preset(config.model_size or "")
-        defaults = _usual(config)
-        if unlimited:
-            defaults["max_epochs"] = DEFAULT_EPOCHS
+        defaults = USUAL | ({"max_epochs": DEFAULT_EPOCHS} if unlimited else {})
     else:
         if unlimited:
             config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
@@ -108,19 +105,18 @@ def expected_seconds(
     return min(limits)
 
 
-def _usual(config: TrainConfig) -> dict[str, Any]:
-    """What people expect of a preset."""
-    return {
-        "batch_size": 16,
-        "grad_accumulation_steps": 1,
-        "optimizer": "adamw",
-        "learning_rate": 3e-4,
-        "muon_learning_rate": 0.02,
-        "schedule": "cosine",
-        "min_learning_rate_ratio": 0.1,
-        "weight_decay": 0.1,
-        "log_interval": 10,
-    }
+USUAL: dict[str, Any] = {
+    "batch_size": 16,
+    "grad_accumulation_steps": 1,
+    "optimizer": "adamw",
+    "learning_rate": 3e-4,
+    "muon_learning_rate": 0.02,
+    "schedule": "cosine",
+    "min_learning_rate_ratio": 0.1,
+    "weight_decay": 0.1,
+    "log_interval": 10,
+}
+"""What people expect of a preset."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +148,7 @@ def _recipe(config: TrainConfig, size: Size, n_samples: int) -> dict[str, Any]:
     batch = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
     by_muon = config.optimizer in (None, "muon")
     return {
-        "batch_size": batch if config.grad_accumulation_steps in (None, 1) else 1,
+        "batch_size": max(1, batch // (config.grad_accumulation_steps or 1)),
         "grad_accumulation_steps": 1,
         "optimizer": "muon",
         "learning_rate": 0.02 if by_muon else 2e-3,

@@ -15,12 +15,12 @@ from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.documents import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
 from homespun.engine import select
-from homespun.engine.base import Engine, OptimizerSettings
+from homespun.engine.base import LESS_MEMORY, Engine, OptimizerSettings
 from homespun.errors import UserError
 from homespun.model.spec import count_parameters, training_bytes
 from homespun.tokenizer import Tokenizer, train_command
 from homespun.training.data_loader import TextDataset
-from homespun.training.recipe import SHAPE, Plan, plan, step_limits
+from homespun.training.recipe import LIMITS, SHAPE, Plan, plan, step_limits
 from homespun.training.schedule import warm_up
 
 Say = Callable[[str], None]
@@ -54,7 +54,8 @@ class Run:
     @property
     def warm_up(self) -> tuple[int, float]:
         """See `schedule.warm_up`."""
-        return warm_up(self.config.warmup_steps, self.total_steps)
+        by_clock = self.config.time_budget is not None
+        return warm_up(self.config.warmup_steps, None if by_clock else self.total_steps)
 
     def description(self) -> dict[str, str]:
         """What the run is, line by line: all that was decided, and the tokens per step once and for all."""
@@ -137,8 +138,17 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
             flops_per_second=select.flops_per_second(requested.precision),
         )
     engine, config = _engine(settled, say)
-    if checkpoint:
+    if checkpoint and stored:
         _load(engine, checkpoint)
+        differing = [
+            f"{name} was {was}, is {engine.facts.get(name)}"
+            for name, was in stored["facts"].items()
+            if engine.facts.get(name) != was
+        ]
+        if differing:
+            say(
+                f"From here on the last digits may differ from an uninterrupted run: {'; '.join(differing)}."
+            )
     header = {
         "model": dataclasses.asdict(settled.model),
         "tokenizer": tokenizer.to_json(),
@@ -197,14 +207,17 @@ def _resumed_tokenizer(config: TrainConfig, stored: dict[str, Any]) -> Tokenizer
 def _resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Plan:
     """The stored plan with the changes that a resumed run may have."""
     resolved = _config_from(stored["resolved"])
-    before = {**dataclasses.asdict(_config_from(stored["requested"])), **_said(stored["resolved"])}
+    at_first = dataclasses.asdict(_config_from(stored["requested"]))
+    before = at_first | _said(dataclasses.asdict(resolved))
     before |= {name: stored["model"][name] for name in SHAPE}
     wanted = _said(dataclasses.asdict(requested))
+    if wanted["compile"] == "auto":
+        del wanted["compile"]  # what was decided is not decided anew
     changes = {
         field.name: field.metadata.get("on_resume")
         for field in dataclasses.fields(TrainConfig)
         if field.name in wanted
-        and wanted[field.name] not in (before[field.name], stored["requested"][field.name])
+        and wanted[field.name] not in (before[field.name], at_first[field.name])
     }
     refused = [name for name, on_resume in changes.items() if on_resume == "fixed"]
     if refused:
@@ -217,7 +230,10 @@ def _resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> P
     for name, on_resume in changes.items():
         if on_resume == "announced":
             say(f"changed for the rest of the run: {name} is {wanted[name]}, was {before[name]}")
-    config = dataclasses.replace(resolved, **{name: wanted[name] for name in changes})
+    changed = {name: wanted[name] for name in changes}
+    if any(name in changes for name in LIMITS):  # one that nobody asked for gives way
+        changed |= {name: wanted.get(name) for name in LIMITS}
+    config = dataclasses.replace(resolved, **changed)
     if _sequences_per_step(config) != _sequences_per_step(resolved):
         raise UserError(
             f"a resumed run keeps its {_sequences_per_step(resolved)} sequences per step: "
@@ -274,15 +290,13 @@ def _check_memory(settled: Plan) -> None:
         settled.model,
         config.batch_size or 1,
         config.optimizer or "adamw",
-        half=config.precision != "float32",
+        half=select.computes_in_half(config.precision),
         checkpointing=config.gradient_checkpointing,
     )
     capacity = select.memory_capacity()
     if capacity and needed > capacity:
         raise UserError(
-            f"a step needs about {needed / 1e9:.1f} GB, this machine has {capacity / 1e9:.1f} GB: lower --batch-size "
-            "(with more --grad-accumulation-steps the update stays the same), try --gradient-checkpointing, "
-            "or choose a smaller model"
+            f"a step needs about {needed / 1e9:.1f} GB, this machine has {capacity / 1e9:.1f} GB: {LESS_MEMORY}"
         )
 
 
@@ -298,4 +312,9 @@ def _config_from(values: dict[str, Any]) -> TrainConfig:
     with_tuples: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
-    return TrainConfig(**with_tuples)
+    try:
+        return TrainConfig(**with_tuples)
+    except TypeError as error:
+        raise UserError(
+            f"the checkpoint is of another version of homespun ({error}): go on with that one, or start a new run"
+        ) from None

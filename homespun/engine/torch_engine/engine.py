@@ -1,6 +1,5 @@
 """The engine for CPUs and CUDA: batches in, optimizer steps, losses, logits and state out."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -43,9 +42,9 @@ class TorchEngine:
         self.config = config
         self.device = machine.device()
         if self.device.type == "cpu":
-            torch.set_num_threads(threads or os.cpu_count() or 1)
+            torch.set_num_threads(threads or machine.n_cores())
             machine.keep_freed_memory()
-        half = machine.computing_dtype(precision) == torch.bfloat16
+        half = machine.computes_in_half(precision)
         self.compiled = compiled
         self.gradient_checkpointing = gradient_checkpointing
         spec = parameters(config)
@@ -79,7 +78,8 @@ class TorchEngine:
     def train_step(self, microbatches: Sequence[Batch], lr: dict[str, float]) -> "TorchStep":
         if self.optimizer is None:
             raise RuntimeError("this engine was made without an optimizer")
-        loss, grads = self._backward(microbatches)
+        with machine.room_for_a_step():
+            loss, grads = self._backward(microbatches)
         norm = torch.nn.utils.get_total_norm(grads.values())
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         with torch.no_grad():

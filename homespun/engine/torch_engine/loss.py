@@ -1,7 +1,7 @@
 """Head and cross-entropy in one, a slice of rows at a time: hidden states and targets in, summed loss out.
 
 The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here
-they exist for `ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of
+they exist for `HEAD_ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of
 Liger Kernel, Hsu et al., 2024).
 """
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from homespun.engine.base import IGNORED
-
-ROWS = 512
+from homespun.model.spec import HEAD_ROWS
 
 
 def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,8 +44,8 @@ class HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_head = torch.zeros_like(head)
-        for start in range(0, len(hidden), ROWS):
-            rows = slice(start, start + ROWS)
+        for start in range(0, len(hidden), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
             loss, slope = derive(hidden[rows] @ narrow.T, targets[rows], scale)
             total += loss
             torch.mm(slope, narrow, out=grad_hidden[rows])
@@ -69,8 +68,8 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         dtype=torch.float64 if hidden.device.type == "cpu" else torch.float32,
         device=hidden.device,
     )
-    for start in range(0, len(hidden), ROWS):
-        rows = slice(start, start + ROWS)
+    for start in range(0, len(hidden), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
         logits = (hidden[rows] @ narrow.T).float()
         total += torch.nn.functional.cross_entropy(
             logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum"

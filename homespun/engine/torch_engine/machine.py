@@ -5,11 +5,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from homespun.engine.base import MemoryStats
+from homespun.engine.base import LESS_MEMORY, MemoryStats
+from homespun.errors import UserError
 
 
 def device() -> torch.device:
@@ -34,6 +37,11 @@ def computing_dtype(precision: str) -> torch.dtype:
             native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bfloat16" if native else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def computes_in_half(precision: str) -> bool:
+    """Whether `--precision` means bfloat16 here."""
+    return computing_dtype(precision) == torch.bfloat16
 
 
 def flops_per_second(precision: str) -> float:
@@ -67,6 +75,32 @@ def memory() -> MemoryStats:
         return MemoryStats(pages * resource.getpagesize(), peak)
     except OSError:
         return MemoryStats(peak, peak)
+
+
+def n_cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def room_for_a_step() -> Iterator[None]:
+    """Say what to change where a step needs more memory than there is.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU the allocator's failure is a bare RuntimeError.
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not exhausted and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"a step does not fit into the memory of this machine: {LESS_MEMORY}"
+        ) from error
 
 
 def can_compile() -> bool:

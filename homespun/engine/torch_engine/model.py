@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from homespun.config import ModelConfig
+from homespun.model.spec import LONGEST_IN_FULL
 
 Weights = dict[str, Tensor]
 
@@ -94,11 +95,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tens
             mask = torch.ones(n_new, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n_new)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n_new == n_seen > 1)
     return y.transpose(1, 2).flatten(2)
-
-
-LONGEST_IN_FULL = 512
-"""Up to here a CPU is faster with all scores in memory: the backward pass of its flash attention makes many small
-products (benchmarks/attention.py)."""
 
 
 def attention_in_full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
