@@ -1,6 +1,6 @@
 """Forward and backward pass of attention on a CPU: PyTorch's flash kernel against three large operations.
 
-    python benchmarks/attention.py
+    python -m benchmarks.attention
 
 Interleaved; medians in milliseconds, and how many times faster the second way is.
 """

@@ -1,6 +1,6 @@
 """Training and generation speed of the engine at the 13.8 M GPT-2 shape, and at the same shape of the modern block.
 
-    python benchmarks/engine.py
+    python -m benchmarks.engine
 
 Every variant takes a few steps in turn, round after round, so that a machine whose speed drifts treats all alike; the
 medians are printed, and the ratio to the first variant.

@@ -1,6 +1,6 @@
 """How the threads of a step should wait for each other: on a quiet machine, and beside a busy process.
 
-    python benchmarks/threads.py
+    python -m benchmarks.threads
 
 Each run is a process of its own, as the policy is read when the framework loads; the policies take turns. A large and a
 small model: the small one's parallel sections are so short that waking a thread takes as long as its work.

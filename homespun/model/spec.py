@@ -155,8 +155,8 @@ def flops_per_token(config: ModelConfig) -> int:
 
 
 LONGEST_IN_FULL = 512
-"""Up to this context a CPU is faster with all attention weights in memory: the backward pass of its flash kernel makes
-many small products (benchmarks/attention.py)."""
+"""Up to this context a CPU that computes in bfloat16 is faster with all attention weights in memory: the backward pass
+of its flash kernel makes many small products (benchmarks/attention.py)."""
 HEAD_ROWS = 512
 """Positions whose logits exist at a time."""
 
@@ -167,8 +167,8 @@ def training_bytes(
     """Estimated memory of a training step above that of the bare process.
 
     float32 weights, gradients and moments (two, or one for what Muon takes), plus what the forward pass keeps for the
-    backward pass: per token and block the inputs of each product and of each norm, and in a short context the
-    attention weights.
+    backward pass: per token and block the inputs of each product and of each norm, and in bfloat16 and a
+    short context the attention weights.
     """
     weights = count_parameters(config)
     matrices = sum(p.size for p in parameters(config) if p.group == "matrix")
@@ -178,7 +178,8 @@ def training_bytes(
     heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
     wide = (3 if config.architecture == "qwen3" else 2) * config.d_ff
     per_token = 4 * config.d_model + 2 * heads + config.n_heads * config.head_dim + wide
-    attention = config.n_heads * config.seq_len if config.seq_len <= LONGEST_IN_FULL else 0
+    in_full = half and config.seq_len <= LONGEST_IN_FULL
+    attention = config.n_heads * config.seq_len if in_full else 0
     block = tokens * (per_token + attention) * number
     kept = (
         config.n_layers * tokens * config.d_model * number + block

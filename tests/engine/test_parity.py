@@ -103,3 +103,11 @@ def test_no_position_sees_what_follows_it(config: ModelConfig) -> None:
     before, after = ours.logits(inputs), ours.logits(changed)
     np.testing.assert_array_equal(before[:, :10], after[:, :10])
     assert not np.array_equal(before[:, 10:], after[:, 10:])
+
+
+@pytest.mark.parametrize("length", [2, 24, 100])
+def test_attention_in_full_is_attention(length: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, length, 16, generator=generator)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert relative_error(model.attention_in_full(q, k, v), expected) < 1e-6

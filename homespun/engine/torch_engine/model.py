@@ -87,7 +87,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tens
         shared_by = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(shared_by, dim=1), v.repeat_interleave(shared_by, dim=1)
     n_seen = k.shape[2]
-    if q.device.type == "cpu" and 1 < n_seen <= LONGEST_IN_FULL and cache is None:
+    half_on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if half_on_cpu and 1 < n_seen <= LONGEST_IN_FULL and cache is None:
         y = attention_in_full(q, k, v)
     else:
         mask = None
