@@ -19,7 +19,7 @@ SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0
 WORTH_COMPILING = 600.0
-"""Seconds that a run has to take: compiling costs half a minute and gains a tenth to a quarter (benchmarks/engine.py)."""
+"""Seconds that a run has to take: compiling costs half a minute, and gains 10 to 25% (benchmarks/engine.py)."""
 UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
 
