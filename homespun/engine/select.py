@@ -9,9 +9,9 @@ THREADING = {
     # A thread count that follows the load of the machine would change the order of sums from step to step.
     "OMP_DYNAMIC": "FALSE",
     "MKL_DYNAMIC": "FALSE",
-    # Threads that go on spinning while they wait for each other make a step several times slower as soon as anything
-    # else runs on the machine, and sleeping at once makes the short steps of small models slower: so they spin for some
-    # microseconds and then sleep (GNU's OpenMP, as in PyTorch for Linux; benchmarks/threads.py).
+    # Threads that go on spinning while they wait for each other lose a quarter to a third of the speed as soon as
+    # anything else runs on the machine, so they spin shortly and then sleep (GNU's OpenMP, as in PyTorch for Linux;
+    # benchmarks/threads.py).
     "GOMP_SPINCOUNT": "2000",
 }
 

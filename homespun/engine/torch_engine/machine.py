@@ -114,7 +114,7 @@ def can_compile() -> bool:
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back
-    to the system each time costs page faults, a tenth of a small model's step and more."""
+    to the system each time costs page faults."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
