@@ -6,10 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: install demo test test-slow check format clean
 
 install: .venv/.installed
+	@echo "Ready. Next: . .venv/bin/activate"
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "homespun needs Python 3.11 or newer, for example: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Installing into .venv (1.3 GB on disk, a few minutes) ..."
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
 	@touch $@
@@ -23,7 +25,7 @@ install: .venv/.installed
 	@touch $@
 
 # A model that tells stories, from nothing, without a network: each line is a command that you can type yourself.
-demo: install
+demo: .venv/.installed
 	@mkdir -p demo
 	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 20000
 	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
@@ -31,6 +33,7 @@ demo: install
 	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 3
 	cd demo && ../$(BIN)/homespun judge --num-samples 50
 	@echo "The curves of the run are in demo/checkpoints/training.png."
+	@echo "Play on: cd demo && ../$(BIN)/homespun generate --interactive"
 
 test: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

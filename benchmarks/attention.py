@@ -1,31 +1,32 @@
 """Forward and backward pass of attention on a CPU: PyTorch's flash kernel against three large operations.
 
-    python -m benchmarks.attention
-
-Interleaved; medians in milliseconds, and how many times faster the second way is.
+python -m benchmarks.attention
 """
 
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor
 
+from benchmarks import report
+from benchmarks.rounds import compared, interleaved
 from homespun.engine.torch_engine.machine import keep_freed_memory
 from homespun.engine.torch_engine.model import attention_in_full
 
-HEADS, CHANNELS, TOKENS, ROUNDS = 6, 64, 2048, 15
+HEADS, CHANNELS, TOKENS = 6, 64, 2048
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def milliseconds(
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor], seq_len: int, dtype: torch.dtype
-) -> float:
+def milliseconds(attend: Attention, seq_len: int, dtype: torch.dtype) -> float:
     shape = (TOKENS // seq_len, seq_len, HEADS, CHANNELS)
     q, k, v = (torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_() for _ in range(3))
     start = time.perf_counter()
@@ -33,22 +34,24 @@ def milliseconds(
     return 1000 * (time.perf_counter() - start)
 
 
-def main() -> None:
+def main(rounds: int = 15) -> None:
+    """Measure and save.
+
+    Args:
+        rounds: passes of each kind that count.
+    """
     keep_freed_memory()
-    print(f"{'dtype':10} {'seq_len':>8} {'flash ms':>9} {'in full ms':>11} {'faster':>7}")
+    tables = {}
     for dtype in (torch.bfloat16, torch.float32):
         for seq_len in (128, 256, 512, 1024):
-            pairs = [
-                (
-                    milliseconds(flash, seq_len, dtype),
-                    milliseconds(attention_in_full, seq_len, dtype),
-                )
-                for _ in range(ROUNDS)
-            ]
-            left, right = (statistics.median(side) for side in zip(*pairs, strict=True))
-            ratio = statistics.median(one / other for one, other in pairs)
-            print(f"{str(dtype)[6:]:10} {seq_len:8} {left:9.1f} {right:11.1f} {ratio:7.2f}")
+            variants = {
+                "flash": partial(milliseconds, flash, seq_len, dtype),
+                "in full": partial(milliseconds, attention_in_full, seq_len, dtype),
+            }
+            title = f"{str(dtype).removeprefix('torch.')}, {seq_len} tokens of context"
+            tables[title] = compared(interleaved(variants, rounds), "ms", 1)
+    report.save("attention", tables)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

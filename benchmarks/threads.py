@@ -2,58 +2,63 @@
 
     python -m benchmarks.threads
 
-Each run is a process of its own, as the policy is read when the framework loads; the policies take turns. A large and a
-small model: the small one's parallel sections are so short that waking a thread takes as long as its work.
+A large and a small model: the parallel sections of the small one are so short that waking a thread takes as long.
 """
 
-import os
-import statistics
 import subprocess
 import sys
+from functools import partial
 
-ROUNDS = 2
+import tyro
+
+from benchmarks import report
+from benchmarks.models import model_config
+from benchmarks.rounds import Process, compared, interleaved
+from benchmarks.training import ours
+from homespun.config import ModelConfig
+
 POLICIES = {
     "spin": {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": ""},
     "spin shortly, then sleep": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": "2000"},
     "sleep": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": ""},
 }
-STEPS = """
-import sys
-from benchmarks.engine import engine, training
-run = training(engine("gpt2", "adamw", "bfloat16", False, n_layers=int(sys.argv[1]), d_model=int(sys.argv[2])))
-run()
-print(run())
-"""
 
 
-def tokens_per_second(policy: dict[str, str], n_layers: int, d_model: int) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS, str(n_layers), str(d_model)],
-        env={**os.environ, **policy},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
+def tokens_per_second(policy: dict[str, str], config: ModelConfig, steps: int) -> float:
+    """Of a process that ends with its turn: threads that spin would disturb the next."""
+    work = partial(ours, config, steps, "adamw", "bfloat16", False)
+    with Process(work, environment=policy) as process:
+        return process()
 
 
-def main() -> None:
-    for beside in ("a quiet machine", "a busy process beside it"):
+def main(
+    rounds: int = 3, steps: int = 5, shapes: tuple[tuple[int, int], ...] = ((6, 384), (3, 192))
+) -> None:
+    """Measure and save.
+
+    Args:
+        rounds: turns of each policy that count.
+        steps: in a turn.
+        shapes: layers and width of the models.
+    """
+    tables = {}
+    for beside in ("a quiet machine", "beside a busy process"):
         other = None
         if beside != "a quiet machine":
             other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for n_layers, d_model in ((6, 384), (3, 192)):
-            measured = [
-                {name: tokens_per_second(p, n_layers, d_model) for name, p in POLICIES.items()}
-                for _ in range(ROUNDS)
-            ]
-            for name in POLICIES:
-                median = statistics.median(one[name] for one in measured)
-                print(f"{beside:26} {n_layers} x {d_model}  {name:26} {median:8,.0f} tokens/s")
+        for n_layers, d_model in shapes:
+            config = model_config("gpt2", n_layers, d_model)
+            variants = {
+                name: partial(tokens_per_second, policy, config, steps)
+                for name, policy in POLICIES.items()
+            }
+            title = f"{n_layers} x {d_model}, {beside}"
+            tables[title] = compared(interleaved(variants, rounds), "tokens/s")
         if other:
             other.kill()
             other.wait()
+    report.save("threads", tables)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

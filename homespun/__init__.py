@@ -16,10 +16,10 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import LanguageModel, load, train
+    from homespun.api import LanguageModel, download, load, train, train_tokenizer
     from homespun.tokenizer import Tokenizer
     from homespun.training.data_loader import TextDataset
-    from homespun.training.position import TrainResult
+    from homespun.training.ending import TrainResult
 
 __version__ = "0.1.0"
 
@@ -35,17 +35,21 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "UserError",
+    "download",
     "load",
     "train",
+    "train_tokenizer",
 ]
 
 _HOMES = {
     "LanguageModel": "homespun.api",
     "TextDataset": "homespun.training.data_loader",
     "Tokenizer": "homespun.tokenizer",
-    "TrainResult": "homespun.training.position",
+    "TrainResult": "homespun.training.ending",
+    "download": "homespun.api",
     "load": "homespun.api",
     "train": "homespun.api",
+    "train_tokenizer": "homespun.api",
 }
 
 

@@ -1,24 +1,63 @@
 """The public functions: what the command line does, from a script or a notebook."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from homespun.checkpoint.archive import Archive, write_archive
-from homespun.checkpoint.folder import open_weights
-from homespun.config import ModelConfig, SamplingConfig, TrainConfig
+from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
+from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
+from homespun.config import (
+    DownloadConfig,
+    LoadConfig,
+    ModelConfig,
+    Precision,
+    ReaderName,
+    SamplingConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from homespun.data.download import download as run_download
+from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
 from homespun.engine import select
-from homespun.engine.base import IGNORED, Batch, Floats
-from homespun.errors import UserError
-from homespun.generation.generate import generate, stream
+from homespun.engine.base import IGNORED, Batch, Floats, Reader
+from homespun.errors import UserError, did_you_mean
+from homespun.generation.generate import Continuation, generate, stream
+from homespun.terminal import say
 from homespun.tokenizer import Tokenizer
+from homespun.training.ending import TrainResult
 from homespun.training.loop import train as run_training
-from homespun.training.position import TrainResult
-from homespun.training.setup import find_checkpoint, requested_config
+from homespun.training.resume import find_checkpoint, requested_again
+
+AnyConfig = TypeVar("AnyConfig", DownloadConfig, TokenizerConfig, TrainConfig, SamplingConfig)
+
+
+def download(config: DownloadConfig | None = None, **settings: Any) -> Path:
+    """Fetch a dataset into one text file, as `homespun download` does, and give its path.
+
+    Args:
+        config: the settings; `settings` replace some of them.
+
+    Raises:
+        UserError: no such data, no network, not allowed, or the file cannot be written.
+    """
+    return run_download(_replaced(config or DownloadConfig(), settings), say)
+
+
+def train_tokenizer(config: TokenizerConfig | None = None, **settings: Any) -> Tokenizer:
+    """Train a tokenizer and write its folder, as `homespun tokenizer` does.
+
+    Args:
+        config: the settings; `settings` replace some of them.
+
+    Raises:
+        UserError: no data, or too little for the vocabulary, or the folder cannot be written.
+    """
+    return run_tokenizer_training(_replaced(config or TokenizerConfig(), settings), say)
 
 
 def train(config: TrainConfig | None = None, **settings: Any) -> TrainResult:
@@ -29,63 +68,99 @@ def train(config: TrainConfig | None = None, **settings: Any) -> TrainResult:
 
     Raises:
         UserError: something that the user can mend: data, settings, folder, checkpoint.
-        TypeError: a setting that does not exist.
     """
-    wanted = dataclasses.replace(config or TrainConfig(), **settings)
-    checkpoint = find_checkpoint(wanted, say=print)
+    wanted = _replaced(config or TrainConfig(), settings)
+    checkpoint = find_checkpoint(wanted, say=say)
     if checkpoint and config is None:
-        place = {"checkpoint_dir": wanted.checkpoint_dir, "resume": wanted.resume}
-        wanted = dataclasses.replace(requested_config(checkpoint), **{**settings, **place})
-    return run_training(wanted, checkpoint, say=print)
+        wanted = requested_again(checkpoint, wanted, settings)
+    return run_training(wanted, checkpoint, say=say)
+
+
+def _replaced(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
+    """`config` with other settings.
+
+    Raises:
+        UserError: there is no such setting, or it cannot have that value.
+    """
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in settings:
+        if name not in known:
+            what_to_do = did_you_mean(name, known, f"there are {', '.join(known)}")
+            raise UserError(f"there is no setting {name}: {what_to_do}")
+    return dataclasses.replace(config, **settings)
 
 
 def load(
-    path: str | Path, *, engine: str = "auto", precision: str = "auto", threads: int | None = None
+    path: str | Path | None = None,
+    *,
+    engine: ReaderName = "auto",
+    precision: Precision = "auto",
+    threads: int | None = None,
 ) -> "LanguageModel":
     """A trained model, ready to evaluate and generate.
 
     Args:
-        path: a file of weights, or the folder of a run, of which the best weights are taken.
+        path: a file of weights, or the folder of a run, of which the best weights are taken. Without it, those of
+            the run in `checkpoints`; where it has none that are whole, its newest checkpoint, which is said on
+            standard error.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it is damaged, or a setting makes no sense.
     """
-    archive = open_weights(Path(path), report=print)
+    wanted = LoadConfig(None if path is None else str(path), engine, precision, threads)
+    archive = _usual_weights() if path is None else open_weights(Path(path), report=_warn)
     try:
         config = ModelConfig(**archive.header["model"])
-        tokenizer = Tokenizer.from_json(archive.header["tokenizer"], where=str(path))
+        tokenizer = Tokenizer.from_json(archive.header["tokenizer"], where=str(archive.path))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{archive.path} does not say what model it holds ({error}): name another file"
         ) from None
-    return LanguageModel(
-        archive, config, tokenizer, engine=engine, precision=precision, threads=threads
-    )
+    made = select.reader(config, wanted)
+    try:
+        made.load(archive.tensors())
+    except ValueError as error:
+        raise UserError(f"{archive.path} does not fit its own description: {error}") from error
+    return LanguageModel(archive, config, tokenizer, made)
+
+
+def _usual_weights() -> Archive:
+    """What `load` takes where no path is given.
+
+    Raises:
+        UserError: there is nothing, or not yet.
+    """
+    folder = CheckpointFolder(Path(TrainConfig.checkpoint_dir))
+    try:
+        archive = open_weights(folder.path, report=_warn)
+        archive.verify()
+    except CheckpointError as error:
+        newest = folder.latest(report=_warn)
+        if newest is None:
+            folder.check_free()  # while a run is under way, that is the reason
+            raise
+        archive, reason = newest.weights, str(error)
+    else:
+        reason = "the run has not been evaluated yet"
+    if archive.path.name not in BEST:
+        _warn(f"{reason}; taking {archive.path}")
+    return archive
+
+
+def _warn(line: str) -> None:
+    say(line, sys.stderr)
 
 
 class LanguageModel:
     """A trained model with its tokenizer."""
 
     def __init__(
-        self,
-        archive: Archive,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        *,
-        engine: str,
-        precision: str,
-        threads: int | None,
+        self, archive: Archive, config: ModelConfig, tokenizer: Tokenizer, engine: Reader
     ) -> None:
         self.archive = archive
         self.config = config
         self.tokenizer = tokenizer
-        self.engine = select.create(
-            config, name=engine, precision=precision, threads=threads, seed=None
-        )
-        try:
-            self.engine.load(archive.tensors())
-        except ValueError as error:
-            raise UserError(f"{archive.path} does not fit its own description: {error}") from error
+        self.engine = engine
 
     @overload
     def __call__(self, tokens: npt.ArrayLike) -> Floats: ...
@@ -118,28 +193,47 @@ class LanguageModel:
         total, count = self.engine.loss(Batch(np.atleast_2d(ids), np.atleast_2d(follow)))
         return logits, total / max(1, count)
 
-    def generate(self, prompt: str | None = None, **sampling: Any) -> str:
+    def generate(
+        self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
+    ) -> str:
         """The prompt and what the model makes of it.
 
         Args:
             prompt: what the text begins with; None lets the model begin.
-            sampling: any setting of `SamplingConfig`: max_tokens, temperature, top_k, seed, ...
+            config: how tokens are drawn; `settings` replace some of it: max_tokens, temperature, seed, ...
 
         Raises:
             UserError: the prompt is empty, or longer than the context.
         """
-        config = SamplingConfig(**sampling)
-        written = generate(
-            self.engine.decoder, self.tokenizer, prompt, config, context=self.config.seq_len
-        )
-        return (prompt or "") + written[0].text
+        [written] = self.continuations(prompt, config, **settings)
+        return (prompt or "") + written.text
 
-    def stream(self, prompt: str | None = None, **sampling: Any) -> Iterator[str]:
-        """As `generate`, without the prompt, piece by piece as it is written."""
-        config = SamplingConfig(**sampling)
-        return stream(
-            self.engine.decoder, self.tokenizer, prompt, config, context=self.config.seq_len
+    def continuations(
+        self,
+        prompt: str | None = None,
+        config: SamplingConfig | None = None,
+        num_samples: int = 1,
+        **settings: Any,
+    ) -> list[Continuation]:
+        """As `generate`, several times, each without the prompt and with how it ended."""
+        sampling = _replaced(config or SamplingConfig(), settings)
+        context = self.config.seq_len
+        return generate(
+            self.engine.decoder,
+            self.tokenizer,
+            prompt,
+            sampling,
+            context=context,
+            num_samples=num_samples,
         )
+
+    def stream(
+        self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
+    ) -> Iterator[str]:
+        """As `generate`, without the prompt, piece by piece as it is written."""
+        sampling = _replaced(config or SamplingConfig(), settings)
+        context = self.config.seq_len
+        return stream(self.engine.decoder, self.tokenizer, prompt, sampling, context=context)
 
     def save_weights(self, path: str | Path) -> None:
         """Write the model to one file, with its shape and tokenizer: all that `load` needs."""

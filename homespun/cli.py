@@ -4,27 +4,31 @@ Exit status: 0 done; 2 something that the user can mend; 128 + number of the sig
 """
 
 import dataclasses
+import errno
 import io
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
+from homespun.arguments import parse
 from homespun.config import (
+    Checked,
     DownloadConfig,
     GenerateConfig,
     JudgeConfig,
+    LoadConfig,
     ModelConfig,
     ModelsConfig,
     TokenizerConfig,
     TrainConfig,
     VerifyConfig,
-    read_toml,
 )
-from homespun.errors import UserError
+from homespun.errors import UserError, did_you_mean
+from homespun.terminal import columns, printable, say, wrapped
+
+if TYPE_CHECKING:
+    from homespun.api import LanguageModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,15 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal need not know every character of a story
+        # A terminal need not know every character of a story.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        return _dispatch(given)
+        status = _dispatch(given)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -49,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; Python would complain once more when it closes the stream.
         sys.stdout = None
         return 141
+    except OSError as error:
+        if debug or error.errno != errno.ENOSPC:
+            raise
+        sys.stdout = None
+        say(f"error: the output cannot be written ({error.strerror})", sys.stderr)
+        return 2
 
 
 def _dispatch(given: list[str]) -> int:
@@ -57,27 +68,27 @@ def _dispatch(given: list[str]) -> int:
 
         print(f"homespun {homespun.__version__}")
         return 0
-    name = given[0] if given else "--help"
-    if name not in COMMANDS:
-        _parse_command(given or ["--help"])
+    if not given or given[0] in ("-h", "--help", "help"):
+        _overview()
         return 0
+    name, *words = given
+    if name not in COMMANDS:
+        meant = did_you_mean(name, COMMANDS, "homespun --help lists what there is")
+        raise UserError(f"there is no command '{name}': {meant}")
     command, kind = COMMANDS[name]
-    return command(given[1:]) if kind is None else command(_parse(kind, name, given[1:]))
+    settings = parse(kind, name, words, EXAMPLES.get(name, ()))
+    return train(settings) if command is train else command(kind(**settings))
 
 
-def _parse(kind: type[Any], name: str, given: list[str], default: Any = None) -> Any:
-    only_what_is_required = (tyro.conf.PositionalRequiredArgs,)
-    return tyro.cli(
-        kind, prog=f"homespun {name}", args=given, default=default, config=only_what_is_required
-    )
-
-
-def _parse_command(given: list[str]) -> None:
-    """Help, and complaints about a command that does not exist."""
-    kinds: dict[str, Callable[..., Any]] = {
-        name: kind or TrainConfig for name, (_, kind) in COMMANDS.items()
-    }
-    tyro.extras.subcommand_cli_from_dict(kinds, prog="homespun", description=ABOUT, args=given)
+def _overview() -> None:
+    """What there is, and how to begin."""
+    say(f"usage: homespun COMMAND [SETTINGS]\n\n{ABOUT}\n")
+    for name, (_, kind) in COMMANDS.items():
+        summary = (kind.__doc__ or "").partition(".")[0]
+        line = f"  {name:<10} {summary}."
+        print(wrapped(line, columns(sys.stdout), indent=" " * 13))
+    say("\nhomespun COMMAND --help lists its settings. Start with:")
+    say(f"  {EXAMPLES['train'][0]}")
 
 
 def download(config: DownloadConfig) -> int:
@@ -88,79 +99,42 @@ def download(config: DownloadConfig) -> int:
 
 
 def tokenizer(config: TokenizerConfig) -> int:
-    from homespun.tokenizer import train_command
+    from homespun.data.train_tokenizer import train_tokenizer
 
-    train_command(config)
+    train_tokenizer(config)
     return 0
 
 
-def train(given: list[str]) -> int:
+def train(settings: dict[str, Any]) -> int:
     """Flags over TOML file over what a resumed run was started with over defaults."""
+    from homespun.toml_file import read_toml
     from homespun.training.loop import train
-    from homespun.training.setup import find_checkpoint, requested_config
+    from homespun.training.resume import find_checkpoint, requested_again
 
-    given = _with_resume_value(given)
-    named = _parse(TrainConfig, "train", given).config
-    from_file = read_toml(Path(named), TrainConfig) if named else {}
-    config = _parse(TrainConfig, "train", given, default=TrainConfig(**from_file))
-    checkpoint = find_checkpoint(config, say=print)
+    if file := settings.get("config"):
+        settings = read_toml(Path(file), TrainConfig) | settings
+    config = TrainConfig(**settings)
+    checkpoint = find_checkpoint(config, say=say)
     if checkpoint:
-        place = {"checkpoint_dir": config.checkpoint_dir, "resume": config.resume}
-        base = dataclasses.replace(requested_config(checkpoint), **{**from_file, **place})
-        config = _parse(TrainConfig, "train", given, default=base)
-    result = train(config, checkpoint, say=print)
-    how_to = f"homespun train --resume --checkpoint-dir {result.checkpoint_dir}"
-    if result.stopped_by is not None:
-        print(f"Stopped at step {result.steps:,} and saved. To go on: {how_to}")
-        return 128 + result.stopped_by
-    print(f"Ended by {result.ended_by} after {result.steps:,} steps.")
-    print(f'Try it: homespun generate --checkpoint {result.best} --prompt "Once upon a time"')
-    return 0
+        config = requested_again(checkpoint, config, settings)
+    stopped_by = train(config, checkpoint, say=say).stopped_by
+    return 128 + stopped_by if stopped_by else 0
 
 
 def generate(config: GenerateConfig) -> int:
-    from homespun.api import load
-    from homespun.generation.generate import generate, stream
-    from homespun.generation.interactive import interact
-    from homespun.monitoring.console import printable
+    from homespun.generation.interactive import interact, write
 
-    model = load(
-        config.checkpoint, engine=config.engine, precision=config.precision, threads=config.threads
-    )
-    _check_agreement(config, model.config, model.tokenizer.sha256)
-    context = model.config.seq_len
+    model = _load(config)
+    _check_agreement(config, model)
     if config.interactive:
-        interact(
-            lambda prompt, sampling: stream(
-                model.engine.decoder, model.tokenizer, prompt, sampling, context=context
-            ),
-            config,
-            config.prompt,
-        )
-        return 0
-    if config.num_samples == 1:
-        written = stream(
-            model.engine.decoder, model.tokenizer, config.prompt, config, context=context
-        )
-        first = next(written, "")
-        print(printable((config.prompt or "") + first), end="", flush=True)
-        for piece in written:
-            print(printable(piece), end="", flush=True)
-        print()
-        return 0
-    for number, sample in enumerate(
-        generate(
-            model.engine.decoder,
-            model.tokenizer,
-            config.prompt,
-            config,
-            context=context,
-            num_samples=config.num_samples,
-        ),
-        start=1,
-    ):
-        print(f"--- {number} of {config.num_samples} ---")
-        print(printable((config.prompt or "") + sample.text))
+        interact(model.stream, config, config.prompt)
+    elif config.num_samples == 1:
+        write(config.prompt or "", model.stream(config.prompt, config))
+    else:
+        samples = model.continuations(config.prompt, config, config.num_samples)
+        for number, sample in enumerate(samples, start=1):
+            print(f"--- {number} of {config.num_samples} ---")
+            say((config.prompt or "") + sample.text)
     return 0
 
 
@@ -168,8 +142,9 @@ def models(config: ModelsConfig) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from homespun.engine.memory import training_bytes
     from homespun.model.presets import PRESETS, shaped
-    from homespun.model.spec import count_parameters, flops_per_token, training_bytes
+    from homespun.model.spec import count_parameters, flops_per_token
 
     table = Table(box=None, pad_edge=False)
     for title in ("preset", "block", "layers x width"):
@@ -203,35 +178,23 @@ PROBLEMS_SHOWN = 5
 
 
 def judge(config: JudgeConfig) -> int:
-    from homespun.api import load
-    from homespun.generation.generate import generate
-    from homespun.monitoring.console import printable
     from homespun.stories.judge import judge
 
-    model = load(config.checkpoint, threads=config.threads)
     consistent, shown = 0, 0
-    written = generate(
-        model.engine.decoder,
-        model.tokenizer,
-        None,
-        config,
-        context=model.config.seq_len,
-        num_samples=config.num_samples,
-    )
+    written = _load(config).continuations(None, config, config.num_samples)
     for number, story in enumerate(written, start=1):
         verdict = judge(story.text)
         consistent += verdict.consistent
         if verdict.problems and shown < PROBLEMS_SHOWN:
             shown += 1
-            print(
-                printable(f"story {number}: {verdict.problems[0].what}: {verdict.problems[0].text}")
-            )
+            problem = verdict.problems[0]
+            print(printable(f"story {number}: {problem.what}: {problem.text}"))
     print(f"{consistent} of {config.num_samples} stories are consistent from start to end.")
     return 0
 
 
 def verify(config: VerifyConfig) -> int:
-    from homespun.checkpoint import verify_path
+    from homespun.checkpoint.folder import verify_path
 
     for line in verify_path(Path(config.path)):
         print(line)
@@ -240,10 +203,22 @@ def verify(config: VerifyConfig) -> int:
 
 ABOUT = "Train your own language model, from data to generation, on the machine you own."
 
-COMMANDS: dict[str, tuple[Callable[[Any], int], type[Any] | None]] = {
+EXAMPLES = {
+    "train": (
+        "homespun train --data-file book.txt --time-budget 10m",
+        "homespun train --resume --time-budget 30m",
+        "homespun train --model-size tiny --batch-size 16 --max-epochs 10 --learning-rate 3e-4",
+    ),
+    "generate": (
+        'homespun generate --prompt "Once upon a time"',
+        "homespun generate --interactive --temperature 0.6",
+    ),
+}
+
+COMMANDS: dict[str, tuple[Callable[[Any], int], type[Checked]]] = {
     "download": (download, DownloadConfig),
     "tokenizer": (tokenizer, TokenizerConfig),
-    "train": (train, None),
+    "train": (train, TrainConfig),
     "generate": (generate, GenerateConfig),
     "judge": (judge, JudgeConfig),
     "models": (models, ModelsConfig),
@@ -251,43 +226,43 @@ COMMANDS: dict[str, tuple[Callable[[Any], int], type[Any] | None]] = {
 }
 
 
-def _with_resume_value(given: list[str]) -> list[str]:
-    """A bare `--resume` means the newest checkpoint."""
-    result = []
-    for argument, following in itertools.zip_longest(given, given[1:], fillvalue="--"):
-        result.append(argument)
-        if argument == "--resume" and following.startswith("--"):
-            result.append("latest")
-    return result
+def _load(config: LoadConfig) -> "LanguageModel":
+    from homespun.api import load
+
+    return load(
+        config.checkpoint, engine=config.engine, precision=config.precision, threads=config.threads
+    )
 
 
-def _check_agreement(config: GenerateConfig, model: ModelConfig, tokenizer_sha256: str) -> None:
+def _check_agreement(config: GenerateConfig, model: "LanguageModel") -> None:
     """What the user says of the model has to be true of it.
 
     Raises:
         UserError: another size, or another tokenizer.
     """
+    file = model.archive.path
     if config.model_size is not None:
         from homespun.model.presets import preset, shaped
 
+        shape = model.config
         named = shaped(
-            preset(config.model_size), {"vocab_size": model.vocab_size, "seq_len": model.seq_len}
+            preset(config.model_size), {"vocab_size": shape.vocab_size, "seq_len": shape.seq_len}
         )
         differing = [
-            f"{field.name} {getattr(model, field.name)}, not {getattr(named, field.name)}"
+            f"{field.name} {getattr(shape, field.name)}, not {getattr(named, field.name)}"
             for field in dataclasses.fields(ModelConfig)
-            if getattr(model, field.name) != getattr(named, field.name)
+            if getattr(shape, field.name) != getattr(named, field.name)
         ]
         if differing:
             raise UserError(
-                f"{config.checkpoint} is not of --model-size {config.model_size}: it has {', '.join(differing)}; "
+                f"{file} is not of --model-size {config.model_size}: it has {', '.join(differing)}; "
                 "leave the flag out, the checkpoint knows its shape"
             )
     if config.tokenizer_path is not None:
         from homespun.tokenizer import Tokenizer
 
-        if Tokenizer.load(Path(config.tokenizer_path)).sha256 != tokenizer_sha256:
+        if Tokenizer.load(Path(config.tokenizer_path)).sha256 != model.tokenizer.sha256:
             raise UserError(
-                f"{config.tokenizer_path} is not the tokenizer that {config.checkpoint} was trained with: leave "
+                f"{config.tokenizer_path} is not the tokenizer that {file} was trained with: leave "
                 "--tokenizer-path out, the checkpoint holds the right one"
             )

@@ -1,15 +1,15 @@
-"""Every setting of every command, once: flag, help, default, bounds, and whether a resumed run may change it.
+"""Every setting of every command, once: flag, help, type, default, bounds, and whether a resumed run may change it.
 
-A frozen dataclass per command. The command line and the TOML file both fill these; what a run resolved them to is
-stored in its checkpoints. Preset < TOML file < flag; an unknown key is an error.
+A frozen dataclass per command. Flags, TOML files and Python fill these, and all are held to the same; what a run
+resolved them to is stored in its checkpoints. Preset < TOML file < flag.
 """
 
+import contextlib
 import dataclasses
 import math
+import operator
 import re
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from homespun.errors import UserError
@@ -19,54 +19,107 @@ Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "torch"]
+ReaderName = Literal["auto", "torch", "numpy"]
 
 OnResume = Literal["fixed", "free", "announced"]
 """May `--resume` come with another value? *fixed*: refused. *announced*: taken, and said. *free*: taken."""
 
 
+HOLDS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+"""What a value has to be to a bound of that name."""
+
+
 def setting(
-    default: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    on_resume: OnResume = "free",
+    default: Any, *, on_resume: OnResume = "free", alone: str | None = None, **bounds: float
 ) -> Any:
-    """A dataclass field with its bounds."""
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    return dataclasses.field(default=default, metadata={"on_resume": on_resume, "bounds": bounds})
+    """A dataclass field with its bounds, named as in `HOLDS`, and what its flag means with nothing behind it."""
+    assert bounds.keys() <= HOLDS.keys()
+    metadata = {"on_resume": on_resume, "alone": alone, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> str:
+    """A setting as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def typed(kind: type["Checked"], name: str, text: str) -> Any:
+    """What was typed for a setting, as a number where it has to be one; if it is none, `Checked` says so."""
+    hint = get_type_hints(kind)[name]
+    numbers = [number for number in (int, float) if number in (hint, *get_args(hint))]
+    with contextlib.suppress(ValueError):
+        return numbers[0](text) if numbers else text
+    return text
 
 
 class Checked:
-    """Numbers are finite and within the bounds that their field declares; a text that is given says something."""
+    """Values are of the type that their field declares (a list will do for a tuple); texts and numbers make sense.
+
+    Raises:
+        UserError: one is not, or does not.
+    """
 
     def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            flag = "--" + field.name.replace("_", "-")
-            if isinstance(value, str) and (not value or "\0" in value):
-                what = "holds a NUL" if value else "is empty"
-                raise UserError(f"{flag} {what}: give a value or leave it out")
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if isinstance(value, int) and abs(value) >= 2**63:
-                raise UserError(f"{flag} has {len(str(abs(value)))} digits: give a smaller number")
-            if not math.isfinite(value):
-                raise UserError(f"{flag} is {value}: give a finite number")
-            for bound, limit in field.metadata.get("bounds", {}).items():
-                if limit is None:
-                    continue
-                holds = {
-                    "at_least": value >= limit,
-                    "above": value > limit,
-                    "at_most": value <= limit,
-                    "below": value < limit,
-                }[bound]
-                if not holds:
-                    raise UserError(
-                        f"{flag} is {value}: it has to be {bound.replace('_', ' ')} {limit:g}"
-                    )
+            value, kind = getattr(self, field.name), types[field.name]
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            if not _fits(value, kind):
+                raise UserError(f"{flag(field.name)} is {value!r}: {_described(kind)} is expected")
+            if isinstance(value, str):
+                _check_text(flag(field.name), value)
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                _check_number(flag(field.name), value, field.metadata.get("bounds", {}))
+
+
+def _check_text(name: str, text: str) -> None:
+    if not text or "\0" in text:
+        what = "holds a NUL" if text else "is empty"
+        raise UserError(f"{name} {what}: give a value or leave it out")
+
+
+def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{name} has {len(str(abs(value)))} digits: give a smaller number")
+    if not math.isfinite(value):
+        raise UserError(f"{name} is {value}: give a finite number")
+    for bound, limit in bounds.items():
+        if not HOLDS[bound](value, limit):
+            raise UserError(f"{name} is {value}: it has to be {bound.replace('_', ' ')} {limit:g}")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated type; a whole number will do for a float."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if arguments:
+        return any(_fits(value, argument) for argument in arguments)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _described(kind: Any) -> str:
+    """An annotated type in words."""
+    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(f'"{choice}"' for choice in arguments)
+    if origin is tuple:
+        return "a list of texts"
+    if arguments:
+        return _described(arguments[0])
+    return words[kind]
 
 
 @dataclass(frozen=True)
@@ -135,24 +188,13 @@ class TokenizerConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Checked):
-    """Train a model. With --model-size the settings are the usual ones; without it, everything that you leave open
-    (size, optimizer, rate, batch, schedule) is chosen for your data and --time-budget."""
+class ShapeConfig(Checked):
+    """The shape of the model; with --model-size, what differs from it."""
 
-    config: str | None = None
-    """A TOML file with any of these settings (underscores for dashes); flags win over it."""
-
-    data_file: str | None = None
-    """Text to train on (.txt, .jsonl, .parquet, or a folder of them); without it the last download."""
-    tokenizer_path: str | None = None
-    """Tokenizer folder; without it the last one trained, and where there is none, one is trained on the data."""
     vocab_size: int | None = setting(None, at_least=257, on_resume="fixed")
     """Has to agree with the tokenizer; for a tokenizer trained by the way, its size."""
-
-    model_size: str | None = setting(None, on_resume="fixed")
-    """A preset: see `homespun models`."""
     architecture: Architecture | None = setting(None, on_resume="fixed")
-    """Overrides the preset, like the five shape settings that follow."""
+    """The kind of block."""
     n_layers: int | None = setting(None, at_least=1, at_most=10_000, on_resume="fixed")
     """Number of blocks."""
     n_heads: int | None = setting(None, at_least=1, on_resume="fixed")
@@ -164,25 +206,34 @@ class TrainConfig(Checked):
     d_ff: int | None = setting(None, at_least=1, on_resume="fixed")
     """Width inside the feed-forward layers."""
 
+
+@dataclass(frozen=True)
+class StepConfig(Checked):
+    """How much text a step takes, and when the run ends."""
+
     seq_len: int = setting(256, at_least=2, on_resume="fixed")
     """Tokens of context per sample."""
     batch_size: int | None = setting(None, at_least=1)
     """Sequences per micro-batch (16 with a preset)."""
     grad_accumulation_steps: int | None = setting(None, at_least=1)
     """Micro-batches per optimizer step; the same update as one big batch."""
-
     max_epochs: float | None = setting(None, above=0, at_most=1e6, on_resume="announced")
     """Passes over the training data."""
     max_steps: int | None = setting(None, at_least=1, on_resume="announced")
     """Optimizer steps."""
-    time_budget: str | None = setting(None, on_resume="announced")
-    """Training time, such as 90s, 20m or 3h. Of the three limits the one that ends first counts."""
+    patience: int | None = setting(None, at_least=1)
+    """Stop after this many evaluations without a better validation loss."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Checked):
+    """How the weights move."""
 
     optimizer: Optimizer | None = setting(None, on_resume="fixed")
     """AdamW, or Muon for the matrices with AdamW for the rest."""
-    learning_rate: float | None = setting(None, above=0, on_resume="announced")
+    learning_rate: float | None = setting(None, above=0, at_most=1, on_resume="announced")
     """Peak rate of AdamW (3e-4 with a preset)."""
-    muon_learning_rate: float | None = setting(None, above=0, on_resume="announced")
+    muon_learning_rate: float | None = setting(None, above=0, at_most=1, on_resume="announced")
     """Peak rate of Muon."""
     schedule: Schedule | None = setting(None, on_resume="announced")
     """After the warm-up: cosine to the minimum, or constant and then linear to it."""
@@ -196,12 +247,15 @@ class TrainConfig(Checked):
     """Decoupled decay of matrices and embeddings (0.1 with a preset); biases and norms have none."""
     beta1: float = setting(0.9, at_least=0, below=1, on_resume="announced")
     """AdamW: decay of the mean of the gradients."""
-    beta2: float = setting(0.95, at_least=0, below=1, on_resume="announced")
-    """AdamW: decay of the mean of their squares."""
+    beta2: float | None = setting(None, at_least=0, below=1, on_resume="announced")
+    """AdamW: decay of the mean of their squares (0.95 with a preset)."""
     max_grad_norm: float = setting(1.0, above=0, on_resume="announced")
     """Gradients with a larger global norm are scaled down to it."""
-    patience: int | None = setting(None, at_least=1)
-    """Stop after this many evaluations without a better validation loss."""
+
+
+@dataclass(frozen=True)
+class MachineConfig(Checked):
+    """What computes, and how."""
 
     engine: EngineName = "auto"
     """What computes."""
@@ -213,27 +267,49 @@ class TrainConfig(Checked):
     """Less memory for activations, about a third more computing."""
     threads: int | None = setting(None, at_least=1, at_most=1024)
     """CPU threads; without it one per core."""
-    seed: int = setting(0, at_least=0, on_resume="fixed")
-    """For initial weights, the order of the samples, and the texts sampled on the way."""
+
+
+@dataclass(frozen=True)
+class RecordConfig(Checked):
+    """What is shown and saved on the way."""
 
     log_interval: int | None = setting(None, at_least=1)
     """Steps between two lines of metrics (10 with a preset)."""
-    eval_interval: int = setting(500, at_least=1)
-    """Steps between two evaluations."""
+    eval_interval: int | None = setting(None, at_least=1)
+    """Steps between two evaluations (500 with a preset); without it up to ten in a run."""
     eval_tokens: int = setting(200_000, at_least=1, on_resume="announced")
     """At most this many tokens of the validation text, always the same ones."""
-    sample_interval: int = setting(500, at_least=1)
-    """Steps between two rounds of sample texts."""
+    sample_interval: int | None = setting(None, at_least=1)
+    """Steps between two rounds of sample texts (500 with a preset); without it up to ten in a run."""
     sample_prompts: tuple[str, ...] = ("Once upon a time", "The cat", "In space")
     """What the sample texts begin with."""
     save_interval: int = setting(1000, at_least=1)
     """Steps between two checkpoints."""
     keep: int = setting(3, at_least=1)
     """Checkpoints that are kept, beside the best."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, ShapeConfig):
+    """Train a model. With --model-size the settings are the usual ones; without it, everything that you leave open
+    (size, optimizer, rate, batch, schedule) is chosen for your data and --time-budget."""
+
+    data_file: str | None = None
+    """Text to train on (.txt, .jsonl, .parquet, or a folder of them); without it the last download."""
+    time_budget: str | None = setting(None, on_resume="announced")
+    """Training time, such as 90s, 20m or 3h; where --max-epochs or --max-steps ends first, that counts."""
+    model_size: str | None = setting(None, on_resume="fixed")
+    """A preset: see `homespun models`."""
     checkpoint_dir: str = "checkpoints"
     """Folder of the run: checkpoints, metrics.jsonl, plot."""
-    resume: Literal["never", "latest", "auto"] = "never"
+    resume: Literal["never", "latest", "auto"] = setting("never", alone="latest")
     """--resume goes on where the newest checkpoint stands; --resume auto starts afresh where there is none."""
+    tokenizer_path: str | None = None
+    """Tokenizer folder; without it the last one trained, and where there is none, one is trained on the data."""
+    seed: int = setting(0, at_least=0, on_resume="fixed")
+    """For initial weights, the order of the samples, and the texts sampled on the way."""
+    config: str | None = None
+    """A TOML file with any of these settings (underscores for dashes); flags win over it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,7 +329,7 @@ class SamplingConfig(Checked):
     """Draw from the k likeliest tokens."""
     top_p: float = setting(1.0, above=0, at_most=1)
     """Draw from the smallest set of tokens with this much probability."""
-    min_p: float = setting(0.0, at_least=0, at_most=1)
+    min_p: float = setting(0.1, at_least=0, at_most=1)
     """Leave out tokens below this share of the likeliest one's probability."""
     repetition_penalty: float = setting(1.0, above=0)
     """Above 1: tokens that have occurred become less likely."""
@@ -264,43 +340,54 @@ class SamplingConfig(Checked):
 
 
 @dataclass(frozen=True)
-class GenerateConfig(SamplingConfig):
+class LoadConfig(Checked):
+    """A trained model, and what it runs on."""
+
+    checkpoint: str | None = None
+    """The model: one .npz file, or the folder of a run; without it the best of the last run in `checkpoints`."""
+    engine: ReaderName = "auto"
+    """What computes: NumPy, which starts at once and is fast for models up to 100 M weights (auto), or PyTorch."""
+    precision: Precision = "auto"
+    """What is computed in; NumPy computes in float32."""
+    threads: int | None = setting(None, at_least=1, at_most=1024)
+    """CPU threads; without it one with NumPy, one per core with PyTorch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine == "numpy" and self.precision == "bfloat16":
+            raise UserError(
+                "--engine numpy computes in float32: leave --precision out, or choose --engine torch"
+            )
+
+
+@dataclass(frozen=True)
+class GenerateConfig(LoadConfig, SamplingConfig):
     """Continue a prompt with a trained model."""
 
-    checkpoint: str = "checkpoints/best.npz"
-    """The model: one .npz file, or the folder of a run."""
-    tokenizer_path: str | None = None
-    """Not needed, the checkpoint holds its tokenizer; if given, it has to be the same one."""
-    model_size: str | None = None
-    """Not needed, the checkpoint knows its shape; if given, it has to agree."""
     prompt: str | None = None
     """Text to continue; without it the model begins by itself."""
     num_samples: int = setting(1, at_least=1, at_most=1024)
     """How many continuations."""
     interactive: bool = False
     """Ask for prompts until you leave."""
-    engine: EngineName = "auto"
-    """What computes."""
-    precision: Precision = "auto"
-    """What is computed in."""
-    threads: int | None = setting(None, at_least=1, at_most=1024)
-    """CPU threads; without it one per core."""
+
+    tokenizer_path: str | None = None
+    """Not needed, the checkpoint holds its tokenizer; if given, it has to be the same one."""
+    model_size: str | None = None
+    """Not needed, the checkpoint knows its shape; if given, it has to agree."""
 
 
 @dataclass(frozen=True)
-class JudgeConfig(SamplingConfig):
+class JudgeConfig(LoadConfig, SamplingConfig):
     """Let a model that learned from the built-in stories write some, and check each for contradictions."""
+
+    num_samples: int = setting(50, at_least=1, at_most=100_000)
+    """How many stories."""
 
     max_tokens: int = setting(400, at_least=1)
     """Length at which a story that has not ended is cut off."""
     seed: int | None = setting(0, at_least=0)
     """The same seed gives the same stories."""
-    checkpoint: str = "checkpoints/best.npz"
-    """The model: one .npz file, or the folder of a run."""
-    num_samples: int = setting(50, at_least=1, at_most=100_000)
-    """How many stories."""
-    threads: int | None = setting(None, at_least=1, at_most=1024)
-    """CPU threads; without it one per core."""
 
 
 @dataclass(frozen=True)
@@ -323,70 +410,18 @@ class VerifyConfig(Checked):
     """A .npz file, or the folder of a run."""
 
 
-def read_toml(path: Path, kind: type[Any]) -> dict[str, Any]:
-    """The settings in a TOML file, for the config dataclass `kind`.
-
-    Raises:
-        UserError: the file cannot be read, is not TOML, or holds an unknown key or a value of the wrong type.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--config {path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--config {path}: not readable as TOML ({error})") from None
-    types = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in types or key == "config":
-            known = ", ".join(name for name in types if name != "config")
-            raise UserError(f"{path}: unknown key '{key}'; known are {known}")
-        if isinstance(value, list):
-            values[key] = tuple(value)
-        if not _fits(values[key], types[key]):
-            raise UserError(
-                f"{path}: {key} = {value!r} does not fit: {_described(types[key])} is expected"
-            )
-    return values
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value from TOML is of an annotated type; a whole number will do for a float."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if arguments:
-        return any(_fits(value, argument) for argument in arguments)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _described(kind: Any) -> str:
-    """An annotated type in words."""
-    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return " or ".join(f'"{choice}"' for choice in arguments)
-    if origin is tuple:
-        return "a list of texts"
-    if arguments:
-        return _described(arguments[0])
-    return words[kind]
-
-
 def seconds(text: str) -> float:
-    """'90', '90s', '20m', '1.5h' or '1h30m' in seconds; behind a unit, each number needs its own.
+    """'90s', '20m', '5 min', '1.5h' or '1h30m' in seconds; each number needs its unit.
 
     Raises:
         UserError: not a positive, finite length of time.
     """
-    units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-    number = r"(\d+(?:\.\d+)?)"
-    parts = re.findall(rf"{number}\s*([smhd]?)", text)
-    whole = re.fullmatch(rf"\s*(?:{number}|(?:{number}\s*[smhd]\s*)+)\s*", text)
-    total = sum(float(number) * units[unit] for number, unit in parts) if whole else 0.0
+    if re.fullmatch(r"[1-9]\d*", text):
+        raise UserError(f"--time-budget is '{text}': say {text}s, {text}m or {text}h")
+    lengths = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    part = r"(\d+(?:\.\d+)?)\s*(s(?:ec)?|m(?:in)?|h|d)\s*"
+    parts = re.findall(part, text) if re.fullmatch(rf"\s*(?:{part})+", text) else []
+    total = sum(float(number) * lengths[unit[0]] for number, unit in parts)
     if not 0 < total < 1e9:
         raise UserError(
             f"--time-budget is '{text}': give a length of time such as 90s, 20m or 1h30m"

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from homespun import durable, workspace
-from homespun.config import TokenizerConfig
+from homespun import durable
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ Vocabulary = dict[str, int]
 Merges = list[tuple[str, str]]
 
 END_OF_TEXT = "<|endoftext|>"
+REPORT = "report.json"
+"""In a tokenizer's folder: what else is known of it."""
 
 PIECE = 1 << 16
 """Longer texts are encoded in pieces of at most this many characters."""
@@ -43,9 +44,6 @@ TRAINING_WORD_BYTES = 5_000_000
 """The distinct words in it: the trainer needs some 100 bytes of memory for each byte of them."""
 TRAINING_PIECE = 1 << 10
 """Characters in a piece that the trainer sees: a merge goes through all of each word it is in."""
-
-REPORT_BYTES = 4_000_000
-"""Validation text that the compression is measured on."""
 
 
 class Tokenizer:
@@ -164,7 +162,7 @@ class Tokenizer:
             raise UserError(
                 f"{where}: not readable as JSON ({error}); train the tokenizer again"
             ) from None
-        vocabulary, merges = _checked(specification, where)
+        vocabulary, merges = _vocabulary_and_merges(specification, where)
         try:
             return cls(vocabulary, merges)
         except Exception:  # the library raises nothing narrower
@@ -182,7 +180,7 @@ class Tokenizer:
             UserError: the folder holds something else, or cannot be written.
         """
         folder = folder.resolve()
-        taken = _taken(folder)
+        check_folder(folder)
         temporary = durable.temporary_name(folder)
         files = {
             "tokenizer.json": self.to_json(),
@@ -194,7 +192,7 @@ class Tokenizer:
                     "clean_up_tokenization_spaces": False,
                 }
             ),
-            "report.json": _as_json(
+            REPORT: _as_json(
                 {"vocab_size": self.vocab_size, "sha256": self.sha256} | (report or {})
             ),
         }
@@ -203,7 +201,7 @@ class Tokenizer:
             temporary.mkdir(parents=True)
             for name, content in files.items():
                 durable.write(temporary / name, content.encode())
-            if taken:
+            if (folder / "tokenizer.json").exists():
                 moved = durable.set_aside(folder)
             temporary.rename(folder)
             durable.sync_folder(folder.parent)
@@ -257,7 +255,6 @@ def train(
     max_bytes: int = TRAINING_BYTES,
     max_word_bytes: int = TRAINING_WORD_BYTES,
     or_less: bool = False,
-    progress: bool = False,
 ) -> Tokenizer:
     """Learn the merges from the documents, or from a sample that is spread evenly over them.
 
@@ -269,7 +266,6 @@ def train(
         max_bytes: bound of the sample, see `TRAINING_BYTES`.
         max_word_bytes: bound of the sample, see `TRAINING_WORD_BYTES`.
         or_less: where the text does not support that many, take what it supports.
-        progress: show the library's bars while it learns.
 
     Raises:
         UserError: the vocabulary is too small for the bytes or too large for the text, or the text
@@ -288,7 +284,7 @@ def train(
         min_frequency=2,  # what occurs once is not a pattern
         special_tokens=[END_OF_TEXT],
         initial_alphabet=_byte_alphabet(),
-        show_progress=progress,
+        show_progress=False,
     )
     library = _library({}, [])
     library.train_from_iterator(sample, trainer)
@@ -302,67 +298,26 @@ def train(
     return Tokenizer(learned["vocab"], [(left, right) for left, right in learned["merges"]])
 
 
-def train_command(config: TokenizerConfig, or_less: bool = False) -> Tokenizer:
-    """`homespun tokenizer`: train on the training side of the data, write the folder, report.
-
-    Args:
-        config: what and where.
-        or_less: see `train`.
+def check_folder(folder: Path) -> None:
+    """Make sure that a tokenizer can be written to a folder, and nothing but an earlier one gives way.
 
     Raises:
-        UserError: no data, see `train` and `Tokenizer.save`.
+        UserError: the folder holds something else, or cannot be one.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    from homespun.data.documents import survey
-
-    data_file = Path(config.data_file) if config.data_file else workspace.recall("data")
-    if data_file is None:
-        raise UserError("no data yet: run `homespun download`, or give --data-file")
-    folder = Path(config.output_dir)
-    _taken(folder.resolve())  # a folder that cannot be used is refused before the work
-    corpus = survey(data_file)
-    terminal = Console(stderr=True)
-    documents = track(
-        corpus.split(),
-        "Reading",
-        total=corpus.n_documents,
-        console=terminal,
-        disable=not terminal.is_terminal,
-    )
-    training = (document for document, is_validation in documents if not is_validation)
-    tokenizer = train(training, config.vocab_size, or_less=or_less, progress=terminal.is_terminal)
-    bytes_per_token = _bytes_per_token(tokenizer, corpus.validation())
-    longest = sorted(range(tokenizer.vocab_size), key=lambda token: -tokenizer.byte_lengths[token])
-    longest_tokens = [tokenizer.decode([token]) for token in longest[:10]]
-    report = {
-        "data_file": str(data_file),
-        "data_sha256": corpus.sha256,
-        "bytes_per_token": bytes_per_token,
-        "longest_tokens": longest_tokens,
-    }
-    if _same(folder, tokenizer):
-        print(f"{folder} already holds this tokenizer: unchanged")
-    elif moved := tokenizer.save(folder, report):
-        print(f"the earlier tokenizer moved to {moved}")
-    workspace.remember("tokenizer", folder)
-    print(f"tokenizer      {folder} ({tokenizer.sha256[:12]})")
-    print(f"vocabulary     {tokenizer.vocab_size:,} tokens")
-    print(f"compression    {bytes_per_token:.3f} bytes per token on validation text")
-    print("longest tokens", " ".join(map(repr, longest_tokens)))
-    return tokenizer
-
-
-def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
-    """On the first few megabytes, end-of-text tokens included."""
-    sample, n_bytes = [], 0
-    for document in documents:
-        sample.append(document)
-        n_bytes += len(document.encode())
-        if n_bytes >= REPORT_BYTES:
-            break
-    return n_bytes / len(tokenizer.join(sample))
+    folder = folder.resolve()
+    if folder == Path.cwd() or folder in Path.cwd().parents:
+        raise UserError(
+            f"{folder}: a tokenizer needs a folder of its own; give another --output-dir"
+        )
+    try:
+        is_free = not folder.exists() or not any(folder.iterdir())
+        if is_free or (folder / "tokenizer.json").exists():
+            return
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no folder for a tokenizer ({error.strerror or error})"
+        ) from None
+    raise UserError(f"{folder}: holds something else than a tokenizer; give another --output-dir")
 
 
 def _library(vocabulary: Vocabulary, merges: Merges) -> "tokenizers.Tokenizer":
@@ -455,8 +410,18 @@ class _Size:
         self.word_bytes += sum(len(_utf8(word)) for word in new)
 
 
-def _checked(specification: Any, where: str) -> tuple[Vocabulary, Merges]:
-    """Vocabulary and merges of a `tokenizer.json`, if they are all that its tokenizer is."""
+_OTHER_BPE = (
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+)
+"""Options of BPE under which a text would be encoded otherwise."""
+
+
+def _vocabulary_and_merges(specification: Any, where: str) -> tuple[Vocabulary, Merges]:
+    """Those of a `tokenizer.json`, if they are all that its tokenizer is."""
     try:
         model = specification["model"]
         kind = model["type"]
@@ -493,45 +458,10 @@ def _checked(specification: Any, where: str) -> tuple[Vocabulary, Merges]:
     return vocabulary, merges
 
 
-_OTHER_BPE = (
-    "dropout",
-    "continuing_subword_prefix",
-    "end_of_word_suffix",
-    "byte_fallback",
-    "ignore_merges",
-)
-"""Options of BPE under which a text would be encoded otherwise."""
-
-
 def _pair(merge: str | list[str]) -> tuple[str, str]:
     """Written as "a b" by older versions of the library, as ["a", "b"] by newer ones."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
-
-
-def _taken(folder: Path) -> bool:
-    """Whether an earlier tokenizer stands where one shall be written."""
-    if folder == Path.cwd() or folder in Path.cwd().parents:
-        raise UserError(
-            f"{folder}: a tokenizer needs a folder of its own; give another --output-dir"
-        )
-    try:
-        if (folder / "tokenizer.json").exists():
-            return True
-        if not folder.exists() or not any(folder.iterdir()):
-            return False
-    except OSError as error:
-        raise UserError(
-            f"{folder}: no folder for a tokenizer ({error.strerror or error})"
-        ) from None
-    raise UserError(f"{folder}: holds something else than a tokenizer; give another --output-dir")
-
-
-def _same(folder: Path, tokenizer: Tokenizer) -> bool:
-    try:
-        return Tokenizer.load(folder).sha256 == tokenizer.sha256
-    except UserError:
-        return False
 
 
 def _as_json(content: dict[str, Any]) -> str:

@@ -38,6 +38,21 @@ def recall(kind: Kind) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
+def chosen_data(named: str | None) -> Path:
+    """The text that is named, else the last download.
+
+    Raises:
+        UserError: there is neither, or the record cannot be read.
+    """
+    path = Path(named) if named else recall("data")
+    if path is None:
+        raise UserError(
+            "there is no text to learn from yet: name a file with --data-file, or get some with "
+            "homespun download --dataset stories (needs no network)"
+        )
+    return path
+
+
 @contextmanager
 def _record_at_hand() -> Iterator[None]:
     try:

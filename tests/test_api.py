@@ -1,13 +1,14 @@
 """The project from Python: train, load, evaluate, generate, write."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import homespun
-from homespun.checkpoint import CheckpointError
+from homespun.checkpoint.archive import CheckpointError
 from tests.conftest import records
 
 SMALL = homespun.TrainConfig(
@@ -77,7 +78,7 @@ def test_logits_and_loss_agree_with_each_other(model: homespun.LanguageModel) ->
 def test_the_stored_loss_is_the_models(model: homespun.LanguageModel, folder: Path) -> None:
     stored = model.archive.header["val_loss"]
     assert abs(stored - np.log(400)) < 0.5
-    from homespun.data.documents import survey
+    from homespun.data.corpus import survey
 
     text = next(iter(survey(folder / "stories.txt").validation()))
     tokens = np.array([model.tokenizer.eot_id, *model.tokenizer.encode(text)])[:33]
@@ -189,14 +190,36 @@ def test_accumulation_sees_the_same_samples_and_takes_the_same_steps(
     assert [r["loss"] for r in divided] == pytest.approx([r["loss"] for r in whole], rel=1e-5)
 
 
+def test_text_and_tokenizer_can_be_made_from_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = homespun.download(dataset="stories", num_samples=60)
+    assert text.read_text(encoding="utf-8").count("<|endoftext|>") == 60
+    other = homespun.download(homespun.DownloadConfig("stories", 60), seed=1, output="other.txt")
+    assert other.read_bytes() != text.read_bytes()
+    tokenizer = homespun.train_tokenizer(data_file=str(text), vocab_size=300)
+    assert tokenizer.vocab_size == 300
+    assert homespun.Tokenizer.load(Path("tokenizer_model")).sha256 == tokenizer.sha256
+    config = homespun.TokenizerConfig(vocab_size=300)
+    # Without a name it is the last download, as on the command line.
+    assert homespun.train_tokenizer(config, output_dir="another").sha256 != tokenizer.sha256
+    with pytest.raises(homespun.UserError, match="vocab_sise: did you mean vocab_size"):
+        homespun.train_tokenizer(vocab_sise=300)
+    with pytest.raises(homespun.UserError, match="--num-samples is 0"):
+        homespun.download(dataset="stories", num_samples=0)
+
+
 def test_errors_have_types(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(homespun.UserError, match="no such file"):
         homespun.train(SMALL, data_file="missing.txt")
     with pytest.raises(homespun.UserError, match="--learning-rate is nan"):
         homespun.train(SMALL, learning_rate=float("nan"))
-    with pytest.raises(TypeError, match="nonsense"):
-        homespun.train(SMALL, nonsense=1)
+    with pytest.raises(homespun.UserError, match="--learning-rate is '3e-4': a number"):
+        homespun.train(SMALL, learning_rate="3e-4")
+    with pytest.raises(homespun.UserError, match=r"learnin_rate: did you mean learning_rate\?"):
+        homespun.train(SMALL, learnin_rate=3)
     with pytest.raises(CheckpointError, match="no model is there"):
         homespun.load(tmp_path)
     model = homespun.load("checkpoints")
@@ -206,10 +229,19 @@ def test_errors_have_types(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
         model.generate("word " * 100)
     with pytest.raises(homespun.UserError, match="--temperature is inf"):
         model.generate("Once", temperature=float("inf"))
-    with pytest.raises(TypeError, match="warmth"):
+    with pytest.raises(homespun.UserError, match="no setting warmth: there are max_tokens, "):
         model.generate("Once", warmth=1)
     with pytest.raises(homespun.UserError, match="could not be saved"):
         model.save_weights(folder / "stories.txt" / "x.npz")
+
+
+def test_room_on_the_disk_is_checked_before_the_work(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(homespun.UserError, match=r"the checkpoints need \d+ MB, and 1 MB"):
+        homespun.train()
+    assert {path.name for path in workplace.iterdir()} == {"stories.txt", ".homespun.json"}
 
 
 def test_everything_public_is_there() -> None:

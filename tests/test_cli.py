@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 import homespun
-from homespun.checkpoint import read_archive
+from homespun.checkpoint.archive import read_archive
+from homespun.checkpoint.folder import CheckpointFolder
 from homespun.cli import COMMANDS, main
+from homespun.config import flag
 from homespun.errors import UserError
 from homespun.model.presets import PRESETS
 from tests.conftest import records
@@ -34,7 +37,7 @@ FILES = {
     "columns.jsonl": b'{"one": "a", "other": "b"}\n',
     "bad.parquet": b"PAR1 and so on",
     "paper.pdf": b"%PDF",
-    "folder/notes.md": b"# notes",
+    "folder/notes.csv": b"# notes",
     "key.toml": b"learnin_rate = 1\n",
     "type.toml": b'batch_size = "8"\n',
     "syntax.toml": b"batch_size = \n",
@@ -90,23 +93,23 @@ BAD = [
     (f"{TRAIN} --data-file empty.txt", "empty.txt: there is no text in it"),
     (f"{TRAIN} --data-file blank.txt", "blank.txt: there is no text in it"),
     (f"{TRAIN} --data-file short.txt", "short.txt: 5 bytes with nothing to keep aside"),
-    (f"{TRAIN} --data-file latin1.txt", "latin1.txt: not UTF-8 at byte 19; convert it"),
+    (f"{TRAIN} --data-file latin1.txt", "-f WINDOWS-1252 -t UTF-8 latin1.txt > utf8.txt"),
     (f"{TRAIN} --data-file binary.txt", "binary.txt: NUL at byte 0: this is not a text file"),
     (f"{TRAIN} --data-file bad.jsonl", "bad.jsonl:2: not a JSON value"),
     (f"{TRAIN} --data-file columns.jsonl", "columns.jsonl:1: which column is the text?"),
     (f"{TRAIN} --data-file bad.parquet", "bad.parquet: not readable as parquet"),
-    (f"{TRAIN} --data-file paper.pdf", "paper.pdf: this kind of file is not read"),
-    (f"{TRAIN} --data-file folder", "folder: no .txt, .jsonl, .parquet file in this folder"),
+    (f"{TRAIN} --data-file paper.pdf", "paper.pdf: this is a PDF: save it as plain text"),
+    (f"{TRAIN} --data-file folder", "folder: no .txt, .md, .jsonl or .parquet file in this"),
     (f"{TRAIN} --data-file stories.txt/x", "stories.txt/x: there is no such file or folder"),
     (f"{TRAIN} --data-file ''", "--data-file is empty"),
     (f"{TOKENIZER} --data-file missing.txt", "missing.txt: there is no such file or folder"),
     (f"{TOKENIZER} --data-file empty.txt", "empty.txt: there is no text in it"),
-    (f"{TOKENIZER} --data-file latin1.txt", "latin1.txt: not UTF-8 at byte 19"),
+    (f"{TOKENIZER} --data-file latin1.txt", "latin1.txt: not UTF-8 in line 1"),
     (f"{TOKENIZER} --data-file binary.txt", "binary.txt: NUL at byte 0"),
     (f"{DOWNLOAD} --dataset missing.txt", "missing.txt: no file or folder here, and no dataset"),
     (f"{DOWNLOAD} --dataset empty.txt", "empty.txt: there is no text in it"),
-    (f"{DOWNLOAD} --dataset latin1.txt", "latin1.txt: not UTF-8 at byte 19"),
-    (f"{DOWNLOAD} --dataset paper.pdf", "paper.pdf: this kind of file is not read"),
+    (f"{DOWNLOAD} --dataset latin1.txt", "latin1.txt: not UTF-8 in line 1"),
+    (f"{DOWNLOAD} --dataset paper.pdf", "paper.pdf: this is a PDF"),
     (f"{DOWNLOAD} --dataset stories --output short.txt", "short.txt: in the way"),
     (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
     (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
@@ -123,7 +126,7 @@ BAD = [
     (f"{TRAIN} --batch-size 100000", "lower --batch-size or --seq-len, or give more text"),
     (f"{TRAIN} --grad-accumulation-steps 100000", "a step takes 400,000 sequences"),
     (f"{TRAIN} --seq-len 200000", "give more text or a shorter --seq-len"),
-    (f"{TRAIN} --n-layers 2000 --d-model 8192 --n-heads 64", "GB: lower --batch-size"),
+    (f"{TRAIN} --n-layers 2000 --d-model 8192 --n-heads 64", "the checkpoints need "),
     (f"{TRAIN} --n-heads 3", "--d-model 32 cannot be divided into --n-heads 3 heads"),
     (f"{TRAIN} --n-kv-heads 3", "--n-heads has to be a multiple of --n-kv-heads"),
     (f"{TRAIN} --architecture gpt2 --n-kv-heads 1", "leave --n-kv-heads out"),
@@ -133,6 +136,10 @@ BAD = [
     (f"{TRAIN} --learning-rate inf", "--learning-rate is inf: give a finite number"),
     (f"{TRAIN} --learning-rate -1", "--learning-rate is -1.0: it has to be above 0"),
     (f"{TRAIN} --learning-rate 0", "--learning-rate is 0.0: it has to be above 0"),
+    (f"{TRAIN} --learning-rate 30", "--learning-rate is 30.0: it has to be at most 1"),
+    (f"{TRAIN} --learning-rate 3,e-4", "--learning-rate is '3,e-4': a number is expected"),
+    (f"{TRAIN} --batch-size sixteen", "--batch-size is 'sixteen': a whole number is expected"),
+    (f"{TRAIN} --batch-size 1.5", "--batch-size is '1.5': a whole number is expected"),
     (f"{TRAIN} --batch-size 0", "--batch-size is 0: it has to be at least 1"),
     (f"{TRAIN} --max-steps -1", "--max-steps is -1: it has to be at least 1"),
     (f"{TRAIN} --max-epochs 1e308", "--max-epochs is 1e+308: it has to be at most 1e+06"),
@@ -142,22 +149,41 @@ BAD = [
     (f"{TRAIN} --time-budget soon", "--time-budget is 'soon': give a length of time"),
     (f"{TRAIN} --time-budget 1h30", "--time-budget is '1h30': give a length of time"),
     (f"{TRAIN} --time-budget ''", "--time-budget is empty"),
+    (f"{TRAIN} --time-budget 5", "--time-budget is '5': say 5s, 5m or 5h"),
     (f"{GENERATE} --temperature nan", "--temperature is nan: give a finite number"),
     (f"{GENERATE} --temperature -0.1", "--temperature is -0.1: it has to be at least 0"),
     (f"{GENERATE} --top-p 0", "--top-p is 0.0: it has to be above 0"),
     (f"{GENERATE} --top-k 0", "--top-k is 0: it has to be at least 1"),
     (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it has to be at least 1"),
     (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it has to be at most 1024"),
+    (f"{GENERATE} --seed one", "--seed is 'one': a whole number is expected"),
+    # Words.
+    ("tain", "there is no command 'tain': did you mean train?"),
+    ("book.txt", "there is no command 'book.txt': homespun --help lists what there is"),
+    ("train book.txt", "'book.txt' has no flag before it: homespun train --data-file book.txt"),
+    ("train -data-file book.txt", "there is no -data-file: did you mean --data-file?"),
+    ("train --time_buget=20s", "there is no --time_buget=20s: did you mean --time-budget?"),
+    (f"{TRAIN} --nonsense 1", "there is no --nonsense: homespun train --help lists what there is"),
+    ("train --data-file fairy tales.txt", 'needs quotes: --data-file "fairy tales.txt"'),
+    ("train --time-budget 5 min", 'needs quotes: --time-budget "5 min"'),
+    ("generate --prompt Once upon --seed 1", 'needs quotes: --prompt "Once upon"'),
+    ("generate Once upon --seed 1", 'before it: homespun generate --prompt "Once upon"'),
+    ("verify torn checkpoints", "'checkpoints' is one too many: homespun verify takes one path"),
+    (f"{TRAIN} --batch-size", "--batch-size needs a value behind it"),
+    (f"{TRAIN} --gradient-checkpointing yes", "'yes' has no flag before it"),
+    (f"{TRAIN} --optimizer sgd", '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
+    (f"{TRAIN} --precision float64", "--precision is 'float64': \"auto\" or "),
+    ("train --resume perhaps", "--resume is 'perhaps': \"never\" or "),
     # TOML.
     (f"{TRAIN} --config missing.toml", "missing.toml: there is no such file"),
     (f"{TRAIN} --config folder", "--config folder: not readable as TOML"),
-    (f"{TRAIN} --config key.toml", "key.toml: unknown key 'learnin_rate'"),
-    (f"{TRAIN} --config type.toml", "type.toml: batch_size = '8' does not fit"),
+    (f"{TRAIN} --config key.toml", "unknown key 'learnin_rate': did you mean learning_rate?"),
+    (f"{TRAIN} --config type.toml", "type.toml: --batch-size is '8': a whole number is expected"),
     (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not readable as TOML"),
     (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not readable as TOML"),
-    (f"{TRAIN} --config bound.toml", "--batch-size is -3: it has to be at least 1"),
-    (f"{TRAIN} --config nan.toml", "--learning-rate is nan: give a finite number"),
-    (f"{TRAIN} --config nul.toml", "--checkpoint-dir holds a NUL"),
+    (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it has to be at least 1"),
+    (f"{TRAIN} --config nan.toml", "nan.toml: --learning-rate is nan: give a finite number"),
+    (f"{TRAIN} --config nul.toml", "nul.toml: --checkpoint-dir holds a NUL"),
     # Checkpoints.
     (f"{TRAIN} --checkpoint-dir short.txt", "short.txt cannot be written"),
     (f"{TRAIN} --checkpoint-dir short.txt/x", "short.txt/x cannot be written"),
@@ -209,32 +235,13 @@ def test_bad_input_is_one_clear_line_and_loses_nothing(
     assert content(place) == before
 
 
-@pytest.mark.parametrize(
-    ("command", "complaint"),
-    [
-        ("nonsense", "nonsense"),
-        (f"{TRAIN} --nonsense 1", "--nonsense"),
-        (f"{TRAIN} --batch-size many", "--batch-size"),
-        (f"{TRAIN} --batch-size 1.5", "--batch-size"),
-        (f"{TRAIN} --optimizer sgd", "'sgd'"),
-        (f"{TRAIN} --precision float64", "'float64'"),
-        (f"{TRAIN} --batch-size", "--batch-size"),
-        ("train --resume perhaps", "'perhaps'"),
-        (f"{GENERATE} --seed one", "--seed"),
-        ("verify", "Missing"),
-    ],
-)
-def test_flags_that_do_not_exist_are_refused_by_the_parser(
-    place: Path, capsys: pytest.CaptureFixture[str], command: str, complaint: str
+def test_what_a_command_cannot_do_without_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = content(place)
     with pytest.raises(SystemExit) as ended:
-        main(shlex.split(command))
+        main(["verify"])
     assert ended.value.code == 2
-    complained = capsys.readouterr().err
-    assert complaint in complained
-    assert "Traceback" not in complained
-    assert content(place) == before
+    assert "PATH" in capsys.readouterr().err
 
 
 def test_a_line_beyond_any_memory_is_refused(
@@ -337,11 +344,20 @@ def test_a_file_of_weights_says_what_was_asked_and_what_was_settled(place: Path)
 
 
 def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["--help"], *([name, "--help"] for name in COMMANDS)):
+    for arguments in ([], ["--help"]):
+        assert main(arguments) == 0
+        shown = capsys.readouterr().out
+        assert "usage: homespun" in shown
+        assert all(f"  {name} " in shown for name in COMMANDS)
+    for name, (_, kind) in COMMANDS.items():
         with pytest.raises(SystemExit) as ended:
-            main(arguments)
+            main([name, "--help"])
         assert ended.value.code == 0
-        assert "usage: homespun" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"usage: homespun {name}" in shown
+        for field in dataclasses.fields(kind):
+            assert (flag(field.name) if hasattr(kind, field.name) else "PATH") in shown
+        assert "None" not in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"homespun {homespun.__version__}\n"
     assert main(["models"]) == 0
@@ -369,3 +385,65 @@ def test_generate_continues_the_prompt_and_agrees_with_what_is_said_of_the_model
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] == texts[2] != texts[3]
     assert all(text.startswith("Once upon") for text in texts)
+
+
+@pytest.fixture
+def run_without_best(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder as it is before the first evaluation, in an otherwise empty place."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints/best.npz").unlink()
+    return tmp_path
+
+
+def test_without_best_weights_the_newest_checkpoint_speaks_and_it_is_said(
+    run_without_best: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = Path("checkpoints/checkpoint_step_2.npz")
+    assert main([*shlex.split(GENERATE), "--prompt", "Once"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Once")
+    assert captured.err == f"the run has not been evaluated yet; taking {newest}\n"
+    whole = newest.read_bytes()
+    Path("checkpoints/best.npz").write_bytes(whole[: len(whole) // 2])
+    assert main([*shlex.split(GENERATE), "--prompt", "Once"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Once")
+    assert captured.err.startswith("checkpoints/best.npz is not a checkpoint of homespun, or ")
+    assert captured.err.endswith(f"; taking {newest}\n")
+    assert captured.err.count("\n") == 1
+
+
+def test_best_weights_that_are_named_are_taken_or_refused(
+    run_without_best: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
+    assert "checkpoints/best.npz is not there" in capsys.readouterr().err
+    Path("checkpoints/best.npz").write_bytes(b"torn")
+    assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
+    assert "is not a checkpoint of homespun" in capsys.readouterr().err
+
+
+def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(GENERATE)) == 2
+    assert "checkpoints: no model is there: train one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with CheckpointFolder(Path("checkpoints")).lock():
+        assert main(shlex.split(GENERATE)) == 2
+    assert "checkpoints is in use by process " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["models", f"{GENERATE} --seed 1"])
+def test_output_that_cannot_be_written_is_one_line(place: Path, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "homespun", *shlex.split(command)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: the output cannot be written (No space left on device)\n"

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,64 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
 def test_a_stopped_run_saves_says_how_to_go_on_and_goes_on(
     homespun: Command, workplace: Path, control: Path
 ) -> None:
-    for how, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for how, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
         folder = workplace / how.name
         process = homespun(*RUN, "--checkpoint-dir", folder)
         output = killed_when(process, "step  3/12  loss", how)
         assert process.returncode == status
-        assert f"homespun train --resume --checkpoint-dir {folder}" in output
+        assert output.endswith(f"go on   homespun train --resume --checkpoint-dir {folder}\n")
         assert list(folder.glob("checkpoint_step_*.state.npz"))
         finished(homespun("train", "--resume", "--checkpoint-dir", folder))
         assert_equal_runs(control, folder)
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_saved_and_says_so(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    run = [sys.executable, "-m", "homespun", *map(str, RUN), "--checkpoint-dir", "piped"]
+    with subprocess.Popen(
+        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith("step  2/12  loss"):
+            pass
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert said.startswith("The output cannot be written (Broken pipe): stopping after this step")
+    assert said.endswith("go on   homespun train --resume --checkpoint-dir piped\n")
+    assert "Traceback" not in said
+    finished(homespun("train", "--resume", "--checkpoint-dir", "piped"))
+    assert_equal_runs(control, workplace / "piped")
+
+
+def test_a_complete_run_says_how_to_train_on_and_changes_nothing(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in control.glob("*.[nj]*")}
+    output = finished(homespun("train", "--resume", "--checkpoint-dir", "control"))
+    assert output.startswith("This run is complete: 12 steps (--max-steps 12)\n")
+    train_on = "homespun train --resume --checkpoint-dir control --max-steps 24"
+    assert output.endswith(f"train on  {train_on}\n")
+    assert before == {path.name: path.read_bytes() for path in control.glob("*.[nj]*")}
+
+
+def test_evaluations_and_samples_of_the_recipe_do_not_depend_on_kills(
+    homespun: Command, workplace: Path, control: Path
+) -> None:
+    """Where nobody says how many steps apart they are: every tenth of the run, and so that their cost is small."""
+    tiny = ["--n-layers", 1, "--d-model", 32, "--n-heads", 1, "--seq-len", 16, "--threads", 2]
+    pace = ["--max-steps", 120, "--eval-tokens", 200, "--log-interval", 10, "--save-interval", 25]
+    run = ["train", *tiny, *pace, "--sample-prompts", "The cat"]
+    finished(homespun(*run, "--checkpoint-dir", "recipe"))
+    killed_when(homespun(*run, "--checkpoint-dir", "killed"), "step  70/120  loss")
+    finished(homespun("train", "--resume", "--checkpoint-dir", "killed"))
+    assert_equal_runs(workplace / "recipe", workplace / "killed", step=120)
+    evaluated = [record["step"] for record in kept(workplace / "recipe") if "val_loss" in record]
+    assert evaluated == list(range(12, 121, 12))
+    sampled = [record["step"] for record in kept(workplace / "recipe") if "text" in record]
+    assert sampled == [53, 106]  # 16 x 50 tokens are 1.5% of 53 x 1,024
 
 
 def test_a_checkpoint_on_demand_does_not_stop_the_run(
@@ -150,6 +200,7 @@ def test_what_may_not_change_is_refused_and_what_may_is_said(
         ("--seed", 7, "--seed 7 (was 0)"),
         ("--optimizer", "adamw", "--optimizer adamw (was muon)"),
         ("--n-layers", 3, "--n-layers 3 (was 2)"),
+        ("--d-ff", 77, "--d-ff 77 (was "),
         ("--batch-size", 8, "4 sequences per step"),
     ]:
         assert complaint in finished(homespun(*resume, flag, value), status=2)
@@ -252,8 +303,11 @@ def test_a_limit_that_nobody_asked_for_gives_way(
     process = homespun("train", *small, "--checkpoint-dir", "open", "--log-interval", 1)
     killed_when(process, "step       3  loss", signal.SIGINT)
     output = finished(homespun("train", "--resume", "--checkpoint-dir", "open", "--max-steps", 2))
-    assert "Ended by max_steps" in output
+    assert "(--max-steps 2)" in output
     assert "(--time-budget)" not in output
+    complaint = "a resumed run cannot change --model-size pico (was not given)"
+    resume = ["train", "--resume", "--checkpoint-dir", "open"]
+    assert complaint in finished(homespun(*resume, "--model-size", "pico"), status=2)
 
 
 @pytest.mark.slow

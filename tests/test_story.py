@@ -158,7 +158,7 @@ def test_quick_start(checkout: Path) -> None:
     assert tokenizer.vocab_size == 8000
 
     output = run(QUICK_START["train"], f"{SHORT} {SMALL}", cwd=checkout)
-    assert "Ended by max_steps after 2 steps." in output
+    assert "Done: 2 steps (--max-steps 2)" in output
     folder = checkout / "checkpoints"
     assert [r["step"] for r in records(folder) if "loss" in r] == [1, 2]
     assert [r["step"] for r in records(folder) if "val_loss" in r] == [2]
@@ -197,11 +197,11 @@ def test_the_complete_example(checkout: Path) -> None:
 
 
 def as_planned(command: str) -> Plan:
-    """What a training command resolves to on a text of ten million tokens."""
+    """What a training command resolves to on a text of some million tokens."""
     python, script, *flags = words_of(command)
     assert (python, script) == ("python", "scripts/train.py")
     config = tyro.cli(TrainConfig, args=flags)
-    return plan(config, vocab_size=8000, n_training_tokens=10_000_000, flops_per_second=1e12)
+    return plan(config, vocab_size=8000, n_samples=30_000, flops_per_second=1e12)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ def test_the_training_schedules_mean_what_they_say(
     named = plan(
         TrainConfig(model_size=size, seq_len=1024),
         vocab_size=50257,
-        n_training_tokens=10_000_000,
+        n_samples=10_000,
         flops_per_second=1e12,
     ).model
     assert count_parameters(named) / 1e6 == pytest.approx(millions, rel=0.01)
     assert config.batch_size == batch
-    assert batch * (config.grad_accumulation_steps or 0) * config.seq_len == tokens
+    assert config.tokens_per_step == tokens
     assert step_limits(config, 1000) == {"max_steps": steps}
     assert (config.optimizer, config.schedule) == ("adamw", "cosine")
     assert (config.learning_rate, config.warmup_steps) == (rate, warm_up)

@@ -176,7 +176,7 @@ class CheckpointFolder:
         sha256 = write_archive(path, weights, header, step=step)
         commit = {**state_header, "weights_sha256": sha256}
         write_archive(self._file(step, ".state"), state, commit, kind="state", step=step)
-        self._open(step).verify()
+        self.open(step).verify()
         with self._writing():
             self._prune(step)
         return path
@@ -189,14 +189,38 @@ class CheckpointFolder:
 
     def latest(self, report: Report = warnings.warn) -> Checkpoint | None:
         """The highest step that verifies; `report` hears of every higher one and what ails it."""
-        for step in self._steps():
+        for step in self.steps():
             try:
-                checkpoint = self._open(step)
+                checkpoint = self.open(step)
                 checkpoint.verify()
                 return checkpoint
             except CheckpointError as error:
                 report(f"skipped: {error}")
         return None
+
+    def steps(self) -> list[int]:
+        """All steps that have a file, newest first."""
+        matches = (STEP_FILE.fullmatch(name) for name in _names_in(self.path))
+        return sorted({int(match[1]) for match in matches if match}, reverse=True)
+
+    def open(self, step: int) -> Checkpoint:
+        """The pair of a step, of which all but the arrays has been checked.
+
+        Raises:
+            CheckpointError: it is incomplete or damaged.
+        """
+        weights, commit = self._file(step), self._file(step, ".state")
+        if not commit.exists():
+            raise CheckpointError(f"{weights} was not saved completely ({commit.name} is missing)")
+        state = _read(commit, "state", step)
+        for path in (weights, self._file(step, ".replaced")):
+            if path.exists():
+                archive = _read(path, "weights", step)
+                if archive.sha256 == state.header.get("weights_sha256"):
+                    return Checkpoint(step, archive, state)
+        raise CheckpointError(
+            f"{commit}: {weights.name} is missing, or not the one it was saved with"
+        )
 
     def _take(self, file: TextIO) -> None:
         """Lock the lock file until it is closed, and say in it who has it."""
@@ -211,33 +235,19 @@ class CheckpointFolder:
                 f"{self.path} is in use by {holder}: wait for it or choose another folder"
             ) from None
         file.truncate(0)
-        since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        since = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}"
         file.write(f"process {os.getpid()} on {socket.gethostname()}, running since {since}\n")
         file.flush()
 
-    def _open(self, step: int) -> Checkpoint:
-        weights, commit = self._file(step), self._file(step, ".state")
-        if not commit.exists():
-            raise CheckpointError(f"{weights} was not saved completely ({commit.name} is missing)")
-        state = _read(commit, "state", step)
-        for path in (weights, self._file(step, ".replaced")):
-            if path.exists():
-                archive = _read(path, "weights", step)
-                if archive.sha256 == state.header.get("weights_sha256"):
-                    return Checkpoint(step, archive, state)
-        raise CheckpointError(
-            f"{commit}: {weights.name} is missing, or not the one it was saved with"
-        )
-
     def _whole(self, step: int) -> Checkpoint | None:
         try:
-            return self._open(step)
+            return self.open(step)
         except CheckpointError:
             return None
 
     def _prune(self, step: int) -> None:
         """Higher steps are damaged, and stay until the run gets there and writes them anew."""
-        older = [n for n in self._steps() if n < step]
+        older = [n for n in self.steps() if n < step]
         kept = [n for n in older if self._whole(n)][: self.keep - 1]
         for n in older:
             if n not in kept:
@@ -247,11 +257,6 @@ class CheckpointFolder:
 
     def _file(self, step: int, suffix: str = "") -> Path:
         return self.path / f"checkpoint_step_{step}{suffix}.npz"
-
-    def _steps(self) -> list[int]:
-        """All steps that have a file, newest first."""
-        matches = (STEP_FILE.fullmatch(name) for name in _names_in(self.path))
-        return sorted({int(match[1]) for match in matches if match}, reverse=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -306,7 +311,7 @@ def verify_path(path: Path) -> Iterator[str]:
     folder = CheckpointFolder(path)
     best = [path / name for name in BEST if (path / name).exists()]
     checks: list[Callable[[], Archive | Checkpoint]] = [partial(read_archive, b) for b in best]
-    checks += [partial(folder._open, step) for step in folder._steps()]
+    checks += [partial(folder.open, step) for step in folder.steps()]
     if not checks:
         raise CheckpointError(f"{path}: no checkpoint is there: name the folder of a run")
     damaged = 0

@@ -1,12 +1,13 @@
-"""Files in, documents out, one at a time; and which of them are kept aside for validation.
+"""Files in, documents out, one at a time.
 
 Every text that the project learns from passes through here, in bounded memory, under one policy:
 
-- A source is a .txt, .jsonl or .parquet file, or a folder of them: its files in the order of their
-  names; other kinds of files, hidden ones and folders are left out.
-- .txt: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its
-  first 1 MiB is one long text (a book) and is cut into blocks of whole paragraphs, of 4,000 bytes
-  or a little more. Anywhere else `<|endoftext|>` is text.
+- A source is a .txt, .md, .jsonl or .parquet file, one without a suffix (a text), or a folder: its
+  .txt, .md, .jsonl and .parquet files in the order of their names; other files, hidden ones and
+  folders are left out.
+- Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its
+  first 1 MiB is one long text (a book) and is cut into blocks, see `block_bytes`. Anywhere else
+  `<|endoftext|>` is text.
 - .jsonl: a line is a string, or an object with a text column. .parquet: a row is a document. The
   text column is `text`, or without one whichever of `story` and `content` there is. A null is an
   empty document.
@@ -14,15 +15,17 @@ Every text that the project learns from passes through here, in bounded memory, 
   dropped; CRLF and lone CR become LF. NUL means that a file is not text, and is refused; one that
   is written out inside a .jsonl or .parquet value is dropped.
 - Documents lose the white space at both ends, and empty ones are left out. One of more than 1 MiB
-  becomes several, cut at a line end or a space where there is one.
+  becomes several.
+- A cut is at the end of a paragraph; where there is none at the end of a line, then of a sentence,
+  then of a word.
 """
 
-import hashlib
+import codecs
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,38 +33,80 @@ from homespun.errors import UserError
 
 SEPARATOR = "<|endoftext|>"
 BOM = b"\xef\xbb\xbf"
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+SUPPORTED = ".txt, .md, .jsonl or .parquet"
 
 MAX_DOCUMENT = 1 << 20
 """Bytes of UTF-8; a longer text becomes several documents."""
 BLOCK = 4_000
-"""Bytes from which on the end of a paragraph also ends a block of a text without separators."""
-MAX_BLOCK = 4 * BLOCK
+"""Bytes of a block of a long text, at least; at most twice as many."""
+BLOCKS = 40
+"""A shorter text has smaller blocks, at most so many, so that a tenth of it is some of them."""
+MIN_BLOCK = 200
+"""What is shorter is hardly a text."""
 MAX_LINE = 1 << 27
 """Bytes in a line of .jsonl, which has to be in memory as a whole."""
 _READ = 1 << 18
 _LINE_END = re.compile(rb"\r\n?|\n")
-_PARAGRAPH_END = re.compile(rb"\n[ \t\r]*\n|\r[ \t]*\r")
+_CUTS = [
+    re.compile(end)
+    for end in (
+        rb"(?=\n[ \t\r]*\n|\r[ \t]*\r)",  # of a paragraph
+        rb"(?=[\r\n])",  # of a line
+        rb"[.!?][^\w\s]*(?=\s)",  # of a sentence, with its quotation marks
+        rb"(?= )",  # of a word
+    )
+]
+"""Where a text may be cut, the best places first."""
+
+_WORD = ("a Word document", "in Word: Save as, Plain Text")
+_PAGE = ("a web page", "pandoc -t plain page.html -o page.txt strips the tags")
+_CONVERTIBLE = {
+    ".pdf": ("a PDF", "pdftotext book.pdf book.txt"),
+    ".epub": ("an e-book", "in Calibre: Convert books, to TXT"),
+    ".docx": _WORD,
+    ".doc": _WORD,
+    ".rtf": _WORD,
+    ".odt": ("a LibreOffice document", "in LibreOffice: Save as, Text"),
+    ".html": _PAGE,
+    ".htm": _PAGE,
+}
+"""What is not text but can become one, and how."""
+_DISGUISED = {
+    ".pdf": rb"%PDF-",
+    ".epub": rb"PK\x03\x04.{26}mimetypeapplication/epub",
+    ".odt": rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis",
+    ".docx": rb"PK\x03\x04.{26}(\[Content_Types|_rels|docProps|word)",
+    ".doc": rb"\xd0\xcf\x11\xe0",
+    ".rtf": rb"\{\\rtf",
+}
+"""How they begin, whatever they are called."""
 
 Located = tuple[str, int | None]
 """A document, and the position after it."""
 
 
-def documents(path: Path, column: str | None = None) -> Iterator[str]:
+def documents(path: Path) -> Iterator[str]:
     """Stream the documents of a file or folder.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the policy above.
     """
-    return _documents(_files(path), path, column)
+    return _documents(_files(path), path)
 
 
-def _documents(files: Sequence[Path], path: Path, column: str | None) -> Iterator[str]:
+def block_bytes(text_bytes: int) -> int:
+    """From which size on a block of a text ends at the next good place, and at twice that size anywhere."""
+    return max(MIN_BLOCK, min(BLOCK, text_bytes // BLOCKS))
+
+
+def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
+    block = block_bytes(sum(file.stat().st_size for file in files))
     empty = True
     for name in files:
         try:
             with name.open("rb") as file:
-                for document, _ in read(file, str(name), column):
+                for document, _ in read(file, str(name), block=block):
                     empty = False
                     yield document
         except OSError as error:
@@ -70,52 +115,97 @@ def _documents(files: Sequence[Path], path: Path, column: str | None) -> Iterato
         raise UserError(f"{path}: there is no text in it")
 
 
+def bytes_to_read(path: Path) -> int | None:
+    """How much text there is in a file or folder; None where it is packed, so that nobody knows."""
+    files = _files(path)
+    packed = any(file.suffix.lower() == ".parquet" for file in files)
+    return None if packed else sum(file.stat().st_size for file in files)
+
+
+def left_out(path: Path) -> str:
+    """What of a folder is not read, in words; empty where all of it is."""
+    if not path.is_dir():
+        return ""
+    others = [
+        entry for entry in path.iterdir() if not _is_read(entry) and not entry.name.startswith(".")
+    ]
+    n_folders = sum(entry.is_dir() for entry in others)
+    return " and ".join(
+        f"{n:,} {kind}{'s' if n > 1 else ''}"
+        for n, kind in ((len(others) - n_folders, "other file"), (n_folders, "folder"))
+        if n
+    )
+
+
+def _is_read(entry: Path) -> bool:
+    """Whether it is read when its folder is."""
+    hidden = entry.name.startswith(".")
+    return entry.suffix.lower() in SUFFIXES and not hidden and entry.is_file()
+
+
 def _files(path: Path) -> list[Path]:
-    supported = ", ".join(SUFFIXES)
     try:
         if path.is_dir():
-            files = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-                if file.is_file()
-            )
+            files = sorted(filter(_is_read, path.iterdir()))
             if not files:
-                raise UserError(f"{path}: no {supported} file in this folder")
+                others = left_out(path)
+                raise UserError(
+                    f"{path}: no {SUPPORTED} file in this folder"
+                    + (f" (only {others}; folders in it are not searched)" if others else "")
+                )
             return files
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: this kind of file is not read; give a {supported} file")
+    suffix = path.suffix.lower()
+    if suffix in _CONVERTIBLE:
+        raise _not_text(str(path), suffix)
+    if suffix and suffix not in SUFFIXES:
+        raise UserError(f"{path}: this kind of file is not read; give a {SUPPORTED} file")
     return [path]
 
 
-def read(file: BinaryIO, name: str, column: str | None = None, start: int = 0) -> Iterator[Located]:
+def _not_text(name: str, kind: str) -> UserError:
+    what, how = _CONVERTIBLE[kind]
+    suffix = Path(name).suffix
+    disguised = "" if suffix.lower() == kind else f" with the name {suffix or Path(name).name}"
+    return UserError(
+        f"{name}: this is {what}{disguised}: save it as plain text (.txt, UTF-8) first: {how}"
+    )
+
+
+def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK) -> Iterator[Located]:
     """Stream the documents of one seekable file, each with the position after it.
 
-    A position is a byte in .txt and .jsonl and a row in .parquet; reading from it as `start` gives
+    A position is a byte in text and .jsonl and a row in .parquet; reading from it as `start` gives
     the documents that follow. Inside one long value there is no position to go on from (None).
+
+    Args:
+        file: open for reading bytes.
+        name: says what kind it is; messages begin with it.
+        start: a position.
+        block: see `block_bytes`.
 
     Raises:
         UserError: the file breaks the policy of this module.
     """
     suffix = Path(name).suffix.lower()
-    if suffix == ".txt":
-        pieces = _read_text(file, name, start)
-    elif suffix == ".jsonl":
-        pieces = _read_values(_jsonl_values(file, name, column, start))
+    if suffix == ".jsonl":
+        pieces = _read_values(_jsonl_values(file, name, start))
+    elif suffix == ".parquet":
+        pieces = _read_values(_parquet_values(file, name, start))
     else:
-        pieces = _read_values(_parquet_values(file, name, column, start))
+        pieces = _read_text(file, name, start, block)
     return ((document, position) for document, position in pieces if document)
 
 
-def _read_text(file: BinaryIO, name: str, start: int) -> Iterator[Located]:
+def _read_text(file: BinaryIO, name: str, start: int, block: int) -> Iterator[Located]:
     file.seek(0)
     buffer = file.read(MAX_DOCUMENT + len(SEPARATOR) + 2)
+    _check_is_text(buffer, name)
     is_book = _find_separator(buffer, 0, MAX_DOCUMENT + 1, at_end=True) is None
-    least, most = (BLOCK, MAX_BLOCK) if is_book else (MAX_DOCUMENT, MAX_DOCUMENT)
+    most = 2 * block if is_book else MAX_DOCUMENT
     if start:
         file.seek(start)
         buffer = b""
@@ -132,10 +222,10 @@ def _read_text(file: BinaryIO, name: str, start: int) -> Iterator[Located]:
             buffer, offset, begin = buffer[begin:] + more, offset + begin, 0
             continue
         end, following = separator or (len(buffer), len(buffer))
-        cut = begin + _cut(buffer[begin : min(end, begin + most + 1)], least, most)
+        cut = begin + _cut(buffer[begin : min(end, begin + most + 1)], most)
         if cut < end:
             following = cut
-        yield _decode(buffer[begin:cut], name, offset + begin), offset + following
+        yield _decode(buffer[begin:cut], name, offset + begin, file), offset + following
         begin = following
         if at_end and begin == len(buffer):
             return
@@ -160,40 +250,67 @@ def _find_separator(text: bytes, begin: int, end: int, at_end: bool) -> tuple[in
     return None
 
 
-def _cut(text: bytes, least: int, most: int) -> int:
-    """Length of the first block of `text`: up to the first paragraph end after `least` bytes;
-    without one at most `most` bytes, up to a line end, a space, or at least a whole character."""
-    if paragraph := _PARAGRAPH_END.search(text, least, most):
-        return paragraph.start()
+def _cut(text: bytes, most: int) -> int:
+    """Length of the first piece of a text, of which `most + 1` bytes are enough: all of it where that
+    is not more than `most`, else half of that or more, up to the next good place to cut, or at
+    least to a whole character."""
     if len(text) <= most:
         return len(text)
-    for space in (b"\n", b"\r", b" "):
-        if (at := text.rfind(space, 1, most + 1)) > 0:
-            return at
+    for place in _CUTS:
+        if found := place.search(text, (most + 1) // 2):
+            return found.end()
     while most > 1 and text[most] & 0xC0 == 0x80:  # inside a character
         most -= 1
     return most
 
 
-def _blocks(text: bytes, least: int, most: int) -> list[str]:
-    blocks = []
+def blocks(text: bytes, most: int) -> list[str]:
+    """A text of UTF-8 in pieces of at most `most` bytes, without empty ones; see `_cut`."""
+    pieces = []
     begin = 0
     while begin < len(text):
-        end = begin + _cut(text[begin : begin + most + 1], least, most)
-        blocks.append(_clean(text[begin:end].decode()))
+        end = begin + _cut(text[begin : begin + most + 1], most)
+        pieces.append(_clean(text[begin:end].decode()))
         begin = end
-    return blocks
+    return [piece for piece in pieces if piece]
 
 
-def _decode(text: bytes, name: str, offset: int) -> str:
+def _check_is_text(beginning: bytes, name: str) -> None:
+    """Refuse what only has the name of a text.
+
+    Raises:
+        UserError: say what it is, and how to make a text of it.
+    """
+    for kind, bytes_of_kind in _DISGUISED.items():
+        if re.match(bytes_of_kind, beginning, re.DOTALL):
+            raise _not_text(name, kind)
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{name}: this is UTF-16 text; {_converted('UTF-16', name)}")
+
+
+def _converted(encoding: str, name: str) -> str:
+    return f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > utf8.txt"
+
+
+def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
+    """Bytes that lie at `offset` of a file as text."""
     if (nul := text.find(b"\0")) >= 0:
         raise UserError(f"{name}: NUL at byte {offset + nul}: this is not a text file")
     try:
         return _clean(text.decode())
     except UnicodeDecodeError as error:
+        line = _line_number(file, offset + error.start)
         raise UserError(
-            f"{name}: not UTF-8 at byte {offset + error.start}; convert it, for example with iconv"
+            f"{name}: not UTF-8 in line {line:,}; if it is Latin-1 or Windows-1252 text, "
+            + _converted("WINDOWS-1252", name)
         ) from None
+
+
+def _line_number(file: BinaryIO, offset: int) -> int:
+    """Of the line that the byte at `offset` is in."""
+    file.seek(0)
+    starts = range(0, offset, _READ)
+    return 1 + sum(file.read(min(_READ, offset - start)).count(b"\n") for start in starts)
 
 
 def _clean(text: str) -> str:
@@ -216,15 +333,16 @@ def _read_values(values: Iterator[Value]) -> Iterator[Located]:
             text = value.replace("\0", "").encode()
         except UnicodeEncodeError:
             raise UserError(f"{place}: half of a surrogate pair, which is no character") from None
-        *pieces, last = _blocks(text, MAX_DOCUMENT, MAX_DOCUMENT) or [""]
+        *pieces, last = blocks(text, MAX_DOCUMENT) or [""]
         for piece in pieces:
             yield piece, None
         yield last, after
 
 
-def _jsonl_values(file: BinaryIO, name: str, column: str | None, start: int) -> Iterator[Value]:
+def _jsonl_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
     file.seek(start)
     position = start
+    column = None
     for number in itertools.count(1):
         line = file.readline(MAX_LINE + 1)
         if not line:
@@ -234,7 +352,7 @@ def _jsonl_values(file: BinaryIO, name: str, column: str | None, start: int) -> 
             raise UserError(
                 f"{place}: a line of more than {MAX_LINE >> 20} MiB; split the document"
             )
-        text = _decode(line, name, position)
+        text = _decode(line, name, position, file)
         if position == 0:
             text = text.removeprefix("\ufeff")
         position += len(line)
@@ -252,7 +370,7 @@ def _jsonl_values(file: BinaryIO, name: str, column: str | None, start: int) -> 
         yield record, place, position
 
 
-def _parquet_values(file: BinaryIO, name: str, column: str | None, start: int) -> Iterator[Value]:
+def _parquet_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
     import pyarrow
     from pyarrow import parquet
 
@@ -260,10 +378,7 @@ def _parquet_values(file: BinaryIO, name: str, column: str | None, start: int) -
     try:
         # Buffered, with nothing fetched ahead: of a remote column only the rows taken are read.
         table = parquet.ParquetFile(file, buffer_size=_READ, pre_buffer=False)
-        names = table.schema_arrow.names
-        column = column or _text_column(names, name)
-        if column not in names:
-            raise UserError(f"{name}: no column '{column}'; it has {_listed(names)}")
+        column = _text_column(table.schema_arrow.names, name)
         for group in range(table.num_row_groups):
             n_rows = table.metadata.row_group(group).num_rows
             if row + n_rows <= start:
@@ -299,159 +414,3 @@ def _listed(names: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Documents on disk: what they are, and which of them are kept aside for validation.
-
-    A document is validation where its SHA-256 is divisible by ten: about a tenth of them, and equal
-    documents on one side, whatever else the data holds. Where that leaves a side empty, the
-    document with the smallest SHA-256 is validation and all others are training. Where all
-    documents are equal, they are cut into blocks, and the blocks are the documents.
-    """
-
-    path: Path
-    sha256: str
-    """Identity of the text: over the SHA-256 of each document, in order; no matter what kind of
-    file it is in."""
-    n_documents: int
-    """Blocks, where all documents are equal."""
-    n_bytes: int
-    """Of UTF-8, without separators."""
-    validation_sha256: str | None = None
-    """The one validation document, where the rule left a side empty."""
-    block_bytes: int | None = None
-    """Size from which on a block ends, where all documents are equal."""
-
-    def split(self) -> Iterator[tuple[str, bool]]:
-        """Stream (document, is it validation).
-
-        Raises:
-            UserError: the data has changed since it was surveyed (known at the end).
-        """
-        identity = hashlib.sha256()
-        for document in documents(self.path):
-            digest = hashlib.sha256(document.encode())
-            identity.update(digest.digest())
-            if self.block_bytes is None:
-                yield document, self._is_validation(digest.hexdigest())
-            else:
-                for block in _lone_blocks(document, self.block_bytes):
-                    yield block, self._is_validation(_sha256(block))
-        if identity.hexdigest() != self.sha256:
-            raise UserError(f"{self.path}: changed while it was being read; run this again")
-
-    def training(self) -> Iterator[str]:
-        """Stream the documents to learn from."""
-        return (document for document, is_validation in self.split() if not is_validation)
-
-    def validation(self) -> Iterator[str]:
-        """Stream the documents kept aside."""
-        return (document for document, is_validation in self.split() if is_validation)
-
-    def _is_validation(self, sha256: str) -> bool:
-        if self.validation_sha256 is not None:
-            return sha256 == self.validation_sha256
-        return _in_validation(sha256)
-
-
-def survey(path: Path) -> Corpus:
-    """Read all documents once, to know what they are and how they split; with a bar on a terminal.
-
-    Args:
-        path: a file or folder.
-
-    Raises:
-        UserError: nothing to read, a file breaks the policy of this module, or too little text for
-            two sides.
-    """
-    identity = hashlib.sha256()
-    n_documents = n_bytes = 0
-    first = ""
-    split = _Split()
-    for document in _with_bar(path):
-        encoded = document.encode()
-        digest = hashlib.sha256(encoded)
-        identity.update(digest.digest())
-        split.add(digest.hexdigest())
-        first = first or document
-        n_documents += 1
-        n_bytes += len(encoded)
-    block_bytes = None
-    if split.smallest == split.largest:
-        block_bytes = max(MIN_BLOCK, len(first.encode()) // 10)
-        split = _Split()
-        blocks = _lone_blocks(first, block_bytes)
-        for block in blocks:
-            split.add(_sha256(block))
-        n_documents *= len(blocks)
-        if split.smallest == split.largest:
-            raise UserError(
-                f"{path}: {n_bytes:,} bytes with nothing to keep aside for validation; "
-                "give more text, or more than one document"
-            )
-    return Corpus(
-        path=path,
-        sha256=identity.hexdigest(),
-        n_documents=n_documents,
-        n_bytes=n_bytes,
-        validation_sha256=None if split.has_both_sides else split.smallest,
-        block_bytes=block_bytes,
-    )
-
-
-def _with_bar(path: Path) -> Iterator[str]:
-    """The documents, with how far they have been read on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    files = _files(path)
-    on_disk = sum(file.stat().st_size for file in files)
-    packed = any(file.suffix == ".parquet" for file in files)
-    terminal = Console(stderr=True)
-    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as bar:
-        task = bar.add_task(f"Reading {path}", total=None if packed else on_disk)
-        unreported = 0
-        for document in documents(path):
-            yield document
-            unreported += len(document)
-            if unreported > BAR_CHARACTERS:
-                bar.advance(task, unreported)
-                unreported = 0
-
-
-BAR_CHARACTERS = 1_000_000
-"""Between two movements of the bar, which cost as much as reading some documents."""
-
-MIN_BLOCK = 200
-"""Bytes of the smallest block that a lone document is cut into."""
-
-
-class _Split:
-    """What has to be known of all documents' hashes to split them."""
-
-    def __init__(self) -> None:
-        self.smallest = self.largest = ""
-        self._sides: set[bool] = set()
-
-    def add(self, sha256: str) -> None:
-        self.smallest = min(self.smallest or sha256, sha256)
-        self.largest = max(self.largest, sha256)
-        self._sides.add(_in_validation(sha256))
-
-    @property
-    def has_both_sides(self) -> bool:
-        return len(self._sides) == 2
-
-
-def _in_validation(sha256: str) -> bool:
-    return int(sha256, 16) % 10 == 0
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _lone_blocks(document: str, least: int) -> list[str]:
-    return [block for block in _blocks(document.encode(), least, 2 * least) if block]

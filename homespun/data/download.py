@@ -25,6 +25,7 @@ from homespun.config import DownloadConfig
 from homespun.data import documents
 from homespun.data.hub import Changed, Hub, Missing
 from homespun.errors import UserError
+from homespun.terminal import Say
 
 NUM_SAMPLES = 10_000
 """Documents, where nothing is said; of a local source, all."""
@@ -42,7 +43,7 @@ Source = Iterator[tuple[str, Position | None]]
 
 def download(
     config: DownloadConfig,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Fetch a dataset into one text file, and remember it as this folder's newest data.
@@ -139,9 +140,7 @@ def _finished(output: Path) -> dict[str, Any] | None:
     )
 
 
-def _fetch(
-    plan: _Plan, say: Callable[[str], None], sleep: Callable[[float], None]
-) -> dict[str, Any]:
+def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, Any]:
     plan.output.parent.mkdir(parents=True, exist_ok=True)
     with _Partial(plan.output, plan.request) as partial:
         if partial.position:
@@ -160,9 +159,7 @@ def _fetch(
         return partial.finish()
 
 
-def _take(
-    source: Source, partial: "_Partial", wanted: int | None, say: Callable[[str], None]
-) -> None:
+def _take(source: Source, partial: "_Partial", wanted: int | None, say: Say) -> None:
     missing = None if wanted is None else wanted - partial.n_documents
     with _progress(partial.n_documents, wanted, say) as show:
         for document, position in itertools.islice(source, missing):
@@ -208,17 +205,17 @@ def training_files(paths: Iterable[str], repository: str, subset: str | None) ->
     Raises:
         UserError: there is none, or no way to tell which.
     """
-    files = sorted(path for path in paths if path.lower().endswith(documents.SUFFIXES))
+    files = sorted(paths)
     best = BEST_FILES.get(repository.lower())
     if best in files and not subset:
         return [best]
-    for suffix in (".parquet", ".jsonl", ".txt"):
+    kinds = (".parquet", ".jsonl", ".txt")
+    for suffix in kinds:
         if any(path.lower().endswith(suffix) for path in files):
             files = [path for path in files if path.lower().endswith(suffix)]
             break
     else:
-        supported = ", ".join(documents.SUFFIXES)
-        raise UserError(f"{repository}: none of its files is {supported}")
+        raise UserError(f"{repository}: none of its files is {', '.join(kinds)}")
     chosen = _chosen(files, repository, subset)
     files = [path for path in files if _folder(path) in chosen]
     training = [path for path in files if _mentions(path, "train|training")]
@@ -373,9 +370,7 @@ def _amount(record: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _progress(
-    done: int, wanted: int | None, say: Callable[[str], None]
-) -> Iterator[Callable[[int], None]]:
+def _progress(done: int, wanted: int | None, say: Say) -> Iterator[Callable[[int], None]]:
     """A function to be told the number of documents so far."""
     if not sys.stderr.isatty():
         every = max(wanted // 10, 1_000) if wanted else 10 * NUM_SAMPLES

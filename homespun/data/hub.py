@@ -29,6 +29,9 @@ MAX_WAIT = 120
 """Seconds; a server that asks for a longer pause is left alone."""
 MAX_REDIRECTS = 10
 TIMEOUT = 30
+"""Seconds without an answer."""
+BUFFER = 1 << 18
+"""Bytes that are held for a reader who takes fewer at a time."""
 
 T = TypeVar("T")
 
@@ -267,7 +270,7 @@ class RemoteFile(io.RawIOBase):
 
     def buffered(self) -> BinaryIO:
         """The same file, to be read in pieces of any size."""
-        return cast(BinaryIO, io.BufferedReader(self, 1 << 18))
+        return cast(BinaryIO, io.BufferedReader(self, BUFFER))
 
     def readable(self) -> bool:
         return True

@@ -10,15 +10,16 @@ import fcntl
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from homespun import durable
-from homespun.data.documents import Corpus
+from homespun.data.corpus import Corpus
 from homespun.data.shards import Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import UserError
+from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 
 SHARD_BYTES = 8_000_000
@@ -26,7 +27,6 @@ SHARD_BYTES = 8_000_000
 THREADS = 2
 """One encodes, on all cores inside the library, while the other packs and writes."""
 
-Say = Callable[[str], None]
 Index = dict[str, dict[str, str]]
 """For each side its shards: the name, and the SHA-256 of the documents in it."""
 
@@ -38,11 +38,6 @@ class Prepared:
     folder: Path
     training: TokenStream
     validation: TokenStream
-    n_training_documents: int
-    n_validation_documents: int
-    n_training_bytes: int
-    """Of text, without end-of-text marks."""
-    n_validation_bytes: int
 
 
 def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = print) -> Prepared:
@@ -99,10 +94,6 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
         folder=home,
         training=TokenStream([shard.ids for shard in training]),
         validation=TokenStream([shard.ids for shard in validation]),
-        n_training_documents=sum(shard.header.n_documents for shard in training),
-        n_validation_documents=sum(shard.header.n_documents for shard in validation),
-        n_training_bytes=sum(shard.header.n_bytes for shard in training),
-        n_validation_bytes=sum(shard.header.n_bytes for shard in validation),
     )
 
 
@@ -126,17 +117,9 @@ def _alone(home: Path, say: Say) -> Iterator[None]:
 
 
 def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
     durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
-    terminal = Console(stderr=True)
-    with (
-        Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as bar,
-        ThreadPoolExecutor(THREADS) as pool,
-    ):
-        task = bar.add_task("Tokenizing", total=corpus.n_documents)
+    with bar("Tokenizing", corpus.n_documents) as advance, ThreadPoolExecutor(THREADS) as pool:
         pending: deque[Future[int]] = deque()
         for side, documents in _shards(corpus):
             name = f"{side}-{len(index[side]):05}.tokens"
@@ -144,9 +127,9 @@ def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> Non
             work = (home / name, documents, text_sha256, corpus, tokenizer, say)
             pending.append(pool.submit(_make_shard, *work))
             if len(pending) > THREADS:
-                bar.advance(task, pending.popleft().result())
+                advance(pending.popleft().result())
         for shard in pending:
-            bar.advance(task, shard.result())
+            advance(shard.result())
     durable.write_json(home / "index.json", index)
 
 

@@ -90,15 +90,13 @@ class Shard:
 def open_shard(
     path: Path,
     *,
-    verify: bool = True,
     tokenizer_sha256: str | None = None,
     data_sha256: str | None = None,
 ) -> Shard:
-    """Map a shard.
+    """Read a shard once, against its SHA-256 and its vocabulary, and map it.
 
     Args:
         path: the shard.
-        verify: read all of it once, against its SHA-256 and its vocabulary.
         tokenizer_sha256: the tokenizer that has to have made it.
         data_sha256: the data that it has to have been made from.
 
@@ -113,8 +111,7 @@ def open_shard(
                 raise UserError(f"{path}: made by another tokenizer ({made_by})")
             if data_sha256 not in (None, header.data_sha256):
                 raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
-            if verify:
-                _verify(file, path, header, digest)
+            _verify(file, path, header, digest)
             shape = (header.n_tokens,)
             return Shard(header, np.memmap(file, header.dtype, "r", _HEADER_BYTES, shape))
     except OSError as error:
@@ -177,6 +174,15 @@ class TokenStream:
         if step != 1:
             raise ValueError(f"a window has no step, and this one has {step}")
         return self.read(start, max(0, stop - start))
+
+    def positions(self, token: int) -> npt.NDArray[np.int64]:
+        """Where an id stands, ascending: of the end-of-text mark, where the documents begin."""
+        begins = [0, *self._ends]
+        found = [
+            np.flatnonzero(shard == token) + begin
+            for shard, begin in zip(self._shards, begins, strict=False)
+        ]
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int32]:
         """`count` ids from `start` on. [count]

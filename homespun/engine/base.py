@@ -75,21 +75,6 @@ class Decoder(Protocol):
         """Forget all but the first `length` positions."""
 
 
-LESS_MEMORY = (
-    "lower --batch-size (with more --grad-accumulation-steps the update stays the same), "
-    "try --gradient-checkpointing, or choose a smaller model"
-)
-"""What to do where a step does not fit."""
-
-
-@dataclass(frozen=True)
-class MemoryStats:
-    """In bytes."""
-
-    used: int
-    peak: int
-
-
 @dataclass(frozen=True)
 class OptimizerSettings:
     """All that an optimizer needs beside the learning rate of a step."""
@@ -103,8 +88,51 @@ class OptimizerSettings:
     muon_momentum: float = 0.95
 
 
-class Engine(Protocol):
-    """A model that can be trained, evaluated, read and run."""
+@dataclass(frozen=True)
+class EngineOptions:
+    """All that an engine needs beside the model."""
+
+    optimizer: OptimizerSettings | None = None
+    """Without it the engine can evaluate and generate only."""
+    precision: str = "auto"
+    """Of what it computes; weights and moments are always float32."""
+    compiled: bool = False
+    gradient_checkpointing: bool = False
+    threads: int | None = None
+    """Of a CPU; None: one per core."""
+    seed: int | None = 0
+    """For the initial weights; None: they are zeros until some are loaded."""
+
+
+class Reader(Protocol):
+    """A model that can be evaluated, read and run."""
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        """Summed loss in nats, and the number of valid targets."""
+
+    def logits(self, tokens: Tokens) -> Floats:
+        """[B, T] -> [B, T, V]."""
+
+    def decoder(self, batch_size: int, max_len: int) -> Decoder:
+        """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
+
+    def state(self) -> Iterator[Named]:
+        """Weights under their own names, one tensor at a time."""
+
+    def load(self, tensors: Iterable[Named]) -> None:
+        """The stream of `state()` back.
+
+        Raises:
+            ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
+        """
+
+
+class Engine(Reader, Protocol):
+    """A model that can be trained, too.
+
+    Its `state` goes on, after the weights, with the moments as `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum/NAME` and
+    the optimizer's step count as `optimizer/step`; to `load`, weights alone are enough.
+    """
 
     @property
     def facts(self) -> dict[str, str]:
@@ -114,27 +142,24 @@ class Engine(Protocol):
     def train_step(self, microbatches: Sequence[Batch], lr: dict[str, float]) -> StepHandle:
         """One optimizer step over all micro-batches; `lr` has a rate for each optimizer, by name."""
 
-    def loss(self, batch: Batch) -> tuple[float, int]:
-        """Summed loss in nats, and the number of valid targets."""
-
-    def logits(self, tokens: Tokens) -> Floats:
-        """[B, T] -> [B, T, V]."""
-
     def gradients(self, microbatches: Sequence[Batch]) -> Iterator[Named]:
         """Gradients of the mean loss over all valid targets, by parameter, in float32; nothing is updated."""
 
-    def decoder(self, batch_size: int, max_len: int) -> Decoder:
-        """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
+    def peak_memory(self) -> int:
+        """The most bytes that this process has held on the device so far."""
 
-    def state(self) -> Iterator[Named]:
-        """Weights under their own names, moments as `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum/NAME`, and the
-        optimizer's step count as `optimizer/step`; one tensor at a time."""
 
-    def load(self, tensors: Iterable[Named]) -> None:
-        """The stream of `state()` back; weights alone are enough to evaluate and generate.
+class Machine(Protocol):
+    """What an engine knows of this machine before there is a model."""
 
-        Raises:
-            ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
-        """
+    def flops_per_second(self, precision: str) -> float:
+        """Of large matrix products, measured in a moment."""
 
-    def memory(self) -> MemoryStats: ...
+    def computes_in_half(self, precision: str) -> bool:
+        """Whether `--precision` means bfloat16 here."""
+
+    def can_compile(self) -> bool:
+        """Whether compiled kernels can be made here; takes a few seconds."""
+
+    def memory_capacity(self) -> int:
+        """Bytes of memory that the device has."""

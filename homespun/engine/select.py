@@ -2,8 +2,9 @@
 
 import os
 
-from homespun.config import ModelConfig
-from homespun.engine.base import Engine, OptimizerSettings
+from homespun.config import EngineName, LoadConfig, ModelConfig
+from homespun.engine.base import Engine, EngineOptions, Machine, Reader
+from homespun.model.spec import count_parameters
 
 THREADING = {
     # A thread count that follows the load of the machine would change the order of sums from step to step.
@@ -16,62 +17,38 @@ THREADING = {
 }
 
 
-def create(
-    config: ModelConfig,
-    *,
-    name: str = "auto",
-    optimizer: OptimizerSettings | None = None,
-    precision: str = "auto",
-    compiled: bool = False,
-    gradient_checkpointing: bool = False,
-    threads: int | None = None,
-    seed: int | None = 0,
-) -> Engine:
-    """An engine with freshly initialised weights. Without `optimizer` it can evaluate and generate only; without `seed`
-    its weights are zeros until some are loaded."""
+SMALL = 100_000_000
+"""Weights of a model that NumPy runs fast enough, on any machine: 60 tokens per second and more."""
+
+
+def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "auto") -> Engine:
+    """An engine for a model; `name` chooses the framework, which so far is PyTorch on every machine."""
     _settle_threading()
     from homespun.engine.torch_engine.engine import TorchEngine
 
-    return TorchEngine(
-        config,
-        optimizer=optimizer,
-        precision=precision,
-        compiled=compiled,
-        gradient_checkpointing=gradient_checkpointing,
-        threads=threads,
-        seed=seed,
-    )
+    return TorchEngine(config, options)
 
 
-def flops_per_second(precision: str = "auto") -> float:
-    """Of large matrix products on this machine, measured in a moment."""
+def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
+    """What reads a trained model here, still without weights."""
+    name = wanted.engine
+    if name == "auto":
+        small = count_parameters(config) <= SMALL
+        name = "numpy" if small and wanted.precision != "bfloat16" else "torch"
+    if name == "numpy":
+        from homespun.engine.numpy_engine import NumpyEngine
+
+        return NumpyEngine(config, threads=wanted.threads)
+    options = EngineOptions(precision=wanted.precision, threads=wanted.threads, seed=None)
+    return create(config, options, name=name)
+
+
+def machine() -> Machine:
+    """What the engine knows of this machine."""
     _settle_threading()
     from homespun.engine.torch_engine import machine
 
-    return machine.flops_per_second(precision)
-
-
-def computes_in_half(precision: str) -> bool:
-    """Whether `--precision` means bfloat16 on this machine."""
-    _settle_threading()
-    from homespun.engine.torch_engine import machine
-
-    return machine.computes_in_half(precision)
-
-
-def can_compile() -> bool:
-    """Whether compiled kernels can be made on this machine; takes a few seconds."""
-    _settle_threading()
-    from homespun.engine.torch_engine import machine
-
-    return machine.can_compile()
-
-
-def memory_capacity() -> int:
-    """Bytes of memory that the device of the engine has."""
-    from homespun.engine.torch_engine import machine
-
-    return machine.memory_capacity()
+    return machine
 
 
 def _settle_threading() -> None:

@@ -1,0 +1,1 @@
+"""A prompt and a model's logits flow in, text comes out."""

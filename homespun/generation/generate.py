@@ -8,7 +8,6 @@ mark alone makes the model start by itself.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -40,8 +39,6 @@ class Continuation:
     """All tokens drawn but the end-of-text mark; those of a stop string are among them."""
     finish: Finish
     """The model ended the text, it reached `max_tokens`, or a stop string came up."""
-    tokens_per_second: float
-    """Of this text alone, with the time to read the prompt; a batch writes several at once."""
 
 
 def generate(
@@ -52,13 +49,11 @@ def generate(
     *,
     context: int,
     num_samples: int = 1,
-    on_text: Callable[[int, str], None] | None = None,
 ) -> list[Continuation]:
     """Continue `prompt` `num_samples` times.
 
     With a seed, sample i is the same however many there are. `context` is the number of positions
-    that the model was trained for; a text may grow past it, see `_decode`. `on_text(i, piece)` is
-    called with each new piece of sample i.
+    that the model was trained for; a text may grow past it, see `_decode`.
 
     Raises:
         UserError: the prompt is empty, longer than the context or not valid text; a stop string is
@@ -70,9 +65,8 @@ def generate(
     for first in range(0, num_samples, MAX_BATCH):
         samples = range(first, min(first + MAX_BATCH, num_samples))
         batch = [_Text(tokenizer, ids, config, seed, sample) for sample in samples]
-        for sample, piece in _decode(make_decoder, batch, context):
-            if on_text:
-                on_text(first + sample, piece)
+        for _ in _decode(make_decoder, batch, context):
+            pass
         continuations += [text.continuation() for text in batch]
     return continuations
 
@@ -175,7 +169,6 @@ class _Text:
         self._token_ids: list[int] = []
         self._certain: list[str] = []
         self._pending = ""
-        self._started = self._ended = time.perf_counter()
 
     def extend(self, logits: Floats) -> str:
         """Draw the next token after `logits` [V]; returns the text that has become certain.
@@ -201,17 +194,11 @@ class _Text:
             self._pending += self._characters.flush()
         certain = self._release()
         self._certain.append(certain)
-        self._ended = time.perf_counter()
         return certain
 
     def continuation(self) -> Continuation:
         assert self.finish
-        return Continuation(
-            text="".join(self._certain),
-            token_ids=tuple(self._token_ids),
-            finish=self.finish,
-            tokens_per_second=len(self._token_ids) / max(self._ended - self._started, 1e-9),
-        )
+        return Continuation("".join(self._certain), tuple(self._token_ids), self.finish)
 
     def _release(self) -> str:
         """Take what no stop string can claim any more; end where the first of them is complete."""

@@ -5,17 +5,16 @@ import dataclasses
 import io
 import os
 import sys
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from homespun.config import SamplingConfig
+from homespun.config import SamplingConfig, typed
 from homespun.errors import UserError
-from homespun.monitoring.console import printable
+from homespun.terminal import columns, printable, wrapped_as_it_comes
 
-Reply = Callable[[str, SamplingConfig], Iterator[str]]
-"""(prompt, settings) -> the continuation, piece by piece."""
+Reply = Callable[[str | None, SamplingConfig], Iterator[str]]
+"""(prompt, settings) -> the continuation, piece by piece; without a prompt the model begins."""
 
 HISTORY_LINES = 1000
 
@@ -24,13 +23,16 @@ SETTINGS = {
     for field in dataclasses.fields(SamplingConfig)
     if field.name != "stop"
 }
-HELP = f"""Type the beginning of a text and press Enter; Ctrl-C stops a text that is being written.
+LEAVE = ("/quit", "/exit", "/q")
+LIKE_A_COMMAND = ("quit", "exit", "help")
+"""What a person types who wants a command, and hardly ever the beginning of a text."""
+HELP = f"""Type the beginning of a text and press Enter (Enter alone: the model begins); Ctrl-C stops a text.
   /help            this list
   /quit            leave, like Ctrl-D
   /SETTING         show a setting
   /SETTING VALUE   change it; "off" stands for none
 The settings are {", ".join(SETTINGS)}.
-A text that begins with a slash needs a blank before it."""
+A text that begins with a slash, or is one of {", ".join(LIKE_A_COMMAND)}, needs a blank before it."""
 
 
 def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = None) -> None:
@@ -48,12 +50,16 @@ def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = No
         if terminal:
             print("/help shows what you can do, Ctrl-D leaves.")
         line = _next_line(terminal) if first_prompt is None else first_prompt
-        while line is not None and line.strip() != "/quit":
+        while line is not None and line.strip() not in LEAVE:
             try:
                 if line.startswith("/"):
                     config = _obey(line, config)
+                elif terminal and line in LIKE_A_COMMAND:
+                    print("(to leave: /quit or Ctrl-D; /help shows what you can do)")
                 elif line.strip():
-                    _write(line, reply(line, config))
+                    write(line, reply(line, config))
+                elif terminal:
+                    write("", reply(None, config))
             except UserError as error:
                 print("error:", str(error).removeprefix("--"))
             except KeyboardInterrupt:
@@ -83,13 +89,18 @@ def _next_line(terminal: bool) -> str | None:
             interrupted = True
 
 
-def _write(prompt: str, pieces: Iterator[str]) -> None:
-    """Print the whole text; nothing appears before the prompt has been accepted."""
-    unprinted = printable(prompt)
-    for piece in pieces:
-        print(unprinted + printable(piece), end="", flush=True)
-        unprinted = ""
-    print(unprinted)
+def write(prompt: str, pieces: Iterator[str]) -> None:
+    """Print a text as it comes; nothing appears before the prompt has been accepted."""
+    text = _together(prompt, pieces)
+    for words in wrapped_as_it_comes(map(printable, text), columns(sys.stdout)):
+        print(words, end="", flush=True)
+    print()
+
+
+def _together(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
+    """The prompt with the first piece, then the others."""
+    yield prompt + next(pieces, "")
+    yield from pieces
 
 
 def _obey(line: str, config: SamplingConfig) -> SamplingConfig:
@@ -106,23 +117,13 @@ def _obey(line: str, config: SamplingConfig) -> SamplingConfig:
         raise UserError(f"there is no {command!r}: /help lists what there is")
     name = SETTINGS[command]
     if value.strip():
-        change: dict[str, Any] = {name: _number(command, value.strip())}
+        text = value.strip()
+        off = text == "off" and getattr(SamplingConfig, name) is None
+        change: dict[str, Any] = {name: None if off else typed(SamplingConfig, name, text)}
         config = dataclasses.replace(config, **change)
     current = getattr(config, name)
     print(command[1:], "off" if current is None else current)
     return config
-
-
-def _number(command: str, value: str) -> int | float | None:
-    hint = typing.get_type_hints(SamplingConfig)[SETTINGS[command]]
-    kinds = typing.get_args(hint) or (hint,)
-    if value == "off" and type(None) in kinds:
-        return None
-    try:
-        return float(value) if float in kinds else int(value)
-    except ValueError:
-        whole = "a number" if float in kinds else "a whole number"
-        raise UserError(f"{command} needs {whole}, not {value!r}") from None
 
 
 @contextlib.contextmanager

@@ -4,10 +4,16 @@ The `gpt2` presets are the well-known shapes; the small ones and the largest are
 """
 
 import dataclasses
+import math
 from typing import Any
 
-from homespun.config import ModelConfig
+from homespun.config import Architecture, ModelConfig
 from homespun.errors import UserError
+
+
+def _usual_d_ff(architecture: Architecture, d_model: int) -> int:
+    """4 widths, or with the third matrix of a gated layer 8/3 of them, in steps of 64."""
+    return 4 * d_model if architecture == "gpt2" else 64 * math.ceil(d_model / 24)
 
 
 def _gpt2(n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
@@ -18,20 +24,20 @@ def _gpt2(n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=d_model // n_heads,
-        d_ff=4 * d_model,
+        d_ff=_usual_d_ff("gpt2", d_model),
     )
 
 
-def qwen3(
+def _qwen3(
     n_layers: int,
     d_model: int,
     *,
     n_kv_heads: int | None = None,
     head_dim: int = 64,
-    d_ff: int = 0,
+    d_ff: int | None = None,
     tied: bool = False,
 ) -> ModelConfig:
-    """The modern block with the usual proportions: heads that fill the width, feed-forward layers of 8/3 of it."""
+    """The modern block with the usual proportions: heads that fill the width, each with keys and values of its own."""
     n_heads = max(1, d_model // head_dim)
     return ModelConfig(
         architecture="qwen3",
@@ -40,24 +46,24 @@ def qwen3(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads or n_heads,
         head_dim=head_dim,
-        d_ff=d_ff or -(-8 * d_model // 3 // 64) * 64,
+        d_ff=d_ff or _usual_d_ff("qwen3", d_model),
         tie_embeddings=tied,
         norm_eps=1e-6,
     )
 
 
 PRESETS: dict[str, ModelConfig] = {
-    "pico": qwen3(3, 192),
-    "nano": qwen3(4, 256),
-    "micro": qwen3(5, 320),
-    "mini": qwen3(6, 384),
-    "small": qwen3(8, 512),
+    "pico": _qwen3(3, 192),
+    "nano": _qwen3(4, 256),
+    "micro": _qwen3(5, 320),
+    "mini": _qwen3(6, 384),
+    "small": _qwen3(8, 512),
     "tiny": _gpt2(8, 512, 8),
     "gpt2-small": _gpt2(12, 768, 12),
     "gpt2-medium": _gpt2(24, 1024, 16),
     "gpt2-large": _gpt2(36, 1280, 20),
     "gpt2-xl": _gpt2(48, 1600, 25),
-    "3b": qwen3(36, 2560, n_kv_heads=4, head_dim=128, d_ff=8192, tied=True),
+    "3b": _qwen3(36, 2560, n_kv_heads=4, head_dim=128, d_ff=8192, tied=True),
 }
 
 
@@ -73,31 +79,31 @@ def preset(name: str) -> ModelConfig:
 
 
 def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
-    """`base` with some shape settings replaced; what follows from them (head size, feed-forward width) follows.
+    """`base` with some shape settings replaced; what follows from them (heads, feed-forward width) follows.
 
-    `overrides` may hold architecture, n_layers, n_heads, n_kv_heads, d_model, d_ff, vocab_size, seq_len.
+    `overrides` may hold architecture, n_layers, n_heads, n_kv_heads, d_model, d_ff, vocab_size, seq_len; None leaves
+    a setting as it is.
+
+    Raises:
+        UserError: no such model can be built.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     architecture = given.get("architecture", base.architecture)
-    d_model = given.get("d_model", base.d_model)
     if architecture != base.architecture:
-        base = (
-            _gpt2(base.n_layers, base.d_model, base.n_heads)
-            if architecture == "gpt2"
-            else qwen3(base.n_layers, base.d_model)
-        )
-    n_heads = given.get(
-        "n_heads", base.n_heads if d_model == base.d_model else max(1, d_model // base.head_dim)
-    )
-    reshaped = d_model != base.d_model or n_heads != base.n_heads
-    if reshaped and d_model % n_heads:
-        raise UserError(
-            f"--d-model {d_model} cannot be divided into --n-heads {n_heads} heads of equal size"
-        )
-    derived = {"n_heads": n_heads}
-    if reshaped:
-        derived["head_dim"] = d_model // n_heads
-        derived["n_kv_heads"] = n_heads
+        if architecture == "gpt2":
+            base = _gpt2(base.n_layers, base.d_model, base.n_heads)
+        else:
+            base = _qwen3(base.n_layers, base.d_model)
+    d_model = given.get("d_model", base.d_model)
     if d_model != base.d_model:
-        derived["d_ff"] = 4 * d_model if architecture == "gpt2" else -(-8 * d_model // 3 // 64) * 64
-    return dataclasses.replace(base, **{**derived, **given})
+        n_heads = max(1, d_model // base.head_dim)
+        d_ff = _usual_d_ff(architecture, d_model)
+        given = {"n_heads": n_heads, "d_ff": d_ff, **given}
+    n_heads = given.get("n_heads", base.n_heads)
+    if (d_model, n_heads) != (base.d_model, base.n_heads):
+        if d_model % n_heads:
+            raise UserError(
+                f"--d-model {d_model} cannot be divided into --n-heads {n_heads} heads of equal size"
+            )
+        given = {"head_dim": d_model // n_heads, "n_kv_heads": n_heads, **given}
+    return dataclasses.replace(base, **given)

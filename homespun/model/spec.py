@@ -1,7 +1,7 @@
 """Every parameter of an architecture, once: name, shape, initial values, weight decay, optimizer group.
 
-From the list follow the counts, the cost of a token, the memory of a training run and the initial weights, in NumPy,
-the same for every engine. Names are those of Hugging Face's model of the architecture; matrices are stored [out, in].
+From the list follow the counts, the cost of a token and the initial weights, in NumPy, the same for every engine.
+Names are those of Hugging Face's model of the architecture; matrices are stored [out, in].
 """
 
 import hashlib
@@ -152,43 +152,3 @@ def flops_per_token(config: ModelConfig) -> int:
         in_products += config.vocab_size * config.d_model
     attention = 12 * config.n_layers * config.n_heads * config.head_dim * config.seq_len
     return 6 * in_products + attention
-
-
-LONGEST_IN_FULL = 512
-"""Up to this context a CPU that computes in bfloat16 is faster with all attention weights in memory: the backward pass
-of its flash kernel makes many small products (benchmarks/attention.py)."""
-HEAD_ROWS = 512
-"""Positions whose logits exist at a time."""
-
-
-def training_bytes(
-    config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
-) -> int:
-    """Estimated memory of a training step above that of the bare process.
-
-    float32 weights, gradients and moments (two, or one for what Muon takes), plus what the forward pass keeps for the
-    backward pass: per token and block the inputs of each product and of each norm, and in bfloat16 and a
-    short context the attention weights.
-    """
-    weights = count_parameters(config)
-    matrices = sum(p.size for p in parameters(config) if p.group == "matrix")
-    held = 4 * (4 * weights - (matrices if optimizer == "muon" else 0))
-    number = 2 if half else 4
-    tokens = batch_size * config.seq_len
-    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    wide = (3 if config.architecture == "qwen3" else 2) * config.d_ff
-    per_token = 4 * config.d_model + 2 * heads + config.n_heads * config.head_dim + wide
-    in_full = half and config.seq_len <= LONGEST_IN_FULL
-    attention = config.n_heads * config.seq_len if in_full else 0
-    block = tokens * (per_token + attention) * number
-    kept = (
-        config.n_layers * tokens * config.d_model * number + block
-        if checkpointing
-        else config.n_layers * block
-    )
-    head = (
-        min(tokens, HEAD_ROWS) * config.vocab_size * (4 + number)
-        + 4 * config.vocab_size * config.d_model
-    )
-    copies = number * weights if half else 0
-    return held + kept + head + copies

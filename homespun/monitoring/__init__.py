@@ -1,0 +1,1 @@
+"""The records of a run flow in; a file of metrics, lines for the console and a picture come out."""

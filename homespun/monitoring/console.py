@@ -1,35 +1,34 @@
 """The records of a run in, what its owner sees while it runs out.
 
-On a terminal a progress bar with the time left stays below the lines; anywhere else (a log file, a
-notebook) the same lines come without control codes. It shows nothing that is not in the records.
+On a terminal a bar stays below the lines, with the time left and what is being done; anywhere else (a log file, a
+notebook) the same lines come without control codes. The lines show nothing that is not in the records.
 """
 
 import math
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
-from types import TracebackType
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from homespun.monitoring.metrics import Record
+from homespun.terminal import columns, printable, wrapped
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.live import Live
+    from rich.table import Table
 
 TEXT_WIDTH = 88
 """Columns of a sample text, where the terminal is not narrower."""
-
-# Control characters begin every escape sequence; the others turn the direction of writing around.
-# Line breaks and tabs stay.
-_UNPRINTABLE = dict.fromkeys(
-    {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {9, 10}
-)
-
-
-def printable(text: str) -> str:
-    """`text` without what could control a terminal: for all text that a model wrote."""
-    return text.translate(_UNPRINTABLE)
+BETWEEN_MOVES = 0.5
+"""Seconds in which the bar stands still while steps go by."""
+ECHO = 3
+"""Columns that the bar leaves free: a terminal puts `^C` behind it."""
+SHORTEST_BAR = 10
+"""Columns; less is shown beside it where it would be shorter."""
 
 
 def duration(seconds: float) -> str:
@@ -50,8 +49,8 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 0.9995e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
-def perplexity(value: float) -> str:
-    """Three digits, as much as one looks at."""
+def three_digits(value: float) -> str:
+    """As much of a perplexity as one looks at."""
     return f"{value:.1f}" if value < 999.5 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
@@ -59,7 +58,7 @@ def perplexity(value: float) -> str:
 _Fields = Mapping[str, Callable[[float], str]]
 _TRAINING: _Fields = {
     "loss": lambda value: f"loss {value:.4f}",
-    "perplexity": lambda value: f"ppl {perplexity(value):>6}",
+    "perplexity": lambda value: f"ppl {three_digits(value):>6}",
     "lr": lambda value: f"lr {value:.1e}",
     "grad_norm": lambda value: f"norm {value:.2f}",
     "tokens_per_second": lambda value: f"{value:,.0f} tok/s",
@@ -70,8 +69,8 @@ _STATUS: _Fields = {
 }
 _VALIDATION: _Fields = {
     "val_loss": lambda value: f"val loss {value:.4f}",
-    "val_perplexity": lambda value: f"ppl {perplexity(value)}",
     "val_bits_per_byte": lambda value: f"{value:.3f} bits/byte",
+    "val_perplexity": lambda value: f"ppl {three_digits(value)}",
 }
 
 
@@ -82,68 +81,80 @@ def _fields(record: Record, shown: _Fields) -> list[str]:
 
 
 class Console:
-    """Shows a run: what it is, its records as they come, and how far it is.
+    """Shows a run: what it is, its records as they come, how far it is, and how it ended.
 
     `total_steps` is None where time ends the run, not steps; `best_val_loss` is what a resumed run
-    brings along.
+    brings along. When nobody can read what is written any more (a closed pipe, a closed terminal, a
+    full disk), `when_lost` is told why, once, and the rest goes to the standard error.
     """
 
     def __init__(
         self,
-        title: str,
-        facts: Mapping[str, str],
         *,
         total_steps: int | None = None,
         best_val_loss: float = math.inf,
+        when_lost: Callable[[str], object] = lambda reason: None,
         file: TextIO | None = None,
     ) -> None:
-        self._title = title
-        self._facts = facts
         self._total_steps = total_steps
         self._best_val_loss = best_val_loss
+        self._when_lost = when_lost
         self._file = file or sys.stdout
         self._status: list[str] = []
-        self._bar: Progress | None = None
+        self._progress = 0.0
+        self._beside_bar: list[str] = []
+        self._moved = -math.inf
+        self._bar: Live | None = None
         if self._file.isatty() and os.environ.get("TERM") != "dumb":
-            self._bar = _progress_bar(self._file)
+            self._bar = self._made_bar()
 
     def __enter__(self) -> "Console":
-        self._print(self._title, style="bold")
-        widest = max(map(len, self._facts), default=0)
-        for name, fact in self._facts.items():
-            self._print(f"  {name:<{widest}}  {fact}")
-        if self._bar:
-            self._bar.start()
+        with self._writing():
+            if self._bar:
+                self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
+    def __exit__(self, *error: object) -> None:
+        with self._writing():
+            if self._bar:
+                self._bar.stop()
 
     def say(self, text: str) -> None:
         """Show a message."""
         self._print(text)
 
-    def record(self, record: Record, progress: float, seconds_left: float | None) -> None:
-        """Show a record; `progress` is the share of the run that is done, from 0 to 1."""
+    def show(self, title: str, facts: Mapping[str, str]) -> None:
+        """Show what a run is, or how it ended."""
+        self._print(title, style="bold")
+        widest = max(map(len, facts), default=0)
+        for name, fact in facts.items():
+            self._print(f"  {name:<{widest}}  {fact}", indent=" " * (widest + 4))
+
+    def doing(self, what: str, progress: float) -> None:
+        """Show, where there is a bar, what takes a while; `progress` as in `record`."""
+        self._progress, self._beside_bar = progress, [what]
+        self._move()
+        self._moved = -math.inf  # the next step shows that it is over
+
+    def stepped(self, step: int, loss: float, progress: float, seconds_left: float | None) -> None:
+        """Show, where there is a bar, how far the run is; as often as one can read it."""
+        self._progress = progress
+        self._beside_bar = [*_left(seconds_left), f"step {step:,}", f"loss {loss:.2f}"]
+        self._beside_bar += self._status
+        if time.monotonic() - self._moved >= BETWEEN_MOVES:
+            self._move()
+
+    def record(self, record: Record, seconds_left: float | None) -> None:
+        """Show a record."""
         step = self._step(record["step"])
-        left = [] if seconds_left is None else [f"{duration(seconds_left)} left"]
         if "loss" in record:
             self._status = _fields(record, _STATUS)
-            more = [] if self._bar else self._status + left
+            more = [] if self._bar else self._status + _left(seconds_left)
             self._print_line([step, *_fields(record, _TRAINING), *more])
         if "val_loss" in record:
             self._show_evaluation(step, record)
         if "text" in record:
             self._show_sample(step, record)
-        if self._bar:
-            note = "  ".join(left + self._status)
-            self._bar.update(self._bar.task_ids[0], completed=progress, note=note, refresh=True)
 
     def _step(self, step: int) -> str:
         if self._total_steps is None:
@@ -164,38 +175,77 @@ class Console:
         prompt = record.get("prompt") or ""
         after = f' after "{textwrap.shorten(prompt, 40, placeholder="...")}"' if prompt else ""
         self._print(f"{step}  sample{after}", style="bold")
-        width = min(TEXT_WIDTH, self._bar.console.width) if self._bar else TEXT_WIDTH
+        width = min(TEXT_WIDTH, columns(self._file) or TEXT_WIDTH)
         for line in printable(prompt + record["text"]).splitlines():
             indent = " " * 4
             self._print(textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent))
 
     def _print_line(self, fields: list[str], style: str = "") -> None:
-        while self._bar and len("  ".join(fields)) > self._bar.console.width and len(fields) > 2:
+        width = columns(self._file)
+        while width and len("  ".join(fields)) > width and len(fields) > 2:
             fields = fields[:-1]
         self._print("  ".join(fields), style)
 
-    def _print(self, text: str, style: str = "") -> None:
-        if self._bar:
-            from rich.text import Text
+    def _print(self, text: str, style: str = "", indent: str = "") -> None:
+        text = wrapped(printable(text), columns(self._file), indent)
+        with self._writing():
+            if self._bar:
+                from rich.text import Text
 
-            self._bar.console.print(Text(printable(text), style), soft_wrap=True)
-        else:
-            print(printable(text), file=self._file, flush=True)
+                self._bar.console.print(Text(text, style), soft_wrap=True)
+            else:
+                print(text, file=self._file, flush=True)
+
+    def _made_bar(self) -> "Live":
+        """A line below all others that goes away at the end."""
+        from rich.console import Console as Terminal
+        from rich.live import Live
+
+        terminal = Terminal(file=self._file, highlight=False)
+        return Live(console=terminal, get_renderable=self._line, auto_refresh=False, transient=True)
+
+    def _line(self) -> "Table":
+        """The bar, and beside it as much as there is room for."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        percent = f"{self._progress:4.0%}"
+        width = max(SHORTEST_BAR, (columns(self._file) or 0) - ECHO)
+        beside = self._beside_bar
+        while beside and len(f"{percent}   {'  '.join(beside)}") + SHORTEST_BAR > width:
+            beside = beside[:-1]
+        line = Table.grid(padding=(0, 1))
+        line.width = width
+        line.add_column(no_wrap=True)
+        line.add_column(ratio=1)
+        line.add_column(no_wrap=True)
+        progress = ProgressBar(total=1.0, completed=self._progress)
+        line.add_row(Text(percent), progress, Text("  ".join(beside)))
+        return line
+
+    def _move(self) -> None:
+        """Draw the bar anew."""
+        self._moved = time.monotonic()
+        with self._writing():
+            if self._bar:
+                self._bar.refresh()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever is lost, the run has to go on until it is saved."""
+        try:
+            yield
+        except OSError as error:
+            with Path(os.devnull).open(
+                "wb"
+            ) as nothing:  # where it fails no more, at the exit either
+                os.dup2(nothing.fileno(), self._file.fileno())
+            if self._bar:
+                self._bar.stop()
+            self._file, self._bar = sys.stderr, None
+            self._when_lost(error.strerror or str(error))
 
 
-def _progress_bar(file: TextIO) -> "Progress":
-    """A bar below all other lines that goes away at the end; drawn when a record comes."""
-    from rich.console import Console as Terminal
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("{task.percentage:>3.0f}%"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Terminal(file=file, highlight=False),
-        auto_refresh=False,
-        transient=True,
-        expand=True,
-    )
-    bar.add_task("", total=1.0, note="")
-    return bar
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"{duration(seconds)} left"]

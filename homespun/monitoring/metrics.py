@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from homespun.errors import UserError
 Record = Mapping[str, Any]
 """One line. All have `step` and `tokens`; losses are in nats per token.
 
-Training: `loss`, `perplexity`, `lr`, `grad_norm`, `clipped` (share of the steps since the last such
-record), `tokens_per_second`, `memory_bytes`, `seconds`, and `loss_hex` (`float.hex`) for exactness.
+Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (share of the steps since
+the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes`, `seconds`, and for exactness
+`loss_hex` (`float.hex`) and `batch` (a fingerprint of its tokens).
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`.
 """
 
@@ -58,11 +58,6 @@ class MetricsLog:
             self._file.truncate(self._length)
             raise self._unwritable(error) from None
         self._length += len(line)
-
-    @property
-    def length(self) -> int:
-        """Bytes in the file."""
-        return self._length
 
     def sync(self) -> int:
         """Bytes in the file, all of them on the disk: what a checkpoint may rely on.
@@ -102,12 +97,7 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _cut(self, length: int) -> None:

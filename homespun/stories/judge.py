@@ -62,6 +62,7 @@ def judge(text: str) -> Verdict:
                 complaints += facts.happen(reading.event)
         problems += [Problem(number, sentence, what) for what in complaints]
     if sentence and (not sentence.endswith((".", "!", "?")) or sentence.count('"') % 2):
+        # Not understood, since every form ends its sentence and closes its quotation: say that instead.
         problems[-1] = Problem(number, sentence, "unfinished: the sentence breaks off")
     if not facts.ended:
         problems.append(Problem(number, sentence, "unfinished: the story has no ending"))

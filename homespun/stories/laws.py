@@ -62,10 +62,24 @@ class Thing:
     """Who would like to borrow it."""
 
 
-Wrong = tuple[str, str, str, str]
-"""Culprit, wrong, victim, thing."""
-Deed = tuple[str, str, str, str]
-"""Helper, deed, who was helped, thing."""
+class Wrong(NamedTuple):
+    """What somebody has to be sorry for."""
+
+    culprit: str
+    what: str
+    """refuse, or the state that the thing came into."""
+    victim: str
+    thing: str
+
+
+class Deed(NamedTuple):
+    """What somebody can be thanked for."""
+
+    helper: str
+    what: str
+    helped: str
+    thing: str = ""
+
 
 ARRIVALS = frozenset({"intro", "live", "friend", "arrive"})
 MOVES = frozenset({"intro", "live", "set_out", "take", "walk_off", "follow"})
@@ -113,8 +127,8 @@ class Facts:
             if t.state == "fine" and t.holder != t.owner
         ]
         open_ += [
-            f"{victim} has not forgiven {culprit}"
-            for (culprit, _, victim, _), state in self.wrongs.items()
+            f"{wrong.victim} has not forgiven {wrong.culprit}"
+            for wrong, state in self.wrongs.items()
             if state != "forgiven"
         ]
         for name, person in self.people.items():
@@ -141,8 +155,13 @@ class Facts:
             for t in self.things.values()
         ):
             return True
+        return self._is_refused(name)
+
+    def _is_refused(self, name: str) -> bool:
+        """Did somebody refuse to share with `name`, and has not said sorry?"""
         return any(
-            w[2] == name and w[1] == "refuse" and s == "open" for w, s in self.wrongs.items()
+            wrong.what == "refuse" and wrong.victim == name and state == "open"
+            for wrong, state in self.wrongs.items()
         )
 
     def at(self, place: str) -> list[str]:
@@ -152,7 +171,10 @@ class Facts:
 
     def _need(self, true: object, problem: str, *names: str) -> None:
         if not true:
-            self._problems.append(problem.format(*names))
+            self._object(problem, *names)
+
+    def _object(self, problem: str, *names: str) -> None:
+        self._problems.append(problem.format(*names))
 
     def _meet(self, event: Event) -> None:
         """Everybody and everything is known, is as it is said to be, and is here."""
@@ -171,7 +193,7 @@ class Facts:
         if event.thing and event.kind != "own":
             thing = self.things.get(event.thing)
             if thing is None:
-                self._need(False, "there was no {} before", event.thing)
+                self._object("there was no {} before", event.thing)
                 owner = event.owner or (present[0] if present else "")
                 thing = self.things[event.thing] = Thing(event.colour, owner, owner)
             if event.colour:
@@ -188,7 +210,7 @@ class Facts:
 
     def _know(self, name: str) -> None:
         if name not in self.people:
-            self._need(False, "nobody has met {} before", name)
+            self._object("nobody has met {} before", name)
             self.people[name] = Person("", "", self.scene)
 
     def _trait(self, name: str, trait: str) -> None:
@@ -219,7 +241,7 @@ class Facts:
         if thing.owner in self.people:
             self.people[thing.owner].troubled = True
         if thing.holder != thing.owner and holder:
-            self.wrongs[thing.holder, state, thing.owner, noun] = "open"
+            self.wrongs[Wrong(thing.holder, state, thing.owner, noun)] = "open"
             self.lessons[thing.holder, "borrow"] = False
 
     def _knows(self, name: str, noun: str) -> None:
@@ -240,7 +262,7 @@ class Facts:
 
     def _done(self, helper: str, deed: str, helped: str, noun: str = "") -> None:
         if helper != helped:
-            self.deeds[helper, deed, helped, noun] = False
+            self.deeds[Deed(helper, deed, helped, noun)] = False
 
     # The beginning.
 
@@ -308,7 +330,7 @@ class Facts:
         self._need(thing.owner in self.at(self.people[name].place), "{} is not there", thing.owner)
         self._harm(event.thing, "hidden")
         thing.known, thing.spot = [name], event.spot
-        self.wrongs[name, "hidden", thing.owner, event.thing] = "open"
+        self.wrongs[Wrong(name, "hidden", thing.owner, event.thing)] = "open"
         self.lessons[name, "joke"] = False
 
     def _miss(self, event: Event) -> None:
@@ -361,7 +383,7 @@ class Facts:
 
     def _repay(self, event: Event) -> None:
         (name,) = event.who
-        before = any((deed[0], deed[2]) == (event.whom, name) for deed in self.deeds)
+        before = any((deed.helper, deed.helped) == (event.whom, name) for deed in self.deeds)
         self._need(before, "{} has not helped {} before", event.whom, name)
         thing = self.things[event.thing]
         self._need(thing.state in TROUBLES, "the {} is {}", event.thing, thing.state)
@@ -401,7 +423,7 @@ class Facts:
     def _show(self, event: Event) -> None:
         thing = self._has(event.who, event.thing)
         self._need(
-            (event.who[0], "find", thing.owner, event.thing) in self.deeds,
+            Deed(event.who[0], "find", thing.owner, event.thing) in self.deeds,
             "{} did not find it",
             event.who[0],
         )
@@ -410,7 +432,7 @@ class Facts:
     def _confess(self, event: Event) -> None:
         (name,) = event.who
         thing = self._in_state(event.thing, "hidden")
-        wrong = (name, "hidden", thing.owner, event.thing)
+        wrong = Wrong(name, "hidden", thing.owner, event.thing)
         self._need(wrong in self.wrongs, "{} did not hide the {}", name, event.thing)
         self._need(thing.spot == event.spot, "the {} was hidden somewhere else", event.thing)
         self._knows(thing.owner, event.thing)
@@ -448,8 +470,8 @@ class Facts:
         done = [
             deed
             for deed, thanked in self.deeds.items()
-            if deed[:3] == (event.whom, event.what, event.who[0])
-            and (not event.thing or event.thing == deed[3])
+            if (deed.helper, deed.what, deed.helped) == (event.whom, event.what, event.who[0])
+            and event.thing in ("", deed.thing)
             and not thanked
         ]
         self._need(done, "{} has nothing of that kind to thank {} for", event.who[0], event.whom)
@@ -478,23 +500,20 @@ class Facts:
     def _refuse(self, event: Event) -> None:
         self._trait(event.who[0], "greedy")
         self._answer(event)
-        self.wrongs[event.who[0], "refuse", event.whom, event.thing] = "open"
+        self.wrongs[Wrong(event.who[0], "refuse", event.whom, event.thing)] = "open"
         self.lessons[event.who[0], "share"] = False
         self.people[event.whom].troubled = True
 
     def _cross(self, event: Event) -> None:
         wronged = any(
-            w[0] == event.whom and w[2] == event.who[0] and s == "open"
-            for w, s in self.wrongs.items()
+            (wrong.culprit, wrong.victim, state) == (event.whom, event.who[0], "open")
+            for wrong, state in self.wrongs.items()
         )
         self._need(wronged, "{} has done nothing wrong to {}", event.whom, event.who[0])
 
     def _walk_off(self, event: Event) -> None:
-        refused = any(
-            w[1] == "refuse" and w[2] == event.who[0] and s == "open"
-            for w, s in self.wrongs.items()
-        )
-        self._need(refused, "{} has no reason to walk away", event.who[0])
+        (name,) = event.who
+        self._need(self._is_refused(name), "{} has no reason to walk away", name)
         self._set_out(event)
 
     def _lonely(self, event: Event) -> None:
@@ -507,7 +526,7 @@ class Facts:
         self._set_out(event)
 
     def _sorry(self, event: Event) -> None:
-        wrong = (event.who[0], event.what, event.whom, event.thing)
+        wrong = Wrong(event.who[0], event.what, event.whom, event.thing)
         self._need(
             self.wrongs.get(wrong) == "open",
             "{} has nothing of that kind to be sorry for",
@@ -517,9 +536,9 @@ class Facts:
 
     def _forgive(self, event: Event) -> None:
         wrongs = [
-            w
-            for w, s in self.wrongs.items()
-            if (w[0], w[2], s) == (event.whom, event.who[0], "sorry")
+            wrong
+            for wrong, state in self.wrongs.items()
+            if (wrong.culprit, wrong.victim, state) == (event.whom, event.who[0], "sorry")
         ]
         self._need(wrongs, "{} has not said sorry to {}", event.whom, event.who[0])
         for wrong in wrongs:
@@ -528,7 +547,7 @@ class Facts:
 
     def _share(self, event: Event) -> None:
         self._has(event.who, event.thing)
-        wrong = (event.who[0], "refuse", event.whom, event.thing)
+        wrong = Wrong(event.who[0], "refuse", event.whom, event.thing)
         self._need(
             self.wrongs.get(wrong) == "forgiven",
             "{} and {} have not made up",
@@ -623,7 +642,7 @@ class Facts:
         wish = self.people[event.whom].wish
         self._need(wish == event.thing, "{} did not wish for the {}", event.whom, event.thing)
         self._need(
-            (event.whom, "work", giver, "") in self.deeds, "{} has not helped {}", event.whom, giver
+            Deed(event.whom, "work", giver) in self.deeds, "{} has not helped {}", event.whom, giver
         )
         thing.owner = thing.holder = event.whom
         self.people[event.whom].wish = ""
@@ -644,7 +663,7 @@ class Facts:
 
     def _end_friends(self, event: Event) -> None:
         for matter in self.open_matters():
-            self._need(False, "the story ends, but {}", matter)
+            self._object("the story ends, but {}", matter)
         self.ended = True
 
     def _end_home(self, event: Event) -> None:

@@ -6,6 +6,7 @@ is decided by `Focus`, for both.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from homespun.stories.laws import ENDINGS, HOME, Event
 from homespun.stories.lexicon import HE, HIM, HIS, PLACES
-from homespun.stories.world import Dice, Story
+from homespun.stories.world import Dice
 
 # The slots. {N} somebody new, {a} who acts, {g} one or two who act, {both} two who act, {said} and
 # {asked} who speaks; {he} {him} {his} go back to these. {b} whom (a name or him, her), {B} whom (a
@@ -477,13 +478,13 @@ class Focus:
         return others[0] if len(others) == 1 else ""
 
 
-def tell(story: Story, rng: np.random.Generator) -> str:
+def tell(events: Iterable[Event], rng: np.random.Generator) -> str:
     """The story in words: beginning, middle and conclusion, a line each."""
     dice = Dice(rng)
     focus = Focus()
     paragraphs: tuple[list[str], ...] = ([], [], [])
     part = 0
-    for event in story.events:
+    for event in events:
         if event.kind in CONCLUSION:
             part = 2
         elif event.kind not in BEGINNING:

@@ -5,12 +5,11 @@ wrong, and everybody acts on what is so by then, one step at a time, until all i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from homespun.stories.laws import HOME, TROUBLES, Event, Facts, Thing, Wrong
+from homespun.stories.laws import HOME, TROUBLES, Deed, Event, Facts, Thing, Wrong
 from homespun.stories.lexicon import (
     ANIMALS,
     CHILD,
@@ -57,19 +56,16 @@ class Dice:
         return self.choose([option for option, weight in options.items() for _ in range(weight)])
 
 
-@dataclass(frozen=True)
-class Story:
-    """What happened, in order."""
-
-    events: tuple[Event, ...]
-
-
 Mishap = tuple[str, str, str]
 """Kind of event, to whom, with which thing if any."""
 
 
-def simulate(rng: np.random.Generator) -> Story:
-    """Play a story out: something goes wrong, once or a few times, until all is settled."""
+def simulate(rng: np.random.Generator) -> tuple[Event, ...]:
+    """Play a story out: something goes wrong, once or a few times, until all is settled.
+
+    Returns:
+        What happened, in order.
+    """
     dice = Dice(rng)
     characters = _Characters(dice)
     characters.begin()
@@ -84,7 +80,7 @@ def simulate(rng: np.random.Generator) -> Story:
         if len(characters.events) >= enough:
             break
     characters.conclude()
-    return Story(tuple(characters.events))
+    return tuple(characters.events)
 
 
 class _Characters:
@@ -311,7 +307,7 @@ class _Characters:
         if thing.helping:
             return self.do("fetch", thing.helping[0], thing=noun, spot=thing.spot)
         if thing.looked and self.dice.chance(0.5):
-            culprit = next(wrong[0] for wrong in self.facts.wrongs if wrong[3] == noun)
+            culprit = next(wrong.culprit for wrong in self.facts.wrongs if wrong.thing == noun)
             return self.do("confess", culprit, whom=owner, thing=noun, spot=thing.spot)
         return self.search(noun, thing)
 
@@ -320,7 +316,7 @@ class _Characters:
         owner = thing.owner
         if self.once(0.4, "sad", owner, noun):
             return self.do("sad", owner)
-        blamed = [wrong for wrong in self.facts.wrongs.items() if wrong[0][3] == noun]
+        blamed = [(w, state) for w, state in self.facts.wrongs.items() if w.thing == noun]
         for wrong, state in blamed:
             if state != "forgiven" and self.once(0.5, "reconcile", noun, state):
                 return self.reconcile(wrong, state)
@@ -352,7 +348,7 @@ class _Characters:
             return self.do("ask", owner, whom=helper)
         if self.once(0.3, "alone", noun):
             return self.try_alone(noun, thing)
-        indebted = any(deed[0] == owner and deed[2] == helper for deed in self.facts.deeds)
+        indebted = any((deed.helper, deed.helped) == (owner, helper) for deed in self.facts.deeds)
         kind = "repay" if indebted and not guilty else "offer"
         return self.do(kind, helper, whom=owner, thing=noun, what=thing.state)
 
@@ -372,9 +368,9 @@ class _Characters:
     def return_(self, noun: str, thing: Thing) -> bool:
         """A thing was found, mended, fetched or lent, and goes back to its owner in the end."""
         holder, owner, deeds = thing.holder, thing.owner, self.facts.deeds
-        if (holder, "find", owner, noun) in deeds and self.once(0.5, "show", noun):
+        if Deed(holder, "find", owner, noun) in deeds and self.once(0.5, "show", noun):
             return self.do("show", holder, whom=owner, thing=noun, spot=thing.spot)
-        if (owner, "lend", holder, noun) in deeds:
+        if Deed(owner, "lend", holder, noun) in deeds:
             if self.once(0.5, "use", noun):
                 return self.do("play", holder, thing=noun)
             if self.once(0.5, "mishap", noun):
@@ -406,10 +402,11 @@ class _Characters:
         return self.do("sorry", culprit, whom=victim, thing=noun, what=what)
 
     def be_grateful(self) -> bool:
-        for (helper, deed, helped, noun), thanked in self.facts.deeds.items():
-            likely = 0.3 if deed == "work" else 0.65
-            if not thanked and self.once(likely, "thank", helper, deed, helped, noun):
-                return self.do("thank", helped, whom=helper, thing=noun, what=deed)
+        for deed, thanked in self.facts.deeds.items():
+            helper, what, helped, noun = deed
+            likely = 0.3 if what == "work" else 0.65
+            if not thanked and self.once(likely, "thank", *deed):
+                return self.do("thank", helped, whom=helper, thing=noun, what=what)
         return False
 
     def share(self) -> bool:
@@ -426,7 +423,7 @@ class _Characters:
                 chore = self.facts.people[owner].chore
                 if chore:
                     return self.do("work", name, whom=owner, what=chore)
-                if (name, "work", owner, "") in self.facts.deeds:
+                if Deed(name, "work", owner) in self.facts.deeds:
                     return self.do("gift", owner, whom=name, thing=person.wish)
                 return self.do("busy", owner, what=self.dice.choose(CHORES))
         return False

@@ -14,6 +14,7 @@ from homespun.engine.base import Batch, Tokens
 from homespun.errors import UserError
 
 Indices = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
 
 
 class TokenSource(Protocol):
@@ -26,17 +27,26 @@ class TokenSource(Protocol):
 class TextDataset:
     """Token ids as samples of `seq_len` inputs and the `seq_len` targets that follow them by one.
 
-    Samples do not overlap: each token is a target once in a pass.
+    By index, samples do not overlap: each token is a target once. `document_starts`, ascending, are the positions of
+    the marks that documents begin with, see `moved_to_document`.
     """
 
-    def __init__(self, token_ids: TokenSource, seq_len: int) -> None:
+    def __init__(
+        self,
+        token_ids: TokenSource,
+        seq_len: int,
+        document_starts: Positions | None = None,
+    ) -> None:
         if len(token_ids) <= seq_len:
             raise UserError(
                 f"the text has {len(token_ids):,} tokens, too few for one sample of --seq-len {seq_len}: "
-                "give a longer text or a shorter --seq-len"
+                "give more text or a shorter --seq-len"
             )
         self.token_ids = token_ids
         self.seq_len = seq_len
+        self.document_starts = (
+            np.empty(0, dtype=np.int64) if document_starts is None else document_starts
+        )
 
     def __len__(self) -> int:
         return (len(self.token_ids) - 1) // self.seq_len
@@ -58,12 +68,25 @@ class TextDataset:
             tokens = np.concatenate((tokens, rest))
         return tokens[:-1], tokens[1:]
 
+    def moved_to_document(self, starts: Positions) -> Positions:
+        """Each start, or the beginning of its document where that is less than `seq_len` tokens before it.
+
+        A sample that begins amid a short document asks for names and facts that only the part before it gives:
+        noise for the model, which will always read such a document from its beginning. Starts that are `seq_len`
+        apart stay different, since no two of them lie in the first `seq_len` tokens of one document.
+        """
+        if not len(self.document_starts):
+            return starts
+        document = np.searchsorted(self.document_starts, starts, side="right") - 1
+        begins = self.document_starts[np.maximum(document, 0)]
+        return np.where((document >= 0) & (starts - begins < self.seq_len), begins, starts)
+
 
 class Batches:
     """Shuffled samples by number, pass after pass.
 
     Each pass has an order of its own and begins at a token of its own within the first `seq_len`, so that windows fall
-    differently and no end of the text is lost for good.
+    differently and no end of a text is lost for good.
     """
 
     def __init__(self, dataset: TextDataset, seed: int) -> None:
@@ -83,7 +106,7 @@ class Batches:
             starts[inside] = (
                 permuted(indices[inside], n, key).astype(np.int64) * self.dataset.seq_len + offset
             )
-        return [int(start) for start in starts]
+        return [int(start) for start in self.dataset.moved_to_document(starts)]
 
     def batch(self, first: int, count: int) -> Batch:
         """The samples `first` to `first + count - 1`, [count, seq_len]."""
@@ -107,7 +130,7 @@ def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
     A Feistel network over the smallest square of a power of two that holds n, walked until the result is below n (Black
     and Rogaway, 2002).
     """
-    half_bits = np.uint64(max(1, (max(2, n) - 1).bit_length() + 1 >> 1))
+    half_bits = np.uint64(max(1, ((max(2, n) - 1).bit_length() + 1) >> 1))
     low = np.uint64((1 << int(half_bits)) - 1)
     keys = _mix(np.arange(ROUNDS, dtype=np.uint64), key)
     result = indices.astype(np.uint64)
@@ -117,7 +140,7 @@ def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
         for round_key in keys:
             mixed = _mix(right, round_key) & low
             left, right = right, left ^ mixed
-        result[outside] = left << half_bits | right
+        result[outside] = (left << half_bits) | right
         outside = result >= np.uint64(n)
     return result
 
@@ -126,6 +149,6 @@ def _mix(values: Indices, key: np.uint64) -> Indices:
     """A 64-bit hash (the finalizer of SplitMix64, Steele et al., 2014); wraps around as unsigned numbers do."""
     with np.errstate(over="ignore"):
         z = values + np.uint64(0x9E3779B97F4A7C15) * (key + np.uint64(1))
-        z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        return cast(Indices, z ^ z >> np.uint64(31))
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return cast(Indices, z ^ (z >> np.uint64(31)))

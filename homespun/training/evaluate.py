@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from homespun.engine.base import IGNORED, Batch, Engine
+from homespun.engine.base import IGNORED, Batch, Reader
 from homespun.training.data_loader import TokenSource
 
 
@@ -18,7 +18,6 @@ class Evaluation:
     """Nats per token."""
     bits_per_byte: float
     """Comparable between tokenizers."""
-    n_tokens: int
 
     @property
     def perplexity(self) -> float:
@@ -49,16 +48,17 @@ class Evaluator:
         self.inputs = _windows(taken[:-1], n_windows, seq_len, fill=0)
         self.targets = _windows(taken[1:], n_windows, seq_len, fill=IGNORED)
         self.n_bytes = int(byte_lengths[taken[1:]].sum())
+        self.n_tokens = len(taken) - 1
         self.batch_size = batch_size
 
-    def __call__(self, engine: Engine) -> Evaluation:
+    def __call__(self, engine: Reader) -> Evaluation:
         total, n_tokens = 0.0, 0
         for start in range(0, len(self.inputs), self.batch_size):
             rows = slice(start, start + self.batch_size)
             loss, count = engine.loss(Batch(self.inputs[rows], self.targets[rows]))
             total += loss
             n_tokens += count
-        return Evaluation(total / n_tokens, total / math.log(2) / max(1, self.n_bytes), n_tokens)
+        return Evaluation(total / n_tokens, total / math.log(2) / max(1, self.n_bytes))
 
 
 def _windows(

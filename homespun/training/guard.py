@@ -13,18 +13,17 @@ class Guard:
     """Plain numbers, stored with each checkpoint, so that a resumed run decides as the uninterrupted one would."""
 
     best_val_loss: float | None = None
-    best_step: int | None = None
     evaluations_without_better: int = 0
     refused: int = 0
     """Steps whose loss or gradients were not finite, and which changed nothing."""
     refused_in_a_row: int = 0
 
-    def evaluated(self, step: int, val_loss: float) -> bool:
+    def evaluated(self, val_loss: float) -> bool:
         """Take note of an evaluation; True if it is the best so far."""
         best = math.inf if self.best_val_loss is None else self.best_val_loss
         better = val_loss < best  # never, where the loss is not a number
         if better:
-            self.best_val_loss, self.best_step = val_loss, step
+            self.best_val_loss = val_loss
             self.evaluations_without_better = 0
         else:
             self.evaluations_without_better += 1

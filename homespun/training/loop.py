@@ -14,51 +14,74 @@ from typing import Any
 
 from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
 from homespun.config import SamplingConfig, TrainConfig, seconds
-from homespun.engine.base import Batch, Named, StepHandle
+from homespun.engine.base import Batch, Named, StepHandle, StepResult
 from homespun.errors import UserError
 from homespun.generation.generate import generate
 from homespun.model.spec import parameters
 from homespun.monitoring.console import Console
 from homespun.monitoring.metrics import MetricsLog
 from homespun.monitoring.plot import plot_run
-from homespun.training.data_loader import Batches, TextDataset
+from homespun.terminal import Say
+from homespun.training.data_loader import Batches
+from homespun.training.ending import PLOT, TrainResult, headline, what_now
 from homespun.training.evaluate import Evaluator, perplexity
 from homespun.training.interrupts import Interrupts
-from homespun.training.position import Position, TrainResult, Window
-from homespun.training.schedule import learning_rate_share
-from homespun.training.setup import Run, Say, set_up
+from homespun.training.position import Position, Window
+from homespun.training.setup import Run, least_bytes_on_disk, set_up
 
 SAMPLE_TOKENS = 50
-PLOT = "training.png"
+LONGEST_UNSAVED = 300.0
+"""Seconds of a run that a power cut may cost, however many steps they are."""
+SAVING_SHARE = 0.02
+"""Of the time since the last checkpoint, at most, that one by the clock may cost."""
+
+LOOKS = 10
+"""Evaluations of a run, and rounds of samples, where nobody has said how many steps apart."""
+LOOKING_SHARE = 0.015
+"""Of the work since the last one, at most, that an evaluation may cost; the same for a round of samples."""
+EVALUATING = 0.25
+"""What a token of it costs, in tokens of training; measured on CPUs, as the next."""
+SAMPLING = 16
+"""The same for a token that is written, alone."""
 
 
 def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> TrainResult:
-    """Set a run up and run it; `checkpoint` is where it goes on, see `setup.find_checkpoint`.
+    """Set a run up and run it; `checkpoint` is where it goes on, see `resume.find_checkpoint`.
 
     Raises:
         UserError: anything that the user can mend; checkpoints that were there before are still there.
     """
     folder = CheckpointFolder(Path(config.checkpoint_dir), config.keep)
-    folder.check_free()  # that another run has it should not come out after an hour of tokenizing
+    folder.check_free()  # what is wrong with it should not come out after an hour of tokenizing
+    if checkpoint is None:
+        folder.check_space(least_bytes_on_disk(config))
     run = set_up(config, checkpoint, say)
     folder.check_space(run.bytes_on_disk())
     if checkpoint is None and (earlier := folder.set_aside()):
         say(f"The earlier run in {folder.path} is now in {earlier}.")
-    with folder.lock(), Interrupts() as interrupts, MetricsLog(folder.path / METRICS) as log:
-        loop = Loop(run, folder, log, interrupts)
-        with Console(
-            "Training" if checkpoint is None else f"Going on at step {checkpoint.step:,}",
-            run.description(),
+    position = Position.restored(checkpoint.state.header["position"]) if checkpoint else Position()
+    with (
+        folder.lock(),
+        Interrupts() as interrupts,
+        MetricsLog(folder.path / METRICS) as log,
+        Console(
             total_steps=run.total_steps,
-            best_val_loss=loop.position.guard.best_val_loss or math.inf,
-        ) as console:
-            result = loop(console)
-    try:
-        plot_run(folder.path / METRICS, folder.path / PLOT, run.config.max_grad_norm)
-    except OSError as error:
-        say(
-            f"{folder.path / PLOT} cannot be written ({error.strerror}): the run is whole without it"
-        )
+            best_val_loss=position.guard.best_val_loss or math.inf,
+            when_lost=interrupts.output_lost,
+        ) as console,
+    ):
+        if checkpoint:
+            log.truncate(checkpoint.state.header["metrics_length"])
+        loop = Loop(run, folder, position, log, console, interrupts)
+        loop.doing("compiling, up to a minute" if run.config.compile == "on" else "first step")
+        complete = loop.is_complete()
+        if not complete:
+            going_on = f"Going on at step {position.step:,}"
+            console.show(going_on if checkpoint else "Training", run.description())
+        result = loop.to_the_end()
+        if result.steps:
+            loop.draw_curves()
+        console.show(headline(result, run.config, complete), what_now(result, run.config))
     return result
 
 
@@ -66,44 +89,46 @@ class Loop:
     """One run, from where it stands to its end."""
 
     def __init__(
-        self, run: Run, folder: CheckpointFolder, log: MetricsLog, interrupts: Interrupts
+        self,
+        run: Run,
+        folder: CheckpointFolder,
+        position: Position,
+        log: MetricsLog,
+        console: Console,
+        interrupts: Interrupts,
     ) -> None:
-        self.run, self.folder, self.log, self.interrupts = run, folder, log, interrupts
+        self.run, self.folder, self.position = run, folder, position
+        self.log, self.console, self.interrupts = log, console, interrupts
         self.config = c = run.config
         self.engine = run.engine
-        self.batch_size, self.accumulation = c.batch_size or 1, c.grad_accumulation_steps or 1
-        self.batches = Batches(TextDataset(run.tokens.training, c.seq_len), c.seed)
-        self.budget = seconds(c.time_budget) if c.time_budget else None
+        self.batches = Batches(run.dataset, c.seed)
         self.evaluator = Evaluator(
             run.tokens.validation,
             run.tokenizer.byte_lengths,
             seq_len=c.seq_len,
-            batch_size=self.batch_size,
+            batch_size=c.batch_size,
             max_tokens=c.eval_tokens,
         )
-        self.position = Position()
-        if run.checkpoint:
-            self.position = Position.restored(run.checkpoint.state.header["position"])
-            self.log.truncate(run.checkpoint.state.header["metrics_length"])
         self.weight_names = {p.name for p in parameters(run.model)}
+        self.budget = seconds(c.time_budget) if c.time_budget else None
         self.val_loss: float | None = None
-        self.unread: tuple[StepHandle, dict[str, Any]] | None = None
-        self.saved_at: int | None = self.position.step
-        self.began = self.mark = time.perf_counter()
-        self.elapsed_before = self.position.elapsed_seconds
+        self.unread: tuple[StepHandle, dict[str, float], str] | None = None
+        self.saved_at: int | None = position.step
+        self.began = self.mark = self.last_save = time.perf_counter()
+        self.seconds_to_save = 0.0
+        self.elapsed_before = position.elapsed_seconds
         self.progress_before = self.progress()
 
-    def __call__(self, console: Console) -> TrainResult:
+    def to_the_end(self) -> TrainResult:
         """Run to the end, whatever ends it."""
-        self.console = console
-        c, position = self.config, self.position
+        position = self.position
         while not (ended_by := self.ending()):
             self.take_step()
-            if position.step % c.eval_interval == 0:
+            if self.evaluation_is_due():
                 self.evaluate()
-            if position.step % c.sample_interval == 0 and not self.interrupts.stopped_by:
+            if self.samples_are_due() and not self.interrupts.stopped_by:
                 self.sample()
-            if position.step % c.save_interval == 0 or self.interrupts.save_wanted:
+            if self.checkpoint_is_due():
                 self.save()
         if position.evaluated_at != position.step and not self.interrupts.stopped_by:
             self.evaluate()
@@ -120,32 +145,28 @@ class Loop:
         )
 
     def take_step(self) -> None:
-        """Dispatch a step, and report the one before it while the device computes."""
-        position = self.position
+        """Dispatch a step, and read the one before it while the device computes."""
+        if self.unread is None:  # nothing was under way: the time since then is not that of a step
+            self.mark = time.perf_counter()
+        c, position = self.config, self.position
         microbatches = self.batches.microbatches(
-            position.next_sample, self.batch_size, self.accumulation
+            position.next_sample, c.batch_size, c.grad_accumulation_steps
         )
         rates = self.rates()
         handle = self.engine.train_step(microbatches, rates)
-        self.report_step()
+        self.read_step()
         position.step += 1
-        position.next_sample += self.batch_size * self.accumulation
+        position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
-        facts = {
-            "step": position.step,
-            "tokens": position.tokens,
-            **rates,
-            "batch": _fingerprint(microbatches),
-        }
-        self.unread = handle, facts
+        self.unread = handle, rates, _fingerprint(microbatches)
         if handle.ready():
-            self.report_step()
+            self.read_step()
 
-    def report_step(self) -> None:
-        """Read the step that was dispatched last, if that has not been done, and log it when its turn has come."""
+    def read_step(self) -> None:
+        """Wait for the step that was dispatched last, if that has not been done, and log it when its turn has come."""
         if self.unread is None:
             return
-        handle, facts = self.unread
+        handle, rates, batch = self.unread
         self.unread = None
         result = handle.result()
         position, window = self.position, self.position.window
@@ -155,57 +176,57 @@ class Loop:
         self.mark = now
         window.steps += 1
         window.clipped += result.clipped
-        position.guard.stepped(facts["step"], result.applied)
+        position.guard.stepped(position.step, result.applied)
         if not result.applied:
             self.console.say(
-                f"step {facts['step']:,} was refused: its loss or its gradients were not finite"
+                f"step {position.step:,} was refused: its loss or its gradients were not finite"
             )
-        if facts["step"] % (self.config.log_interval or 1) == 0:
-            tokens = window.steps * self.batch_size * self.accumulation * self.config.seq_len
-            record = {
-                "step": facts["step"],
-                "tokens": facts["tokens"],
-                "loss": result.loss,
-                "loss_hex": result.loss.hex(),
-                "perplexity": perplexity(result.loss),
-                "lr": facts["adamw"],
-                **({"muon_lr": facts["muon"]} if self.config.optimizer == "muon" else {}),
-                "grad_norm": result.grad_norm,
-                "clipped": window.clipped / window.steps,
-                "refused": position.guard.refused,
-                "tokens_per_second": tokens / window.seconds,
-                "memory_bytes": self.engine.memory().peak,
-                "seconds": position.training_seconds,
-                "batch": facts["batch"],
-            }
-            position.window = Window()
-            self.write(record)
+        if position.step % self.config.log_interval == 0:
+            self.log_step(result, rates, batch)
+        self.console.stepped(position.step, result.loss, self.progress(), self.seconds_left())
+
+    def log_step(self, result: StepResult, rates: dict[str, float], batch: str) -> None:
+        """Write a line about the last step and those since the last line."""
+        c, position, window = self.config, self.position, self.position.window
+        position.window = Window()
+        self.write(
+            loss=result.loss,
+            loss_hex=result.loss.hex(),
+            perplexity=perplexity(result.loss),
+            lr=rates["adamw"],
+            **({"muon_lr": rates["muon"]} if c.optimizer == "muon" else {}),
+            grad_norm=result.grad_norm,
+            clipped=window.clipped / window.steps,
+            refused=position.guard.refused,
+            tokens_per_second=window.steps * c.tokens_per_step / window.seconds,
+            memory_bytes=self.engine.peak_memory(),
+            seconds=position.training_seconds,
+            batch=batch,
+        )
 
     def evaluate(self) -> None:
         """Measure the model on the validation text; keep the weights if they are the best so far."""
-        self.report_step()
+        self.read_step()
+        self.doing("evaluating")
         position = self.position
         evaluation = self.evaluator(self.engine)
         self.val_loss = evaluation.loss
         position.evaluated_at = position.step
-        if position.guard.evaluated(position.step, evaluation.loss):
+        if position.guard.evaluated(evaluation.loss):
             self.folder.save_best(
                 position.step, self.weights(), {**self.run.header, "val_loss": evaluation.loss}
             )
         self.write(
-            {
-                "step": position.step,
-                "tokens": position.tokens,
-                "val_loss": evaluation.loss,
-                "val_perplexity": evaluation.perplexity,
-                "val_bits_per_byte": evaluation.bits_per_byte,
-            }
+            val_loss=evaluation.loss,
+            val_perplexity=evaluation.perplexity,
+            val_bits_per_byte=evaluation.bits_per_byte,
         )
-        self.mark = time.perf_counter()
 
     def sample(self) -> None:
         """Let the model continue the prompts, always with the same luck, so that texts compare."""
-        self.report_step()
+        self.read_step()
+        self.doing("writing samples")
+        self.position.sampled_at = self.position.step
         sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
         for prompt in self.config.sample_prompts:
             try:
@@ -219,19 +240,13 @@ class Loop:
             except UserError as error:
                 self.console.say(f'no sample after "{prompt}": {error}')
                 continue
-            self.write(
-                {
-                    "step": self.position.step,
-                    "tokens": self.position.tokens,
-                    "prompt": prompt,
-                    "text": written.text,
-                }
-            )
-        self.mark = time.perf_counter()
+            self.write(prompt=prompt, text=written.text)
 
     def save(self) -> None:
         """Write a checkpoint."""
-        self.report_step()
+        self.read_step()
+        self.doing("saving")
+        began = time.perf_counter()
         self.interrupts.save_wanted = False
         position = self.position
         position.elapsed_seconds = self.elapsed()
@@ -243,7 +258,44 @@ class Loop:
             {"position": dataclasses.asdict(position), "metrics_length": self.log.sync()},
         )
         self.saved_at = position.step
-        self.mark = time.perf_counter()
+        self.last_save = time.perf_counter()
+        self.seconds_to_save = self.last_save - began
+
+    def evaluation_is_due(self) -> bool:
+        cost = EVALUATING * self.evaluator.n_tokens
+        return self.is_due(self.config.eval_interval, self.position.evaluated_at, cost)
+
+    def samples_are_due(self) -> bool:
+        cost = SAMPLING * SAMPLE_TOKENS * len(self.config.sample_prompts)
+        return self.is_due(self.config.sample_interval, self.position.sampled_at, cost)
+
+    def is_due(self, interval: int | None, last: int, cost: float) -> bool:
+        """Whether to look at the model after this step: every `interval` steps, else every tenth of the run, but not
+        before the `cost`, in tokens of training, is little beside the work since the `last` step that was looked at.
+        """
+        step = self.position.step
+        if interval is not None:
+            return step % interval == 0
+        affordable = cost <= LOOKING_SHARE * (step - last) * self.config.tokens_per_step
+        return affordable and LOOKS * self.progress() * (step - last) >= step
+
+    def checkpoint_is_due(self) -> bool:
+        """Every so many steps, whenever someone asks, and by the clock, which changes nothing but the files."""
+        if self.position.step % self.config.save_interval == 0 or self.interrupts.save_wanted:
+            return True
+        unsaved = time.perf_counter() - self.last_save
+        return unsaved >= max(LONGEST_UNSAVED, self.seconds_to_save / SAVING_SHARE)
+
+    def draw_curves(self) -> None:
+        """Make a picture of the records."""
+        self.doing("drawing the curves")
+        picture = self.folder.path / PLOT
+        try:
+            plot_run(self.folder.path / METRICS, picture, self.config.max_grad_norm)
+        except OSError as error:
+            self.console.say(
+                f"{picture} cannot be written ({error.strerror}): the run is whole without it"
+            )
 
     def weights(self) -> Iterator[Named]:
         return takewhile(self.is_weight, self.engine.state())
@@ -251,14 +303,20 @@ class Loop:
     def is_weight(self, named: Named) -> bool:
         return named[0] in self.weight_names
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, **measured: Any) -> None:
+        """Record what has been measured at this step."""
+        record = {"step": self.position.step, "tokens": self.position.tokens, **measured}
         self.log.append(record)
-        progress = self.progress()
-        gained = progress - self.progress_before
+        self.console.record(record, self.seconds_left())
+
+    def doing(self, what: str) -> None:
+        self.console.doing(what, self.progress())
+
+    def seconds_left(self) -> float | None:
+        """As it looks from what has been done since the start; None at the start."""
+        gained = self.progress() - self.progress_before
         spent = self.elapsed() - self.elapsed_before
-        self.console.record(
-            record, progress, spent / gained * (1 - progress) if gained > 0 else None
-        )
+        return spent / gained * (1 - self.progress()) if gained > 0 else None
 
     def elapsed(self) -> float:
         """Seconds since the run began, without those in which it was not running."""
@@ -273,26 +331,23 @@ class Loop:
 
     def rates(self) -> dict[str, float]:
         """The learning rates of the next step."""
-        c = self.config
-        steps, share = self.run.warm_up
-        height = learning_rate_share(
-            c.schedule or "cosine",
-            self.position.step,
-            self.progress(self.position.step + 1),
-            warmup_steps=steps,
-            warmup_share=share,
-            minimum=c.min_learning_rate_ratio or 0.0,
-        )
-        return {
-            "adamw": (c.learning_rate or 0.0) * height,
-            "muon": (c.muon_learning_rate or 0.0) * height,
-        }
+        c, step = self.config, self.position.step
+        share = self.run.rate_curve(step, self.progress(step + 1))
+        return {"adamw": c.learning_rate * share, "muon": c.muon_learning_rate * share}
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.limit_reached()) and self.position.evaluated_at == self.position.step
 
     def ending(self) -> str | None:
         """What ends the run here, if anything does."""
-        c, position = self.config, self.position
         if self.interrupts.stopped_by:
             return self.interrupts.stopped_by.name
+        return self.limit_reached()
+
+    def limit_reached(self) -> str | None:
+        """Which of its limits the run has come to, if any."""
+        c, position = self.config, self.position
         if c.patience and position.guard.evaluations_without_better >= c.patience:
             return "patience"
         if self.budget and self.elapsed() >= self.budget:

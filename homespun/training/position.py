@@ -1,8 +1,6 @@
-"""Where a run stands and how it ended: plain numbers, which a checkpoint holds as JSON."""
+"""Where a run stands: plain numbers, which a checkpoint holds as JSON."""
 
-import signal
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from homespun.training.guard import Guard
@@ -30,31 +28,14 @@ class Position:
     """With evaluating, sampling and saving: what a time budget counts."""
     evaluated_at: int = 0
     """The step of the last evaluation."""
+    sampled_at: int = 0
+    """The step of the last sample texts."""
     guard: Guard = field(default_factory=Guard)
     window: Window = field(default_factory=Window)
 
     @classmethod
     def restored(cls, values: dict[str, Any]) -> "Position":
         """The inverse of `dataclasses.asdict`."""
-        return cls(
-            **{**values, "guard": Guard(**values["guard"]), "window": Window(**values["window"])}
-        )
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    checkpoint_dir: Path
-    steps: int
-    ended_by: str
-    """max_epochs, max_steps, time_budget, patience, or the name of the signal that stopped it."""
-    val_loss: float | None
-    """At the end, in nats per token; None where the run was stopped before."""
-    best_val_loss: float | None
-    stopped_by: signal.Signals | None
-
-    @property
-    def best(self) -> Path:
-        """The weights with the lowest validation loss."""
-        return self.checkpoint_dir / "best.npz"
+        guard = dict(values["guard"])
+        guard.pop("best_step", None)  # stored by earlier versions
+        return cls(**{**values, "guard": Guard(**guard), "window": Window(**values["window"])})

@@ -8,20 +8,51 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.config import ModelConfig, TrainConfig, seconds
+from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig, seconds
 from homespun.errors import UserError
 from homespun.model.presets import preset, shaped
 from homespun.model.spec import flops_per_token
+from homespun.training.schedule import RateCurve
 
 LIMITS = ("max_epochs", "max_steps", "time_budget")
 SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0
+WARM_UP_SHARE = 0.02
+LONGEST_WARM_UP = 2000
+"""The usual warm-up takes that share of the run, and at most so many steps."""
 WORTH_COMPILING = 600.0
-"""Seconds that a run has to take: compiling costs half a minute, and gains 10 to 25% (benchmarks/engine.py)."""
+"""Seconds that a run has to take: compiling costs half a minute, and gains 10 to 25% (benchmarks/training.py)."""
 UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
+
+
+@dataclass(frozen=True)
+class Settled(TrainConfig):
+    """Nothing of how a run learns is left open. The defaults are what people expect of a preset."""
+
+    batch_size: int = 16
+    grad_accumulation_steps: int = 1
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 3e-4
+    muon_learning_rate: float = 0.02
+    schedule: Schedule = "cosine"
+    min_learning_rate_ratio: float = 0.1
+    weight_decay: float = 0.1
+    beta2: float = 0.95
+    log_interval: int = 10
+    eval_interval: int | None = 500
+    """None: about ten times in a run, see `loop.Loop.is_due`; so with the next."""
+    sample_interval: int | None = 500
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.batch_size * self.grad_accumulation_steps
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.sequences_per_step * self.seq_len
 
 
 @dataclass(frozen=True)
@@ -29,94 +60,88 @@ class Plan:
     """A run with nothing left open."""
 
     model: ModelConfig
-    config: TrainConfig
+    config: Settled
 
 
-def plan(
-    config: TrainConfig, *, vocab_size: int, n_training_tokens: int, flops_per_second: float
-) -> Plan:
+def said(config: TrainConfig) -> dict[str, Any]:
+    """The settings that are not left open."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+
+
+def plan(config: TrainConfig, *, vocab_size: int, n_samples: int, flops_per_second: float) -> Plan:
     """Settle every open setting.
 
     Args:
+        n_samples: of `config.seq_len` tokens, in the training text.
         flops_per_second: of large matrix products on this machine, in the precision of the run.
 
     Raises:
         UserError: settings that contradict each other or the data.
     """
-    n_samples = (n_training_tokens - 1) // config.seq_len
-    if n_samples < 1:
-        raise UserError(
-            f"the training text has {n_training_tokens:,} tokens, too few for one sample of --seq-len "
-            f"{config.seq_len}: give more text or a shorter --seq-len"
-        )
     if config.vocab_size not in (None, vocab_size):
         raise UserError(
             f"--vocab-size is {config.vocab_size:,}, but the tokenizer has {vocab_size:,} tokens: leave the flag out, "
             f"or train a tokenizer of that size (homespun tokenizer --vocab-size {config.vocab_size})"
         )
-    by_preset = config.model_size is not None
     unlimited = all(getattr(config, name) is None for name in LIMITS)
-    if by_preset:
-        base = preset(config.model_size or "")
-        defaults = USUAL | ({"max_epochs": DEFAULT_EPOCHS} if unlimited else {})
+    if config.model_size is not None:
+        base, defaults = preset(config.model_size), Settled()
+        if unlimited:
+            config = dataclasses.replace(config, max_epochs=DEFAULT_EPOCHS)
     else:
         if unlimited:
             config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
         size = _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
-        base = preset(size.preset)
-        defaults = _recipe(config, size, n_samples)
-    open_settings: dict[str, Any] = {
-        name: value for name, value in defaults.items() if getattr(config, name) is None
-    }
-    config = dataclasses.replace(config, vocab_size=vocab_size, **open_settings)
-    shape = {name: getattr(config, name) for name in SHAPE}
-    model = shaped(base, {**shape, "vocab_size": vocab_size, "seq_len": config.seq_len})
-    batch = (config.batch_size or 1) * (config.grad_accumulation_steps or 1)
-    if batch > n_samples:
+        base, defaults = preset(size.preset), _recipe(config, size, n_samples)
+    settled = dataclasses.replace(defaults, **said(config) | {"vocab_size": vocab_size})
+    model = shaped(
+        base, {name: getattr(settled, name) for name in (*SHAPE, "vocab_size", "seq_len")}
+    )
+    if settled.sequences_per_step > n_samples:
         raise UserError(
-            f"a step takes {batch:,} sequences of {config.seq_len} tokens, but the training text has only "
-            f"{n_samples:,}: lower --batch-size or --seq-len, or give more text"
+            f"a step takes {settled.sequences_per_step:,} sequences of {config.seq_len} tokens, but the training text "
+            f"has only {n_samples:,}: lower --batch-size or --seq-len, or give more text"
         )
-    if config.compile == "auto":
-        expected = expected_seconds(model, config, n_samples, flops_per_second)
-        config = dataclasses.replace(config, compile="on" if expected >= WORTH_COMPILING else "off")
-    return Plan(model, config)
+    if settled.compile == "auto":
+        expected = expected_seconds(model, settled, n_samples, flops_per_second)
+        settled = dataclasses.replace(
+            settled, compile="on" if expected >= WORTH_COMPILING else "off"
+        )
+    return Plan(model, settled)
 
 
-def step_limits(config: TrainConfig, n_samples: int) -> dict[str, int]:
+def step_limits(config: Settled, n_samples: int) -> dict[str, int]:
     """The limits that are numbers of steps, by the name of their setting, the nearest first."""
     limits = {}
     if config.max_steps is not None:
         limits["max_steps"] = config.max_steps
     if config.max_epochs is not None:
-        per_step = (config.batch_size or 1) * (config.grad_accumulation_steps or 1)
-        limits["max_epochs"] = max(1, math.ceil(config.max_epochs * n_samples / per_step))
+        steps = math.ceil(config.max_epochs * n_samples / config.sequences_per_step)
+        limits["max_epochs"] = max(1, steps)
     return dict(sorted(limits.items(), key=lambda item: item[1]))
 
 
 def expected_seconds(
-    model: ModelConfig, config: TrainConfig, n_samples: int, flops_per_second: float
+    model: ModelConfig, config: Settled, n_samples: int, flops_per_second: float
 ) -> float:
     """Roughly how long a run takes, its limits being settled."""
     limits = [seconds(config.time_budget)] if config.time_budget else []
-    per_step = (config.batch_size or 1) * (config.grad_accumulation_steps or 1) * config.seq_len
-    for steps in step_limits(config, n_samples).values():
-        limits.append(steps * per_step * flops_per_token(model) / (UTILISATION * flops_per_second))
+    per_step = config.tokens_per_step * flops_per_token(model) / (UTILISATION * flops_per_second)
+    limits += [steps * per_step for steps in step_limits(config, n_samples).values()]
     return min(limits)
 
 
-USUAL: dict[str, Any] = {
-    "batch_size": 16,
-    "grad_accumulation_steps": 1,
-    "optimizer": "adamw",
-    "learning_rate": 3e-4,
-    "muon_learning_rate": 0.02,
-    "schedule": "cosine",
-    "min_learning_rate_ratio": 0.1,
-    "weight_decay": 0.1,
-    "log_interval": 10,
-}
-"""What people expect of a preset."""
+def rate_curve(config: Settled, limits: dict[str, int]) -> RateCurve:
+    """The learning rate over a run of these `step_limits`, with the warm-up that was asked for or the usual one."""
+    steps = config.warmup_steps
+    if config.time_budget is not None:  # nobody knows how many steps there will be
+        steps, share = (0, WARM_UP_SHARE) if steps is None else (steps, 0.0)
+    else:
+        total = min(limits.values())
+        if steps is None:
+            steps = min(LONGEST_WARM_UP, math.ceil(WARM_UP_SHARE * total))
+        share = min(1.0, steps / total)
+    return RateCurve(config.schedule, config.min_learning_rate_ratio, steps, share)
 
 
 @dataclass(frozen=True)
@@ -139,26 +164,31 @@ SIZES = (
 )
 
 
+MUON_RATE = 0.012
+"""At 1,024 tokens a step; it grows with the square root of their number, as the noise of a gradient shrinks."""
+
 LOGGED_TOKENS = 50 * 1024
 """Between two lines of metrics: small models take many small steps, and a line for every second is enough."""
 
 
-def _recipe(config: TrainConfig, size: Size, n_samples: int) -> dict[str, Any]:
+def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
     """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
-    batch = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
+    sequences = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
     by_muon = config.optimizer in (None, "muon")
-    return {
-        "batch_size": max(1, batch // (config.grad_accumulation_steps or 1)),
-        "grad_accumulation_steps": 1,
-        "optimizer": "muon",
-        "learning_rate": 0.02 if by_muon else 2e-3,
-        "muon_learning_rate": 0.02,
-        "schedule": "linear",
-        "warmup_steps": 10,
-        "min_learning_rate_ratio": 0.0,
-        "weight_decay": 0.01 if by_muon else 0.1,
-        "log_interval": max(1, LOGGED_TOKENS // size.tokens_per_step),
-    }
+    return Settled(
+        batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
+        optimizer="muon",
+        learning_rate=0.04 if by_muon else 2e-3,
+        muon_learning_rate=MUON_RATE * math.sqrt(size.tokens_per_step / 1024),
+        schedule="linear",
+        warmup_steps=10,
+        min_learning_rate_ratio=0.0,
+        weight_decay=0.01 if by_muon else 0.1,
+        beta2=0.99,
+        log_interval=max(1, LOGGED_TOKENS // size.tokens_per_step),
+        eval_interval=None,
+        sample_interval=None,
+    )
 
 
 def _size_for(time: float, flops_per_second: float) -> Size:

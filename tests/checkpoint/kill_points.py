@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from homespun.checkpoint import CheckpointFolder, open_weights
+from homespun.checkpoint.folder import CheckpointFolder, open_weights
 from tests.checkpoint.faults import Call, intercepted
 
 Action = Callable[[CheckpointFolder], object]

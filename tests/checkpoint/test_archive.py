@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from homespun.checkpoint import ArrayInfo, CheckpointError, archive, read_archive, write_archive
+from homespun.checkpoint import archive
+from homespun.checkpoint.archive import ArrayInfo, CheckpointError, read_archive, write_archive
 from homespun.errors import UserError
 from tests.checkpoint.faults import Call, intercepted, trace
 

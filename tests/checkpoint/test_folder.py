@@ -14,13 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homespun.checkpoint import (
-    CheckpointError,
-    CheckpointFolder,
-    open_weights,
-    verify_path,
-    write_archive,
-)
+from homespun.checkpoint.archive import CheckpointError, write_archive
+from homespun.checkpoint.folder import CheckpointFolder, open_weights, verify_path
 from homespun.errors import UserError
 from tests.checkpoint.faults import Call, intercepted, trace
 
@@ -297,7 +292,7 @@ def test_a_full_disk_at_every_call(tmp_path: Path, step: int) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from homespun.checkpoint import CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
 with CheckpointFolder(Path(sys.argv[1])).lock():
     print("locked", flush=True)
     sys.stdin.read()

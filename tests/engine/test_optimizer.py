@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from reference import GPT2, QWEN3, adamw, muon, random_weights, relative_error
 
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.torch_engine import optimizer as optimizer_module
 from homespun.engine.torch_engine.optimizer import RATE_BESIDE_MUON, Optimizer
 from homespun.model.spec import Parameter, parameters
+from tests.reference import GPT2, QWEN3, adamw, muon, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-2, "muon": 2e-2}
@@ -24,7 +24,7 @@ def run(config: ModelConfig, name: str) -> dict[str, tuple[Parameter, float]]:
     start = random_weights(config)
     weights = {name: torch.from_numpy(array.copy()) for name, array in start.items()}
     settings = dataclasses.replace(SETTINGS, name=name)
-    ours = Optimizer(settings, spec, weights, half=False)
+    ours = Optimizer(settings, spec, weights, torch.float32)
     rng = np.random.default_rng(1)
     gradients = [
         {p.name: rng.standard_normal(p.shape).astype(np.float32) for p in spec}
@@ -76,9 +76,8 @@ def test_every_parameter_is_in_one_group_and_biases_and_norms_do_not_decay(
     config: ModelConfig, name: str
 ) -> None:
     weights = {n: torch.from_numpy(array) for n, array in random_weights(config).items()}
-    ours = Optimizer(
-        dataclasses.replace(SETTINGS, name=name), parameters(config), weights, half=False
-    )
+    settings = dataclasses.replace(SETTINGS, name=name)
+    ours = Optimizer(settings, parameters(config), weights, torch.float32)
     by_adam = [(p.name, decay) for (_, decay), group in ours.adam.items() for p in group]
     claimed = [n for n, _ in by_adam] + [p.name for alike, _ in ours.muon for p in alike]
     assert sorted(claimed) == sorted(weights)
@@ -95,9 +94,8 @@ def test_every_parameter_is_in_one_group_and_biases_and_norms_do_not_decay(
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_refused_step_changes_no_bit(name: str, poison: float) -> None:
     weights = {n: torch.from_numpy(array) for n, array in random_weights(QWEN3).items()}
-    ours = Optimizer(
-        dataclasses.replace(SETTINGS, name=name), parameters(QWEN3), weights, half=False
-    )
+    settings = dataclasses.replace(SETTINGS, name=name)
+    ours = Optimizer(settings, parameters(QWEN3), weights, torch.float32)
     gradients = {n: torch.ones_like(w) for n, w in weights.items()}
 
     def step(refused: float) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
 
 from homespun.config import ModelConfig
-from homespun.engine.base import OptimizerSettings
+from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.torch_engine import engine, model
 from homespun.engine.torch_engine.engine import TorchEngine
+from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
 
 TOLERANCE = 1e-5
 
@@ -30,7 +30,8 @@ def errors(config: ModelConfig) -> dict[str, float]:
     settings = OptimizerSettings(
         "adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0
     )
-    ours = TorchEngine(config, optimizer=settings, precision="float32", threads=2)
+    options = EngineOptions(optimizer=settings, precision="float32", threads=2)
+    ours = TorchEngine(config, options)
     ours.load(weights.items())
     found = {"logits": relative_error(ours.logits(batch.inputs), theirs.logits(batch))}
     gradients = dict(ours.gradients([batch]))
@@ -95,7 +96,7 @@ def test_halved_frequencies_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
 def test_no_position_sees_what_follows_it(config: ModelConfig) -> None:
-    ours = TorchEngine(config, precision="float32")
+    ours = TorchEngine(config, EngineOptions(precision="float32"))
     ours.load(random_weights(config).items())
     inputs = random_batch(config).inputs
     changed = inputs.copy()

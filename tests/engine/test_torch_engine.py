@@ -2,23 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-from reference import GPT2, QWEN3, random_batch, random_weights, relative_error
 
 from homespun.config import ModelConfig
-from homespun.engine.base import IGNORED, Batch, OptimizerSettings
+from homespun.engine.base import IGNORED, Batch, EngineOptions, OptimizerSettings
 from homespun.engine.torch_engine.engine import TorchEngine
 from homespun.model.spec import parameters
+from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+OPTIONS = EngineOptions(optimizer=SETTINGS, precision="float32", threads=2)
 RATES = {"adamw": 1e-3, "muon": 1e-2}
 BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
 
 
-def engine(config: ModelConfig, **options: object) -> TorchEngine:
-    made = TorchEngine(config, optimizer=SETTINGS, threads=2, **{"precision": "float32", **options})
+def engine(config: ModelConfig, **options: Any) -> TorchEngine:
+    made = TorchEngine(config, dataclasses.replace(OPTIONS, **options))
     made.load(random_weights(config).items())
     return made
 
@@ -124,8 +126,9 @@ def test_a_rewound_cache_is_as_if_the_rest_had_never_been(config: ModelConfig) -
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_state_survives_a_passage_bit_for_bit(config: ModelConfig, optimizer: str) -> None:
     settings = dataclasses.replace(SETTINGS, name=optimizer)
-    first = TorchEngine(config, optimizer=settings, precision="bfloat16", threads=2)
-    second = TorchEngine(config, optimizer=settings, precision="bfloat16", threads=2, seed=1)
+    options = dataclasses.replace(OPTIONS, optimizer=settings, precision="bfloat16")
+    first = TorchEngine(config, options)
+    second = TorchEngine(config, dataclasses.replace(options, seed=1))
     batches = [random_batch(config, seed=seed) for seed in range(6)]
     for batch in batches[:3]:
         first.train_step([batch], RATES)

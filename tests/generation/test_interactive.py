@@ -20,7 +20,7 @@ PROGRAM = textwrap.dedent(
     from homespun.generation.interactive import interact
 
     def reply(prompt, config):
-        if prompt == "bad" or not prompt.isprintable():
+        if prompt == "bad" or not (prompt or "").isprintable():
             raise UserError("the prompt is bad")
         yield f", t={config.temperature}"
         if prompt == "endless":
@@ -114,19 +114,33 @@ def test_settings_change_for_the_next_text_and_bad_ones_are_explained(terminal):
     assert answer(terminal, "/seed 7") == ["seed 7"]
     assert answer(terminal, "/temperature nan")[0].startswith("error: temperature is nan:")
     assert answer(terminal, "/max-tokens 0")[0].startswith("error: max-tokens is 0: it has to")
-    assert answer(terminal, "/max-tokens x") == ["error: /max-tokens needs a whole number, not 'x'"]
-    assert answer(terminal, "/max-tokens off")[0].startswith("error: /max-tokens needs")
+    assert answer(terminal, "/max-tokens x") == [
+        "error: max-tokens is 'x': a whole number is expected"
+    ]
+    assert answer(terminal, "/max-tokens off") == [
+        "error: max-tokens is 'off': a whole number is expected"
+    ]
     assert answer(terminal, "/colour red")[0].startswith("error: there is no '/colour'")
     assert answer(terminal, "bad") == ["error: the prompt is bad"]
-    assert answer(terminal, "   ") == []
     assert answer(terminal, "a") == ["a, t=0.5, k=40, n=200, s=7[31m."]
     assert answer(terminal, "/top-k off") == ["top-k off"]
     assert "/min-p" in "".join(answer(terminal, "/help"))
 
 
+def test_enter_alone_lets_the_model_begin(terminal):
+    assert answer(terminal, "") == [", t=0.8, k=None, n=200, s=None[31m."]
+    assert answer(terminal, "   ") == answer(terminal, "")
+
+
+@pytest.mark.parametrize("word", ["quit", "exit", "help"])
+def test_words_that_look_like_a_command_are_answered_not_continued(terminal, word):
+    assert answer(terminal, word) == ["(to leave: /quit or Ctrl-D; /help shows what you can do)"]
+    assert answer(terminal, f" {word}")[0].startswith(f" {word}, t=")
+
+
 def test_ctrl_c_stops_a_text_and_the_session_goes_on(terminal):
     terminal.type("endless\r")
-    terminal.wait_for("endless, t=0.8")
+    terminal.wait_for("endless,")  # the word that has not ended is not shown yet
     terminal.interrupt("[stopped]\r\n")
     terminal.wait_for("> ")
     assert answer(terminal, "next")[0].startswith("next, t=")
@@ -144,7 +158,7 @@ def test_ctrl_c_clears_the_line_and_twice_leaves(terminal):
     assert terminal.process.wait(30) == 0
 
 
-@pytest.mark.parametrize("keys", ["\x04", "/quit\r"])
+@pytest.mark.parametrize("keys", ["\x04", "/quit\r", "/exit\r", "/q\r"])
 def test_other_ways_to_leave(terminal, keys):
     terminal.type(keys)
     terminal.wait_for("left")
@@ -193,12 +207,13 @@ def run_piped(stdin):
 
 
 def test_piped_lines_are_answered_without_questions_or_controls():
-    result = run_piped("é\n/temperature 2\n\nb\n/quit\nc\n".encode())
+    result = run_piped("é\n/temperature 2\n\nb\nexit\n/quit\nc\n".encode())
     assert result.stderr == b""
     assert result.stdout.decode().splitlines() == [
         "é, t=0.8, k=None, n=200, s=None[31m.",
         "temperature 2.0",
         "b, t=2.0, k=None, n=200, s=None[31m.",
+        "exit, t=2.0, k=None, n=200, s=None[31m.",
         "left",
     ]
 

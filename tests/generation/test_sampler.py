@@ -1,6 +1,7 @@
 """Drawing a token: exact support sets and probabilities, not statistics."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from hypothesis.extra import numpy as arrays
 from homespun.config import SamplingConfig
 from homespun.errors import UserError
 from homespun.generation.sampler import Sampler, candidates
+
+plain = partial(SamplingConfig, min_p=0.0)
+"""Nothing but what a test asks for: by default a sampler leaves out what is far too unlikely."""
 
 properties = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -39,7 +43,7 @@ def logits_of(*probabilities):
 
 def support(logits, history=(), **config):
     config.setdefault("temperature", 1.0)
-    return candidates(logits, history, SamplingConfig(**config))[0].tolist()
+    return candidates(logits, history, plain(**config))[0].tolist()
 
 
 FIVE = logits_of(0.1, 0.4, 0.05, 0.25, 0.2)
@@ -58,7 +62,7 @@ class Fixed:
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 2.0, 100.0])
 def test_the_probabilities_are_the_softmax_of_the_scaled_logits(temperature):
     logits = np.array([0.5, -1.25, 3.0, 2.75], dtype=np.float32)
-    ids, probabilities = candidates(logits, (), SamplingConfig(temperature=temperature))
+    ids, probabilities = candidates(logits, (), plain(temperature=temperature))
     weights = np.exp(logits.astype(np.float64) / temperature)
     assert ids.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(probabilities, weights / weights.sum(), rtol=1e-14)
@@ -66,7 +70,7 @@ def test_the_probabilities_are_the_softmax_of_the_scaled_logits(temperature):
 
 def test_temperature_0_is_the_likeliest_token_the_first_of_equals():
     logits = np.array([1, 3, 2, 3], dtype=np.float32)
-    assert Sampler(SamplingConfig(temperature=0, top_k=3), seed=0)(logits) == 1
+    assert Sampler(plain(temperature=0, top_k=3), seed=0)(logits) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_top_p_sees_what_top_k_has_left():
 
 def test_the_penalty_makes_both_signs_less_likely_and_leaves_others_alone():
     logits = np.array([2, -2, 0, 1], dtype=np.float32)
-    config = SamplingConfig(temperature=1, repetition_penalty=2.0)
+    config = plain(temperature=1, repetition_penalty=2.0)
     _, probabilities = candidates(logits, [0, 1, 1, 2], config)
     weights = np.exp([1.0, -4.0, 0.0, 1.0])
     np.testing.assert_allclose(probabilities, weights / weights.sum(), rtol=1e-14)
@@ -136,7 +140,7 @@ def test_the_penalty_makes_both_signs_less_likely_and_leaves_others_alone():
     ],
 )
 def test_a_penalty_beyond_all_numbers_gives_a_distribution(logits, history, penalty, expected):
-    config = SamplingConfig(temperature=1, repetition_penalty=penalty)
+    config = plain(temperature=1, repetition_penalty=penalty)
     ids, probabilities = candidates(np.float32(logits), history, config)
     assert ids.tolist() == [0, 1]
     assert probabilities.tolist() == expected
@@ -151,7 +155,7 @@ def test_the_order_is_that_of_transformers():
     for _ in range(50):
         logits = (random.normal(size=60) * 3).astype(np.float32)
         history = random.integers(0, 60, size=10).tolist()
-        config = SamplingConfig(
+        config = plain(
             temperature=float(random.uniform(0.3, 2)),
             top_k=int(random.integers(1, 60)),
             top_p=float(random.uniform(0.3, 1)),
@@ -174,7 +178,7 @@ def test_the_order_is_that_of_transformers():
 
 
 def test_a_uniform_number_picks_the_token_whose_interval_it_falls_into():
-    sampler = Sampler(SamplingConfig(temperature=1, top_k=3), seed=0)
+    sampler = Sampler(plain(temperature=1, top_k=3), seed=0)
     shares = {1: 0.4 / 0.85, 3: 0.25 / 0.85, 4: 0.2 / 0.85}
     low = 0.0
     for token, share in shares.items():
@@ -186,7 +190,7 @@ def test_a_uniform_number_picks_the_token_whose_interval_it_falls_into():
 
 def test_the_largest_uniform_number_never_draws_an_impossible_token():
     logits = np.array([0.0, 0.1, -1e30], dtype=np.float32)
-    sampler = Sampler(SamplingConfig(temperature=1), seed=0)
+    sampler = Sampler(plain(temperature=1), seed=0)
     for number in (np.nextafter(1, 0), 1.0):
         sampler._random = Fixed(number)
         assert sampler(logits) == 1
@@ -195,7 +199,7 @@ def test_the_largest_uniform_number_never_draws_an_impossible_token():
 
 
 def test_draws_follow_the_probabilities_exactly_over_a_grid_of_uniform_numbers():
-    config = SamplingConfig(temperature=0.7, top_p=0.9)
+    config = plain(temperature=0.7, top_p=0.9)
     ids, probabilities = candidates(FIVE, (), config)
     sampler, n = Sampler(config, seed=0), 1000
     counts = dict.fromkeys(ids.tolist(), 0)
@@ -208,7 +212,7 @@ def test_draws_follow_the_probabilities_exactly_over_a_grid_of_uniform_numbers()
 
 def test_seeds_and_samples_have_streams_of_their_own():
     def draw(seed, sample):
-        sampler = Sampler(SamplingConfig(temperature=1), seed, sample)
+        sampler = Sampler(plain(temperature=1), seed, sample)
         return tuple(sampler(np.zeros(1000, dtype=np.float32)) for _ in range(5))
 
     streams = [(seed, sample) for seed in (0, 1, 2**32, 2**64) for sample in range(4)]
@@ -221,7 +225,7 @@ def test_numbers_that_are_not_finite_are_an_error(bad):
     logits = np.array([0, bad, 1], dtype=np.float32)
     for temperature in (0.0, 1.0):
         with pytest.raises(UserError, match="not finite"):
-            Sampler(SamplingConfig(temperature=temperature), seed=0)(logits)
+            Sampler(plain(temperature=temperature), seed=0)(logits)
 
 
 @properties
@@ -267,7 +271,7 @@ def test_a_tighter_limit_never_lets_more_tokens_through(logits, config, p, q, k)
     st.floats(0.001, 0.999),
 )
 def test_top_p_is_what_sorting_the_whole_vocabulary_gives(logits, p):
-    ids, _ = candidates(logits, (), SamplingConfig(temperature=1, top_p=p))
+    ids, _ = candidates(logits, (), plain(temperature=1, top_p=p))
     weights = np.exp(logits.astype(np.float64) - logits.max())
     probabilities = weights / weights.sum()
     order = np.argsort(-logits, kind="stable")

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 from homespun.model.presets import PRESETS, preset, shaped
 from homespun.model.spec import count_parameters, parameters
+from tests.reference import of_transformers
 
 SMALL_QWEN3 = ["pico", "nano", "micro", "mini", "small"]
 
@@ -19,45 +19,20 @@ def named(name: str) -> ModelConfig:
     return dataclasses.replace(PRESETS[name], seq_len=1024)
 
 
-def of_transformers(config: ModelConfig) -> torch.nn.Module:
-    """The same model, without memory for its weights."""
-    with torch.device("meta"):
-        if config.architecture == "gpt2":
-            return GPT2LMHeadModel(
-                GPT2Config(
-                    vocab_size=config.vocab_size,
-                    n_positions=config.seq_len,
-                    n_embd=config.d_model,
-                    n_layer=config.n_layers,
-                    n_head=config.n_heads,
-                )
-            )
-        return Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=config.vocab_size,
-                hidden_size=config.d_model,
-                num_hidden_layers=config.n_layers,
-                num_attention_heads=config.n_heads,
-                num_key_value_heads=config.n_kv_heads,
-                head_dim=config.head_dim,
-                intermediate_size=config.d_ff,
-                tie_word_embeddings=config.tie_embeddings,
-            )
-        )
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_names_and_shapes_and_count_are_those_of_transformers(name: str) -> None:
     config = named(name)
+    with torch.device("meta"):  # no memory for the weights
+        model = of_transformers(config)
     # Parameters, not the state: there a tied weight comes twice.
-    theirs = {n: tuple(p.shape) for n, p in of_transformers(config).named_parameters()}
+    theirs = {n: tuple(p.shape) for n, p in model.named_parameters()}
     ours = {p.name: p.shape for p in parameters(config)}
     for matrix, shape in ours.items():
         if config.architecture == "gpt2" and ".h." in matrix and len(shape) == 2:
             ours[matrix] = shape[::-1]  # stored [in, out] there
     assert ours == theirs
     assert len(parameters(config)) == len(ours)
-    assert count_parameters(config) == sum(p.numel() for p in of_transformers(config).parameters())
+    assert count_parameters(config) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(

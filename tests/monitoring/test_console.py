@@ -2,13 +2,12 @@
 
 import io
 import math
+import os
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from homespun.monitoring.console import Console, duration, perplexity, printable, size
+from homespun.monitoring.console import Console, duration, size, three_digits
 
 STEP = {
     "step": 500,
@@ -62,10 +61,12 @@ def screen(monkeypatch):
 
 def shown(*records, **options):
     file = io.StringIO()
-    with Console("a run", {"data": "stories"}, file=file, **options) as console:
+    with Console(file=file, **options) as console:
         for record in records:
-            console.record(record, 0.05, 723.0)
-    return file.getvalue().splitlines()[2:]
+            console.record(record, 723.0)
+            console.doing("saving", 0.05)
+            console.stepped(500, 3.21, 0.05, 723.0)
+    return file.getvalue().splitlines()
 
 
 def test_a_log_file_gets_plain_lines_with_everything():
@@ -98,7 +99,7 @@ def test_the_best_evaluation_is_marked_when_it_is_the_best_so_far():
         True,
         False,
     ]
-    assert lines[0] == "step     500  val loss 3.0000  ppl 20.1  1.021 bits/byte  best so far"
+    assert lines[0] == "step     500  val loss 3.0000  1.021 bits/byte  ppl 20.1  best so far"
 
 
 def test_a_resumed_run_knows_its_best():
@@ -107,9 +108,9 @@ def test_a_resumed_run_knows_its_best():
 
 
 def test_a_sample_is_indented_below_its_prompt_and_cannot_control_the_terminal(screen):
-    with Console("a run", {}, file=screen) as console:
-        console.record(SAMPLE, 0.5, None)
-    for lines in (shown(SAMPLE), screen.lines[1:-1]):
+    with Console(file=screen) as console:
+        console.record(SAMPLE, None)
+    for lines in (shown(SAMPLE), screen.lines[:-1]):
         lines = [line for line in lines if line and "%" not in line]
         assert lines[0] == 'step     500  sample after "Once upon a time"'
         assert lines[1].startswith("    Once upon a time, there was [bold]Lily[/bold].")
@@ -119,12 +120,16 @@ def test_a_sample_is_indented_below_its_prompt_and_cannot_control_the_terminal(s
 
 
 def test_on_a_terminal_every_line_fits_and_the_bar_stays_below(screen):
-    with Console("a run", {"data": "stories"}, total_steps=10_000, file=screen) as console:
+    with Console(total_steps=10_000, file=screen) as console:
         console.say("compiling")
         for record in (STEP, STEP | {"tokens_per_second": 1_234_567.0}, evaluation(3.0), SAMPLE):
-            console.record(record, 0.05, 723.0)
+            console.doing("evaluating", 0.05)
+            console.record(record, 723.0)
+            assert re.fullmatch(r"  5% [━╸╺]+ evaluating", screen.lines[-1])
+            console.stepped(500, 3.2101, 0.06, 723.0)
             bar = screen.lines[-1]
-            assert re.fullmatch(r"  5% .* 12 min left  clipped 12%  1\.2 GB", bar)
+            assert re.fullmatch(r"  6% [━╸╺]{10,} 12 min left  step 500  loss 3.21  .*", bar)
+            assert len(bar) <= 77  # and the ^C that a terminal puts behind it
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert all(len(line) <= 80 for part in text.split("\n") for line in part.split("\r"))
     assert "compiling" in screen.lines
@@ -134,15 +139,16 @@ def test_on_a_terminal_every_line_fits_and_the_bar_stays_below(screen):
 
 
 def test_messages_cannot_control_the_terminal(screen):
-    with Console("a\x1b[2Jrun", {"a": "b\x1bc"}, file=screen) as console:
+    with Console(file=screen) as console:
+        console.show("a\x1b[2Jrun", {"a": "b\x1bc"})
         console.say("\x1b]0;title\x07done")
     assert screen.lines[:3] == ["a[2Jrun", "  a  bc", "]0;titledone"]
 
 
 def test_the_terminal_is_left_as_it_was_also_after_an_error(screen):
     def run():
-        with Console("a run", {}, file=screen) as console:
-            console.record(STEP, 0.5, None)
+        with Console(file=screen) as console:
+            console.record(STEP, None)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -153,20 +159,71 @@ def test_the_terminal_is_left_as_it_was_also_after_an_error(screen):
 
 def test_a_dumb_terminal_gets_plain_lines(screen, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    with Console("a run", {}, file=screen) as console:
-        console.record(STEP, 0.5, None)
+    with Console(file=screen) as console:
+        console.record(STEP, None)
     assert "\x1b" not in screen.getvalue()
 
 
-@settings(derandomize=True, deadline=None)
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-def test_printable_text_has_no_control_characters_and_keeps_all_others(text):
-    result = printable(text)
-    assert all(char in "\n\t" or not 0 <= ord(char) < 32 for char in result)
-    assert not re.search("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]", result)
-    assert [char for char in text if char.isprintable()] == [
-        char for char in result if char.isprintable()
+def test_steps_move_the_bar_as_often_as_one_can_read_it(screen, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("homespun.monitoring.console.time.monotonic", lambda: now)
+    with Console(file=screen) as console:
+        drawn = []
+        for step in range(9):
+            console.stepped(step, 5.0, step / 10, None)
+            drawn.append(screen.getvalue().count("loss 5.00"))
+            now += 0.2
+        assert drawn == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+        console.doing("saving", 0.9)
+        assert screen.lines[-1].endswith(" saving")
+        console.stepped(9, 4.0, 0.9, None)
+        assert screen.lines[-1].endswith("step 9  loss 4.00")
+
+
+def test_a_narrow_terminal_shows_what_matters_and_breaks_no_words(screen, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    with Console(file=screen) as console:
+        console.show("Training", {"model": "qwen3, 3 layers x 192, 3 heads, 2.9 M parameters"})
+        console.record(evaluation(3.0), None)
+        console.stepped(500, 3.2101, 0.5, 723.0)
+        assert screen.lines[-1].endswith(" 12 min left  step 500")
+    lines = screen.lines
+    assert "  model  qwen3, 3 layers x 192, 3 heads, 2.9 M" in lines
+    assert "         parameters" in lines
+    assert "step     500  val loss 3.0000  1.021 bits/byte" in lines
+
+
+@pytest.mark.parametrize("kind", ["closed pipe", "full disk"])
+def test_when_the_output_is_lost_it_is_said_once_and_the_rest_goes_to_standard_error(kind, capsys):
+    reasons = []
+    end, writing = os.pipe()
+    os.close(end)
+    if kind == "full disk":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writing)
+    with os.fdopen(writing, "w") as file, Console(file=file, when_lost=reasons.append) as console:
+        console.record(STEP, None)
+        console.record(STEP, None)
+        console.show("Stopped", {"go on": "homespun train --resume"})
+    assert reasons == [{"closed pipe": "Broken pipe"}.get(kind, "No space left on device")]
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "Stopped",
+        "  go on  homespun train --resume",
     ]
+
+
+def test_a_terminal_that_is_closed_is_lost_too(monkeypatch, capfd):
+    """Its side of the line goes away, and the bar with it."""
+    monkeypatch.setenv("TERM", "xterm")
+    reasons = []
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as file, Console(file=file, when_lost=reasons.append) as console:
+        console.doing("saving", 0.5)
+        os.close(ours)
+        console.stepped(1, 5.0, 0.5, None)
+        console.record(STEP, None)
+        console.say("Stopped")
+    assert reasons == ["Input/output error"]
+    assert capfd.readouterr().err == "Stopped\n"
 
 
 def test_units():
@@ -174,6 +231,6 @@ def test_units():
         "0 s", "59 s", "1 min", "12 min", "1 h 00 min", "3 h 05 min", "1 d 0 h", "2 d 4 h",
     ]  # fmt: skip
     assert [size(n) for n in (0, 640e6, 999.6e6, 1.234e9)] == ["0 MB", "640 MB", "1.0 GB", "1.2 GB"]
-    assert [perplexity(x) for x in (1.0, 999.4, 999.6, 50257.0, 2e7)] == [
+    assert [three_digits(x) for x in (1.0, 999.4, 999.6, 50257.0, 2e7)] == [
         "1.0", "999.4", "1,000", "50,257", "2.0e+07",
     ]  # fmt: skip

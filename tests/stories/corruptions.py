@@ -1,4 +1,4 @@
-"""One false fact in a true story: what the judge has to notice.
+"""One false fact in a true story: the judge's own examination, which its tests and its benchmark set.
 
 Each corruption takes a consistent story and a generator, and returns the story with one fact
 changed, or None where there is no such fact in it. What might by chance be another consistent story

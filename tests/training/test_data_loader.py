@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from homespun.errors import UserError
@@ -69,3 +69,35 @@ def test_any_position_is_reached_at_once_and_division_changes_no_order(position:
 def test_targets_follow_inputs_by_one_everywhere() -> None:
     batch = Batches(TextDataset(np.arange(503), seq_len=7), seed=1).batch(60, 40)
     np.testing.assert_array_equal((batch.inputs + 1) % 503, batch.targets)
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    seq_len=st.integers(1, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_samples_begin_with_a_document_or_deep_inside_one(
+    lengths: list[int], seq_len: int, seed: int
+) -> None:
+    ends = np.cumsum(lengths)
+    assume(ends[-1] > seq_len)
+    document_starts = ends - lengths
+    dataset = TextDataset(np.arange(ends[-1]), seq_len, document_starts)
+    starts = Batches(dataset, seed).starts(0, len(dataset))
+    assert len(set(starts)) == len(starts)
+    for start in starts:
+        begin = document_starts[document_starts <= start][-1]
+        assert start == begin or start - begin >= seq_len
+
+
+def test_every_short_document_and_every_part_of_a_long_one_has_its_turn() -> None:
+    lengths = [7, 3, 95, 10, 1, 4, 33]
+    ends = np.cumsum(lengths)
+    dataset = TextDataset(np.arange(ends[-1]), seq_len=10, document_starts=ends - lengths)
+    batches = Batches(dataset, seed=0)
+    n = len(dataset)
+    passes = 60
+    assert set(ends - lengths) <= set(batches.starts(0, passes * n))
+    seen = {t for i in range(passes) for t in batches.batch(i * n, n).targets.flatten().tolist()}
+    assert seen == set(range(ends[-1]))

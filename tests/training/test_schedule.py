@@ -5,21 +5,13 @@ import math
 
 import pytest
 
-from homespun.training.schedule import learning_rate_share, warm_up
+from homespun.config import Schedule
+from homespun.training.schedule import RateCurve
 
 
-def shares(kind: str, total: int, warmup: int, minimum: float = 0.1) -> list[float]:
-    return [
-        learning_rate_share(
-            kind,  # type: ignore[arg-type]
-            step,
-            (step + 1) / total,
-            warmup_steps=warmup,
-            warmup_share=warmup / total,
-            minimum=minimum,
-        )
-        for step in range(total)
-    ]
+def shares(kind: Schedule, total: int, warmup: int, minimum: float = 0.1) -> list[float]:
+    curve = RateCurve(kind, minimum, warmup_steps=warmup, warmup_share=warmup / total)
+    return [curve(step, (step + 1) / total) for step in range(total)]
 
 
 def test_cosine_is_the_formula_of_the_guide_one_step_on() -> None:
@@ -35,7 +27,7 @@ def test_cosine_is_the_formula_of_the_guide_one_step_on() -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
 @pytest.mark.parametrize("warmup", [0, 1, 50])
-def test_a_rate_rises_to_the_peak_and_falls_to_the_minimum(kind: str, warmup: int) -> None:
+def test_a_rate_rises_to_the_peak_and_falls_to_the_minimum(kind: Schedule, warmup: int) -> None:
     rates = shares(kind, 500, warmup)
     peak = max(range(500), key=rates.__getitem__)
     assert 0 < rates[0] <= rates[peak] <= 1
@@ -53,16 +45,7 @@ def test_linear_stays_at_the_peak_and_then_falls_evenly() -> None:
     assert rates[-1] == pytest.approx(0.0)
 
 
-def test_without_a_word_the_warm_up_is_two_percent_and_at_most_2000_steps() -> None:
-    assert warm_up(None, 10_000) == (200, 0.02)
-    assert warm_up(None, 1_000_000) == (2000, 0.002)
-    assert warm_up(500, 10_000) == (500, 0.05)
-    assert warm_up(None, None) == (0, 0.02)
-
-
 def test_where_time_ends_the_run_the_warm_up_follows_the_clock() -> None:
-    rates = [
-        learning_rate_share("linear", 7, progress, warmup_steps=0, warmup_share=0.02, minimum=0.0)
-        for progress in (0.001, 0.01, 0.02)
-    ]
+    curve = RateCurve("linear", 0.0, warmup_steps=0, warmup_share=0.02)
+    rates = [curve(7, progress) for progress in (0.001, 0.01, 0.02)]
     assert rates == pytest.approx([0.05, 0.5, 1.0])

@@ -10,10 +10,9 @@ from torch import Tensor
 from homespun.config import ModelConfig
 from homespun.engine.base import (
     Batch,
+    EngineOptions,
     Floats,
-    MemoryStats,
     Named,
-    OptimizerSettings,
     StepResult,
     Tokens,
 )
@@ -25,53 +24,39 @@ from homespun.model.spec import initial_weights, parameters
 
 
 class TorchEngine:
-    """A model on one device, with its optimizer; without `optimizer` it can evaluate and generate only, and without
-    `seed` its weights are zeros until some are loaded."""
+    """A model on one device, with its optimizer if the options have one."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        optimizer: OptimizerSettings | None = None,
-        precision: str = "auto",
-        compiled: bool = False,
-        gradient_checkpointing: bool = False,
-        threads: int | None = None,
-        seed: int | None = 0,
-    ) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, options: EngineOptions) -> None:
+        self.options = options
         self.device = machine.device()
         if self.device.type == "cpu":
-            torch.set_num_threads(threads or machine.n_cores())
+            torch.set_num_threads(options.threads or machine.n_cores())
             machine.keep_freed_memory()
-        half = machine.computes_in_half(precision)
-        self.compiled = compiled
-        self.gradient_checkpointing = gradient_checkpointing
+        trains = options.optimizer is not None
         spec = parameters(config)
         self.weights = {
-            p.name: torch.zeros(p.shape, device=self.device, requires_grad=optimizer is not None)
-            for p in spec
+            p.name: torch.zeros(p.shape, device=self.device, requires_grad=trains) for p in spec
         }
         block = BLOCKS[config.architecture]
         self.loss_and_slope = loss_and_slope
-        if compiled:
+        if options.compiled:
             block = torch.compile(block, dynamic=False)
             self.loss_and_slope = torch.compile(loss_and_slope, dynamic=False)
-        self.model = Model(config, self.weights, torch.bfloat16 if half else torch.float32, block)
+        dtype = machine.computing_dtype(options.precision)
+        self.model = Model(config, self.weights, dtype, block)
         self.optimizer: Optimizer | None = None
-        if optimizer is not None:
-            self.max_grad_norm = optimizer.max_grad_norm
-            self.optimizer = Optimizer(optimizer, spec, self.weights, half)
-        if seed is not None:
-            self.load(initial_weights(config, seed))
+        if options.optimizer is not None:
+            self.optimizer = Optimizer(options.optimizer, spec, self.weights, muon_dtype=dtype)
+        if options.seed is not None:
+            self.load(initial_weights(config, options.seed))
 
     @property
     def facts(self) -> dict[str, str]:
         return {
             "engine": f"torch {torch.__version__}",
             "device": machine.device_name(),
-            "precision": "bfloat16" if self.model.dtype == torch.bfloat16 else "float32",
-            "compiled": "yes" if self.compiled else "no",
+            "precision": str(self.model.dtype).removeprefix("torch."),
+            "compiled": "yes" if self.options.compiled else "no",
             "threads": str(torch.get_num_threads()),
         }
 
@@ -82,15 +67,16 @@ class TorchEngine:
             loss, grads = self._backward(microbatches)
         norm = torch.nn.utils.get_total_norm(grads.values())
         finite = torch.isfinite(norm) & torch.isfinite(loss)
+        max_norm = self.optimizer.settings.max_grad_norm
         with torch.no_grad():
             self.optimizer.step(
                 grads,
                 lr,
-                grad_scale=(norm / self.max_grad_norm).clamp(min=1.0),
+                grad_scale=(norm / max_norm).clamp(min=1.0),
                 refused=(~finite).float(),
             )
         self._release_gradients()
-        return TorchStep(loss, norm, finite, self.max_grad_norm)
+        return TorchStep(loss, norm, finite, max_norm)
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad():
@@ -139,8 +125,8 @@ class TorchEngine:
         if absent:
             raise ValueError(f"{absent[0]} is missing")
 
-    def memory(self) -> MemoryStats:
-        return machine.memory()
+    def peak_memory(self) -> int:
+        return machine.peak_memory()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.weights.items()
@@ -155,7 +141,8 @@ class TorchEngine:
         loss = torch.zeros((), device=self.device)
         for batch in microbatches:
             hidden = self.model.hidden(
-                self._on_device(batch.inputs), gradient_checkpointing=self.gradient_checkpointing
+                self._on_device(batch.inputs),
+                gradient_checkpointing=self.options.gradient_checkpointing,
             )
             part = head_loss(
                 hidden.flatten(0, 1),

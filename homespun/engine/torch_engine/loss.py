@@ -11,22 +11,17 @@ import torch
 from torch import Tensor
 
 from homespun.engine.base import IGNORED
-from homespun.model.spec import HEAD_ROWS
+from homespun.engine.memory import HEAD_ROWS
 
 
 def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss of some rows, and `scale` times its derivative by the logits, in their dtype."""
     valid = targets != IGNORED
-    wide = logits.float()
-    peak = wide.amax(dim=-1, keepdim=True)
-    shifted = wide - peak
-    exponentials = shifted.exp()
-    total = exponentials.sum(dim=-1, keepdim=True)
     index = targets.clamp(min=0).unsqueeze(1)
-    row_loss = total.log().squeeze(1) - shifted.gather(1, index).squeeze(1)
+    log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    row_loss = -log_probabilities.gather(1, index).squeeze(1)
     weight = (valid * scale).unsqueeze(1)
-    is_target = torch.arange(logits.shape[1], device=logits.device) == index
-    slope = (exponentials / total - is_target.float()) * weight
+    slope = log_probabilities.exp_().mul_(weight).scatter_add_(1, index, -weight)
     return (row_loss * valid).sum(), slope.to(logits.dtype)
 
 

@@ -1,4 +1,7 @@
-"""What this machine is and has: device, memory, speed, and whether it computes in bfloat16."""
+"""What this machine is and has: device, memory, speed, and whether it computes in bfloat16.
+
+The module is the engine's `base.Machine`.
+"""
 
 import ctypes
 import os
@@ -7,11 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-from homespun.engine.base import LESS_MEMORY, MemoryStats
+from homespun.engine.memory import LESS_MEMORY
 from homespun.errors import UserError
 
 
@@ -40,7 +42,6 @@ def computing_dtype(precision: str) -> torch.dtype:
 
 
 def computes_in_half(precision: str) -> bool:
-    """Whether `--precision` means bfloat16 here."""
     return computing_dtype(precision) == torch.bfloat16
 
 
@@ -56,25 +57,16 @@ def flops_per_second(precision: str) -> float:
 
 
 def memory_capacity() -> int:
-    """Bytes of memory that the device has."""
     if device().type == "cuda":
         return torch.cuda.get_device_properties(device()).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def memory() -> MemoryStats:
-    """What this process holds on the device."""
+def peak_memory() -> int:
     if device().type == "cuda":
-        return MemoryStats(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
-    # The unit of ru_maxrss is the byte on macOS and 1,024 bytes elsewhere.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return MemoryStats(pages * resource.getpagesize(), peak)
-    except OSError:
-        return MemoryStats(peak, peak)
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def n_cores() -> int:

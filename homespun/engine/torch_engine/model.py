@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from homespun.config import ModelConfig
-from homespun.model.spec import LONGEST_IN_FULL
+from homespun.engine.memory import LONGEST_IN_FULL
 
 Weights = dict[str, Tensor]
 
@@ -118,9 +118,8 @@ def gpt2_block(
     """x [B, T, D] -> [B, T, D]."""
     h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
     h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
-    q, k, v = h.view(*h.shape[:2], 3, c.n_heads, c.head_dim).permute(
-        2, 0, 3, 1, 4
-    )  # each [B, H, T, C]
+    qkv = torch.unflatten(h, -1, (3, c.n_heads, c.head_dim))  # [B, T, 3, H, C]
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
     h = attention(q, k, v, cache)
     x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
     h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
@@ -134,9 +133,8 @@ def qwen3_block(
     """x [B, T, D] -> [B, T, D]."""
     assert rope is not None
     h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
-    heads = (
-        linear(h, joined(w, QKV)).view(*h.shape[:2], -1, c.head_dim).transpose(1, 2)
-    )  # [B, H + 2 K, T, C]
+    heads = torch.unflatten(linear(h, joined(w, QKV)), -1, (-1, c.head_dim))  # [B, T, H + 2 K, C]
+    heads = heads.transpose(1, 2)  # [B, H + 2 K, T, C]
     qk, v = torch.split(heads, [c.n_heads + c.n_kv_heads, c.n_kv_heads], dim=1)
     gains = torch.cat(
         (

@@ -21,18 +21,18 @@ RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector":
 
 
 class Optimizer:
-    """Updates `weights` in place."""
+    """Updates `weights` in place; in `muon_dtype` Muon makes its updates orthogonal."""
 
     def __init__(
         self,
         settings: OptimizerSettings,
         spec: list[Parameter],
         weights: dict[str, Tensor],
-        half: bool,
+        muon_dtype: torch.dtype,
     ) -> None:
         self.settings = settings
         self.weights = weights
-        self.muon_dtype = torch.bfloat16 if half else torch.float32
+        self.muon_dtype = muon_dtype
         takes_matrices = settings.name == "muon"
         self.muon: list[tuple[list[Parameter], Tensor]] = []
         """Matrices of one shape, and their momentum in one tensor [N, out, in]."""
@@ -89,18 +89,18 @@ class Optimizer:
         self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, refused: Tensor
     ) -> None:
         s = self.settings
-        keep = refused.bool()
-        decay = 1 - lr * s.weight_decay * (1 - refused)
+        keep, applied = refused.bool(), 1.0 - refused
+        decay = 1 - lr * s.weight_decay * applied
         for alike, momentum in self.muon:
             n_out, n_in = alike[0].shape[0] // alike[0].stacked, alike[0].shape[1]
-            grad = torch.stack([grads[p.name] for p in alike]) / grad_scale
-            new = torch.lerp(grad, momentum, s.muon_momentum)
-            momentum.copy_(torch.where(keep, momentum, new))
-            ahead = torch.lerp(grad, new, s.muon_momentum).view(-1, n_out, n_in)
-            direction = orthogonalised(ahead.to(self.muon_dtype)).to(grad.dtype).view_as(grad)
-            direction = torch.where(keep, 0.0, direction * (lr * max(1.0, n_out / n_in) ** 0.5))
-            for p, change in zip(alike, direction, strict=True):
-                self.weights[p.name].mul_(decay).sub_(change)
+            grad = torch.stack([grads[p.name] for p in alike]).div_(grad_scale)
+            grad = torch.where(keep, momentum, grad)
+            momentum.lerp_(grad, 1 - s.muon_momentum)
+            ahead = torch.lerp(grad, momentum, s.muon_momentum).to(self.muon_dtype)
+            direction = orthogonalised(ahead.view(-1, n_out, n_in)).reshape(grad.shape)
+            rate = lr * max(1.0, n_out / n_in) ** 0.5
+            for p, change in zip(alike, direction * applied, strict=True):
+                self.weights[p.name].mul_(decay).add_(change, alpha=-rate)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """The moments under the names that a checkpoint gives them."""

@@ -55,42 +55,8 @@ def random_batch(config: ModelConfig, rows: int = 3, seed: int = 0) -> Batch:
     return Batch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:]))
 
 
-class HuggingFace:
-    """The model of `transformers` with our weights, in float64, so that every difference is ours."""
-
-    def __init__(self, config: ModelConfig, weights: Arrays) -> None:
-        self.transposed = config.architecture == "gpt2"
-        self.model = _build(config).double().eval()
-        state = {
-            name: torch.from_numpy(array.T.copy() if self._is_conv1d(name) else array).double()
-            for name, array in weights.items()
-        }
-        missing, unexpected = self.model.load_state_dict(state, strict=False)
-        assert not unexpected
-        assert set(missing) <= {"lm_head.weight"}
-        self.model.tie_weights()
-
-    def logits(self, batch: Batch) -> npt.NDArray[np.float64]:
-        with torch.no_grad():
-            return self.model(torch.from_numpy(batch.inputs).long()).logits.numpy()
-
-    def gradients(self, batch: Batch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-        """Of the mean loss over all targets."""
-        self.model.zero_grad()
-        logits = self.model(torch.from_numpy(batch.inputs).long()).logits
-        targets = torch.from_numpy(batch.targets).long()
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-        for name, parameter in self.model.named_parameters():
-            assert parameter.grad is not None
-            gradient = parameter.grad.numpy()
-            yield name, gradient.T if self._is_conv1d(name) else gradient
-
-    def _is_conv1d(self, name: str) -> bool:
-        """GPT-2's matrices are stored [in, out] there."""
-        return self.transposed and ".h." in name and name.endswith("weight") and "ln_" not in name
-
-
-def _build(config: ModelConfig) -> torch.nn.Module:
+def of_transformers(config: ModelConfig) -> torch.nn.Module:
+    """The same model in `transformers`, which initialises it in its own way."""
     if config.architecture == "gpt2":
         return GPT2LMHeadModel(
             GPT2Config(
@@ -121,6 +87,41 @@ def _build(config: ModelConfig) -> torch.nn.Module:
             attn_implementation="eager",
         )
     )
+
+
+class HuggingFace:
+    """The model of `transformers` with our weights, in float64, so that every difference is ours."""
+
+    def __init__(self, config: ModelConfig, weights: Arrays) -> None:
+        self.transposed = config.architecture == "gpt2"
+        self.model = of_transformers(config).double().eval()
+        state = {
+            name: torch.from_numpy(array.T.copy() if self._is_conv1d(name) else array).double()
+            for name, array in weights.items()
+        }
+        missing, unexpected = self.model.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert set(missing) <= {"lm_head.weight"}
+        self.model.tie_weights()
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float64]:
+        with torch.no_grad():
+            return self.model(torch.from_numpy(batch.inputs).long()).logits.numpy()
+
+    def gradients(self, batch: Batch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+        """Of the mean loss over all targets."""
+        self.model.zero_grad()
+        logits = self.model(torch.from_numpy(batch.inputs).long()).logits
+        targets = torch.from_numpy(batch.targets).long()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        for name, parameter in self.model.named_parameters():
+            assert parameter.grad is not None
+            gradient = parameter.grad.numpy()
+            yield name, gradient.T if self._is_conv1d(name) else gradient
+
+    def _is_conv1d(self, name: str) -> bool:
+        """GPT-2's matrices are stored [in, out] there."""
+        return self.transposed and ".h." in name and name.endswith("weight") and "ln_" not in name
 
 
 def relative_error(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:

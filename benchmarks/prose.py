@@ -1,0 +1,154 @@
+"""How well it learns from real prose: a fixed model with a fixed number of tokens, and the recipe with a fixed time.
+
+    python -m benchmarks.prose fixed fairy_tales.txt
+    python -m benchmarks.prose recipe fairy_tales.txt
+
+Documents are those of the file, and every tenth by its hash is validation. The score is the mean loss, in float32, over
+windows of the validation text that do not overlap. With `--tune` a part of the training side stands in for the
+validation side, which is then not looked at, and nothing is saved.
+"""
+
+import hashlib
+import math
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from benchmarks import report
+from homespun.api import load
+from homespun.data.corpus import survey
+from homespun.data.documents import SEPARATOR
+from homespun.model.spec import count_parameters
+from homespun.training.evaluate import Evaluator
+
+FIXED = """
+    --model-size tiny --n-layers 6 --n-heads 6 --d-model 384 --vocab-size 4096 --seq-len 256
+    --batch-size 8 --max-steps 450 --optimizer adamw
+    --learning-rate 1e-3 --warmup-steps 20 --schedule linear --min-learning-rate-ratio 0 --beta2 0.99 --weight-decay 0.1
+    --eval-interval 1000000 --sample-interval 1000000
+"""
+"""12.2 M parameters beside the positions, 921,600 tokens. The third line is free, to be chosen with `--tune`; with the
+last the run looks at its validation side at its end only, and picks nothing by it."""
+
+Text = Annotated[Path, tyro.conf.Positional]
+Seeds = tuple[int, ...]
+
+
+def fixed(text: Text, seeds: Seeds = (0, 1, 2), tune: bool = False, flags: str = "") -> None:
+    """GPT-2 of 6 x 384, AdamW, 921,600 tokens.
+
+    Args:
+        text: the file.
+        seeds: of the runs.
+        tune: score on a part of the training side.
+        flags: more flags for `homespun train`.
+    """
+    learned, held_out = sides(text, tune)
+    # The run keeps the same documents aside itself, and does not learn from them.
+    documents = learned if tune else [*learned, *held_out]
+    runs = [scored(documents, held_out, f"{FIXED} {flags}", seed) for seed in seeds]
+    finish("prose_fixed", {"450 steps of 8 x 256 tokens": runs}, tune)
+
+
+def recipe(
+    text: Text,
+    budgets: tuple[str, ...] = ("60s", "120s"),
+    seeds: Seeds = (0, 1, 2),
+    tune: bool = False,
+    flags: str = "",
+) -> None:
+    """No flags but the text and a time budget; the run never sees the validation side.
+
+    Args:
+        text: the file.
+        budgets: of training time.
+        seeds: of the runs.
+        tune: score on a part of the training side.
+        flags: more flags for `homespun train`.
+    """
+    learned, held_out = sides(text, tune)
+    tables = {
+        f"--time-budget {budget}": [
+            scored(learned, held_out, f"--time-budget {budget} {flags}", seed) for seed in seeds
+        ]
+        for budget in budgets
+    }
+    finish("prose_recipe", tables, tune)
+
+
+def sides(text: Path, tune: bool) -> tuple[list[str], list[str]]:
+    """Documents to learn from and to score on: the two sides of the text, or two parts of its training side."""
+    corpus = survey(text)
+    training = list(corpus.training())
+    if not tune:
+        return training, list(corpus.validation())
+    held_out = [document for document in training if _hash(document) // 10 % 10 == 0]
+    return [document for document in training if document not in held_out], held_out
+
+
+def scored(documents: Sequence[str], held_out: Sequence[str], flags: str, seed: int) -> report.Row:
+    """Train on a file of these documents with the real command, and score its best weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "text.txt").write_text(f"\n{SEPARATOR}\n".join(documents), encoding="utf-8")
+        words = ["train", "--data-file", "text.txt", *shlex.split(flags), "--seed", str(seed)]
+        print("$ homespun", shlex.join(words), flush=True)
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "homespun", *words], cwd=folder, check=True)
+        seconds = time.perf_counter() - start
+        return {"seed": seed, **score(folder / "checkpoints", held_out), "seconds": round(seconds)}
+
+
+def score(checkpoints: Path, held_out: Sequence[str]) -> report.Row:
+    """Mean loss of a run's best weights over these documents, each behind an end-of-text mark."""
+    model = load(checkpoints, precision="float32")
+    stream = model.tokenizer.join(held_out)
+    evaluator = Evaluator(
+        stream,
+        model.tokenizer.byte_lengths,
+        seq_len=model.config.seq_len,
+        batch_size=8,
+        max_tokens=len(stream),
+    )
+    nats = evaluator(model.engine).loss
+    bytes_per_token = sum(len(document.encode()) for document in held_out) / len(stream)
+    return {
+        "M parameters": round(count_parameters(model.config) / 1e6, 1),
+        "tokens of text": len(stream),
+        "bytes/token": round(bytes_per_token, 5),
+        "nats/token": round(nats, 4),
+        "bits/byte": round(nats / math.log(2) / bytes_per_token, 4),
+    }
+
+
+def finish(name: str, tables: report.Tables, tune: bool) -> None:
+    """Means and spreads, and all runs one by one."""
+    summary = []
+    for title, runs in tables.items():
+        row: dict[str, str | float] = {"of": title}
+        for unit in ("nats/token", "bits/byte"):
+            figures = [float(run[unit]) for run in runs]
+            row |= {f"mean {unit}": round(statistics.mean(figures), 4)}
+            row |= {f"least {unit}": min(figures), f"most {unit}": max(figures)}
+        summary.append(row)
+    results = {"over the seeds": summary, **tables}
+    if tune:
+        print(report.rendered(results))
+    else:
+        report.save(name, results)
+
+
+def _hash(document: str) -> int:
+    return int(hashlib.sha256(document.encode()).hexdigest(), 16)
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"fixed": fixed, "recipe": recipe})

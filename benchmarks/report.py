@@ -1,0 +1,132 @@
+"""Figures in; a table on the screen, `results/NAME.json` and the tables in README.md out.
+
+    python -m benchmarks.report
+
+writes the results into README.md, so that no figure is ever typed by hand.
+"""
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from homespun import durable
+
+Row = Mapping[str, str | int | float]
+"""A figure for each column; how many digits of it mean something is decided where it is measured."""
+Tables = Mapping[str, Sequence[Row]]
+"""The rows of each table, by its title."""
+
+HERE = Path(__file__).parent
+README, RESULTS = HERE / "README.md", HERE / "results"
+PACKAGES = ("torch", "tokenizers", "transformers", "accelerate", "numpy")
+MACHINES = "machines"
+
+
+def save(name: str, tables: Tables) -> None:
+    """Print the tables, and write them with the command and the facts of the machine to `results/NAME.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    result = {"command": _command(), "machine": _machine(), "tables": tables}
+    durable.write_json(RESULTS / f"{name}.json", result)
+    print(rendered(tables))
+
+
+def rendered(tables: Tables) -> str:
+    """As plain text."""
+    return "\n\n".join(f"{title}\n{table(rows)}" for title, rows in tables.items())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows in columns: text to the left, numbers to the right, all of a column with as many digits."""
+    columns = {}
+    for title in rows[0]:
+        values = [row[title] for row in rows]
+        digits = max(len(str(v).partition(".")[2]) if isinstance(v, float) else 0 for v in values)
+        cells = [v if isinstance(v, str) else f"{v:,.{digits}f}" for v in values]
+        width = max(map(len, [title, *cells]))
+        is_text = any(isinstance(v, str) for v in values)
+        columns[title] = [
+            f"{cell:<{width}}" if is_text else f"{cell:>{width}}" for cell in [title, *cells]
+        ]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns.values(), strict=True))
+
+
+def filled(readme: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of README.md with the results between their marks, `<!-- NAME -->` and `<!-- end -->`."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        body = "Not measured yet."
+        if name == MACHINES and results:
+            body = _machines(results)
+        elif name in results:
+            shown = f"$ {results[name]['command']}\n{rendered(results[name]['tables'])}"
+            body = f"```\n{shown}\n```"
+        return f"<!-- {name} -->\n{body}\n<!-- end -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", block, readme, flags=re.DOTALL)
+
+
+def committed() -> dict[str, Any]:
+    """All results, by name."""
+    files = sorted(RESULTS.glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def main() -> None:
+    text = filled(README.read_text(encoding="utf-8"), committed())
+    durable.write(README, text.encode())
+
+
+def _machines(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each machine that something was measured on, and what."""
+    measured: dict[str, list[str]] = defaultdict(list)
+    for name, result in results.items():
+        measured[", ".join(map(str, result["machine"].values()))].append(name)
+    return "\n".join(f"- {', '.join(names)}: {where}" for where, names in measured.items())
+
+
+def _machine() -> dict[str, str]:
+    """What the figures depend on."""
+    packages = {distribution.name for distribution in metadata.distributions()}
+    return {
+        "cores": f"{os.cpu_count()} cores",
+        "cpu": _cpu(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "system": platform.system(),
+        "python": f"Python {platform.python_version()}",
+        **{name: f"{name} {metadata.version(name)}" for name in PACKAGES if name in packages},
+    }
+
+
+def _cpu() -> str:
+    """Its name, and its family and model where the system tells them: names can be vague."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    name, family, model = (
+        re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+        for key in ("model name", "cpu family", "model")
+    )
+    known = [match[1] for match in (name, family, model) if match]
+    return (
+        f"{known[0]} (family {known[1]}, model {known[2]})" if len(known) == 3 else "".join(known)
+    )
+
+
+def _command() -> str:
+    """As it was typed, without the folders of files."""
+    words = [Path(word).name if Path(word).exists() else word for word in sys.orig_argv[1:]]
+    return f"python {shlex.join(words)}"
+
+
+if __name__ == "__main__":
+    main()

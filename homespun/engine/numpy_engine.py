@@ -1,0 +1,290 @@
+"""Reading a trained model with NumPy alone: tokens in, logits and losses out, in float32 on the CPU.
+
+It cannot train. But no framework has to be loaded, so a text begins at once, and a single token through a small model
+is a row of matrix-vector products with little between them, which NumPy does faster than PyTorch (benchmarks/
+generation.py). It is also the second opinion on the other engines.
+
+B sequences, T tokens, N = B * T, S positions seen (T, or more with a cache), D width of the stream, F width of the
+feed-forward layer, H heads, K key/value heads, C channels of a head, V tokens in the vocabulary.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from homespun.config import ModelConfig
+from homespun.engine.base import IGNORED, Batch, Floats, Named, Tokens
+from homespun.engine.memory import HEAD_ROWS
+from homespun.model.spec import parameters
+
+Weights = dict[str, Floats]
+
+PREFILL = 256
+"""Positions that are read at a time: a bound on the attention weights in memory."""
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of the positions seen so far, in one layer."""
+
+    keys: Floats  # [B, K, max_len, C]
+    values: Floats  # [B, K, max_len, C]
+
+    def put(self, start: int, k: Floats, v: Floats) -> tuple[Floats, Floats]:
+        """Store k and v [B, K, T, C] from position `start` on; returns all S positions."""
+        end = start + k.shape[2]
+        self.keys[:, :, start:end] = k
+        self.values[:, :, start:end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
+    """x [N, D] and weight [out, D] -> [N, out]."""
+    y: Floats = (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
+    return y if bias is None else y + bias
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(eps))
+    result: Floats = centred / deviation * weight + bias
+    return result
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    size = np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(eps))
+    result: Floats = x / size * weight
+    return result
+
+
+def gelu(x: Floats) -> Floats:
+    """By tanh, as GPT-2 has it (Hendrycks and Gimpel, 2016)."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    result: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return result
+
+
+def silu(x: Floats) -> Floats:
+    """x times its sigmoid, which by tanh cannot overflow."""
+    half = np.float32(0.5) * x
+    result: Floats = half * (1 + np.tanh(half))
+    return result
+
+
+def rotary_tables(config: ModelConfig) -> Floats:
+    """cos and sin of each position's angles, [2, T, C] (Su et al., 2021; halves, not interleaved)."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    rates = np.float32(config.rope_theta) ** -exponents
+    angles = np.arange(config.seq_len, dtype=np.float32)[:, None] * rates
+    tables: Floats = np.stack((np.cos(angles), np.sin(angles)))
+    return np.concatenate((tables, tables), axis=-1)
+
+
+def rotate(x: Floats, rope: Floats) -> Floats:
+    """Turn the channels of x [B, H, T, C] by the angles of `rope` [2, T, C]."""
+    left, right = np.split(x, 2, axis=-1)
+    result: Floats = x * rope[0] + np.concatenate((-right, left), axis=-1) * rope[1]
+    return result
+
+
+def attention(q: Floats, k: Floats, v: Floats) -> Floats:
+    """Causal attention of the last T of S positions; q [B, H, T, C], k and v [B, K, S, C] -> [N, H * C]."""
+    batch, heads, n_new, channels = q.shape
+    shared_by, n_seen = heads // k.shape[1], k.shape[2]
+    # The heads that share their keys are laid side by side, as more positions of one head: [B, K, H / K * T, C].
+    q = (q * np.float32(channels**-0.5)).reshape(batch, -1, shared_by * n_new, channels)
+    scores: Floats = q @ k.swapaxes(-1, -2)  # [B, K, H / K * T, S]
+    if n_new > 1:
+        later = np.triu(np.ones((n_new, n_seen), dtype=bool), n_seen - n_new + 1)
+        scores[..., np.tile(later, (shared_by, 1))] = -np.inf
+    scores -= scores.max(-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(-1, keepdims=True)
+    y = (scores @ v).reshape(batch, heads, n_new, channels)
+    result: Floats = y.transpose(0, 2, 1, 3).reshape(batch * n_new, heads * channels)
+    return result
+
+
+class NumpyEngine:
+    """A model that is read from; `load` gives it its weights."""
+
+    def __init__(self, config: ModelConfig, threads: int | None = None) -> None:
+        # One thread, since more gain little for small models, and those of OpenBLAS stand still in turn as soon as
+        # anything else runs on the machine: beside a training run 10 tokens per second with two, 290 with one.
+        threadpool_limits(threads or 1, user_api="blas")
+        self.config = config
+        self.gpt2 = config.architecture == "gpt2"
+        self.rope = None if self.gpt2 else rotary_tables(config)
+        self.weights: Weights = {}
+        self.blocks: list[Weights] = []
+
+    def load(self, tensors: Iterable[Named]) -> None:
+        """Weights by name.
+
+        Raises:
+            ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
+        """
+        shapes = {p.name: p.shape for p in parameters(self.config)}
+        weights: Weights = {}
+        for name, array in tensors:
+            if name not in shapes or name in weights:
+                raise ValueError(
+                    f"{name} is {'given twice' if name in weights else 'not part of this model'}"
+                )
+            if array.shape != shapes[name] or array.dtype != np.float32:
+                raise ValueError(
+                    f"{name} is {array.dtype}{list(array.shape)}, not float32{list(shapes[name])}"
+                )
+            weights[name] = _by_columns(array.astype(np.float32))
+        if absent := shapes.keys() - weights.keys():
+            raise ValueError(f"{min(absent)} is missing")
+        self.weights = weights
+        prefix = "transformer.h." if self.gpt2 else "model.layers."
+        self.blocks = [
+            {
+                name.removeprefix(f"{prefix}{i}."): weight
+                for name, weight in weights.items()
+                if name.startswith(f"{prefix}{i}.")
+            }
+            for i in range(self.config.n_layers)
+        ]
+
+    def state(self) -> Iterator[Named]:
+        """The weights, one at a time."""
+        for name, weight in self.weights.items():
+            yield name, np.ascontiguousarray(weight)
+
+    def logits(self, tokens: Tokens) -> Floats:
+        """[B, T] -> [B, T, V]."""
+        return linear(self.hidden(tokens).reshape(-1, self.config.d_model), self.head).reshape(
+            *tokens.shape, -1
+        )
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        """Summed loss in nats, and the number of valid targets."""
+        hidden = self.hidden(batch.inputs).reshape(-1, self.config.d_model)
+        targets = batch.targets.reshape(-1)
+        total = 0.0
+        for start in range(0, len(hidden), HEAD_ROWS):
+            expected = targets[start : start + HEAD_ROWS]
+            valid = np.flatnonzero(expected != IGNORED)
+            logits = linear(hidden[start : start + HEAD_ROWS], self.head)[valid].astype(np.float64)
+            logits -= logits.max(-1, keepdims=True)
+            chosen = logits[np.arange(len(valid)), expected[valid]]
+            total += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
+        return total, batch.n_targets
+
+    def decoder(self, batch_size: int, max_len: int) -> "NumpyDecoder":
+        """A decoder for `batch_size` sequences of at most `max_len` positions."""
+        return NumpyDecoder(self, batch_size, max_len)
+
+    @property
+    def embedding(self) -> Floats:
+        return self.weights["transformer.wte.weight" if self.gpt2 else "model.embed_tokens.weight"]
+
+    @property
+    def head(self) -> Floats:
+        return self.embedding if self.config.tie_embeddings else self.weights["lm_head.weight"]
+
+    def empty_cache(self, batch_size: int, max_len: int) -> list[LayerCache]:
+        c = self.config
+        shape = (batch_size, c.n_kv_heads, max_len, c.head_dim)
+        return [
+            LayerCache(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+            for _ in range(c.n_layers)
+        ]
+
+    def hidden(
+        self, tokens: Tokens, cache: list[LayerCache] | None = None, start: int = 0
+    ) -> Floats:
+        """Tokens [B, T] from position `start` on -> the normed stream [B, T, D]."""
+        batch, n = tokens.shape
+        cache = cache or self.empty_cache(batch, n)
+        parts = [
+            self._slice(tokens[:, first : first + PREFILL], cache, start + first)
+            for first in range(0, n, PREFILL)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _slice(self, tokens: Tokens, cache: list[LayerCache], start: int) -> Floats:
+        """`hidden` of a slice that is short enough."""
+        c, w = self.config, self.weights
+        batch, n = tokens.shape
+        x = self.embedding[tokens]  # [B, T, D]
+        if self.gpt2:
+            x = x + w["transformer.wpe.weight"][start : start + n]
+        x = x.reshape(batch * n, c.d_model)
+        block = self._gpt2_block if self.gpt2 else self._qwen3_block
+        for weights, layer in zip(self.blocks, cache, strict=True):
+            x = block(weights, x, (batch, n), layer, start)
+        if self.gpt2:
+            x = layer_norm(x, w["transformer.ln_f.weight"], w["transformer.ln_f.bias"], c.norm_eps)
+        else:
+            x = rms_norm(x, w["model.norm.weight"], c.norm_eps)
+        return x.reshape(batch, n, c.d_model)
+
+    def _gpt2_block(
+        self, w: Weights, x: Floats, shape: tuple[int, int], cache: LayerCache, start: int
+    ) -> Floats:
+        """x [N, D] -> [N, D]."""
+        c = self.config
+        h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
+        h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
+        q, k, v = h.reshape(*shape, 3, c.n_heads, c.head_dim).transpose(2, 0, 3, 1, 4)
+        h = attention(q, *cache.put(start, k, v))  # q, k, v [B, H, T, C]
+        x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
+        h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
+        h = gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # [N, F]
+        return x + linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+
+    def _qwen3_block(
+        self, w: Weights, x: Floats, shape: tuple[int, int], cache: LayerCache, start: int
+    ) -> Floats:
+        """x [N, D] -> [N, D]."""
+        assert self.rope is not None
+        c, rope = self.config, self.rope[:, start : start + shape[1]]
+
+        def heads(name: str) -> Floats:
+            y = linear(h, w[f"self_attn.{name}_proj.weight"])
+            return y.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, H or K, T, C]
+
+        h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
+        q = rotate(rms_norm(heads("q"), w["self_attn.q_norm.weight"], c.norm_eps), rope)
+        k = rotate(rms_norm(heads("k"), w["self_attn.k_norm.weight"], c.norm_eps), rope)
+        h = attention(q, *cache.put(start, k, heads("v")))
+        x = x + linear(h, w["self_attn.o_proj.weight"])
+        h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
+        gate, up = linear(h, w["mlp.gate_proj.weight"]), linear(h, w["mlp.up_proj.weight"])
+        return x + linear(silu(gate) * up, w["mlp.down_proj.weight"])
+
+
+class NumpyDecoder:
+    """The model, one token at a time, with a cache for `max_len` positions."""
+
+    def __init__(self, engine: NumpyEngine, batch_size: int, max_len: int) -> None:
+        if max_len > engine.config.seq_len:
+            raise ValueError(
+                f"{max_len} positions are more than the model's {engine.config.seq_len}"
+            )
+        self.engine = engine
+        self.cache = engine.empty_cache(batch_size, max_len)
+        self.length = 0
+
+    def prefill(self, tokens: Tokens) -> Floats:
+        hidden = self.engine.hidden(tokens, self.cache, self.length)
+        self.length += tokens.shape[1]
+        return linear(hidden[:, -1], self.engine.head)
+
+    def step(self, tokens: Tokens) -> Floats:
+        return self.prefill(tokens[:, None])
+
+    def rewind(self, length: int) -> None:
+        self.length = length
+
+
+def _by_columns(weight: Floats) -> Floats:
+    """A matrix with more rows than columns lies in memory by columns: its product with a vector is then faster."""
+    tall = weight.ndim == 2 and weight.shape[0] > weight.shape[1]
+    return np.asfortranarray(weight) if tall else weight

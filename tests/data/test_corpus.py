@@ -1,0 +1,140 @@
+"""The split has two clean sides that follow from the text alone."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from homespun.data.corpus import Corpus, survey
+from homespun.errors import UserError
+from tests.data.files import as_parquet, written
+
+MARK = "<|endoftext|>"
+
+
+def hash_of(document: str) -> str:
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def is_validation(document: str) -> bool:
+    return int(hash_of(document), 16) % 10 == 0
+
+
+def sides(corpus: Corpus) -> tuple[list[str], list[str]]:
+    return list(corpus.training()), list(corpus.validation())
+
+
+def lines(path: Path, texts: Iterator[str] | list[str]) -> Path:
+    return written(path, "\n".join(json.dumps(text) for text in texts))
+
+
+def test_a_tenth_is_validation_by_the_hash_of_each_document(tmp_path: Path) -> None:
+    texts = [f"story {i % 700}" for i in range(1000)]
+    corpus = survey(lines(tmp_path / "a.jsonl", texts))
+    assert list(corpus.split()) == [(text, is_validation(text)) for text in texts]
+    training, validation = sides(corpus)
+    assert not set(training) & set(validation)
+    assert sorted(training + validation) == sorted(texts)
+    assert 60 < len(validation) < 140
+    assert corpus.n_documents == 1000
+    assert corpus.n_bytes == sum(len(text) for text in texts)
+
+
+def test_identity_is_of_the_text_and_its_order(tmp_path: Path) -> None:
+    texts = ["one ü", "two", "three"]
+    same = {
+        survey(lines(tmp_path / "a.jsonl", texts)).sha256,
+        survey(as_parquet(tmp_path / "a.parquet", content=[*texts])).sha256,
+        survey(written(tmp_path / "a.txt", f"\n{MARK}\n".join(texts))).sha256,
+    }
+    assert len(same) == 1
+    for other in (["one ü", "three", "two"], ["one ü", "two"], ["one ü", "two t", "hree"]):
+        assert survey(lines(tmp_path / "a.jsonl", other)).sha256 not in same
+
+
+def share(corpus: Corpus) -> float:
+    """Of the bytes, that of validation."""
+    training, validation = (sum(len(text.encode()) for text in side) for side in sides(corpus))
+    return validation / (training + validation)
+
+
+@pytest.mark.parametrize("n_bytes", [20_000, 100_000, 500_000])
+@pytest.mark.parametrize("between", ["\n\n", "\n", " "])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_tenth_of_a_book_is_validation_however_it_is_laid_out(
+    tmp_path: Path, n_bytes: int, between: str, seed: int
+) -> None:
+    rng = random.Random(seed)
+    words = [str(rng.randrange(10**6)) for _ in range(1000)]
+    paragraphs = [
+        " ".join(rng.choice(words) for _ in range(rng.randint(3, 25))) + "."
+        for _ in range(n_bytes // 50)
+    ]
+    corpus = survey(written(tmp_path / "book.txt", between.join(paragraphs)[:n_bytes]))
+    assert 0.05 < share(corpus) < 0.2
+
+
+@pytest.mark.parametrize("side", [False, True])
+def test_of_few_documents_a_tenth_is_validation_in_the_order_of_their_hashes(
+    tmp_path: Path, side: bool
+) -> None:
+    lengths = [1, 2, 3, 30]
+    candidates = (f"story {i}" + " and so on" * lengths[i % 4] for i in range(1000))
+    texts = [text for text in candidates if is_validation(text) is side][:40]
+    texts.sort(key=hash_of)
+    corpus = survey(lines(tmp_path / "a.jsonl", texts[20:] + texts))
+    wanted, n_bytes, total = [], 0, sum(map(len, texts))
+    for text in texts:
+        if n_bytes < total / 10 and n_bytes + len(text) <= total / 5:
+            wanted.append(text)
+            n_bytes += len(text)
+    assert set(sides(corpus)[1]) == set(wanted)
+    assert not set(sides(corpus)[0]) & set(wanted)
+
+
+def test_the_shortest_is_validation_where_each_is_more_than_a_fifth(tmp_path: Path) -> None:
+    texts = ["a long story", "a story", "a longer story"]
+    assert sides(survey(lines(tmp_path / "a.jsonl", texts * 2)))[1] == ["a story"] * 2
+
+
+def test_of_what_is_divided_already_little_is_kept_aside(tmp_path: Path) -> None:
+    texts = [text for text in (f"story {i}" for i in range(300)) if not is_validation(text)]
+    assert sides(survey(lines(tmp_path / "a.jsonl", texts)))[1] == [min(texts, key=hash_of)]
+
+
+def test_a_few_long_documents_are_cut_into_blocks(tmp_path: Path) -> None:
+    texts = [" ".join(f"word{name}{i}" for i in range(20_000)) for name in "abc"]
+    corpus = survey(lines(tmp_path / "a.jsonl", texts))
+    assert 0.05 < share(corpus) < 0.2
+    assert " ".join(block for block, _ in corpus.split()) == " ".join(texts)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_lone_document_is_cut_into_blocks(tmp_path: Path, copies: int) -> None:
+    text = " ".join(f"word{i}" for i in range(200)) + " again" * 2000 + " " * 5000 + "end"
+    corpus = survey(lines(tmp_path / "a.jsonl", [text] * copies))
+    training, validation = sides(corpus)
+    assert training
+    assert validation
+    assert not set(training) & set(validation)
+    assert all(block.strip() == block != "" for block, _ in corpus.split())
+    assert " ".join(block for block, _ in corpus.split()).split() == text.split() * copies
+    assert corpus.n_documents == len(training) + len(validation)
+    assert corpus.n_bytes == copies * len(text)
+
+
+@pytest.mark.parametrize("texts", [["hello"], ["hello"] * 50, ["a" * 2_000]])
+def test_too_little_for_two_sides(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(UserError, match="nothing to keep aside for validation"):
+        survey(lines(tmp_path / "a.jsonl", texts))
+
+
+def test_data_that_changes_is_noticed(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", ["one", "two", "three"])
+    corpus = survey(path)
+    lines(path, ["one", "two", "four"])
+    with pytest.raises(UserError, match="changed while it was being read"):
+        list(corpus.split())

@@ -1,0 +1,79 @@
+"""The tokenizer command: what it learns from, what it reports, and what it remembers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from homespun import workspace
+from homespun.config import TokenizerConfig
+from homespun.data import train_tokenizer as module
+from homespun.data.corpus import survey
+from homespun.data.train_tokenizer import Origin, origin, train_tokenizer
+from homespun.errors import UserError
+from homespun.stories import stories
+from homespun.tokenizer import END_OF_TEXT, Tokenizer, train
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text whose validation side, and only that, is full of one word."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "data.txt"
+    plain = list(stories(300))
+    marked = [story + " zqxj" * 20 for story in plain]
+    _write_documents(path, plain + marked)
+    fitting = [text for text, is_held_out in survey(path).split() if is_held_out == ("zq" in text)]
+    _write_documents(path, fitting)
+    return path
+
+
+def _write_documents(path: Path, documents: list[str]) -> None:
+    path.write_text(f"\n{END_OF_TEXT}\n".join(documents), encoding="utf-8")
+
+
+def test_the_command_learns_from_the_training_side_only(data: Path) -> None:
+    trained = train_tokenizer(TokenizerConfig(data_file=str(data), vocab_size=500))
+    tokens = [trained.token_bytes(token) for token in range(trained.vocab_size)]
+    assert not any(b"zq" in token for token in tokens)
+    everything = train((text for text, _ in survey(data).split()), 500)
+    assert any(b"zq" in everything.token_bytes(token) for token in range(500))
+
+
+def test_the_command_reports_and_is_remembered(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.remember("data", data)
+    trained = train_tokenizer(TokenizerConfig(vocab_size=500, output_dir="mine"))
+    assert workspace.recall("tokenizer") == Path("mine")
+    assert Tokenizer.load(Path("mine")).sha256 == trained.sha256
+    report = json.loads(Path("mine/report.json").read_text(encoding="utf-8"))
+    held_out = list(survey(data).validation())
+    n_bytes = sum(len(text.encode()) for text in held_out)
+    assert report["bytes_per_token"] == n_bytes / len(trained.join(held_out))
+    assert origin(Path("mine")) == Origin(str(data), survey(data).sha256)
+    assert origin(Path("nowhere")) == Origin(None, None)
+    printed = capsys.readouterr().out
+    assert trained.sha256[:12] in printed
+    assert f"{report['bytes_per_token']:.3f} bytes per token" in printed
+
+    train_tokenizer(TokenizerConfig(vocab_size=500, output_dir="mine"))
+    assert "unchanged" in capsys.readouterr().out
+    assert not Path("mine.1").exists()
+    train_tokenizer(TokenizerConfig(vocab_size=450, output_dir="mine"))
+    assert "(to use it: --tokenizer-path mine.1)" in capsys.readouterr().out
+    assert Tokenizer.load(Path("mine.1")).sha256 == trained.sha256
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_the_work(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(module, "survey")
+    with pytest.raises(UserError, match="a folder of its own"):
+        train_tokenizer(TokenizerConfig(data_file=str(data), output_dir="."))
+
+
+def test_the_command_needs_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="homespun download --dataset stories"):
+        train_tokenizer(TokenizerConfig())

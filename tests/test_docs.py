@@ -1,0 +1,80 @@
+"""What README and guide say of settings, pages and commands is so."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from homespun.arguments import parse
+from homespun.cli import COMMANDS
+from homespun.config import OptimizerConfig, TrainConfig, flag
+from homespun.training.recipe import Settled, plan
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def shown(value: object) -> str:
+    """A value as the table of settings has it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(f'"{text}"' for text in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def test_the_table_of_settings_is_true() -> None:
+    settings = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    settings = settings.partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(--.*?)` \|(.*)\|(.*)\|(.*)\|(.*)\|$", settings, re.MULTILINE)
+    own = TrainConfig.__annotations__  # come first, as in the help
+    fields = sorted(dataclasses.fields(TrainConfig), key=lambda field: field.name not in own)
+    assert [row[0] for row in rows] == [flag(field.name) for field in fields]
+
+    usual = Settled()
+    recipe = plan(TrainConfig(), vocab_size=500, n_samples=500, flops_per_second=1.0).config
+    for (name, *cells), field in zip(rows, fields, strict=True):
+        default, with_preset, by_recipe, on_resume = map(str.strip, cells)
+        if field.default is None:
+            assert not re.search(r"\d", default), name
+        else:
+            assert default == shown(field.default), name
+        if (value := getattr(usual, field.name)) != field.default:
+            assert with_preset == shown(value), name
+        value = getattr(recipe, field.name)
+        if field.name in OptimizerConfig.__annotations__ and value != field.default:
+            assert by_recipe.split(" ")[0] == shown(value), name
+        assert on_resume == field.metadata.get("on_resume", "free"), name
+
+
+@EVERY_PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [
+                re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings
+            ], f"{target}#{heading}"
+
+
+@EVERY_PAGE
+def test_commands_can_be_typed_as_they_stand(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for script in (ROOT / "scripts").glob("*.py"):
+        [name] = re.findall(r'main\(\["(\w+)"', script.read_text(encoding="utf-8"))
+        text = text.replace(f"python scripts/{script.name}", f"homespun {name}")
+    blocks = [*FENCED.findall(text), *re.findall(r"^ {4}.*$", text, re.MULTILINE)]
+    for block in blocks:
+        for words in re.findall(r"^\s*(?:\$ )?homespun (.*)$", block, re.MULTILINE):
+            name, *given = shlex.split(words, comments=True)
+            kind = COMMANDS[name][1]
+            kind(**parse(kind, name, given))

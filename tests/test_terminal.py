@@ -1,0 +1,80 @@
+"""What reaches a terminal: no text controls it, and a bar shows only there."""
+
+import re
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homespun.terminal import bar, printable, say, wrapped, wrapped_as_it_comes
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_printable_text_has_no_control_characters_and_keeps_all_others(text: str) -> None:
+    result = printable(text)
+    assert all(char in "\n\t" or not 0 <= ord(char) < 32 for char in result)
+    assert not re.search("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]", result)
+    assert [char for char in text if char.isprintable()] == [
+        char for char in result if char.isprintable()
+    ]
+
+
+WORDS = st.lists(st.text(alphabet="ab\n", max_size=12)).map(" ".join)
+
+
+@settings(derandomize=True, deadline=None)
+@given(WORDS, st.integers(5, 20), st.integers(1, 7))
+def test_lines_end_between_words_also_of_a_text_that_comes_in_pieces(
+    text: str, width: int, cut: int
+) -> None:
+    pieces = [text[i : i + cut] for i in range(0, len(text), cut)]
+    for result in (wrapped(text, width), "".join(wrapped_as_it_comes(pieces, width))):
+        assert result.split() == text.split()
+        assert all(len(line) <= width or " " not in line.strip() for line in result.split("\n"))
+    assert "".join(wrapped_as_it_comes(pieces, None)) == wrapped(text, None) == text
+
+
+def test_a_text_that_comes_in_pieces_keeps_its_blanks_and_is_not_held_back() -> None:
+    assert list(wrapped_as_it_comes(["On", "ce  ", "upon\n\na t", "ime"], 20)) == [
+        "Once ", " ", "upon\n", "\n", "a ", "time",
+    ]  # fmt: skip
+
+
+def test_a_message_fits_a_terminal_and_is_one_line_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    say("the checkpoints need room in /a/very/long/path/to/somewhere")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    say("the checkpoints need room in /a/very/long/path/to/somewhere")
+    assert capsys.readouterr().out.splitlines() == [
+        "the checkpoints need room in /a/very/long/path/to/somewhere",
+        "the checkpoints need",
+        "room in",
+        "/a/very/long/path/to/somewhere",
+    ]
+
+
+@pytest.mark.parametrize("total", [200, None])
+def test_a_bar_shows_on_a_terminal_and_leaves_no_trace(
+    total: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("homespun.terminal.BETWEEN_MOVES", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with bar("Counting", total) as advance:
+        advance(30)
+        advance(70)
+    out, shown = capsys.readouterr()
+    assert out == ""
+    assert "Counting" in shown
+    assert ("50%" in shown) == (total is not None)
+    assert shown.endswith("\r\x1b[1A\x1b[2K")  # the line of the bar, emptied
+
+
+def test_a_bar_shows_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("Counting", 2) as advance:
+        advance(2)
+    assert capsys.readouterr() == ("", "")

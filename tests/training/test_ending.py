@@ -1,0 +1,60 @@
+"""What is said when a run is over: where everything is, and commands that work as they stand."""
+
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homespun.config import TrainConfig
+from homespun.training.ending import PLOT, TrainResult, headline, what_now
+
+
+def result(folder: Path, ended_by: str, **changes: Any) -> TrainResult:
+    facts = {"steps": 1288, "val_loss": 3.5, "best_val_loss": 3.25, "stopped_by": None}
+    return TrainResult(checkpoint_dir=folder, ended_by=ended_by, **facts | changes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "reached", "twice"),
+    [
+        ("time_budget", "2m", "--time-budget 2m", "--time-budget 4m"),
+        ("time_budget", "45s", "--time-budget 45s", "--time-budget 90s"),
+        ("time_budget", "1h30m", "--time-budget 1h30m", "--time-budget 3h"),
+        ("max_steps", 1_288_000, "--max-steps 1288000", "--max-steps 2576000"),
+        ("max_epochs", 0.5, "--max-epochs 0.5", "--max-epochs 1"),
+    ],
+)
+def test_the_limit_is_named_and_how_to_train_twice_as_long(
+    limit: str, given: Any, reached: str, twice: str
+) -> None:
+    config = TrainConfig(**{limit: given})
+    ended = result(Path("checkpoints"), limit)
+    assert headline(ended, config, was_complete=False) == f"Done: 1,288 steps ({reached})"
+    assert headline(ended, config, was_complete=True).startswith("This run is complete: 1,288 ")
+    assert what_now(ended, config) == {
+        "best": "validation loss 3.2500, in checkpoints/best.npz",
+        "try it": "homespun generate --interactive",
+        "train on": f"homespun train --resume {twice}",
+    }
+
+
+def test_commands_name_another_folder_as_a_shell_reads_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / PLOT).touch()
+    now = what_now(result(folder, "patience"), TrainConfig(checkpoint_dir=str(folder), patience=5))
+    assert now["curves"] == f"{folder}/training.png"
+    assert shlex.split(now["try it"])[2:] == ["--checkpoint", str(folder), "--interactive"]
+    assert "train on" not in now  # it was getting no better
+
+
+def test_a_stopped_run_goes_on_and_one_that_never_began_does_not() -> None:
+    facts: dict[str, Any] = {"val_loss": None, "best_val_loss": None, "stopped_by": signal.SIGINT}
+    stopped = result(Path("checkpoints"), "SIGINT", **facts)
+    assert headline(stopped, TrainConfig(), was_complete=False) == "Stopped at step 1,288 and saved"
+    assert what_now(stopped, TrainConfig()) == {"go on": "homespun train --resume"}
+    unbegun = result(Path("checkpoints"), "SIGINT", **facts | {"steps": 0})
+    assert headline(unbegun, TrainConfig(), was_complete=False) == "Stopped before the first step"
+    assert what_now(unbegun, TrainConfig()) == {}

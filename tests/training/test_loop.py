@@ -1,0 +1,149 @@
+"""What the loop counts as time of training, on a clock that only work moves."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homespun.config import ModelConfig
+from homespun.engine.base import StepResult
+from homespun.monitoring.console import Console
+from homespun.training import loop, setup
+from homespun.training.data_loader import TextDataset
+from homespun.training.interrupts import Interrupts
+from homespun.training.position import Position
+from homespun.training.recipe import Settled, step_limits
+
+DISPATCH, STEP, EVALUATION, SAVE = 0.5, 2.0, 100.0, 50.0
+"""Seconds."""
+
+
+class Work:
+    """A clock, and an engine and a folder that take time. With `waits` a step is computed before it is handed out, as
+    on a CPU; else while the loop does other things, as on a GPU."""
+
+    def __init__(self, waits: bool) -> None:
+        self.waits = waits
+        self.now = self.free = 0.0
+        self.trained = 0.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+    def train_step(self, microbatches: Any, lr: dict[str, float]) -> Any:
+        began = max(self.now, self.free)
+        self.pass_by(DISPATCH)
+        done = max(self.now, self.free) + STEP
+        self.trained += done - began
+        self.free = done
+        if self.waits:
+            self.now = done
+
+        def result() -> StepResult:
+            self.now = max(self.now, done)
+            return StepResult(loss=1.0, grad_norm=1.0, clipped=False, applied=True)
+
+        return SimpleNamespace(ready=lambda: self.now >= done, result=result)
+
+    def loss(self, batch: Any) -> tuple[float, int]:
+        self.pass_by(EVALUATION)
+        return 1.0, batch.n_targets
+
+    def peak_memory(self) -> int:
+        return 0
+
+    def state(self) -> Any:
+        return iter(())
+
+
+class Run:
+    """A loop over `work`: what it records, and when it saves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, work: Work, **settings: Any) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.saved: list[int] = []
+        self.position = Position()
+        self.config = Settled(seq_len=4, batch_size=2, **settings)
+        tokens = np.arange(100)
+        run: Any = setup.Run(
+            config=self.config,
+            model=ModelConfig(architecture="qwen3", vocab_size=100, seq_len=4),
+            engine=work,  # type: ignore[arg-type]
+            tokenizer=SimpleNamespace(byte_lengths=np.ones(100, dtype=np.int32)),  # type: ignore[arg-type]
+            tokens=SimpleNamespace(training=tokens, validation=tokens),  # type: ignore[arg-type]
+            dataset=TextDataset(tokens, seq_len=4),
+            header={},
+            limits=step_limits(self.config, 24),
+        )
+
+        def save(step: int, *parts: Any) -> None:
+            work.pass_by(SAVE)
+            self.saved.append(step)
+
+        folder: Any = SimpleNamespace(
+            path=Path(), save=save, save_best=lambda *parts: work.pass_by(SAVE)
+        )
+        log: Any = SimpleNamespace(append=self.records.append, sync=lambda: 0)
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: work.now)
+        with Console(file=io.StringIO()) as console:
+            made = loop.Loop(run, folder, self.position, log, console, Interrupts())
+            made.to_the_end()
+
+    def steps_with(self, measured: str) -> list[int]:
+        return [record["step"] for record in self.records if measured in record]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("log_interval", [1, 2])
+def test_only_steps_are_time_of_training(
+    monkeypatch: pytest.MonkeyPatch, waits: bool, log_interval: int
+) -> None:
+    work = Work(waits)
+    run = Run(
+        monkeypatch,
+        work,
+        max_steps=8,
+        log_interval=log_interval,
+        eval_interval=2,
+        save_interval=4,
+        eval_tokens=8,
+        sample_prompts=(),
+    )
+    speeds = [record["tokens_per_second"] for record in run.records if "loss" in record]
+    tokens_per_record = log_interval * run.config.tokens_per_step
+    assert sum(tokens_per_record / speed for speed in speeds) == pytest.approx(work.trained)
+    assert run.position.training_seconds == work.trained
+    # The first evaluation is the best; the last save is still to come when its header is made.
+    assert run.position.elapsed_seconds == work.trained + 4 * EVALUATION + 2 * SAVE
+
+
+def test_a_checkpoint_is_also_saved_by_the_clock_unless_that_costs_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(monkeypatch, Work(waits=True), max_steps=1500, sample_prompts=(), eval_interval=2000)
+    seconds_per_step = DISPATCH + STEP
+    first = loop.LONGEST_UNSAVED / seconds_per_step
+    second = first + SAVE / loop.SAVING_SHARE / seconds_per_step
+    assert run.saved == [first, 1000, 1500]
+    assert second > 1000
+
+
+def test_evaluations_of_the_recipe_are_tenths_of_the_run_or_what_it_can_afford(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def evaluated(**settings: Any) -> list[int]:
+        settings |= {"eval_interval": None, "sample_prompts": (), "log_interval": 1000}
+        return Run(monkeypatch, Work(waits=True), **settings).steps_with("val_loss")
+
+    assert evaluated(max_steps=200, eval_tokens=4) == list(range(20, 201, 20))
+    assert evaluated(max_steps=205, eval_tokens=4) == [*range(21, 190, 21), 205]
+    # 24 tokens of 8 in a step, at a quarter of the cost: 1.5% of 50 steps.
+    assert evaluated(max_steps=200, eval_tokens=24) == [50, 100, 150, 200]
+    assert evaluated(max_steps=49, eval_tokens=24) == [49]
+    # By time: 100 s of the second tenth go into the first evaluation itself, and 50 into saving the best.
+    steps = evaluated(time_budget="2000s", eval_tokens=4)
+    assert steps[0] == 80
+    assert len(steps) in (9, 10)
