@@ -18,19 +18,21 @@ from benchmarks import report
 from benchmarks.models import in_transformers, model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
-from homespun.config import ModelConfig, SamplingConfig
+from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
 from homespun.engine import select
-from homespun.engine.base import EngineOptions
 from homespun.generation.generate import generate, prompt_ids
-from homespun.model.spec import count_parameters
+from homespun.model.spec import count_parameters, initial_weights
 from homespun.tokenizer import Tokenizer
 
 PROMPT_TOKENS, TEMPERATURE = 8, 0.8
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+"""In float32 models of this size are read by NumPy, in bfloat16 by PyTorch."""
 
 
-def ours(config: ModelConfig, precision: str, n_tokens: int, next_turn: NextTurn) -> None:
+def ours(config: ModelConfig, precision: Precision, n_tokens: int, next_turn: NextTurn) -> None:
     """Figures are tokens per second; a turn is one text."""
-    engine = select.create(config, EngineOptions(precision=precision))
+    engine = select.reader(config, LoadConfig(precision=precision))
+    engine.load(initial_weights(config, seed=0))
     words = _words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
     prompt = _prompt(speech, words)
@@ -42,7 +44,9 @@ def ours(config: ModelConfig, precision: str, n_tokens: int, next_turn: NextTurn
         next_turn(len(written.token_ids) / (time.perf_counter() - start))
 
 
-def transformers(config: ModelConfig, precision: str, n_tokens: int, next_turn: NextTurn) -> None:
+def transformers(
+    config: ModelConfig, precision: Precision, n_tokens: int, next_turn: NextTurn
+) -> None:
     """The same with the library's own `generate`, from ids to ids."""
     import torch
 
@@ -98,7 +102,7 @@ def main(
         vocab_size: their vocabulary.
     """
     tables = {}
-    for (n_layers, d_model), precision in itertools.product(shapes, ("float32", "bfloat16")):
+    for (n_layers, d_model), precision in itertools.product(shapes, PRECISIONS):
         gpt2, qwen3 = (
             model_config(architecture, n_layers, d_model, vocab_size)
             for architecture in ("gpt2", "qwen3")

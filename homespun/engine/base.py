@@ -98,6 +98,8 @@ class EngineOptions:
     """Of what it computes; weights and moments are always float32."""
     compiled: bool = False
     gradient_checkpointing: bool = False
+    document_mark: int | None = None
+    """The token that documents begin with: in training and evaluation none of them sees another."""
     threads: int | None = None
     """Of a CPU; None: one per core."""
     seed: int | None = 0

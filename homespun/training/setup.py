@@ -136,7 +136,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
             n_samples=len(dataset),
             flops_per_second=flops_per_second,
         )
-    engine, config = _engine(settled, say)
+    engine, config = _engine(settled, tokenizer.eot_id, say)
     if checkpoint:
         restore(engine, checkpoint, say)
     header = {
@@ -206,7 +206,7 @@ def _named(text: Origin, corpus: Corpus) -> str:
     return f"another text ({text.data_file or 'not known which'})"
 
 
-def _engine(settled: Plan, say: Say) -> tuple[Engine, Settled]:
+def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settled]:
     """The engine, and the config with what was decided in making it, which a resumed run does not decide anew."""
     _check_memory(settled)
     config = settled.config
@@ -227,6 +227,7 @@ def _engine(settled: Plan, say: Say) -> tuple[Engine, Settled]:
         precision=config.precision,
         compiled=compiled,
         gradient_checkpointing=config.gradient_checkpointing,
+        document_mark=document_mark,
         threads=config.threads,
         seed=config.seed,
     )

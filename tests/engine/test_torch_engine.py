@@ -42,6 +42,41 @@ def divided(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
     ]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@BOTH
+def test_documents_do_not_see_each_other(config: ModelConfig, precision: str) -> None:
+    """The loss of the second of two depends on the first where attention may cross the mark, and else not."""
+    mark, begins = 0, 9
+    inputs = random_batch(config).inputs % (config.vocab_size - 1) + 1
+    inputs[:, [0, begins]] = mark
+    targets = np.roll(inputs, -1, axis=1)
+    targets[:, :begins] = IGNORED
+    changed = inputs.copy()
+    changed[:, 1:begins] = changed[:, 1:begins] % (config.vocab_size - 1) + 1
+
+    def difference(**options: Any) -> float:
+        ours = engine(config, precision=precision, **options)
+        one, other = (dict(ours.gradients([Batch(each, targets)])) for each in (inputs, changed))
+        before, after = ours.loss(Batch(inputs, targets)), ours.loss(Batch(changed, targets))
+        (embedding, *_) = one
+        matrices = [name for name in one if name != embedding and "wpe" not in name]
+        worst = max(relative_error(one[name], other[name]) for name in matrices)
+        return max(worst, abs(before[0] - after[0]) / before[0])
+
+    assert difference(document_mark=mark) == 0.0
+    assert difference(document_mark=mark, gradient_checkpointing=True) == 0.0
+    assert difference() > 1e-3
+
+
+@BOTH
+def test_a_mask_of_one_document_changes_nothing(config: ModelConfig) -> None:
+    batch = uneven_batch(config)
+    plain = dict(engine(config).gradients([batch]))
+    masked = dict(engine(config, document_mark=int(batch.inputs.max()) + 1).gradients([batch]))
+    for name, gradient in plain.items():
+        np.testing.assert_array_equal(masked[name], gradient)
+
+
 DIVISIONS = [(8,), (4, 4), (1,) * 8, (3, 3, 2)]
 
 

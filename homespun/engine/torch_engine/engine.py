@@ -18,7 +18,7 @@ from homespun.engine.base import (
 )
 from homespun.engine.torch_engine import machine
 from homespun.engine.torch_engine.loss import head_loss, loss_and_slope, summed_loss
-from homespun.engine.torch_engine.model import BLOCKS, LayerCache, Model
+from homespun.engine.torch_engine.model import BLOCKS, LayerCache, Model, document_mask
 from homespun.engine.torch_engine.optimizer import Optimizer
 from homespun.model.spec import initial_weights, parameters
 
@@ -80,7 +80,7 @@ class TorchEngine:
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad():
-            hidden = self.model.hidden(self._on_device(batch.inputs)).flatten(0, 1)
+            hidden = self._hidden(batch).flatten(0, 1)
             targets = self._on_device(batch.targets).flatten()
             return summed_loss(hidden, self.model.head, targets).item(), batch.n_targets
 
@@ -140,10 +140,7 @@ class TorchEngine:
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
         for batch in microbatches:
-            hidden = self.model.hidden(
-                self._on_device(batch.inputs),
-                gradient_checkpointing=self.options.gradient_checkpointing,
-            )
+            hidden = self._hidden(batch)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -157,6 +154,15 @@ class TorchEngine:
             name: torch.zeros_like(weight) if weight.grad is None else weight.grad
             for name, weight in self.weights.items()
         }
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """The normed stream [B, T, D], no document of which sees another."""
+        tokens, mark, mask = self._on_device(batch.inputs), self.options.document_mark, None
+        # Only where it makes a difference, since without a mask there are faster kernels; compiled steps stay alike.
+        if mark is not None and (self.options.compiled or (batch.inputs[:, 1:] == mark).any()):
+            mask = document_mask(tokens, mark, self.model.dtype)
+        checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
+        return self.model.hidden(tokens, gradient_checkpointing=checkpointing, mask=mask)
 
     def _release_gradients(self) -> None:
         for weight in self.weights.values():

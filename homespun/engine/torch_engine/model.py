@@ -78,8 +78,19 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return x * rope[0] + torch.cat((-right, left), dim=-1) * rope[1]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tensor:
-    """Causal attention; q [B, H, T, C], k and v [B, K, T, C] -> [B, T, H * C]."""
+def document_mask(tokens: Tensor, mark: int, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores so that tokens [B, T] see what came before them in their own document, which
+    begins with a mark: 0 or minus infinity, [B, 1, T, T]."""
+    document = (tokens == mark).cumsum(1)
+    visible = (document[:, :, None] == document[:, None, :]).tril()
+    hidden = torch.full(visible.shape, -torch.inf, dtype=dtype, device=tokens.device)
+    return hidden.masked_fill_(visible, 0.0).unsqueeze(1)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None, mask: Tensor | None
+) -> Tensor:
+    """Causal attention, or by a `document_mask`; q [B, H, T, C], k and v [B, K, T, C] -> [B, T, H * C]."""
     n_new = q.shape[2]
     if cache is not None:
         k, v = cache.append(k, v)
@@ -89,22 +100,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None) -> Tens
     n_seen = k.shape[2]
     half_on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
     if half_on_cpu and 1 < n_seen <= LONGEST_IN_FULL and cache is None:
-        y = attention_in_full(q, k, v)
+        y = attention_in_full(q, k, v, mask)
     else:
-        mask = None
         if 1 < n_new < n_seen:
             mask = torch.ones(n_new, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n_new)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n_new == n_seen > 1)
+        causal = mask is None and n_new == n_seen > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return y.transpose(1, 2).flatten(2)
 
 
-def attention_in_full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention by three large operations; all [B, H, T, C]."""
+def attention_in_full(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention by three large operations; all [B, H, T, C], the mask as in `attention`."""
     batch, heads, n, channels = q.shape
-    mask = torch.full((n, n), -torch.inf, dtype=q.dtype).triu(1)
-    scores = torch.baddbmm(
-        mask.expand(batch * heads, n, n), q.flatten(0, 1), k.flatten(0, 1).mT, alpha=channels**-0.5
-    )
+    if mask is None:
+        mask = torch.full((n, n), -torch.inf, dtype=q.dtype).triu(1)
+    mask = mask.expand(batch, heads, n, n).flatten(0, 1)
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=channels**-0.5)
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(batch, heads, n, channels)
 
 
@@ -113,14 +124,19 @@ GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
 
 
 def gpt2_block(
-    w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None
+    w: Weights,
+    x: Tensor,
+    rope: Tensor | None,
+    c: ModelConfig,
+    cache: LayerCache | None,
+    mask: Tensor | None,
 ) -> Tensor:
     """x [B, T, D] -> [B, T, D]."""
     h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
     h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
     qkv = torch.unflatten(h, -1, (3, c.n_heads, c.head_dim))  # [B, T, 3, H, C]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
-    h = attention(q, k, v, cache)
+    h = attention(q, k, v, cache, mask)
     x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
     h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
     h = F.gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]), approximate="tanh")  # [B, T, F]
@@ -128,7 +144,12 @@ def gpt2_block(
 
 
 def qwen3_block(
-    w: Weights, x: Tensor, rope: Tensor | None, c: ModelConfig, cache: LayerCache | None
+    w: Weights,
+    x: Tensor,
+    rope: Tensor | None,
+    c: ModelConfig,
+    cache: LayerCache | None,
+    mask: Tensor | None,
 ) -> Tensor:
     """x [B, T, D] -> [B, T, D]."""
     assert rope is not None
@@ -144,13 +165,15 @@ def qwen3_block(
     )
     qk = rotate(rms_norm(qk.float(), gains, c.norm_eps), rope).to(h.dtype)
     q, k = torch.split(qk, [c.n_heads, c.n_kv_heads], dim=1)
-    x = x + linear(attention(q, k, v, cache), w["self_attn.o_proj.weight"])
+    x = x + linear(attention(q, k, v, cache, mask), w["self_attn.o_proj.weight"])
     h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
     gate, up = linear(h, joined(w, GATE_UP)).chunk(2, dim=-1)  # each [B, T, F]
     return x + linear(F.silu(gate) * up, w["mlp.down_proj.weight"])
 
 
-Block = Callable[[Weights, Tensor, Tensor | None, ModelConfig, LayerCache | None], Tensor]
+Block = Callable[
+    [Weights, Tensor, Tensor | None, ModelConfig, LayerCache | None, Tensor | None], Tensor
+]
 
 BLOCKS: dict[str, Block] = {"gpt2": gpt2_block, "qwen3": qwen3_block}
 
@@ -185,6 +208,7 @@ class Model:
         tokens: Tensor,
         cache: list[LayerCache] | None = None,
         gradient_checkpointing: bool = False,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Tokens [B, T] -> the normed stream [B, T, D], of which the logits are the product with the head."""
         start = cache[0].length if cache else 0
@@ -198,10 +222,10 @@ class Model:
             layer_cache = cache[i] if cache else None
             if gradient_checkpointing:
                 x = checkpoint(
-                    self.block, w, x, rope, self.config, layer_cache, use_reentrant=False
+                    self.block, w, x, rope, self.config, layer_cache, mask, use_reentrant=False
                 )
             else:
-                x = self.block(w, x, rope, self.config, layer_cache)
+                x = self.block(w, x, rope, self.config, layer_cache, mask)
         if self.gpt2:
             w = self.weights
             return layer_norm(
