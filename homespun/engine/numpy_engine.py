@@ -10,9 +10,10 @@ feed-forward layer, H heads, K key/value heads, C channels of a head, V tokens i
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from homespun.config import ModelConfig
 from homespun.engine.base import IGNORED, Batch, Floats, Named, Tokens
@@ -113,7 +114,8 @@ class NumpyEngine:
     def __init__(self, config: ModelConfig, threads: int | None = None) -> None:
         # One thread, since more gain little for small models, and those of OpenBLAS stand still in turn as soon as
         # anything else runs on the machine: beside a training run 10 tokens per second with two, 290 with one.
-        threadpool_limits(threads or 1, user_api="blas")
+        # The limit holds while this engine computes: what else the process does with NumPy keeps its threads.
+        self.threads = partial(ThreadpoolController().limit, limits=threads or 1, user_api="blas")
         self.config = config
         self.gpt2 = config.architecture == "gpt2"
         self.rope = None if self.gpt2 else rotary_tables(config)
@@ -158,12 +160,16 @@ class NumpyEngine:
 
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]."""
-        return linear(self.hidden(tokens).reshape(-1, self.config.d_model), self.head).reshape(
-            *tokens.shape, -1
-        )
+        with self.threads():
+            hidden = self.hidden(tokens).reshape(-1, self.config.d_model)
+            return linear(hidden, self.head).reshape(*tokens.shape, -1)
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets."""
+        with self.threads():
+            return self._summed_loss(batch), batch.n_targets
+
+    def _summed_loss(self, batch: Batch) -> float:
         hidden = self.hidden(batch.inputs).reshape(-1, self.config.d_model)
         targets = batch.targets.reshape(-1)
         total = 0.0
@@ -174,7 +180,7 @@ class NumpyEngine:
             logits -= logits.max(-1, keepdims=True)
             chosen = logits[np.arange(len(valid)), expected[valid]]
             total += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
-        return total, batch.n_targets
+        return total
 
     def decoder(self, batch_size: int, max_len: int) -> "NumpyDecoder":
         """A decoder for `batch_size` sequences of at most `max_len` positions."""
@@ -273,9 +279,10 @@ class NumpyDecoder:
         self.length = 0
 
     def prefill(self, tokens: Tokens) -> Floats:
-        hidden = self.engine.hidden(tokens, self.cache, self.length)
-        self.length += tokens.shape[1]
-        return linear(hidden[:, -1], self.engine.head)
+        with self.engine.threads():
+            hidden = self.engine.hidden(tokens, self.cache, self.length)
+            self.length += tokens.shape[1]
+            return linear(hidden[:, -1], self.engine.head)
 
     def step(self, tokens: Tokens) -> Floats:
         return self.prefill(tokens[:, None])

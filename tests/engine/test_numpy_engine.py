@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from homespun.config import LoadConfig, ModelConfig, SamplingConfig
 from homespun.engine import numpy_engine, select
@@ -123,3 +124,16 @@ def test_numpy_reads_what_is_small_and_asked_for_in_nothing_else() -> None:
     assert isinstance(select.reader(GPT2, LoadConfig(engine="torch")), TorchEngine)
     assert isinstance(select.reader(large, LoadConfig()), TorchEngine)
     assert isinstance(select.reader(large, LoadConfig(engine="numpy")), NumpyEngine)
+
+
+def test_a_model_leaves_the_threads_of_its_process_alone() -> None:
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info()]
+
+    with threadpool_limits(2):
+        before = threads()
+        ours, batch = reader(QWEN3), random_batch(QWEN3)
+        ours.logits(batch.inputs)
+        ours.loss(batch)
+        ours.decoder(2, 8).prefill(batch.inputs[:2, :4])
+        assert threads() == before
