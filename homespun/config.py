@@ -238,7 +238,7 @@ class OptimizerConfig(Checked):
     schedule: Schedule | None = setting(None, on_resume="announced")
     """After the warm-up: cosine to the minimum, or constant and then linear to it."""
     warmup_steps: int | None = setting(None, at_least=0, on_resume="announced")
-    """Steps of linear warm-up; without it 2% of the run, at most 2,000."""
+    """Steps of linear warm-up (with a preset 2% of the run, at most 2,000)."""
     min_learning_rate_ratio: float | None = setting(
         None, at_least=0, at_most=1, on_resume="announced"
     )

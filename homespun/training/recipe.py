@@ -23,7 +23,7 @@ WARM_UP_SHARE = 0.02
 LONGEST_WARM_UP = 2000
 """The usual warm-up takes that share of the run, and at most so many steps."""
 WORTH_COMPILING = 600.0
-"""Seconds that a run has to take: compiling costs half a minute, and gains 10 to 25% (benchmarks/training.py)."""
+"""Seconds that a run has to take: compiling costs half a minute, and gains 3% (gpt2) to 30% (qwen3; benchmarks/training.py)."""
 UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
 
