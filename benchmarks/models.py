@@ -26,12 +26,18 @@ def model_config(
     return shaped(base, {**sizes, "vocab_size": vocab_size, "seq_len": SEQ_LEN})
 
 
-def trainable(config: ModelConfig, optimizer: str, precision: str, compiled: bool) -> Engine:
+def trainable(
+    config: ModelConfig,
+    optimizer: str,
+    precision: str,
+    compiled: bool,
+    checkpointing: bool = False,
+) -> Engine:
     """Our engine with an optimizer."""
     settings = OptimizerSettings(
         optimizer, weight_decay=WEIGHT_DECAY, beta1=0.9, beta2=0.95, max_grad_norm=MAX_GRAD_NORM
     )
-    return select.create(config, EngineOptions(settings, precision, compiled))
+    return select.create(config, EngineOptions(settings, precision, compiled, checkpointing))
 
 
 def in_transformers(config: ModelConfig) -> "GPT2LMHeadModel":

@@ -46,7 +46,7 @@ def ours(
     batches = [Batch(ids[:, :-1].copy(), ids[:, 1:].copy()) for ids in samples]
     start = time.perf_counter()
     for step in count(1):
-        engine.train_step([batches[step % len(batches)]], RATES).result()
+        engine.train_step([batches[step % len(batches)]], RATES, step).result()
         if step % steps == 0:
             next_turn(steps * BATCH * config.seq_len / (time.perf_counter() - start))
             start = time.perf_counter()

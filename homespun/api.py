@@ -27,6 +27,7 @@ from homespun.engine import select
 from homespun.engine.base import IGNORED, Batch, Floats, Reader
 from homespun.errors import UserError, did_you_mean
 from homespun.generation.generate import Continuation, generate, stream
+from homespun.model.spec import parameters
 from homespun.terminal import say
 from homespun.tokenizer import Tokenizer
 from homespun.training.ending import TrainResult
@@ -116,12 +117,29 @@ def load(
         raise UserError(
             f"{archive.path} does not say what model it holds ({error}): name another file"
         ) from None
+    _check_shapes(archive, config)
     made = select.reader(config, wanted)
     try:
         made.load(archive.tensors())
     except ValueError as error:
         raise UserError(f"{archive.path} does not fit its own description: {error}") from error
     return LanguageModel(archive, config, tokenizer, made)
+
+
+def _check_shapes(archive: Archive, config: ModelConfig) -> None:
+    """Before memory is taken for what the file says of the model, make sure that it holds that much.
+
+    Raises:
+        UserError: it does not.
+    """
+    described = {p.name: p.shape for p in parameters(config)}
+    found = {name: info.shape for name, info in archive.arrays.items()}
+    for name in described.keys() | found.keys():
+        if described.get(name) != found.get(name):
+            raise UserError(
+                f"{archive.path} does not fit its own description: {name} is {found.get(name)}, "
+                f"not {described.get(name)}: name another file"
+            )
 
 
 def _usual_weights() -> Archive:

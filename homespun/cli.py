@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from homespun.arguments import parse
 from homespun.config import (
     Checked,
+    DoctorConfig,
     DownloadConfig,
     GenerateConfig,
     JudgeConfig,
@@ -193,11 +194,17 @@ def judge(config: JudgeConfig) -> int:
     return 0
 
 
-def verify(config: VerifyConfig) -> int:
-    from homespun.checkpoint.folder import verify_path
+def doctor(config: DoctorConfig) -> int:
+    from homespun.doctor import examine_engines
 
-    for line in verify_path(Path(config.path)):
-        print(line)
+    return 0 if examine_engines(say) else 1
+
+
+def verify(config: VerifyConfig) -> int:
+    from homespun.verify import verify
+
+    for line in verify(Path(config.path)):
+        say(line)
     return 0
 
 
@@ -223,6 +230,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], int], type[Checked]]] = {
     "judge": (judge, JudgeConfig),
     "models": (models, ModelsConfig),
     "verify": (verify, VerifyConfig),
+    "doctor": (doctor, DoctorConfig),
 }
 
 

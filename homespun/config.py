@@ -21,6 +21,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "torch"]
 ReaderName = Literal["auto", "torch", "numpy"]
 
+LONGEST_CONTEXT = 131_072
+"""Positions: of each, tables are made before a file of weights could justify them."""
+
 OnResume = Literal["fixed", "free", "announced"]
 """May `--resume` come with another value? *fixed*: refused. *announced*: taken, and said. *free*: taken."""
 
@@ -128,7 +131,7 @@ class ModelConfig(Checked):
 
     architecture: Architecture
     vocab_size: int = setting(50257, at_least=2)
-    seq_len: int = setting(256, at_least=2)
+    seq_len: int = setting(256, at_least=2, at_most=LONGEST_CONTEXT)
     """The context: the number of positions the model was trained for."""
     n_layers: int = setting(8, at_least=1, at_most=10_000)
     d_model: int = setting(512, at_least=2)
@@ -137,8 +140,8 @@ class ModelConfig(Checked):
     head_dim: int = setting(64, at_least=1)
     d_ff: int = setting(2048, at_least=1)
     tie_embeddings: bool = True
-    norm_eps: float = setting(1e-5, above=0)
-    rope_theta: float = setting(10000.0, above=0)
+    norm_eps: float = setting(1e-5, above=0, at_most=1)
+    rope_theta: float = setting(10000.0, above=0, at_most=1e9)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,7 +214,7 @@ class ShapeConfig(Checked):
 class StepConfig(Checked):
     """How much text a step takes, and when the run ends."""
 
-    seq_len: int = setting(256, at_least=2, on_resume="fixed")
+    seq_len: int = setting(256, at_least=2, at_most=LONGEST_CONTEXT, on_resume="fixed")
     """Tokens of context per sample."""
     batch_size: int | None = setting(None, at_least=1)
     """Sequences per micro-batch (16 with a preset)."""
@@ -251,6 +254,8 @@ class OptimizerConfig(Checked):
     """AdamW: decay of the mean of their squares (0.95 with a preset)."""
     max_grad_norm: float = setting(1.0, above=0, on_resume="announced")
     """Gradients with a larger global norm are scaled down to it."""
+    dropout: float = setting(0.0, at_least=0, below=1, on_resume="announced")
+    """Share of the numbers in the stream that a training step sets to zero, against overfitting."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +312,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     tokenizer_path: str | None = None
     """Tokenizer folder; without it the last one trained, and where there is none, one is trained on the data."""
     seed: int = setting(0, at_least=0, on_resume="fixed")
-    """For initial weights, the order of the samples, and the texts sampled on the way."""
+    """For initial weights, the order of the samples, dropout, and the texts sampled on the way."""
     config: str | None = None
     """A TOML file with any of these settings (underscores for dashes); flags win over it."""
 
@@ -403,11 +408,24 @@ class ModelsConfig(Checked):
 
 
 @dataclass(frozen=True)
+class DoctorConfig(Checked):
+    """Check this machine: does it compute what it should, and how fast?"""
+
+    engine: bool = False
+    """Hold the engines against NumPy and each other, and time a training step; about two minutes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.engine:
+            raise UserError("say what is to be checked: homespun doctor --engine")
+
+
+@dataclass(frozen=True)
 class VerifyConfig(Checked):
-    """Check every byte of a checkpoint, or of all checkpoints of a run."""
+    """Check every byte of a checkpoint, a run, tokens, a tokenizer or a download."""
 
     path: str
-    """A .npz file, or the folder of a run."""
+    """A file, or the folder of a run, of tokens (data/tokens/...) or of a tokenizer."""
 
 
 def seconds(text: str) -> float:

@@ -4,11 +4,22 @@ Raised anywhere, printed as a single line by the command line (exit status 2); f
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """What is wrong, where, and what to do about it, in one line."""
+
+
+class DiskFullError(UserError):
+    """There is no room for a file. This may pass, so those who can wait may try again."""
+
+
+def unwritten(error: OSError, message: str) -> UserError:
+    """The exception for a file that could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return DiskFullError(message) if full else UserError(message)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:

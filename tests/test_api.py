@@ -1,5 +1,6 @@
 """The project from Python: train, load, evaluate, generate, write."""
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 import homespun
-from homespun.checkpoint.archive import CheckpointError
+from homespun.checkpoint.archive import CheckpointError, write_archive
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.errors import UserError
+from homespun.training.resume import find_checkpoint
 from tests.conftest import records
 
 SMALL = homespun.TrainConfig(
@@ -249,3 +253,51 @@ def test_everything_public_is_there() -> None:
         assert getattr(homespun, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         homespun.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", ["weights", "state"])
+def test_a_checkpoint_whose_headers_are_of_another_version_is_refused_with_nothing_changed(
+    model: homespun.LanguageModel, tmp_path: Path, kind: str
+) -> None:
+    found = CheckpointFolder(Path("checkpoints")).latest()
+    assert found is not None
+    headers = {"weights": found.weights.header, "state": found.state.header}
+    needed = {"weights": set(headers["weights"]) - {"tokenizer_sha256"}}
+    needed["state"] = {"position", "metrics_length"}
+    for key in needed[kind]:
+        for value in (None, [], "1", {"step": {}}):
+            folder = CheckpointFolder(tmp_path / f"{key}-{value!r:.4}")
+            changed = headers | {kind: headers[kind] | {key: value}}
+            with folder.lock():
+                tensors = found.weights.tensors(), found.state.tensors()
+                folder.save(found.step, *tensors, changed["weights"], changed["state"])
+            before = sorted(folder.path.iterdir())
+            if key in ("data_file", "data_sha256") and value == "1":
+                continue  # a text like another
+            with pytest.raises(UserError, match="another version of homespun"):
+                find_checkpoint(
+                    homespun.TrainConfig(checkpoint_dir=str(folder.path), resume="auto"), print
+                )
+            assert sorted(folder.path.iterdir()) == before
+
+
+@pytest.mark.parametrize("shape", [{"vocab_size": 10**12}, {"n_layers": 9_999}, {"d_ff": 10**9}])
+def test_no_memory_is_taken_that_the_file_does_not_justify(
+    model: homespun.LanguageModel, tmp_path: Path, shape: dict[str, int]
+) -> None:
+    header = model.archive.header
+    path = tmp_path / "bomb.npz"
+    described = header | {"model": header["model"] | shape}
+    write_archive(path, model.archive.tensors(), described)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"bomb\.npz does not fit its own description"):
+            homespun.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    write_archive(
+        path, model.archive.tensors(), header | {"model": header["model"] | {"seq_len": 10**9}}
+    )
+    with pytest.raises(UserError, match="--seq-len is 1000000000"):
+        homespun.load(path)

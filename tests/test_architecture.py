@@ -29,7 +29,24 @@ LAYERS = [
         "homespun.data",
         {"config", "errors", "durable", "workspace", "terminal", "tokenizer", "stories"},
     ),
+    (
+        "homespun.verify",
+        {"errors", "durable", "checkpoint", "data", "monitoring", "tokenizer"},
+    ),
     ("homespun.engine", {"config", "errors", "model"}),
+    (
+        "homespun.doctor",
+        {
+            "config",
+            "terminal",
+            "model",
+            "engine.base",
+            "engine.memory",
+            "engine.numpy_engine",
+            "engine.numpy_optimizer",
+            "engine.select",
+        },
+    ),
     ("homespun.generation", {"config", "errors", "terminal", "engine.base", "tokenizer"}),
     (
         "homespun.training",

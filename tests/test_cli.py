@@ -125,7 +125,7 @@ BAD = [
     # What does not fit.
     (f"{TRAIN} --batch-size 100000", "lower --batch-size or --seq-len, or give more text"),
     (f"{TRAIN} --grad-accumulation-steps 100000", "a step takes 400,000 sequences"),
-    (f"{TRAIN} --seq-len 200000", "give more text or a shorter --seq-len"),
+    (f"{TRAIN} --seq-len 130000", "give more text or a shorter --seq-len"),
     (f"{TRAIN} --n-layers 2000 --d-model 8192 --n-heads 64", "the checkpoints need "),
     (f"{TRAIN} --n-heads 3", "--d-model 32 cannot be divided into --n-heads 3 heads"),
     (f"{TRAIN} --n-kv-heads 3", "--n-heads has to be a multiple of --n-kv-heads"),
@@ -210,7 +210,7 @@ BAD = [
     ("verify missing", "missing: there is no such file"),
     ("verify truncated.npz", "truncated.npz is not a checkpoint of homespun, or its end"),
     ("verify flipped.npz", "flipped.npz is damaged (the array "),
-    ("verify torn", "torn: 1 of its checkpoints cannot be used, see above"),
+    ("verify torn", "torn: 1 of 3 cannot be used, see above"),
     # Prompts.
     (f"{GENERATE} --prompt ''", "--prompt is empty"),
     (f"{GENERATE} --interactive --prompt ''", "--prompt is empty"),
@@ -364,10 +364,12 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
     listed = capsys.readouterr().out
     assert all(name in listed for name in PRESETS)
     assert "124.4 M" in listed or "123.8 M" in listed
+    n_records = len((place / "checkpoints/metrics.jsonl").read_text().splitlines())
     assert main(["verify", "checkpoints"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "checkpoints/best.npz: step 2, whole",
         "checkpoints/checkpoint_step_2.npz: step 2, whole",
+        "checkpoints/best.npz: step 2, whole",
+        f"checkpoints/metrics.jsonl: {n_records} records up to step 2, whole",
     ]
 
 
@@ -436,6 +438,7 @@ def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
     assert "checkpoints is in use by process " in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
 @pytest.mark.parametrize("command", ["models", f"{GENERATE} --seed 1"])
 def test_output_that_cannot_be_written_is_one_line(place: Path, command: str) -> None:
     with Path("/dev/full").open("w") as full:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.errors import UserError
+from homespun.errors import UserError, unwritten
 
 Named = tuple[str, npt.NDArray[np.generic]]
 Kind = Literal["weights", "state"]
@@ -151,7 +151,8 @@ def write_archive(
         The SHA-256 of the manifest, by which another file can name this one.
 
     Raises:
-        UserError: the disk is full, the folder is read-only, ...; an earlier file is still there.
+        DiskFullError: there is no room for it; an earlier file is still there.
+        UserError: the folder is read-only, ...; likewise.
         ValueError: the header is not JSON, a name is odd or comes twice, a dtype is not a number.
     """
     facts = {"schema": SCHEMA, "kind": kind, "step": step, "header": header}
@@ -159,9 +160,10 @@ def write_archive(
         with durable.replacing(path) as file:
             sha256 = _write(file, tensors, facts)
     except OSError as error:
-        raise UserError(
+        raise unwritten(
+            error,
             f"{path} could not be saved ({error.strerror}): "
-            "make room there or choose another folder"
+            "make room there or choose another folder",
         ) from error
     return sha256
 

@@ -5,8 +5,10 @@ SHA-256 of the weights: the second rename is the commit. Whatever happens in bet
 pair that verifies is the run's checkpoint; neither clocks nor file times have a say.
 """
 
+import contextlib
 import datetime
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -15,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +29,7 @@ from homespun.checkpoint.archive import (
     read_archive,
     write_archive,
 )
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, UserError, unwritten
 
 Report = Callable[[str], Any]
 """Takes one line that the user should see."""
@@ -131,18 +132,18 @@ class CheckpointFolder:
             folder.mkdir()
         return earlier
 
-    def check_space(self, bytes_needed: int) -> None:
-        """Make sure, before a run, that its checkpoints will fit.
+    def check_space(self, bytes_needed: int, who_needs: str = "the checkpoints need") -> None:
+        """Make sure, before it is written, that something fits.
 
         Raises:
-            UserError: there is less room on the disk.
+            DiskFullError: there is less room on the disk.
         """
         disk = next(path for path in (self.path, *self.path.resolve().parents) if path.exists())
         free = shutil.disk_usage(disk).free
         if free < bytes_needed:
-            raise UserError(
-                f"{self.path}: the checkpoints need {bytes_needed / 1e6:,.0f} MB, and "
-                f"{free / 1e6:,.0f} MB are free: make room, keep fewer (--keep) or choose another "
+            raise DiskFullError(
+                f"{self.path}: {who_needs} {math.ceil(bytes_needed / 1e6):,} MB, and "
+                f"{free // 10**6:,} MB are free: make room, keep fewer (--keep) or choose another "
                 "folder (--checkpoint-dir)"
             )
 
@@ -163,7 +164,8 @@ class CheckpointFolder:
             The file of the weights.
 
         Raises:
-            UserError: the disk is full, the folder is read-only, and the like.
+            DiskFullError: there is no room; nothing of this step is left.
+            UserError: the folder is read-only, and the like.
             CheckpointError: what was written does not read back.
             ValueError: see `write_archive`.
         """
@@ -173,9 +175,13 @@ class CheckpointFolder:
             with self._writing():
                 path.replace(self._file(step, ".replaced"))
                 durable.sync_folder(self.path)
-        sha256 = write_archive(path, weights, header, step=step)
-        commit = {**state_header, "weights_sha256": sha256}
-        write_archive(self._file(step, ".state"), state, commit, kind="state", step=step)
+        try:
+            sha256 = write_archive(path, weights, header, step=step)
+            commit = {**state_header, "weights_sha256": sha256}
+            write_archive(self._file(step, ".state"), state, commit, kind="state", step=step)
+        except BaseException:
+            self._drop_uncommitted(step)
+            raise
         self.open(step).verify()
         with self._writing():
             self._prune(step)
@@ -245,6 +251,13 @@ class CheckpointFolder:
         except CheckpointError:
             return None
 
+    def _drop_uncommitted(self, step: int) -> None:
+        """Remove weights that no state names: on a full disk, others need the room."""
+        path, whole = self._file(step), self._whole(step)
+        if whole is None or whole.path != path:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
     def _prune(self, step: int) -> None:
         """Higher steps are damaged, and stay until the run gets there and writes them anew."""
         older = [n for n in self.steps() if n < step]
@@ -263,9 +276,10 @@ class CheckpointFolder:
         try:
             yield
         except OSError as error:
-            raise UserError(
+            raise unwritten(
+                error,
                 f"{self.path} cannot be written ({error.strerror}): "
-                "choose another folder (--checkpoint-dir)"
+                "choose another folder (--checkpoint-dir)",
             ) from error
 
 
@@ -297,37 +311,6 @@ def open_weights(path: Path, report: Report = warnings.warn) -> Archive:
             f"{path}: no model is there: train one, or name another file or the folder of a run"
         )
     return newest.weights
-
-
-def verify_path(path: Path) -> Iterator[str]:
-    """Check every byte of a file, or of all checkpoints in a run's folder; one line for each.
-
-    Raises:
-        CheckpointError: the file is damaged; after all the lines, something in the folder is.
-    """
-    if not path.is_dir():
-        yield _verified(read_archive(path))
-        return
-    folder = CheckpointFolder(path)
-    best = [path / name for name in BEST if (path / name).exists()]
-    checks: list[Callable[[], Archive | Checkpoint]] = [partial(read_archive, b) for b in best]
-    checks += [partial(folder.open, step) for step in folder.steps()]
-    if not checks:
-        raise CheckpointError(f"{path}: no checkpoint is there: name the folder of a run")
-    damaged = 0
-    for opened in checks:
-        try:
-            yield _verified(opened())
-        except CheckpointError as error:
-            damaged += 1
-            yield str(error)
-    if damaged:
-        raise CheckpointError(f"{path}: {damaged} of its checkpoints cannot be used, see above")
-
-
-def _verified(found: Archive | Checkpoint) -> str:
-    found.verify()
-    return f"{found.path}: step {found.step:,}, whole"
 
 
 def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:

@@ -132,8 +132,12 @@ def _finished(output: Path) -> dict[str, Any] | None:
     if not output.exists():
         return None
     record = durable.read_json(_beside(output, ".json"))
-    if output.is_file() and record.get("sha256") == _sha256(output):
-        return record
+    if output.is_file():
+        sha256 = _sha256(output)
+        if record.get("sha256") == sha256:
+            return record
+        if record.get("replaces") == sha256:
+            return None  # the next one was recorded, and killed before it took its place
     raise UserError(
         f"{output}: in the way, and not as an earlier download left it; "
         "move it, or choose another --output"
@@ -336,6 +340,7 @@ class _Partial:
             "documents": self.n_documents,
             "bytes": self._n_bytes,
             "sha256": _sha256(self._path),
+            "replaces": _sha256(self._output) if self._output.exists() else None,
         }
         durable.write_json(self._finished_path, finished)
         self._path.replace(self._output)

@@ -8,7 +8,6 @@ finished and goes on to the same bytes. `index.json`, which lists them, is writt
 import contextlib
 import fcntl
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from homespun.errors import UserError
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 
+INDEX = "index.json"
 SHARD_BYTES = 8_000_000
 """Of text: the few seconds of work that a kill can cost."""
 THREADS = 2
@@ -55,7 +55,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
         UserError: the folder cannot be written (disk full, ...), or the data cannot be read or has
             changed since it was surveyed. Finished shards stay.
     """
-    home = folder / f"{corpus.sha256[:12]}-{tokenizer.sha256[:12]}"
+    home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
         if prepared := _open(home, corpus, tokenizer):
             return prepared
@@ -75,10 +75,33 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
     return prepared
 
 
+def folder_name(data_sha256: str, tokenizer_sha256: str) -> str:
+    """Of the tokens of a text, below the folder of all tokens."""
+    return f"{data_sha256[:12]}-{tokenizer_sha256[:12]}"
+
+
+def read_index(home: Path) -> Index:
+    """Which shards make up the two sides.
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: it is missing or damaged.
+    """
+    record = durable.read_json(home / INDEX)
+    index: Index = {side: record.get(side, {}) for side in ("training", "validation")}
+    for shards in index.values():
+        names = shards if isinstance(shards, dict) else {}
+        if not names or not all(Path(name).name == name for name in names):
+            raise UserError(
+                f"{home / INDEX}: missing or damaged: the next run with this text completes it"
+            )
+    return index
+
+
 def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
     """The finished folder, every shard verified; None where anything is missing or damaged."""
     try:
-        index: Index = json.loads((home / "index.json").read_text(encoding="utf-8"))
+        index = read_index(home)
         training, validation = (
             [
                 _open_shard(home / name, text_sha256, corpus, tokenizer)
@@ -86,7 +109,7 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
             ]
             for side in ("training", "validation")
         )
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, UserError):
+    except UserError:
         return None
     if sum(shard.header.n_documents for shard in training + validation) != corpus.n_documents:
         return None
@@ -130,7 +153,7 @@ def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> Non
                 advance(pending.popleft().result())
         for shard in pending:
             advance(shard.result())
-    durable.write_json(home / "index.json", index)
+    durable.write_json(home / INDEX, index)
 
 
 def _shards(corpus: Corpus) -> Iterator[tuple[str, list[str]]]:

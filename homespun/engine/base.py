@@ -103,7 +103,9 @@ class EngineOptions:
     threads: int | None = None
     """Of a CPU; None: one per core."""
     seed: int | None = 0
-    """For the initial weights; None: they are zeros until some are loaded."""
+    """For the initial weights and for dropout; None: the weights are zeros until some are loaded."""
+    dropout: float = 0.0
+    """Share of the embeddings and of what each layer adds to them that a training step sets to zero."""
 
 
 class Reader(Protocol):
@@ -119,7 +121,7 @@ class Reader(Protocol):
         """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
 
     def state(self) -> Iterator[Named]:
-        """Weights under their own names, one tensor at a time."""
+        """Weights under their own names, one tensor at a time, each a copy that later steps do not change."""
 
     def load(self, tensors: Iterable[Named]) -> None:
         """The stream of `state()` back.
@@ -141,11 +143,15 @@ class Engine(Reader, Protocol):
         """What was resolved: engine and version, device, precision, whether compiled, threads. Two runs agree bit for
         bit only where these agree."""
 
-    def train_step(self, microbatches: Sequence[Batch], lr: dict[str, float]) -> StepHandle:
-        """One optimizer step over all micro-batches; `lr` has a rate for each optimizer, by name."""
+    def train_step(
+        self, microbatches: Sequence[Batch], lr: dict[str, float], step: int
+    ) -> StepHandle:
+        """One optimizer step over all micro-batches; `lr` has a rate for each optimizer, by name, and `step`, the
+        number of the step in its run, decides what is dropped out."""
 
-    def gradients(self, microbatches: Sequence[Batch]) -> Iterator[Named]:
-        """Gradients of the mean loss over all valid targets, by parameter, in float32; nothing is updated."""
+    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+        """Gradients of the mean loss over all valid targets, by parameter, in float32; nothing is updated. With `step`
+        those of that training step; without it nothing is dropped out."""
 
     def peak_memory(self) -> int:
         """The most bytes that this process has held on the device so far."""

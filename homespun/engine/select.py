@@ -1,6 +1,8 @@
 """The best engine for this machine, made on demand: the one place outside the engines that loads one."""
 
+import importlib.util
 import os
+from typing import get_args
 
 from homespun.config import EngineName, LoadConfig, ModelConfig
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
@@ -19,6 +21,12 @@ THREADING = {
 
 SMALL = 100_000_000
 """Weights of a model that NumPy runs fast enough, on any machine: 60 tokens per second and more."""
+
+
+def available() -> tuple[EngineName, ...]:
+    """The engines that are installed here; none is loaded."""
+    names: tuple[EngineName, ...] = get_args(EngineName)
+    return tuple(name for name in names if name != "auto" and importlib.util.find_spec(name))
 
 
 def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "auto") -> Engine:

@@ -4,6 +4,7 @@ On a terminal a bar stays below the lines, with the time left and what is being 
 notebook) the same lines come without control codes. The lines show nothing that is not in the records.
 """
 
+import errno
 import math
 import os
 import sys
@@ -84,8 +85,9 @@ class Console:
     """Shows a run: what it is, its records as they come, how far it is, and how it ended.
 
     `total_steps` is None where time ends the run, not steps; `best_val_loss` is what a resumed run
-    brings along. When nobody can read what is written any more (a closed pipe, a closed terminal, a
-    full disk), `when_lost` is told why, once, and the rest goes to the standard error.
+    brings along. When nobody can read what is written any more (a closed pipe, a closed terminal),
+    `when_lost` is told why, once, and the rest goes to the standard error; as it does when the disk
+    is full, which is no reason to stop.
     """
 
     def __init__(
@@ -244,7 +246,11 @@ class Console:
             if self._bar:
                 self._bar.stop()
             self._file, self._bar = sys.stderr, None
-            self._when_lost(error.strerror or str(error))
+            reason = error.strerror or str(error)
+            if error.errno == errno.ENOSPC:
+                self.say(f"The output cannot be written ({reason}): it goes on here.")
+            else:
+                self._when_lost(reason)
 
 
 def _left(seconds: float | None) -> list[str]:

@@ -4,6 +4,7 @@ The file is the one record of a run: console, plots and every other view show wh
 Strict JSON, one object per line, so that any tool can read it while the run goes on.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from homespun import durable
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, UserError, unwritten
 
 Record = Mapping[str, Any]
 """One line. All have `step` and `tokens`; losses are in nats per token.
@@ -30,7 +31,8 @@ Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`,
 class MetricsLog:
     """Appends records to a file; a line is in the file, whole, when `append` returns.
 
-    A torn last line, left by a killed process, is cut off on opening.
+    While the disk is full, lines are held back, and written with the next one. A torn last line, left by a killed
+    process, is cut off on opening.
 
     Raises:
         UserError: the file cannot be written.
@@ -38,6 +40,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held_back = b""
         try:
             self._file = path.open("ab", buffering=0)
             self._cut(_whole_lines(path))
@@ -48,23 +51,20 @@ class MetricsLog:
         """Write one line. A number that is not finite becomes null: JSON has no other word for it.
 
         Raises:
-            UserError: the line cannot be written, and nothing of it is in the file.
+            UserError: the file cannot be written, for another reason than a full disk.
         """
-        line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
-        try:
-            if self._file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            self._file.truncate(self._length)
-            raise self._unwritable(error) from None
-        self._length += len(line)
+        self._held_back += json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+        with contextlib.suppress(DiskFullError):
+            self._write()
 
     def sync(self) -> int:
         """Bytes in the file, all of them on the disk: what a checkpoint may rely on.
 
         Raises:
+            DiskFullError: there is no room for the last lines.
             UserError: they cannot be written.
         """
+        self._write()
         try:
             durable.sync(self._file)
         except OSError as error:
@@ -92,6 +92,8 @@ class MetricsLog:
         self._cut(length)
 
     def close(self) -> None:
+        with contextlib.suppress(UserError):
+            self._write()
         self._file.close()
 
     def __enter__(self) -> "MetricsLog":
@@ -100,13 +102,25 @@ class MetricsLog:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _write(self) -> None:
+        """Append what is held back: all of it or, where that fails, nothing."""
+        try:
+            if self._file.write(self._held_back) < len(self._held_back):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(self._length)
+            raise self._unwritable(error) from None
+        self._length += len(self._held_back)
+        self._held_back = b""
+
     def _cut(self, length: int) -> None:
         self._file.truncate(length)
         self._length = length
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self.path} cannot be written ({error.strerror}): make room or choose another folder"
+        return unwritten(
+            error,
+            f"{self.path} cannot be written ({error.strerror}): make room or choose another folder",
         )
 
 
@@ -116,11 +130,19 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: the file cannot be read, or another line than the last is not a JSON object.
     """
+    for _, record in read_lines(path):
+        yield record
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`read`, each record with the byte that its line ends at."""
+    end = 0
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                end += len(line)
                 if line.endswith(b"\n"):
-                    yield _parse(path, number, line)
+                    yield end, _parse(path, number, line)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): is it a run's metrics.jsonl?"
@@ -130,7 +152,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise UserError(f"{path}, line {number}: not a JSON object; the file is damaged there")

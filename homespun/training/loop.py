@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
+from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import SamplingConfig, TrainConfig, seconds
 from homespun.engine.base import Batch, Named, StepHandle, StepResult
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, UserError
 from homespun.generation.generate import generate
 from homespun.model.spec import parameters
 from homespun.monitoring.console import Console
@@ -69,10 +70,16 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
             best_val_loss=position.guard.best_val_loss or math.inf,
             when_lost=interrupts.output_lost,
         ) as console,
+        CheckpointWriter(
+            folder,
+            run.weights_bytes,
+            in_background=run.has_room_for_copies(),
+            report=console.say,
+        ) as writer,
     ):
         if checkpoint:
             log.truncate(checkpoint.state.header["metrics_length"])
-        loop = Loop(run, folder, position, log, console, interrupts)
+        loop = Loop(run, writer, position, log, console, interrupts)
         loop.doing("compiling, up to a minute" if run.config.compile == "on" else "first step")
         complete = loop.is_complete()
         if not complete:
@@ -91,13 +98,13 @@ class Loop:
     def __init__(
         self,
         run: Run,
-        folder: CheckpointFolder,
+        writer: CheckpointWriter,
         position: Position,
         log: MetricsLog,
         console: Console,
         interrupts: Interrupts,
     ) -> None:
-        self.run, self.folder, self.position = run, folder, position
+        self.run, self.writer, self.position = run, writer, position
         self.log, self.console, self.interrupts = log, console, interrupts
         self.config = c = run.config
         self.engine = run.engine
@@ -115,7 +122,6 @@ class Loop:
         self.unread: tuple[StepHandle, dict[str, float], str] | None = None
         self.saved_at: int | None = position.step
         self.began = self.mark = self.last_save = time.perf_counter()
-        self.seconds_to_save = 0.0
         self.elapsed_before = position.elapsed_seconds
         self.progress_before = self.progress()
 
@@ -135,8 +141,9 @@ class Loop:
             self.saved_at = None  # what was just measured belongs into the checkpoint
         if self.saved_at != position.step:
             self.save()
+        self.writer.finish()
         return TrainResult(
-            self.folder.path,
+            self.writer.folder.path,
             position.step,
             ended_by,
             self.val_loss,
@@ -146,6 +153,7 @@ class Loop:
 
     def take_step(self) -> None:
         """Dispatch a step, and read the one before it while the device computes."""
+        self.writer.check()
         if self.unread is None:  # nothing was under way: the time since then is not that of a step
             self.mark = time.perf_counter()
         c, position = self.config, self.position
@@ -153,7 +161,7 @@ class Loop:
             position.next_sample, c.batch_size, c.grad_accumulation_steps
         )
         rates = self.rates()
-        handle = self.engine.train_step(microbatches, rates)
+        handle = self.engine.train_step(microbatches, rates, position.step)
         self.read_step()
         position.step += 1
         position.next_sample += c.sequences_per_step
@@ -213,7 +221,7 @@ class Loop:
         self.val_loss = evaluation.loss
         position.evaluated_at = position.step
         if position.guard.evaluated(evaluation.loss):
-            self.folder.save_best(
+            self.writer.save_best(
                 position.step, self.weights(), {**self.run.header, "val_loss": evaluation.loss}
             )
         self.write(
@@ -243,23 +251,26 @@ class Loop:
             self.write(prompt=prompt, text=written.text)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Begin to write a checkpoint of this moment."""
         self.read_step()
         self.doing("saving")
-        began = time.perf_counter()
         self.interrupts.save_wanted = False
         position = self.position
-        position.elapsed_seconds = self.elapsed()
-        self.folder.save(
-            position.step,
-            self.weights(),
-            dropwhile(self.is_weight, self.engine.state()),
-            self.run.header,
-            {"position": dataclasses.asdict(position), "metrics_length": self.log.sync()},
-        )
         self.saved_at = position.step
+        try:
+            metrics_length = self.log.sync()
+        except DiskFullError as error:
+            self.writer.no_room(error)
+        else:
+            position.elapsed_seconds = self.elapsed()
+            self.writer.save(
+                position.step,
+                self.weights(),
+                dropwhile(self.is_weight, self.engine.state()),
+                self.run.header,
+                {"position": dataclasses.asdict(position), "metrics_length": metrics_length},
+            )
         self.last_save = time.perf_counter()
-        self.seconds_to_save = self.last_save - began
 
     def evaluation_is_due(self) -> bool:
         cost = EVALUATING * self.evaluator.n_tokens
@@ -284,14 +295,15 @@ class Loop:
         if self.position.step % self.config.save_interval == 0 or self.interrupts.save_wanted:
             return True
         unsaved = time.perf_counter() - self.last_save
-        return unsaved >= max(LONGEST_UNSAVED, self.seconds_to_save / SAVING_SHARE)
+        return unsaved >= max(LONGEST_UNSAVED, self.writer.seconds_to_save / SAVING_SHARE)
 
     def draw_curves(self) -> None:
         """Make a picture of the records."""
         self.doing("drawing the curves")
-        picture = self.folder.path / PLOT
+        folder = self.writer.folder.path
+        picture = folder / PLOT
         try:
-            plot_run(self.folder.path / METRICS, picture, self.config.max_grad_norm)
+            plot_run(folder / METRICS, picture, self.config.max_grad_norm)
         except OSError as error:
             self.console.say(
                 f"{picture} cannot be written ({error.strerror}): the run is whole without it"

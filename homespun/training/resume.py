@@ -14,6 +14,7 @@ from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.terminal import Say
 from homespun.tokenizer import Tokenizer
+from homespun.training.position import Position
 from homespun.training.recipe import LIMITS, SHAPE, Plan, Settled, said
 
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
@@ -23,7 +24,7 @@ def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
     """The checkpoint that `config.resume` asks for.
 
     Raises:
-        UserError: `--resume` where there is nothing to resume.
+        UserError: `--resume` where there is nothing to resume, or nothing that this version understands.
     """
     if config.resume == "never":
         return None
@@ -33,7 +34,32 @@ def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
             f"{config.checkpoint_dir} holds no checkpoint to go on from: leave --resume out to start a run, "
             "or use --resume auto"
         )
+    if found:
+        _check_headers(found)
     return found
+
+
+def _check_headers(checkpoint: Checkpoint) -> None:
+    """Make sure that all is there that going on needs, before anything is done.
+
+    Raises:
+        UserError: something is missing, or of another kind.
+    """
+    stored, state = checkpoint.weights.header, checkpoint.state.header
+    try:
+        _config_from(Settled, stored["resolved"])
+        _config_from(TrainConfig, stored["requested"])
+        ModelConfig(**stored["model"])
+        Tokenizer.from_json(stored["tokenizer"])
+        texts = stored["data_file"], stored["data_sha256"], *stored["facts"].values()
+        understood = all(isinstance(text, str) for text in texts)
+        length = state["metrics_length"]
+        understood &= type(length) is int and length >= 0
+        understood &= Position.restored(state["position"]).step == checkpoint.step
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _other_version(repr(error)) from None
+    if not understood:
+        raise _other_version("a field of another kind")
 
 
 def requested_again(
@@ -152,6 +178,10 @@ def _config_from(kind: type[AnyTrainConfig], values: dict[str, Any]) -> AnyTrain
     try:
         return kind(**values)
     except TypeError as error:
-        raise UserError(
-            f"the checkpoint is of another version of homespun ({error}): go on with that one, or start a new run"
-        ) from None
+        raise _other_version(str(error)) from None
+
+
+def _other_version(reason: str) -> UserError:
+    return UserError(
+        f"the checkpoint is of another version of homespun ({reason}): go on with that one, or start a new run"
+    )

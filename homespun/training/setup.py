@@ -10,6 +10,7 @@ from typing import Any
 
 from homespun import workspace
 from homespun.checkpoint.folder import Checkpoint
+from homespun.checkpoint.writer import STATES_PER_COPY
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig, flag
 from homespun.data.corpus import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
@@ -88,9 +89,26 @@ class Run:
             "folder": c.checkpoint_dir,
         }
 
+    @property
+    def weights_bytes(self) -> int:
+        """What its weights take, in memory and on disk; each of the optimizer's moments takes as much at most."""
+        return 4 * count_parameters(self.model)
+
     def bytes_on_disk(self) -> int:
         """What its checkpoints take at most."""
         return _bytes_on_disk(self.model, self.config.keep)
+
+    def has_room_for_copies(self) -> bool:
+        """Whether a step leaves memory for the copies that are saved in the background."""
+        c, machine = self.config, select.machine()
+        step = training_bytes(
+            self.model,
+            c.batch_size,
+            c.optimizer,
+            half=machine.computes_in_half(c.precision),
+            checkpointing=c.gradient_checkpointing,
+        )
+        return step + STATES_PER_COPY * self.weights_bytes <= machine.memory_capacity()
 
 
 def least_bytes_on_disk(config: TrainConfig) -> int:
@@ -230,6 +248,7 @@ def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settle
         document_mark=document_mark,
         threads=config.threads,
         seed=config.seed,
+        dropout=config.dropout,
     )
     with bar("Making the model", None):
         engine = select.create(settled.model, options, name=config.engine)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from homespun.checkpoint.archive import CheckpointError, write_archive
-from homespun.checkpoint.folder import CheckpointFolder, open_weights, verify_path
+from homespun.checkpoint.folder import CheckpointFolder, open_weights
 from homespun.errors import UserError
 from tests.checkpoint.faults import Call, intercepted, trace
 
@@ -480,31 +480,6 @@ def test_weights_fall_back_in_a_folder_and_not_by_name(folder: CheckpointFolder)
         open_weights(newest).verify()
     with pytest.raises(CheckpointError, match="holds state"):
         open_weights(folder.path / "checkpoint_step_2.state.npz")
-
-
-def test_verify_names_all_that_is_not_whole(folder: CheckpointFolder) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint is there"):
-        list(verify_path(folder.path))
-    save(folder, 1, 2, 3)
-    folder.save_best(2, tensors(2), {})
-    paths = [folder.path / "best.npz"]
-    paths += [folder.path / f"checkpoint_step_{n}.npz" for n in (3, 2, 1)]
-    steps = (2, 3, 2, 1)
-    assert list(verify_path(folder.path)) == [
-        f"{path}: step {step}, whole" for path, step in zip(paths, steps, strict=True)
-    ]
-
-    flip(folder.path / "checkpoint_step_2.state.npz")
-    (folder.path / "checkpoint_step_1.state.npz").unlink()
-    checks = verify_path(folder.path)
-    lines = [next(checks) for _ in range(4)]
-    with pytest.raises(CheckpointError, match="2 of its checkpoints cannot be used"):
-        next(checks)
-    assert [line.endswith("whole") for line in lines] == [True, True, False, False]
-
-    assert list(verify_path(paths[0])) == [f"{paths[0]}: step 2, whole"]
-    with pytest.raises(CheckpointError, match="damaged"):
-        list(verify_path(folder.path / "checkpoint_step_2.state.npz"))
 
 
 def test_a_copied_file_stands_alone(folder: CheckpointFolder, tmp_path: Path) -> None:

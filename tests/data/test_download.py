@@ -1,5 +1,6 @@
 """Downloads from a real server on loopback: only what is needed, whole or not at all, resumable."""
 
+import errno
 import functools
 import io
 import json
@@ -209,6 +210,30 @@ def test_a_file_of_the_users_is_not_overwritten(hub: Hub, log: Log, dataset: str
     path.write_text(path.read_text() + "edited")
     with pytest.raises(UserError, match="in the way"):
         log.fetch(20, dataset, output="own.txt")
+
+
+@pytest.mark.parametrize("dataset", [TINY, "book.txt"])
+def test_a_download_that_ended_before_it_took_the_place_of_another_is_not_in_the_way(
+    hub: Hub, log: Log, monkeypatch: pytest.MonkeyPatch, dataset: str
+) -> None:
+    hub.publish_tinystories(tell(50))
+    Path("book.txt").write_text(f"\n{MARK}\n".join(tell(50)))
+    path = log.fetch(20, dataset, output="own.txt")
+    earlier = path.read_bytes()
+    rename = Path.replace
+
+    def full(source: Path, target: Path) -> Path:
+        if target.name == "own.txt":
+            raise OSError(errno.EIO, "the disk is gone")
+        return rename(source, target)
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", full)
+            with pytest.raises(UserError, match="the disk is gone"):
+                log.fetch(30, dataset, output="own.txt")
+        assert path.read_bytes() == earlier
+    assert len(list(documents(log.fetch(30, dataset, output="own.txt")))) == 30
 
 
 CHILD = """

@@ -8,10 +8,11 @@ import torch
 
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
+from homespun.engine.numpy_optimizer import adamw, muon
 from homespun.engine.torch_engine import optimizer as optimizer_module
 from homespun.engine.torch_engine.optimizer import RATE_BESIDE_MUON, Optimizer
 from homespun.model.spec import Parameter, parameters
-from tests.reference import GPT2, QWEN3, adamw, muon, random_weights, relative_error
+from tests.reference import GPT2, QWEN3, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-2, "muon": 2e-2}

@@ -98,11 +98,12 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config: ModelConfig)
 def test_a_mean_of_means_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = TorchEngine._backward
 
-    def mean_of_means(self: TorchEngine, microbatches: Sequence[Batch]) -> object:
+    def mean_of_means(self: TorchEngine, microbatches: Sequence[Batch], step: None) -> object:
         if len(microbatches) == 1:
-            return original(self, microbatches)
+            return original(self, microbatches, step)
         parts = [
-            {n: g.clone() for n, g in original(self, [one])[1].items()} for one in microbatches
+            {n: g.clone() for n, g in original(self, [one], step)[1].items()}
+            for one in microbatches
         ]
         return None, {n: sum(part[n] for part in parts) / len(parts) for n in parts[0]}
 
@@ -115,7 +116,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_its_targets(config: ModelConfig
     ours, batch = engine(config), uneven_batch(config)
     total, count = ours.loss(batch)
     assert count == batch.n_targets
-    result = ours.train_step(divided(batch, (3, 3, 2)), RATES).result()
+    result = ours.train_step(divided(batch, (3, 3, 2)), RATES, 0).result()
     assert result.loss == pytest.approx(total / count, rel=1e-5)
 
 
@@ -166,12 +167,12 @@ def test_state_survives_a_passage_bit_for_bit(config: ModelConfig, optimizer: st
     second = TorchEngine(config, dataclasses.replace(options, seed=1))
     batches = [random_batch(config, seed=seed) for seed in range(6)]
     for batch in batches[:3]:
-        first.train_step([batch], RATES)
+        first.train_step([batch], RATES, 0)
     second.load(list(first.state()))
     for batch in batches[3:]:
         left, right = (
-            first.train_step([batch], RATES).result(),
-            second.train_step([batch], RATES).result(),
+            first.train_step([batch], RATES, 0).result(),
+            second.train_step([batch], RATES, 0).result(),
         )
         assert left == right
     for (name, left), (same, right) in zip(first.state(), second.state(), strict=True):
@@ -179,13 +180,24 @@ def test_state_survives_a_passage_bit_for_bit(config: ModelConfig, optimizer: st
         np.testing.assert_array_equal(left, right, err_msg=name)
 
 
+@BOTH
+def test_the_state_is_a_copy_that_later_steps_do_not_change(config: ModelConfig) -> None:
+    ours = engine(config)
+    ours.train_step([random_batch(config)], RATES)
+    state = list(ours.state())
+    before = [array.copy() for _, array in state]
+    ours.train_step([random_batch(config, seed=1)], RATES)
+    for (name, array), kept in zip(state, before, strict=True):
+        np.testing.assert_array_equal(array, kept, err_msg=name)
+
+
 @pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq", "momentum", "optimizer/step"])
 def test_a_state_entry_that_is_reset_shows(kind: str) -> None:
     first, second = engine(QWEN3), engine(QWEN3)
-    first.train_step([random_batch(QWEN3)], RATES)
+    first.train_step([random_batch(QWEN3)], RATES, 0)
     second.load((n, np.zeros_like(a) if n.startswith(kind) else a) for n, a in list(first.state()))
     for one in (first, second):
-        one.train_step([random_batch(QWEN3, seed=1)], RATES)
+        one.train_step([random_batch(QWEN3, seed=1)], RATES, 0)
     weights = {p.name for p in parameters(QWEN3)}
     after = dict(second.state())
     assert any(not np.array_equal(a, after[n]) for n, a in first.state() if n in weights)
@@ -212,7 +224,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
 @BOTH
 def test_a_step_that_is_not_finite_is_refused_and_changes_nothing(config: ModelConfig) -> None:
     ours = engine(config)
-    ours.train_step([random_batch(config)], RATES)
+    ours.train_step([random_batch(config)], RATES, 0)
     head = "transformer.wte.weight" if config.architecture == "gpt2" else "lm_head.weight"
     poisoned = [
         (n, np.where(np.arange(a.size).reshape(a.shape) == 0, np.nan, a) if n == head else a)
@@ -220,7 +232,7 @@ def test_a_step_that_is_not_finite_is_refused_and_changes_nothing(config: ModelC
     ]
     ours.load((n, a.astype(np.float32)) for n, a in poisoned)
     before = dict(ours.state())
-    result = ours.train_step([random_batch(config, seed=1)], RATES).result()
+    result = ours.train_step([random_batch(config, seed=1)], RATES, 0).result()
     assert not result.applied
     for n, a in ours.state():
         np.testing.assert_array_equal(a, before[n], err_msg=n)
@@ -237,7 +249,7 @@ def test_checkpointed_gradients_are_the_same(config: ModelConfig) -> None:
 @BOTH
 def test_bfloat16_computes_over_float32_masters(config: ModelConfig) -> None:
     ours = engine(config, precision="bfloat16")
-    ours.train_step([random_batch(config)], RATES)
+    ours.train_step([random_batch(config)], RATES, 0)
     assert {array.dtype for _, array in ours.state()} == {np.dtype(np.float32)}
     masters = dict(ours.state())[
         "model.norm.weight" if config.architecture == "qwen3" else "transformer.ln_f.weight"

@@ -1,15 +1,18 @@
 """The record of a run: whole lines, strict JSON, cut back exactly."""
 
+import errno
 import json
 import math
+import os
 import resource
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, UserError
 from homespun.monitoring.metrics import MetricsLog, read
 
 RECORDS = [{"step": step, "loss": 9.0 / step, "text": "né\n🧵"} for step in range(1, 6)]
@@ -122,7 +125,7 @@ def test_a_damaged_line_is_named(tmp_path, damage):
         list(read(path))
 
 
-def test_a_full_disk_is_loud_and_leaves_no_half_line(tmp_path):
+def test_while_the_disk_is_full_lines_are_held_back_and_no_checkpoint_relies_on_them(tmp_path):
     path = tmp_path / "metrics.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with MetricsLog(path) as log:
@@ -130,13 +133,28 @@ def test_a_full_disk_is_loud_and_leaves_no_half_line(tmp_path):
         length = log.sync()
         resource.setrlimit(resource.RLIMIT_FSIZE, (length + 5, hard))
         try:
-            with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written"):
-                log.append(RECORDS[1])
+            log.append(RECORDS[1])
+            log.append(RECORDS[2])
+            with pytest.raises(DiskFullError, match=r"metrics\.jsonl cannot be written"):
+                log.sync()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert path.stat().st_size == length
-        log.append(RECORDS[1])
-    assert list(read(path)) == RECORDS[:2]
+        log.append(RECORDS[3])
+        assert list(read(path)) == RECORDS[:4]
+        assert log.sync() == path.stat().st_size
+
+
+def test_a_disk_that_fails_otherwise_is_loud_at_once(tmp_path, monkeypatch):
+    def fail(line):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        file = SimpleNamespace(write=fail, truncate=log._file.truncate)
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "_file", file)
+            with pytest.raises(UserError, match="Input/output error"):
+                log.append(RECORDS[0])
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path):

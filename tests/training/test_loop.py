@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import ModelConfig
 from homespun.engine.base import StepResult
 from homespun.monitoring.console import Console
@@ -29,11 +30,13 @@ class Work:
         self.waits = waits
         self.now = self.free = 0.0
         self.trained = 0.0
+        self.steps: list[int] = []
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
 
-    def train_step(self, microbatches: Any, lr: dict[str, float]) -> Any:
+    def train_step(self, microbatches: Any, lr: dict[str, float], step: int) -> Any:
+        self.steps.append(step)
         began = max(self.now, self.free)
         self.pass_by(DISPATCH)
         done = max(self.now, self.free) + STEP
@@ -65,6 +68,7 @@ class Run:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, work: Work, **settings: Any) -> None:
         self.records: list[dict[str, Any]] = []
         self.saved: list[int] = []
+        self.said: list[str] = []
         self.position = Position()
         self.config = Settled(seq_len=4, batch_size=2, **settings)
         tokens = np.arange(100)
@@ -84,12 +88,16 @@ class Run:
             self.saved.append(step)
 
         folder: Any = SimpleNamespace(
-            path=Path(), save=save, save_best=lambda *parts: work.pass_by(SAVE)
+            path=Path(),
+            check_space=lambda *needed: None,
+            save=save,
+            save_best=lambda *parts: work.pass_by(SAVE),
         )
+        writer = CheckpointWriter(folder, 0, in_background=False, report=self.said.append)
         log: Any = SimpleNamespace(append=self.records.append, sync=lambda: 0)
         monkeypatch.setattr(loop.time, "perf_counter", lambda: work.now)
         with Console(file=io.StringIO()) as console:
-            made = loop.Loop(run, folder, self.position, log, console, Interrupts())
+            made = loop.Loop(run, writer, self.position, log, console, Interrupts())
             made.to_the_end()
 
     def steps_with(self, measured: str) -> list[int]:
@@ -118,6 +126,12 @@ def test_only_steps_are_time_of_training(
     assert run.position.training_seconds == work.trained
     # The first evaluation is the best; the last save is still to come when its header is made.
     assert run.position.elapsed_seconds == work.trained + 4 * EVALUATION + 2 * SAVE
+
+
+def test_each_step_has_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(waits=False)
+    Run(monkeypatch, work, max_steps=5, sample_prompts=())
+    assert work.steps == [0, 1, 2, 3, 4]
 
 
 def test_a_checkpoint_is_also_saved_by_the_clock_unless_that_costs_too_much(

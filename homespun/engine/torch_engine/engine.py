@@ -1,7 +1,6 @@
 """The engine for CPUs and CUDA: batches in, optimizer steps, losses, logits and state out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from homespun.engine.base import (
     StepResult,
     Tokens,
 )
+from homespun.engine.dropout import site_keys
 from homespun.engine.torch_engine import machine
+from homespun.engine.torch_engine.dropout import Dropout, of_microbatches
 from homespun.engine.torch_engine.loss import head_loss, loss_and_slope, summed_loss
 from homespun.engine.torch_engine.model import BLOCKS, LayerCache, Model, document_mask
 from homespun.engine.torch_engine.optimizer import Optimizer
@@ -60,23 +61,21 @@ class TorchEngine:
             "threads": str(torch.get_num_threads()),
         }
 
-    def train_step(self, microbatches: Sequence[Batch], lr: dict[str, float]) -> "TorchStep":
+    def train_step(
+        self, microbatches: Sequence[Batch], lr: dict[str, float], step: int
+    ) -> "TorchStep":
         if self.optimizer is None:
             raise RuntimeError("this engine was made without an optimizer")
-        with machine.room_for_a_step():
-            loss, grads = self._backward(microbatches)
-        norm = torch.nn.utils.get_total_norm(grads.values())
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
         max_norm = self.optimizer.settings.max_grad_norm
-        with torch.no_grad():
-            self.optimizer.step(
-                grads,
-                lr,
-                grad_scale=(norm / max_norm).clamp(min=1.0),
-                refused=(~finite).float(),
-            )
+        with machine.room_for_a_step():
+            loss, grads = self._backward(microbatches, step)
+            norm = torch.nn.utils.get_total_norm(grads.values())
+            refused = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
+            with torch.no_grad():
+                grad_scale = (norm / max_norm).clamp(min=1.0)
+                self.optimizer.step(grads, lr, grad_scale, refused)
         self._release_gradients()
-        return TorchStep(loss, norm, finite, max_norm)
+        return TorchStep(torch.stack((loss, norm, refused)), max_norm)
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad():
@@ -88,8 +87,8 @@ class TorchEngine:
         with torch.no_grad():
             return _array(self.model.logits(self.model.hidden(self._on_device(tokens))))
 
-    def gradients(self, microbatches: Sequence[Batch]) -> Iterator[Named]:
-        _, grads = self._backward(microbatches)
+    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+        _, grads = self._backward(microbatches, step)
         for name, grad in grads.items():
             yield name, _array(grad)
         self._release_gradients()
@@ -133,14 +132,18 @@ class TorchEngine:
         if self.optimizer is not None:
             yield from self.optimizer.state()
 
-    def _backward(self, microbatches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the valid targets of all micro-batches together, and its gradients."""
+    def _backward(
+        self, microbatches: Sequence[Batch], step: int | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the valid targets of all micro-batches together, and its gradients, with the dropout of a
+        step."""
         n_targets = sum(batch.n_targets for batch in microbatches)
-        scale = torch.tensor(1.0 / max(1, n_targets), device=self.device)
+        # Filled on the device: to send a number there from the host would make the host wait.
+        scale = torch.full((), 1.0 / max(1, n_targets), device=self.device)
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
-        for batch in microbatches:
-            hidden = self._hidden(batch)
+        for batch, drop in zip(microbatches, self._dropouts(microbatches, step), strict=True):
+            hidden = self._hidden(batch, drop)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -155,37 +158,51 @@ class TorchEngine:
             for name, weight in self.weights.items()
         }
 
-    def _hidden(self, batch: Batch) -> Tensor:
+    def _dropouts(
+        self, microbatches: Sequence[Batch], step: int | None
+    ) -> Iterable[Dropout | None]:
+        """One for each micro-batch."""
+        options = self.options
+        if step is None or not options.dropout:
+            return [None] * len(microbatches)
+        keys = site_keys(options.seed or 0, step, self.model.config.n_layers).view(np.int32)
+        shapes = [batch.inputs.shape for batch in microbatches]
+        return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
+
+    def _hidden(self, batch: Batch, drop: Dropout | None = None) -> Tensor:
         """The normed stream [B, T, D], no document of which sees another."""
         tokens, mark, mask = self._on_device(batch.inputs), self.options.document_mark, None
         # Only where it makes a difference, since without a mask there are faster kernels; compiled steps stay alike.
         if mark is not None and (self.options.compiled or (batch.inputs[:, 1:] == mark).any()):
             mask = document_mask(tokens, mark, self.model.dtype)
         checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
-        return self.model.hidden(tokens, gradient_checkpointing=checkpointing, mask=mask)
+        return self.model.hidden(tokens, gradient_checkpointing=checkpointing, mask=mask, drop=drop)
 
     def _release_gradients(self) -> None:
         for weight in self.weights.values():
             weight.grad = None
 
     def _on_device(self, tokens: Tokens) -> Tensor:
-        return torch.from_numpy(tokens).to(self.device, torch.int64)
+        return machine.on_device(tokens, self.device).long()
 
 
-@dataclass(frozen=True)
 class TorchStep:
-    """A dispatched step; on CUDA reading it waits for the device."""
+    """A dispatched step; on CUDA its figures are on their way to the host, and reading them waits for this step, not
+    for those that were dispatched after it."""
 
-    loss: Tensor
-    norm: Tensor
-    finite: Tensor
-    max_grad_norm: float
+    def __init__(self, figures: Tensor, max_grad_norm: float) -> None:
+        """`figures` [3] are loss, gradient norm, and 1.0 where the step was refused."""
+        self.figures, self.arrived = machine.to_host(figures)
+        self.max_grad_norm = max_grad_norm
 
     def ready(self) -> bool:
-        return self.loss.device.type == "cpu"
+        return self.arrived is None or self.arrived.query()
 
     def result(self) -> StepResult:
-        loss, norm, applied = self.loss.item(), self.norm.item(), bool(self.finite.item())
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        loss, norm, refused = self.figures.tolist()
+        applied = not refused
         return StepResult(
             loss, norm, clipped=applied and norm > self.max_grad_norm, applied=applied
         )
@@ -215,8 +232,8 @@ class TorchDecoder:
 
     def prefill(self, tokens: Tokens) -> Floats:
         with torch.inference_mode():
-            on_device = torch.from_numpy(tokens).to(self.model.embedding.device, torch.int64)
-            hidden = self.model.hidden(on_device, self.cache)
+            ids = machine.on_device(tokens, self.model.embedding.device).long()
+            hidden = self.model.hidden(ids, self.cache)
             return _array(self.model.logits(hidden[:, -1]))
 
     def step(self, tokens: Tokens) -> Floats:

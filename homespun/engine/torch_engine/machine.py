@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from homespun.engine.memory import LESS_MEMORY
@@ -45,15 +47,35 @@ def computes_in_half(precision: str) -> bool:
     return computing_dtype(precision) == torch.bfloat16
 
 
+def on_device(array: npt.NDArray[np.int32], where: torch.device) -> torch.Tensor:
+    """The array as a tensor; to CUDA from pinned memory, which the host does not wait for."""
+    tensor = torch.from_numpy(array)
+    if where.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(where, non_blocking=True)
+
+
+def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Where the tensor will be on the host, and from CUDA the event of its arrival."""
+    if tensor.device.type == "cpu":
+        return tensor, None
+    arrived = torch.cuda.Event()
+    on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    on_host.copy_(tensor, non_blocking=True)
+    arrived.record()
+    return on_host, arrived
+
+
 def flops_per_second(precision: str) -> float:
-    """Of square matrix products of 1,024, the best of a few."""
-    a = torch.ones(1024, 1024, dtype=computing_dtype(precision), device=device())
+    """Of square matrix products that take much longer than to start them, the best of a few."""
+    n = 8192 if device().type == "cuda" else 1024
+    a = torch.ones(n, n, dtype=computing_dtype(precision), device=device())
     best = float("inf")
     for _ in range(8):
         start = time.perf_counter()
         (a @ a)[0, 0].item()
         best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
+    return 2 * n**3 / best
 
 
 def memory_capacity() -> int:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from homespun.config import ModelConfig
 from homespun.engine.memory import LONGEST_IN_FULL
+from homespun.engine.torch_engine.dropout import Dropout, dropped, of_block
 
 Weights = dict[str, Tensor]
 
@@ -130,6 +131,7 @@ def gpt2_block(
     c: ModelConfig,
     cache: LayerCache | None,
     mask: Tensor | None,
+    drop: Dropout | None,
 ) -> Tensor:
     """x [B, T, D] -> [B, T, D]."""
     h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
@@ -137,10 +139,10 @@ def gpt2_block(
     qkv = torch.unflatten(h, -1, (3, c.n_heads, c.head_dim))  # [B, T, 3, H, C]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, C]
     h = attention(q, k, v, cache, mask)
-    x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
+    x = x + dropped(linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"]), drop, 0)
     h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
     h = F.gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]), approximate="tanh")  # [B, T, F]
-    return x + linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+    return x + dropped(linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"]), drop, 1)
 
 
 def qwen3_block(
@@ -150,6 +152,7 @@ def qwen3_block(
     c: ModelConfig,
     cache: LayerCache | None,
     mask: Tensor | None,
+    drop: Dropout | None,
 ) -> Tensor:
     """x [B, T, D] -> [B, T, D]."""
     assert rope is not None
@@ -165,14 +168,24 @@ def qwen3_block(
     )
     qk = rotate(rms_norm(qk.float(), gains, c.norm_eps), rope).to(h.dtype)
     q, k = torch.split(qk, [c.n_heads, c.n_kv_heads], dim=1)
-    x = x + linear(attention(q, k, v, cache, mask), w["self_attn.o_proj.weight"])
+    h = attention(q, k, v, cache, mask)
+    x = x + dropped(linear(h, w["self_attn.o_proj.weight"]), drop, 0)
     h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
     gate, up = linear(h, joined(w, GATE_UP)).chunk(2, dim=-1)  # each [B, T, F]
-    return x + linear(F.silu(gate) * up, w["mlp.down_proj.weight"])
+    return x + dropped(linear(F.silu(gate) * up, w["mlp.down_proj.weight"]), drop, 1)
 
 
 Block = Callable[
-    [Weights, Tensor, Tensor | None, ModelConfig, LayerCache | None, Tensor | None], Tensor
+    [
+        Weights,
+        Tensor,
+        Tensor | None,
+        ModelConfig,
+        LayerCache | None,
+        Tensor | None,
+        Dropout | None,
+    ],
+    Tensor,
 ]
 
 BLOCKS: dict[str, Block] = {"gpt2": gpt2_block, "qwen3": qwen3_block}
@@ -209,6 +222,7 @@ class Model:
         cache: list[LayerCache] | None = None,
         gradient_checkpointing: bool = False,
         mask: Tensor | None = None,
+        drop: Dropout | None = None,
     ) -> Tensor:
         """Tokens [B, T] -> the normed stream [B, T, D], of which the logits are the product with the head."""
         start = cache[0].length if cache else 0
@@ -216,16 +230,17 @@ class Model:
         x = F.embedding(tokens, self.embedding)
         if self.gpt2:
             x = x + self.weights["transformer.wpe.weight"][start:end]
-        x = x.to(self.dtype)
+        x = dropped(x.to(self.dtype), drop, 0)
         rope = None if self.rope is None else self.rope[:, start:end]
         for i, w in enumerate(self.blocks):
-            layer_cache = cache[i] if cache else None
+            others = (rope, self.config, cache[i] if cache else None, mask, of_block(drop, i))
             if gradient_checkpointing:
+                # A block draws no random numbers: what it drops out is in its arguments.
                 x = checkpoint(
-                    self.block, w, x, rope, self.config, layer_cache, mask, use_reentrant=False
+                    self.block, w, x, *others, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                x = self.block(w, x, rope, self.config, layer_cache, mask)
+                x = self.block(w, x, *others)
         if self.gpt2:
             w = self.weights
             return layer_norm(

@@ -1,0 +1,130 @@
+"""Does a training step take the memory that `homespun models` says? Measured above the process before there is a model.
+
+    python -m benchmarks.memory
+
+Each shape is a process of its own, since the peak of a process only grows: first it loads the framework and trains
+something tiny, then the model, for three steps.
+"""
+
+import multiprocessing
+import resource
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import tyro
+
+from benchmarks import report
+from benchmarks.models import RATES, random_tokens, trainable
+from homespun.config import ModelConfig
+from homespun.engine.base import Batch
+from homespun.engine.memory import training_bytes
+from homespun.model.presets import preset, shaped
+from homespun.model.spec import count_parameters
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape, and how it is trained."""
+
+    size: str
+    batch_size: int
+    seq_len: int = 256
+    vocab_size: int = 50257
+    n_layers: int | None = None
+    d_model: int | None = None
+    optimizer: str = "adamw"
+    precision: str = "bfloat16"
+    checkpointing: bool = False
+
+    @property
+    def model(self) -> ModelConfig:
+        """With heads of 64 channels."""
+        names = ("seq_len", "vocab_size", "n_layers", "d_model")
+        return shaped(preset(self.size), {name: getattr(self, name) for name in names})
+
+    def estimate(self) -> int:
+        """What the user is told."""
+        return training_bytes(
+            self.model,
+            self.batch_size,
+            self.optimizer,
+            half=self.precision == "bfloat16",
+            checkpointing=self.checkpointing,
+        )
+
+
+SMALLEST = Case("tiny", 8, vocab_size=8000, n_layers=6, d_model=384)
+CASES = (
+    SMALLEST,
+    Case("tiny", 8, vocab_size=8000, n_layers=6, d_model=384, precision="float32"),
+    Case("tiny", 16, optimizer="muon"),
+    Case("tiny", 8, vocab_size=8000, n_layers=12, d_model=576, precision="float32"),
+    Case("small", 16, vocab_size=8000),
+    Case("small", 16, optimizer="muon", precision="float32"),
+    Case("gpt2-small", 4, seq_len=512),
+    Case("gpt2-small", 8, seq_len=1024, checkpointing=True),
+    Case("gpt2-medium", 1, seq_len=512, optimizer="muon"),
+)
+
+
+def main(only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
+    """Measure and save.
+
+    Args:
+        only: numbers of the cases.
+    """
+    rows: list[report.Row] = []
+    for case in (CASES[number] for number in only):
+        measured, estimate = above_the_process(case), case.estimate()
+        rows.append(
+            {
+                "model": f"{case.model.architecture} {case.model.n_layers} x {case.model.d_model}",
+                "M parameters": round(count_parameters(case.model) / 1e6, 1),
+                "tokens": f"{case.batch_size} x {case.seq_len}",
+                "optimizer": case.optimizer,
+                "precision": case.precision + (", checkpointing" if case.checkpointing else ""),
+                "measured MB": round(measured / 1e6),
+                "estimated MB": round(estimate / 1e6),
+                "estimated / measured": round(estimate / measured, 3),
+            }
+        )
+        print(report.table(rows[-1:]), flush=True)
+    report.save("memory", {"a training step": rows})
+
+
+def above_the_process(case: Case) -> int:
+    """Peak bytes of some steps in a new process, above what it had before there was a model."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_measure, args=(theirs, case))
+    process.start()
+    theirs.close()
+    measured = int(ours.recv())
+    process.join()
+    return measured
+
+
+def _measure(connection: Connection, case: Case) -> None:
+    """Load the framework by training something tiny, and then what is measured."""
+    warm = Case("pico", 1, seq_len=8, vocab_size=257, optimizer=case.optimizer)
+    before = _peak_after_training(warm)
+    connection.send(_peak_after_training(case) - before)
+
+
+def _peak_after_training(case: Case) -> int:
+    engine = trainable(
+        case.model, case.optimizer, case.precision, compiled=False, checkpointing=case.checkpointing
+    )
+    ids = random_tokens(case.model, case.batch_size)
+    batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
+    for step in range(STEPS):
+        engine.train_step([batch], RATES, step).result()
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

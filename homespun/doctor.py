@@ -1,0 +1,299 @@
+"""The engines of this machine in; whether they compute what NumPy and each other compute, and how fast, out.
+
+The first command on a new machine, and what belongs into a report of a fault: plain lines, nothing personal.
+"""
+
+import dataclasses
+import itertools
+import math
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from homespun.config import EngineName, ModelConfig
+from homespun.engine import select
+from homespun.engine.base import Batch, Engine, EngineOptions, Floats, OptimizerSettings, Reader
+from homespun.engine.memory import training_bytes
+from homespun.engine.numpy_engine import NumpyEngine
+from homespun.engine.numpy_optimizer import Doubles, adamw, muon
+from homespun.model.presets import preset, shaped
+from homespun.model.spec import Parameter, count_parameters, flops_per_token, parameters
+from homespun.terminal import Say
+
+Weights = dict[str, Floats]
+
+TINIEST = {"vocab_size": 97, "seq_len": 24, "n_layers": 2, "d_model": 32, "n_heads": 4}
+SHAPES = {
+    "gpt2": shaped(preset("tiny"), TINIEST),
+    "qwen3": shaped(preset("pico"), {**TINIEST, "n_kv_heads": 2}),
+}
+
+SAME, SAME_DIRECTION, SAME_STEPS = 1e-5, 1e-6, 1e-3
+"""Relative error, 1 - cosine and relative error after some steps, at most, where all that differs is rounding."""
+BY_DIFFERENCES = 2e-2
+"""Relative error of a slope that is taken from two float32 losses."""
+HALF = 3e-2
+"""Relative difference of a loss in a precision with fewer digits."""
+
+STEPS = 10
+SETTINGS = {
+    name: OptimizerSettings(name, weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+    for name in ("adamw", "muon")
+}
+RATES = {"adamw": {"adamw": 1e-2}, "muon": {"adamw": 0.0, "muon": 2e-2}}
+"""For each optimizer; beside Muon nothing moves, so that it is seen alone."""
+
+LONGEST_STEP = 25.0
+"""Seconds: a shape whose step would take longer is left out."""
+
+M1_MAX = """For comparison, an M1 Max by this project's specification, which was not measured by us:
+5,000 to 50,000 tokens/s by size; with tiny as above 30 to 60 minutes for 10,000 steps, which is
+23,000 to 46,000 tokens/s, in 2 to 3 GB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Something that has to be small."""
+
+    what: str
+    found: float
+    at_most: float
+
+    @property
+    def passed(self) -> bool:
+        return self.found <= self.at_most  # which is not so where it is not a number
+
+    def __str__(self) -> str:
+        verdict = "PASS" if self.passed else "FAIL"
+        return f"{verdict}  {self.what:<58} {self.found:.1e}  at most {self.at_most:.0e}"
+
+
+def examine_engines(say: Say) -> bool:
+    """Say what this machine computes with, whether it is right and how fast; False where it is not right."""
+    import homespun
+
+    names = select.available()
+    say(f"homespun    {homespun.__version__}, doctor --engine")
+    say(f"system      {platform.system()} {platform.release()}, {platform.machine()}")
+    say(f"python      {platform.python_version()}, numpy {np.__version__}")
+    say(f"engines     {', '.join(names)}")
+    say(
+        "\nIs it right? Tiny models with random weights, in float32 unless another precision is named:"
+    )
+    checks = []
+    for check in _checks(names):
+        say(str(check))
+        checks.append(check)
+    for name in names:
+        say(f"\nHow fast is {name}? Training with AdamW:")
+        for line in _paces(name):
+            say(line)
+    say(f"\n{M1_MAX}\n")
+    failed = sum(not check.passed for check in checks)
+    if failed:
+        say(
+            f"FAIL: {failed} of {len(checks)} checks. Do not trust what is trained here; report this output."
+        )
+    else:
+        say(f"PASS: all {len(checks)} checks.")
+    return not failed
+
+
+def _checks(names: Iterable[EngineName]) -> Iterator[Check]:
+    """Each engine against NumPy, and against each other one."""
+    for name, architecture in itertools.product(names, SHAPES):
+        of = _against_numpy(name, SHAPES[architecture])
+        yield from _completed(f"{name}, {architecture}:", of)
+    for (one, other), architecture in itertools.product(itertools.combinations(names, 2), SHAPES):
+        of = _against_each_other(one, other, SHAPES[architecture])
+        yield from _completed(f"{one} and {other}, {architecture}:", of)
+
+
+def _completed(who: str, checks: Iterable[Check]) -> Iterator[Check]:
+    """The checks with a name before them; one that breaks off has failed."""
+    try:
+        for check in checks:
+            yield dataclasses.replace(check, what=f"{who} {check.what}")
+    except Exception as error:  # whatever it is, it belongs into the report
+        message = str(error).replace(str(Path.home()), "~").partition("\n")[0]
+        yield Check(f"{who} {type(error).__name__}: {message}", math.inf, 0)
+
+
+def _against_numpy(name: EngineName, config: ModelConfig) -> Iterator[Check]:
+    """Logits, loss, gradients, and what the optimizers make of these."""
+    weights, batch = _random_weights(config), _random_batch(config, 0)
+    engine, reader = _engine(name, config, "adamw", "float32"), NumpyEngine(config)
+    engine.load(weights.items())
+    reader.load(weights.items())
+    yield Check("logits", _error(engine.logits(batch.inputs), reader.logits(batch.inputs)), SAME)
+    yield Check("loss", _error(_loss(engine, batch), _loss(reader, batch)), SAME)
+    worst = max(
+        _error(np.linalg.norm(g), _slope(reader, weights, batch, n, g.astype(np.float64)))
+        for n, g in engine.gradients([batch])
+        if isinstance(n, str)
+    )
+    yield Check("gradients, by differences of losses", worst, BY_DIFFERENCES)
+    for optimizer in SETTINGS:
+        _, found = _trained(name, config, optimizer, "float32")
+        expected = _trained_by_numpy(engine, config, optimizer)
+        worst = max(_error(found[n] - weights[n], w - weights[n]) for n, w in expected.items())
+        yield Check(f"{STEPS} steps of {optimizer}", worst, SAME_STEPS)
+    own = _engine(name, config, "adamw", "auto").facts["precision"]
+    if own != "float32":
+        losses, _ = _trained(name, config, "adamw", "float32")
+        in_own, _ = _trained(name, config, "adamw", own)
+        yield Check(f"losses of {STEPS} steps in {own}, to float32", _worst(in_own, losses), HALF)
+
+
+def _against_each_other(one: EngineName, other: EngineName, config: ModelConfig) -> Iterator[Check]:
+    """Two engines that begin with the same bits: gradients, and the losses of some steps."""
+    gradients = []
+    for name in (one, other):
+        engine = _engine(name, config, "adamw", "float32")
+        engine.load(_random_weights(config).items())
+        gradients.append(dict(engine.gradients([_random_batch(config, 0)])))
+    worst = max(1 - _cosine(gradient, gradients[1][n]) for n, gradient in gradients[0].items())
+    yield Check("gradients, 1 - cosine", worst, SAME_DIRECTION)
+    for optimizer in SETTINGS:
+        losses, others = (_trained(name, config, optimizer, "float32")[0] for name in (one, other))
+        yield Check(f"losses of {STEPS} steps of {optimizer}", _worst(losses, others), SAME_STEPS)
+
+
+def _trained(
+    name: EngineName, config: ModelConfig, optimizer: str, precision: str
+) -> tuple[list[float], dict[str, Doubles]]:
+    """Some steps from random weights: the loss of each, and the weights after them."""
+    engine = _engine(name, config, optimizer, precision)
+    engine.load(_random_weights(config).items())
+    losses = [
+        engine.train_step([_random_batch(config, step)], RATES[optimizer], step).result().loss
+        for step in range(STEPS)
+    ]
+    return losses, {name: array.astype(np.float64) for name, array in engine.state()}
+
+
+def _trained_by_numpy(engine: Engine, config: ModelConfig, optimizer: str) -> dict[str, Doubles]:
+    """The weights that move, after the same steps by the engine's gradients and NumPy's optimizer."""
+    start = {n: weight.astype(np.float64) for n, weight in _random_weights(config).items()}
+    weights, history = dict(start), {n: list[Doubles]() for n in start}
+    moving = [p for p in parameters(config) if optimizer == "adamw" or p.group == "matrix"]
+    for step in range(STEPS):
+        engine.load((n, weight.astype(np.float32)) for n, weight in weights.items())
+        batch = _random_batch(config, step)
+        gradients = {n: g.astype(np.float64) for n, g in engine.gradients([batch])}
+        norm = math.sqrt(sum(float(np.square(g).sum()) for g in gradients.values()))
+        for n, g in gradients.items():
+            history[n].append(g / max(1.0, norm / SETTINGS[optimizer].max_grad_norm))
+        weights |= {p.name: _moved(p, start[p.name], history[p.name], optimizer) for p in moving}
+    return {p.name: weights[p.name] for p in moving}
+
+
+def _moved(p: Parameter, weight: Doubles, gradients: list[Doubles], optimizer: str) -> Doubles:
+    """A weight after all steps so far."""
+    s, lr = SETTINGS[optimizer], RATES[optimizer][optimizer]
+    if optimizer == "adamw":
+        decay = s.weight_decay if p.decay else 0.0
+        return adamw(weight, gradients, lr, decay=decay, beta1=s.beta1, beta2=s.beta2, eps=s.eps)
+    parts = [np.split(array, p.stacked) for array in (weight, *gradients)]
+    return np.concatenate(
+        [
+            muon(first, list(others), lr, decay=s.weight_decay, momentum=s.muon_momentum)
+            for first, *others in zip(*parts, strict=True)
+        ]
+    )
+
+
+def _slope(reader: Reader, weights: Weights, batch: Batch, name: str, gradient: Doubles) -> float:
+    """How fast the loss rises where one weight moves along its gradient; the gradient's own length, if it is right."""
+    length = float(np.linalg.norm(gradient))
+    direction = (gradient / length).astype(np.float32)
+    reach = np.float32(min(0.02, 2e-3 / length))  # far enough to be seen above rounding
+    losses = []
+    for moved in (weights[name] + reach * direction, weights[name] - reach * direction):
+        reader.load((weights | {name: moved}).items())
+        losses.append(_loss(reader, batch))
+    return (losses[0] - losses[1]) / (2 * float(reach))
+
+
+def _paces(name: EngineName) -> Iterator[str]:
+    """Tokens per second and memory of training, at a small shape and, where that is not too much, at `tiny`."""
+    small = shaped(
+        preset("tiny"), {"n_layers": 6, "d_model": 384, "vocab_size": 8000, "seq_len": 256}
+    )
+    capacity = select.machine().memory_capacity()
+    flops_per_second = math.inf
+    for config, batch_size in ((small, 8), (preset("tiny"), 32)):
+        n_tokens = batch_size * config.seq_len
+        what = (
+            f"{config.n_layers} x {config.d_model}, vocabulary {config.vocab_size:,} "
+            f"({count_parameters(config) / 1e6:.1f} M), {batch_size} x {config.seq_len} tokens a step"
+        )
+        seconds = n_tokens * flops_per_token(config) / flops_per_second
+        needed = training_bytes(config, batch_size, "adamw", half=False, checkpointing=False)
+        if seconds > LONGEST_STEP or needed > capacity:
+            yield f"{what}: left out, as it would take {seconds:.0f} s and {needed / 1e9:.1f} GB"
+            continue
+        engine = _engine(name, config, "adamw", "auto")
+        seconds = _seconds_per_step(engine, _random_batch(config, 0, batch_size))
+        flops_per_second = n_tokens * flops_per_token(config) / seconds
+        facts = ", ".join(engine.facts[fact] for fact in ("engine", "device", "precision"))
+        yield (
+            f"{what}: {n_tokens / seconds:,.0f} tokens/s, {seconds:.2f} s a step, "
+            f"peak {engine.peak_memory() / 1e9:.1f} GB ({facts})"
+        )
+
+
+def _seconds_per_step(engine: Engine, batch: Batch) -> float:
+    """The mean of some steps after a first one, which warms up."""
+    engine.train_step([batch], RATES["adamw"], 0).result()
+    began, steps = time.perf_counter(), 0
+    while steps < 2 or (steps < STEPS and time.perf_counter() - began < LONGEST_STEP / 4):
+        steps += 1
+        engine.train_step([batch], RATES["adamw"], steps).result()
+    return (time.perf_counter() - began) / steps
+
+
+def _engine(name: EngineName, config: ModelConfig, optimizer: str, precision: str) -> Engine:
+    return select.create(config, EngineOptions(SETTINGS[optimizer], precision), name=name)
+
+
+def _random_weights(config: ModelConfig) -> Weights:
+    """Far from any initialisation: with zero biases, unit gains or small weights, mistakes would not show."""
+    rng = np.random.default_rng(0)
+    return {
+        p.name: (p.mean + 0.2 * rng.standard_normal(p.shape)).astype(np.float32)
+        for p in parameters(config)
+    }
+
+
+def _random_batch(config: ModelConfig, seed: int, rows: int = 3) -> Batch:
+    ids = np.random.default_rng(seed).integers(
+        0, config.vocab_size, (rows, config.seq_len + 1), dtype=np.int32
+    )
+    return Batch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:]))
+
+
+def _loss(engine: Reader, batch: Batch) -> float:
+    """Mean, in nats."""
+    total, count = engine.loss(batch)
+    return total / count
+
+
+def _error(found: object, expected: object) -> float:
+    """L2 norm of the difference over that of what is expected."""
+    reference = np.asarray(expected, dtype=np.float64)
+    difference = np.asarray(found, dtype=np.float64) - reference
+    return float(np.linalg.norm(difference) / np.linalg.norm(reference))
+
+
+def _cosine(one: object, other: object) -> float:
+    a, b = (np.asarray(array, dtype=np.float64).ravel() for array in (one, other))
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _worst(losses: list[float], expected: list[float]) -> float:
+    """The largest relative difference."""
+    return max(_error(one, other) for one, other in zip(losses, expected, strict=True))

@@ -1,0 +1,196 @@
+"""A path in, a line for each file that belongs to it out: what is in it, or what is wrong with it.
+
+Every byte is read against the hashes that were written with it, and the files of a folder against each other.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from homespun import durable
+from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
+from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFolder
+from homespun.data.prepare import INDEX, folder_name, read_index
+from homespun.data.shards import open_shard
+from homespun.errors import UserError
+from homespun.monitoring.metrics import read_lines
+from homespun.tokenizer import REPORT, Tokenizer
+
+Check = Callable[[], str]
+"""Reads something and says what it is; raises a UserError where it is not whole."""
+
+SHARD = ".tokens"
+TOKENIZER = "tokenizer.json"
+
+
+def verify(path: Path) -> Iterator[str]:
+    """Check a checkpoint or the folder of a run, a token shard or a folder of them, a tokenizer, or a download.
+
+    Yields:
+        A line for each file.
+
+    Raises:
+        UserError: the file is damaged; after all the lines, something in the folder is.
+    """
+    if not path.is_dir():
+        yield _file_check(path)()
+        return
+    checked = damaged = 0
+    for check in _folder_checks(path):
+        checked += 1
+        try:
+            yield check()
+        except UserError as error:
+            damaged += 1
+            yield str(error)
+    if damaged:
+        raise UserError(f"{path}: {damaged} of {checked} cannot be used, see above")
+
+
+def _file_check(path: Path) -> Check:
+    if path.suffix == SHARD:
+        return partial(_shard, path)
+    if path.name == METRICS:
+        return partial(_metrics, path, [])
+    if path.name == TOKENIZER:
+        return partial(_tokenizer, path.parent)
+    if durable.read_json(_record_of(path)):
+        return partial(_download, path)
+    return lambda: _whole(read_archive(path))
+
+
+def _folder_checks(path: Path) -> Iterator[Check]:
+    """Those of the kind of folder that it is.
+
+    Raises:
+        UserError: it is of no kind that can be checked, or it cannot be read.
+    """
+    folder = CheckpointFolder(path)
+    if folder.steps() or any((path / name).exists() for name in (*BEST, METRICS)):
+        return _run_checks(folder)
+    if (path / INDEX).exists() or any(path.glob(f"*{SHARD}")):
+        return _shard_checks(path)
+    if (path / TOKENIZER).exists():
+        return iter([partial(_tokenizer, path)])
+    raise UserError(
+        f"{path}: no run, tokens or tokenizer are there: name the folder of one, or a file"
+    )
+
+
+def _run_checks(folder: CheckpointFolder) -> Iterator[Check]:
+    whole: list[Checkpoint] = []
+
+    def checkpoint(step: int) -> str:
+        found = folder.open(step)
+        line = _whole(found)
+        whole.append(found)
+        return line
+
+    for step in folder.steps():
+        yield partial(checkpoint, step)
+    best = [folder.path / name for name in BEST if (folder.path / name).exists()]
+    known = _best_val_loss(whole[0]) if whole else None
+    if best or known is not None:
+        yield partial(_best, best[0] if best else folder.path / BEST[0], whole, known)
+    if (folder.path / METRICS).exists():
+        yield partial(_metrics, folder.path / METRICS, whole)
+
+
+def _whole(found: Archive | Checkpoint) -> str:
+    found.verify()
+    path = found.path
+    return f"{path}: step {found.step:,}, whole"
+
+
+def _best_val_loss(checkpoint: Checkpoint) -> float | None:
+    """The lowest validation loss of its run so far."""
+    try:
+        loss = checkpoint.state.header["position"]["guard"]["best_val_loss"]
+    except (LookupError, TypeError):
+        return None
+    return loss if isinstance(loss, float) else None
+
+
+def _best(path: Path, whole: list[Checkpoint], known: float | None) -> str:
+    """The best weights are as good as the newest checkpoint knows that they were, or better."""
+    archive = read_archive(path)
+    line = _whole(archive)
+    loss = archive.header.get("val_loss")
+    if known is not None and isinstance(loss, float) and loss > known:
+        raise CheckpointError(
+            f"{path}: its validation loss is {loss:.4f}, and {whole[0].path.name} knows of {known:.4f}: "
+            "it is older than that, or of another run"
+        )
+    return line
+
+
+def _metrics(path: Path, whole: list[Checkpoint]) -> str:
+    """A line of the record ends where each checkpoint was saved, and no step is on the wrong side of it."""
+    ends, steps = [0], [0]
+    for end, record in read_lines(path):
+        step = record.get("step")
+        if not isinstance(step, int) or step < steps[-1]:
+            raise UserError(f"{path}, line {len(ends)}: step {step} after step {steps[-1]}")
+        ends.append(end)
+        steps.append(step)
+    for checkpoint in whole:
+        length, step = checkpoint.state.header.get("metrics_length"), checkpoint.step
+        n = ends.index(length) if length in ends else len(ends)
+        if n == len(ends) or steps[n] > step or any(later < step for later in steps[n + 1 :]):
+            raise UserError(
+                f"{path}: not the record that {checkpoint.path.name} was saved with, "
+                f"which had {length} bytes up to step {step:,}"
+            )
+    return f"{path}: {len(ends) - 1:,} records up to step {steps[-1]:,}, whole"
+
+
+def _shard_checks(path: Path) -> Iterator[Check]:
+    def index() -> str:
+        return f"{path / INDEX}: {sum(map(len, read_index(path).values())):,} shards"
+
+    yield index
+    try:
+        listed = {
+            name: sha256 for side in read_index(path).values() for name, sha256 in side.items()
+        }
+    except UserError:
+        listed = {}
+    for name in sorted({*listed, *(shard.name for shard in path.glob(f"*{SHARD}"))}):
+        yield partial(_shard, path / name, listed.get(name), path.name)
+
+
+def _shard(path: Path, text_sha256: str | None = None, folder: str | None = None) -> str:
+    """A shard is what its header says, and what the index and the name of its folder say, where they are known."""
+    header = open_shard(path).header
+    home = folder_name(header.data_sha256, header.tokenizer_sha256)
+    if folder not in (None, home):
+        raise UserError(f"{path}: of other data or another tokenizer: it belongs into {home}")
+    if text_sha256 not in (None, header.text_sha256):
+        raise UserError(f"{path}: holds other documents than {INDEX} says")
+    return f"{path}: {header.n_tokens:,} tokens of {header.n_documents:,} documents, whole"
+
+
+def _tokenizer(folder: Path) -> str:
+    path = folder / TOKENIZER
+    tokenizer = Tokenizer.load(folder)
+    recorded = durable.read_json(folder / REPORT).get("sha256")
+    if recorded is None:
+        return f"{path}: {tokenizer.vocab_size:,} tokens; no {REPORT} says which they were"
+    if recorded != tokenizer.sha256:
+        raise UserError(f"{path}: damaged, or not the tokenizer of {REPORT}: train it again")
+    return f"{path}: {tokenizer.vocab_size:,} tokens, whole"
+
+
+def _record_of(path: Path) -> Path:
+    """What stands beside a downloaded text."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _download(path: Path) -> str:
+    record = durable.read_json(_record_of(path))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != record.get("sha256"):
+        raise UserError(f"{path}: not as the download left it: move it away and download it again")
+    return f"{path}: {record.get('documents'):,} documents, whole"

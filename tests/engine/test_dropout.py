@@ -1,0 +1,204 @@
+"""What is dropped out: the same bits in every framework, at the right places, in training steps only."""
+
+import dataclasses
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from homespun.config import ModelConfig
+from homespun.engine.base import Batch, EngineOptions, OptimizerSettings
+from homespun.engine.dropout import FIRST, SECOND, hashed, kept, scale, site_keys, threshold
+from homespun.engine.torch_engine import dropout as torch_dropout
+from homespun.engine.torch_engine.dropout import dropped, of_block, of_microbatches
+from homespun.engine.torch_engine.engine import TorchEngine
+from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
+
+SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+RATES = {"adamw": 1e-3}
+SEED, STEP, RATE = 7, 5, 0.3
+BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+EACH_RATE = pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
+
+Mask = npt.NDArray[np.bool_]
+
+
+def engine(config: ModelConfig, **options: Any) -> TorchEngine:
+    wanted = EngineOptions(SETTINGS, precision="float32", threads=2, seed=SEED, dropout=RATE)
+    made = TorchEngine(config, dataclasses.replace(wanted, **options))
+    made.load(random_weights(config).items())
+    return made
+
+
+def mask(site: int, tokens: npt.NDArray[np.uint32], channels: int, rate: float = RATE) -> Mask:
+    return kept(site_keys(SEED, STEP, 3)[site], tokens, channels, rate)
+
+
+def numbers(n: int) -> npt.NDArray[np.uint32]:
+    return np.arange(n, dtype=np.uint32)
+
+
+def test_the_bits_are_those_they_have_always_been() -> None:
+    """A run that goes on with another version has to drop the same."""
+    given = np.array([0, 1, 2, 2**31, 2**32 - 1], dtype=np.uint32)
+    assert list(hashed(given)) == [0, 0x688990C0, 0xD1132181, 0xCC4B4124, 0x6768824A]
+    assert list(site_keys(seed=0, step=0, n_layers=1)) == [0xBBCAC71F, 0x1ADCD5BD, 0x7069096B]
+    assert len({tuple(site_keys(s, t, 1)) for s in (0, 1, 2**32, 2**40) for t in (0, 1)}) == 8
+
+
+@EACH_RATE
+def test_torch_drops_what_numpy_says(rate: float) -> None:
+    keys = torch.from_numpy(site_keys(SEED, STEP, 3).view(np.int32))
+    first, second = of_microbatches(rate, keys, [(3, 10), (4, 10)])
+    for site in (0, 6):
+        expected = mask(site, numbers(70), 33, rate) * np.float32(scale(rate))
+        for drop, rows in ((first, slice(0, 30)), (second, slice(30, 70))):
+            found = dropped(torch.ones(*drop.tokens.shape, 33), drop, site)
+            np.testing.assert_array_equal(found.flatten(0, 1).numpy(), expected[rows])
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_kernels_drop_the_same_and_are_made_once(backend: str) -> None:
+    x = torch.ones(2, 16, 40)
+    compiled = torch.compile(dropped, dynamic=False, fullgraph=True, backend=backend)
+    for step in range(3):
+        keys = torch.from_numpy(site_keys(SEED, step, 3).view(np.int32))
+        [drop] = of_microbatches(RATE, keys, [(2, 16)])
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            found = compiled(x, of_block(drop, 1), 1)
+        assert torch.equal(found, dropped(x, of_block(drop, 1), 1))
+        assert not torch.equal(found, dropped(x, of_block(drop, 1), 0))
+
+
+def dropped_by_mlx(x: mx.array, tokens: mx.array, key: mx.array, rate: float) -> mx.array:
+    def shuffled(bits: mx.array) -> mx.array:
+        bits = (bits ^ (bits >> 16)) * mx.array(FIRST, mx.uint32)
+        bits = (bits ^ (bits >> 15)) * mx.array(SECOND, mx.uint32)
+        return bits ^ (bits >> 16)
+
+    of_token = shuffled(tokens ^ key)[..., None]
+    bits = shuffled(of_token ^ mx.arange(x.shape[-1], dtype=mx.uint32))
+    return mx.where(bits.view(mx.int32) >= threshold(rate), x * scale(rate), 0.0)
+
+
+@EACH_RATE
+@pytest.mark.parametrize("compiled", [False, True])
+def test_mlx_can_drop_what_numpy_says(rate: float, compiled: bool) -> None:
+    function = mx.compile(dropped_by_mlx) if compiled else dropped_by_mlx
+    for site in (0, 6):
+        key = mx.array(site_keys(SEED, STEP, 3))[site]
+        found = function(
+            mx.ones((2, 35, 33)), mx.arange(70, dtype=mx.uint32).reshape(2, 35), key, rate
+        )
+        expected = mask(site, numbers(70), 33, rate) * np.float32(scale(rate))
+        np.testing.assert_array_equal(np.array(found).reshape(70, 33), expected)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_a_share_is_dropped_and_no_pattern_shows(rate: float) -> None:
+    n, channels = 2000, 500
+    dropped_here = ~mask(1, numbers(n), channels, rate)
+    noise = np.sqrt(rate * (1 - rate))
+    assert abs(dropped_here.mean() - rate) < 5 * noise / np.sqrt(n * channels)
+    for axis, size in ((0, n), (1, channels)):
+        assert abs(dropped_here.mean(axis) - rate).max() < 6 * noise / np.sqrt(size)
+    others = [
+        ~mask(2, numbers(n), channels, rate),
+        ~kept(site_keys(SEED, STEP + 1, 3)[1], numbers(n), channels, rate),
+        ~kept(site_keys(SEED + 1, STEP, 3)[1], numbers(n), channels, rate),
+        np.roll(dropped_here, 1, axis=0),
+        np.roll(dropped_here, 1, axis=1),
+    ]
+    for other in others:
+        both = (dropped_here & other).mean()
+        assert abs(both - rate**2) < 5 * noise**2 / np.sqrt(n * channels)
+
+
+def dropped_in_transformers(config: ModelConfig, batch: Batch) -> HuggingFace:
+    """Our masks at the places where GPT-2 has dropout, and at the same ones in Qwen3."""
+    theirs = HuggingFace(config, random_weights(config))
+    inner = theirs.model.transformer if config.architecture == "gpt2" else theirs.model.model
+    if config.architecture == "gpt2":
+        places = [inner.drop]
+        for block in inner.h:
+            places += [block.attn.resid_dropout, block.mlp.dropout]
+    else:
+        places = [inner.embed_tokens]
+        for block in inner.layers:
+            places += [block.self_attn.o_proj, block.mlp]
+    keys = site_keys(SEED, STEP, config.n_layers)
+    for place, key in zip(places, keys, strict=True):
+        chosen = kept(key, numbers(batch.inputs.size), config.d_model, RATE)
+        factor = torch.from_numpy(chosen).view(*batch.inputs.shape, -1) / (1 - RATE)
+        place.register_forward_hook(lambda *given, factor=factor: given[-1] * factor)
+    return theirs
+
+
+@BOTH
+def test_gradients_are_those_of_transformers_with_the_same_dropped(config: ModelConfig) -> None:
+    batch = random_batch(config)
+    ours = dict(engine(config).gradients([batch], STEP))
+    for name, gradient in dropped_in_transformers(config, batch).gradients(batch):
+        assert relative_error(ours[name], gradient) < 1e-5, name
+
+
+def worst_difference(config: ModelConfig) -> float:
+    """Between a batch as a whole and divided, over all gradients."""
+    ours, batch = engine(config), random_batch(config, rows=8)
+    whole = dict(ours.gradients([batch], STEP))
+    return max(
+        relative_error(gradient, whole[name])
+        for size in (4, 1)
+        for name, gradient in ours.gradients(
+            [
+                Batch(batch.inputs[i : i + size], batch.targets[i : i + size])
+                for i in range(0, 8, size)
+            ],
+            STEP,
+        )
+    )
+
+
+@BOTH
+def test_how_a_step_is_divided_does_not_matter(config: ModelConfig) -> None:
+    assert worst_difference(config) < 1e-6
+
+
+def test_tokens_counted_by_the_micro_batch_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch_dropout.of_microbatches
+    monkeypatch.setattr(
+        "homespun.engine.torch_engine.engine.of_microbatches",
+        lambda rate, keys, shapes: [next(original(rate, keys, [shape])) for shape in shapes],
+    )
+    assert worst_difference(GPT2) > 1e-2
+
+
+@BOTH
+def test_checkpointed_gradients_are_the_same(config: ModelConfig) -> None:
+    batch = random_batch(config)
+    plain = dict(engine(config).gradients([batch], STEP))
+    for name, gradient in engine(config, gradient_checkpointing=True).gradients([batch], STEP):
+        np.testing.assert_array_equal(gradient, plain[name], err_msg=name)
+
+
+@BOTH
+def test_only_training_steps_drop_anything(config: ModelConfig) -> None:
+    ours, plain, batch = engine(config), engine(config, dropout=0.0), random_batch(config)
+    assert ours.loss(batch) == plain.loss(batch)
+    np.testing.assert_array_equal(ours.logits(batch.inputs), plain.logits(batch.inputs))
+    written, expected = (one.decoder(3, 24).prefill(batch.inputs) for one in (ours, plain))
+    np.testing.assert_array_equal(written, expected)
+    for (name, gradient), (_, other) in zip(
+        ours.gradients([batch]), plain.gradients([batch], STEP), strict=True
+    ):
+        np.testing.assert_array_equal(gradient, other, err_msg=name)
+
+
+@BOTH
+def test_each_step_drops_something_else(config: ModelConfig) -> None:
+    batch = random_batch(config)
+    losses = [engine(config).train_step([batch], RATES, step).result().loss for step in (0, 1, 1)]
+    assert losses[0] != losses[1] == losses[2]
