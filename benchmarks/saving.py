@@ -48,7 +48,7 @@ class Trainer:
         start = time.perf_counter()
         for n in range(self.steps):
             step = next(self.numbers)
-            self.engine.train_step([self.batches[step % len(self.batches)]], RATES).result()
+            self.engine.train_step([self.batches[step % len(self.batches)]], RATES, step).result()
             if writer and n == 0:
                 began = time.perf_counter()
                 writer.save(step, self.state(True), self.state(False), {}, {})

@@ -17,9 +17,9 @@ from homespun.errors import UserError
 Architecture = Literal["gpt2", "qwen3"]
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
-Precision = Literal["auto", "float32", "bfloat16"]
-EngineName = Literal["auto", "torch"]
-ReaderName = Literal["auto", "torch", "numpy"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "torch", "mlx"]
+ReaderName = Literal["auto", "torch", "mlx", "numpy"]
 
 LONGEST_CONTEXT = 131_072
 """Positions: of each, tables are made before a file of weights could justify them."""
@@ -263,7 +263,7 @@ class MachineConfig(Checked):
     """What computes, and how."""
 
     engine: EngineName = "auto"
-    """What computes."""
+    """What computes: MLX on Apple silicon, PyTorch elsewhere (auto)."""
     precision: Precision = setting("auto", on_resume="announced")
     """What is computed in; weights and moments are always float32."""
     compile: Literal["auto", "on", "off"] = setting("auto", on_resume="announced")
@@ -351,7 +351,8 @@ class LoadConfig(Checked):
     checkpoint: str | None = None
     """The model: one .npz file, or the folder of a run; without it the best of the last run in `checkpoints`."""
     engine: ReaderName = "auto"
-    """What computes: NumPy, which starts at once and is fast for models up to 100 M weights (auto), or PyTorch."""
+    """What computes; auto: for models up to 100 M weights NumPy, which starts at once and is fast, else what trains
+    here."""
     precision: Precision = "auto"
     """What is computed in; NumPy computes in float32."""
     threads: int | None = setting(None, at_least=1, at_most=1024)
@@ -359,9 +360,9 @@ class LoadConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.engine == "numpy" and self.precision == "bfloat16":
+        if self.engine == "numpy" and self.precision not in ("auto", "float32"):
             raise UserError(
-                "--engine numpy computes in float32: leave --precision out, or choose --engine torch"
+                "--engine numpy computes in float32: leave --precision out, or choose another engine"
             )
 
 

@@ -92,7 +92,7 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
         (DownloadConfig, {"output": Path("stories.txt")}, "a text"),
         (SamplingConfig, {"stop": "END"}, "a list of texts"),
         (SamplingConfig, {"stop": [1]}, "a list of texts"),
-        (TrainConfig, {"engine": "mlx"}, '"auto" or "torch"'),
+        (TrainConfig, {"engine": "jax"}, '"auto" or "torch" or "mlx"'),
         (ModelConfig, {"architecture": "bert"}, '"gpt2" or "qwen3"'),
     ],
 )

@@ -31,7 +31,7 @@ PACE = [
 ]  # fmt: skip
 RUN = ["train", *SHAPE, *PACE]
 
-MEASURED = {"tokens_per_second", "memory_bytes", "seconds"}
+MEASURED = {"tokens_per_second", "memory_bytes", "active_memory_bytes", "seconds"}
 """What two equal runs may differ in."""
 
 

@@ -19,6 +19,10 @@ Named = tuple[str, npt.NDArray[np.generic]]
 IGNORED = -1
 """A target with this value counts neither in the loss nor in the number of tokens."""
 
+FLOAT16_LOSS_SCALE = 4096.0
+"""Where float16 is computed in, the loss is multiplied by this before it is differentiated, and the gradients divided
+after: its smallest numbers would not hold them. Where one is too large for it then, the step is refused."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -156,6 +160,9 @@ class Engine(Reader, Protocol):
     def peak_memory(self) -> int:
         """The most bytes that this process has held on the device so far."""
 
+    def active_memory(self) -> int | None:
+        """Bytes that it holds on the device now; None where only the peak is known."""
+
 
 class Machine(Protocol):
     """What an engine knows of this machine before there is a model."""
@@ -164,7 +171,10 @@ class Machine(Protocol):
         """Of large matrix products, measured in a moment."""
 
     def computes_in_half(self, precision: str) -> bool:
-        """Whether `--precision` means bfloat16 here."""
+        """Whether `--precision` means a format of 16 bits here."""
+
+    def compiles_at_once(self) -> bool:
+        """Whether compiling takes no time worth mentioning."""
 
     def can_compile(self) -> bool:
         """Whether compiled kernels can be made here; takes a few seconds."""

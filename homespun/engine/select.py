@@ -2,10 +2,14 @@
 
 import importlib.util
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 from homespun.config import EngineName, LoadConfig, ModelConfig
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
+from homespun.errors import UserError
 from homespun.model.spec import count_parameters
 
 THREADING = {
@@ -23,6 +27,10 @@ SMALL = 100_000_000
 """Weights of a model that NumPy runs fast enough, on any machine: 60 tokens per second and more."""
 
 
+INSTALL: dict[EngineName, str] = {"torch": "pip install torch", "mlx": "pip install 'mlx[cpu]'"}
+"""What gets a framework (on a Mac, MLX's is for its GPU)."""
+
+
 def available() -> tuple[EngineName, ...]:
     """The engines that are installed here; none is loaded."""
     names: tuple[EngineName, ...] = get_args(EngineName)
@@ -30,19 +38,31 @@ def available() -> tuple[EngineName, ...]:
 
 
 def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "auto") -> Engine:
-    """An engine for a model; `name` chooses the framework, which so far is PyTorch on every machine."""
-    _settle_threading()
-    from homespun.engine.torch_engine.engine import TorchEngine
+    """An engine for a model; `name` chooses the framework.
 
-    return TorchEngine(config, options)
+    Raises:
+        UserError: it is not installed.
+    """
+    with _framework(name) as chosen:
+        if chosen == "mlx":
+            from homespun.engine.mlx_engine.engine import MlxEngine
+
+            return MlxEngine(config, options)
+        from homespun.engine.torch_engine.engine import TorchEngine
+
+        return TorchEngine(config, options)
 
 
 def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
-    """What reads a trained model here, still without weights."""
+    """What reads a trained model here, still without weights.
+
+    Raises:
+        UserError: the framework that is asked for is not installed.
+    """
     name = wanted.engine
     if name == "auto":
         small = count_parameters(config) <= SMALL
-        name = "numpy" if small and wanted.precision != "bfloat16" else "torch"
+        name = "numpy" if small and wanted.precision in ("auto", "float32") else "auto"
     if name == "numpy":
         from homespun.engine.numpy_engine import NumpyEngine
 
@@ -51,12 +71,39 @@ def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
     return create(config, options, name=name)
 
 
-def machine() -> Machine:
-    """What the engine knows of this machine."""
-    _settle_threading()
-    from homespun.engine.torch_engine import machine
+def machine(name: EngineName = "auto") -> Machine:
+    """What an engine knows of this machine.
 
-    return machine
+    Raises:
+        UserError: it is not installed.
+    """
+    with _framework(name) as chosen:
+        if chosen == "mlx":
+            from homespun.engine.mlx_engine import machine as mlx_machine
+
+            return mlx_machine
+        from homespun.engine.torch_engine import machine as torch_machine
+
+        return torch_machine
+
+
+@contextmanager
+def _framework(name: EngineName) -> Iterator[EngineName]:
+    """Which one to load within; auto: MLX on Apple silicon, PyTorch elsewhere.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if name == "auto":
+        apple_silicon = (platform.system(), platform.machine()) == ("Darwin", "arm64")
+        name = "mlx" if apple_silicon else "torch"
+    _settle_threading()
+    try:
+        yield name
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != name:
+            raise
+        raise UserError(f"--engine {name} is not installed here: {INSTALL[name]}") from error
 
 
 def _settle_threading() -> None:

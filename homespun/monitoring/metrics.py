@@ -22,8 +22,8 @@ Record = Mapping[str, Any]
 """One line. All have `step` and `tokens`; losses are in nats per token.
 
 Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (share of the steps since
-the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes`, `seconds`, and for exactness
-`loss_hex` (`float.hex`) and `batch` (a fingerprint of its tokens).
+the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
+(where that is known), `seconds`, and for exactness `loss_hex` (`float.hex`) and `batch` (a fingerprint of its tokens).
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`.
 """
 

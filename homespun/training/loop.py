@@ -197,6 +197,7 @@ class Loop:
         """Write a line about the last step and those since the last line."""
         c, position, window = self.config, self.position, self.position.window
         position.window = Window()
+        active_memory = self.engine.active_memory()
         self.write(
             loss=result.loss,
             loss_hex=result.loss.hex(),
@@ -208,6 +209,7 @@ class Loop:
             refused=position.guard.refused,
             tokens_per_second=window.steps * c.tokens_per_step / window.seconds,
             memory_bytes=self.engine.peak_memory(),
+            **({} if active_memory is None else {"active_memory_bytes": active_memory}),
             seconds=position.training_seconds,
             batch=batch,
         )

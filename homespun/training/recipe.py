@@ -23,7 +23,8 @@ WARM_UP_SHARE = 0.02
 LONGEST_WARM_UP = 2000
 """The usual warm-up takes that share of the run, and at most so many steps."""
 WORTH_COMPILING = 600.0
-"""Seconds that a run has to take: compiling costs half a minute, and gains 3% (gpt2) to 30% (qwen3; benchmarks/training.py)."""
+"""Seconds that a run has to take where a C++ compiler does it: that costs half a minute, and gains 3% (gpt2) to 30%
+(qwen3), see benchmarks/training.py."""
 UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
 
@@ -68,12 +69,20 @@ def said(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
 
 
-def plan(config: TrainConfig, *, vocab_size: int, n_samples: int, flops_per_second: float) -> Plan:
+def plan(
+    config: TrainConfig,
+    *,
+    vocab_size: int,
+    n_samples: int,
+    flops_per_second: float,
+    compiles_at_once: bool = False,
+) -> Plan:
     """Settle every open setting.
 
     Args:
         n_samples: of `config.seq_len` tokens, in the training text.
         flops_per_second: of large matrix products on this machine, in the precision of the run.
+        compiles_at_once: compiled kernels need not be earned back.
 
     Raises:
         UserError: settings that contradict each other or the data.
@@ -105,7 +114,7 @@ def plan(config: TrainConfig, *, vocab_size: int, n_samples: int, flops_per_seco
     if settled.compile == "auto":
         expected = expected_seconds(model, settled, n_samples, flops_per_second)
         settled = dataclasses.replace(
-            settled, compile="on" if expected >= WORTH_COMPILING else "off"
+            settled, compile="on" if compiles_at_once or expected >= WORTH_COMPILING else "off"
         )
     return Plan(model, settled)
 

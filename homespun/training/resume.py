@@ -50,7 +50,7 @@ def _check_headers(checkpoint: Checkpoint) -> None:
         _config_from(Settled, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
         ModelConfig(**stored["model"])
-        Tokenizer.from_json(stored["tokenizer"])
+        Tokenizer.from_json(stored["tokenizer"], where=str(checkpoint.path))
         texts = stored["data_file"], stored["data_sha256"], *stored["facts"].values()
         understood = all(isinstance(text, str) for text in texts)
         length = state["metrics_length"]
@@ -65,9 +65,10 @@ def _check_headers(checkpoint: Checkpoint) -> None:
 def requested_again(
     checkpoint: Checkpoint, wanted: TrainConfig, now: dict[str, Any]
 ) -> TrainConfig:
-    """What the user of a run once asked for, gaps and all, with what is asked `now`; the folder is that of `wanted`."""
+    """What the user of a run once asked for, gaps and all, with what is asked `now`; folder and engine are those of
+    `wanted`, as the run may have moved to another machine."""
     at_first = _config_from(TrainConfig, checkpoint.weights.header["requested"])
-    place = {"checkpoint_dir": wanted.checkpoint_dir, "resume": wanted.resume}
+    place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
     return dataclasses.replace(at_first, **now | place)
 
 
@@ -136,7 +137,7 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
         if on_resume == "announced":
             was = _given(before[name])
             say(f"changed for the rest of the run: {name} is {wanted[name]}, was {was}")
-    changed = {name: wanted[name] for name in changes}
+    changed = {name: wanted[name] for name in changes} | {"engine": requested.engine}
     if any(name in changes for name in LIMITS):  # one that nobody asked for gives way
         changed |= {name: wanted.get(name) for name in LIMITS}
     config = dataclasses.replace(resolved, **changed)
@@ -159,9 +160,9 @@ def restore(engine: Engine, checkpoint: Checkpoint, say: Say) -> None:
     except ValueError as error:
         raise UserError(f"{checkpoint.path} does not fit this model: {error}") from error
     differing = [
-        f"{name} was {was}, is {engine.facts.get(name)}"
+        f"{name} was {was}, is {engine.facts[name]}"
         for name, was in checkpoint.weights.header["facts"].items()
-        if engine.facts.get(name) != was
+        if engine.facts.get(name, was) != was
     ]
     if differing:
         say(

@@ -16,7 +16,7 @@ from homespun.data.corpus import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.train_tokenizer import Origin, origin, train_tokenizer_on
 from homespun.engine import select
-from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
+from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings
 from homespun.engine.memory import LESS_MEMORY, training_bytes
 from homespun.errors import UserError
 from homespun.model.presets import preset, shaped
@@ -84,7 +84,8 @@ class Run:
             + (", whichever comes first" if len(lengths) > 1 else ""),
             "optimizer": f"{c.optimizer}, peak rate {rates}",
             "schedule": f"{c.schedule}, warm-up {warm_up}",
-            "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}, {facts['threads']} threads"
+            "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}"
+            + (f", {facts['threads']} threads" if "threads" in facts else "")
             + (", compiled" if facts["compiled"] == "yes" else ""),
             "folder": c.checkpoint_dir,
         }
@@ -146,13 +147,15 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         dataset = TextDataset(tokens.training, settled.config.seq_len, document_starts)
     else:
         dataset = TextDataset(tokens.training, requested.seq_len, document_starts)
+        machine = select.machine(requested.engine)
         with bar("Measuring the speed of this machine", None):
-            flops_per_second = select.machine().flops_per_second(requested.precision)
+            flops_per_second = machine.flops_per_second(requested.precision)
         settled = plan(
             requested,
             vocab_size=tokenizer.vocab_size,
             n_samples=len(dataset),
             flops_per_second=flops_per_second,
+            compiles_at_once=machine.compiles_at_once(),
         )
     engine, config = _engine(settled, tokenizer.eot_id, say)
     if checkpoint:
@@ -226,13 +229,14 @@ def _named(text: Origin, corpus: Corpus) -> str:
 
 def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settled]:
     """The engine, and the config with what was decided in making it, which a resumed run does not decide anew."""
-    _check_memory(settled)
     config = settled.config
+    machine = select.machine(config.engine)
+    _check_memory(settled, machine)
     compiled = config.compile == "on"
-    if compiled and not _can_compile():
+    if compiled and not _can_compile(machine):
         say("Without compiled kernels: no C++ compiler works on this machine.")
         compiled = False
-    if compiled:
+    if compiled and not machine.compiles_at_once():
         say("Compiling kernels: the first step takes up to a minute longer.")
     options = EngineOptions(
         optimizer=OptimizerSettings(
@@ -258,22 +262,22 @@ def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settle
     )
 
 
-def _can_compile() -> bool:
+def _can_compile(machine: Machine) -> bool:
     with bar("Trying the C++ compiler", None):
-        return select.machine().can_compile()
+        return machine.can_compile()
 
 
-def _check_memory(settled: Plan) -> None:
+def _check_memory(settled: Plan, machine: Machine) -> None:
     """Refuse what cannot fit before the machine grinds to a halt over it."""
     config = settled.config
     needed = training_bytes(
         settled.model,
         config.batch_size,
         config.optimizer,
-        half=select.machine().computes_in_half(config.precision),
+        half=machine.computes_in_half(config.precision),
         checkpointing=config.gradient_checkpointing,
     )
-    capacity = select.machine().memory_capacity()
+    capacity = machine.memory_capacity()
     if capacity and needed > capacity:
         raise UserError(
             f"a step needs about {needed / 1e9:.1f} GB, this machine has {capacity / 1e9:.1f} GB: {LESS_MEMORY}"

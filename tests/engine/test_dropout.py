@@ -1,6 +1,7 @@
 """What is dropped out: the same bits in every framework, at the right places, in training steps only."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from homespun.config import ModelConfig
-from homespun.engine.base import Batch, EngineOptions, OptimizerSettings
-from homespun.engine.dropout import FIRST, SECOND, hashed, kept, scale, site_keys, threshold
+from homespun.engine.base import Batch, Engine, EngineOptions, OptimizerSettings
+from homespun.engine.dropout import hashed, kept, scale, site_keys
+from homespun.engine.mlx_engine import dropout as mlx_dropout
+from homespun.engine.mlx_engine.engine import MlxEngine
 from homespun.engine.torch_engine import dropout as torch_dropout
 from homespun.engine.torch_engine.dropout import dropped, of_block, of_microbatches
 from homespun.engine.torch_engine.engine import TorchEngine
@@ -26,9 +29,20 @@ EACH_RATE = pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
 Mask = npt.NDArray[np.bool_]
 
 
-def engine(config: ModelConfig, **options: Any) -> TorchEngine:
+fresh: Callable[[ModelConfig, EngineOptions], Engine] = TorchEngine
+
+
+@pytest.fixture(params=[TorchEngine, MlxEngine], ids=["torch", "mlx"])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "fresh", request.param)
+
+
+EACH_ENGINE = pytest.mark.usefixtures("each_engine")
+
+
+def engine(config: ModelConfig, **options: Any) -> Engine:
     wanted = EngineOptions(SETTINGS, precision="float32", threads=2, seed=SEED, dropout=RATE)
-    made = TorchEngine(config, dataclasses.replace(wanted, **options))
+    made = fresh(config, dataclasses.replace(wanted, **options))
     made.load(random_weights(config).items())
     return made
 
@@ -73,28 +87,17 @@ def test_compiled_kernels_drop_the_same_and_are_made_once(backend: str) -> None:
         assert not torch.equal(found, dropped(x, of_block(drop, 1), 0))
 
 
-def dropped_by_mlx(x: mx.array, tokens: mx.array, key: mx.array, rate: float) -> mx.array:
-    def shuffled(bits: mx.array) -> mx.array:
-        bits = (bits ^ (bits >> 16)) * mx.array(FIRST, mx.uint32)
-        bits = (bits ^ (bits >> 15)) * mx.array(SECOND, mx.uint32)
-        return bits ^ (bits >> 16)
-
-    of_token = shuffled(tokens ^ key)[..., None]
-    bits = shuffled(of_token ^ mx.arange(x.shape[-1], dtype=mx.uint32))
-    return mx.where(bits.view(mx.int32) >= threshold(rate), x * scale(rate), 0.0)
-
-
 @EACH_RATE
 @pytest.mark.parametrize("compiled", [False, True])
-def test_mlx_can_drop_what_numpy_says(rate: float, compiled: bool) -> None:
-    function = mx.compile(dropped_by_mlx) if compiled else dropped_by_mlx
+def test_mlx_drops_what_numpy_says(rate: float, compiled: bool) -> None:
+    dropped_by_mlx = mx.compile(mlx_dropout.dropped) if compiled else mlx_dropout.dropped
+    keys = mx.array(site_keys(SEED, STEP, 3))
+    first, second = mlx_dropout.of_microbatches(rate, keys, [(3, 10), (4, 10)])
     for site in (0, 6):
-        key = mx.array(site_keys(SEED, STEP, 3))[site]
-        found = function(
-            mx.ones((2, 35, 33)), mx.arange(70, dtype=mx.uint32).reshape(2, 35), key, rate
-        )
         expected = mask(site, numbers(70), 33, rate) * np.float32(scale(rate))
-        np.testing.assert_array_equal(np.array(found).reshape(70, 33), expected)
+        for drop, rows in ((first, slice(0, 30)), (second, slice(30, 70))):
+            found = dropped_by_mlx(mx.ones((*drop[1].shape, 33)), drop, site)
+            np.testing.assert_array_equal(np.array(found).reshape(-1, 33), expected[rows])
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -138,6 +141,7 @@ def dropped_in_transformers(config: ModelConfig, batch: Batch) -> HuggingFace:
 
 
 @BOTH
+@EACH_ENGINE
 def test_gradients_are_those_of_transformers_with_the_same_dropped(config: ModelConfig) -> None:
     batch = random_batch(config)
     ours = dict(engine(config).gradients([batch], STEP))
@@ -163,6 +167,7 @@ def worst_difference(config: ModelConfig) -> float:
 
 
 @BOTH
+@EACH_ENGINE
 def test_how_a_step_is_divided_does_not_matter(config: ModelConfig) -> None:
     assert worst_difference(config) < 1e-6
 
@@ -177,6 +182,7 @@ def test_tokens_counted_by_the_micro_batch_are_noticed(monkeypatch: pytest.Monke
 
 
 @BOTH
+@EACH_ENGINE
 def test_checkpointed_gradients_are_the_same(config: ModelConfig) -> None:
     batch = random_batch(config)
     plain = dict(engine(config).gradients([batch], STEP))
@@ -185,6 +191,7 @@ def test_checkpointed_gradients_are_the_same(config: ModelConfig) -> None:
 
 
 @BOTH
+@EACH_ENGINE
 def test_only_training_steps_drop_anything(config: ModelConfig) -> None:
     ours, plain, batch = engine(config), engine(config, dropout=0.0), random_batch(config)
     assert ours.loss(batch) == plain.loss(batch)
@@ -198,6 +205,7 @@ def test_only_training_steps_drop_anything(config: ModelConfig) -> None:
 
 
 @BOTH
+@EACH_ENGINE
 def test_each_step_drops_something_else(config: ModelConfig) -> None:
     batch = random_batch(config)
     losses = [engine(config).train_step([batch], RATES, step).result().loss for step in (0, 1, 1)]

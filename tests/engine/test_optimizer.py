@@ -1,36 +1,34 @@
 """Both optimizers against NumPy, the groups by name, and steps that are refused."""
 
 import dataclasses
+from collections.abc import Callable
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
+from homespun.engine.mlx_engine import optimizer as mlx_optimizer
+from homespun.engine.muon import RATE_BESIDE_MUON, divided
 from homespun.engine.numpy_optimizer import adamw, muon
-from homespun.engine.torch_engine import optimizer as optimizer_module
-from homespun.engine.torch_engine.optimizer import RATE_BESIDE_MUON, Optimizer
+from homespun.engine.torch_engine import optimizer as torch_optimizer
+from homespun.engine.torch_engine.optimizer import Optimizer
 from homespun.model.spec import Parameter, parameters
-from tests.reference import GPT2, QWEN3, random_weights, relative_error
+from tests.reference import GPT2, QWEN3, Arrays, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-2, "muon": 2e-2}
 STEPS = 4
 
 
-def run(config: ModelConfig, name: str) -> dict[str, tuple[Parameter, float]]:
-    """Relative error of each parameter's change after a few steps with random gradients."""
-    spec = parameters(config)
-    start = random_weights(config)
+def by_torch(
+    settings: OptimizerSettings, spec: list[Parameter], start: Arrays, gradients: list[Arrays]
+) -> Arrays:
+    """The weights after some steps with gradients that are divided by 2."""
     weights = {name: torch.from_numpy(array.copy()) for name, array in start.items()}
-    settings = dataclasses.replace(SETTINGS, name=name)
     ours = Optimizer(settings, spec, weights, torch.float32)
-    rng = np.random.default_rng(1)
-    gradients = [
-        {p.name: rng.standard_normal(p.shape).astype(np.float32) for p in spec}
-        for _ in range(STEPS)
-    ]
     for step in gradients:
         ours.step(
             {name: torch.from_numpy(gradient.copy()) for name, gradient in step.items()},
@@ -38,6 +36,41 @@ def run(config: ModelConfig, name: str) -> dict[str, tuple[Parameter, float]]:
             grad_scale=torch.tensor(2.0),
             refused=torch.tensor(0.0),
         )
+    return {name: weight.numpy() for name, weight in weights.items()}
+
+
+def by_mlx(
+    settings: OptimizerSettings, spec: list[Parameter], start: Arrays, gradients: list[Arrays]
+) -> Arrays:
+    ours = mlx_optimizer.Optimizer(settings, spec, mx.float32)
+    tensors = {name: mx.array(array) for name, array in start.items()} | dict(ours.initial_state())
+    for step in gradients:
+        tensors = ours.step(
+            tensors,
+            {name: mx.array(gradient) for name, gradient in step.items()},
+            {name: mx.array(rate) for name, rate in RATES.items()},
+            grad_scale=mx.array(2.0),
+            refused=mx.array(False),
+        )
+    return {p.name: np.array(tensors[p.name]) for p in spec}
+
+
+BY_EACH = pytest.mark.parametrize("by", [by_torch, by_mlx])
+
+
+def run(
+    config: ModelConfig, name: str, by: Callable[..., Arrays]
+) -> dict[str, tuple[Parameter, float]]:
+    """Relative error of each parameter's change after a few steps with random gradients."""
+    spec = parameters(config)
+    start = random_weights(config)
+    settings = dataclasses.replace(SETTINGS, name=name)
+    rng = np.random.default_rng(1)
+    gradients = [
+        {p.name: rng.standard_normal(p.shape).astype(np.float32) for p in spec}
+        for _ in range(STEPS)
+    ]
+    weights = by(settings, spec, start, gradients)
     errors = {}
     for p in spec:
         weight = start[p.name].astype(np.float64)
@@ -54,21 +87,28 @@ def run(config: ModelConfig, name: str) -> dict[str, tuple[Parameter, float]]:
             rate = RATES["adamw"] * (RATE_BESIDE_MUON[p.group] if name == "muon" else 1.0)
             decay = 0.0 if p.group == "vector" else 0.1
             expected = adamw(weight, halves, rate, decay=decay, beta1=0.9, beta2=0.95, eps=1e-8)
-        change = weights[p.name].numpy().astype(np.float64) - weight
+        change = weights[p.name].astype(np.float64) - weight
         errors[p.name] = (p, relative_error(change, expected - weight))
     return errors
 
 
+@BY_EACH
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
-def test_updates_are_those_of_the_numpy_reference(config: ModelConfig, name: str) -> None:
-    for p, error in run(config, name).values():
+def test_updates_are_those_of_the_numpy_reference(
+    config: ModelConfig, name: str, by: Callable[..., Arrays]
+) -> None:
+    for p, error in run(config, name, by).values():
         assert error < 1e-4, p.name
 
 
-def test_a_wrong_coefficient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_module, "NEWTON_SCHULZ", (3.4445, -4.7750, 2.03))
-    assert max(error for _, error in run(QWEN3, "muon").values()) > 1e-4
+@BY_EACH
+def test_a_wrong_coefficient_is_noticed(
+    by: Callable[..., Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (torch_optimizer, mlx_optimizer):
+        monkeypatch.setattr(module, "NEWTON_SCHULZ", (3.4445, -4.7750, 2.03))
+    assert max(error for _, error in run(QWEN3, "muon", by).values()) > 1e-4
 
 
 @pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
@@ -76,16 +116,15 @@ def test_a_wrong_coefficient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_every_parameter_is_in_one_group_and_biases_and_norms_do_not_decay(
     config: ModelConfig, name: str
 ) -> None:
-    weights = {n: torch.from_numpy(array) for n, array in random_weights(config).items()}
-    settings = dataclasses.replace(SETTINGS, name=name)
-    ours = Optimizer(settings, parameters(config), weights, torch.float32)
-    by_adam = [(p.name, decay) for (_, decay), group in ours.adam.items() for p in group]
-    claimed = [n for n, _ in by_adam] + [p.name for alike, _ in ours.muon for p in alike]
-    assert sorted(claimed) == sorted(weights)
-    for n, decay in by_adam:
-        is_vector = n.endswith(".bias") or "norm" in n or ".ln_" in n
-        assert decay is not is_vector, n
-    for alike, _ in ours.muon:
+    spec = parameters(config)
+    by_muon, by_adam = divided(spec, name)
+    claimed = [p.name for group in (*by_muon, *by_adam.values()) for p in group]
+    assert sorted(claimed) == sorted(p.name for p in spec)
+    for (_, decay), group in by_adam.items():
+        for p in group:
+            is_vector = p.name.endswith(".bias") or "norm" in p.name or ".ln_" in p.name
+            assert decay is not is_vector, p.name
+    for alike in by_muon:
         for p in alike:
             assert "embed" not in p.name
             assert len(p.shape) == 2

@@ -1,6 +1,8 @@
 """What the loop counts as time of training, on a clock that only work moves."""
 
 import io
+from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import ModelConfig
 from homespun.engine.base import StepResult
+from homespun.errors import DiskFullError, UserError
 from homespun.monitoring.console import Console
 from homespun.training import loop, setup
 from homespun.training.data_loader import TextDataset
@@ -31,11 +34,13 @@ class Work:
         self.now = self.free = 0.0
         self.trained = 0.0
         self.steps: list[int] = []
+        self.before_step: Callable[[], object] = lambda: None
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
 
     def train_step(self, microbatches: Any, lr: dict[str, float], step: int) -> Any:
+        self.before_step()
         self.steps.append(step)
         began = max(self.now, self.free)
         self.pass_by(DISPATCH)
@@ -58,14 +63,24 @@ class Work:
     def peak_memory(self) -> int:
         return 0
 
+    def active_memory(self) -> None:
+        return None
+
     def state(self) -> Any:
         return iter(())
 
 
 class Run:
-    """A loop over `work`: what it records, and when it saves."""
+    """A loop over `work`: what it records, and when it saves. With `failures`, by step, it saves in the background, and
+    each save is done, well or not, before the next step is computed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, work: Work, **settings: Any) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        work: Work,
+        failures: dict[int, UserError] | None = None,
+        **settings: Any,
+    ) -> None:
         self.records: list[dict[str, Any]] = []
         self.saved: list[int] = []
         self.said: list[str] = []
@@ -85,6 +100,8 @@ class Run:
 
         def save(step: int, *parts: Any) -> None:
             work.pass_by(SAVE)
+            if failures and step in failures:
+                raise failures[step]
             self.saved.append(step)
 
         folder: Any = SimpleNamespace(
@@ -93,10 +110,13 @@ class Run:
             save=save,
             save_best=lambda *parts: work.pass_by(SAVE),
         )
-        writer = CheckpointWriter(folder, 0, in_background=False, report=self.said.append)
+        writer = CheckpointWriter(
+            folder, 0, in_background=failures is not None, report=self.said.append
+        )
+        work.before_step = lambda: writer._under_way and futures.wait([writer._under_way])
         log: Any = SimpleNamespace(append=self.records.append, sync=lambda: 0)
         monkeypatch.setattr(loop.time, "perf_counter", lambda: work.now)
-        with Console(file=io.StringIO()) as console:
+        with Console(file=io.StringIO()) as console, writer:
             made = loop.Loop(run, writer, self.position, log, console, Interrupts())
             made.to_the_end()
 
@@ -161,3 +181,22 @@ def test_evaluations_of_the_recipe_are_tenths_of_the_run_or_what_it_can_afford(
     steps = evaluated(time_budget="2000s", eval_tokens=4)
     assert steps[0] == 80
     assert len(steps) in (9, 10)
+
+
+STEPS = {"max_steps": 9, "save_interval": 3, "eval_interval": 100, "sample_prompts": ()}
+
+
+def test_a_failed_save_ends_the_run_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(waits=True)
+    with pytest.raises(UserError, match="the disk is gone"):
+        Run(monkeypatch, work, {3: UserError("the disk is gone")}, **STEPS)
+    assert work.steps in (3, 4)  # the next one may have been under way
+
+
+def test_a_full_disk_costs_one_save_unless_it_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = DiskFullError("no room")
+    run = Run(monkeypatch, Work(waits=True), {6: full}, **STEPS)
+    assert run.saved == [3, 9, 9]  # the last one with the evaluation at the end
+    assert run.said == ["Not saved: no room. The run goes on, and the next save tries again."]
+    with pytest.raises(DiskFullError, match="no room"):
+        Run(monkeypatch, Work(waits=True), {9: full}, **STEPS)

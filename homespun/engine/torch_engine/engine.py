@@ -127,6 +127,9 @@ class TorchEngine:
     def peak_memory(self) -> int:
         return machine.peak_memory()
 
+    def active_memory(self) -> int | None:
+        return machine.active_memory()
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.weights.items()
         if self.optimizer is not None:

@@ -31,7 +31,15 @@ def device_name() -> str:
 
 def computing_dtype(precision: str) -> torch.dtype:
     """What `--precision` means here; auto: bfloat16 where the hardware computes in it, as an emulation is slower than
-    float32."""
+    float32.
+
+    Raises:
+        UserError: it is float16.
+    """
+    if precision == "float16":
+        raise UserError(
+            "--engine torch does not train in float16: choose --precision bfloat16 or float32"
+        )
     if precision == "auto":
         if device().type == "cuda":
             precision = (
@@ -91,6 +99,10 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def active_memory() -> int | None:
+    return torch.cuda.memory_allocated() if device().type == "cuda" else None
+
+
 def n_cores() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -115,6 +127,11 @@ def room_for_a_step() -> Iterator[None]:
         raise UserError(
             f"a step does not fit into the memory of this machine: {LESS_MEMORY}"
         ) from error
+
+
+def compiles_at_once() -> bool:
+    """Never: a compiler of its own makes every kernel."""
+    return False
 
 
 def can_compile() -> bool:

@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from homespun.engine.base import OptimizerSettings
-from homespun.model.spec import Group, Parameter
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
-
-RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector": 0.2, "matrix": 1.0}
-"""Share of AdamW's rate when Muon takes the matrices; by itself AdamW has one rate for all."""
+from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, divided
+from homespun.model.spec import Parameter
 
 
 class Optimizer:
@@ -33,22 +28,18 @@ class Optimizer:
         self.settings = settings
         self.weights = weights
         self.muon_dtype = muon_dtype
-        takes_matrices = settings.name == "muon"
+        matrices, self.adam = divided(spec, settings.name)
         self.muon: list[tuple[list[Parameter], Tensor]] = []
         """Matrices of one shape, and their momentum in one tensor [N, out, in]."""
         self.momentum: dict[str, Tensor] = {}
         """The same, by name."""
-        matrices = [p for p in spec if takes_matrices and p.group == "matrix"]
-        for shape, stacked in dict.fromkeys((p.shape, p.stacked) for p in matrices):
-            alike = [p for p in matrices if (p.shape, p.stacked) == (shape, stacked)]
-            momentum = torch.zeros(len(alike), *shape, device=weights[alike[0].name].device)
+        for alike in matrices:
+            momentum = torch.zeros(
+                len(alike), *alike[0].shape, device=weights[alike[0].name].device
+            )
             self.muon.append((alike, momentum))
             self.momentum |= {p.name: part for p, part in zip(alike, momentum, strict=True)}
         rest = [p for p in spec if p.name not in self.momentum]
-        self.adam: dict[tuple[float, bool], list[Parameter]] = {}
-        for p in rest:
-            rate = RATE_BESIDE_MUON[p.group] if takes_matrices else 1.0
-            self.adam.setdefault((rate, p.decay), []).append(p)
         self.exp_avg = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
         self.exp_avg_sq = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
         device = next(iter(weights.values())).device

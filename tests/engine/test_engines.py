@@ -1,14 +1,15 @@
-"""Invariants of an engine: accumulation, cache, state, refusal."""
+"""Invariants of an engine: accumulation, cache, state, refusal. Every test runs on each of them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from homespun.config import ModelConfig
-from homespun.engine.base import IGNORED, Batch, EngineOptions, OptimizerSettings
+from homespun.engine.base import IGNORED, Batch, Engine, EngineOptions, Named, OptimizerSettings
+from homespun.engine.mlx_engine.engine import MlxEngine
 from homespun.engine.torch_engine.engine import TorchEngine
 from homespun.model.spec import parameters
 from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
@@ -19,8 +20,16 @@ RATES = {"adamw": 1e-3, "muon": 1e-2}
 BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
 
 
-def engine(config: ModelConfig, **options: Any) -> TorchEngine:
-    made = TorchEngine(config, dataclasses.replace(OPTIONS, **options))
+fresh: Callable[[ModelConfig, EngineOptions], Engine] = TorchEngine
+
+
+@pytest.fixture(autouse=True, params=[TorchEngine, MlxEngine], ids=["torch", "mlx"])
+def _each_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "fresh", request.param)
+
+
+def engine(config: ModelConfig, **options: Any) -> Engine:
+    made = fresh(config, dataclasses.replace(OPTIONS, **options))
     made.load(random_weights(config).items())
     return made
 
@@ -80,35 +89,36 @@ def test_a_mask_of_one_document_changes_nothing(config: ModelConfig) -> None:
 DIVISIONS = [(8,), (4, 4), (1,) * 8, (3, 3, 2)]
 
 
-def worst_difference(config: ModelConfig) -> float:
+Gradients = Callable[[Engine, Sequence[Batch]], Iterator[Named]]
+
+
+def of_all_targets(engine: Engine, microbatches: Sequence[Batch]) -> Iterator[Named]:
+    return engine.gradients(microbatches)
+
+
+def mean_of_means(engine: Engine, microbatches: Sequence[Batch]) -> Iterator[Named]:
+    parts = [dict(engine.gradients([one])) for one in microbatches]
+    for name in parts[0]:
+        yield name, np.mean([part[name] for part in parts], axis=0)
+
+
+def worst_difference(config: ModelConfig, gradients: Gradients) -> float:
     ours, batch = engine(config), uneven_batch(config)
     whole = dict(ours.gradients([batch]))
     return max(
         relative_error(gradient, whole[name])
         for sizes in DIVISIONS
-        for name, gradient in ours.gradients(divided(batch, sizes))
+        for name, gradient in gradients(ours, divided(batch, sizes))
     )
 
 
 @BOTH
 def test_accumulated_gradients_are_those_of_the_whole_batch(config: ModelConfig) -> None:
-    assert worst_difference(config) < 1e-6
+    assert worst_difference(config, of_all_targets) < 1e-6
 
 
-def test_a_mean_of_means_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = TorchEngine._backward
-
-    def mean_of_means(self: TorchEngine, microbatches: Sequence[Batch], step: None) -> object:
-        if len(microbatches) == 1:
-            return original(self, microbatches, step)
-        parts = [
-            {n: g.clone() for n, g in original(self, [one], step)[1].items()}
-            for one in microbatches
-        ]
-        return None, {n: sum(part[n] for part in parts) / len(parts) for n in parts[0]}
-
-    monkeypatch.setattr(TorchEngine, "_backward", mean_of_means)
-    assert worst_difference(GPT2) > 1e-6
+def test_a_mean_of_means_is_noticed() -> None:
+    assert worst_difference(GPT2, mean_of_means) > 1e-6
 
 
 @BOTH
@@ -163,8 +173,8 @@ def test_a_rewound_cache_is_as_if_the_rest_had_never_been(config: ModelConfig) -
 def test_state_survives_a_passage_bit_for_bit(config: ModelConfig, optimizer: str) -> None:
     settings = dataclasses.replace(SETTINGS, name=optimizer)
     options = dataclasses.replace(OPTIONS, optimizer=settings, precision="bfloat16")
-    first = TorchEngine(config, options)
-    second = TorchEngine(config, dataclasses.replace(options, seed=1))
+    first = fresh(config, options)
+    second = fresh(config, dataclasses.replace(options, seed=1))
     batches = [random_batch(config, seed=seed) for seed in range(6)]
     for batch in batches[:3]:
         first.train_step([batch], RATES, 0)
@@ -183,19 +193,19 @@ def test_state_survives_a_passage_bit_for_bit(config: ModelConfig, optimizer: st
 @BOTH
 def test_the_state_is_a_copy_that_later_steps_do_not_change(config: ModelConfig) -> None:
     ours = engine(config)
-    ours.train_step([random_batch(config)], RATES)
+    ours.train_step([random_batch(config)], RATES, 0)
     state = list(ours.state())
     before = [array.copy() for _, array in state]
-    ours.train_step([random_batch(config, seed=1)], RATES)
+    ours.train_step([random_batch(config, seed=1)], RATES, 1)
     for (name, array), kept in zip(state, before, strict=True):
         np.testing.assert_array_equal(array, kept, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq", "momentum", "optimizer/step"])
-def test_a_state_entry_that_is_reset_shows(kind: str) -> None:
+@pytest.mark.parametrize("entry", ["exp_avg", "exp_avg_sq", "momentum", "optimizer/step"])
+def test_a_state_entry_that_is_reset_shows(entry: str) -> None:
     first, second = engine(QWEN3), engine(QWEN3)
     first.train_step([random_batch(QWEN3)], RATES, 0)
-    second.load((n, np.zeros_like(a) if n.startswith(kind) else a) for n, a in list(first.state()))
+    second.load((n, np.zeros_like(a) if n.startswith(entry) else a) for n, a in list(first.state()))
     for one in (first, second):
         one.train_step([random_batch(QWEN3, seed=1)], RATES, 0)
     weights = {p.name for p in parameters(QWEN3)}

@@ -1,0 +1,26 @@
+"""What defines Muon (Jordan et al., 2024), and how AdamW goes along with it: numbers that all engines share."""
+
+from homespun.model.spec import Group, Parameter
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration that makes an update (nearly) orthogonal."""
+NEWTON_SCHULZ_STEPS = 5
+
+RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector": 0.2, "matrix": 1.0}
+"""Share of AdamW's rate when Muon takes the matrices; by itself AdamW has one rate for all."""
+
+
+def divided(
+    spec: list[Parameter], optimizer: str
+) -> tuple[list[list[Parameter]], dict[tuple[float, bool], list[Parameter]]]:
+    """Who takes which parameter: matrices of one shape for Muon, and by rate and decay the rest for AdamW."""
+    takes_matrices = optimizer == "muon"
+    muon: dict[tuple[tuple[int, ...], int], list[Parameter]] = {}
+    adam: dict[tuple[float, bool], list[Parameter]] = {}
+    for p in spec:
+        if takes_matrices and p.group == "matrix":
+            muon.setdefault((p.shape, p.stacked), []).append(p)
+        else:
+            rate = RATE_BESIDE_MUON[p.group] if takes_matrices else 1.0
+            adam.setdefault((rate, p.decay), []).append(p)
+    return list(muon.values()), adam
