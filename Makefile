@@ -38,7 +38,7 @@ demo: .venv/.installed
 test: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What takes minutes: the resume test at full size, compiled and not.
+# What takes minutes: the resume test at full size, compiled and not, and a run of 24,000 steps.
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
 

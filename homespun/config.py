@@ -17,6 +17,7 @@ from homespun.errors import UserError
 Architecture = Literal["gpt2", "qwen3"]
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
+OnSpike = Literal["warn", "skip", "stop"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "torch", "mlx"]
 ReaderName = Literal["auto", "torch", "mlx", "numpy"]
@@ -256,6 +257,8 @@ class OptimizerConfig(Checked):
     """Gradients with a larger global norm are scaled down to it."""
     dropout: float = setting(0.0, at_least=0, below=1, on_resume="announced")
     """Share of the numbers in the stream that a training step sets to zero, against overfitting."""
+    on_spike: OnSpike = setting("warn", on_resume="announced")
+    """A step whose loss or gradient norm is far above the recent ones: say so, refuse it, or refuse it and stop."""
 
 
 @dataclass(frozen=True)

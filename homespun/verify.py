@@ -34,13 +34,13 @@ def verify(path: Path) -> Iterator[str]:
         UserError: the file is damaged; after all the lines, something in the folder is.
     """
     if not path.is_dir():
-        yield _file_check(path)()
+        yield _done(partial(_file, path))
         return
     checked = damaged = 0
     for check in _folder_checks(path):
         checked += 1
         try:
-            yield check()
+            yield _done(check)
         except UserError as error:
             damaged += 1
             yield str(error)
@@ -48,16 +48,23 @@ def verify(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: {damaged} of {checked} cannot be used, see above")
 
 
-def _file_check(path: Path) -> Check:
+def _done(check: Check) -> str:
+    try:
+        return check()
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+def _file(path: Path) -> str:
     if path.suffix == SHARD:
-        return partial(_shard, path)
+        return _shard(path)
     if path.name == METRICS:
-        return partial(_metrics, path, [])
+        return _metrics(path, [])
     if path.name == TOKENIZER:
-        return partial(_tokenizer, path.parent)
-    if durable.read_json(_record_of(path)):
-        return partial(_download, path)
-    return lambda: _whole(read_archive(path))
+        return _tokenizer(path.parent)
+    if path.exists() and durable.read_json(_record_of(path)):
+        return _download(path)
+    return _whole(read_archive(path))
 
 
 def _folder_checks(path: Path) -> Iterator[Check]:
@@ -154,7 +161,7 @@ def _shard_checks(path: Path) -> Iterator[Check]:
         listed = {
             name: sha256 for side in read_index(path).values() for name, sha256 in side.items()
         }
-    except UserError:
+    except (OSError, UserError):
         listed = {}
     for name in sorted({*listed, *(shard.name for shard in path.glob(f"*{SHARD}"))}):
         yield partial(_shard, path / name, listed.get(name), path.name)

@@ -79,7 +79,7 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
     [
         (TrainConfig, {"optimizer": "adam"}, '"adamw" or "muon"'),
         (TrainConfig, {"schedule": "cos"}, '"cosine" or "linear"'),
-        (TrainConfig, {"precision": "bf16"}, '"auto" or "float32" or "bfloat16"'),
+        (TrainConfig, {"precision": "bf16"}, '"auto" or "float32" or "bfloat16" or "float16"'),
         (TrainConfig, {"batch_size": 2.5}, "a whole number"),
         (TrainConfig, {"batch_size": True}, "a whole number"),
         (TrainConfig, {"learning_rate": "1e-3"}, "a number"),

@@ -128,6 +128,11 @@ def test_a_folder_of_nothing(tmp_path: Path) -> None:
         list(verify(tmp_path))
     with pytest.raises(UserError, match="there is no such file"):
         list(verify(tmp_path / "missing"))
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "file" / "x.tokens"):
+        with pytest.raises(UserError) as refused:
+            list(verify(path))
+        assert str(path) in str(refused.value)
 
 
 # Tokens

@@ -143,7 +143,7 @@ class CheckpointFolder:
         if free < bytes_needed:
             raise DiskFullError(
                 f"{self.path}: {who_needs} {math.ceil(bytes_needed / 1e6):,} MB, and "
-                f"{free // 10**6:,} MB are free: make room, keep fewer (--keep) or choose another "
+                f"{math.floor(free / 1e6):,} MB are free: make room, keep fewer (--keep) or choose another "
                 "folder (--checkpoint-dir)"
             )
 

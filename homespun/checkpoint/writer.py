@@ -14,8 +14,8 @@ from homespun.errors import DiskFullError, UserError
 
 Work = Callable[[], object]
 
-STATES_PER_COPY = 4
-"""What the copies take at most, in times the weights: weights, two moments, and best weights that found no room."""
+COPY_SIZE = 4
+"""What copies take at most, in times the weights: weights, two moments, and best weights that found no room."""
 
 
 class CheckpointWriter:
@@ -84,7 +84,7 @@ class CheckpointWriter:
         """Go on without this save.
 
         Raises:
-            DiskFullError: everything is saved at once here, so that there is no next time for the best weights.
+            DiskFullError: nothing is copied, so the best weights would be gone at the next save.
         """
         if self._pool is None:
             raise error

@@ -5,6 +5,7 @@ An engine owns the model, the optimizer and the device. Nothing above it knows w
 Shapes: B sequences in a batch, T tokens in a sequence, V tokens in the vocabulary.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,7 +50,15 @@ class StepResult:
     clipped: bool
     """The norm was above the limit and the gradients were scaled down."""
     applied: bool
-    """False where loss or norm was not finite: weights and moments are as before."""
+    """False where loss or norm was not finite or above its limit: weights and moments are as before."""
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class OutOfMemory(Exception):
+    """What was to be computed does not fit into the memory of the device."""
 
 
 class StepHandle(Protocol):
@@ -59,7 +68,11 @@ class StepHandle(Protocol):
         """Whether the step is done, so that reading it does not wait."""
 
     def result(self) -> StepResult:
-        """Wait for the step and read it."""
+        """Wait for the step and read it.
+
+        Raises:
+            OutOfMemory: it needed more memory than there is.
+        """
 
 
 class Decoder(Protocol):
@@ -116,7 +129,11 @@ class Reader(Protocol):
     """A model that can be evaluated, read and run."""
 
     def loss(self, batch: Batch) -> tuple[float, int]:
-        """Summed loss in nats, and the number of valid targets."""
+        """Summed loss in nats, and the number of valid targets.
+
+        Raises:
+            OutOfMemory: that needs more memory than there is.
+        """
 
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]."""
@@ -148,10 +165,23 @@ class Engine(Reader, Protocol):
         bit only where these agree."""
 
     def train_step(
-        self, microbatches: Sequence[Batch], lr: dict[str, float], step: int
+        self,
+        microbatches: Sequence[Batch],
+        lr: dict[str, float],
+        step: int,
+        *,
+        loss_limit: float = math.inf,
+        norm_limit: float = math.inf,
     ) -> StepHandle:
         """One optimizer step over all micro-batches; `lr` has a rate for each optimizer, by name, and `step`, the
-        number of the step in its run, decides what is dropped out."""
+        number of the step in its run, decides what is dropped out.
+
+        A step whose loss or gradient norm is not finite, or above its limit, is refused: it changes nothing. That is
+        decided on the device, without waiting for it.
+
+        Raises:
+            OutOfMemory: a step needs more memory than there is.
+        """
 
     def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
         """Gradients of the mean loss over all valid targets, by parameter, in float32; nothing is updated. With `step`
@@ -180,4 +210,7 @@ class Machine(Protocol):
         """Whether compiled kernels can be made here; takes a few seconds."""
 
     def memory_capacity(self) -> int:
-        """Bytes of memory that the device has."""
+        """Bytes of memory that the device has, and that this process may have of it."""
+
+    def memory_available(self) -> int:
+        """Bytes of it that nobody uses now."""

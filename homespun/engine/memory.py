@@ -12,12 +12,6 @@ of its flash kernel makes many small products (benchmarks/attention.py)."""
 HEAD_ROWS = 512
 """Positions whose logits exist at a time."""
 
-LESS_MEMORY = (
-    "lower --batch-size (with more --grad-accumulation-steps the update stays the same), "
-    "try --gradient-checkpointing, or choose a smaller model"
-)
-"""What to do where a step does not fit."""
-
 
 def training_bytes(
     config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool

@@ -155,6 +155,9 @@ class Console:
             self._print_line([step, *_fields(record, _TRAINING), *more])
         if "val_loss" in record:
             self._show_evaluation(step, record)
+        if "advice" in record:
+            advice = f"{step}  {record['cause']}: {record['advice']}"
+            self._print(advice, style="bold yellow", indent=" " * (len(step) + 2))
         if "text" in record:
             self._show_sample(step, record)
 

@@ -24,7 +24,8 @@ Record = Mapping[str, Any]
 Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (share of the steps since
 the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
 (where that is known), `seconds`, and for exactness `loss_hex` (`float.hex`) and `batch` (a fingerprint of its tokens).
-Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`.
+Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. What is wrong with the step
+or the run, and what to do: `cause` (a word or two), `advice`.
 """
 
 
@@ -104,6 +105,8 @@ class MetricsLog:
 
     def _write(self) -> None:
         """Append what is held back: all of it or, where that fails, nothing."""
+        if not self._held_back:
+            return
         try:
             if self._file.write(self._held_back) < len(self._held_back):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

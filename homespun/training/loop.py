@@ -15,7 +15,7 @@ from typing import Any
 from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import SamplingConfig, TrainConfig, seconds
-from homespun.engine.base import Batch, Named, StepHandle, StepResult
+from homespun.engine.base import Batch, Named, OutOfMemory, StepHandle, StepResult
 from homespun.errors import DiskFullError, UserError
 from homespun.generation.generate import generate
 from homespun.model.spec import parameters
@@ -23,11 +23,15 @@ from homespun.monitoring.console import Console
 from homespun.monitoring.metrics import MetricsLog
 from homespun.monitoring.plot import plot_run
 from homespun.terminal import Say
+from homespun.training.advice import loss_of_counting
 from homespun.training.data_loader import Batches
 from homespun.training.ending import PLOT, TrainResult, headline, what_now
 from homespun.training.evaluate import Evaluator, perplexity
+from homespun.training.guard import SPIKE, Advice, Limits
 from homespun.training.interrupts import Interrupts
+from homespun.training.memory import out_of_memory
 from homespun.training.position import Position, Window
+from homespun.training.recipe import Plan
 from homespun.training.setup import Run, least_bytes_on_disk, set_up
 
 SAMPLE_TOKENS = 50
@@ -85,7 +89,11 @@ def train(config: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Train
         if not complete:
             going_on = f"Going on at step {position.step:,}"
             console.show(going_on if checkpoint else "Training", run.description())
-        result = loop.to_the_end()
+        try:
+            result = loop.to_the_end()
+        except OutOfMemory as error:
+            plan = Plan(run.model, run.config)
+            raise out_of_memory(plan, saved=bool(loop.saved_at)) from error
         if result.steps:
             loop.draw_curves()
         console.show(headline(result, run.config, complete), what_now(result, run.config))
@@ -119,17 +127,21 @@ class Loop:
         self.weight_names = {p.name for p in parameters(run.model)}
         self.budget = seconds(c.time_budget) if c.time_budget else None
         self.val_loss: float | None = None
-        self.unread: tuple[StepHandle, dict[str, float], str] | None = None
+        self.unread: tuple[StepHandle, dict[str, float], Limits, str] | None = None
+        self.halted_by: Advice | None = None
         self.saved_at: int | None = position.step
         self.began = self.mark = self.last_save = time.perf_counter()
         self.elapsed_before = position.elapsed_seconds
         self.progress_before = self.progress()
+        position.watch = position.watch.begin(c, loss_of_counting(run.tokens.training))
 
     def to_the_end(self) -> TrainResult:
         """Run to the end, whatever ends it."""
         position = self.position
         while not (ended_by := self.ending()):
             self.take_step()
+            if self.halted_by:
+                self.halt(self.halted_by)
             if self.evaluation_is_due():
                 self.evaluate()
             if self.samples_are_due() and not self.interrupts.stopped_by:
@@ -160,13 +172,20 @@ class Loop:
         microbatches = self.batches.microbatches(
             position.next_sample, c.batch_size, c.grad_accumulation_steps
         )
-        rates = self.rates()
-        handle = self.engine.train_step(microbatches, rates, position.step)
+        rates, limits = self.rates(), position.guard.limits(position.step + 1)
+        refused_above = Limits() if c.on_spike == "warn" else limits
+        handle = self.engine.train_step(
+            microbatches,
+            rates,
+            position.step,
+            loss_limit=refused_above.loss,
+            norm_limit=refused_above.norm,
+        )
         self.read_step()
         position.step += 1
         position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
-        self.unread = handle, rates, _fingerprint(microbatches)
+        self.unread = handle, rates, limits, _fingerprint(microbatches)
         if handle.ready():
             self.read_step()
 
@@ -174,7 +193,7 @@ class Loop:
         """Wait for the step that was dispatched last, if that has not been done, and log it when its turn has come."""
         if self.unread is None:
             return
-        handle, rates, batch = self.unread
+        handle, rates, limits, batch = self.unread
         self.unread = None
         result = handle.result()
         position, window = self.position, self.position.window
@@ -184,14 +203,40 @@ class Loop:
         self.mark = now
         window.steps += 1
         window.clipped += result.clipped
-        position.guard.stepped(position.step, result.applied)
-        if not result.applied:
-            self.console.say(
-                f"step {position.step:,} was refused: its loss or its gradients were not finite"
-            )
+        self.watch_step(result, rates, limits, batch)
         if position.step % self.config.log_interval == 0:
             self.log_step(result, rates, batch)
         self.console.stepped(position.step, result.loss, self.progress(), self.seconds_left())
+
+    def watch_step(
+        self, result: StepResult, rates: dict[str, float], limits: Limits, batch: str
+    ) -> None:
+        """Look whether something is wrong, with the step or with the run."""
+        c, position = self.config, self.position
+        advice = position.guard.stepped(position.step, result, limits, batch, c)
+        if advice and advice.ends_run:
+            self.halted_by = advice
+        elif advice:
+            self.advise(advice)
+        if result.applied:
+            share = rates["adamw"] / c.learning_rate
+            for advice in position.watch.stepped(position.step, result, share, c):
+                self.advise(advice)
+
+    def halt(self, advice: Advice) -> None:
+        """End the run where it cannot, or shall not, go on as it is.
+
+        Raises:
+            UserError: always.
+        """
+        self.log.append(self.record(cause=advice.cause, advice=advice.text))
+        if advice.cause == SPIKE:  # which has changed nothing: the weights are those before it
+            self.save()
+        raise UserError(f"{advice.cause}: {advice.text}")
+
+    def advise(self, advice: Advice) -> None:
+        """Say what is wrong, and what to do."""
+        self.write(cause=advice.cause, advice=advice.text)
 
     def log_step(self, result: StepResult, rates: dict[str, float], batch: str) -> None:
         """Write a line about the last step and those since the last line."""
@@ -231,6 +276,8 @@ class Loop:
             val_perplexity=evaluation.perplexity,
             val_bits_per_byte=evaluation.bits_per_byte,
         )
+        for advice in position.watch.evaluated(position.step, evaluation.loss, self.config):
+            self.advise(advice)
 
     def sample(self) -> None:
         """Let the model continue the prompts, always with the same luck, so that texts compare."""
@@ -319,9 +366,12 @@ class Loop:
 
     def write(self, **measured: Any) -> None:
         """Record what has been measured at this step."""
-        record = {"step": self.position.step, "tokens": self.position.tokens, **measured}
+        record = self.record(**measured)
         self.log.append(record)
         self.console.record(record, self.seconds_left())
+
+    def record(self, **measured: Any) -> dict[str, Any]:
+        return {"step": self.position.step, "tokens": self.position.tokens, **measured}
 
     def doing(self, what: str) -> None:
         self.console.doing(what, self.progress())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from homespun.training.advice import Watch
 from homespun.training.guard import Guard
 
 
@@ -31,6 +32,7 @@ class Position:
     sampled_at: int = 0
     """The step of the last sample texts."""
     guard: Guard = field(default_factory=Guard)
+    watch: Watch = field(default_factory=Watch)
     window: Window = field(default_factory=Window)
 
     @classmethod
@@ -38,4 +40,6 @@ class Position:
         """The inverse of `dataclasses.asdict`."""
         guard = dict(values["guard"])
         guard.pop("best_step", None)  # stored by earlier versions
-        return cls(**{**values, "guard": Guard(**guard), "window": Window(**values["window"])})
+        watch = Watch.restored(values["watch"]) if "watch" in values else Watch()
+        parts = {"guard": Guard(**guard), "watch": watch, "window": Window(**values["window"])}
+        return cls(**values | parts)

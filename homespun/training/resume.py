@@ -50,8 +50,8 @@ def _check_headers(checkpoint: Checkpoint) -> None:
         _config_from(Settled, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
         ModelConfig(**stored["model"])
-        Tokenizer.from_json(stored["tokenizer"], where=str(checkpoint.path))
-        texts = stored["data_file"], stored["data_sha256"], *stored["facts"].values()
+        texts = [stored[name] for name in ("tokenizer", "data_file", "data_sha256")]
+        texts += stored["facts"].values()
         understood = all(isinstance(text, str) for text in texts)
         length = state["metrics_length"]
         understood &= type(length) is int and length >= 0

@@ -10,20 +10,21 @@ from typing import Any
 
 from homespun import workspace
 from homespun.checkpoint.folder import Checkpoint
-from homespun.checkpoint.writer import STATES_PER_COPY
+from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig, flag
 from homespun.data.corpus import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.train_tokenizer import Origin, origin, train_tokenizer_on
 from homespun.engine import select
-from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings
-from homespun.engine.memory import LESS_MEMORY, training_bytes
+from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
+from homespun.engine.memory import training_bytes
 from homespun.errors import UserError
 from homespun.model.presets import preset, shaped
 from homespun.model.spec import count_parameters
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 from homespun.training.data_loader import TextDataset
+from homespun.training.memory import check_memory, out_of_memory
 from homespun.training.recipe import SHAPE, SIZES, Plan, Settled, plan, rate_curve, step_limits
 from homespun.training.resume import restore, resumed_corpus, resumed_plan, resumed_tokenizer
 from homespun.training.schedule import RateCurve
@@ -109,7 +110,7 @@ class Run:
             half=machine.computes_in_half(c.precision),
             checkpointing=c.gradient_checkpointing,
         )
-        return step + STATES_PER_COPY * self.weights_bytes <= machine.memory_capacity()
+        return step + COPY_SIZE * self.weights_bytes <= machine.memory_capacity()
 
 
 def least_bytes_on_disk(config: TrainConfig) -> int:
@@ -229,9 +230,9 @@ def _named(text: Origin, corpus: Corpus) -> str:
 
 def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settled]:
     """The engine, and the config with what was decided in making it, which a resumed run does not decide anew."""
+    check_memory(settled, say)
     config = settled.config
     machine = select.machine(config.engine)
-    _check_memory(settled, machine)
     compiled = config.compile == "on"
     if compiled and not _can_compile(machine):
         say("Without compiled kernels: no C++ compiler works on this machine.")
@@ -254,8 +255,11 @@ def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settle
         seed=config.seed,
         dropout=config.dropout,
     )
-    with bar("Making the model", None):
-        engine = select.create(settled.model, options, name=config.engine)
+    try:
+        with bar("Making the model", None):
+            engine = select.create(settled.model, options, name=config.engine)
+    except OutOfMemory as error:
+        raise out_of_memory(settled, saved=False) from error
     precision: Any = engine.facts["precision"]
     return engine, dataclasses.replace(
         config, precision=precision, compile="on" if compiled else "off"
@@ -265,20 +269,3 @@ def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settle
 def _can_compile(machine: Machine) -> bool:
     with bar("Trying the C++ compiler", None):
         return machine.can_compile()
-
-
-def _check_memory(settled: Plan, machine: Machine) -> None:
-    """Refuse what cannot fit before the machine grinds to a halt over it."""
-    config = settled.config
-    needed = training_bytes(
-        settled.model,
-        config.batch_size,
-        config.optimizer,
-        half=machine.computes_in_half(config.precision),
-        checkpointing=config.gradient_checkpointing,
-    )
-    capacity = machine.memory_capacity()
-    if capacity and needed > capacity:
-        raise UserError(
-            f"a step needs about {needed / 1e9:.1f} GB, this machine has {capacity / 1e9:.1f} GB: {LESS_MEMORY}"
-        )

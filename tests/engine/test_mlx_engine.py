@@ -112,7 +112,7 @@ def test_the_logits_of_a_batch_never_exist_together() -> None:
         return mx.get_peak_memory() - before
 
     whole = 4 * n * vocab_size
-    assert peak(row_losses(hidden, head, targets)) < whole / 2
+    assert peak(row_losses(hidden, head, targets)) < whole / 3
     gradients = mx.grad(head_loss, argnums=(0, 1))(hidden, head, targets, mx.array(1.0))
     assert peak(*gradients) < whole / 2
 

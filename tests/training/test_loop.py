@@ -39,7 +39,9 @@ class Work:
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
 
-    def train_step(self, microbatches: Any, lr: dict[str, float], step: int) -> Any:
+    def train_step(
+        self, microbatches: Any, lr: dict[str, float], step: int, **limits: float
+    ) -> Any:
         self.before_step()
         self.steps.append(step)
         began = max(self.now, self.free)

@@ -4,6 +4,7 @@ MLX computes lazily. A step is a function from all tensors to new ones, compiled
 without waiting for it; to read its result is to wait.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -71,18 +72,26 @@ class MlxEngine:
             "compiled": "yes" if self.options.compiled else "no",
         }
 
+    @machine.within_memory()
     def train_step(
-        self, microbatches: Sequence[Batch], lr: dict[str, float], step: int
+        self,
+        microbatches: Sequence[Batch],
+        lr: dict[str, float],
+        step: int,
+        *,
+        loss_limit: float = math.inf,
+        norm_limit: float = math.inf,
     ) -> "MlxStep":
         if self.optimizer is None:
             raise RuntimeError("this engine was made without an optimizer")
         rates = {name: mx.array(rate) for name, rate in lr.items()}
-        with machine.room_for_a_step():
-            *others, last = self._on_device(microbatches, step)
-            self.tensors, outcome = self.step(self.tensors, self._sums(others), last, rates)
-            mx.async_eval(self.tensors, outcome)
+        limits = mx.array([loss_limit, norm_limit])
+        *others, last = self._on_device(microbatches, step)
+        self.tensors, outcome = self.step(self.tensors, self._sums(others), last, rates, limits)
+        mx.async_eval(self.tensors, outcome)
         return MlxStep(outcome, self.optimizer.settings.max_grad_norm)
 
+    @machine.within_memory()
     def loss(self, batch: Batch) -> tuple[float, int]:
         [(tokens, targets, _, marked, _)] = self._on_device([batch])
         losses = self.row_losses(self.weights, tokens, targets, marked)
@@ -170,6 +179,7 @@ class MlxEngine:
         sums: Sums | None,
         last: MicroBatch,
         lr: dict[str, mx.array],
+        limits: mx.array,
     ) -> tuple[Tensors, mx.array]:
         """Add the last micro-batch and update: all tensors, and [3]: loss, gradient norm, and 1 where that was done."""
         assert self.optimizer is not None
@@ -178,16 +188,17 @@ class MlxEngine:
         squares = mx.stack([grad.square().sum() for grad in grads.values()])
         loss = scaled_loss / self.loss_scale
         norm = mx.sqrt(squares.sum()) / self.loss_scale
-        finite = mx.isfinite(norm) & mx.isfinite(loss)
+        figures = mx.stack([loss, norm])
+        applied = (mx.isfinite(figures) & (figures <= limits)).all()
         new = self.optimizer.step(
             old,
             grads,
             lr,
             grad_scale=self.loss_scale
             * mx.maximum(norm / self.optimizer.settings.max_grad_norm, 1.0),
-            refused=~finite,
+            refused=~applied,
         )
-        return new, mx.stack([loss, norm, finite.astype(mx.float32)])
+        return new, mx.concatenate([figures, applied.astype(mx.float32)[None]])
 
     def _row_losses(
         self, weights: Weights, tokens: mx.array, targets: mx.array, marked: bool
@@ -236,9 +247,9 @@ class MlxStep:
         """Never known: MLX does not say whether an array is computed without waiting for it."""
         return False
 
+    @machine.within_memory()
     def result(self) -> StepResult:
-        with machine.room_for_a_step():
-            loss, norm, applied = map(float, _array(self.outcome))
+        loss, norm, applied = map(float, _array(self.outcome))
         return StepResult(
             loss,
             norm,

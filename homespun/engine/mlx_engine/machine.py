@@ -3,7 +3,6 @@
 The module is the engine's `base.Machine`.
 """
 
-import os
 import re
 import shutil
 import time
@@ -12,8 +11,8 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 
-from homespun.engine.memory import LESS_MEMORY
-from homespun.errors import UserError
+from homespun.engine import main_memory
+from homespun.engine.base import OutOfMemory
 
 FIRST_WITH_BFLOAT16 = 14
 """Generation of Apple's GPUs, that of the M2, which computes in bfloat16 by itself; the M1's emulates it."""
@@ -90,9 +89,12 @@ def can_compile() -> bool:
 
 def memory_capacity() -> int:
     """What a GPU may use of the memory that it shares with the CPU."""
-    info = mx.device_info()
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(info.get("max_recommended_working_set_size", installed))
+    on_gpu = mx.device_info().get("max_recommended_working_set_size")
+    return main_memory.capacity() if on_gpu is None else int(on_gpu)
+
+
+def memory_available() -> int:
+    return min(memory_capacity(), main_memory.available())
 
 
 def peak_memory() -> int:
@@ -112,11 +114,11 @@ def settle_memory() -> None:
 
 
 @contextmanager
-def room_for_a_step() -> Iterator[None]:
-    """Say what to change where a step needs more memory than there is.
+def within_memory() -> Iterator[None]:
+    """Tell apart, from all that can go wrong, what does for want of memory.
 
     Raises:
-        UserError: it does.
+        OutOfMemory: it did.
     """
     try:
         yield
@@ -124,6 +126,4 @@ def room_for_a_step() -> Iterator[None]:
         exhausted = isinstance(error, MemoryError)
         if not exhausted and not re.search("allocate|memory", str(error), re.IGNORECASE):
             raise
-        raise UserError(
-            f"a step does not fit into the memory of this machine: {LESS_MEMORY}"
-        ) from error
+        raise OutOfMemory from error

@@ -58,4 +58,5 @@ def _hashed(bits: Tensor) -> Tensor:
 
 def _shifted(bits: Tensor, n: int) -> Tensor:
     """To the right by n, zeros coming in from the left."""
-    return (bits >> n) & (2 ** (32 - n) - 1)
+    shifted: Tensor = (bits >> n) & (2 ** (32 - n) - 1)
+    return shifted

@@ -1,5 +1,6 @@
 """The engine for CPUs and CUDA: batches in, optimizer steps, losses, logits and state out."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ from homespun.model.spec import initial_weights, parameters
 class TorchEngine:
     """A model on one device, with its optimizer if the options have one."""
 
+    @machine.within_memory()
     def __init__(self, config: ModelConfig, options: EngineOptions) -> None:
         self.options = options
         self.device = machine.device()
@@ -61,22 +63,30 @@ class TorchEngine:
             "threads": str(torch.get_num_threads()),
         }
 
+    @machine.within_memory()
     def train_step(
-        self, microbatches: Sequence[Batch], lr: dict[str, float], step: int
+        self,
+        microbatches: Sequence[Batch],
+        lr: dict[str, float],
+        step: int,
+        *,
+        loss_limit: float = math.inf,
+        norm_limit: float = math.inf,
     ) -> "TorchStep":
         if self.optimizer is None:
             raise RuntimeError("this engine was made without an optimizer")
         max_norm = self.optimizer.settings.max_grad_norm
-        with machine.room_for_a_step():
-            loss, grads = self._backward(microbatches, step)
-            norm = torch.nn.utils.get_total_norm(grads.values())
-            refused = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
-            with torch.no_grad():
-                grad_scale = (norm / max_norm).clamp(min=1.0)
-                self.optimizer.step(grads, lr, grad_scale, refused)
+        loss, grads = self._backward(microbatches, step)
+        norm = torch.nn.utils.get_total_norm(grads.values())
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        refused = (~(finite & (loss <= loss_limit) & (norm <= norm_limit))).float()
+        with torch.no_grad():
+            grad_scale = (norm / max_norm).clamp(min=1.0)
+            self.optimizer.step(grads, lr, grad_scale, refused)
         self._release_gradients()
         return TorchStep(torch.stack((loss, norm, refused)), max_norm)
 
+    @machine.within_memory()
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad():
             hidden = self._hidden(batch).flatten(0, 1)
@@ -199,7 +209,7 @@ class TorchStep:
         self.max_grad_norm = max_grad_norm
 
     def ready(self) -> bool:
-        return self.arrived is None or self.arrived.query()
+        return self.arrived is None or bool(self.arrived.query())  # type: ignore[no-untyped-call]
 
     def result(self) -> StepResult:
         if self.arrived is not None:

@@ -15,8 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from homespun.engine.memory import LESS_MEMORY
+from homespun.engine import main_memory
+from homespun.engine.base import OutOfMemory
 from homespun.errors import UserError
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
+"""What an error says that has no type of its own."""
 
 
 def device() -> torch.device:
@@ -67,7 +71,7 @@ def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None
     """Where the tensor will be on the host, and from CUDA the event of its arrival."""
     if tensor.device.type == "cpu":
         return tensor, None
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     on_host.copy_(tensor, non_blocking=True)
     arrived.record()
@@ -89,7 +93,13 @@ def flops_per_second(precision: str) -> float:
 def memory_capacity() -> int:
     if device().type == "cuda":
         return torch.cuda.get_device_properties(device()).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return main_memory.capacity()
+
+
+def memory_available() -> int:
+    if device().type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return main_memory.available()
 
 
 def peak_memory() -> int:
@@ -111,22 +121,20 @@ def n_cores() -> int:
 
 
 @contextmanager
-def room_for_a_step() -> Iterator[None]:
-    """Say what to change where a step needs more memory than there is.
+def within_memory() -> Iterator[None]:
+    """Tell apart, from all that can go wrong, what does for want of memory.
 
     Raises:
-        UserError: it does.
+        OutOfMemory: it did.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a CPU the allocator's failure is a bare RuntimeError.
+        # On a CPU the allocator's failure is a bare RuntimeError, and so is oneDNN's.
         exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not exhausted and "can't allocate memory" not in str(error):
+        if not exhausted and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
-        raise UserError(
-            f"a step does not fit into the memory of this machine: {LESS_MEMORY}"
-        ) from error
+        raise OutOfMemory from error
 
 
 def compiles_at_once() -> bool:
