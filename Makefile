@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test test-slow check format clean
+.PHONY: install demo test test-slow faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -29,7 +29,7 @@ demo: .venv/.installed
 	@mkdir -p demo
 	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 20000
 	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
-	cd demo && ../$(BIN)/homespun train --time-budget 200s
+	cd demo && ../$(BIN)/homespun train --time-budget 240s
 	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 3
 	cd demo && ../$(BIN)/homespun judge --num-samples 50
 	@echo "The curves of the run are in demo/checkpoints/training.png."
@@ -41,6 +41,11 @@ test: .venv/.installed-for-tests
 # What takes minutes: the resume test at full size, compiled and not, and a run of 24,000 steps.
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
+
+# Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
+faults: .venv/.installed-for-tests
+	$(BIN)/python -m pytest -m faults tests/faults --write-table
+	$(BIN)/python -m tests.faults.table
 
 # What a change has to pass beside the tests.
 check: .venv/.installed-for-checks

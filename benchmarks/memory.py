@@ -3,7 +3,7 @@
     python -m benchmarks.memory
 
 Each shape is a process of its own, since the peak of a process only grows: first it loads the framework and trains
-something tiny, then the model, for three steps.
+something tiny, then the model, for two steps.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ from homespun.engine.memory import training_bytes
 from homespun.model.presets import preset, shaped
 from homespun.model.spec import count_parameters
 
-STEPS = 3
+STEPS = 2
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,12 @@ HALF = 3e-2
 
 STEPS = 10
 SETTINGS = {
-    name: OptimizerSettings(name, weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+    name: OptimizerSettings(
+        name, weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0, eps=1e-4
+    )
     for name in ("adamw", "muon")
 }
+"""With so large an eps a gradient that is zero but for rounding, such as that of a key's bias, moves nothing."""
 RATES = {"adamw": {"adamw": 1e-2}, "muon": {"adamw": 0.0, "muon": 2e-2}}
 """For each optimizer; beside Muon nothing moves, so that it is seen alone."""
 

@@ -195,7 +195,7 @@ BAD = [
     ("generate --tokenizer-path other_tokenizer", "leave --tokenizer-path out"),
     ("generate --tokenizer-path missing", "missing: there is no tokenizer here"),
     ("generate --model-size tiny", "is not of --model-size tiny: it has architecture qwen3, not"),
-    ("generate --model-size pico", "it has n_layers 1, not 3, d_model 32, not 192"),
+    ("generate --model-size pico", "it has n_layers 1, not 2, d_model 32, not 192"),
     ("generate --model-size huge", "--model-size 'huge' is unknown"),
     ("generate --checkpoint missing", "missing: no model is there"),
     ("generate --checkpoint missing/best.npz", "missing/best.npz: no model is there"),

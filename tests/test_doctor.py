@@ -45,18 +45,17 @@ def test_an_engine_that_is_right_passes(
     assert "FAIL" not in output
 
 
-def twice_the_bias(method: Callable[..., Any]) -> Callable[..., Any]:
+def a_little_more(method: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(*arguments: Any) -> Any:
         return 1.001 * method(*arguments)
 
     return wrong
 
 
-def without_one(method: Callable[..., Iterator[Named]]) -> Callable[..., Iterator[Named]]:
+def one_turned(method: Callable[..., Iterator[Named]]) -> Callable[..., Iterator[Named]]:
     def wrong(*arguments: Any) -> Iterator[Named]:
         for name, gradient in method(*arguments):
-            gain = 1.1 if name == "transformer.h.0.ln_1.weight" else 1.0
-            yield name, (gain * gradient).astype(np.float32)
+            yield name, np.roll(gradient, name == "transformer.h.0.ln_1.weight")
 
     return wrong
 
@@ -78,8 +77,8 @@ def broken(method: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("method", "sabotage", "complaint"),
     [
-        ("logits", twice_the_bias, "logits"),
-        ("gradients", without_one, "gradients, by differences of losses"),
+        ("logits", a_little_more, "logits"),
+        ("gradients", one_turned, "gradients, by differences of losses"),
         ("train_step", too_far, "10 steps of adamw"),
         ("train_step", too_far, "10 steps of muon"),
         ("loss", broken, "RuntimeError: no such kernel"),
@@ -107,7 +106,7 @@ def test_two_engines_that_differ_fail(
     def create(config: Any, options: Any, *, name: str) -> Engine:
         made = original(config, options)
         if name == "other":
-            made.gradients = without_one(made.gradients)  # type: ignore[method-assign]
+            made.gradients = one_turned(made.gradients)  # type: ignore[method-assign]
         return made
 
     monkeypatch.setattr(select, "create", create)

@@ -11,12 +11,16 @@ LONGEST_IN_FULL = 512
 of its flash kernel makes many small products (benchmarks/attention.py)."""
 HEAD_ROWS = 512
 """Positions whose logits exist at a time."""
+MUON_AT_ONCE = 2**24
+"""Numbers in the matrices that Muon makes orthogonal at a time: small ones are faster together, large ones need
+memory."""
 
 
 def training_bytes(
     config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
 ) -> int:
-    """Estimated memory of a training step above that of the bare process."""
+    """Estimated memory of a training step above that of the bare process; within 15% of what it takes on a CPU
+    (benchmarks/memory.py)."""
     c = config
     weights = count_parameters(c)
     number = 2 if half else 4  # bytes of what is computed, while what is trained has 4
@@ -26,18 +30,25 @@ def training_bytes(
     matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
     trained = 4 * (4 * weights - (matrices if optimizer == "muon" else 0))
 
-    # For the backward pass each token leaves in a block the inputs of every product and norm, and where attention is
-    # computed in full, its weights; with checkpointing the block's input alone, and the rest of one block at a time.
-    heads = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
-    wide = (3 if c.architecture == "qwen3" else 2) * c.d_ff
+    # What a token leaves in a block for the backward pass. In float32: the inputs of norms, which RMSNorm keeps before
+    # and after scaling, for queries and keys as well.
+    if c.architecture == "qwen3":
+        normed, wide = 4 * c.d_model + 2 * (c.n_heads + c.n_kv_heads) * c.head_dim, 4 * c.d_ff
+    else:
+        normed, wide = 2 * c.d_model, 2 * c.d_ff
+    # In what is computed in: the inputs of products, and queries, keys, values and result of attention; where that is
+    # computed in full, its weights.
     in_full = c.n_heads * c.seq_len if half and c.seq_len <= LONGEST_IN_FULL else 0
-    block = 4 * c.d_model + 2 * heads + c.n_heads * c.head_dim + wide + in_full
-    blocks = c.n_layers * c.d_model + block if checkpointing else c.n_layers * block
-    kept = number * tokens * blocks
+    computed = 2 * c.d_model + 4 * c.n_heads * c.head_dim + wide + in_full
+    block = tokens * (4 * normed + number * computed)
+    cast = number * matrices if half else 0  # each product casts its weights
+    if checkpointing:  # of a block its input alone, and the rest of one block at a time
+        kept = c.n_layers * tokens * number * c.d_model + block + cast // c.n_layers
+    else:
+        kept = c.n_layers * block + cast
 
-    # Some rows of logits with their derivative, and the gradient of the matrix that they come from.
-    head = min(tokens, HEAD_ROWS) * c.vocab_size * (4 + number) + 4 * c.vocab_size * c.d_model
-
-    # A product casts the weights that it uses.
-    cast = number * weights if half else 0
-    return trained + kept + head + cast
+    # Gradients of one block's activations on their way, and of the head some rows of logits with their derivative, and
+    # its own gradient with the part that the rows add to it.
+    head = min(tokens, HEAD_ROWS) * c.vocab_size * 12
+    head += c.vocab_size * c.d_model * (4 + number + (number if half else 0))
+    return trained + kept + block + head

@@ -1,5 +1,8 @@
 """What defines Muon (Jordan et al., 2024), and how AdamW goes along with it: numbers that all engines share."""
 
+from collections.abc import Iterator
+
+from homespun.engine.memory import MUON_AT_ONCE
 from homespun.model.spec import Group, Parameter
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -13,7 +16,8 @@ RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector":
 def divided(
     spec: list[Parameter], optimizer: str
 ) -> tuple[list[list[Parameter]], dict[tuple[float, bool], list[Parameter]]]:
-    """Who takes which parameter: matrices of one shape for Muon, and by rate and decay the rest for AdamW."""
+    """Who takes which parameter: for Muon matrices of one shape that are updated together, and the rest for AdamW, by
+    rate and decay."""
     takes_matrices = optimizer == "muon"
     muon: dict[tuple[tuple[int, ...], int], list[Parameter]] = {}
     adam: dict[tuple[float, bool], list[Parameter]] = {}
@@ -23,4 +27,11 @@ def divided(
         else:
             rate = RATE_BESIDE_MUON[p.group] if takes_matrices else 1.0
             adam.setdefault((rate, p.decay), []).append(p)
-    return list(muon.values()), adam
+    return [some for alike in muon.values() for some in _in_parts(alike)], adam
+
+
+def _in_parts(alike: list[Parameter]) -> Iterator[list[Parameter]]:
+    """At most `MUON_AT_ONCE` numbers at a time."""
+    n = max(1, MUON_AT_ONCE // alike[0].size)
+    for start in range(0, len(alike), n):
+        yield alike[start : start + n]

@@ -53,7 +53,8 @@ def _qwen3(
 
 
 PRESETS: dict[str, ModelConfig] = {
-    "pico": _qwen3(3, 192),
+    # In a minute or two, many small steps teach more than a deep or wide block could: see benchmarks/prose.py.
+    "pico": _qwen3(2, 192, d_ff=256),
     "nano": _qwen3(4, 256),
     "micro": _qwen3(5, 320),
     "mini": _qwen3(6, 384),

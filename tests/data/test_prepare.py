@@ -131,6 +131,7 @@ def test_a_damaged_shard_is_named_and_made_again(
         "",
         "{",
         "[]",
+        "[" * 100_000,
         '{"training": 1}',
         '{"training": {}}',
         '{"training": {}, "validation": {}}',

@@ -30,7 +30,7 @@ class Optimizer:
         self.muon_dtype = muon_dtype
         matrices, self.adam = divided(spec, settings.name)
         self.muon: list[tuple[list[Parameter], Tensor]] = []
-        """Matrices of one shape, and their momentum in one tensor [N, out, in]."""
+        """Matrices of one shape that are updated together, and their momentum in one tensor [N, out, in]."""
         self.momentum: dict[str, Tensor] = {}
         """The same, by name."""
         for alike in matrices:

@@ -1,0 +1,100 @@
+"""The control run that all others are compared with, the tools that a fault needs, and the table of what was found."""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from homespun.stories import stories
+from tests.faults import runs
+from tests.faults.table import Table, save
+
+NEEDED = {
+    "strace": (
+        ["strace", "-o", "/dev/null", "true"],
+        "strace (apt install strace) and the right to use it",
+    ),
+    "small_disk": (
+        ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"],
+        "a file system of one's own (unshare -rm mount), as Linux has it",
+    ),
+}
+"""What a test that asks for such a fixture cannot do without: a command that tries it, and what it is."""
+
+PAGES = pytest.StashKey[dict]()
+BEGAN = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-table",
+        action="store_true",
+        help="keep what was found in tests/faults/results.json",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[PAGES] = {}
+    config.stash[BEGAN] = time.monotonic()
+
+
+@pytest.hookimpl(trylast=True)  # after -m has chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this machine cannot do, and say so in a line."""
+    for name, (trial, what) in NEEDED.items():
+        asking = [item for item in items if name in getattr(item, "fixturenames", ())]
+        if asking and not _works(trial):
+            print(f"Without {what}, {len(asking)} of the tests are left out.")
+            config.hook.pytest_deselected(items=asking)
+            items[:] = [item for item in items if item not in asking]
+            config.option.write_table = False
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    config = session.config
+    if config.getoption("--write-table", default=False) and exitstatus == 0:
+        save(config.stash[PAGES], time.monotonic() - config.stash[BEGAN])
+
+
+def _works(trial: list[str]) -> bool:
+    return (
+        bool(shutil.which(trial[0])) and not subprocess.run(trial, capture_output=True).returncode
+    )
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Table:
+    """Takes what this test found."""
+    return Table(request.module.TITLE, request.config.stash[PAGES])
+
+
+@pytest.fixture
+def strace(tmp_path: Path) -> list[str]:
+    """The beginning of a command that traces another one with its threads, into the file `trace`."""
+    return ["strace", "-f", "-qq", "-y", "-o", str(tmp_path / "trace")]
+
+
+@pytest.fixture
+def small_disk() -> list[str]:
+    """The beginning of a command that may mount disks of its own, which end with it."""
+    return ["unshare", "-rm"]
+
+
+@pytest.fixture(scope="session")
+def control_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text, its tokenizer, and an undisturbed run in `control`, for all tests to copy."""
+    place = tmp_path_factory.mktemp("place")
+    text = "\n<|endoftext|>\n".join(stories(24, seed=3))
+    (place / "stories.txt").write_text(text, encoding="utf-8")
+    (place / ".homespun.json").write_text('{"data": "stories.txt"}')
+    runs.run(place, "tokenizer", "--vocab-size", 400)
+    runs.train(place, "control")
+    return place
+
+
+@pytest.fixture
+def place(control_place: Path, tmp_path: Path) -> Path:
+    """The workplace of one test, with the control run in `control`."""
+    return runs.copied(control_place, tmp_path / "place")

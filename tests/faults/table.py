@@ -1,0 +1,88 @@
+"""What `make faults` found in, `results.json` and the tables of docs/faults.md out.
+
+    python -m tests.faults.table
+
+writes the results into the page, so that no figure in it is typed by hand.
+"""
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homespun import durable
+from tests.faults.runs import Lost
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+PAGE = HERE.parents[1] / "docs" / "faults.md"
+TITLES = ["fault", "tries", "lost steps", "lost files", "result", "turns red when"]
+
+
+class Table:
+    """The rows of one page of tests, under its title."""
+
+    def __init__(self, title: str, pages: dict[str, dict[str, dict[str, Any]]]) -> None:
+        self.rows = pages.setdefault(title, {})
+
+    def row(self, fault: str, *, tries: int, lost: Lost, result: str) -> None:
+        """What came of a fault."""
+        self._of(fault).update(
+            {"tries": tries, "lost steps": lost.steps, "lost files": lost.files, "result": result}
+        )
+
+    def red(self, fault: str, sabotage: str) -> None:
+        """The check of this fault was seen to fail under a sabotage."""
+        self._of(fault)["turns red when"].append(sabotage)
+
+    def _of(self, fault: str) -> dict[str, Any]:
+        return self.rows.setdefault(fault, {"fault": fault, "turns red when": []})
+
+
+def save(pages: Mapping[str, Mapping[str, Mapping[str, Any]]], seconds: float) -> None:
+    """Write what was found, and where."""
+    machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    tables = {title: list(rows.values()) for title, rows in pages.items() if rows}
+    facts = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "minutes": round(seconds / 60)}
+    durable.write_json(RESULTS, {**facts, "tables": tables})
+
+
+def filled(page: str, results: Mapping[str, Any]) -> str:
+    """The page with the results between its marks, `<!-- results -->` and `<!-- end -->`."""
+    parts = [f"{results['date']}, {results['machine']}: {results['minutes']} minutes."]
+    for title, rows in results["tables"].items():
+        lines = [TITLES, ["---", "---:", "---:", "---:", "---", "---"]]
+        lines += [[_cell(row[title]) for title in TITLES] for row in rows]
+        parts += [f"### {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    text = "\n\n".join(parts)
+    found = re.sub(
+        r"(<!-- results -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{text}\n{match[2]}",
+        page,
+        flags=re.DOTALL,
+    )
+    assert text in found, "the page has no marks"
+    return found
+
+
+def _cell(value: Any) -> str:
+    return (
+        "; ".join(value)
+        if isinstance(value, list)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else value
+    )
+
+
+def main() -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    durable.write(PAGE, filled(PAGE.read_text(encoding="utf-8"), results).encode())
+
+
+if __name__ == "__main__":
+    main()

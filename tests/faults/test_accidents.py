@@ -1,0 +1,185 @@
+"""Steps that are not finite, two runs in one folder, and everything at once."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from homespun.checkpoint.folder import CheckpointFolder, verify_path
+from tests.faults import runs
+from tests.faults.runs import NOTHING, SAVE_INTERVAL, STEPS, Lost, lost
+from tests.faults.table import Table
+from tests.faults.test_damage import flip
+from tests.test_resume import kept
+
+pytestmark = pytest.mark.faults
+
+TITLE = "Accidents of a run"
+ONE_NAN = "NaN in the gradients of one batch"
+MANY_NANS = "NaN in the gradients of every batch from some step on"
+TWO_RUNS = "two runs in one folder; a folder whose run was killed"
+AT_ONCE = "a NaN, a corrupt shard, a full disk and a SIGTERM in one run"
+
+NAN_STEP = 7
+
+
+def batches(place: Path) -> dict[int, str]:
+    """The fingerprint of what each step was given."""
+    return {
+        record["step"]: record["batch"] for record in kept(place / "control") if "batch" in record
+    }
+
+
+def arrays(folder: Path, step: int) -> dict[str, str]:
+    checkpoint = CheckpointFolder(folder).open(step)
+    both = checkpoint.weights.arrays | checkpoint.state.arrays
+    return {name: info.sha256 for name, info in both.items()}
+
+
+def moved_by_a_nan(place: Path, *wrong: str) -> int:
+    """How many of the arrays, weights and moments, a step whose gradients are NaN has changed."""
+    nan = f"nan-in-batch={batches(place)[NAN_STEP]}"
+    every_step = ["--save-interval", 1, "--keep", STEPS, "--max-steps", NAN_STEP + 2]
+    runs.train(place, "nan", *every_step, wrong=[nan, *wrong])
+    before, after = (arrays(place / "nan", step) for step in (NAN_STEP - 1, NAN_STEP))
+    return sum(before[name] != after[name] for name in before)
+
+
+def test_a_nan_changes_nothing_and_is_counted(place: Path, table: Table) -> None:
+    assert moved_by_a_nan(place) == 0
+    refused = {
+        record["step"]: record["refused"] for record in kept(place / "nan") if "refused" in record
+    }
+    assert refused == {step: int(step >= NAN_STEP) for step in range(1, NAN_STEP + 3)}
+    assert arrays(place / "nan", NAN_STEP + 1) != arrays(place / "nan", NAN_STEP)
+    table.row(
+        ONE_NAN,
+        tries=1,
+        lost=NOTHING,
+        result="refused and counted; weights and moments as before, bit for bit",
+    )
+
+
+def test_a_nan_would_show(place: Path, table: Table) -> None:
+    assert moved_by_a_nan(place, "not-finite-but-applied") > 0
+    table.red(ONE_NAN, "not-finite-but-applied")
+
+
+def ends_by_itself(place: Path, *wrong: str) -> tuple[bool, str]:
+    """Whether a run that has nothing but NaNs from a step on ends with an error, and what it says."""
+    fingerprints = ",".join(batch for step, batch in batches(place).items() if step > NAN_STEP)
+    process = runs.start(
+        place, "train", "--resume", "auto", *runs.RUN, "--checkpoint-dir", "nans",
+        wrong=[f"nan-in-batch={fingerprints}", *wrong],
+    )  # fmt: skip
+    return process.wait(timeout=300) == 2, runs.log_of(place).read_text()
+
+
+def test_nans_without_end(place: Path, table: Table) -> None:
+    ended, output = ends_by_itself(place)
+    assert ended
+    assert "not finite" in output.splitlines()[-1]
+    assert runs.newest_step(place / "nans")
+    assert all("whole" in line for line in verify_path(place / "nans"))
+    runs.train(place, "nans")  # where the batches are right again, the run is
+    assert runs.newest_step(place / "nans") == STEPS
+    table.row(
+        MANY_NANS, tries=1, lost=NOTHING, result="ended, cause named; last good checkpoint whole"
+    )
+
+
+def test_nans_without_end_would_show(place: Path, table: Table) -> None:
+    assert not ends_by_itself(place, "refused-steps-not-counted")[0]
+    table.red(MANY_NANS, "refused-steps-not-counted")
+
+
+def second_run(place: Path, *wrong: str) -> tuple[int, str]:
+    """Exit status and words of a run in a folder that another one is in, which is then killed."""
+    first = runs.start(
+        place, "train", *runs.RUN, "--checkpoint-dir", "shared", wrong=["endless-step=4", *wrong]
+    )
+    log = runs.log_of(place)
+    runs.until(first, lambda: "for ever" in log.read_text())
+    other = runs.copied(place, place.parent / "other", without="shared")
+    folder = ["--checkpoint-dir", place / "shared"]
+    second = runs.start(other, "train", "--resume", "auto", *runs.RUN, *folder, wrong=wrong)
+    status = second.wait(timeout=300)
+    first.send_signal(signal.SIGKILL)
+    first.wait(timeout=60)
+    return status, f"{first.pid}: {runs.log_of(other).read_text()}"
+
+
+def test_two_runs_in_one_folder(place: Path, table: Table) -> None:
+    status, said = second_run(place)
+    pid = said.partition(":")[0]
+    assert status == 2
+    assert f"in use by process {pid} " in said
+    runs.train(place, "shared")  # the lock of the killed one does not count
+    assert lost(place / "control", place / "shared") == NOTHING
+    table.row(
+        TWO_RUNS,
+        tries=2,
+        lost=NOTHING,
+        result="the second is refused and told who; then it takes over",
+    )
+
+
+def test_two_runs_in_one_folder_would_show(place: Path, table: Table) -> None:
+    assert second_run(place, "lock-not-taken")[0] == 0
+    table.red(TWO_RUNS, "lock-not-taken")
+
+
+# Everything at once
+
+
+def all_at_once(place: Path, strace: list[str], *wrong: str) -> tuple[list[int], Lost]:
+    """A run with a NaN, stopped by a full disk, resumed over a corrupt shard, stopped by SIGTERM, and resumed.
+
+    Returns:
+        The exit statuses, and what was lost beside a run that had the NaN alone.
+    """
+    nan = f"nan-in-batch={batches(place)[NAN_STEP]}"
+    runs.train(place, "nan", wrong=[nan])
+    run = ["train", "--resume", "auto", *runs.RUN, "--checkpoint-dir", "all"]
+    third_save = place / "all" / f"checkpoint_step_{3 * SAVE_INTERVAL}.npz"
+    full = [
+        *strace,
+        "-e",
+        "trace=rename",
+        "-P",
+        str(third_save),
+        "-e",
+        "inject=rename:error=ENOSPC",
+    ]
+    statuses = [runs.start(place, *run, under=full, wrong=[nan, *wrong]).wait(timeout=300)]
+    assert runs.newest_step(place / "all") == 2 * SAVE_INTERVAL
+    assert runs.leftovers(place / "all") == []
+    [shard] = place.glob("tokens/*/training-00000.tokens")
+    flip(shard, 0.7)
+    process = runs.start(place, *run, wrong=[nan, *wrong])
+    log = runs.log_of(place)
+    runs.until(process, lambda: "\nstep  3" in log.read_text())
+    process.send_signal(signal.SIGTERM)
+    statuses += [process.wait(timeout=300)]
+    statuses += [runs.start(place, *run, wrong=[nan, *wrong]).wait(timeout=300)]
+    return statuses, lost(place / "nan", place / "all")
+
+
+def test_everything_at_once(place: Path, strace: list[str], table: Table) -> None:
+    statuses, found = all_at_once(place, strace)
+    assert statuses == [2, 128 + signal.SIGTERM, 0]
+    assert found == NOTHING
+    table.row(
+        AT_ONCE,
+        tries=1,
+        lost=found,
+        result="two clear ends; resumed, equal to a run that had the NaN alone",
+    )
+
+
+@pytest.mark.parametrize("sabotage", ["shards-not-verified", "records-not-cut-back"])
+def test_everything_at_once_would_show(
+    place: Path, strace: list[str], table: Table, sabotage: str
+) -> None:
+    assert all_at_once(place, strace, sabotage)[1] != NOTHING
+    table.red(AT_ONCE, sabotage)

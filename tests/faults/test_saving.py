@@ -1,0 +1,239 @@
+"""Killed or refused at any call inside a save, a folder still has a whole checkpoint, and saving again works."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.errors import UserError
+from tests.checkpoint.kill_points import best, found
+from tests.faults import runs, saving, traces
+from tests.faults.runs import NOTHING, SAVE_INTERVAL, Lost, lost
+from tests.faults.table import Table
+
+pytestmark = pytest.mark.faults
+
+TITLE = "Saving"
+KILLED = "killed inside a save, at every write, fsync, rename and unlink"
+POWER = "power loss: the order of write, fsync, rename, fsync of the folder"
+REFUSED = "disk full or broken at every write, fsync and rename of a save"
+FULL = "disk really full in the middle of a run (a small tmpfs)"
+FULL_RUN = "disk full at every write of a real run"
+
+Inject = Callable[[str, int], str]
+
+
+def kill(call: str, k: int) -> str:
+    return f"inject={call}:signal=KILL:when={k}"
+
+
+def refuse(call: str, k: int) -> str:
+    return f"inject={call}:error={'ENOSPC' if call == 'write' else 'EIO'}:when={k}"
+
+
+class Outcome(NamedTuple):
+    tries: int
+    lost: Lost
+    """Folders without a whole checkpoint of before or after, and files left over or not as they should be."""
+
+
+def at_every_call(
+    root: Path, strace: list[str], inject: Inject, calls: tuple[str, ...], *sabotage: str
+) -> Outcome:
+    """Save in each scenario, once per call that a trace of it shows, each time with something done at that call."""
+    start = root / "start"
+    saving.prepare(start)
+    tries, lost = 0, [0, 0]
+    for scenario in ("next", "same", "best"):
+        folder = root / "folder"
+        how = [*strace, "-e", f"trace={','.join(traces.CALLS)}"]
+        assert _save(how, scenario, shutil.copytree(start, folder), sabotage).returncode == 0
+        shutil.rmtree(folder)
+        numbers = traces.count(root / "trace")
+        for call in calls:
+            for k in range(1, numbers[call] + 1):
+                shutil.copytree(start, folder)
+                done = _save([*how, "-e", inject(call, k)], scenario, folder, sabotage)
+                tries += 1
+                steps, files = _loss(done, scenario, folder)
+                lost = [lost[0] + steps, lost[1] + files]
+                shutil.rmtree(folder)
+    assert tries > 10
+    return Outcome(tries, Lost(*lost))
+
+
+def _save(
+    how: list[str], scenario: str, folder: Path, sabotage: tuple[str, ...]
+) -> "subprocess.CompletedProcess[str]":
+    program = [sys.executable, "-B", "-m", "tests.faults.saving", scenario, str(folder), *sabotage]
+    return subprocess.run(
+        [*how, *program], cwd=runs.ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def _loss(done: "subprocess.CompletedProcess[str]", scenario: str, folder: Path) -> Lost:
+    """What is wrong in the folder after a save that was killed or refused, and after saving once more."""
+    path = CheckpointFolder(folder, keep=1)
+    steps = files = 0
+    if done.returncode == -signal.SIGKILL:
+        pass
+    elif done.returncode == 2:
+        files += len(runs.leftovers(folder)) + (done.stderr.count("\n") != 1)
+    else:  # it went on as if nothing were wrong
+        steps += 1
+    later = {"next": 2, "same": 1}.get(scenario, 1)
+    version = 1.0 if scenario == "best" else 2.0
+    now = found(path)
+    steps += (now["step"], now["versions"]) not in ((1, [1.0]), (later, [version]))
+    try:
+        files += best(path) not in ([1.0], [2.0] if scenario == "best" else [1.0])
+        saving.act(scenario, folder)
+        again = found(path)
+        files += (again["step"], again["versions"]) != (later, [version])
+        files += len(runs.leftovers(folder))
+    except UserError:
+        files += 1
+    return Lost(steps, files)
+
+
+def test_killed_at_every_call(tmp_path: Path, strace: list[str], table: Table) -> None:
+    outcome = at_every_call(tmp_path, strace, kill, traces.CALLS)
+    assert outcome.lost == NOTHING
+    table.row(
+        KILLED,
+        tries=outcome.tries,
+        lost=outcome.lost,
+        result="the checkpoint of before or of after",
+    )
+
+
+@pytest.mark.parametrize(
+    "sabotage", ["old-checkpoint-dropped-first", "committed-before-the-weights", "written-in-place"]
+)
+def test_a_kill_would_show(tmp_path: Path, strace: list[str], table: Table, sabotage: str) -> None:
+    outcome = at_every_call(tmp_path, strace, kill, ("rename", "unlink", "fsync"), sabotage)
+    assert outcome.lost != NOTHING
+    table.red(KILLED, sabotage)
+
+
+def test_refused_at_every_call(tmp_path: Path, strace: list[str], table: Table) -> None:
+    outcome = at_every_call(tmp_path, strace, refuse, ("write", "fsync", "rename"))
+    assert outcome.lost == NOTHING
+    table.row(
+        REFUSED,
+        tries=outcome.tries,
+        lost=outcome.lost,
+        result="one line, exit status 2, nothing left over",
+    )
+
+
+@pytest.mark.parametrize("sabotage", ["failed-saves-are-silent", "temporary-files-left"])
+def test_a_refusal_would_show(
+    tmp_path: Path, strace: list[str], table: Table, sabotage: str
+) -> None:
+    outcome = at_every_call(tmp_path, strace, refuse, ("fsync", "rename"), sabotage)
+    assert outcome.lost != NOTHING
+    table.red(REFUSED, sabotage)
+
+
+# Power loss
+
+
+def broken_promises(place: Path, strace: list[str], *sabotage: str) -> list[str]:
+    """Of a real run with three saves and two rounds of best weights."""
+    folder = place / "traced"
+    options = ["--max-steps", 3 * SAVE_INTERVAL, "--keep", 1, "--eval-interval", SAVE_INTERVAL]
+    under = [*strace, "-e", f"trace={','.join(traces.CALLS)}"]
+    runs.train(place, folder.name, *options, under=under, wrong=list(sabotage))
+    trace = place.parent / "trace"
+    found = traces.violations(trace, folder)
+    on_disk = traces.records_on_disk(trace, folder)
+    assert len(on_disk) == 3
+    newest = CheckpointFolder(folder).open(3 * SAVE_INTERVAL)
+    if newest.state.header["metrics_length"] > on_disk[newest.step]:
+        found.append("the checkpoint speaks of records that are not on the disk")
+    return found
+
+
+def test_power_loss(place: Path, strace: list[str], table: Table) -> None:
+    assert broken_promises(place, strace) == []
+    table.row(POWER, tries=3, lost=NOTHING, result="asserted from a trace of a real run")
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "no-fsync-of-files",
+        "no-fsync-of-folders",
+        "renamed-before-it-is-whole",
+        "records-not-flushed",
+    ],
+)
+def test_a_wrong_order_would_show(
+    place: Path, strace: list[str], table: Table, sabotage: str
+) -> None:
+    assert broken_promises(place, strace, sabotage) != []
+    table.red(POWER, sabotage)
+
+
+# Disk full
+
+
+def filled_under_way(place: Path, small_disk: list[str], *sabotage: str) -> dict[str, Any]:
+    """What came of a run whose disk was filled after its first save, and was then given room and resumed."""
+    quiet = ["--log-interval", 1000]  # as `small_disk` has it
+    runs.run(place, "train", *runs.RUN, *quiet, "--checkpoint-dir", "control")
+    program = [sys.executable, "-m", "tests.faults.small_disk", str(place), *sabotage]
+    done = subprocess.run(
+        [*small_disk, *program], cwd=runs.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_a_disk_that_fills_up(place: Path, small_disk: list[str], table: Table) -> None:
+    result = filled_under_way(place, small_disk)
+    assert (result["status"], result["left"]) == (2, [])
+    assert result["said"].startswith("error: ")
+    assert result["kept"] >= SAVE_INTERVAL
+    assert Lost(*result["lost"]) == NOTHING
+    table.row(
+        FULL,
+        tries=1,
+        lost=NOTHING,
+        result="one line, exit status 2, old checkpoint kept; with room again equal to control",
+    )
+
+
+def test_a_full_disk_would_show(place: Path, small_disk: list[str], table: Table) -> None:
+    assert filled_under_way(place, small_disk, "failed-saves-are-silent")["status"] == 0
+    table.red(FULL, "failed-saves-are-silent")
+
+
+def test_a_write_of_a_run_that_finds_no_room(place: Path, strace: list[str], table: Table) -> None:
+    """Of all the writes of a run, to any file and to the screen, some two dozen."""
+    short = ["--max-steps", 2 * SAVE_INTERVAL, "--keep", 1, "--eval-interval", SAVE_INTERVAL]
+    under = [*strace, "-e", "trace=write"]
+    runs.train(place, "short", *short, under=under)
+    n = traces.count(place.parent / "trace")["write"]
+    tried = range(1, n + 1, max(1, n // 24))
+    for k in tried:
+        full = [*under, "-e", f"inject=write:error=ENOSPC:when={k}"]
+        process = runs.start(
+            place, "train", *runs.RUN, *short, "--checkpoint-dir", "full", under=full
+        )
+        status = process.wait(timeout=300)
+        assert "Traceback" not in runs.log_of(place).read_text(), k
+        assert status in (2, 141), k  # 141: the screen could not be written
+        runs.train(place, "full", *short)
+        assert lost(place / "short", place / "full") == NOTHING, k
+        shutil.rmtree(place / "full")
+    table.row(FULL_RUN, tries=len(tried), lost=NOTHING, result="loud; resumed, equal to control")

@@ -1,0 +1,113 @@
+"""Asked to stop or to save, a run finishes its step, saves and says so; asked twice, it ends at once."""
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.faults import runs
+from tests.faults.runs import NOTHING, STEPS, Lost, lost
+from tests.faults.table import Table
+
+pytestmark = pytest.mark.faults
+
+TITLE = "Signals"
+STOP = "SIGINT, SIGTERM, SIGHUP"
+TWICE = "SIGINT and SIGTERM twice, in a step that never ends"
+SAVE = "SIGUSR1"
+
+SELDOM = ["--save-interval", 1000]
+"""What is saved is saved because of the signal."""
+
+
+def signalled(place: Path, folder: str, *numbers: signal.Signals, wrong: list[str]) -> int:
+    """The exit status of a run that gets a signal after its third step (each further one when it has taken note)."""
+    process = runs.start(
+        place, "train", *runs.RUN, *SELDOM, "--checkpoint-dir", folder, wrong=wrong
+    )
+    log = runs.log_of(place)
+    runs.until(process, lambda: "\nstep   3" in log.read_text())
+    if any("endless" in word for word in wrong):
+        runs.until(process, lambda: "for ever" in log.read_text())
+    for number in numbers:
+        process.send_signal(number)
+        runs.until(process, lambda: "Stopping after this step" in log.read_text())
+    return process.wait(timeout=60)
+
+
+def stopped(place: Path, number: signal.Signals, *wrong: str) -> Lost:
+    """What a stopped run has lost when it has been resumed; all of its steps, where it saved nothing."""
+    status = signalled(place, "stopped", number, wrong=list(wrong))
+    saved = runs.newest_step(place / "stopped")
+    if status != 128 + number or saved is None:
+        return Lost(STEPS, 0)
+    runs.train(place, "stopped", *SELDOM)
+    found = lost(place / "control", place / "stopped")
+    shutil.rmtree(place / "stopped")
+    return found
+
+
+def test_stopped_and_resumed(place: Path, table: Table) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        assert stopped(place, number) == NOTHING
+    table.row(
+        STOP,
+        tries=3,
+        lost=NOTHING,
+        result="step finished and saved, exit status 130, 143, 129; equal to control",
+    )
+
+
+def test_a_stop_would_show(place: Path, table: Table) -> None:
+    assert stopped(place, signal.SIGTERM, "signals-end-at-once") != NOTHING
+    table.red(STOP, "signals-end-at-once")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_at_once(place: Path, number: signal.Signals, table: Table) -> None:
+    assert signalled(place, "twice", number, number, wrong=["endless-step=4"]) == 128 + number
+    assert not runs.leftovers(place / "twice")
+    runs.train(place, "twice")
+    assert lost(place / "control", place / "twice") == NOTHING
+    table.row(
+        TWICE, tries=2, lost=NOTHING, result="exit status 130, 143; resumed, equal to control"
+    )
+
+
+def test_a_second_signal_would_show(place: Path, table: Table) -> None:
+    process = runs.start(
+        place, "train", *runs.RUN, "--checkpoint-dir", "deaf",
+        wrong=["endless-step=4", "second-signal-ignored"],
+    )  # fmt: skip
+    log = runs.log_of(place)
+    runs.until(process, lambda: "for ever" in log.read_text())
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        runs.until(process, lambda: "Stopping after this step" in log.read_text())
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    table.red(TWICE, "second-signal-ignored")
+
+
+def saved_on_demand(place: Path, *wrong: str) -> tuple[int, int, Lost]:
+    """Exit status, checkpoints beside the last one, and what was lost, of a run that is asked to save."""
+    status = signalled(place, "asked", signal.SIGUSR1, wrong=list(wrong))
+    extra = len(list((place / "asked").glob("checkpoint_step_*.state.npz"))) - 1
+    return status, extra, lost(place / "control", place / "asked")
+
+
+def test_a_save_on_demand(place: Path, table: Table) -> None:
+    assert saved_on_demand(place) == (0, 1, NOTHING)
+    table.row(
+        SAVE, tries=1, lost=NOTHING, result="saved after the step, and went on to the control's end"
+    )
+
+
+def test_a_save_on_demand_would_show(place: Path, table: Table) -> None:
+    assert saved_on_demand(place, "save-on-demand-forgotten")[1] == 0
+    table.red(SAVE, "save-on-demand-forgotten")

@@ -1,0 +1,52 @@
+"""The page of faults shows what was found, and points to tests that are there."""
+
+import json
+import re
+from typing import Any
+
+from tests.faults.runs import ROOT, Lost
+from tests.faults.table import PAGE, RESULTS, Table, filled
+
+
+def test_the_page_shows_the_results() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page, json.loads(RESULTS.read_text(encoding="utf-8"))) == page
+
+
+def test_nothing_is_lost_and_every_check_was_seen_to_fail() -> None:
+    tables = json.loads(RESULTS.read_text(encoding="utf-8"))["tables"]
+    rows = [row for rows in tables.values() for row in rows]
+    assert len(rows) > 20
+    for row in rows:
+        assert (row["lost steps"], row["lost files"]) == (0, 0), row["fault"]
+
+
+def test_the_tests_that_the_page_names_are_there() -> None:
+    named = re.findall(r"\| `(tests/.*?)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) > 5
+    assert all((ROOT / name).exists() for name in named)
+
+
+def test_a_page_is_filled() -> None:
+    pages: dict[str, dict[str, dict[str, Any]]] = {}
+    table = Table("Fire", pages)
+    table.red("smoke", "windows shut")
+    table.row("smoke", tries=1200, lost=Lost(0, 3), result="seen")
+    table.red("smoke", "nobody there")
+    tables = {"Fire": list(pages["Fire"].values())}
+    results = {"date": "2026-01-02", "machine": "2 cores", "minutes": 3, "tables": tables}
+    page = filled("a\n<!-- results -->\nold\n<!-- end -->\nb\n", results)
+    assert page.splitlines() == [
+        "a",
+        "<!-- results -->",
+        "2026-01-02, 2 cores: 3 minutes.",
+        "",
+        "### Fire",
+        "",
+        "| fault | tries | lost steps | lost files | result | turns red when |",
+        "| --- | ---: | ---: | ---: | --- | --- |",
+        "| smoke | 1,200 | 0 | 3 | seen | windows shut; nobody there |",
+        "<!-- end -->",
+        "b",
+    ]
+    assert filled(page, results) == page

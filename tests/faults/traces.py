@@ -1,0 +1,87 @@
+"""What strace saw of a program in, the promises that it broke out.
+
+A power cut may lose all that was not flushed, and reorder the rest. So a file is flushed before it is renamed, its
+folder is flushed before anything is renamed or removed that relies on the new name, and a checkpoint does not speak of
+records that are not on the disk.
+"""
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+CALLS = ("write", "fsync", "rename", "unlink")
+_LINE = re.compile(r"(?P<thread>\d+) +(?P<call>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
+_FILE = re.compile(r"\d+<([^>]*)>")
+_NAMES = re.compile(r'"([^"]*)"')
+
+
+def calls(trace: Path, within: Path) -> list[tuple[str, list[str], int]]:
+    """Call, files and result of each successful line about files in a folder (or about the folder)."""
+    found = []
+    for line in trace.read_text(errors="replace").splitlines():
+        match = _LINE.match(line)
+        if not match or int(match["result"]) < 0:
+            continue
+        call, arguments = match["call"], match["arguments"]
+        names = (
+            _NAMES.findall(arguments)
+            if call in ("rename", "unlink")
+            else _FILE.findall(arguments)[:1]
+        )
+        names = [str(within.parent / name) for name in names]  # as it is, if it is absolute
+        if names and all(Path(name).is_relative_to(within) for name in names):
+            found.append((call, names, int(match["result"])))
+    return found
+
+
+def count(trace: Path) -> Counter[str]:
+    """How often a thread makes each call, at most: what `when=` of strace counts."""
+    by_thread: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in trace.read_text(errors="replace").splitlines():
+        if match := re.match(r"(\d+) +(\w+)\(", line):
+            by_thread[match[1]][match[2]] += 1
+    return Counter({c: max(one[c] for one in by_thread.values()) for c in CALLS})
+
+
+def violations(trace: Path, folder: Path) -> list[str]:
+    """Where the order of calls would let a power cut take a checkpoint."""
+    found = []
+    unflushed: set[str] = set()
+    renamed: set[str] = set()  # and the folder not flushed since
+    for call, names, _ in calls(trace, folder):
+        where = Path(names[-1]).name
+        if call == "write":
+            unflushed.add(names[0])
+        elif call == "fsync" and names[0] == str(folder):
+            renamed.clear()
+        elif call == "fsync":
+            unflushed.discard(names[0])
+        elif where.startswith(("checkpoint", "best")) and not (
+            call == "unlink" and where.endswith(".tmp")
+        ):
+            if call == "rename" and names[0] in unflushed:
+                found.append(f"{where} was renamed before it was flushed")
+            if renamed:
+                found.append(f"{call} of {where} before the folder was flushed")
+            if call == "rename":
+                renamed.add(names[1])
+    return found + [
+        f"the folder was not flushed after {Path(name).name}" for name in sorted(renamed)
+    ]
+
+
+def records_on_disk(trace: Path, folder: Path) -> dict[int, int]:
+    """Bytes of metrics.jsonl that were flushed when each checkpoint was committed."""
+    written = flushed = 0
+    found = {}
+    for call, names, result in calls(trace, folder):
+        name = Path(names[-1]).name
+        if name == "metrics.jsonl" and call == "write":
+            written += result
+        elif name == "metrics.jsonl" and call == "fsync":
+            flushed = written
+        elif call == "rename" and (
+            step := re.fullmatch(r"checkpoint_step_(\d+)\.state\.npz", name)
+        ):
+            found[int(step[1])] = flushed
+    return found

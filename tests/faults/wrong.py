@@ -1,0 +1,352 @@
+"""Runs a command with something put wrong in it: `python -m tests.faults.wrong NAME[=VALUE] ... -- train ...`
+
+Accidents are what the world does to a run: a NaN, a kill at a given place. Sabotages are the mistakes that a program
+could make: under each of them, a check of this folder has to turn red, or it checks nothing.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import signal
+import sys
+import types
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Change = Callable[[str], None]
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nth(n: int, act: Callable[[], object], then: Callable[..., Any]) -> Callable[..., Any]:
+    """`then`, with `act` before its n-th call."""
+    calls = 0
+
+    @functools.wraps(then)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == n:
+            act()
+        return then(*arguments, **named)
+
+    return counted
+
+
+# Accidents
+
+
+def nan_in_batch(fingerprints: str) -> None:
+    """The gradients of these batches, named as in metrics.jsonl and joined by commas, are not numbers."""
+    import torch
+
+    from homespun.engine.torch_engine.engine import TorchEngine
+
+    step, backward = TorchEngine.train_step, torch.autograd.backward
+    poisoned = False
+
+    def train_step(engine: Any, microbatches: Any, *arguments: Any) -> Any:
+        nonlocal poisoned
+        value = 0
+        for batch in microbatches:
+            value = zlib.crc32(batch.inputs.tobytes(), value)
+        poisoned = f"{value:08x}" in fingerprints.split(",")
+        return step(engine, microbatches, *arguments)
+
+    def poisoned_backward(loss: Any) -> None:
+        backward(loss * float("nan") if poisoned else loss)
+
+    TorchEngine.train_step = train_step  # type: ignore[method-assign]
+    torch.autograd.backward = poisoned_backward
+
+
+def die_in_step(number: str) -> None:
+    """Killed inside the accumulation of this step of the process: after the first of its two micro-batches."""
+    import torch
+
+    torch.autograd.backward = nth(2 * int(number), die, torch.autograd.backward)
+
+
+def die_evaluating(number: str) -> None:
+    """Killed before this batch of an evaluation."""
+    from homespun.engine.torch_engine.engine import TorchEngine
+
+    TorchEngine.loss = nth(int(number), die, TorchEngine.loss)  # type: ignore[method-assign]
+
+
+def die_sampling(number: str) -> None:
+    """Killed before this token of a sample."""
+    from homespun.engine.torch_engine.engine import TorchDecoder
+
+    TorchDecoder.step = nth(int(number), die, TorchDecoder.step)  # type: ignore[method-assign]
+
+
+def endless_step(number: str) -> None:
+    """This step of the process never ends."""
+    from homespun.engine.torch_engine.engine import TorchEngine
+
+    def wait() -> None:
+        print("this step takes for ever", flush=True)
+        while True:
+            signal.pause()
+
+    TorchEngine.train_step = nth(int(number), wait, TorchEngine.train_step)  # type: ignore[method-assign]
+
+
+# Sabotages of saving
+
+
+@contextlib.contextmanager
+def _replacing(
+    path: Path, *, in_place: bool = False, early: bool = False, tidy: bool = True
+) -> Iterator[BinaryIO]:
+    """`durable.replacing` with a mistake."""
+    from homespun import durable
+
+    temporary = path if in_place else durable.temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            if early:
+                temporary.replace(path)
+            yield file
+            durable.sync(file)
+        if not early:
+            temporary.replace(path)
+    except BaseException:
+        if tidy:
+            temporary.unlink(missing_ok=True)
+        raise
+    durable.sync_folder(path.parent)
+
+
+def replacing_with(**mistake: bool) -> Change:
+    def change(_: str) -> None:
+        from homespun import durable
+
+        durable.replacing = functools.partial(_replacing, **mistake)
+
+    return change
+
+
+def no_fsync_of_files(_: str) -> None:
+    from homespun import durable
+
+    durable.sync = lambda file: file.flush()
+
+
+def no_fsync_of_folders(_: str) -> None:
+    from homespun import durable
+
+    durable.sync_folder = lambda folder: None
+
+
+def old_checkpoint_dropped_first(_: str) -> None:
+    from homespun.checkpoint.folder import CheckpointFolder
+
+    save = CheckpointFolder.save
+
+    def dropping(folder: CheckpointFolder, *arguments: Any) -> Any:
+        for path in folder.path.glob("checkpoint_step_*"):
+            path.unlink()
+        return save(folder, *arguments)
+
+    CheckpointFolder.save = dropping  # type: ignore[method-assign]
+
+
+def committed_before_the_weights(_: str) -> None:
+    """The state, which says that a checkpoint is there, is renamed before its weights are."""
+    from homespun.checkpoint import folder
+
+    write, late = folder.write_archive, []
+
+    def write_archive(path: Path, *arguments: Any, **named: Any) -> str:
+        if named.get("kind") != "state" and path.name.startswith("checkpoint"):
+            late.append(path)
+            return write(path.with_name("late"), *arguments, **named)
+        sha256 = write(path, *arguments, **named)
+        for path in late:
+            path.with_name("late").replace(path)
+        return sha256
+
+    folder.write_archive = write_archive
+
+
+def failed_saves_are_silent(_: str) -> None:
+    from homespun.checkpoint.folder import CheckpointFolder
+    from homespun.errors import UserError
+
+    save = CheckpointFolder.save
+
+    def silent(*arguments: Any) -> Any:
+        with contextlib.suppress(UserError):
+            return save(*arguments)
+
+    CheckpointFolder.save = silent  # type: ignore[method-assign]
+
+
+# Sabotages of going on
+
+
+def records_not_cut_back(_: str) -> None:
+    from homespun.monitoring.metrics import MetricsLog
+
+    MetricsLog.truncate = lambda log, length: None  # type: ignore[method-assign]
+
+
+def records_not_flushed(_: str) -> None:
+    """The checkpoint states a length of metrics.jsonl that need not be on the disk."""
+    from homespun.monitoring.metrics import MetricsLog
+
+    MetricsLog.sync = lambda log: log._length  # type: ignore[method-assign]
+
+
+def signals_end_at_once(_: str) -> None:
+    from homespun.training.interrupts import Interrupts
+
+    Interrupts.__enter__ = lambda interrupts: interrupts  # type: ignore[method-assign]
+
+
+def second_signal_ignored(_: str) -> None:
+    from homespun.training.interrupts import Interrupts
+
+    stop = Interrupts._stop
+
+    def once(interrupts: Interrupts, *arguments: Any) -> None:
+        if interrupts.stopped_by is None:
+            stop(interrupts, *arguments)
+
+    Interrupts._stop = once  # type: ignore[method-assign]
+
+
+def save_on_demand_forgotten(_: str) -> None:
+    from homespun.training.interrupts import Interrupts
+
+    Interrupts._save = lambda *arguments: None  # type: ignore[method-assign]
+
+
+def lock_not_taken(_: str) -> None:
+    from homespun.checkpoint.folder import CheckpointFolder
+
+    CheckpointFolder._take = lambda *arguments: None  # type: ignore[method-assign]
+
+
+# Sabotages of checking
+
+
+class _Agreeing(str):
+    """A hash that equals all others."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def hashes_of_arrays_ignored(_: str) -> None:
+    from homespun.checkpoint import archive
+
+    def sha256(data: Any = b"") -> Any:
+        if isinstance(data, memoryview):
+            return types.SimpleNamespace(hexdigest=lambda: _Agreeing("0" * 64))
+        return hashlib.sha256(data)
+
+    archive.hashlib = types.SimpleNamespace(sha256=sha256)
+
+
+def hash_of_the_text_ignored(_: str) -> None:
+    from homespun.training import resume
+
+    survey = resume.survey
+
+    def agreeing(*arguments: Any) -> Any:
+        corpus = survey(*arguments)
+        object.__setattr__(corpus, "sha256", _Agreeing(corpus.sha256))
+        return corpus
+
+    resume.survey = agreeing
+
+
+def hash_of_the_tokenizer_ignored(_: str) -> None:
+    from homespun.tokenizer import Tokenizer
+
+    Tokenizer.sha256 = "0" * 64  # type: ignore[assignment]
+
+
+def shards_not_verified(_: str) -> None:
+    from homespun.data import shards
+
+    shards._verify = lambda *arguments: None
+
+
+def not_finite_but_applied(_: str) -> None:
+    import torch
+
+    torch.isfinite = lambda tensor: torch.ones((), dtype=torch.bool)
+
+
+def refused_steps_not_counted(_: str) -> None:
+    from homespun.training.guard import Guard
+
+    stepped = Guard.stepped
+    Guard.stepped = lambda guard, step, applied, *more: stepped(guard, step, True, *more)  # type: ignore[method-assign]
+
+
+CHANGES: dict[str, Change] = {
+    **{
+        change.__name__.replace("_", "-"): change
+        for change in (
+            nan_in_batch,
+            die_in_step,
+            die_evaluating,
+            die_sampling,
+            endless_step,
+            no_fsync_of_files,
+            no_fsync_of_folders,
+            old_checkpoint_dropped_first,
+            committed_before_the_weights,
+            failed_saves_are_silent,
+            records_not_cut_back,
+            records_not_flushed,
+            signals_end_at_once,
+            second_signal_ignored,
+            save_on_demand_forgotten,
+            lock_not_taken,
+            hashes_of_arrays_ignored,
+            hash_of_the_text_ignored,
+            hash_of_the_tokenizer_ignored,
+            shards_not_verified,
+            not_finite_but_applied,
+            refused_steps_not_counted,
+        )
+    },
+    "written-in-place": replacing_with(in_place=True),
+    "renamed-before-it-is-whole": replacing_with(early=True),
+    "temporary-files-left": replacing_with(tidy=False),
+}
+
+
+def apply(words: list[str]) -> None:
+    """Put these wrong in this process."""
+    for word in words:
+        name, _, value = word.partition("=")
+        CHANGES[name](value)
+
+
+def main() -> int:
+    from homespun.cli import main
+
+    end = sys.argv.index("--")
+    apply(sys.argv[1:end])
+    return main(sys.argv[end + 1 :])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
