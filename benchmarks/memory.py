@@ -3,7 +3,8 @@
     python -m benchmarks.memory
 
 Each shape is a process of its own, since the peak of a process only grows: first it loads the framework and trains
-something tiny, then the model, for two steps.
+something tiny, then the model, for two steps. (What starts them has to be small, as on Linux the peak of a process
+begins with what its parent held.)
 """
 
 import multiprocessing

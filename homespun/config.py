@@ -29,6 +29,9 @@ OnResume = Literal["fixed", "free", "announced"]
 """May `--resume` come with another value? *fixed*: refused. *announced*: taken, and said. *free*: taken."""
 
 
+LONGEST_CONTEXT = 1 << 17
+"""Tokens. A file may claim any length, and the tables of rotary positions are made for it before anything is read."""
+
 HOLDS = {
     "at_least": operator.ge,
     "above": operator.gt,
@@ -142,7 +145,7 @@ class ModelConfig(Checked):
     d_ff: int = setting(2048, at_least=1)
     tie_embeddings: bool = True
     norm_eps: float = setting(1e-5, above=0, at_most=1)
-    rope_theta: float = setting(10000.0, above=0, at_most=1e9)
+    rope_theta: float = setting(10000.0, at_least=1, at_most=1e9)
 
     def __post_init__(self) -> None:
         super().__post_init__()

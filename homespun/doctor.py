@@ -49,8 +49,10 @@ SETTINGS = {
 RATES = {"adamw": {"adamw": 1e-2}, "muon": {"adamw": 0.0, "muon": 2e-2}}
 """For each optimizer; beside Muon nothing moves, so that it is seen alone."""
 
-LONGEST_STEP = 25.0
+LONGEST_STEP = 15.0
 """Seconds: a shape whose step would take longer is left out."""
+UTILISATION = 0.4
+"""Share of a machine's peak speed that a step is expected to reach, before one has been timed."""
 
 M1_MAX = """For comparison, an M1 Max by this project's specification, which was not measured by us:
 5,000 to 50,000 tokens/s by size; with tiny as above 30 to 60 minutes for 10,000 steps, which is
@@ -79,8 +81,9 @@ def examine_engines(say: Say) -> bool:
     import homespun
 
     names = select.available()
-    say(f"homespun    {homespun.__version__}, doctor --engine")
-    say(f"system      {platform.system()} {platform.release()}, {platform.machine()}")
+    say(f"version     homespun {homespun.__version__}, doctor --engine")
+    release = platform.mac_ver()[0] or platform.release().partition("-")[0]
+    say(f"system      {platform.system()} {release}, {platform.machine()}")
     say(f"python      {platform.python_version()}, numpy {np.__version__}")
     say(f"engines     {', '.join(names)}")
     say(
@@ -136,7 +139,6 @@ def _against_numpy(name: EngineName, config: ModelConfig) -> Iterator[Check]:
     worst = max(
         _error(np.linalg.norm(g), _slope(reader, weights, batch, n, g.astype(np.float64)))
         for n, g in engine.gradients([batch])
-        if isinstance(n, str)
     )
     yield Check("gradients, by differences of losses", worst, BY_DIFFERENCES)
     for optimizer in SETTINGS:
@@ -226,22 +228,27 @@ def _paces(name: EngineName) -> Iterator[str]:
     small = shaped(
         preset("tiny"), {"n_layers": 6, "d_model": 384, "vocab_size": 8000, "seq_len": 256}
     )
-    capacity = select.machine().memory_capacity()
-    flops_per_second = math.inf
+    machine = select.machine(name)
+    half, capacity = machine.computes_in_half("auto"), machine.memory_capacity()
+    flops_per_second = UTILISATION * machine.flops_per_second("auto")
     for config, batch_size in ((small, 8), (preset("tiny"), 32)):
         n_tokens = batch_size * config.seq_len
+        flops = n_tokens * flops_per_token(config)
+        needed = training_bytes(config, batch_size, "adamw", half=half, checkpointing=False)
         what = (
             f"{config.n_layers} x {config.d_model}, vocabulary {config.vocab_size:,} "
             f"({count_parameters(config) / 1e6:.1f} M), {batch_size} x {config.seq_len} tokens a step"
         )
-        seconds = n_tokens * flops_per_token(config) / flops_per_second
-        needed = training_bytes(config, batch_size, "adamw", half=False, checkpointing=False)
-        if seconds > LONGEST_STEP or needed > capacity:
-            yield f"{what}: left out, as it would take {seconds:.0f} s and {needed / 1e9:.1f} GB"
+        if flops / flops_per_second > LONGEST_STEP or needed > capacity:
+            yield (
+                f"{what}: left out, a step would take about {flops / flops_per_second:.0f} s "
+                f"and {needed / 1e9:.1f} GB"
+            )
             continue
-        engine = _engine(name, config, "adamw", "auto")
+        options = EngineOptions(SETTINGS["adamw"], compiled=machine.compiles_at_once())
+        engine = select.create(config, options, name=name)
         seconds = _seconds_per_step(engine, _random_batch(config, 0, batch_size))
-        flops_per_second = n_tokens * flops_per_token(config) / seconds
+        flops_per_second = flops / seconds
         facts = ", ".join(engine.facts[fact] for fact in ("engine", "device", "precision"))
         yield (
             f"{what}: {n_tokens / seconds:,.0f} tokens/s, {seconds:.2f} s a step, "
@@ -253,7 +260,7 @@ def _seconds_per_step(engine: Engine, batch: Batch) -> float:
     """The mean of some steps after a first one, which warms up."""
     engine.train_step([batch], RATES["adamw"], 0).result()
     began, steps = time.perf_counter(), 0
-    while steps < 2 or (steps < STEPS and time.perf_counter() - began < LONGEST_STEP / 4):
+    while steps < 2 or (steps < STEPS and time.perf_counter() - began < LONGEST_STEP / 2):
         steps += 1
         engine.train_step([batch], RATES["adamw"], steps).result()
     return (time.perf_counter() - began) / steps

@@ -33,13 +33,13 @@ def examined(capsys: pytest.CaptureFixture[str], status: int) -> str:
     return capsys.readouterr().out
 
 
-def test_an_engine_that_is_right_passes(
+def test_engines_that_are_right_pass(
     small: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "available", lambda: ("torch", "again"))
+    monkeypatch.setattr(select, "available", lambda: ("torch", "mlx"))
     output = examined(capsys, status=0)
     assert set(verdicts(output).values()) == {"PASS"}
-    assert output.count("torch and again, gpt2:") == 3
+    assert output.count("torch and mlx, gpt2:") == 3
     assert "tiny: 1 tokens/s" in output
     assert output.rstrip().endswith("checks.")
     assert "FAIL" not in output

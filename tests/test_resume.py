@@ -1,5 +1,6 @@
 """Stopped and resumed equals uninterrupted, bit for bit: real processes, really killed."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -49,6 +50,10 @@ def tensors(folder: Path, step: int) -> dict[str, np.ndarray]:
 
 def assert_equal_runs(one: Path, other: Path, step: int = 12) -> None:
     assert kept(one) == kept(other)
+    assert_equal_tensors(one, other, step)
+
+
+def assert_equal_tensors(one: Path, other: Path, step: int) -> None:
     left, right = tensors(one, step), tensors(other, step)
     assert left.keys() == right.keys()
     for name in left:
@@ -168,6 +173,58 @@ def test_evaluations_and_samples_of_the_recipe_do_not_depend_on_kills(
     assert evaluated == list(range(12, 121, 12))
     sampled = [record["step"] for record in kept(workplace / "recipe") if "text" in record]
     assert sampled == [53, 106]  # 16 x 50 tokens are 1.5% of 53 x 1,024
+
+
+TOUCHY = """
+import sys
+from homespun.cli import main
+from homespun.training import guard
+guard.DEVIATIONS = 3
+guard.LEAST_RISE.update(loss=0.0, norm=0.0)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_is_refused_and_advised_does_not_depend_on_kills(
+    workplace: Path, control: Path
+) -> None:
+    """A guard so touchy that it takes the noise between batches for spikes, and gradients that are always clipped."""
+
+    def touchy(*arguments: object) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", TOUCHY, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    tiny = "--model-size pico --n-layers 1 --d-model 32 --n-heads 1 --threads 2 --seq-len 32"
+    pace = "--batch-size 2 --max-steps 260 --log-interval 10 --save-interval 15 --eval-tokens 500"
+    rates = "--learning-rate 0.01 --min-learning-rate-ratio 1 --max-grad-norm 0.01 --on-spike skip"
+    run = ["train", *tiny.split(), *pace.split(), *rates.split(), "--sample-prompts", "The cat"]
+    finished(touchy(*run, "--checkpoint-dir", "whole"))
+    whole = kept(workplace / "whole")
+    said = [record for record in whole if "advice" in record]
+    assert {record["cause"] for record in said} == {"spike", "constant clipping"}
+    spikes = [record["step"] for record in said if record["cause"] == "spike"]
+    assert spikes[-1] > 100
+    assert whole[-2]["refused"] == len(spikes)
+
+    before_the_last = (spikes[-1] - 2) // 10 * 10
+    folder = ["--checkpoint-dir", "killed"]
+    killed_when(touchy(*run, *folder), f"step {before_the_last:3}/260  loss")
+    finished(touchy("train", "--resume", *folder))
+    assert_equal_runs(workplace / "whole", workplace / "killed", step=260)
+
+    folder = ["--checkpoint-dir", "stopped"]
+    output = finished(touchy(*run, *folder, "--on-spike", "stop"), status=2)
+    [error] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: spike: in step {spikes[0]} the ")
+    output = finished(touchy("train", "--resume", *folder, "--on-spike", "skip"))
+    assert f"Going on at step {spikes[0]}\n" in output
+    assert "changed for the rest of the run: on_spike is skip, was stop" in output
+    assert_equal_tensors(workplace / "whole", workplace / "stopped", step=260)
 
 
 def test_a_checkpoint_on_demand_does_not_stop_the_run(

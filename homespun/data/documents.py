@@ -46,6 +46,8 @@ MIN_BLOCK = 200
 """What is shorter is hardly a text."""
 MAX_LINE = 1 << 27
 """Bytes in a line of .jsonl, which has to be in memory as a whole."""
+LONGEST_NAME = 40
+"""Characters of a column's name that are shown of it."""
 _READ = 1 << 18
 _LINE_END = re.compile(rb"\r\n?|\n")
 _CUTS = [
@@ -409,7 +411,7 @@ def _text_column(columns: list[str], place: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:20]) or "none"
+    return ", ".join(repr(name[:LONGEST_NAME]) for name in names[:20]) or "none"
 
 
 def _first_line(error: Exception) -> str:

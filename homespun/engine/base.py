@@ -6,7 +6,7 @@ Shapes: B sequences in a batch, T tokens in a sequence, V tokens in the vocabula
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -123,6 +123,33 @@ class EngineOptions:
     """For the initial weights and for dropout; None: the weights are zeros until some are loaded."""
     dropout: float = 0.0
     """Share of the embeddings and of what each layer adds to them that a training step sets to zero."""
+
+
+def checked(
+    tensors: Iterable[Named], shapes: Mapping[str, tuple[int, ...]], needed: Collection[str]
+) -> Iterator[tuple[str, Floats]]:
+    """The stream that an engine loads, tensor by tensor, if it is whole: of those in `shapes` that are not `needed`,
+    the moments, there may be none, but not some.
+
+    Raises:
+        ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
+    """
+    missing = dict.fromkeys(shapes)
+    for name, array in tensors:
+        if name not in missing:
+            raise ValueError(
+                f"{name} is {'given twice' if name in shapes else 'not part of this model'}"
+            )
+        if array.shape != shapes[name] or array.dtype != np.float32:
+            raise ValueError(
+                f"{name} is {array.dtype}{list(array.shape)}, not float32{list(shapes[name])}"
+            )
+        del missing[name]
+        yield name, array.astype(np.float32, copy=False)
+    # Weights by themselves are a model; half a set of moments is nothing.
+    some_moments = len(missing) < len(shapes) - len(needed)
+    if absent := [name for name in missing if name in needed or some_moments]:
+        raise ValueError(f"{absent[0]} is missing")
 
 
 class Reader(Protocol):

@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from homespun.config import ModelConfig
-from homespun.engine.base import IGNORED, Batch, Floats, Named, Tokens
+from homespun.engine.base import IGNORED, Batch, Floats, Named, Tokens, checked
 from homespun.engine.memory import HEAD_ROWS
 from homespun.model.spec import parameters
 
@@ -129,19 +129,10 @@ class NumpyEngine:
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
         """
         shapes = {p.name: p.shape for p in parameters(self.config)}
-        weights: Weights = {}
-        for name, array in tensors:
-            if name not in shapes or name in weights:
-                raise ValueError(
-                    f"{name} is {'given twice' if name in weights else 'not part of this model'}"
-                )
-            if array.shape != shapes[name] or array.dtype != np.float32:
-                raise ValueError(
-                    f"{name} is {array.dtype}{list(array.shape)}, not float32{list(shapes[name])}"
-                )
-            weights[name] = _by_columns(array.astype(np.float32))
-        if absent := shapes.keys() - weights.keys():
-            raise ValueError(f"{min(absent)} is missing")
+        weights = {
+            name: _by_columns(array.astype(np.float32))
+            for name, array in checked(tensors, shapes, shapes)
+        }
         self.weights = weights
         prefix = "transformer.h." if self.gpt2 else "model.layers."
         self.blocks = [

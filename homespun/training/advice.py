@@ -24,6 +24,8 @@ CERTAIN = 5.0
 """Standard errors by which two means differ where it cannot be chance."""
 SOON, LATER = 100, 600
 """Steps at the full rate (or as much of lower ones) after which a run has begun to learn, and has learned."""
+ENOUGH_TEXT = 25_000
+"""Tokens, likewise, without which nobody learns more than how often each occurs, in however many steps."""
 COUNTED = 1_000_000
 """Tokens of the text from which one knows how often each occurs."""
 
@@ -62,7 +64,7 @@ class Watch:
     settings: list[float] = field(default_factory=list)
     counting: float = 0.0
     """Loss of a model that knows how often each token occurs, and nothing else."""
-    first: float = math.inf
+    first: float = 0.0
     """Loss of the first step."""
     block_steps: int = FIRST_BLOCK
     blocks: list[Block] = field(default_factory=list)
@@ -103,14 +105,12 @@ class Watch:
                 _sum(pair) for pair in zip(self.blocks[::2], self.blocks[1::2], strict=True)
             ]
             self.block_steps *= 2
-        found = [
-            divergence(self.blocks, self.first, config),
-            stuck(self.blocks, self.counting, config),
-        ]
-        if not any(found):
-            found.append(plateau(self.blocks, config))
-        found.append(constant_clipping(self.blocks, config))
-        return self._unless_said(step, found)
+        course = (
+            divergence(self.blocks, self.first, config)
+            or stuck(self.blocks, self.first, self.counting, config)
+            or plateau(self.blocks, config)
+        )
+        return self._unless_said(step, [course, constant_clipping(self.blocks, config)])
 
     def evaluated(self, step: int, val_loss: float, config: Settled) -> list[Advice]:
         """Take note of an evaluation."""
@@ -157,14 +157,17 @@ def divergence(blocks: Sequence[Block], first: float, config: Settled) -> Advice
     )
 
 
-def stuck(blocks: Sequence[Block], counting: float, config: Settled) -> Advice | None:
+def stuck(blocks: Sequence[Block], first: float, counting: float, config: Settled) -> Advice | None:
     """The loss is no better than that of `counting` tokens, and is not getting there."""
-    if sum(block.rate for block in blocks) < SOON:
+    at_full_rate = sum(block.rate for block in blocks)
+    if at_full_rate < SOON or at_full_rate * config.tokens_per_step < ENOUGH_TEXT:
         return None
-    quarter = len(blocks) // 4
-    before, last = _sum(blocks[-2 * quarter : -quarter]), _sum(blocks[-quarter:])
-    if last.mean < 0.97 * counting or before.mean > 1.02 * last.mean:
+    before, last = _last_quarters(blocks)
+    fall = before.mean - last.mean + 2 * math.hypot(before.error, last.error)  # at most, likely
+    if last.mean < 0.97 * counting or fall > 0.02 * last.mean:
         return None
+    if last.mean > 1.05 * counting and last.mean < 0.95 * first:
+        return None  # it falls, or has at least
     if last.mean > 1.05 * counting:
         return Advice(
             "no fall",
@@ -180,11 +183,10 @@ def stuck(blocks: Sequence[Block], counting: float, config: Settled) -> Advice |
 
 def plateau(blocks: Sequence[Block], config: Settled) -> Advice | None:
     """The loss falls no more, although the rate is still high."""
-    quarter = len(blocks) // 4
-    before, last = _sum(blocks[-2 * quarter : -quarter]), _sum(blocks[-quarter:])
-    if sum(block.rate for block in blocks) < LATER or last.rate < 0.5 * last.steps:
+    if sum(block.rate for block in blocks) < LATER:
         return None
-    if before.mean > 1.003 * last.mean:
+    before, last = _last_quarters(blocks)
+    if last.rate < 0.5 * last.steps or before.mean > 1.003 * last.mean:
         return None
     return Advice(
         "plateau",
@@ -195,13 +197,11 @@ def plateau(blocks: Sequence[Block], config: Settled) -> Advice | None:
 
 def constant_clipping(blocks: Sequence[Block], config: Settled) -> Advice | None:
     """Every gradient is cut to a fraction."""
-    recent = _sum(blocks[-max(1, len(blocks) // 2) :])
+    if sum(block.rate for block in blocks) < 2 * SOON:
+        return None
+    recent = _sum(blocks[len(blocks) // 2 :])
     norm = math.exp(recent.log_norm / recent.steps)
-    if (
-        recent.rate < SOON
-        or recent.clipped < 0.99 * recent.steps
-        or norm < 3 * config.max_grad_norm
-    ):
+    if recent.clipped < 0.99 * recent.steps or norm < 3 * config.max_grad_norm:
         return None
     return Advice(
         "constant clipping",
@@ -222,8 +222,14 @@ def overfitting(evaluations: Sequence[Sequence[float]], config: Settled) -> Advi
         "overfitting",
         f"the validation loss has risen from {best:.4g} to {val_loss:.4g} since step {best_step:,} while the training "
         "loss fell: the model learns by heart; stop here (best.npz is from before), or train with more text, a "
-        f"smaller model, --patience 2 or --weight-decay {max(0.2, 2 * config.weight_decay):g}",
+        f"smaller model, --patience 2, --dropout 0.1 or --weight-decay {max(0.2, 2 * config.weight_decay):g}",
     )
+
+
+def _last_quarters(blocks: Sequence[Block]) -> tuple[Block, Block]:
+    """The third and the fourth quarter of what has been seen."""
+    quarter = len(blocks) // 4
+    return _sum(blocks[-2 * quarter : -quarter]), _sum(blocks[-quarter:])
 
 
 def _sum(blocks: Sequence[Block]) -> Block:

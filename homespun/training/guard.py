@@ -87,7 +87,10 @@ class Guard:
         advice = None
         if not result.finite:
             advice = Advice(NOT_FINITE, f"{_what_is_not_finite(result)}: refused, batch {batch}")
-        elif result.loss > limits.loss or result.grad_norm > limits.norm:
+        elif not result.applied or (
+            config.on_spike == "warn"
+            and (result.loss > limits.loss or result.grad_norm > limits.norm)
+        ):
             advice = self._spike(step, result, limits, batch, config)
         if self.refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
             advice = self._standstill(step, result, batch, config)
@@ -104,7 +107,7 @@ class Guard:
             name, value, usual = "loss", result.loss, statistics.median(losses)
         jumped = f"the {name} jumped to {value:.3g} from about {usual:.3g}, batch {batch}"
         if config.on_spike == "skip":
-            return Advice(SPIKE, f"{jumped}: refused")
+            return Advice(SPIKE, f"{jumped}: refused; if that repeats, {lower_rate(config)}")
         if config.on_spike == "stop":
             go_on = "--resume goes on behind it, with --on-spike skip also behind the next"
             return Advice(SPIKE, f"in step {step:,} {jumped}: refused and saved; {go_on}", True)

@@ -15,7 +15,7 @@ from homespun.config import ModelConfig, TokenizerConfig, TrainConfig, flag
 from homespun.data.corpus import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.train_tokenizer import Origin, origin, train_tokenizer_on
-from homespun.engine import select
+from homespun.engine import main_memory, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.engine.memory import training_bytes
 from homespun.errors import UserError
@@ -102,7 +102,7 @@ class Run:
 
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves memory for the copies that are saved in the background."""
-        c, machine = self.config, select.machine()
+        c, machine = self.config, select.machine(self.config.engine)
         step = training_bytes(
             self.model,
             c.batch_size,
@@ -110,7 +110,7 @@ class Run:
             half=machine.computes_in_half(c.precision),
             checkpointing=c.gradient_checkpointing,
         )
-        return step + COPY_SIZE * self.weights_bytes <= machine.memory_capacity()
+        return step + COPY_SIZE * self.weights_bytes <= main_memory.capacity()
 
 
 def least_bytes_on_disk(config: TrainConfig) -> int:

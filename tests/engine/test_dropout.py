@@ -74,7 +74,7 @@ def test_torch_drops_what_numpy_says(rate: float) -> None:
             np.testing.assert_array_equal(found.flatten(0, 1).numpy(), expected[rows])
 
 
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what inductor imports
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_kernels_drop_the_same_and_are_made_once(backend: str) -> None:
     x = torch.ones(2, 16, 40)

@@ -260,16 +260,16 @@ def test_a_step_that_is_not_finite_is_refused_and_changes_nothing(config: ModelC
 @BOTH
 def test_a_step_above_a_limit_is_refused_and_one_at_the_limit_is_not(config: ModelConfig) -> None:
     batch = random_batch(config)
-    usual = engine(config).train_step([batch], RATES).result()
+    usual = engine(config).train_step([batch], RATES, 0).result()
     for limited, value in (("loss_limit", usual.loss), ("norm_limit", usual.grad_norm)):
         ours = engine(config)
         before = dict(ours.state())
-        result = ours.train_step([batch], RATES, **{limited: value * (1 - 1e-6)}).result()
+        result = ours.train_step([batch], RATES, 0, **{limited: value * (1 - 1e-6)}).result()
         assert result == dataclasses.replace(usual, applied=False, clipped=False)
         assert result.finite
         for n, a in ours.state():
             np.testing.assert_array_equal(a, before[n], err_msg=n)
-        assert ours.train_step([batch], RATES, **{limited: value}).result() == usual
+        assert ours.train_step([batch], RATES, 0, **{limited: value}).result() == usual
 
 
 @pytest.mark.parametrize(
@@ -284,20 +284,20 @@ def test_a_step_above_a_limit_is_refused_and_one_at_the_limit_is_not(config: Mod
     ids=["cuda", "cpu", "python"],
 )
 def test_want_of_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Every way in which PyTorch reports it; another error stays what it is."""
+    """Every way in which it is reported; another error stays what it is."""
     ours = engine(QWEN3)
 
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(ours, "_hidden", fails)
+    monkeypatch.setattr(ours, "_on_device", fails)
     with pytest.raises(OutOfMemory):
-        ours.train_step([random_batch(QWEN3)], RATES)
+        ours.train_step([random_batch(QWEN3)], RATES, 0)
     with pytest.raises(OutOfMemory):
         ours.loss(random_batch(QWEN3))
     error = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes"):
-        ours.train_step([random_batch(QWEN3)], RATES)
+        ours.train_step([random_batch(QWEN3)], RATES, 0)
 
 
 @BOTH

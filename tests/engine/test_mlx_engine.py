@@ -133,6 +133,7 @@ def test_checkpointing_takes_less_memory() -> None:
 
 def chip(monkeypatch: pytest.MonkeyPatch, architecture: str, **speeds: float) -> None:
     """Let this machine have another GPU, with such speeds."""
+    machine._fastest_half.cache_clear()
     info = {"device_name": "a GPU", "architecture": architecture}
     monkeypatch.setattr(machine, "device", lambda: mx.gpu)
     monkeypatch.setattr(mx, "device_info", lambda: info | {"max_recommended_working_set_size": 5})

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,7 @@ NEEDED = {
 }
 """What a test that asks for such a fixture cannot do without: a command that tries it, and what it is."""
 
-PAGES = pytest.StashKey[dict]()
-BEGAN = pytest.StashKey[float]()
+TABLES = pytest.StashKey[dict[str, Table]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,8 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[PAGES] = {}
-    config.stash[BEGAN] = time.monotonic()
+    config.stash[TABLES] = {}
 
 
 @pytest.hookimpl(trylast=True)  # after -m has chosen
@@ -55,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     if config.getoption("--write-table", default=False) and exitstatus == 0:
-        save(config.stash[PAGES], time.monotonic() - config.stash[BEGAN])
+        save(config.stash[TABLES])
 
 
 def _works(trial: list[str]) -> bool:
@@ -65,9 +64,12 @@ def _works(trial: list[str]) -> bool:
 
 
 @pytest.fixture
-def table(request: pytest.FixtureRequest) -> Table:
-    """Takes what this test found."""
-    return Table(request.module.TITLE, request.config.stash[PAGES])
+def table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    """Takes what the tests of this module find."""
+    table = request.config.stash[TABLES].setdefault(request.module.TITLE, Table())
+    began = time.monotonic()
+    yield table
+    table.seconds += time.monotonic() - began
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def small_disk() -> list[str]:
 def control_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small text, its tokenizer, and an undisturbed run in `control`, for all tests to copy."""
     place = tmp_path_factory.mktemp("place")
-    text = "\n<|endoftext|>\n".join(stories(24, seed=3))
+    text = "\n<|endoftext|>\n".join(stories(12, seed=3))
     (place / "stories.txt").write_text(text, encoding="utf-8")
     (place / ".homespun.json").write_text('{"data": "stories.txt"}')
     runs.run(place, "tokenizer", "--vocab-size", 400)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.faults import runs
 from tests.faults.runs import SAVE_INTERVAL
 
-SIZE = "8m"
+SIZE = "32m"
 
 
 def fill(path: Path) -> None:
@@ -32,7 +32,7 @@ def main(place: Path, wrong: list[str]) -> None:
     first = disk / "run" / f"checkpoint_step_{SAVE_INTERVAL}.state.npz"
     runs.until(process, first.exists)
     fill(disk / "ballast")
-    status = process.wait(timeout=300)
+    status = process.wait(timeout=runs.LONGEST)
     said = runs.log_of(place).read_text().splitlines()[-1]
     left, kept = runs.leftovers(disk / "run"), runs.newest_step(disk / "run")
     (disk / "ballast").unlink()

@@ -6,6 +6,7 @@ writes the results into the page, so that no figure in it is typed by hand.
 """
 
 import json
+import math
 import os
 import platform
 import re
@@ -24,10 +25,12 @@ TITLES = ["fault", "tries", "lost steps", "lost files", "result", "turns red whe
 
 
 class Table:
-    """The rows of one page of tests, under its title."""
+    """The faults of one page of tests."""
 
-    def __init__(self, title: str, pages: dict[str, dict[str, dict[str, Any]]]) -> None:
-        self.rows = pages.setdefault(title, {})
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """That they took."""
+        self.rows: dict[str, dict[str, Any]] = {}
 
     def row(self, fault: str, *, tries: int, lost: Lost, result: str) -> None:
         """What came of a fault."""
@@ -43,21 +46,27 @@ class Table:
         return self.rows.setdefault(fault, {"fault": fault, "turns red when": []})
 
 
-def save(pages: Mapping[str, Mapping[str, Mapping[str, Any]]], seconds: float) -> None:
-    """Write what was found, and where."""
-    machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    tables = {title: list(rows.values()) for title, rows in pages.items() if rows}
-    facts = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "minutes": round(seconds / 60)}
-    durable.write_json(RESULTS, {**facts, "tables": tables})
+def save(tables: Mapping[str, Table]) -> None:
+    """Write what was found, by title, in the place of what was found before."""
+    results = durable.read_json(RESULTS)
+    for title, table in tables.items():
+        results[title] = {
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+            "minutes": math.ceil(table.seconds / 60),
+            "rows": list(table.rows.values()),
+        }
+    durable.write_json(RESULTS, results)
 
 
 def filled(page: str, results: Mapping[str, Any]) -> str:
     """The page with the results between its marks, `<!-- results -->` and `<!-- end -->`."""
-    parts = [f"{results['date']}, {results['machine']}: {results['minutes']} minutes."]
-    for title, rows in results["tables"].items():
+    parts = []
+    for title, found in results.items():
         lines = [TITLES, ["---", "---:", "---:", "---:", "---", "---"]]
-        lines += [[_cell(row[title]) for title in TITLES] for row in rows]
-        parts += [f"### {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        lines += [[_cell(row[title]) for title in TITLES] for row in found["rows"]]
+        where = f"{found['date']}, {found['machine']}, {found['minutes']} min:"
+        parts += [f"### {title}", where, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     text = "\n\n".join(parts)
     found = re.sub(
         r"(<!-- results -->\n).*?(<!-- end -->)",

@@ -136,7 +136,7 @@ FILES: dict[str, tuple[bytes, Loader]] = {
 
 INSERTED = (
     b"\0", b"\xff", b"[" * 1500, b'{"a":' * 1500, b"9" * 5000, b"-1", b"1e999", b"null", b'"', b"\\ud800", b"\n",
-    b"18446744073709551615", b"\xff" * 8, b"\xef\xbb\xbf", b"\x80\x04", b"'" * 3, b"a." * 1500,
+    b"18446744073709551615", b"\xff" * 8, b"\xef\xbb\xbf", b"\x80\x04", b"'" * 3, b"a." * 300,
 )  # fmt: skip
 place = st.floats(0, 1)
 mutation = st.one_of(
@@ -243,7 +243,7 @@ def test_a_header_that_lies_is_refused(examples: int, tmp_path: Path, table: Tab
             if gone:
                 inner.pop(key, None)
             else:
-                inner[key] = value
+                inner[key] = json.loads(json.dumps(value))  # not shared
         write_archive(path, weights, header)
         refused_or_taken(lambda path: load(path, engine="numpy"), path)
 

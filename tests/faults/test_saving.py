@@ -118,7 +118,7 @@ def test_killed_at_every_call(tmp_path: Path, strace: list[str], table: Table) -
     "sabotage", ["old-checkpoint-dropped-first", "committed-before-the-weights", "written-in-place"]
 )
 def test_a_kill_would_show(tmp_path: Path, strace: list[str], table: Table, sabotage: str) -> None:
-    outcome = at_every_call(tmp_path, strace, kill, ("rename", "unlink", "fsync"), sabotage)
+    outcome = at_every_call(tmp_path, strace, kill, traces.CALLS, sabotage)
     assert outcome.lost != NOTHING
     table.red(KILLED, sabotage)
 
@@ -230,9 +230,10 @@ def test_a_write_of_a_run_that_finds_no_room(place: Path, strace: list[str], tab
         process = runs.start(
             place, "train", *runs.RUN, *short, "--checkpoint-dir", "full", under=full
         )
-        status = process.wait(timeout=300)
+        status = process.wait(timeout=runs.LONGEST)
         assert "Traceback" not in runs.log_of(place).read_text(), k
-        assert status in (2, 141), k  # 141: the screen could not be written
+        # 0: the next save found room; 141: the screen could not be written.
+        assert status in (0, 2, 141), k
         runs.train(place, "full", *short)
         assert lost(place / "short", place / "full") == NOTHING, k
         shutil.rmtree(place / "full")

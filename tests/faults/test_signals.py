@@ -28,13 +28,13 @@ def signalled(place: Path, folder: str, *numbers: signal.Signals, wrong: list[st
         place, "train", *runs.RUN, *SELDOM, "--checkpoint-dir", folder, wrong=wrong
     )
     log = runs.log_of(place)
-    runs.until(process, lambda: "\nstep   3" in log.read_text())
+    runs.until(process, lambda: "\nstep  3" in log.read_text())
     if any("endless" in word for word in wrong):
         runs.until(process, lambda: "for ever" in log.read_text())
     for number in numbers:
         process.send_signal(number)
         runs.until(process, lambda: "Stopping after this step" in log.read_text())
-    return process.wait(timeout=60)
+    return process.wait(timeout=runs.LONGEST)
 
 
 def stopped(place: Path, number: signal.Signals, *wrong: str) -> Lost:
@@ -90,7 +90,7 @@ def test_a_second_signal_would_show(place: Path, table: Table) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=2)
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+    process.wait(timeout=runs.LONGEST)
     table.red(TWICE, "second-signal-ignored")
 
 

@@ -7,6 +7,7 @@ records that are not on the disk.
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 CALLS = ("write", "fsync", "rename", "unlink")
@@ -18,7 +19,7 @@ _NAMES = re.compile(r'"([^"]*)"')
 def calls(trace: Path, within: Path) -> list[tuple[str, list[str], int]]:
     """Call, files and result of each successful line about files in a folder (or about the folder)."""
     found = []
-    for line in trace.read_text(errors="replace").splitlines():
+    for line in _lines(trace):
         match = _LINE.match(line)
         if not match or int(match["result"]) < 0:
             continue
@@ -34,6 +35,18 @@ def calls(trace: Path, within: Path) -> list[tuple[str, list[str], int]]:
     return found
 
 
+def _lines(trace: Path) -> Iterator[str]:
+    """The lines of a trace; a call that another thread came between is whole, where it returns."""
+    begun: dict[str, str] = {}
+    for line in trace.read_text(errors="replace").splitlines():
+        if interrupted := re.fullmatch(r"((\d+) .*) <unfinished \.\.\.>", line):
+            begun[interrupted[2]] = interrupted[1]
+        elif resumed := re.fullmatch(r"(\d+) +<\.\.\. \w+ resumed>(.*)", line):
+            yield begun.pop(resumed[1], "") + resumed[2]
+        else:
+            yield line
+
+
 def count(trace: Path) -> Counter[str]:
     """How often a thread makes each call, at most: what `when=` of strace counts."""
     by_thread: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -41,6 +54,17 @@ def count(trace: Path) -> Counter[str]:
         if match := re.match(r"(\d+) +(\w+)\(", line):
             by_thread[match[1]][match[2]] += 1
     return Counter({c: max(one[c] for one in by_thread.values()) for c in CALLS})
+
+
+def number(trace: Path, call: str, name: str) -> int:
+    """Which of a thread's calls of this kind is the first that speaks of a name, counted from 1."""
+    seen: Counter[str] = Counter()
+    for line in trace.read_text(errors="replace").splitlines():
+        if match := re.match(rf"(\d+) +{call}\(", line):
+            seen[match[1]] += 1
+            if name in line:
+                return seen[match[1]]
+    raise AssertionError(f"no {call} of {name}")
 
 
 def violations(trace: Path, folder: Path) -> list[str]:
@@ -52,6 +76,8 @@ def violations(trace: Path, folder: Path) -> list[str]:
         where = Path(names[-1]).name
         if call == "write":
             unflushed.add(names[0])
+            if re.fullmatch(r"(checkpoint|best).*\.npz", where):
+                found.append(f"{where} was written under its own name")
         elif call == "fsync" and names[0] == str(folder):
             renamed.clear()
         elif call == "fsync":

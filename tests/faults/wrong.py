@@ -5,6 +5,7 @@ could make: under each of them, a check of this folder has to turn red, or it ch
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -38,28 +39,40 @@ def nth(n: int, act: Callable[[], object], then: Callable[..., Any]) -> Callable
     return counted
 
 
+def loaded_torch() -> Any:
+    """PyTorch, loaded as the command line does it: with threads that do not spin."""
+    from homespun.engine import select
+
+    select.machine()
+    import torch
+
+    return torch
+
+
 # Accidents
 
 
 def nan_in_batch(fingerprints: str) -> None:
-    """The gradients of these batches, named as in metrics.jsonl and joined by commas, are not numbers."""
-    import torch
-
+    """One gradient of these batches, which are named as in metrics.jsonl and joined by commas, is not a number."""
+    torch = loaded_torch()
     from homespun.engine.torch_engine.engine import TorchEngine
 
     step, backward = TorchEngine.train_step, torch.autograd.backward
-    poisoned = False
+    poisoned: Any = None
 
-    def train_step(engine: Any, microbatches: Any, *arguments: Any) -> Any:
+    def train_step(engine: Any, microbatches: Any, *arguments: Any, **limits: float) -> Any:
         nonlocal poisoned
         value = 0
         for batch in microbatches:
             value = zlib.crc32(batch.inputs.tobytes(), value)
-        poisoned = f"{value:08x}" in fingerprints.split(",")
-        return step(engine, microbatches, *arguments)
+        poisoned = engine if f"{value:08x}" in fingerprints.split(",") else None
+        return step(engine, microbatches, *arguments, **limits)
 
     def poisoned_backward(loss: Any) -> None:
-        backward(loss * float("nan") if poisoned else loss)
+        backward(loss)
+        if poisoned:
+            first = next(iter(poisoned.weights.values()))
+            first.grad.view(-1)[0] = float("nan")
 
     TorchEngine.train_step = train_step  # type: ignore[method-assign]
     torch.autograd.backward = poisoned_backward
@@ -67,13 +80,13 @@ def nan_in_batch(fingerprints: str) -> None:
 
 def die_in_step(number: str) -> None:
     """Killed inside the accumulation of this step of the process: after the first of its two micro-batches."""
-    import torch
-
+    torch = loaded_torch()
     torch.autograd.backward = nth(2 * int(number), die, torch.autograd.backward)
 
 
 def die_evaluating(number: str) -> None:
     """Killed before this batch of an evaluation."""
+    loaded_torch()
     from homespun.engine.torch_engine.engine import TorchEngine
 
     TorchEngine.loss = nth(int(number), die, TorchEngine.loss)  # type: ignore[method-assign]
@@ -81,6 +94,7 @@ def die_evaluating(number: str) -> None:
 
 def die_sampling(number: str) -> None:
     """Killed before this token of a sample."""
+    loaded_torch()
     from homespun.engine.torch_engine.engine import TorchDecoder
 
     TorchDecoder.step = nth(int(number), die, TorchDecoder.step)  # type: ignore[method-assign]
@@ -88,6 +102,7 @@ def die_sampling(number: str) -> None:
 
 def endless_step(number: str) -> None:
     """This step of the process never ends."""
+    loaded_torch()
     from homespun.engine.torch_engine.engine import TorchEngine
 
     def wait() -> None:
@@ -178,6 +193,7 @@ def committed_before_the_weights(_: str) -> None:
 
 def failed_saves_are_silent(_: str) -> None:
     from homespun.checkpoint.folder import CheckpointFolder
+    from homespun.checkpoint.writer import CheckpointWriter
     from homespun.errors import UserError
 
     save = CheckpointFolder.save
@@ -187,6 +203,7 @@ def failed_saves_are_silent(_: str) -> None:
             return save(*arguments)
 
     CheckpointFolder.save = silent  # type: ignore[method-assign]
+    CheckpointWriter.no_room = lambda writer, error: None  # type: ignore[method-assign]
 
 
 # Sabotages of going on
@@ -287,16 +304,26 @@ def shards_not_verified(_: str) -> None:
 
 
 def not_finite_but_applied(_: str) -> None:
-    import torch
+    loaded_torch()
+    from homespun.engine.torch_engine.optimizer import Optimizer
 
-    torch.isfinite = lambda tensor: torch.ones((), dtype=torch.bool)
+    step = Optimizer.step
+
+    def applied(optimizer: Any, grads: Any, lr: Any, grad_scale: Any, refused: Any) -> None:
+        step(optimizer, grads, lr, grad_scale, refused * 0)
+
+    Optimizer.step = applied  # type: ignore[method-assign]
 
 
 def refused_steps_not_counted(_: str) -> None:
     from homespun.training.guard import Guard
 
     stepped = Guard.stepped
-    Guard.stepped = lambda guard, step, applied, *more: stepped(guard, step, True, *more)  # type: ignore[method-assign]
+
+    def uncounted(guard: Guard, step: int, result: Any, *more: Any) -> Any:
+        return stepped(guard, step, dataclasses.replace(result, applied=True), *more)
+
+    Guard.stepped = uncounted  # type: ignore[method-assign]
 
 
 CHANGES: dict[str, Change] = {

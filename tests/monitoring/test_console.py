@@ -90,6 +90,11 @@ def test_a_record_may_have_less_and_numbers_that_are_not_finite():
     assert "norm nan" in line
 
 
+def test_advice_stands_on_a_line_of_its_own():
+    advice = {"step": 500, "tokens": 1, "cause": "plateau", "advice": "a larger model may help"}
+    assert shown(advice, total_steps=900) == ["step 500/900  plateau: a larger model may help"]
+
+
 def test_the_best_evaluation_is_marked_when_it_is_the_best_so_far():
     lines = shown(*map(evaluation, [3.0, None, math.nan, 3.1, 2.9, 2.9]))
     assert [line.endswith("best so far") for line in lines] == [

@@ -1,14 +1,21 @@
 """The best evaluation, patience, and steps that stand out or had to be refused."""
 
 import dataclasses
+import itertools
 import json
 import math
+import random
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+import homespun
+from homespun.checkpoint.folder import CheckpointFolder
 from homespun.engine.base import StepResult
+from homespun.engine.torch_engine.engine import TorchEngine
+from homespun.errors import UserError
 from homespun.training.guard import (
     ENOUGH,
     MAX_REFUSED_IN_A_ROW,
@@ -20,6 +27,7 @@ from homespun.training.guard import (
 )
 from homespun.training.position import Position
 from homespun.training.recipe import Settled
+from tests.conftest import records
 
 CONFIG = Settled()
 
@@ -107,10 +115,11 @@ def test_limits_are_far_above_recent_steps_and_need_enough_of_them() -> None:
 def test_limits_do_not_depend_on_whether_the_last_step_has_been_read() -> None:
     """Where a device computes a step while the next is dispatched, it has not; after a checkpoint it has."""
     guard = Guard()
-    usual(guard, RECENT)
+    for step in range(1, RECENT + 1):
+        guard.stepped(step, result(4.0 + step, 0.1 * step), Limits(), "abcd", CONFIG)
     unread = guard.limits(RECENT + 2)
     guard.stepped(RECENT + 1, result(40.0, 5.0), unread, "abcd", CONFIG)
-    assert guard.limits(RECENT + 2) == unread == Limits(pytest.approx(4.8), pytest.approx(2.5))
+    assert guard.limits(RECENT + 2) == unread != Limits()
 
 
 def test_a_spike_is_said_once_and_becomes_usual_if_it_stays() -> None:
@@ -139,7 +148,8 @@ def test_a_spike_that_was_refused_is_not_compared_with_and_too_many_end_the_run(
     first, *_, last = said
     assert first == (
         SPIKE,
-        "the gradient norm jumped to 50 from about 0.5, batch abcd: refused",
+        "the gradient norm jumped to 50 from about 0.5, batch abcd: refused; if that repeats, "
+        "--learning-rate 0.0001",
         False,
     )
     assert last is not None
@@ -158,21 +168,19 @@ def test_a_run_that_shall_stop_at_a_spike_does() -> None:
     assert said.text.startswith("in step 101 the loss jumped to 9 from about 4, batch abcd")
 
 
-@given(
-    values=st.lists(st.tuples(st.floats(0.1, 20), st.floats(1e-3, 1e3)), min_size=1, max_size=300),
-    killed_after=st.integers(0, 300),
-)
-@settings(derandomize=True, deadline=None, max_examples=50)
-def test_a_restored_guard_decides_as_the_one_that_was_stored(
-    values: list[tuple[float, float]], killed_after: int
-) -> None:
+@pytest.mark.parametrize("killed_after", [1, ENOUGH, ENOUGH + 2, RECENT, RECENT + 2, 200])
+def test_a_restored_guard_decides_as_the_one_that_was_stored(killed_after: int) -> None:
+    luck = random.Random(0)
+    values = [(luck.lognormvariate(1, 0.5), luck.lognormvariate(0, 2)) for _ in range(250)]
     config = dataclasses.replace(CONFIG, on_spike="skip")
 
-    def decisions(kill: bool) -> list[object]:
+    def decisions(kill: bool) -> list[tuple[object, object, int]]:
         guard, made = Guard(best_val_loss=2.0), []
         for step, (loss, norm) in enumerate(values, start=1):
             if kill and step == killed_after:
-                stored = json.loads(json.dumps(dataclasses.asdict(Position(guard=guard))))
+                stored = json.loads(
+                    json.dumps(dataclasses.asdict(Position(guard=guard)), allow_nan=False)
+                )
                 guard = Position.restored(stored).guard
             limits = guard.limits(step)
             applied = loss <= limits.loss and norm <= limits.norm
@@ -180,7 +188,9 @@ def test_a_restored_guard_decides_as_the_one_that_was_stored(
             made.append((limits, said, guard.refused_in_a_row))
         return made
 
-    assert decisions(kill=True) == decisions(kill=False)
+    whole = decisions(kill=False)
+    assert len([said for _, said, _ in whole if said]) > 5
+    assert decisions(kill=True) == whole
 
 
 def test_a_state_that_an_earlier_version_stored_is_restored() -> None:
@@ -188,3 +198,25 @@ def test_a_state_that_an_earlier_version_stored_is_restored() -> None:
     values["guard"]["best_step"] = 5
     del values["guard"]["recent"], values["guard"]["spike_at"], values["watch"]
     assert Position.restored(values) == Position(step=7, guard=Guard(best_val_loss=2.0))
+
+
+def test_a_real_run_in_which_nothing_is_finite_ends_and_has_changed_nothing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, steps = TorchEngine._backward, itertools.count(1)
+
+    def broken(self: TorchEngine, batches: Any, *step: int) -> Any:
+        loss, grads = backward(self, batches, *step)
+        return loss * (math.nan if next(steps) > 15 else 1.0), grads
+
+    monkeypatch.setattr(TorchEngine, "_backward", broken)
+    shape = {"model_size": "pico", "n_layers": 1, "d_model": 32, "n_heads": 1, "vocab_size": 300}
+    pace = {"seq_len": 16, "batch_size": 2, "max_steps": 40, "save_interval": 5, "threads": 2}
+    with pytest.raises(UserError, match=r"^standstill: the loss was not finite in step 25 \(batch"):
+        homespun.train(**shape, **pace, optimizer="muon", compile="off")
+    run = workplace / "checkpoints"
+    said = [record["cause"] for record in records(run) if "advice" in record]
+    assert said == [NOT_FINITE] * 9 + ["standstill"]
+    before, after = (dict(CheckpointFolder(run, 3).open(step).tensors()) for step in (15, 20))
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(tensor, after[name], err_msg=name)

@@ -192,7 +192,7 @@ def test_a_failed_save_ends_the_run_at_the_next_step(monkeypatch: pytest.MonkeyP
     work = Work(waits=True)
     with pytest.raises(UserError, match="the disk is gone"):
         Run(monkeypatch, work, {3: UserError("the disk is gone")}, **STEPS)
-    assert work.steps in (3, 4)  # the next one may have been under way
+    assert len(work.steps) in (3, 4)  # the next one may have been under way
 
 
 def test_a_full_disk_costs_one_save_unless_it_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:

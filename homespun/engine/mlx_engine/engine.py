@@ -22,6 +22,7 @@ from homespun.engine.base import (
     Named,
     StepResult,
     Tokens,
+    checked,
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.mlx_engine import machine
@@ -115,27 +116,9 @@ class MlxEngine:
             yield name, _array(tensor)
 
     def load(self, tensors: Iterable[Named]) -> None:
-        ours = self.tensors
-        missing = dict.fromkeys(ours)
-        for name, array in tensors:
-            if name not in missing:
-                raise ValueError(
-                    f"{name} is {'given twice' if name in ours else 'not part of this model'}"
-                )
-            if array.shape != ours[name].shape or array.dtype != np.float32:
-                raise ValueError(
-                    f"{name} is {array.dtype}{list(array.shape)}, not float32{list(ours[name].shape)}"
-                )
-            ours[name] = mx.array(array)
-            del missing[name]
-        # Weights by themselves are a model; half a set of moments is nothing.
-        absent = [
-            name
-            for name in missing
-            if name in self.names or len(missing) < len(ours) - len(self.names)
-        ]
-        if absent:
-            raise ValueError(f"{absent[0]} is missing")
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        for name, array in checked(tensors, shapes, self.names):
+            self.tensors[name] = mx.array(array)
 
     def peak_memory(self) -> int:
         return machine.peak_memory()

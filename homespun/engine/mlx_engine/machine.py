@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import mlx.core as mx
 
@@ -39,6 +40,7 @@ def computing_dtype(precision: str) -> mx.Dtype:
     return dtypes[precision]
 
 
+@cache  # so that all who ask are told the same
 def _fastest_half() -> mx.Dtype:
     """bfloat16, unless an early Apple GPU is clearly faster in float16."""
     architecture = re.match(r"applegpu_g(\d+)", str(mx.device_info().get("architecture")))
@@ -124,6 +126,6 @@ def within_memory() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         exhausted = isinstance(error, MemoryError)
-        if not exhausted and not re.search("allocate|memory", str(error), re.IGNORECASE):
+        if not exhausted and not re.search("malloc|allocate|Insufficient Memory", str(error)):
             raise
         raise OutOfMemory from error

@@ -15,6 +15,7 @@ from homespun.engine.base import (
     Named,
     StepResult,
     Tokens,
+    checked,
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.torch_engine import machine
@@ -112,27 +113,10 @@ class TorchEngine:
 
     def load(self, tensors: Iterable[Named]) -> None:
         ours = dict(self._tensors())
-        missing = dict.fromkeys(ours)
-        for name, array in tensors:
-            if name not in missing:
-                raise ValueError(
-                    f"{name} is {'given twice' if name in ours else 'not part of this model'}"
-                )
-            if array.shape != tuple(ours[name].shape) or array.dtype != np.float32:
-                raise ValueError(
-                    f"{name} is {array.dtype}{list(array.shape)}, not float32{list(ours[name].shape)}"
-                )
+        shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
+        for name, array in checked(tensors, shapes, self.weights):
             with torch.no_grad():
                 ours[name].copy_(torch.from_numpy(array))
-            del missing[name]
-        # Weights by themselves are a model; half a set of moments is nothing.
-        absent = [
-            name
-            for name in missing
-            if name in self.weights or len(missing) < len(ours) - len(self.weights)
-        ]
-        if absent:
-            raise ValueError(f"{absent[0]} is missing")
 
     def peak_memory(self) -> int:
         return machine.peak_memory()
