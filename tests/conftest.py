@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ import pytest
 from homespun.stories import stories
 
 Command = Callable[..., "subprocess.Popen[str]"]
+
+# A shell that starts this in the background has it ignore Ctrl-C, and every process that a test starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,9 @@ class Terminal:
         A signal that comes just before Python's input() begins to wait is noticed only with the
         next one; the two then count as one.
         """
-        while effect not in self.screen:
+        for _ in range(6):
+            if effect in self.screen:
+                break
             self.type("\x03")
             while effect not in self.screen and self._read(within=5):
                 pass
