@@ -30,10 +30,10 @@ def training_bytes(
     matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
     trained = 4 * (4 * weights - (matrices if optimizer == "muon" else 0))
 
-    # What a token leaves in a block for the backward pass. In float32: the inputs of norms, which RMSNorm keeps before
-    # and after scaling, for queries and keys as well.
+    # What a token leaves in a block for the backward pass. In float32: what goes through a norm, queries and keys as
+    # well where they do.
     if c.architecture == "qwen3":
-        normed, wide = 4 * c.d_model + 2 * (c.n_heads + c.n_kv_heads) * c.head_dim, 4 * c.d_ff
+        normed, wide = 2 * c.d_model + (c.n_heads + c.n_kv_heads) * c.head_dim, 4 * c.d_ff
     else:
         normed, wide = 2 * c.d_model, 2 * c.d_ff
     # In what is computed in: the inputs of products, and queries, keys, values and result of attention; where that is

@@ -191,6 +191,8 @@ CLOCKS = {"training_seconds", "elapsed_seconds", "window"}
 
 
 def _content(path: Path) -> object:
+    if not path.exists():
+        return None
     try:
         archive = read_archive(path)
         archive.verify()

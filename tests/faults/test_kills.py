@@ -309,6 +309,6 @@ def test_refused_steps_in_a_row_are_counted_on(place: Path, table: Table) -> Non
     forget(place / "forgotten", 15, REFUSED_IN_A_ROW)
     for folder in ("counted", "forgotten"):
         runs.train(place, folder, wrong=nan, status=2)
-    assert lost(place / "straight", place / "counted").steps == 0
+    assert lost(place / "straight", place / "counted") == NOTHING
     assert lost(place / "straight", place / "forgotten").steps > 0
     table.red(STATE, REFUSED_IN_A_ROW)

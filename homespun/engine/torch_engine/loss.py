@@ -18,10 +18,12 @@ def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tens
     """Summed loss of some rows, and `scale` times its derivative by the logits, in their dtype."""
     valid = targets != IGNORED
     index = targets.clamp(min=0).unsqueeze(1)
-    log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    row_loss = -log_probabilities.gather(1, index).squeeze(1)
+    probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    # By way of the likeliest token, since the target's probability may be too small for a number.
+    log_total = logits.amax(1).float() - probabilities.amax(1).log()
+    row_loss = log_total - logits.gather(1, index).squeeze(1).float()
     weight = (valid * scale).unsqueeze(1)
-    slope = log_probabilities.exp_().mul_(weight).scatter_add_(1, index, -weight)
+    slope = probabilities.mul_(weight).scatter_add_(1, index, -weight)
     return (row_loss * valid).sum(), slope.to(logits.dtype)
 
 
