@@ -27,9 +27,9 @@ install: .venv/.installed
 # A model that tells stories, from nothing, without a network: each line is a command that you can type yourself.
 demo: .venv/.installed
 	@mkdir -p demo
-	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 20000
+	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 40000
 	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
-	cd demo && ../$(BIN)/homespun train --time-budget 240s
+	cd demo && ../$(BIN)/homespun train --time-budget 255s
 	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 3
 	cd demo && ../$(BIN)/homespun judge --num-samples 50
 	@echo "The curves of the run are in demo/checkpoints/training.png."

@@ -340,7 +340,7 @@ class SamplingConfig(Checked):
     """Draw from the k likeliest tokens."""
     top_p: float = setting(1.0, above=0, at_most=1)
     """Draw from the smallest set of tokens with this much probability."""
-    min_p: float = setting(0.1, at_least=0, at_most=1)
+    min_p: float = setting(0.2, at_least=0, at_most=1)
     """Leave out tokens below this share of the likeliest one's probability."""
     repetition_penalty: float = setting(1.0, above=0)
     """Above 1: tokens that have occurred become less likely."""
