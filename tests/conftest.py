@@ -16,8 +16,9 @@ from homespun.stories import stories
 
 Command = Callable[..., "subprocess.Popen[str]"]
 
-# A shell that starts this in the background has it ignore Ctrl-C, and every process that a test starts would, too.
+# What starts this in the background may have it ignore signals, and every process that a test starts would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -170,5 +170,6 @@ def test_a_real_run(
     said = [
         r for r in records(workplace / "checkpoints") if "advice" in r and r["cause"] != "spike"
     ]
-    assert [record["cause"] for record in said] == ([cause] if cause else [])
+    # A cause that lasts is named again when the run is four times as old.
+    assert {record["cause"] for record in said} == ({cause} if cause else set())
     assert all(advised in record["advice"] for record in said)
