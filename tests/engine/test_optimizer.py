@@ -102,6 +102,13 @@ def test_updates_are_those_of_the_numpy_reference(
         assert error < 1e-4, p.name
 
 
+def test_singular_values_come_near_to_one() -> None:
+    values = np.geomspace(0.005, 1.0, 10_000)
+    for a, b, c in NEWTON_SCHULZ:
+        values = a * values + b * values**3 + c * values**5
+    assert 0.5 < values.min() < values.max() < 1.5
+
+
 @BY_EACH
 def test_a_wrong_coefficient_is_noticed(
     by: Callable[..., Arrays], monkeypatch: pytest.MonkeyPatch
