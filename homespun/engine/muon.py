@@ -5,18 +5,11 @@ from collections.abc import Iterator
 from homespun.engine.memory import MUON_AT_ONCE
 from homespun.model.spec import Group, Parameter
 
-NEWTON_SCHULZ = (
-    (8.2987, -24.4305, 18.0903),
-    (3.9152, -2.9211, 0.5592),
-    (3.1746, -2.3804, 0.4978),
-)
-"""Coefficients a, b, c of each step x -> a x + b (x xᵀ) x + c (x xᵀ)² x of the iteration that makes an update nearly
-orthogonal. They are the ones that bring singular values from 0.005 to 1 as near to 1 as possible, step by step: each
-minimises the largest error on the interval that the step before leaves (The Polar Express, Amsel et al., 2025). Three
-of them teach as much as five of the fixed (3.4445, -4.7750, 2.0315), and cost three fifths."""
-ROOM = 1.02
-"""The norm is taken larger by this much: rounding in 16 bits must not lift a singular value above 1, where the first
-step is steep."""
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration that makes an update (nearly) orthogonal."""
+NEWTON_SCHULZ_STEPS = 5
+"""Three with the best coefficients for three (Amsel et al., 2025) save 6% of a small model's time, and it learns as if
+it had been given a quarter less text."""
 
 RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector": 0.2, "matrix": 1.0}
 """Share of AdamW's rate when Muon takes the matrices; by itself AdamW has one rate for all."""

@@ -31,22 +31,17 @@ def adamw(
 def muon(
     weight: Doubles, gradients: list[Doubles], lr: float, *, decay: float, momentum: float
 ) -> Doubles:
-    """Muon (Jordan et al., 2024) with Nesterov momentum, for one matrix [out, in]; the coefficients as in Amsel et al.,
-    2025."""
+    """Muon (Jordan et al., 2024) with Nesterov momentum, for one matrix [out, in]."""
     buffer = np.zeros_like(weight)
     for gradient in gradients:
         buffer = momentum * buffer + (1 - momentum) * gradient
         update = momentum * buffer + (1 - momentum) * gradient
-        x = update / (1.02 * np.linalg.norm(update) + 1e-7)
+        x = update / (np.linalg.norm(update) + 1e-7)
         if x.shape[0] > x.shape[1]:
             x = x.T
-        for a, b, c in (
-            (8.2987, -24.4305, 18.0903),
-            (3.9152, -2.9211, 0.5592),
-            (3.1746, -2.3804, 0.4978),
-        ):
-            gram = x @ x.T
-            x = a * x + (b * gram + c * gram @ gram) @ x
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
         if weight.shape[0] > weight.shape[1]:
             x = x.T
         rate = lr * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5

@@ -72,7 +72,9 @@ def _gpt2(c: ModelConfig) -> list[Parameter]:
     for i in range(c.n_layers):
         block = f"transformer.h.{i}"
         found += norm(f"{block}.ln_1")
-        found += linear(f"{block}.attn.c_attn", 3 * c.d_model, c.d_model, std, stacked=3 * c.n_heads)
+        found += linear(
+            f"{block}.attn.c_attn", 3 * c.d_model, c.d_model, std, stacked=3 * c.n_heads
+        )
         found += linear(f"{block}.attn.c_proj", c.d_model, c.d_model, residual_std)
         found += norm(f"{block}.ln_2")
         found += linear(f"{block}.mlp.c_fc", c.d_ff, c.d_model, std)

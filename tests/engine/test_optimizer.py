@@ -11,7 +11,7 @@ import torch
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.mlx_engine import optimizer as mlx_optimizer
-from homespun.engine.muon import NEWTON_SCHULZ, RATE_BESIDE_MUON, divided
+from homespun.engine.muon import RATE_BESIDE_MUON, divided
 from homespun.engine.numpy_optimizer import adamw, muon
 from homespun.engine.torch_engine import optimizer as torch_optimizer
 from homespun.engine.torch_engine.optimizer import Optimizer
@@ -102,20 +102,12 @@ def test_updates_are_those_of_the_numpy_reference(
         assert error < 1e-4, p.name
 
 
-def test_singular_values_come_near_to_one() -> None:
-    values = np.geomspace(0.005, 1.0, 10_000)
-    for a, b, c in NEWTON_SCHULZ:
-        values = a * values + b * values**3 + c * values**5
-    assert 0.5 < values.min() < values.max() < 1.5
-
-
 @BY_EACH
 def test_a_wrong_coefficient_is_noticed(
     by: Callable[..., Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *others = NEWTON_SCHULZ
     for module in (torch_optimizer, mlx_optimizer):
-        monkeypatch.setattr(module, "NEWTON_SCHULZ", ((8.3, *first[1:]), *others))
+        monkeypatch.setattr(module, "NEWTON_SCHULZ", (3.4445, -4.7750, 2.03))
     assert max(error for _, error in run(QWEN3, "muon", by).values()) > 1e-4
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from homespun.engine.base import OptimizerSettings
-from homespun.engine.muon import NEWTON_SCHULZ, ROOM, divided
+from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, divided
 from homespun.model.spec import Parameter
 
 STEPS = "optimizer/step"
@@ -96,11 +96,11 @@ def orthogonalised(matrices: mx.array, dtype: mx.Dtype) -> mx.array:
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024), computed in `dtype`.
     """
+    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    norm = mx.sqrt(x.square().sum(axis=(1, 2), keepdims=True))
-    x = (x / (ROOM * norm + 1e-7)).astype(dtype)
-    for a, b, c in NEWTON_SCHULZ:
+    x = (x / (mx.sqrt(x.square().sum(axis=(1, 2), keepdims=True)) + 1e-7)).astype(dtype)
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = mx.addmm(x, mx.addmm(gram, gram, gram, alpha=c, beta=b), x, beta=a)
     return (x.mT if tall else x).astype(mx.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from homespun.engine.base import OptimizerSettings
-from homespun.engine.muon import NEWTON_SCHULZ, ROOM, divided
+from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, divided
 from homespun.model.spec import Parameter
 
 
@@ -106,10 +106,11 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024).
     """
+    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (ROOM * x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for a, b, c in NEWTON_SCHULZ:
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
