@@ -58,14 +58,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 class RMSNorm(torch.autograd.Function):
     """x [..., D] over its root mean square, times `weight`, in float32 within; its shape and dtype.
 
-    The derivative is written out: step by step it would go over the numbers twice as often, which on a CPU is what a
-    small model's step consists of.
+    The derivative is written out: step by step it would go over the numbers twice as often, and keep two copies of them
+    where this keeps one.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
-        square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square()
+        square: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square()
         scale = (square / x.shape[-1] + eps).rsqrt()
         normed = wide * scale
         ctx.save_for_backward(normed, scale, weight)
