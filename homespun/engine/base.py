@@ -7,6 +7,7 @@ Shapes: B sequences in a batch, T tokens in a sequence, V tokens in the vocabula
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +60,24 @@ class StepResult:
 
 class OutOfMemory(Exception):
     """What was to be computed does not fit into the memory of the device."""
+
+
+@contextmanager
+def within_memory(*signs: str) -> Iterator[None]:
+    """Tell apart, from all that can go wrong, what does for want of memory.
+
+    Args:
+        signs: what the framework's message has in it then: its errors have no type of their own, at least on a CPU.
+
+    Raises:
+        OutOfMemory: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
+            raise OutOfMemory from error
+        raise
 
 
 class StepHandle(Protocol):

@@ -23,6 +23,7 @@ from homespun.engine.base import (
     StepResult,
     Tokens,
     checked,
+    within_memory,
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.mlx_engine import machine
@@ -73,7 +74,7 @@ class MlxEngine:
             "compiled": "yes" if self.options.compiled else "no",
         }
 
-    @machine.within_memory()
+    @within_memory(*machine.OUT_OF_MEMORY)
     def train_step(
         self,
         microbatches: Sequence[Batch],
@@ -92,7 +93,7 @@ class MlxEngine:
         mx.async_eval(self.tensors, outcome)
         return MlxStep(outcome, self.optimizer.settings.max_grad_norm)
 
-    @machine.within_memory()
+    @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
         [(tokens, targets, _, marked, _)] = self._on_device([batch])
         losses = self.row_losses(self.weights, tokens, targets, marked)
@@ -230,7 +231,7 @@ class MlxStep:
         """Never known: MLX does not say whether an array is computed without waiting for it."""
         return False
 
-    @machine.within_memory()
+    @within_memory(*machine.OUT_OF_MEMORY)
     def result(self) -> StepResult:
         loss, norm, applied = map(float, _array(self.outcome))
         return StepResult(

@@ -6,15 +6,14 @@ The module is the engine's `base.Machine`.
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import mlx.core as mx
 
 from homespun.engine import main_memory
-from homespun.engine.base import OutOfMemory
 
+OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
+"""What an error says for want of memory."""
 FIRST_WITH_BFLOAT16 = 14
 """Generation of Apple's GPUs, that of the M2, which computes in bfloat16 by itself; the M1's emulates it."""
 WORTH_FLOAT16 = 1.1
@@ -113,19 +112,3 @@ def settle_memory() -> None:
     if mx.metal.is_available():
         mx.set_wired_limit(capacity)
     mx.set_cache_limit(int(CACHE_SHARE * capacity))
-
-
-@contextmanager
-def within_memory() -> Iterator[None]:
-    """Tell apart, from all that can go wrong, what does for want of memory.
-
-    Raises:
-        OutOfMemory: it did.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        exhausted = isinstance(error, MemoryError)
-        if not exhausted and not re.search("malloc|allocate|Insufficient Memory", str(error)):
-            raise
-        raise OutOfMemory from error

@@ -16,6 +16,7 @@ from homespun.engine.base import (
     StepResult,
     Tokens,
     checked,
+    within_memory,
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.torch_engine import machine
@@ -29,7 +30,7 @@ from homespun.model.spec import initial_weights, parameters
 class TorchEngine:
     """A model on one device, with its optimizer if the options have one."""
 
-    @machine.within_memory()
+    @within_memory(*machine.OUT_OF_MEMORY)
     def __init__(self, config: ModelConfig, options: EngineOptions) -> None:
         self.options = options
         self.device = machine.device()
@@ -64,7 +65,7 @@ class TorchEngine:
             "threads": str(torch.get_num_threads()),
         }
 
-    @machine.within_memory()
+    @within_memory(*machine.OUT_OF_MEMORY)
     def train_step(
         self,
         microbatches: Sequence[Batch],
@@ -87,7 +88,7 @@ class TorchEngine:
         self._release_gradients()
         return TorchStep(torch.stack((loss, norm, refused)), max_norm)
 
-    @machine.within_memory()
+    @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad():
             hidden = self._hidden(batch).flatten(0, 1)

@@ -8,19 +8,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from homespun.engine import main_memory
-from homespun.engine.base import OutOfMemory
 from homespun.errors import UserError
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
-"""What an error says that has no type of its own."""
+"""What an error says for want of memory, CUDA's and on a CPU the allocator's and oneDNN's."""
 
 
 def device() -> torch.device:
@@ -118,23 +115,6 @@ def n_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextmanager
-def within_memory() -> Iterator[None]:
-    """Tell apart, from all that can go wrong, what does for want of memory.
-
-    Raises:
-        OutOfMemory: it did.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # On a CPU the allocator's failure is a bare RuntimeError, and so is oneDNN's.
-        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not exhausted and not any(sign in str(error) for sign in OUT_OF_MEMORY):
-            raise
-        raise OutOfMemory from error
 
 
 def compiles_at_once() -> bool:
