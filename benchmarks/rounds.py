@@ -56,7 +56,7 @@ class Process:
 
         Args:
             work: a function of a module, which loads a framework only when it runs, or a `partial` of one.
-            environment: variables that differ from those of this process.
+            environment: variables that differ from those of this process; an empty one is not set.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -95,6 +95,8 @@ class Process:
 def _serve(connection: Connection, work: Work, environment: dict[str, str]) -> None:
     """What the process does."""
     os.environ.update(environment)  # which frameworks read when they are loaded
+    for name in [name for name, value in environment.items() if not value]:
+        del os.environ[name]
 
     def next_turn(figure: float) -> None:
         try:
