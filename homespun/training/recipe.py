@@ -23,8 +23,8 @@ WARM_UP_SHARE = 0.02
 LONGEST_WARM_UP = 2000
 """The usual warm-up takes that share of the run, and at most so many steps."""
 WORTH_COMPILING = 600.0
-"""Seconds that a run has to take where a C++ compiler does it: that costs half a minute, and gains 1% (gpt2) to 11%
-(qwen3), see benchmarks/training.py."""
+"""Seconds that a run has to take where a C++ compiler does it: that costs half a minute, and gains nothing (gpt2) to
+11% (qwen3), see benchmarks/training.py."""
 UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
 
