@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,45 @@ def test_pieces_have_the_ids_of_the_whole(tokenizer: Tokenizer, text: str) -> No
     assume(not any(is_forced))
     whole = tokenizer._library.encode(text, add_special_tokens=False).ids
     assert [token for piece in pieces for token in tokenizer.encode(piece)] == whole
+
+
+@pytest.fixture(scope="module")
+def spacious() -> Tokenizer:
+    """Has tokens of much white space, so that the ids show where a run of it was cut."""
+    spaces = [" ", "\n", "\t", "\r\n", "\x1c", "\u00a0"]
+    runs = ["".join(run) for length in (2, 3, 4) for run in product(spaces, repeat=length)]
+    return train(["".join(f"{run}ab.{run}'s" for run in runs)] * 2, 1500, or_less=True)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(texts=st.lists(SPACED | st.text(" \n\ta.'s\x1c\u00a0"), max_size=5))
+@example(texts=["a  ", "  a"])
+@example(texts=["a\t  b"])
+@pytest.mark.parametrize("known", [module.KNOWN, 20])
+def test_a_stream_has_the_ids_of_the_whole(
+    spacious: Tokenizer, known: int, texts: list[str]
+) -> None:
+    tokenizer = Tokenizer.from_json(spacious.to_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "KNOWN", known)
+        patch.setattr(module, "GROUP", 50)
+        joined = tokenizer.join(texts).tolist()
+    whole = [tokenizer._library.encode(text, add_special_tokens=False).ids for text in texts]
+    assert joined == [token for ids in whole for token in (0, *ids)]
+
+
+def test_words_are_looked_up_from_many_threads(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KNOWN", 1000)
+    monkeypatch.setattr(module, "GROUP", 500)
+    texts = [" ".join(map(str, range(start, start + 100))) for start in range(0, 8000, 50)]
+    with ThreadPoolExecutor(4) as pool:
+        streams = list(pool.map(tokenizer.join, [texts[start:] for start in range(8)]))
+    expected = [[0, *tokenizer.encode(text)] for text in texts]
+    for start, stream in enumerate(streams):
+        assert stream.tolist() == [token for ids in expected[start:] for token in ids]
+    assert sum(map(len, tokenizer._known)) < 10_000
 
 
 @pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000, "中" * 100_000, "ab c " * 60_000])

@@ -25,7 +25,7 @@ INDEX = "index.json"
 SHARD_BYTES = 8_000_000
 """Of text: the few seconds of work that a kill can cost."""
 THREADS = 2
-"""One encodes, on all cores inside the library, while the other packs and writes."""
+"""One encodes while the other has new words encoded, on all cores inside the library, or writes."""
 
 Index = dict[str, dict[str, str]]
 """For each side its shards: the name, and the SHA-256 of the documents in it."""
