@@ -4,10 +4,15 @@ It cannot train. But no framework has to be loaded, so a text begins at once, an
 is a row of matrix-vector products with little between them, which NumPy does faster than PyTorch (benchmarks/
 generation.py). It is also the second opinion on the other engines.
 
+A token's products read all the weights, which sweeps the rest out of the processor's cache: a call of NumPy between
+them then costs more than its arithmetic. So calls are few, in place where an array is the function's own, and not of
+those that are Python inside, like `mean`.
+
 B sequences, T tokens, N = B * T, S positions seen (T, or more with a cache), D width of the stream, F width of the
 feed-forward layer, H heads, K key/value heads, C channels of a head, V tokens in the vocabulary.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -44,34 +49,52 @@ class LayerCache:
 def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
     """x [N, D] and weight [out, D] -> [N, out]."""
     y: Floats = (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
-    return y if bias is None else y + bias
+    if bias is not None:
+        y += bias
+    return y
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
-    centred = x - x.mean(-1, keepdims=True)
-    deviation = np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(eps))
-    result: Floats = centred / deviation * weight + bias
-    return result
+    y: Floats = x - np.add.reduce(x, -1, keepdims=True) / x.shape[-1]
+    y /= root_mean_square(y, eps)
+    y *= weight
+    y += bias
+    return y
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
-    size = np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(eps))
-    result: Floats = x / size * weight
-    return result
+    y: Floats = x / root_mean_square(x, eps)
+    y *= weight
+    return y
+
+
+def root_mean_square(x: Floats, eps: float) -> Floats:
+    """x [..., D] -> [..., 1]."""
+    size: Floats = np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + eps)
+    return size
 
 
 def gelu(x: Floats) -> Floats:
     """By tanh, as GPT-2 has it (Hendrycks and Gimpel, 2016)."""
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    result: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
-    return result
+    slope = math.sqrt(2 / math.pi)
+    y: Floats = x * x
+    y *= 0.044715 * slope
+    y += slope
+    y *= x
+    np.tanh(y, out=y)
+    y += 1
+    y *= x
+    y *= 0.5
+    return y
 
 
 def silu(x: Floats) -> Floats:
     """x times its sigmoid, which by tanh cannot overflow."""
-    half = np.float32(0.5) * x
-    result: Floats = half * (1 + np.tanh(half))
-    return result
+    half = 0.5 * x
+    y: Floats = np.tanh(half)
+    y += 1
+    y *= half
+    return y
 
 
 def rotary_tables(config: ModelConfig) -> Floats:
@@ -85,9 +108,11 @@ def rotary_tables(config: ModelConfig) -> Floats:
 
 def rotate(x: Floats, rope: Floats) -> Floats:
     """Turn the channels of x [B, H, T, C] by the angles of `rope` [2, T, C]."""
-    left, right = np.split(x, 2, axis=-1)
-    result: Floats = x * rope[0] + np.concatenate((-right, left), axis=-1) * rope[1]
-    return result
+    half = x.shape[-1] // 2
+    turned = np.concatenate((-x[..., half:], x[..., :half]), axis=-1)
+    turned *= rope[1]
+    turned += x * rope[0]
+    return turned
 
 
 def attention(q: Floats, k: Floats, v: Floats) -> Floats:
@@ -100,10 +125,11 @@ def attention(q: Floats, k: Floats, v: Floats) -> Floats:
     if n_new > 1:
         later = np.triu(np.ones((n_new, n_seen), dtype=bool), n_seen - n_new + 1)
         scores[..., np.tile(later, (shared_by, 1))] = -np.inf
-    scores -= scores.max(-1, keepdims=True)
+    scores -= np.maximum.reduce(scores, -1, keepdims=True)
     np.exp(scores, out=scores)
-    scores /= scores.sum(-1, keepdims=True)
-    y = (scores @ v).reshape(batch, heads, n_new, channels)
+    y = scores @ v
+    y /= np.add.reduce(scores, -1, keepdims=True)
+    y = y.reshape(batch, heads, n_new, channels)
     result: Floats = y.transpose(0, 2, 1, 3).reshape(batch * n_new, heads * channels)
     return result
 

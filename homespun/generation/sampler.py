@@ -45,6 +45,7 @@ class Sampler:
         return int(ids[np.searchsorted(cumulative, point, side="right")])
 
 
+@np.errstate(over="ignore", under="ignore")
 def candidates(
     logits: Floats, history: Sequence[int], config: SamplingConfig
 ) -> tuple[Ids, Float64s]:
@@ -68,11 +69,13 @@ def candidates(
     if config.temperature == 0:
         return np.array([scores.argmax()]), np.ones(1)
 
+    ids = np.arange(scores.size)
     # Temperature changes no order, so top-k may come first: the vocabulary is large, k is not.
-    ids = _top_k(scores, config.top_k or scores.size)
-    scores = scores[ids]
-    with np.errstate(over="ignore", under="ignore"):
-        scaled = (scores - scores.max()) / config.temperature
+    if config.top_k is not None and config.top_k < scores.size:
+        ids = _top_k(scores, config.top_k)
+        scores = scores[ids]
+    scaled = scores - scores.max()
+    scaled /= config.temperature
     if config.top_p < 1:
         kept = _top_p(scores, _softmax(scaled), config.top_p)
         ids, scaled = ids[kept], scaled[kept]
@@ -89,8 +92,7 @@ def _penalize(scores: Float64s, history: Sequence[int], penalty: float) -> Float
     """
     seen = np.unique(np.asarray(history, dtype=np.intp))
     largest = np.finfo(np.float64).max
-    with np.errstate(over="ignore", under="ignore"):
-        penalized = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    penalized = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
     scores = scores.copy()
     scores[seen] = np.clip(penalized, -largest, largest)
     return scores
@@ -98,8 +100,6 @@ def _penalize(scores: Float64s, history: Sequence[int], penalty: float) -> Float
 
 def _top_k(scores: Float64s, k: int) -> Ids:
     """Indices of the `k` highest scores, ascending (Fan et al. 2018); partitions, never sorts."""
-    if k >= scores.size:
-        return np.arange(scores.size)
     edge = np.partition(scores, -k)[-k]
     above = np.flatnonzero(scores > edge)
     ties = np.flatnonzero(scores == edge)[: k - above.size]
@@ -122,7 +122,6 @@ def _top_p(scores: Float64s, probabilities: Float64s, p: float) -> Ids:
 
 def _softmax(scores: Float64s) -> Float64s:
     """Probabilities of scores whose maximum is 0."""
-    with np.errstate(under="ignore"):
-        weights = np.exp(scores)
-        probabilities: Float64s = weights / weights.sum()
+    probabilities: Float64s = np.exp(scores)
+    probabilities /= probabilities.sum()
     return probabilities
