@@ -396,6 +396,8 @@ class JudgeConfig(LoadConfig, SamplingConfig):
     num_samples: int = setting(50, at_least=1, at_most=100_000)
     """How many stories."""
 
+    min_p: float = setting(0.3, at_least=0, at_most=1)
+    """Leave out tokens less likely than this share of the likeliest: stories are so regular that they are mistakes."""
     max_tokens: int = setting(400, at_least=1)
     """Length at which a story that has not ended is cut off."""
     seed: int | None = setting(0, at_least=0)

@@ -14,13 +14,11 @@ from functools import cache
 from homespun.stories import lexicon
 from homespun.stories.laws import Event, Facts
 from homespun.stories.lexicon import HE, HIM, HIS
-from homespun.stories.teller import ACTS, FORMS, WHATS, Focus, Form
+from homespun.stories.teller import ACTS, FORMS, PRONOUNS, WHATS, Focus, Form
 
 MAX_SENTENCES = 200
 MAX_CHARACTERS = 50_000
 """The judge reads no further: its time is bounded, and no story is nearly as long."""
-
-PRONOUNS = frozenset({"he", "she", "they"})
 
 SENTENCE_END = re.compile(r'(?<=[.!?])\s+(?=["A-Z])|(?<=[.!?]")\s+(?=["A-Z])')
 
@@ -113,6 +111,7 @@ def _any(words: Iterable[str]) -> str:
 def _slots(the: str, his: str, he: str, they: str) -> dict[str, str]:
     """What may stand in each slot, as patterns; the first words come capitalized or not."""
     name = _any(lexicon.NAMES)
+    called = f"{name}(?: the {_any(lexicon.ANIMALS)})?"
     toy = f"(?:{_any(lexicon.COLOURS)} )?{_any(lexicon.TOYS)}"
     food = f"(?:{_any(lexicon.TASTES)} )?{_any(lexicon.FOODS)}"
     thing = f"(?:{toy}|{food})"
@@ -120,17 +119,18 @@ def _slots(the: str, his: str, he: str, they: str) -> dict[str, str]:
     new_food = f"{_any(lexicon.TASTES)} {_any(lexicon.FOODS)}"
     return {
         "N": name,
-        "a": f"{name}|{he}",
-        "g": f"{name} and {name}|{name}|{he}|{they}",
+        "a": f"{called}|{he}",
+        "g": f"{name} and {name}|{called}|{he}|{they}",
         "both": f"{name} and {name}|{they}",
-        "said": f"said {name}|(?:he|she) said",
-        "asked": f"asked {name}|(?:he|she) asked",
+        "said": f"said {called}|(?:he|she) said",
+        "asked": f"asked {called}|(?:he|she) asked",
         "he": "he|she",
         "him": "him|her",
         "his": "his|her",
-        "b": f"{name}|him|her",
+        "b": f"{called}|him|her",
         "B": name,
         "t": f"(?:{the}|{his}|{name}'s) {thing}",
+        "o": f"(?:{the}|{name}'s) {thing}",
         "T": f"(?:the|my|your) {thing}",
         "n": _any(lexicon.TOYS + lexicon.FOODS),
         "new": f"a (?:{new_toy}|{new_food})",
@@ -196,7 +196,8 @@ class _Reader:
         place = (words.get("to") or words.get("in") or "").rpartition(" ")[2]
         spot = words.get("s") or words.get("h") or ""
         trait = words.get("q", "")
-        return Event(form.kind, who, whom, thing, colour, owner, place, spot, what, trait)
+        called = self._called()
+        return Event(form.kind, who, whom, thing, colour, owner, place, spot, what, trait, called)
 
     def _who(self) -> tuple[str, ...]:
         phrase = next((self.words[slot] for slot in ACTS if slot in self.words), "")
@@ -211,10 +212,16 @@ class _Reader:
             raise _Unclear(pronoun)
         return names
 
+    def _called(self) -> tuple[tuple[str, str], ...]:
+        """Each name that comes with a creature, and that."""
+        phrases = [self.words[slot] for slot in (*ACTS, "b") if slot in self.words]
+        pairs = [phrase.split(" ")[-3:] for phrase in phrases if " the " in phrase]
+        return tuple((name, creature) for name, _, creature in pairs)
+
     def _whom(self, who: tuple[str, ...]) -> str:
         phrase = self.words.get("b", "")
         if phrase not in ("him", "her"):
-            return phrase
+            return next((word for word in phrase.split(" ") if word in HE), "")
         other = self.focus.other(who)
         if not other:
             raise _Unclear(phrase)
@@ -226,7 +233,7 @@ class _Reader:
         words = self.words
         if "n" in words:
             return "", "", words["n"]
-        phrase = words.get("t") or words.get("T") or words.get("new")
+        phrase = next((words[slot] for slot in ("t", "o", "T", "new") if slot in words), "")
         if not phrase:
             return "", "", ""
         whose, *colour, noun = phrase.split(" ")

@@ -29,6 +29,8 @@ class Event(NamedTuple):
     what: str = ""
     """By kind: a creature, food, a trouble, wrong, good deed, weather, limb, chore or lesson."""
     trait: str = ""
+    called: tuple[tuple[str, str], ...] = ()
+    """Names, each with the creature that it was told with: Lily the pig."""
 
 
 @dataclass(slots=True)
@@ -190,6 +192,8 @@ class Facts:
                 for name in present[1:]:
                     self._need(self.people[name].place == here, "{} is not there", name)
             self._need(len(set(present)) == len(present), "{} is there twice", present[0])
+        for name, creature in event.called:
+            self._need(self.people[name].creature == creature, "{} is not a {}", name, creature)
         if event.thing and event.kind != "own":
             thing = self.things.get(event.thing)
             if thing is None:
@@ -327,6 +331,8 @@ class Facts:
         thing = self._has([self.things[event.thing].owner], event.thing)
         self._trait(name, "cheeky")
         self._need(thing.owner != name, "the {} belongs to {}", event.thing, name)
+        if event.whom:
+            self._owns(event.whom, event.thing)
         self._need(thing.owner in self.at(self.people[name].place), "{} is not there", thing.owner)
         self._harm(event.thing, "hidden")
         thing.known, thing.spot = [name], event.spot

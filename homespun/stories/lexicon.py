@@ -20,6 +20,8 @@ ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
 # A trait is a cause: only the careless leave things behind, only the greedy refuse to share, only
 # the timid are afraid of the weather, only the cheeky play tricks.
 TRAITS = _split("careless greedy timid cheeky kind brave cheerful clever gentle")
+CARES = frozenset(_split("careless greedy"))  # show in what one does with one's own toy
+TRICKS = frozenset(_split("cheeky"))  # show in what one does with that of somebody else
 
 TOYS = _split(
     "ball kite doll drum boat car train robot puppet hoop scarf hat cap bucket cup book bell "
@@ -47,6 +49,9 @@ PLACES = {  # place -> where one is when there
     "orchard": "in the orchard",
     "village": "in the village",
     "valley": "in the valley",
+    "field": "in the field",
+    "town": "in the town",
+    "cave": "in the cave",
     "beach": "at the beach",
     "market": "at the market",
     "school": "at the school",
@@ -54,11 +59,15 @@ PLACES = {  # place -> where one is when there
     "castle": "at the castle",
     "mill": "at the mill",
     "playground": "at the playground",
+    "fair": "at the fair",
+    "zoo": "at the zoo",
     "river": "by the river",
     "lake": "by the lake",
     "pond": "by the pond",
     "sea": "by the sea",
     "hill": "on the hill",
+    "stream": "by the stream",
+    "island": "on the island",
 }
 SPOTS = (
     "under the bench", "behind the big tree", "in the tall grass", "behind the fence",

@@ -3,6 +3,10 @@
 `SENTENCES` has every surface form once. The teller fills the slots of a form from an event; the
 judge turns the same forms into patterns and reads events back from sentences. Whom a pronoun means
 is decided by `Focus`, for both.
+
+Where only one of the characters can have done a thing, most forms first say what happened, and to
+whom or what, and then who did it. Whoever writes word by word can then look up who that must be,
+instead of choosing a name first and having to know what is left for it to do.
 """
 
 import re
@@ -12,15 +16,15 @@ from functools import cache
 
 import numpy as np
 
-from homespun.stories.laws import ENDINGS, HOME, Event
-from homespun.stories.lexicon import HE, HIM, HIS, PLACES
+from homespun.stories.laws import ARRIVALS, ENDINGS, HOME, Event
+from homespun.stories.lexicon import ANIMALS, HE, HIM, HIS, PLACES
 from homespun.stories.world import Dice
 
 # The slots. {N} somebody new, {a} who acts, {g} one or two who act, {both} two who act, {said} and
 # {asked} who speaks; {he} {him} {his} go back to these. {b} whom (a name or him, her), {B} whom (a
-# name). {t} a thing as the story calls it (the, her, Tom's), {T} as a speaker does (my, your, the),
-# {n} its noun, {new} a new one. {in} at a place, {to} to a place, {s} at a spot, {h} high up.
-# {q} a trait, {k} a creature, {w} weather, {limb}, {chore}.
+# name). {t} a thing as the story calls it (the, her, Tom's), {o} the same without a pronoun, {T} as a
+# speaker does (my, your, the), {n} its noun, {new} a new one. {in} at a place, {to} to a place, {s} at
+# a spot, {h} high up. {q} a trait, {k} a creature, {w} weather, {limb}, {chore}.
 # "kind:what" has the forms of a kind of event for one value of `Event.what`.
 SENTENCES: dict[str, tuple[str, ...]] = {
     "intro": (
@@ -74,14 +78,13 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "{g} had a lot of fun with {t} {in}.",
     ),
     "lose": (
-        "Then {a} lost {t} {in}.",
-        "But somewhere {in}, {a} lost {t}.",
-        "But soon {a} could not find {t} anywhere.",
-        "{a} ran and jumped and lost {t} on the way.",
+        "Soon {o} was lost, for {a} had dropped it {in}.",
+        "But {o} was lost {in}, for {a} had run too wildly.",
+        "But soon {o} was gone, and {a} could not find it anywhere.",
     ),
     "leave_behind": (
-        "But {a} was careless and lost {t} {in}.",
-        "{a} did not look after {t}, and soon it was lost.",
+        "But {o} was soon lost {in}, for {a} was careless.",
+        "Soon {o} was lost, for {a} did not look after it.",
     ),
     "blow_away": (
         "A strong gust came and blew {t} away.",
@@ -89,23 +92,23 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "hide": (
         "For a joke, {a} took {t} and hid it {s}.",
-        "{a} wanted to play a trick and hid {t} {s}.",
+        "To tease {B}, {a} took {t} and hid it {s}.",
     ),
     "miss": (
         "Soon {a} saw that {t} was gone.",
         "{a} wanted to play with {t}, but it was gone.",
     ),
     "toss": (
-        "{a} threw {t} too high, and it got stuck {h}.",
-        "Then {a} threw {t} into the air, and it got stuck {h}.",
+        "{o} got stuck {h}, for {a} had thrown it too high.",
+        "Up into the air {a} threw {t}, and it got stuck {h}.",
     ),
     "drop": (
-        "{a} fell over, and {t} broke.",
-        "{a} bumped into a tree, and {t} broke.",
+        "With a crack, {o} broke when {a} fell over.",
+        "{o} broke when {a} bumped into a tree.",
     ),
     "break": (
-        "But {a} was careless with {t}, and it broke.",
-        "{a} did not look after {t}, and it broke.",
+        "But {o} broke, for {a} was careless with it.",
+        "{o} broke, for {a} did not look after it.",
     ),
     "sad": (
         "{a} was very sad.",
@@ -114,32 +117,32 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "tell:lost": (
         '"I have lost {T}, {B}," {said}.',
-        "{a} told {b} that {t} was lost.",
+        "{o} was lost, {a} told {b}.",
     ),
     "tell:broken": (
         '"Oh, {B}, {T} is broken," {said}.',
-        "{a} told {b} that {t} was broken.",
+        "{o} was broken, {a} told {b}.",
     ),
     "tell:stuck": (
         '"Oh, {B}, {T} is stuck {h}," {said}.',
-        "{a} told {b} that {t} was stuck {h}.",
+        "{o} was stuck {h}, {a} told {b}.",
     ),
     "ask": (
-        '"Can you help me, {B}?" {asked}.',
-        '"Please help me, {B}," {said}.',
+        '"I need your help," {a} said to {b}.',
+        '"Please help me," {a} said to {b}.',
         "{a} asked {b} for help.",
     ),
     "offer:lost": (
         '"I will help you look for {T}, {B}," {said}.',
-        "{a} wanted to help {b} look for {t}.",
+        "{B} did not have to look for the {n} alone, for {a} wanted to help.",
     ),
     "offer:broken": (
         '"I will help you mend {T}, {B}," {said}.',
-        "{a} wanted to help {b} mend {t}.",
+        "{B} did not have to mend the {n} alone, for {a} wanted to help.",
     ),
     "offer:stuck": (
         '"I will help you get {T} down, {B}," {said}.',
-        "{a} wanted to help {b} get {t} down.",
+        "{B} did not have to get the {n} down alone, for {a} wanted to help.",
     ),
     "repay": (
         '"You helped me, {B}, so now I will help you with {T}," {said}.',
@@ -186,7 +189,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "give_back": (
         "{a} gave {t} back to {b}.",
-        "{a} brought {t} back to {b}.",
+        '"Here is {T} again, {B}," {said}.',
     ),
     "thank:help": (
         '"Thank you for your help, {B}!" {said}.',
@@ -239,7 +242,7 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     "ask_borrow": (
         '"May I play with {T}, {B}?" {asked}.',
         '"Can I have a turn with {T}, {B}?" {asked}.',
-        "{a} wanted to play with {t} too and asked {b} for it.",
+        "{B}'s {n} looked like so much fun that {a} asked for a turn.",
     ),
     "lend": (
         "{a} was glad to lend {t} to {b}.",
@@ -267,23 +270,23 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "sorry:lost": (
         '"I am sorry that I lost {T}, {B}," {said}.',
-        "{a} told {b} that {he} was sorry for losing {t}.",
+        "Losing {o} was wrong, and {a} said sorry to {b}.",
     ),
     "sorry:broken": (
         '"I am sorry that I broke {T}, {B}," {said}.',
-        "{a} told {b} that {he} was sorry for breaking {t}.",
+        "Breaking {o} was wrong, and {a} said sorry to {b}.",
     ),
     "sorry:stuck": (
         '"I am sorry that I threw {T} so high, {B}," {said}.',
-        "{a} told {b} that {he} was sorry for throwing {t} so high.",
+        "Throwing {o} so high was wrong, and {a} said sorry to {b}.",
     ),
     "sorry:hidden": (
         '"I am sorry that I hid {T}, {B}," {said}.',
-        "{a} told {b} that {he} was sorry for hiding {t}.",
+        "Hiding {o} was wrong, and {a} said sorry to {b}.",
     ),
     "sorry:refuse": (
         '"I am sorry that I did not share {T}, {B}," {said}.',
-        "{a} told {b} that {he} was sorry for not sharing {t}.",
+        "Not sharing {o} was wrong, and {a} said sorry to {b}.",
     ),
     "forgive": (
         '"I forgive you, {B}," {said}.',
@@ -309,8 +312,8 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "comfort": (
         '"Do not be afraid of the {w}, {B}," {said}.',
-        "{a} stayed close to {b} and sang a song.",
-        "{a} told {b} not to be afraid of the {w}.",
+        "So that {B} was not so afraid, {a} sang a song.",
+        "To make {B} feel safe from the {w}, {a} stayed close.",
     ),
     "clear": (
         "Soon the {w} was over.",
@@ -322,35 +325,35 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "feed": (
         '"You can have some of {T}, {B}," {said}.',
-        "{a} gave half of {t} to {b}, and they ate it all up.",
+        "{B} got half of {o} from {a}, and they ate it all up.",
     ),
     "fall": (
         "Then {a} fell and hurt {his} {limb} {in}.",
         "{a} fell over a stone and hurt {his} {limb}.",
     ),
     "tend": (
-        "{a} put a soft leaf on {B}'s {limb}.",
-        "{a} washed {B}'s {limb} with cold water.",
+        '"I will put a soft leaf on your {limb}, {B}," {said}.',
+        '"Let me wash your {limb} with cold water, {B}," {said}.',
     ),
     "astray": (
         "{a} walked too far and lost the way {in}.",
         "Soon {a} did not know the way home any more.",
     ),
     "guide": (
-        "{a} knew the way and took {b} home.",
-        "{a} showed {b} the way, and they came home safe.",
+        "Luckily, {a} knew the way and took {b} home.",
+        '"Come with me, {B}, I know the way home," {said}.',
     ),
     "wish": (
         '"I wish I had a {n} like yours, {B}," {said}.',
-        "{a} told {b} that {he} wished for a {n} too.",
+        "{B}'s {n} was so nice that {a} wished for one too.",
     ),
     "busy": (
         "Now {a} had to {chore}.",
         "{a} had to {chore}, and it was hard work.",
     ),
     "work": (
-        "{a} helped {b} to {chore}.",
-        "{a} worked all day with {b} to {chore}.",
+        "It was a lot of work to {chore}, but {a} helped {b}.",
+        '"I will help you to {chore}, {B}," {said}.',
     ),
     "gift": (
         "{a} gave {t} to {b} to keep.",
@@ -361,47 +364,47 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Now {a} could smile again.",
     ),
     "learn:care": (
-        "{a} learned to take good care of {his} things.",
+        '"I will take good care of my things," {said}.',
         "From that day on, {a} always looked after {his} things.",
     ),
     "learn:borrow": (
-        "{a} learned to be careful with the things of others.",
+        '"I will be careful with the things of others," {said}.',
         "From that day on, {a} was careful with all that {he} borrowed.",
     ),
     "learn:friends": (
-        "{a} learned that it is good to have a friend who helps.",
+        '"It is good to have a friend who helps," {said}.',
         "From that day on, {a} knew that a friend can help.",
     ),
     "learn:return": (
-        "{a} learned that help comes back to those who give it.",
+        '"Help comes back to those who give it," {said}.',
         "From that day on, {a} knew that help always comes back.",
     ),
     "learn:joke": (
-        "{a} learned that a joke is no fun when it makes a friend sad.",
+        '"A joke is no fun when it makes a friend sad," {said}.',
         "From that day on, {a} never played a trick like that again.",
     ),
     "learn:truth": (
-        "{a} learned that it is best to tell the truth.",
+        '"It is best to tell the truth," {said}.',
         "From that day on, {a} always told the truth.",
     ),
     "learn:share": (
-        "{a} learned that it is more fun to share.",
+        '"It is more fun to share," {said}.',
         "From that day on, {a} always shared {his} things.",
     ),
     "learn:forgive": (
-        "{a} learned that it feels good to forgive.",
+        '"It feels good to forgive," {said}.',
         "From that day on, {a} knew how to forgive a friend.",
     ),
     "learn:brave": (
-        "{a} learned to be brave when the weather is bad.",
+        '"I will be brave when the weather is bad," {said}.',
         "From that day on, {a} was not so afraid any more.",
     ),
     "learn:alone": (
-        "{a} learned not to walk too far alone.",
+        '"I will not walk too far alone again," {said}.',
         "From that day on, {a} never walked so far alone again.",
     ),
     "learn:kind": (
-        "{a} learned that good work brings good things.",
+        '"Good work brings good things," {said}.',
         "From that day on, {a} was always glad to help with hard work.",
     ),
     "end_play": (
@@ -418,14 +421,15 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "From then on, {both} were the best of friends.",
     ),
     "end_sleep": (
-        "That night, {a} slept with {t} beside {him}.",
-        "In the evening, {a} went to bed with {t} and slept well.",
+        "That night, {o} lay by the bed while {a} slept well.",
+        "In the evening, {o} lay on the bed, and {a} slept well.",
     ),
 }  # fmt: skip
 
 SLOT = re.compile(r"\{(\w+)\}")
 SPEAKS = frozenset({"said", "asked"})
 ACTS = frozenset({"N", "a", "g", "both"}) | SPEAKS
+PRONOUNS = frozenset({"he", "she", "they"})
 WHATS = frozenset({"k", "w", "limb", "chore"})
 """What they stand for is `Event.what`."""
 
@@ -480,8 +484,7 @@ class Focus:
 
 def tell(events: Iterable[Event], rng: np.random.Generator) -> str:
     """The story in words: beginning, middle and conclusion, a line each."""
-    dice = Dice(rng)
-    focus = Focus()
+    teller = _Teller(Dice(rng))
     paragraphs: tuple[list[str], ...] = ([], [], [])
     part = 0
     for event in events:
@@ -489,9 +492,7 @@ def tell(events: Iterable[Event], rng: np.random.Generator) -> str:
             part = 2
         elif event.kind not in BEGINNING:
             part = 1
-        form = dice.choose(_forms(event.kind, _what(event), len(event.who), event.place != HOME))
-        paragraphs[part].append(_fill(form, event, focus, dice))
-        focus = Focus.after(form, event.who, event.whom)
+        paragraphs[part].append(teller.sentence(event))
     return "\n".join(" ".join(sentences) for sentences in paragraphs if sentences)
 
 
@@ -513,69 +514,89 @@ def _forms(kind: str, what: str, actors: int, somewhere: bool) -> tuple[Form, ..
     )
 
 
-def _fill(form: Form, event: Event, focus: Focus, dice: Dice) -> str:
-    text = form.literals[0]
-    for slot, literal in zip(form.slots, form.literals[1:], strict=True):
-        text += _word(slot, event, focus, dice) + literal
-    return text[0].upper() + text[1:]
+class _Teller:
+    """Puts one event after the other into words, knowing what was said before."""
 
+    def __init__(self, dice: Dice) -> None:
+        self.dice = dice
+        self.focus = Focus()
+        self.cast: dict[str, str] = {}
+        """What creature each character is."""
 
-def _word(slot: str, event: Event, focus: Focus, dice: Dice) -> str:
-    who, whom = event.who, event.whom
-    match slot:
-        case "a" | "g" | "both":
-            return _actor(who, focus, dice)
-        case "t":
-            return _thing(event, dice)
-        case "T":
-            whose = "my" if event.owner == who[0] else "your" if event.owner == whom else "the"
-            return _described(whose, event, dice)
-        case "B":
-            return whom
-        case "b":
-            clear = focus.other(who) == whom and HE[whom] != HE[who[0]]
-            return HIM[whom] if clear and dice.chance(0.5) else whom
-        case "said" | "asked":
-            name = _actor(who, focus, dice)
-            return f"{slot} {name}" if name in HE else f"{name} {slot}"
-        case "in":
-            return PLACES[event.place]
-        case "to":
-            return "to the " + event.place
-        case "s" | "h":
-            return event.spot
-        case "n":
-            return event.thing
-        case "new":
-            return f"a {event.colour} {event.thing}"
-        case "q":
-            return event.trait
-        case "N":
-            return who[0]
-        case "he":
-            return HE[who[0]]
-        case "him":
-            return HIM[who[0]]
-        case "his":
-            return HIS[who[0]]
-        case _:
-            return event.what
+    def sentence(self, event: Event) -> str:
+        somewhere = event.place != HOME
+        form = self.dice.choose(_forms(event.kind, _what(event), len(event.who), somewhere))
+        text = form.literals[0]
+        for slot, literal in zip(form.slots, form.literals[1:], strict=True):
+            text += self.word(slot, event) + literal
+        self.focus = Focus.after(form, event.who, event.whom)
+        if event.kind in ARRIVALS:
+            self.cast[event.who[0]] = event.what
+        return text[0].upper() + text[1:]
 
+    def word(self, slot: str, event: Event) -> str:
+        who, whom = event.who, event.whom
+        match slot:
+            case "a" | "g" | "both":
+                return self.actor(who)
+            case "t":
+                return self.described(self.whose(event), event)
+            case "o":
+                named = self.dice.chance(0.6)
+                return self.described(f"{event.owner}'s" if named else "the", event)
+            case "T":
+                mine, yours = event.owner == who[0], event.owner == whom
+                return self.described("my" if mine else "your" if yours else "the", event)
+            case "B":
+                return whom
+            case "b":
+                clear = self.focus.other(who) == whom and HE[whom] != HE[who[0]]
+                return HIM[whom] if clear and self.dice.chance(0.4) else self.called(whom)
+            case "said" | "asked":
+                name = self.actor(who)
+                return f"{name} {slot}" if name in PRONOUNS else f"{slot} {name}"
+            case "in":
+                return PLACES[event.place]
+            case "to":
+                return "to the " + event.place
+            case "s" | "h":
+                return event.spot
+            case "n":
+                return event.thing
+            case "new":
+                return f"a {event.colour} {event.thing}"
+            case "q":
+                return event.trait
+            case "N":
+                return who[0]
+            case "he":
+                return HE[who[0]]
+            case "him":
+                return HIM[who[0]]
+            case "his":
+                return HIS[who[0]]
+            case _:
+                return event.what
 
-def _actor(who: tuple[str, ...], focus: Focus, dice: Dice) -> str:
-    if len(who) == 1:
-        return HE[who[0]] if focus.acted == who and dice.chance(0.7) else who[0]
-    return "they" if set(focus.they()) == set(who) and dice.chance(0.7) else " and ".join(who)
+    def actor(self, who: tuple[str, ...]) -> str:
+        if len(who) == 1:
+            known = self.focus.acted == who
+            return HE[who[0]] if known and self.dice.chance(0.6) else self.called(who[0])
+        known = set(self.focus.they()) == set(who)
+        return "they" if known and self.dice.chance(0.7) else " and ".join(who)
 
+    def called(self, name: str) -> str:
+        """The name, at times with what they are: Lily the pig."""
+        creature = self.cast[name]
+        named = creature in ANIMALS and self.dice.chance(0.25)
+        return f"{name} the {creature}" if named else name
 
-def _thing(event: Event, dice: Dice) -> str:
-    if event.who == (event.owner,):
-        whose = HIS[event.owner] if dice.chance(0.7) else "the"
-    else:
-        whose = f"{event.owner}'s" if dice.chance(0.4) else "the"
-    return _described(whose, event, dice)
+    def whose(self, event: Event) -> str:
+        if event.owner in event.who:
+            alone = len(event.who) == 1
+            return HIS[event.owner] if alone and self.dice.chance(0.7) else "the"
+        return f"{event.owner}'s" if self.dice.chance(0.4) else "the"
 
-
-def _described(whose: str, event: Event, dice: Dice) -> str:
-    colour = f"{event.colour} " if dice.chance(0.4) else ""
-    return f"{whose} {colour}{event.thing}"
+    def described(self, whose: str, event: Event) -> str:
+        colour = f"{event.colour} " if self.dice.chance(0.4) else ""
+        return f"{whose} {colour}{event.thing}"

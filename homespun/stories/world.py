@@ -5,13 +5,14 @@ wrong, and everybody acts on what is so by then, one step at a time, until all i
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from homespun.stories.laws import HOME, TROUBLES, Deed, Event, Facts, Thing, Wrong
 from homespun.stories.lexicon import (
     ANIMALS,
+    CARES,
     CHILD,
     CHORES,
     COLOURS,
@@ -27,6 +28,7 @@ from homespun.stories.lexicon import (
     THROWN,
     TOYS,
     TRAITS,
+    TRICKS,
     WEATHER,
 )
 
@@ -97,7 +99,7 @@ class _Characters:
         """In how many wrong spots one looks for it."""
         self.considered: set[tuple[str, ...]] = set()
 
-    def do(self, kind: str, *who: str, whom: str = "", thing: str = "", **more: str) -> bool:
+    def do(self, kind: str, *who: str, whom: str = "", thing: str = "", **more: Any) -> bool:
         """Let something happen; True, for: something was done."""
         if thing and "owner" not in more:
             more["colour"] = self.facts.things[thing].colour
@@ -122,16 +124,23 @@ class _Characters:
 
     def begin(self) -> None:
         dice = self.dice
-        self.hero = hero = self.newcomer("live" if dice.chance(0.4) else "intro")
-        if dice.chance(0.5):
+        # Somebody has a toy: the hero, told at once or after the friend, or the friend, or both.
+        at_once, befriended = dice.chance(0.5), dice.chance(0.75)
+        friend_owns = befriended and dice.chance(0.25)
+        if not at_once and not friend_owns:
+            friend_owns = befriended and dice.chance(0.3)
+        later = not at_once and not friend_owns
+        kind = "live" if dice.chance(0.4) else "intro"
+        self.hero = hero = self.newcomer(kind, owns=at_once or later)
+        if at_once:
             self.own(hero)
         friend = ""
-        if dice.chance(0.75):
-            friend = self.newcomer("friend", whom=hero)
-            if dice.chance(0.25):
-                self.own(friend)
-        if not self.facts.things:
-            self.own(hero if dice.chance(0.7) or not friend else friend)
+        if befriended:
+            friend = self.newcomer("friend", whom=hero, owns=friend_owns)
+        if friend_owns:
+            self.own(friend)
+        if later:
+            self.own(hero)
         group = [hero, friend] if friend else [hero]
         toy = dice.choose(list(self.facts.things))
         owner = self.facts.things[toy].owner
@@ -146,12 +155,14 @@ class _Characters:
         if dice.chance(0.5):
             self.do("play", *self.players(owner), thing=toy)
 
-    def newcomer(self, kind: str, whom: str = "") -> str:
+    def newcomer(self, kind: str, whom: str = "", owns: bool = False) -> str:
+        """Somebody who `owns` a toy or does not, and so has a trait that can show."""
         dice = self.dice
         name = dice.choose([name for name in NAMES if name not in self.facts.people])
         creature = CHILD[name] if dice.chance(0.5) else dice.choose(ANIMALS)
         place = dice.choose(tuple(PLACES)) if kind == "live" else HOME
-        trait = dice.choose(TRAITS)
+        hidden = TRICKS if owns else CARES
+        trait = dice.choose([trait for trait in TRAITS if trait not in hidden])
         self.do(kind, name, whom=whom, place=place, what=creature, trait=trait)
         return name
 
@@ -223,12 +234,16 @@ class _Characters:
         dice = self.dice
         self.considered |= {(kind,), (noun,)}
         match kind:
-            case "lose" | "leave_behind" | "blow_away" | "hide":
-                self.hideouts[noun] = dice.choose(SPOTS)
-                self.patience[noun] = int(dice.uniform() * 4)
-                who = () if kind == "blow_away" else (name,)
-                spot = self.hideouts[noun] if kind == "hide" else ""
-                return self.do(kind, *who, thing=noun, spot=spot)
+            case "lose" | "leave_behind":
+                self.put_away(noun)
+                return self.do(kind, name, thing=noun)
+            case "blow_away":
+                self.put_away(noun)
+                return self.do(kind, thing=noun)
+            case "hide":
+                spot = self.put_away(noun)
+                owner = self.facts.things[noun].owner
+                return self.do(kind, name, whom=owner, thing=noun, spot=spot)
             case "toss":
                 return self.do(kind, name, thing=noun, spot=dice.choose(HEIGHTS))
             case "drop" | "break":
@@ -244,6 +259,12 @@ class _Characters:
                 return self.do(kind, name, what=dice.choose(LIMBS))
             case _:
                 return self.do(kind, name)
+
+    def put_away(self, noun: str) -> str:
+        """Where a thing will lie until it is found."""
+        self.hideouts[noun] = self.dice.choose(SPOTS)
+        self.patience[noun] = int(self.dice.uniform() * 4)
+        return self.hideouts[noun]
 
     # Everybody acts, one step at a time, the most urgent matter first.
 

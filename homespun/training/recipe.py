@@ -165,7 +165,7 @@ class Size:
 
 
 SIZES = (
-    Size("pico", 0.0, 1024),
+    Size("pico", 0.0, 2048),
     Size("nano", 1.2e14, 1024),
     Size("micro", 4e14, 2048),
     Size("mini", 1.5e15, 2048),

@@ -14,6 +14,7 @@ import numpy as np
 from homespun.stories.judge import events
 from homespun.stories.laws import ARRIVALS, ENDINGS, Event, Facts
 from homespun.stories.lexicon import (
+    ANIMALS,
     COLOURS,
     FOODS,
     HE,
@@ -310,6 +311,22 @@ def change_owner(text: str, rng: np.random.Generator) -> str | None:
     return _rewrite(text, [(number, sentence[: found.start()] + owner + sentence[found.end() :])])
 
 
+def swap_creature(text: str, rng: np.random.Generator) -> str | None:
+    """Somebody is called another creature than when they came into the story."""
+    told = _sentences(text)
+    options = [
+        (number, name, creature)
+        for number, (_, event) in enumerate(told)
+        for name, creature in event.called
+    ]
+    if not options:
+        return None
+    number, name, creature = _pick(rng, options)
+    other = _pick(rng, [animal for animal in ANIMALS if animal != creature])
+    sentence = told[number][0].replace(f"{name} the {creature}", f"{name} the {other}")
+    return _rewrite(text, [(number, sentence)])
+
+
 def change_lesson(text: str, rng: np.random.Generator) -> str | None:
     """Somebody learns what nothing in the story teaches."""
     told = _sentences(text)
@@ -324,7 +341,8 @@ def change_lesson(text: str, rng: np.random.Generator) -> str | None:
         form = _pick(rng, wrong)
         sentence = form.literals[0]
         for slot, literal in zip(form.slots, form.literals[1:], strict=True):
-            sentence += {"a": name, "he": HE[name], "his": HIS[name]}[slot] + literal
+            words = {"a": name, "said": f"said {name}", "he": HE[name], "his": HIS[name]}
+            sentence += words[slot] + literal
         return _rewrite(text, [(number, sentence)])
     return None
 
@@ -377,6 +395,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         delete_event,
         swap_order,
         change_owner,
+        swap_creature,
         change_lesson,
         change_ending,
         early_ending,

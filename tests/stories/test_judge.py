@@ -14,7 +14,8 @@ from tests.stories.corruptions import CORRUPTIONS
 SOUND = (
     "Once upon a time, there was a careless girl named Mia. She had a red drum. "
     "Mia had a friend, a kind fox named Tom. One day, Mia and Tom went to the park.\n"
-    'But Mia was careless and lost her drum in the park. "Please help me, Tom," said Mia. '
+    "But Mia's drum was soon lost in the park, for Mia was careless. "
+    '"Please help me," Mia said to Tom the fox. '
     '"I will help you look for your drum, Mia," said Tom. '
     "He looked under the bench, but the drum was not there. "
     "Then Mia saw the red drum near the well and picked it up. "
@@ -47,8 +48,10 @@ def test_a_sound_story() -> None:
         ("Then Mia saw", "Then Lily saw", "nobody has met Lily before"),
         ("near the well", "under the bench", "the drum was not there before"),
         ("He looked under", "She looked under", "Tom is not 'she'"),
-        ("her drum in the park", "his drum in the park", "Mia is not 'his'"),
-        ("drum in the park", "drum at the beach", "Mia is not in this place"),
+        ("after her things", "after his things", "Mia is not 'his'"),
+        ("lost in the park", "lost at the beach", "Mia is not in this place"),
+        ("Mia's drum was soon", "Tom's drum was soon", "the drum belongs to Mia"),
+        ("Tom the fox", "Tom the bear", "Tom is not a bear"),
         ("Mia and Tom went", "Mia went", "Tom is not there"),
         ("a careless girl", "a brave girl", "Mia is not careless"),
         ("a careless girl", "a careless boy", "Mia is not a boy"),
