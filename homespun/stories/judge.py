@@ -214,7 +214,7 @@ class _Reader:
 
     def _called(self) -> tuple[tuple[str, str], ...]:
         """Each name that comes with a creature, and that."""
-        phrases = [self.words[slot] for slot in (*ACTS, "b") if slot in self.words]
+        phrases = [phrase for slot, phrase in self.words.items() if slot in ACTS or slot == "b"]
         pairs = [phrase.split(" ")[-3:] for phrase in phrases if " the " in phrase]
         return tuple((name, creature) for name, _, creature in pairs)
 

@@ -166,7 +166,7 @@ class Size:
 
 SIZES = (
     Size("pico", 0.0, 2048),
-    Size("nano", 1.2e14, 1024),
+    Size("nano", 1.4e14, 1024),
     Size("micro", 4e14, 2048),
     Size("mini", 1.5e15, 2048),
     Size("small", 6e15, 4096),
@@ -188,7 +188,7 @@ def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
         batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
         optimizer="muon",
         learning_rate=0.04 if by_muon else 2e-3,
-        muon_learning_rate=MUON_RATE * math.sqrt(size.tokens_per_step / 1024),
+        muon_learning_rate=round(MUON_RATE * math.sqrt(size.tokens_per_step / 1024), 3),
         schedule="linear",
         warmup_steps=10,
         min_learning_rate_ratio=0.0,
