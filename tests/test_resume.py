@@ -176,7 +176,7 @@ def test_evaluations_and_samples_of_the_recipe_do_not_depend_on_kills(
     evaluated = [record["step"] for record in kept(workplace / "recipe") if "val_loss" in record]
     assert evaluated == list(range(12, 121, 12))
     sampled = [record["step"] for record in kept(workplace / "recipe") if "text" in record]
-    assert sampled == [53, 106]  # 16 x 50 tokens are 1.5% of 53 x 1,024
+    assert sampled == [27, 54, 81, 108]  # 16 x 50 tokens are 1.5% of 27 x 2,048
 
 
 TOUCHY = """
