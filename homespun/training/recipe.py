@@ -166,7 +166,7 @@ class Size:
 
 SIZES = (
     Size("pico", 0.0, 2048),
-    Size("nano", 1.4e14, 1024),
+    Size("nano", 3e14, 1024),
     Size("micro", 4e14, 2048),
     Size("mini", 1.5e15, 2048),
     Size("small", 6e15, 4096),
