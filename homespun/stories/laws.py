@@ -344,6 +344,18 @@ class Facts:
         self._owns(event.who[0], event.thing)
         thing.known.append(event.who[0])
 
+    def _giggle(self, event: Event) -> None:
+        self._hid(event.who[0], event)
+        self._need(len(self.things[event.thing].known) > 1, "nobody misses the {}", event.thing)
+
+    def _hid(self, name: str, event: Event) -> Thing:
+        """`name` has hidden the thing, and there."""
+        thing = self._in_state(event.thing, "hidden")
+        wrong = Wrong(name, "hidden", thing.owner, event.thing)
+        self._need(wrong in self.wrongs, "{} did not hide the {}", name, event.thing)
+        self._need(thing.spot == event.spot, "the {} was hidden somewhere else", event.thing)
+        return thing
+
     def _toss(self, event: Event) -> None:
         self._has(event.who, event.thing)
         self._need(event.thing in THROWN, "nobody throws a {}", event.thing)
@@ -437,10 +449,7 @@ class Facts:
 
     def _confess(self, event: Event) -> None:
         (name,) = event.who
-        thing = self._in_state(event.thing, "hidden")
-        wrong = Wrong(name, "hidden", thing.owner, event.thing)
-        self._need(wrong in self.wrongs, "{} did not hide the {}", name, event.thing)
-        self._need(thing.spot == event.spot, "the {} was hidden somewhere else", event.thing)
+        thing = self._hid(name, event)
         self._knows(thing.owner, event.thing)
         self.lessons[name, "truth"] = False
         thing.helping.append(name)
@@ -448,7 +457,8 @@ class Facts:
     def _fetch(self, event: Event) -> None:
         thing = self._in_state(event.thing, "hidden")
         self._cares(event.who[0], event.thing)
-        self._need(thing.spot == event.spot, "the {} was hidden somewhere else", event.thing)
+        if event.spot:
+            self._need(thing.spot == event.spot, "the {} was hidden somewhere else", event.thing)
         thing.state, thing.holder = "fine", event.who[0]
 
     def _reach(self, event: Event) -> None:

@@ -19,7 +19,8 @@ ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
 
 # A trait is a cause: only the careless leave things behind, only the greedy refuse to share, only
 # the timid are afraid of the weather, only the cheeky play tricks.
-TRAITS = _split("careless greedy timid cheeky kind brave cheerful clever gentle")
+TRAITS = dict.fromkeys(_split("careless greedy timid cheeky"), 2)
+TRAITS |= dict.fromkeys(_split("kind brave cheerful clever gentle"), 1)
 CARES = frozenset(_split("careless greedy"))  # show in what one does with one's own toy
 TRICKS = frozenset(_split("cheeky"))  # show in what one does with that of somebody else
 
@@ -69,11 +70,11 @@ PLACES = {  # place -> where one is when there
     "stream": "by the stream",
     "island": "on the island",
 }
-SPOTS = (
-    "under the bench", "behind the big tree", "in the tall grass", "behind the fence",
-    "under the bush", "under the leaves", "behind the wall", "in the hollow log",
-    "near the gate", "in the straw", "behind the rock", "under the table",
-    "under the cart", "near the well", "behind the shed", "under the steps",
+SPOTS = (  # each known by its first word
+    "under the bench", "behind the big tree", "deep in the tall grass", "beside the well",
+    "among the leaves", "between the rocks", "inside the hollow log", "below the steps",
+    "beneath the cart", "near the gate", "next to the shed", "close to the fence",
+    "underneath the table", "down in the straw", "outside the hut", "beyond the bushes",
 )  # fmt: skip
 HEIGHTS = ("in the old oak", "on the roof", "on the high shelf", "in the tall pine")
 WEATHER = _split("rain snow thunder wind fog")

@@ -98,6 +98,10 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Soon {a} saw that {t} was gone.",
         "{a} wanted to play with {t}, but it was gone.",
     ),
+    "giggle": (
+        "But {o} was still {s}, and {a} giggled.",
+        "Nobody knew that {o} was {s}, so {a} had to laugh.",
+    ),
     "toss": (
         "{o} got stuck {h}, for {a} had thrown it too high.",
         "Up into the air {a} threw {t}, and it got stuck {h}.",
@@ -163,12 +167,12 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         '"Look, {B}, {T} was {s}!" {said}.',
     ),
     "confess": (
-        '"I hid {T} {s}," {said}.',
-        '"It was a joke, {B}, I hid {T} {s}," {said}.',
+        '"I took {T} for a joke and hid it {s}," {said}.',
+        '"It was a joke, {B}, {T} is {s}," {said}.',
     ),
     "fetch": (
         "{a} went and got {t}, which was still {s}.",
-        "{a} ran and took {t}, which lay {s}.",
+        "{a} ran there and came back with {t}.",
     ),
     "reach": (
         "{a} jumped, but could not reach {t}.",
@@ -365,47 +369,47 @@ SENTENCES: dict[str, tuple[str, ...]] = {
     ),
     "learn:care": (
         '"I will take good care of my things," {said}.',
-        "From that day on, {a} always looked after {his} things.",
+        "Toys have to be looked after, and {a} never forgot it.",
     ),
     "learn:borrow": (
         '"I will be careful with the things of others," {said}.',
-        "From that day on, {a} was careful with all that {he} borrowed.",
+        "One has to take care of what one borrows, and {a} never forgot it.",
     ),
     "learn:friends": (
         '"It is good to have a friend who helps," {said}.',
-        "From that day on, {a} knew that a friend can help.",
+        "With a friend all is easier, {a} learned that day.",
     ),
     "learn:return": (
         '"Help comes back to those who give it," {said}.',
-        "From that day on, {a} knew that help always comes back.",
+        "Who helps will be helped, {a} learned that day.",
     ),
     "learn:joke": (
         '"A joke is no fun when it makes a friend sad," {said}.',
-        "From that day on, {a} never played a trick like that again.",
+        "Tricks like that are not funny, and {a} never played one again.",
     ),
     "learn:truth": (
         '"It is best to tell the truth," {said}.',
-        "From that day on, {a} always told the truth.",
+        "The truth is best, {a} learned that day.",
     ),
     "learn:share": (
         '"It is more fun to share," {said}.',
-        "From that day on, {a} always shared {his} things.",
+        "Sharing makes two happy, {a} learned that day.",
     ),
     "learn:forgive": (
         '"It feels good to forgive," {said}.',
-        "From that day on, {a} knew how to forgive a friend.",
+        "A friend can be forgiven, {a} learned that day.",
     ),
     "learn:brave": (
         '"I will be brave when the weather is bad," {said}.',
-        "From that day on, {a} was not so afraid any more.",
+        "All bad weather ends, {a} learned that day.",
     ),
     "learn:alone": (
         '"I will not walk too far alone again," {said}.',
-        "From that day on, {a} never walked so far alone again.",
+        "Far from home one should not be alone, and {a} never forgot it.",
     ),
     "learn:kind": (
         '"Good work brings good things," {said}.',
-        "From that day on, {a} was always glad to help with hard work.",
+        "Hard work is worth it, {a} learned that day.",
     ),
     "end_play": (
         "{g} played with {t} until the sun went down.",

@@ -162,7 +162,7 @@ class _Characters:
         creature = CHILD[name] if dice.chance(0.5) else dice.choose(ANIMALS)
         place = dice.choose(tuple(PLACES)) if kind == "live" else HOME
         hidden = TRICKS if owns else CARES
-        trait = dice.choose([trait for trait in TRAITS if trait not in hidden])
+        trait = dice.weigh({trait: TRAITS[trait] for trait in TRAITS if trait not in hidden})
         self.do(kind, name, whom=whom, place=place, what=creature, trait=trait)
         return name
 
@@ -226,7 +226,7 @@ class _Characters:
         }
         if other:
             weights["ask_borrow", other, noun] = 4 if people[owner].trait == "greedy" else 2
-            weights["hide", other, noun] = 5 if people[other].trait == "cheeky" else 0
+            weights["hide", other, noun] = 16 if people[other].trait == "cheeky" else 0
             weights["wish", other, noun] = 2
         return weights
 
@@ -327,8 +327,10 @@ class _Characters:
             return self.do("sad", owner)
         if thing.helping:
             return self.do("fetch", thing.helping[0], thing=noun, spot=thing.spot)
-        if thing.looked and self.dice.chance(0.5):
-            culprit = next(wrong.culprit for wrong in self.facts.wrongs if wrong.thing == noun)
+        culprit = next(wrong.culprit for wrong in self.facts.wrongs if wrong.thing == noun)
+        if self.once(0.5, "giggle", noun):
+            return self.do("giggle", culprit, thing=noun, spot=thing.spot)
+        if self.dice.chance(0.5):
             return self.do("confess", culprit, whom=owner, thing=noun, spot=thing.spot)
         return self.search(noun, thing)
 

@@ -18,9 +18,9 @@ SOUND = (
     '"Please help me," Mia said to Tom the fox. '
     '"I will help you look for your drum, Mia," said Tom. '
     "He looked under the bench, but the drum was not there. "
-    "Then Mia saw the red drum near the well and picked it up. "
+    "Then Mia saw the red drum near the gate and picked it up. "
     '"Thank you for your help, Tom!" she said.\n'
-    "From that day on, Mia always looked after her things. "
+    "Toys have to be looked after, and Mia never forgot it. "
     "Mia and Tom played with Mia's drum until the sun went down."
 )
 
@@ -46,9 +46,9 @@ def test_a_sound_story() -> None:
         ("Then Mia saw the red drum", "Then Mia saw the blue drum", "the drum is red"),
         ("Then Mia saw the red drum", "Then Mia saw Tom's drum", "the drum belongs to Mia"),
         ("Then Mia saw", "Then Lily saw", "nobody has met Lily before"),
-        ("near the well", "under the bench", "the drum was not there before"),
+        ("near the gate", "under the bench", "the drum was not there before"),
         ("He looked under", "She looked under", "Tom is not 'she'"),
-        ("after her things", "after his things", "Mia is not 'his'"),
+        ("saw the red drum", "saw his red drum", "Mia is not 'his'"),
         ("lost in the park", "lost at the beach", "Mia is not in this place"),
         ("Mia's drum was soon", "Tom's drum was soon", "the drum belongs to Mia"),
         ("Tom the fox", "Tom the bear", "Tom is not a bear"),
@@ -56,7 +56,8 @@ def test_a_sound_story() -> None:
         ("a careless girl", "a brave girl", "Mia is not careless"),
         ("a careless girl", "a careless boy", "Mia is not a boy"),
         ("for your help", "for mending my drum", "Mia has nothing of that kind to thank Tom for"),
-        ("looked after her things", "told the truth", "nothing taught Mia this lesson"),
+        ("Toys have to be looked after, and Mia never forgot it.",
+         "The truth is best, Mia learned that day.", "nothing taught Mia this lesson"),
         ("with Mia's drum until", "with Tom's drum until", "the drum belongs to Mia"),
         ("Please help me", "Please helped me", "not understood"),
         (" until the sun went down.", " until the", "unfinished: the sentence breaks off"),
@@ -79,7 +80,7 @@ def test_the_first_problem_is_where_the_change_is() -> None:
     first = judge(changed).problems[0]
     assert (first.sentence, first.text) == (
         8,
-        "Then Mia saw the red kite near the well and picked it up.",
+        "Then Mia saw the red kite near the gate and picked it up.",
     )
 
 

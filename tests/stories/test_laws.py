@@ -15,7 +15,7 @@ SCENE = (
     Event("set_out", ("Mia", "Tom", "Lily"), place="park"),
 )
 LOST = Event("lose", MIA, thing="kite")
-HIDDEN = Event("hide", TOM, thing="kite", spot="near the well")
+HIDDEN = Event("hide", TOM, thing="kite", spot="near the gate")
 ASKED = Event("ask_borrow", TOM, "Mia", "kite")
 LENT = Event("lend", MIA, "Tom", "kite")
 REFUSED = Event("refuse", MIA, "Tom", "kite")
@@ -36,13 +36,16 @@ CASES = [
     ((ASKED, REFUSED), Event("forgive", TOM, "Mia"), "Mia has not said sorry to Tom"),
     ((ASKED, REFUSED), Event("learn", TOM, what="share"), "nothing taught Tom this lesson"),
     ((LOST,), Event("play", MIA, thing="kite"), "the kite is lost"),
-    ((LOST,), Event("look", TOM, thing="kite", spot="near the well"),
+    ((LOST,), Event("look", TOM, thing="kite", spot="near the gate"),
      "Tom has not offered to help with the kite"),
     ((LOST,), END, "the story ends, but the kite is lost"),
-    ((HIDDEN,), Event("look", MIA, thing="kite", spot="in the straw"),
+    ((HIDDEN,), Event("look", MIA, thing="kite", spot="down in the straw"),
      "Mia does not know what is wrong with the kite"),
     ((HIDDEN, Event("miss", MIA, thing="kite")),
-     Event("find", MIA, thing="kite", spot="in the straw"), "the kite was hidden somewhere else"),
+     Event("find", MIA, thing="kite", spot="down in the straw"), "the kite was hidden somewhere else"),
+    ((HIDDEN,), Event("giggle", TOM, thing="kite", spot="near the gate"), "nobody misses the kite"),
+    ((HIDDEN, Event("miss", MIA, thing="kite")),
+     Event("giggle", MIA, thing="kite", spot="near the gate"), "Mia did not hide the kite"),
     ((), Event("break", MIA, thing="kite"), "Mia is not careless"),
     ((), Event("sad", MIA), "Mia has no reason to be sad"),
     ((), Event("happy", MIA), "Mia was not sad before"),
