@@ -106,6 +106,9 @@ def plan(
     model = shaped(
         base, {name: getattr(settled, name) for name in (*SHAPE, "vocab_size", "seq_len")}
     )
+    if config.model_size is None:
+        seen = expected_passes(model, settled, n_samples, flops_per_second)
+        settled = dataclasses.replace(settled, **against_memorising(config, seen))
     if settled.sequences_per_step > n_samples:
         raise UserError(
             f"a step takes {settled.sequences_per_step:,} sequences of {config.seq_len} tokens, but the training text "
@@ -138,6 +141,25 @@ def expected_seconds(
     per_step = config.tokens_per_step * flops_per_token(model) / (UTILISATION * flops_per_second)
     limits += [steps * per_step for steps in step_limits(config, n_samples).values()]
     return min(limits)
+
+
+def expected_passes(
+    model: ModelConfig, config: Settled, n_samples: int, flops_per_second: float
+) -> float:
+    """Roughly how often a run goes over its text."""
+    speed = UTILISATION * flops_per_second / flops_per_token(model)
+    tokens = speed * expected_seconds(model, config, n_samples, flops_per_second)
+    return tokens / (n_samples * config.seq_len)
+
+
+def against_memorising(config: TrainConfig, passes: float) -> dict[str, Any]:
+    """What keeps a model from learning by heart a text that it would see so often, where the user has not said it."""
+    settings: dict[str, Any] = {}
+    if config.weight_decay is None and config.optimizer != "adamw":
+        settings["weight_decay"] = [d.weight_decay for d in DECAYS if passes >= d.least_passes][-1]
+    if config.max_epochs is None and config.max_steps is None and passes > MOST_PASSES:
+        settings["max_epochs"] = MOST_PASSES
+    return settings
 
 
 def rate_curve(config: Settled, limits: dict[str, int]) -> RateCurve:
@@ -180,6 +202,20 @@ LOGGED_TOKENS = 50 * 1024
 """Between two lines of metrics: small models take many small steps, and a line for every second is enough."""
 
 
+@dataclass(frozen=True)
+class Decay:
+    """How much of it learned most from so many passes over a text, with Muon."""
+
+    least_passes: float
+    weight_decay: float
+
+
+DECAYS = (Decay(0.0, 0.03), Decay(1.5, 0.3), Decay(5.0, 0.5))
+
+MOST_PASSES = 10.0
+"""More of them taught nothing that generalises, however they were regularized."""
+
+
 def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
     """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
     sequences = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
@@ -192,7 +228,7 @@ def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
         schedule="linear",
         warmup_steps=10,
         min_learning_rate_ratio=0.0,
-        weight_decay=0.01 if by_muon else 0.1,
+        weight_decay=DECAYS[0].weight_decay if by_muon else 0.1,
         beta2=0.99,
         log_interval=max(1, LOGGED_TOKENS // size.tokens_per_step),
         eval_interval=None,

@@ -158,6 +158,11 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
             flops_per_second=flops_per_second,
             compiles_at_once=machine.compiles_at_once(),
         )
+        if settled.config.max_epochs != requested.max_epochs and requested.model_size is None:
+            say(
+                f"So short a text is learned by heart if it is seen too often: the run ends after "
+                f"{settled.config.max_epochs:g} passes. With more text it could use the whole time."
+            )
     engine, config = _engine(settled, tokenizer.eot_id, say)
     if checkpoint:
         restore(engine, checkpoint, say)

@@ -12,6 +12,7 @@ from homespun.errors import UserError
 from homespun.model.presets import PRESETS
 from homespun.model.spec import count_parameters, flops_per_token
 from homespun.training.recipe import (
+    MOST_PASSES,
     SIZES,
     UTILISATION,
     Plan,
@@ -142,6 +143,25 @@ def test_the_recipe_takes_muon_and_for_adamw_other_rates() -> None:
     assert muon.min_learning_rate_ratio == 0.0
     assert adamw.learning_rate < muon.learning_rate
     assert muon.tokens_per_step in {s.tokens_per_step for s in SIZES}
+
+
+def test_the_more_often_a_text_is_seen_the_more_weights_decay() -> None:
+    decays = [
+        settle(tokens, max_steps=1000).config.weight_decay for tokens in (10**8, 10**6, 10**5)
+    ]
+    assert decays == sorted(set(decays))
+    epochs = [settle(max_epochs=n).config.weight_decay for n in (1, 2, 10)]
+    assert epochs == decays
+    assert settle(10**5, max_steps=1000, optimizer="adamw").config.weight_decay == 0.1
+
+
+def test_time_that_a_text_is_too_short_for_is_not_spent_on_learning_it_by_heart() -> None:
+    short, long = (settle(tokens, time_budget="10h").config for tokens in (10**5, 10**9))
+    assert (short.max_epochs, short.time_budget) == (MOST_PASSES, "10h")
+    assert long.max_epochs is None
+    for limit in ({"max_epochs": 50.0}, {"max_steps": 10**6}, {"model_size": "pico"}):
+        config = settle(10**5, **{"time_budget": "10h", **limit}).config
+        assert config.max_epochs == limit.get("max_epochs")
 
 
 @given(tokens=st.integers(514, 5000), seq_len=st.integers(2, 512))
