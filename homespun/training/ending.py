@@ -56,7 +56,8 @@ def what_now(result: TrainResult, config: TrainConfig) -> dict[str, str]:
         now["go on"] = resume
     elif not result.stopped_by:
         now["try it"] = f"{generate} --interactive"
-        if result.ended_by != "patience":  # a longer run would hardly help
+        seen_enough = result.ended_by == "max_epochs" and config.time_budget is not None
+        if not seen_enough and result.ended_by != "patience":  # a longer run would hardly help
             now["train on"] = f"{resume} {_twice(result.ended_by, config)}"
     return now
 

@@ -50,6 +50,12 @@ def test_commands_name_another_folder_as_a_shell_reads_it(tmp_path: Path) -> Non
     assert "train on" not in now  # it was getting no better
 
 
+def test_a_run_that_has_seen_its_text_often_enough_is_not_to_be_trained_on() -> None:
+    config = TrainConfig(max_epochs=10, time_budget="1h")
+    assert "train on" not in what_now(result(Path("checkpoints"), "max_epochs"), config)
+    assert "train on" in what_now(result(Path("checkpoints"), "time_budget"), config)
+
+
 def test_a_stopped_run_goes_on_and_one_that_never_began_does_not() -> None:
     facts: dict[str, Any] = {"val_loss": None, "best_val_loss": None, "stopped_by": signal.SIGINT}
     stopped = result(Path("checkpoints"), "SIGINT", **facts)
