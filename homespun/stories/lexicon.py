@@ -18,7 +18,7 @@ CHILD = dict.fromkeys(GIRLS, "girl") | dict.fromkeys(BOYS, "boy")
 ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
 
 # A trait is a cause: only the careless leave things behind, only the greedy refuse to share, only
-# the timid are afraid of the weather, only the cheeky play tricks.
+# the timid are afraid of the weather, only the cheeky play tricks. With each, how common it is.
 TRAITS = dict.fromkeys(_split("careless greedy timid cheeky"), 2)
 TRAITS |= dict.fromkeys(_split("kind brave cheerful clever gentle"), 1)
 CARES = frozenset(_split("careless greedy"))  # show in what one does with one's own toy

@@ -210,7 +210,7 @@ class Decay:
     weight_decay: float
 
 
-DECAYS = (Decay(0.0, 0.03), Decay(1.5, 0.3), Decay(5.0, 0.5))
+DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
 MOST_PASSES = 10.0
 """More of them taught nothing that generalises, however they were regularized."""
