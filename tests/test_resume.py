@@ -347,7 +347,7 @@ def test_a_run_that_was_stopped_at_its_end_is_evaluated_on_resume(
     assert (workplace / "ended" / "best.npz").exists()
 
 
-def test_a_limit_that_nobody_asked_for_gives_way(
+def test_limits_that_nobody_asked_for_give_way(
     homespun: Command, workplace: Path, control: Path
 ) -> None:
     small = [
@@ -363,10 +363,12 @@ def test_a_limit_that_nobody_asked_for_gives_way(
         100,
     ]
     process = homespun("train", *small, "--checkpoint-dir", "open", "--log-interval", 1)
-    killed_when(process, "step       3  loss", signal.SIGINT)
+    started = killed_when(process, "step   3/", signal.SIGINT)
+    assert "steps (--max-epochs) or 10m (--time-budget)" in started
     output = finished(homespun("train", "--resume", "--checkpoint-dir", "open", "--max-steps", 2))
     assert "(--max-steps 2)" in output
     assert "(--time-budget)" not in output
+    assert "(--max-epochs)" not in output
     complaint = "a resumed run cannot change --model-size pico (was not given)"
     resume = ["train", "--resume", "--checkpoint-dir", "open"]
     assert complaint in finished(homespun(*resume, "--model-size", "pico"), status=2)
