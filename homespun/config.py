@@ -418,7 +418,7 @@ class ModelsConfig(Checked):
 
 @dataclass(frozen=True)
 class DoctorConfig(Checked):
-    """Check this machine: does it compute what it should, and how fast?"""
+    """Check this machine: whether it computes what it should, and how fast."""
 
     engine: bool = False
     """Hold the engines against NumPy and each other, and time a training step; about two minutes."""

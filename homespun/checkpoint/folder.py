@@ -308,7 +308,8 @@ def open_weights(path: Path, report: Report = warnings.warn) -> Archive:
     newest = CheckpointFolder(path).latest(report) if path.is_dir() else None
     if newest is None:
         raise CheckpointError(
-            f"{path}: no model is there: train one, or name another file or the folder of a run"
+            f"{path}: no model is there: train one (homespun train), or name another file or the folder of a run "
+            "(--checkpoint)"
         )
     return newest.weights
 

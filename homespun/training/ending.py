@@ -9,6 +9,8 @@ from homespun.checkpoint.folder import BEST
 from homespun.config import TrainConfig, flag, seconds
 
 PLOT = "training.png"
+WORSE = 1.01
+"""Times the best validation loss: a last one above that says that the text is being learned by heart."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,17 @@ def what_now(result: TrainResult, config: TrainConfig) -> dict[str, str]:
         now["go on"] = resume
     elif not result.stopped_by:
         now["try it"] = f"{generate} --interactive"
-        seen_enough = result.ended_by == "max_epochs" and config.time_budget is not None
-        if not seen_enough and result.ended_by != "patience":  # a longer run would hardly help
+        if not _has_enough(result, config):
             now["train on"] = f"{resume} {_twice(result.ended_by, config)}"
     return now
+
+
+def _has_enough(result: TrainResult, config: TrainConfig) -> bool:
+    """Whether a longer run would hardly help: it got no better, or has seen its text too often."""
+    if result.ended_by == "patience" or (result.ended_by == "max_epochs" and config.time_budget):
+        return True
+    last, best = result.val_loss, result.best_val_loss
+    return last is not None and best is not None and last > WORSE * best
 
 
 def _twice(limit: str, config: TrainConfig) -> str:

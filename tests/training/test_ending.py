@@ -12,7 +12,7 @@ from homespun.training.ending import PLOT, TrainResult, headline, what_now
 
 
 def result(folder: Path, ended_by: str, **changes: Any) -> TrainResult:
-    facts = {"steps": 1288, "val_loss": 3.5, "best_val_loss": 3.25, "stopped_by": None}
+    facts = {"steps": 1288, "val_loss": 3.26, "best_val_loss": 3.25, "stopped_by": None}
     return TrainResult(checkpoint_dir=folder, ended_by=ended_by, **facts | changes)
 
 
@@ -54,6 +54,12 @@ def test_a_run_that_has_seen_its_text_often_enough_is_not_to_be_trained_on() -> 
     config = TrainConfig(max_epochs=10, time_budget="1h")
     assert "train on" not in what_now(result(Path("checkpoints"), "max_epochs"), config)
     assert "train on" in what_now(result(Path("checkpoints"), "time_budget"), config)
+
+
+def test_a_run_that_learns_by_heart_is_not_to_be_trained_on() -> None:
+    config = TrainConfig(time_budget="1h")
+    worse = result(Path("checkpoints"), "time_budget", val_loss=3.5, best_val_loss=3.0)
+    assert "train on" not in what_now(worse, config)
 
 
 def test_a_stopped_run_goes_on_and_one_that_never_began_does_not() -> None:
