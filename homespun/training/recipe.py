@@ -228,7 +228,6 @@ def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
         schedule="linear",
         warmup_steps=10,
         min_learning_rate_ratio=0.0,
-        weight_decay=DECAYS[0].weight_decay if by_muon else 0.1,
         beta2=0.99,
         log_interval=max(1, LOGGED_TOKENS // size.tokens_per_step),
         eval_interval=None,
