@@ -160,7 +160,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         )
         if settled.config.max_epochs != requested.max_epochs and requested.model_size is None:
             say(
-                f"So short a text is learned by heart if it is seen too often: the run ends after "
+                "So short a text is learned by heart if it is seen too often: the run ends after "
                 f"{settled.config.max_epochs:g} passes. With more text it could use the whole time."
             )
     engine, config = _engine(settled, tokenizer.eot_id, say)
