@@ -213,7 +213,7 @@ class Decay:
 DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
 MOST_PASSES = 10.0
-"""Of 2.4 MB of prose, ten came to little more than six (1.598 and 1.603 bits per byte); more were not tried with decay."""
+"""Of 2.4 MB of prose ten came to little more than six (1.598 and 1.603 bits per byte); more were not tried."""
 
 
 def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
