@@ -2,11 +2,14 @@
 
     python -m benchmarks.generation
 
-200 tokens at temperature 0.8 after a prompt of 8, random weights. Each variant is a process of its own.
+200 tokens at temperature 0.8 after a prompt of 8, random weights. Each variant is a process of its own. Then how many
+threads should write: on a quiet machine, and beside a busy process for each of its cores.
 """
 
 import itertools
 import random
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -20,6 +23,7 @@ from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
 from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
 from homespun.engine import select
+from homespun.engine.threads import n_cores
 from homespun.generation.generate import generate, prompt_ids
 from homespun.model.spec import count_parameters, initial_weights
 from homespun.tokenizer import Tokenizer
@@ -29,9 +33,15 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 """In float32 models of this size are read by NumPy, in bfloat16 by PyTorch."""
 
 
-def ours(config: ModelConfig, precision: Precision, n_tokens: int, next_turn: NextTurn) -> None:
+def ours(
+    config: ModelConfig,
+    precision: Precision,
+    n_tokens: int,
+    next_turn: NextTurn,
+    threads: int | None = None,
+) -> None:
     """Figures are tokens per second; a turn is one text."""
-    engine = select.reader(config, LoadConfig(precision=precision))
+    engine = select.reader(config, LoadConfig(precision=precision, threads=threads))
     engine.load(initial_weights(config, seed=0))
     words = _words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
@@ -70,6 +80,43 @@ def transformers(
         next_turn((written.shape[1] - PROMPT_TOKENS) / (time.perf_counter() - start))
 
 
+def against_transformers(
+    n_layers: int, d_model: int, vocab_size: int, precision: Precision, n_tokens: int, rounds: int
+) -> list[report.Row]:
+    gpt2, qwen3 = (
+        model_config(architecture, n_layers, d_model, vocab_size)
+        for architecture in ("gpt2", "qwen3")
+    )
+    with ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(Process(partial(work, config, precision, n_tokens)))
+            for name, work, config in [
+                ("transformers gpt2", transformers, gpt2),
+                ("gpt2", ours, gpt2),
+                ("qwen3", ours, qwen3),
+            ]
+        }
+        return compared(interleaved(processes, rounds), "tokens/s", 1)
+
+
+def by_threads(config: ModelConfig, n_busy: int, n_tokens: int, rounds: int) -> list[report.Row]:
+    """With one thread, with two, and with as many as are faster, beside processes that never rest."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n_busy)]
+    try:
+        with ExitStack() as stack:
+            processes = {
+                name: stack.enter_context(
+                    Process(partial(ours, config, "float32", n_tokens, threads=threads))
+                )
+                for name, threads in [("one", 1), ("two", 2), ("as many as are faster", None)]
+            }
+            return compared(interleaved(processes, rounds), "tokens/s", 1)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def _words() -> list[str]:
     """Enough different ones for any vocabulary."""
     rng = random.Random(0)
@@ -89,6 +136,7 @@ def _prompt(speech: Tokenizer, words: list[str]) -> str:
 
 def main(
     rounds: int = 7,
+    rounds_of_threads: int = 5,
     n_tokens: int = 200,
     shapes: tuple[tuple[int, int], ...] = ((6, 384), (12, 576)),
     vocab_size: int = 8000,
@@ -97,28 +145,23 @@ def main(
 
     Args:
         rounds: texts of each variant that count.
+        rounds_of_threads: the same where threads are compared.
         n_tokens: length of a text.
         shapes: layers and width of the models.
         vocab_size: their vocabulary.
     """
     tables = {}
     for (n_layers, d_model), precision in itertools.product(shapes, PRECISIONS):
-        gpt2, qwen3 = (
-            model_config(architecture, n_layers, d_model, vocab_size)
-            for architecture in ("gpt2", "qwen3")
+        size = count_parameters(model_config("gpt2", n_layers, d_model, vocab_size)) / 1e6
+        tables[f"{n_layers} x {d_model} ({size:.1f} M), {precision}"] = against_transformers(
+            n_layers, d_model, vocab_size, precision, n_tokens, rounds
         )
-        with ExitStack() as stack:
-            processes = {
-                name: stack.enter_context(Process(partial(work, config, precision, n_tokens)))
-                for name, work, config in [
-                    ("transformers gpt2", transformers, gpt2),
-                    ("gpt2", ours, gpt2),
-                    ("qwen3", ours, qwen3),
-                ]
-            }
-            rows = compared(interleaved(processes, rounds), "tokens/s", 1)
-        title = f"{n_layers} x {d_model} ({count_parameters(gpt2) / 1e6:.1f} M), {precision}"
-        tables[title] = rows
+    for (n_layers, d_model), n_busy in itertools.product(shapes, (0, n_cores())):
+        beside = f"beside {n_busy} busy processes" if n_busy else "on a quiet machine"
+        config = model_config("gpt2", n_layers, d_model, vocab_size)
+        tables[f"threads, {n_layers} x {d_model}, {beside}"] = by_threads(
+            config, n_busy, n_tokens, rounds_of_threads
+        )
     report.save("generation", tables)
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,10 +23,19 @@ Work = Callable[[NextTurn], None]
 """Warms up, and then takes turns until it is told to exit."""
 
 
+REST = 0.2
+"""Seconds between turns, in which the threads of the one before fall asleep: until then they need a processor."""
+
+
 def interleaved(variants: Mapping[str, Turn], rounds: int) -> dict[str, list[float]]:
     """The figures of each variant, one a round; a first round, which warms up, does not count."""
-    measured = [{name: turn() for name, turn in variants.items()} for _ in range(rounds + 1)]
+    measured = [{name: _rested(turn) for name, turn in variants.items()} for _ in range(rounds + 1)]
     return {name: [one[name] for one in measured[1:]] for name in variants}
+
+
+def _rested(turn: Turn) -> float:
+    time.sleep(REST)
+    return turn()
 
 
 def compared(

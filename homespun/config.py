@@ -362,7 +362,7 @@ class LoadConfig(Checked):
     precision: Precision = "auto"
     """What is computed in; NumPy computes in float32."""
     threads: int | None = setting(None, at_least=1, at_most=1024)
-    """CPU threads; without it one with NumPy, one per core with PyTorch."""
+    """CPU threads; without it one per core with PyTorch, with NumPy as many as are faster, up to four."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,18 +12,17 @@ B sequences, T tokens, N = B * T, S positions seen (T, or more with a cache), D 
 feed-forward layer, H heads, K key/value heads, C channels of a head, V tokens in the vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from homespun.config import ModelConfig
 from homespun.engine.base import IGNORED, Batch, Floats, Named, Tokens, checked
 from homespun.engine.memory import HEAD_ROWS
-from homespun.model.spec import parameters
+from homespun.engine.threads import ProductThreads
+from homespun.model.spec import Parameter, count_parameters, parameters
 
 Weights = dict[str, Floats]
 
@@ -31,31 +30,50 @@ PREFILL = 256
 """Positions that are read at a time: a bound on the attention weights in memory."""
 
 
-@dataclass
-class LayerCache:
-    """Keys and values of the positions seen so far, in one layer."""
+TOGETHER = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+"""Matrices that are applied to the same vector lie below each other, as one of this name."""
 
-    keys: Floats  # [B, K, max_len, C]
-    values: Floats  # [B, K, max_len, C]
 
-    def put(self, start: int, k: Floats, v: Floats) -> tuple[Floats, Floats]:
-        """Store k and v [B, K, T, C] from position `start` on; returns all S positions."""
-        end = start + k.shape[2]
-        self.keys[:, :, start:end] = k
-        self.values[:, :, start:end] = v
-        return self.keys[:, :, :end], self.values[:, :, :end]
+def room(config: ModelConfig) -> Weights:
+    """Room for the weights by name, also of those that lie together.
+
+    All is one array, which the system maps in large pages: 3% of a small model's time. A matrix with more rows than
+    columns lies in it by columns: its product with a vector is then faster.
+    """
+    groups: dict[str, list[Parameter]] = {}
+    for p in parameters(config):
+        name = ".".join(TOGETHER.get(part, part) for part in p.name.split("."))
+        groups.setdefault(name, []).append(p)
+    free = np.empty(count_parameters(config), np.float32)
+    weights: Weights = {}
+    for name, members in groups.items():
+        ends = np.cumsum([p.shape[0] for p in members])
+        shape = (int(ends[-1]), *members[0].shape[1:])
+        taken, free = np.split(free, [math.prod(shape)])
+        tall = shape[0] > shape[-1]
+        weights[name] = taken.reshape(shape[::-1]).T if tall else taken.reshape(shape)
+        for p, rows in zip(members, np.split(weights[name], ends[:-1]), strict=True):
+            weights[p.name] = rows
+    return weights
 
 
 def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
     """x [N, D] and weight [out, D] -> [N, out]."""
-    y: Floats = (weight @ x[0])[None] if len(x) == 1 else x @ weight.T
+    y: Floats = x.dot(weight.T)
     if bias is not None:
         y += bias
     return y
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
-    y: Floats = x - np.add.reduce(x, -1, keepdims=True) / x.shape[-1]
+    """Of the rows of x [N, D]."""
+    y: Floats = x - x.dot(equal_shares(x.shape[-1]))[:, None]
     y /= root_mean_square(y, eps)
     y *= weight
     y += bias
@@ -63,13 +81,22 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """Of the last axis."""
     y: Floats = x / root_mean_square(x, eps)
     y *= weight
     return y
 
 
-def root_mean_square(x: Floats, eps: float) -> Floats:
-    """x [..., D] -> [..., 1]."""
+@functools.cache
+def equal_shares(n: int) -> Floats:
+    return np.full(n, 1 / n, np.float32)
+
+
+def root_mean_square(x: Floats, eps: float) -> Floats | float:
+    """x [..., D] -> [..., 1], or a number for a single row: an array of one would take several times as long."""
+    if x.size == x.shape[-1]:
+        row = x.reshape(-1)
+        return math.sqrt(row.dot(row) / row.size + eps)
     size: Floats = np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + eps)
     return size
 
@@ -115,33 +142,36 @@ def rotate(x: Floats, rope: Floats) -> Floats:
     return turned
 
 
-def attention(q: Floats, k: Floats, v: Floats) -> Floats:
-    """Causal attention of the last T of S positions; q [B, H, T, C], k and v [B, K, S, C] -> [N, H * C]."""
-    batch, heads, n_new, channels = q.shape
-    shared_by, n_seen = heads // k.shape[1], k.shape[2]
+def attention(heads: Floats, seen: Floats, start: int) -> Floats:
+    """Causal attention of T new positions, from `start` on, to themselves and those before.
+
+    heads [B, H + 2 * K, T, C] are the queries, keys and values of the new ones -> [N, H * C]. Keys and values are
+    kept in `seen` [B, 2 * K, positions, C].
+    """
+    batch, _, n_new, channels = heads.shape
+    n_kv_heads, n_seen = seen.shape[1] // 2, start + n_new
+    n_heads = heads.shape[1] - 2 * n_kv_heads
+    seen[:, :, start:n_seen] = heads[:, n_heads:]
+    k, v = seen[:, :n_kv_heads, :n_seen], seen[:, n_kv_heads:, :n_seen]
     # The heads that share their keys are laid side by side, as more positions of one head: [B, K, H / K * T, C].
-    q = (q * np.float32(channels**-0.5)).reshape(batch, -1, shared_by * n_new, channels)
-    scores: Floats = q @ k.swapaxes(-1, -2)  # [B, K, H / K * T, S]
+    q = heads[:, :n_heads] * np.float32(channels**-0.5)
+    scores = q.reshape(batch, n_kv_heads, -1, channels) @ k.swapaxes(-1, -2)
     if n_new > 1:
         later = np.triu(np.ones((n_new, n_seen), dtype=bool), n_seen - n_new + 1)
-        scores[..., np.tile(later, (shared_by, 1))] = -np.inf
+        scores[..., np.tile(later, (n_heads // n_kv_heads, 1))] = -np.inf
     scores -= np.maximum.reduce(scores, -1, keepdims=True)
     np.exp(scores, out=scores)
-    y = scores @ v
+    y: Floats = np.matmul(scores, v)
     y /= np.add.reduce(scores, -1, keepdims=True)
-    y = y.reshape(batch, heads, n_new, channels)
-    result: Floats = y.transpose(0, 2, 1, 3).reshape(batch * n_new, heads * channels)
-    return result
+    y = y.reshape(batch, n_heads, n_new, channels)
+    return y.transpose(0, 2, 1, 3).reshape(batch * n_new, n_heads * channels)
 
 
 class NumpyEngine:
     """A model that is read from; `load` gives it its weights."""
 
     def __init__(self, config: ModelConfig, threads: int | None = None) -> None:
-        # One thread, since more gain little for small models, and those of OpenBLAS stand still in turn as soon as
-        # anything else runs on the machine: beside a training run 10 tokens per second with two, 290 with one.
-        # The limit holds while this engine computes: what else the process does with NumPy keeps its threads.
-        self.threads = partial(ThreadpoolController().limit, limits=threads or 1, user_api="blas")
+        self.threads = ProductThreads(threads)
         self.config = config
         self.gpt2 = config.architecture == "gpt2"
         self.rope = None if self.gpt2 else rotary_tables(config)
@@ -155,35 +185,37 @@ class NumpyEngine:
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
         """
         shapes = {p.name: p.shape for p in parameters(self.config)}
-        weights = {
-            name: _by_columns(array.astype(np.float32))
-            for name, array in checked(tensors, shapes, shapes)
-        }
+        weights = room(self.config)
+        for name, array in checked(tensors, shapes, shapes):
+            weights[name][...] = array
         self.weights = weights
-        prefix = "transformer.h." if self.gpt2 else "model.layers."
-        self.blocks = [
-            {
-                name.removeprefix(f"{prefix}{i}."): weight
-                for name, weight in weights.items()
-                if name.startswith(f"{prefix}{i}.")
-            }
-            for i in range(self.config.n_layers)
-        ]
+        self.blocks = [self._block(i) for i in range(self.config.n_layers)]
+
+    def _block(self, layer: int) -> Weights:
+        """The weights of a layer by their names in it."""
+        c = self.config
+        start = f"{'transformer.h' if self.gpt2 else 'model.layers'}.{layer}."
+        block = {n.removeprefix(start): w for n, w in self.weights.items() if n.startswith(start)}
+        if not self.gpt2:
+            norms = [block["self_attn.q_norm.weight"]] * c.n_heads
+            norms += [block["self_attn.k_norm.weight"]] * c.n_kv_heads
+            block["self_attn.qk_norm.weight"] = np.stack(norms)[:, None]  # [H + K, 1, C]
+        return block
 
     def state(self) -> Iterator[Named]:
         """The weights, one at a time."""
-        for name, weight in self.weights.items():
-            yield name, np.ascontiguousarray(weight)
+        for p in parameters(self.config):
+            yield p.name, np.ascontiguousarray(self.weights[p.name])
 
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]."""
-        with self.threads():
+        with self.threads.few():
             hidden = self.hidden(tokens).reshape(-1, self.config.d_model)
             return linear(hidden, self.head).reshape(*tokens.shape, -1)
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets."""
-        with self.threads():
+        with self.threads.few():
             return self._summed_loss(batch), batch.n_targets
 
     def _summed_loss(self, batch: Batch) -> float:
@@ -211,27 +243,22 @@ class NumpyEngine:
     def head(self) -> Floats:
         return self.embedding if self.config.tie_embeddings else self.weights["lm_head.weight"]
 
-    def empty_cache(self, batch_size: int, max_len: int) -> list[LayerCache]:
+    def empty_cache(self, batch_size: int, max_len: int) -> Floats:
+        """For the keys and values of each layer, [layers, B, 2 * K, positions, C]."""
         c = self.config
-        shape = (batch_size, c.n_kv_heads, max_len, c.head_dim)
-        return [
-            LayerCache(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-            for _ in range(c.n_layers)
-        ]
+        return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), np.float32)
 
-    def hidden(
-        self, tokens: Tokens, cache: list[LayerCache] | None = None, start: int = 0
-    ) -> Floats:
+    def hidden(self, tokens: Tokens, cache: Floats | None = None, start: int = 0) -> Floats:
         """Tokens [B, T] from position `start` on -> the normed stream [B, T, D]."""
         batch, n = tokens.shape
-        cache = cache or self.empty_cache(batch, n)
+        cache = self.empty_cache(batch, n) if cache is None else cache
         parts = [
             self._slice(tokens[:, first : first + PREFILL], cache, start + first)
             for first in range(0, n, PREFILL)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def _slice(self, tokens: Tokens, cache: list[LayerCache], start: int) -> Floats:
+    def _slice(self, tokens: Tokens, cache: Floats, start: int) -> Floats:
         """`hidden` of a slice that is short enough."""
         c, w = self.config, self.weights
         batch, n = tokens.shape
@@ -240,8 +267,8 @@ class NumpyEngine:
             x = x + w["transformer.wpe.weight"][start : start + n]
         x = x.reshape(batch * n, c.d_model)
         block = self._gpt2_block if self.gpt2 else self._qwen3_block
-        for weights, layer in zip(self.blocks, cache, strict=True):
-            x = block(weights, x, (batch, n), layer, start)
+        for weights, seen in zip(self.blocks, cache, strict=True):
+            block(weights, x, (batch, n), seen, start)
         if self.gpt2:
             x = layer_norm(x, w["transformer.ln_f.weight"], w["transformer.ln_f.bias"], c.norm_eps)
         else:
@@ -249,38 +276,36 @@ class NumpyEngine:
         return x.reshape(batch, n, c.d_model)
 
     def _gpt2_block(
-        self, w: Weights, x: Floats, shape: tuple[int, int], cache: LayerCache, start: int
-    ) -> Floats:
-        """x [N, D] -> [N, D]."""
+        self, w: Weights, x: Floats, shape: tuple[int, int], seen: Floats, start: int
+    ) -> None:
+        """Add to the stream x [N, D]."""
         c = self.config
         h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
         h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
-        q, k, v = h.reshape(*shape, 3, c.n_heads, c.head_dim).transpose(2, 0, 3, 1, 4)
-        h = attention(q, *cache.put(start, k, v))  # q, k, v [B, H, T, C]
-        x = x + linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
+        heads = h.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, 3 * H, T, C]
+        h = attention(heads, seen, start)
+        x += linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
         h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
         h = gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # [N, F]
-        return x + linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+        x += linear(h, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
 
     def _qwen3_block(
-        self, w: Weights, x: Floats, shape: tuple[int, int], cache: LayerCache, start: int
-    ) -> Floats:
-        """x [N, D] -> [N, D]."""
+        self, w: Weights, x: Floats, shape: tuple[int, int], seen: Floats, start: int
+    ) -> None:
+        """Add to the stream x [N, D]."""
         assert self.rope is not None
         c, rope = self.config, self.rope[:, start : start + shape[1]]
-
-        def heads(name: str) -> Floats:
-            y = linear(h, w[f"self_attn.{name}_proj.weight"])
-            return y.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, H or K, T, C]
-
         h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
-        q = rotate(rms_norm(heads("q"), w["self_attn.q_norm.weight"], c.norm_eps), rope)
-        k = rotate(rms_norm(heads("k"), w["self_attn.k_norm.weight"], c.norm_eps), rope)
-        h = attention(q, *cache.put(start, k, heads("v")))
-        x = x + linear(h, w["self_attn.o_proj.weight"])
+        h = linear(h, w["self_attn.qkv_proj.weight"])
+        heads = h.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, H + 2 * K, T, C]
+        qk = heads[:, : c.n_heads + c.n_kv_heads]
+        qk[...] = rotate(rms_norm(qk, w["self_attn.qk_norm.weight"], c.norm_eps), rope)
+        h = attention(heads, seen, start)
+        x += linear(h, w["self_attn.o_proj.weight"])
         h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
-        gate, up = linear(h, w["mlp.gate_proj.weight"]), linear(h, w["mlp.up_proj.weight"])
-        return x + linear(silu(gate) * up, w["mlp.down_proj.weight"])
+        h = linear(h, w["mlp.gate_up_proj.weight"])  # [N, 2 * F]
+        h = silu(h[:, : c.d_ff]) * h[:, c.d_ff :]
+        x += linear(h, w["mlp.down_proj.weight"])
 
 
 class NumpyDecoder:
@@ -294,21 +319,20 @@ class NumpyDecoder:
         self.engine = engine
         self.cache = engine.empty_cache(batch_size, max_len)
         self.length = 0
+        engine.threads.begin(batch_size)
 
     def prefill(self, tokens: Tokens) -> Floats:
-        with self.engine.threads():
-            hidden = self.engine.hidden(tokens, self.cache, self.length)
-            self.length += tokens.shape[1]
-            return linear(hidden[:, -1], self.engine.head)
+        with self.engine.threads.as_for_a_step():
+            return self._append(tokens)
 
     def step(self, tokens: Tokens) -> Floats:
-        return self.prefill(tokens[:, None])
+        with self.engine.threads.step():
+            return self._append(tokens[:, None])
 
     def rewind(self, length: int) -> None:
         self.length = length
 
-
-def _by_columns(weight: Floats) -> Floats:
-    """A matrix with more rows than columns lies in memory by columns: its product with a vector is then faster."""
-    tall = weight.ndim == 2 and weight.shape[0] > weight.shape[1]
-    return np.asfortranarray(weight) if tall else weight
+    def _append(self, tokens: Tokens) -> Floats:
+        hidden = self.engine.hidden(tokens, self.cache, self.length)
+        self.length += tokens.shape[1]
+        return linear(hidden[:, -1], self.engine.head)

@@ -5,6 +5,7 @@ that of the `transformers` library, which an exported model is likely to meet ne
 penalty, temperature, top-k, top-p, min-p.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,11 +39,11 @@ class Sampler:
         ids, probabilities = candidates(logits, history, self.config)
         if len(ids) == 1:
             return int(ids[0])
-        cumulative = np.cumsum(probabilities)
-        total = cumulative[-1]
+        cumulative = probabilities.cumsum()
+        total = float(cumulative[-1])
         # Rounding must not carry the drawn point up to the total: no token lies beyond it.
-        point = min(self._random.random() * total, np.nextafter(total, 0))
-        return int(ids[np.searchsorted(cumulative, point, side="right")])
+        point = min(self._random.random() * total, math.nextafter(total, 0))
+        return int(ids[cumulative.searchsorted(point, side="right")])
 
 
 @np.errstate(over="ignore", under="ignore")
@@ -59,7 +60,7 @@ def candidates(
         UserError: a logit is NaN or infinite.
     """
     scores = np.asarray(logits, dtype=np.float64)
-    if not np.isfinite(scores).all():
+    if not math.isfinite(scores.sum()):  # float32 numbers cannot overflow here
         raise UserError(
             "the model's output is not finite: its weights are damaged or the training diverged; "
             "use an earlier checkpoint"
@@ -69,18 +70,23 @@ def candidates(
     if config.temperature == 0:
         return np.array([scores.argmax()]), np.ones(1)
 
-    ids = np.arange(scores.size)
-    # Temperature changes no order, so top-k may come first: the vocabulary is large, k is not.
-    if config.top_k is not None and config.top_k < scores.size:
-        ids = _top_k(scores, config.top_k)
+    # What min-p leaves does not depend on top-k, and most of a large vocabulary is not looked at again after it. Only
+    # top-p counts the probabilities of all.
+    floor = -math.inf
+    if config.min_p > 0:
+        floor = scores.max() + config.temperature * math.log(config.min_p)
+    if config.top_p < 1 or config.min_p == 0:
+        ids = np.arange(scores.size)
+    else:
+        [ids] = (scores >= floor).nonzero()
         scores = scores[ids]
-    scaled = scores - scores.max()
-    scaled /= config.temperature
+    if config.top_k is not None and config.top_k < scores.size:
+        kept = _top_k(scores, config.top_k)
+        ids, scores = ids[kept], scores[kept]
+    scaled = (scores - scores.max()) / config.temperature
     if config.top_p < 1:
         kept = _top_p(scores, _softmax(scaled), config.top_p)
-        ids, scaled = ids[kept], scaled[kept]
-    if config.min_p > 0:
-        kept = np.flatnonzero(scaled >= np.log(config.min_p))
+        kept = kept[scores[kept] >= floor]
         ids, scaled = ids[kept], scaled[kept]
     return ids, _softmax(scaled)
 

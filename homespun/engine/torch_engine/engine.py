@@ -19,6 +19,7 @@ from homespun.engine.base import (
     within_memory,
 )
 from homespun.engine.dropout import site_keys
+from homespun.engine.threads import n_cores
 from homespun.engine.torch_engine import machine
 from homespun.engine.torch_engine.dropout import Dropout, of_microbatches
 from homespun.engine.torch_engine.loss import head_loss, loss_and_slope, summed_loss
@@ -35,7 +36,7 @@ class TorchEngine:
         self.options = options
         self.device = machine.device()
         if self.device.type == "cpu":
-            torch.set_num_threads(options.threads or machine.n_cores())
+            torch.set_num_threads(options.threads or n_cores())
             machine.keep_freed_memory()
         trains = options.optimizer is not None
         spec = parameters(config)

@@ -4,7 +4,6 @@ The module is the engine's `base.Machine`.
 """
 
 import ctypes
-import os
 import resource
 import sys
 import time
@@ -114,13 +113,6 @@ def peak_memory() -> int:
 
 def active_memory() -> int | None:
     return torch.cuda.memory_allocated() if device().type == "cuda" else None
-
-
-def n_cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def compiles_at_once() -> bool:
