@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from homespun.errors import UserError
+from homespun.errors import UserError, did_you_mean
 
 SEPARATOR = "<|endoftext|>"
 BOM = b"\xef\xbb\xbf"
@@ -157,7 +157,9 @@ def _files(path: Path) -> list[Path]:
                 )
             return files
         if not path.exists():
-            raise UserError(f"{path}: there is no such file or folder")
+            there = [entry.name for entry in path.absolute().parent.glob("*")]
+            close = did_you_mean(path.name, there, "")
+            raise UserError(f"{path}: there is no such file or folder" + (close and f": {close}"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     suffix = path.suffix.lower()

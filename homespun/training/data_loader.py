@@ -5,6 +5,7 @@
 There is no iterator with hidden state: a run remembers the number of the next sample and nothing else.
 """
 
+import functools
 from typing import Protocol, cast
 
 import numpy as np
@@ -82,6 +83,10 @@ class TextDataset:
         return np.where((document >= 0) & (starts - begins < self.seq_len), begins, starts)
 
 
+AT_ONCE = 256
+"""Samples whose places in the text are computed together."""
+
+
 class Batches:
     """Shuffled samples by number, pass after pass.
 
@@ -92,13 +97,19 @@ class Batches:
     def __init__(self, dataset: TextDataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
+        self._block = functools.lru_cache(2)(self._starts)
 
     def starts(self, first: int, count: int) -> list[int]:
         """The first tokens of the samples `first` to `first + count - 1`."""
+        numbers = range(first, first + count)
+        return [self._block(number // AT_ONCE)[number % AT_ONCE] for number in numbers]
+
+    def _starts(self, block: int) -> list[int]:
+        """Those of `AT_ONCE` samples, in hardly more time than those of one."""
         n = len(self.dataset)
-        numbers = np.arange(first, first + count, dtype=np.uint64)
+        numbers = np.arange(block * AT_ONCE, (block + 1) * AT_ONCE, dtype=np.uint64)
         epochs, indices = numbers // np.uint64(n), numbers % np.uint64(n)
-        starts = np.empty(count, dtype=np.int64)
+        starts = np.empty(AT_ONCE, dtype=np.int64)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
             key = _mix(np.array([self.seed], dtype=np.uint64), np.uint64(epoch))[0]

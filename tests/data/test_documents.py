@@ -120,6 +120,9 @@ def test_refused(tmp_path: Path, name: str, content: bytes, message: str) -> Non
 def test_missing_and_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         documents(tmp_path / "absent.txt")
+    written(tmp_path / "book.txt", "text")
+    with pytest.raises(UserError, match=r"no such file or folder: did you mean book\.txt\?"):
+        documents(tmp_path / "bok.txt")
     (tmp_path / "empty").mkdir()
     written(tmp_path / "empty" / ".hidden.txt", "text")
     with pytest.raises(
