@@ -24,18 +24,13 @@ Work = Callable[[NextTurn], None]
 
 
 REST = 0.2
-"""Seconds between turns, in which the threads of the one before fall asleep: until then they need a processor."""
+"""Seconds between the turns of processes: until the threads of the one before fall asleep, they need a processor."""
 
 
 def interleaved(variants: Mapping[str, Turn], rounds: int) -> dict[str, list[float]]:
     """The figures of each variant, one a round; a first round, which warms up, does not count."""
-    measured = [{name: _rested(turn) for name, turn in variants.items()} for _ in range(rounds + 1)]
+    measured = [{name: turn() for name, turn in variants.items()} for _ in range(rounds + 1)]
     return {name: [one[name] for one in measured[1:]] for name in variants}
-
-
-def _rested(turn: Turn) -> float:
-    time.sleep(REST)
-    return turn()
 
 
 def compared(
@@ -79,6 +74,7 @@ class Process:
 
     def __call__(self) -> float:
         """Take a turn."""
+        time.sleep(REST)
         self._connection.send(True)
         return float(self._connection.recv())
 

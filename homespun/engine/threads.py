@@ -32,7 +32,7 @@ class ProductThreads:
     """The threads of the library that multiplies NumPy's matrices (BLAS), while an engine computes: what else the
     process does with NumPy keeps its own.
 
-    Several write a text in little more than half the time of one. But those of OpenBLAS wait for each other without
+    Two write a text in about 0.6 of the time of one. But those of OpenBLAS wait for each other without
     sleeping: when something else needs a processor, each product waits until the system gives it back, and two threads
     have written a text at a twelfth of the speed of one (benchmarks/generation.py). So the steps are timed, and several
     threads compute for as long as they are faster.
