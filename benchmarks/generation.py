@@ -21,11 +21,11 @@ from benchmarks import report
 from benchmarks.models import in_transformers, model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
+from homespun.architectures.base import count_parameters, initial_weights
 from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
 from homespun.engine import select
-from homespun.engine.threads import n_cores
-from homespun.generation.generate import generate, prompt_ids
-from homespun.model.spec import count_parameters, initial_weights
+from homespun.engine.hardware import n_cores
+from homespun.generation.session import generate, prompt_ids
 from homespun.tokenizer import Tokenizer
 
 PROMPT_TOKENS, TEMPERATURE = 8, 0.8

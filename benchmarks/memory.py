@@ -17,11 +17,11 @@ import tyro
 
 from benchmarks import report
 from benchmarks.models import RATES, random_tokens, trainable
+from homespun.architectures.base import count_parameters
+from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig
-from homespun.engine.base import Batch
-from homespun.engine.memory import training_bytes
-from homespun.model.presets import preset, shaped
-from homespun.model.spec import count_parameters
+from homespun.data.batch import Batch
+from homespun.planning.estimate import training_bytes
 
 STEPS = 2
 

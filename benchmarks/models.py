@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig
+from homespun.data.batch import Tokens
 from homespun.engine import select
-from homespun.engine.base import Engine, EngineOptions, OptimizerSettings, Tokens
-from homespun.model.presets import preset, shaped
+from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel

@@ -22,15 +22,15 @@ import tyro
 
 from benchmarks import report
 from benchmarks.stories import demo, homespun
-from homespun.monitoring import metrics
+from homespun.records import metrics
 
 RUN = "train --model-size pico --batch-size 4 --log-interval 1"
 """With a model of 3 x 192, 1,024 tokens a step."""
 
 TIMED = """
 import sys, time
-from homespun.cli import main
-from homespun.training.data_loader import Batches
+from homespun.cli.main import main
+from homespun.data.samples import Batches
 
 waited = 0.0
 microbatches = Batches.microbatches

@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks import report
 from benchmarks.stories import homespun
-from homespun.monitoring import metrics
+from homespun.records import metrics
 
 DATA = ("download --dataset stories --num-samples 4000", "tokenizer --vocab-size 1024")
 RUN = """

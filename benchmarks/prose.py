@@ -24,9 +24,9 @@ import tyro
 
 from benchmarks import report
 from homespun.api import load
+from homespun.architectures.base import count_parameters
 from homespun.data.corpus import survey
 from homespun.data.documents import SEPARATOR
-from homespun.model.spec import count_parameters
 from homespun.training.evaluate import Evaluator
 
 FIXED = """

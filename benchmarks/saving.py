@@ -19,11 +19,12 @@ import tyro
 from benchmarks import report
 from benchmarks.models import RATES, model_config, random_tokens, trainable
 from benchmarks.rounds import interleaved
+from homespun.architectures.base import count_parameters, parameters
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import RecordConfig
-from homespun.engine.base import Batch, Engine, Named
-from homespun.model.spec import count_parameters, parameters
+from homespun.data.batch import Batch
+from homespun.engine.base import Engine, Named
 from homespun.training.loop import LONGEST_UNSAVED
 
 BATCH, N_SAMPLES = 8, 256

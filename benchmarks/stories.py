@@ -20,7 +20,7 @@ from benchmarks import report
 from homespun.api import LanguageModel, load
 from homespun.config import JudgeConfig
 from homespun.data.corpus import survey
-from homespun.monitoring import metrics
+from homespun.records import metrics
 from homespun.stories import lexicon
 from homespun.stories.judge import judge
 

@@ -27,7 +27,7 @@ from benchmarks.models import (
 )
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun.config import ModelConfig
-from homespun.engine.base import Batch
+from homespun.data.batch import Batch
 
 BATCH, N_SAMPLES = 8, 1024
 

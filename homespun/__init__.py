@@ -17,8 +17,8 @@ from homespun.errors import UserError
 
 if TYPE_CHECKING:
     from homespun.api import LanguageModel, download, load, train, train_tokenizer
+    from homespun.data.samples import TextDataset
     from homespun.tokenizer import Tokenizer
-    from homespun.training.data_loader import TextDataset
     from homespun.training.ending import TrainResult
 
 __version__ = "0.1.0"
@@ -43,7 +43,7 @@ __all__ = [
 
 _HOMES = {
     "LanguageModel": "homespun.api",
-    "TextDataset": "homespun.training.data_loader",
+    "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.training.ending",
     "download": "homespun.api",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from homespun.architectures.base import parameters
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
 from homespun.config import (
@@ -21,13 +22,13 @@ from homespun.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from homespun.data.batch import IGNORED, Batch
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
 from homespun.engine import select
-from homespun.engine.base import IGNORED, Batch, Floats, Reader
+from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError, did_you_mean
-from homespun.generation.generate import Continuation, generate, stream
-from homespun.model.spec import parameters
+from homespun.generation.session import Continuation, generate, stream
 from homespun.terminal import say
 from homespun.tokenizer import Tokenizer
 from homespun.training.ending import TrainResult

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from homespun.architectures.base import Parameter, count_parameters, flops_per_token, parameters
+from homespun.architectures.presets import preset, shaped
 from homespun.config import EngineName, ModelConfig
+from homespun.data.batch import Batch
 from homespun.engine import select
-from homespun.engine.base import Batch, Engine, EngineOptions, Floats, OptimizerSettings, Reader
-from homespun.engine.memory import training_bytes
-from homespun.engine.numpy_engine import NumpyEngine
-from homespun.engine.numpy_optimizer import Doubles, adamw, muon
-from homespun.model.presets import preset, shaped
-from homespun.model.spec import Parameter, count_parameters, flops_per_token, parameters
+from homespun.engine.base import Engine, EngineOptions, Floats, OptimizerSettings, Reader
+from homespun.engine.numpy.engine import NumpyEngine
+from homespun.engine.numpy.optimizer import Doubles, adamw, muon
+from homespun.planning.estimate import training_bytes
 from homespun.terminal import Say
 
 Weights = dict[str, Floats]

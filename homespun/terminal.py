@@ -22,6 +22,24 @@ BETWEEN_MOVES = 0.1
 """Seconds: moving a bar costs as much as reading some documents."""
 
 
+def duration(seconds: float) -> str:
+    """'42 s', '12 min', '3 h 05 min' or '2 d 4 h'."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def size(n_bytes: float) -> str:
+    """'640 MB' or '1.2 GB', in powers of ten."""
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 0.9995e9 else f"{n_bytes / 1e9:.1f} GB"
+
+
 def printable(text: str) -> str:
     """`text` without what could control a terminal: for all text that a model wrote."""
     return text.translate(_UNPRINTABLE)

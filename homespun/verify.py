@@ -14,7 +14,7 @@ from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFold
 from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
-from homespun.monitoring.metrics import read_lines
+from homespun.records.metrics import read_lines
 from homespun.tokenizer import REPORT, Tokenizer
 
 Check = Callable[[], str]

@@ -2,6 +2,6 @@
 
 import sys
 
-from homespun.cli import main
+from homespun.cli.main import main
 
 sys.exit(main(["tokenizer", *sys.argv[1:]]))

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
+from homespun.architectures.base import parameters
 from homespun.config import ModelConfig
-from homespun.engine.base import Batch
-from homespun.model.spec import parameters
+from homespun.data.batch import Batch
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from homespun.arguments import parse
-from homespun.cli import COMMANDS
-from homespun.config import OptimizerConfig, TrainConfig, flag
-from homespun.training.recipe import Settled, plan
+from homespun.cli.arguments import parse
+from homespun.cli.main import COMMANDS
+from homespun.config import OptimizerConfig, TrainConfig
+from homespun.config.checked import flag
+from homespun.planning.recipe import Settled, plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

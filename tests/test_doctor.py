@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from homespun import doctor
-from homespun.cli import main
+from homespun.cli.main import main
 from homespun.engine import select
 from homespun.engine.base import Engine, Named
-from homespun.engine.torch_engine.engine import TorchEngine
+from homespun.engine.torch.engine import TorchEngine
 
 
 @pytest.fixture

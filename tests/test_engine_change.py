@@ -62,7 +62,7 @@ def test_an_engine_trains_and_generates_without_the_other(
     generate = ["generate", "--prompt", "The cat", "--max-tokens", "5", "--engine", engine]
     script = (
         "import sys\n"
-        "from homespun.cli import main\n"
+        "from homespun.cli.main import main\n"
         f"assert not main({train}) and not main({generate})\n"
         f"assert {engine!r} in sys.modules and {other!r} not in sys.modules\n"
     )

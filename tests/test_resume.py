@@ -181,8 +181,8 @@ def test_evaluations_and_samples_of_the_recipe_do_not_depend_on_kills(
 
 TOUCHY = """
 import sys
-from homespun.cli import main
-from homespun.training import guard
+from homespun.cli.main import main
+from homespun.training.watch import guard
 guard.DEVIATIONS = 3
 guard.LEAST_RISE.update(loss=0.0, norm=0.0)
 sys.exit(main(sys.argv[1:]))

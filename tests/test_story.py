@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tyro
 
-from homespun.cli import COMMANDS
+from homespun.architectures.base import count_parameters
+from homespun.cli.main import COMMANDS
 from homespun.config import TrainConfig
-from homespun.model.spec import count_parameters
+from homespun.planning.recipe import Plan, plan, step_limits
 from homespun.tokenizer import Tokenizer
-from homespun.training.recipe import Plan, plan, step_limits
 from tests.conftest import records
 from tests.data import hub as loopback
 

@@ -13,7 +13,7 @@ from homespun import durable
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.data.shards import Header, write_shard
 from homespun.errors import UserError
-from homespun.monitoring.metrics import MetricsLog
+from homespun.records.metrics import MetricsLog
 from homespun.tokenizer import Tokenizer, train
 from homespun.verify import verify
 

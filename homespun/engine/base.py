@@ -14,30 +14,20 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Tokens = npt.NDArray[np.int32]
+from homespun.data.batch import Batch, Tokens
+
 Floats = npt.NDArray[np.float32]
 Named = tuple[str, npt.NDArray[np.generic]]
 
-IGNORED = -1
-"""A target with this value counts neither in the loss nor in the number of tokens."""
+LONGEST_IN_FULL = 512
+"""Up to this context a CPU that computes in bfloat16 is faster with all attention weights in memory: the backward pass
+of its flash kernel makes many small products (benchmarks/attention.py)."""
+HEAD_ROWS = 512
+"""Positions whose logits exist at a time."""
 
 FLOAT16_LOSS_SCALE = 4096.0
 """Where float16 is computed in, the loss is multiplied by this before it is differentiated, and the gradients divided
 after: its smallest numbers would not hold them. Where one is too large for it then, the step is refused."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences and what follows each of their positions."""
-
-    inputs: Tokens
-    """[B, T]"""
-    targets: Tokens
-    """[B, T], already shifted by one; `IGNORED` where nothing is to be learned."""
-
-    @property
-    def n_targets(self) -> int:
-        return int(np.count_nonzero(self.targets != IGNORED))
 
 
 @dataclass(frozen=True)

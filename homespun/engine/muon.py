@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 
-from homespun.engine.memory import MUON_AT_ONCE
-from homespun.model.spec import Group, Parameter
+from homespun.architectures.base import Group, Parameter
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration that makes an update (nearly) orthogonal."""
 NEWTON_SCHULZ_STEPS = 5
 """Three with the best coefficients for three (Amsel et al., 2025) save 6% of a small model's time, and it learns as if
 it had been given a quarter less text."""
+
+MUON_AT_ONCE = 2**24
+"""Numbers in the matrices that Muon makes orthogonal at a time: small ones are faster together, large ones need
+memory."""
 
 RATE_BESIDE_MUON: dict[Group, float] = {"embedding": 1.0, "head": 0.2, "vector": 0.2, "matrix": 1.0}
 """Share of AdamW's rate when Muon takes the matrices; by itself AdamW has one rate for all."""

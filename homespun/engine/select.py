@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
 
+from homespun.architectures.base import count_parameters
 from homespun.config import EngineName, LoadConfig, ModelConfig
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
 from homespun.errors import UserError
-from homespun.model.spec import count_parameters
 
 THREADING = {
     # A thread count that follows the load of the machine would change the order of sums from step to step.
@@ -46,10 +46,10 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
     """
     with _framework(name) as chosen:
         if chosen == "mlx":
-            from homespun.engine.mlx_engine.engine import MlxEngine
+            from homespun.engine.mlx.engine import MlxEngine
 
             return MlxEngine(config, options)
-        from homespun.engine.torch_engine.engine import TorchEngine
+        from homespun.engine.torch.engine import TorchEngine
 
         return TorchEngine(config, options)
 
@@ -65,7 +65,7 @@ def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
         small = count_parameters(config) <= SMALL
         name = "numpy" if small and wanted.precision in ("auto", "float32") else "auto"
     if name == "numpy":
-        from homespun.engine.numpy_engine import NumpyEngine
+        from homespun.engine.numpy.engine import NumpyEngine
 
         return NumpyEngine(config, threads=wanted.threads)
     options = EngineOptions(precision=wanted.precision, threads=wanted.threads, seed=None)
@@ -80,10 +80,10 @@ def machine(name: EngineName = "auto") -> Machine:
     """
     with _framework(name) as chosen:
         if chosen == "mlx":
-            from homespun.engine.mlx_engine import machine as mlx_machine
+            from homespun.engine.mlx import machine as mlx_machine
 
             return mlx_machine
-        from homespun.engine.torch_engine import machine as torch_machine
+        from homespun.engine.torch import machine as torch_machine
 
         return torch_machine
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from homespun.config import SamplingConfig, typed
+from homespun.config import SamplingConfig
+from homespun.config.checked import typed
 from homespun.errors import UserError
 from homespun.terminal import columns, printable, wrapped_as_it_comes
 

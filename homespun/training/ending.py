@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homespun.checkpoint.folder import BEST
-from homespun.config import TrainConfig, flag, seconds
+from homespun.config import TrainConfig
+from homespun.config.checked import flag, seconds
 
 PLOT = "training.png"
 WORSE = 1.01

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from homespun.engine.base import IGNORED, Batch, Reader
-from homespun.training.data_loader import TokenSource
+from homespun.data.batch import IGNORED, Batch
+from homespun.data.samples import TokenSource
+from homespun.engine.base import Reader
 
 
 @dataclass(frozen=True)

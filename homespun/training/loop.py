@@ -12,27 +12,29 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
+from homespun.architectures.base import parameters
 from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
-from homespun.config import SamplingConfig, TrainConfig, seconds
-from homespun.engine.base import Batch, Named, OutOfMemory, StepHandle, StepResult
+from homespun.config import SamplingConfig, TrainConfig
+from homespun.config.checked import seconds
+from homespun.data.batch import Batch
+from homespun.data.samples import Batches
+from homespun.engine.base import Named, OutOfMemory, StepHandle, StepResult
 from homespun.errors import DiskFullError, UserError
-from homespun.generation.generate import generate
-from homespun.model.spec import parameters
-from homespun.monitoring.console import Console
-from homespun.monitoring.metrics import MetricsLog
-from homespun.monitoring.plot import plot_run
+from homespun.generation.session import generate
+from homespun.planning.memory import out_of_memory
+from homespun.planning.recipe import Plan
+from homespun.records.console import Console
+from homespun.records.metrics import MetricsLog
+from homespun.records.plot import plot_run
 from homespun.terminal import Say
-from homespun.training.advice import loss_of_counting
-from homespun.training.data_loader import Batches
 from homespun.training.ending import PLOT, TrainResult, headline, what_now
 from homespun.training.evaluate import Evaluator, perplexity
-from homespun.training.guard import SPIKE, Advice, Limits
 from homespun.training.interrupts import Interrupts
-from homespun.training.memory import out_of_memory
 from homespun.training.position import Position, Window
-from homespun.training.recipe import Plan
-from homespun.training.setup import Run, least_bytes_on_disk, set_up
+from homespun.training.stages import Run, least_bytes_on_disk, set_up
+from homespun.training.watch.advice import loss_of_counting
+from homespun.training.watch.guard import SPIKE, Advice, Limits
 
 SAMPLE_TOKENS = 50
 LONGEST_UNSAVED = 300.0

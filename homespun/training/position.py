@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from homespun.training.advice import Watch
-from homespun.training.guard import Guard
+from homespun.training.watch.advice import Watch
+from homespun.training.watch.guard import Guard
 
 
 @dataclass

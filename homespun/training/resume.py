@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
-from homespun.config import ModelConfig, TrainConfig, flag
+from homespun.config import ModelConfig, TrainConfig
+from homespun.config.checked import flag
 from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
 from homespun.errors import UserError
+from homespun.planning.recipe import LIMITS, SHAPE, Plan, Settled, said
 from homespun.terminal import Say
 from homespun.tokenizer import Tokenizer
 from homespun.training.position import Position
-from homespun.training.recipe import LIMITS, SHAPE, Plan, Settled, said
 
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 

@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 
 from homespun.config import Schedule
+from homespun.planning.recipe import Settled
 
+WARM_UP_SHARE = 0.02
+LONGEST_WARM_UP = 2000
+"""The usual warm-up takes that share of the run, and at most so many steps."""
 LINEAR_DECAY_SHARE = 0.7
 """The part of a run, at its end, over which the linear schedule decays."""
 
@@ -40,3 +44,16 @@ class RateCurve:
         else:
             height = min(1.0, (1.0 - decayed) / LINEAR_DECAY_SHARE)
         return self.minimum + (1.0 - self.minimum) * height
+
+
+def rate_curve(config: Settled, limits: dict[str, int]) -> RateCurve:
+    """The learning rate over a run of these `step_limits`, with the warm-up that was asked for or the usual one."""
+    steps = config.warmup_steps
+    if config.time_budget is not None:  # nobody knows how many steps there will be
+        steps, share = (0, WARM_UP_SHARE) if steps is None else (steps, 0.0)
+    else:
+        total = min(limits.values())
+        if steps is None:
+            steps = min(LONGEST_WARM_UP, math.ceil(WARM_UP_SHARE * total))
+        share = min(1.0, steps / total)
+    return RateCurve(config.schedule, config.min_learning_rate_ratio, steps, share)

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from homespun.config import ModelConfig
-from homespun.engine.base import Batch, Engine, EngineOptions, OptimizerSettings
+from homespun.data.batch import Batch
+from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
 from homespun.engine.dropout import hashed, kept, scale, site_keys
-from homespun.engine.mlx_engine import dropout as mlx_dropout
-from homespun.engine.mlx_engine.engine import MlxEngine
-from homespun.engine.torch_engine import dropout as torch_dropout
-from homespun.engine.torch_engine.dropout import dropped, of_block, of_microbatches
-from homespun.engine.torch_engine.engine import TorchEngine
+from homespun.engine.mlx import dropout as mlx_dropout
+from homespun.engine.mlx.engine import MlxEngine
+from homespun.engine.torch import dropout as torch_dropout
+from homespun.engine.torch.dropout import dropped, of_block, of_microbatches
+from homespun.engine.torch.engine import TorchEngine
 from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
@@ -176,7 +177,7 @@ def test_how_a_step_is_divided_does_not_matter(config: ModelConfig) -> None:
 def test_tokens_counted_by_the_micro_batch_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = torch_dropout.of_microbatches
     monkeypatch.setattr(
-        "homespun.engine.torch_engine.engine.of_microbatches",
+        "homespun.engine.torch.engine.of_microbatches",
         lambda rate, keys, shapes: [next(original(rate, keys, [shape])) for shape in shapes],
     )
     assert worst_difference(GPT2) > 1e-2

@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from homespun.architectures.base import parameters
 from homespun.config import ModelConfig
-from homespun.engine.base import (
-    IGNORED,
-    Batch,
-    Engine,
-    EngineOptions,
-    Named,
-    OptimizerSettings,
-    OutOfMemory,
-)
-from homespun.engine.mlx_engine.engine import MlxEngine
-from homespun.engine.torch_engine.engine import TorchEngine
-from homespun.model.spec import parameters
+from homespun.data.batch import IGNORED, Batch
+from homespun.engine.base import Engine, EngineOptions, Named, OptimizerSettings, OutOfMemory
+from homespun.engine.mlx.engine import MlxEngine
+from homespun.engine.torch.engine import TorchEngine
 from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from homespun.architectures.base import Parameter, parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
-from homespun.engine.mlx_engine import optimizer as mlx_optimizer
+from homespun.engine.mlx import optimizer as mlx_optimizer
 from homespun.engine.muon import RATE_BESIDE_MUON, divided
-from homespun.engine.numpy_optimizer import adamw, muon
-from homespun.engine.torch_engine import optimizer as torch_optimizer
-from homespun.engine.torch_engine.optimizer import Optimizer
-from homespun.model.spec import Parameter, parameters
+from homespun.engine.numpy.optimizer import adamw, muon
+from homespun.engine.torch import optimizer as torch_optimizer
+from homespun.engine.torch.optimizer import Optimizer
 from tests.reference import GPT2, QWEN3, Arrays, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions, OptimizerSettings
-from homespun.engine.mlx_engine.engine import MlxEngine
-from homespun.engine.torch_engine import engine, model
-from homespun.engine.torch_engine.engine import TorchEngine
+from homespun.engine.mlx.engine import MlxEngine
+from homespun.engine.torch import engine, model
+from homespun.engine.torch.engine import TorchEngine
 from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
 
 TOLERANCE = 1e-5

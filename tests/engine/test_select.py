@@ -12,10 +12,10 @@ import pytest
 from homespun.config import LoadConfig, TrainConfig
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
-from homespun.engine.mlx_engine import machine as mlx_machine
-from homespun.engine.mlx_engine.engine import MlxEngine
-from homespun.engine.torch_engine import machine as torch_machine
-from homespun.engine.torch_engine.engine import TorchEngine
+from homespun.engine.mlx import machine as mlx_machine
+from homespun.engine.mlx.engine import MlxEngine
+from homespun.engine.torch import machine as torch_machine
+from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
 from tests.reference import GPT2
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from homespun.config import ModelConfig, SamplingConfig
-from homespun.engine.base import Batch, Engine, EngineOptions, OptimizerSettings
-from homespun.engine.mlx_engine import loss as mlx_loss
-from homespun.engine.mlx_engine import model as mlx_model
-from homespun.engine.mlx_engine import optimizer as mlx_optimizer
-from homespun.engine.mlx_engine.engine import MlxEngine
-from homespun.engine.torch_engine import loss as torch_loss
-from homespun.engine.torch_engine.engine import TorchEngine
+from homespun.data.batch import Batch
+from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
+from homespun.engine.mlx import loss as mlx_loss
+from homespun.engine.mlx import model as mlx_model
+from homespun.engine.mlx import optimizer as mlx_optimizer
+from homespun.engine.mlx.engine import MlxEngine
+from homespun.engine.torch import loss as torch_loss
+from homespun.engine.torch.engine import TorchEngine
 from homespun.generation.sampler import Sampler
 from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
 

@@ -94,7 +94,7 @@ class Forked:
 
 
 def _run_here(place: Path, words: list[str], wrong: list[str]) -> None:
-    from homespun.cli import main
+    from homespun.cli.main import main
     from tests.faults.wrong import apply
 
     os.chdir(place)

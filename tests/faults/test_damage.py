@@ -11,10 +11,11 @@ import pytest
 from homespun.checkpoint import archive
 from homespun.checkpoint.archive import CheckpointError
 from homespun.checkpoint.folder import CheckpointFolder, open_weights
-from homespun.config import ModelConfig, TrainConfig, flag
+from homespun.config import ModelConfig, TrainConfig
+from homespun.config.checked import flag
 from homespun.data.shards import open_shard, write_shard
 from homespun.errors import UserError
-from homespun.training.recipe import Settled
+from homespun.planning.recipe import Settled
 from homespun.training.resume import resumed_plan
 from homespun.verify import verify
 from tests.faults import runs

@@ -22,18 +22,18 @@ from pyarrow import parquet
 
 from homespun import durable
 from homespun.api import load
+from homespun.architectures.base import initial_weights
+from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.archive import read_archive, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.config import TrainConfig
+from homespun.config.toml_file import read_toml
 from homespun.data.documents import documents
 from homespun.data.shards import Header, open_shard, write_shard
 from homespun.data.train_tokenizer import origin
 from homespun.errors import UserError
-from homespun.model.presets import preset, shaped
-from homespun.model.spec import initial_weights
-from homespun.monitoring.metrics import read
+from homespun.records.metrics import read
 from homespun.tokenizer import Tokenizer, train
-from homespun.toml_file import read_toml
 from tests.faults.runs import NOTHING
 from tests.faults.table import Table
 

@@ -55,7 +55,7 @@ def loaded_torch() -> Any:
 def nan_in_batch(fingerprints: str) -> None:
     """One gradient of these batches, which are named as in metrics.jsonl and joined by commas, is not a number."""
     torch = loaded_torch()
-    from homespun.engine.torch_engine.engine import TorchEngine
+    from homespun.engine.torch.engine import TorchEngine
 
     step, backward = TorchEngine.train_step, torch.autograd.backward
     poisoned: Any = None
@@ -87,7 +87,7 @@ def die_in_step(number: str) -> None:
 def die_evaluating(number: str) -> None:
     """Killed before this batch of an evaluation."""
     loaded_torch()
-    from homespun.engine.torch_engine.engine import TorchEngine
+    from homespun.engine.torch.engine import TorchEngine
 
     TorchEngine.loss = nth(int(number), die, TorchEngine.loss)  # type: ignore[method-assign]
 
@@ -95,7 +95,7 @@ def die_evaluating(number: str) -> None:
 def die_sampling(number: str) -> None:
     """Killed before this token of a sample."""
     loaded_torch()
-    from homespun.engine.torch_engine.engine import TorchDecoder
+    from homespun.engine.torch.engine import TorchDecoder
 
     TorchDecoder.step = nth(int(number), die, TorchDecoder.step)  # type: ignore[method-assign]
 
@@ -103,7 +103,7 @@ def die_sampling(number: str) -> None:
 def endless_step(number: str) -> None:
     """This step of the process never ends."""
     loaded_torch()
-    from homespun.engine.torch_engine.engine import TorchEngine
+    from homespun.engine.torch.engine import TorchEngine
 
     def wait() -> None:
         print("this step takes for ever", flush=True)
@@ -210,14 +210,14 @@ def failed_saves_are_silent(_: str) -> None:
 
 
 def records_not_cut_back(_: str) -> None:
-    from homespun.monitoring.metrics import MetricsLog
+    from homespun.records.metrics import MetricsLog
 
     MetricsLog.truncate = lambda log, length: None  # type: ignore[method-assign]
 
 
 def records_not_flushed(_: str) -> None:
     """The checkpoint states a length of metrics.jsonl that need not be on the disk."""
-    from homespun.monitoring.metrics import MetricsLog
+    from homespun.records.metrics import MetricsLog
 
     MetricsLog.sync = lambda log: log._length  # type: ignore[method-assign]
 
@@ -305,7 +305,7 @@ def shards_not_verified(_: str) -> None:
 
 def not_finite_but_applied(_: str) -> None:
     loaded_torch()
-    from homespun.engine.torch_engine.optimizer import Optimizer
+    from homespun.engine.torch.optimizer import Optimizer
 
     step = Optimizer.step
 
@@ -316,7 +316,7 @@ def not_finite_but_applied(_: str) -> None:
 
 
 def refused_steps_not_counted(_: str) -> None:
-    from homespun.training.guard import Guard
+    from homespun.training.watch.guard import Guard
 
     stepped = Guard.stepped
 
@@ -368,7 +368,7 @@ def apply(words: list[str]) -> None:
 
 
 def main() -> int:
-    from homespun.cli import main
+    from homespun.cli.main import main
 
     end = sys.argv.index("--")
     apply(sys.argv[1:end])

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from homespun.engine.base import Floats, Tokens
+from homespun.data.batch import Tokens
+from homespun.engine.base import Floats
 
 VOCAB_SIZE = 257
 

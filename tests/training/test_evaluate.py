@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homespun.engine.base import IGNORED, Batch
+from homespun.data.batch import IGNORED, Batch
 from homespun.training.evaluate import Evaluator, perplexity
 
 

@@ -12,14 +12,15 @@ import pytest
 
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import ModelConfig
+from homespun.data.samples import TextDataset
 from homespun.engine.base import StepResult
 from homespun.errors import DiskFullError, UserError
-from homespun.monitoring.console import Console
-from homespun.training import loop, setup
-from homespun.training.data_loader import TextDataset
+from homespun.planning.recipe import Settled, step_limits
+from homespun.records.console import Console
+from homespun.training import loop
+from homespun.training import stages as setup
 from homespun.training.interrupts import Interrupts
 from homespun.training.position import Position
-from homespun.training.recipe import Settled, step_limits
 
 DISPATCH, STEP, EVALUATION, SAVE = 0.5, 2.0, 100.0, 50.0
 """Seconds."""

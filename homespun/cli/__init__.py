@@ -1,0 +1,1 @@
+"""Arguments flow in, one function per command runs, an error comes out as one line."""

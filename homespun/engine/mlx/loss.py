@@ -1,0 +1,83 @@
+"""Head and cross-entropy in one, a slice of rows at a time: hidden states and targets in, summed loss out.
+
+The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here
+they exist for `HEAD_ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of
+Liger Kernel, Hsu et al., 2024). As everything is computed lazily, a slice is made to depend on the one before it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from homespun.data.batch import IGNORED
+from homespun.engine.base import HEAD_ROWS
+
+
+def loss_and_slope(
+    logits: mx.array, targets: mx.array, scale: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Summed loss of some rows, and `scale` times its derivative by the logits, in their dtype."""
+    valid = (targets != IGNORED)[:, None]
+    index = mx.maximum(targets, 0)[:, None]
+    wide = logits.astype(mx.float32)
+    log_probabilities = wide - mx.logsumexp(wide, axis=-1, keepdims=True)
+    row_loss = -mx.take_along_axis(log_probabilities, index, axis=-1)
+    hit = mx.arange(logits.shape[1]) == index
+    slope = mx.where(valid, (mx.exp(log_probabilities) - hit) * scale, 0.0)
+    return mx.where(valid, row_loss, 0.0).sum(), slope.astype(logits.dtype)
+
+
+@mx.custom_function
+def losses_and_gradients(
+    hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, and its gradients by both.
+
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N] -> scalar, [N, D], [V, D]
+    """
+    narrow = head.astype(hidden.dtype)
+    total = mx.zeros(())
+    grad_hidden: list[mx.array] = []
+    grad_head = mx.zeros(head.shape)
+    for rows in _slices(hidden):
+        # All that comes of some rows comes before the next, or the slopes of all of them would wait to be used.
+        part = mx.depends(hidden[rows], [total, grad_head, *grad_hidden[-1:]])
+        loss, slope = loss_and_slope(part @ narrow.T, targets[rows], scale)
+        total = total + loss
+        grad_hidden.append(slope @ narrow)
+        grad_head = grad_head + slope.T @ part
+    return total * scale, mx.concatenate(grad_hidden), grad_head
+
+
+@losses_and_gradients.vjp
+def _derivatives(primals: Any, cotangents: Any, outputs: Any) -> Any:
+    """They are there already; what follows the loss is 1 in a training step."""
+    _, _, targets, scale = primals
+    _, grad_hidden, grad_head = outputs
+    return grad_hidden, grad_head, mx.zeros_like(targets), mx.zeros_like(scale)
+
+
+def head_loss(hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
+    """See `losses_and_gradients`; the gradients are taken from it where the loss is differentiated."""
+    found: Any = losses_and_gradients(hidden, head, targets, scale)
+    loss: mx.array = found[0]
+    return loss
+
+
+def row_losses(hidden: mx.array, head: mx.array, targets: mx.array) -> mx.array:
+    """Cross-entropies in nats, float32, 0 where nothing is asked, without gradients; hidden [N, D], targets [N]."""
+    narrow = head.astype(hidden.dtype)
+    found: list[mx.array] = []
+    for rows in _slices(hidden):
+        part = mx.depends(hidden[rows], found[-1]) if found else hidden[rows]
+        logits = (part @ narrow.T).astype(mx.float32)
+        index = mx.maximum(targets[rows], 0)[:, None]
+        chosen = mx.take_along_axis(logits, index, axis=-1)[:, 0]
+        losses = mx.logsumexp(logits, axis=-1) - chosen
+        found.append(mx.where(targets[rows] != IGNORED, losses, 0.0))
+    return mx.concatenate(found)
+
+
+def _slices(hidden: mx.array) -> Iterator[slice]:
+    return (slice(start, start + HEAD_ROWS) for start in range(0, len(hidden), HEAD_ROWS))

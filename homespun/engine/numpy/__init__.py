@@ -1,0 +1,1 @@
+"""Reads a trained model with NumPy alone, and judges the other engines."""

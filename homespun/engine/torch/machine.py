@@ -1,0 +1,141 @@
+"""What this machine is and has: device, memory, speed, and whether it computes in bfloat16.
+
+The module is the engine's `base.Machine`.
+"""
+
+import ctypes
+import resource
+import sys
+import time
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from homespun.engine import hardware
+from homespun.errors import UserError
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
+"""What an error says for want of memory, CUDA's and on a CPU the allocator's and oneDNN's."""
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def computing_dtype(precision: str) -> torch.dtype:
+    """What `--precision` means here; auto: bfloat16 where the hardware computes in it, as an emulation is slower than
+    float32.
+
+    Raises:
+        UserError: it is float16.
+    """
+    if precision == "float16":
+        raise UserError(
+            "--engine torch does not train in float16: choose --precision bfloat16 or float32"
+        )
+    if precision == "auto":
+        if device().type == "cuda":
+            precision = (
+                "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+            )
+        else:
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            precision = "bfloat16" if native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def computes_in_half(precision: str) -> bool:
+    return computing_dtype(precision) == torch.bfloat16
+
+
+def on_device(array: npt.NDArray[np.int32], where: torch.device) -> torch.Tensor:
+    """The array as a tensor; to CUDA from pinned memory, which the host does not wait for."""
+    tensor = torch.from_numpy(array)
+    if where.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(where, non_blocking=True)
+
+
+def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Where the tensor will be on the host, and from CUDA the event of its arrival."""
+    if tensor.device.type == "cpu":
+        return tensor, None
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    on_host.copy_(tensor, non_blocking=True)
+    arrived.record()
+    return on_host, arrived
+
+
+def flops_per_second(precision: str) -> float:
+    """Of matrix products, the best of a few: on a GPU of products that take much longer than to start them; on a CPU of
+    a small model's, each with the norm that comes after it, which takes longer where a processor multiplies fastest."""
+    rows, n = (8192, 8192) if device().type == "cuda" else (2048, 256)
+    dtype = computing_dtype(precision)
+    x = torch.ones(rows, n, dtype=dtype, device=device())
+    weight = torch.ones(n, n, dtype=dtype, device=device())
+    best = float("inf")
+    for _ in range(8 if device().type == "cuda" else 100):
+        start = time.perf_counter()
+        y = x @ weight
+        if device().type == "cpu":
+            torch.nn.functional.rms_norm(y.float(), (n,)).to(dtype)
+        y[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * rows * n * n / best
+
+
+def memory_capacity() -> int:
+    if device().type == "cuda":
+        return torch.cuda.get_device_properties(device()).total_memory
+    return hardware.capacity()
+
+
+def memory_available() -> int:
+    if device().type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return hardware.available()
+
+
+def peak_memory() -> int:
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def active_memory() -> int | None:
+    return torch.cuda.memory_allocated() if device().type == "cuda" else None
+
+
+def compiles_at_once() -> bool:
+    """Never: a compiler of its own makes every kernel."""
+    return False
+
+
+def can_compile() -> bool:
+    """Whether compiled kernels can be made: there is a C++ compiler, and it works."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device()))
+    except Exception:  # whatever ails the tool chain, a run can go on without it
+        return False
+    return True
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back
+    to the system each time costs page faults."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_max, 0)

@@ -1,0 +1,116 @@
+"""AdamW and Muon over named float32 parameters: gradients and a learning rate in, updated weights and moments.
+
+AdamW is PyTorch's own fused kernel. Muon (Jordan et al., 2024) takes the matrices: momentum, made orthogonal by a
+Newton-Schulz iteration; its companion AdamW takes everything else.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from homespun.architectures.base import Parameter
+from homespun.engine.base import OptimizerSettings
+from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, divided
+
+
+class Optimizer:
+    """Updates `weights` in place; in `muon_dtype` Muon makes its updates orthogonal."""
+
+    def __init__(
+        self,
+        settings: OptimizerSettings,
+        spec: list[Parameter],
+        weights: dict[str, Tensor],
+        muon_dtype: torch.dtype,
+    ) -> None:
+        self.settings = settings
+        self.weights = weights
+        self.muon_dtype = muon_dtype
+        matrices, self.adam = divided(spec, settings.name)
+        self.muon: list[tuple[list[Parameter], Tensor]] = []
+        """Matrices of one shape that are updated together, and their momentum in one tensor [N, out, in]."""
+        self.momentum: dict[str, Tensor] = {}
+        """The same, by name."""
+        for alike in matrices:
+            momentum = torch.zeros(
+                len(alike), *alike[0].shape, device=weights[alike[0].name].device
+            )
+            self.muon.append((alike, momentum))
+            self.momentum |= {p.name: part for p, part in zip(alike, momentum, strict=True)}
+        rest = [p for p in spec if p.name not in self.momentum]
+        self.exp_avg = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
+        self.exp_avg_sq = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
+        device = next(iter(weights.values())).device
+        self.steps = torch.zeros((), dtype=torch.float32, device=device)
+
+    def step(
+        self, grads: dict[str, Tensor], lr: dict[str, float], grad_scale: Tensor, refused: Tensor
+    ) -> None:
+        """One update by `grads` divided by `grad_scale`; where `refused` is 1.0, nothing changes."""
+        s = self.settings
+        for (rate, decay), group in self.adam.items():
+            names = [p.name for p in group]
+            adamw(
+                [self.weights[name] for name in names],
+                [grads[name] for name in names],
+                [self.exp_avg[name] for name in names],
+                [self.exp_avg_sq[name] for name in names],
+                [],
+                [self.steps.clone() for _ in names],
+                fused=True,
+                grad_scale=grad_scale,
+                found_inf=refused,
+                amsgrad=False,
+                beta1=s.beta1,
+                beta2=s.beta2,
+                lr=lr["adamw"] * rate,
+                weight_decay=s.weight_decay if decay else 0.0,
+                eps=s.eps,
+                maximize=False,
+            )
+        # A gradient that is not finite would survive a multiplication by zero, so the branch is taken on the host where
+        # that costs nothing, and by selection on the device.
+        if self.muon and not (refused.device.type == "cpu" and refused.item()):
+            self._muon_step(grads, lr["muon"], grad_scale, refused)
+        self.steps += 1.0 - refused
+
+    def _muon_step(
+        self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, refused: Tensor
+    ) -> None:
+        s = self.settings
+        keep, applied = refused.bool(), 1.0 - refused
+        decay = 1 - lr * s.weight_decay * applied
+        for alike, momentum in self.muon:
+            n_out, n_in = alike[0].shape[0] // alike[0].stacked, alike[0].shape[1]
+            grad = torch.stack([grads[p.name] for p in alike]).div_(grad_scale)
+            grad = torch.where(keep, momentum, grad)
+            momentum.lerp_(grad, 1 - s.muon_momentum)
+            ahead = torch.lerp(grad, momentum, s.muon_momentum).to(self.muon_dtype)
+            direction = orthogonalised(ahead.view(-1, n_out, n_in)).reshape(grad.shape)
+            rate = lr * max(1.0, n_out / n_in) ** 0.5
+            for p, change in zip(alike, direction * applied, strict=True):
+                self.weights[p.name].mul_(decay).add_(change, alpha=-rate)
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The moments under the names that a checkpoint gives them."""
+        yield "optimizer/step", self.steps
+        for kind in ("exp_avg", "exp_avg_sq", "momentum"):
+            for name, tensor in getattr(self, kind).items():
+                yield f"{kind}/{name}", tensor
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: singular values end near 1. [N, out, in] -> [N, out, in].
+
+    The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024).
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

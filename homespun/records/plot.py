@@ -1,0 +1,216 @@
+"""The records of a run in, one picture of it out."""
+
+import io
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun import durable
+from homespun.records.metrics import read
+from homespun.terminal import duration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Values = npt.NDArray[np.float64]
+Curve = tuple[Values, Values]
+"""Steps, and what was measured there."""
+
+# Told apart with any kind of colour vision, and in grey (Okabe and Ito 2008).
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#8F4E8B"
+INK, FAINT = "#333333", "#E3E3E3"
+
+
+def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> None:
+    """Draw the curves of a run as a PNG: losses, learning rate, gradient norm, speed.
+
+    A run with few records, or without evaluations, gives a picture of what there is.
+
+    Raises:
+        UserError: `metrics` cannot be read.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = _curves(metrics)
+    figure = Figure(figsize=(10, 6.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplot_mosaic(
+        [["loss", "loss", "loss"], ["lr", "norm", "speed"]], height_ratios=[2.3, 1]
+    )
+    figure.suptitle(_headline(curves), x=0.015, ha="left", color=INK, fontsize=12)
+    _draw_losses(panels["loss"], curves)
+    _draw(panels["lr"], curves["lr"], GREEN)
+    _draw_with_mean(panels["norm"], curves["grad_norm"], PURPLE)
+    _draw_with_mean(panels["speed"], curves["tokens_per_second"], BLUE)
+    if max_grad_norm:
+        panels["norm"].axhline(
+            max_grad_norm, color=INK, linestyle="--", linewidth=1, label="clipped above"
+        )
+        panels["norm"].legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper right")
+
+    n_steps = curves["tokens"][0].max(initial=1)
+    _dress(panels["loss"], "loss, nats per token", n_steps)
+    _dress(panels["lr"], "learning rate", n_steps)
+    _dress(panels["norm"], "gradient norm", n_steps)
+    _dress(panels["speed"], "tokens per second", n_steps)
+    for name in ("lr", "norm", "speed"):
+        panels[name].set_ylim(bottom=0)
+    panels["lr"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panels["speed"].yaxis.set_major_formatter(lambda value, _: _si(value))
+    _add_token_axis(panels["loss"], curves["tokens"])
+
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    durable.write(out, png.getvalue())
+
+
+def _curves(metrics: Path) -> defaultdict[str, Curve]:
+    """Every measured number of the run by name; those that are not finite are left out."""
+    points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for record in read(metrics):
+        for name, value in record.items():
+            if isinstance(value, int | float):
+                points[name].append((record["step"], value))
+    nothing: Curve = np.empty(0), np.empty(0)
+    curves: defaultdict[str, Curve] = defaultdict(lambda: nothing)
+    for name, pairs in points.items():
+        steps, values = np.array(pairs, dtype=np.float64).T
+        curves[name] = steps, values
+    return curves
+
+
+def _headline(curves: defaultdict[str, Curve]) -> str:
+    """'step 10,000 · 41M tokens · 32 min'."""
+    steps, tokens = curves["tokens"]
+    if not len(steps):
+        return "nothing was logged"
+    facts = [f"step {steps[-1]:,.0f}", f"{_si(tokens[-1])} tokens"]
+    _, seconds = curves["seconds"]
+    if len(seconds):
+        facts.append(duration(seconds[-1]))
+    return "  ·  ".join(facts)
+
+
+def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
+    _draw_with_mean(panel, curves["loss"], BLUE, label="training")
+    steps, losses = curves["val_loss"]
+    if len(losses):
+        _draw(panel, (steps, losses), ORANGE, label="validation", marker="o")
+        best = int(np.argmin(losses))
+        panel.plot(
+            steps[best],
+            losses[best],
+            color=ORANGE,
+            marker="*",
+            markersize=17,
+            markeredgecolor="white",
+            linestyle="none",
+            zorder=5,
+            label=f"best: {losses[best]:.4f} at step {steps[best]:,.0f}",
+        )
+    if panel.lines:
+        panel.legend(edgecolor="white", labelcolor=INK, loc="upper right")
+    _leave_out_the_first_fall(panel, curves)
+
+
+def _leave_out_the_first_fall(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
+    """In a long run the losses of the first steps would press all others against the floor."""
+    steps, losses = curves["loss"]
+    if len(losses) < 50:
+        return
+    late = steps[-1] / 25
+    val_steps, val_losses = curves["val_loss"]
+    shown = np.concatenate([_smoothed(losses)[steps > late], val_losses[val_steps > late]])
+    margin = max(0.15 * np.ptp(shown), 0.05)
+    panel.set_ylim(shown.min() - margin, shown.max() + margin)
+
+
+def _draw_with_mean(panel: "Axes", curve: Curve, color: str, label: str = "") -> None:
+    """The measured curve, pale, below its running mean."""
+    steps, values = curve
+    _draw(panel, curve, color, linewidth=0.8, alpha=0.3)
+    _draw(panel, (steps, _smoothed(values)), color, label=label)
+
+
+def _draw(
+    panel: "Axes",
+    curve: Curve,
+    color: str,
+    linewidth: float = 1.8,
+    alpha: float = 1.0,
+    label: str = "",
+    marker: str = "",
+) -> None:
+    steps, values = curve
+    if not len(steps):
+        return
+    if len(steps) == 1:
+        marker = "o"
+    elif len(steps) > 50:
+        marker = ""
+    every = math.ceil(len(steps) / 5000)
+    panel.plot(
+        steps[::every],
+        values[::every],
+        color=color,
+        linewidth=linewidth,
+        alpha=alpha,
+        label=label,
+        marker=marker,
+        markersize=4,
+    )
+
+
+def _smoothed(values: Values) -> Values:
+    """Mean over a window of a fortieth of the run, centred, so that no change is shown late."""
+    half = len(values) // 80
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    index = np.arange(len(values))
+    # The window is narrow on both sides where the run begins, so as not to bend the steep fall.
+    before = np.minimum(half, index)
+    after = np.minimum(before, index[::-1])
+    means: Values = (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
+    return means
+
+
+def _dress(panel: "Axes", title: str, n_steps: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_title(title, loc="left", fontsize=10, color=INK)
+    panel.set_xlim(0, 1.02 * n_steps)
+    panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    panel.xaxis.set_major_formatter(lambda value, _: _si(value))
+    panel.grid(color=FAINT, linewidth=0.7)
+    panel.set_axisbelow(True)
+    panel.tick_params(colors=INK, labelsize=9, length=0)
+    for side, spine in panel.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(INK)
+
+
+def _add_token_axis(panel: "Axes", tokens: Curve) -> None:
+    """Tokens along the upper edge, where all steps had equally many."""
+    steps, counts = tokens
+    panel.set_xlabel("step", loc="right", color=INK, fontsize=9)
+    per_step = counts / np.maximum(steps, 1)
+    if len(steps) and np.ptp(per_step) < 1e-6 * per_step.max():
+        axis = panel.secondary_xaxis(
+            "top", functions=(lambda x: x * per_step[-1], lambda x: x / per_step[-1])
+        )
+        axis.xaxis.set_major_formatter(lambda value, _: _si(value))
+        axis.tick_params(colors=INK, labelsize=9, length=0)
+        axis.spines["top"].set_visible(False)
+        axis.set_xlabel("tokens", loc="right", color=INK, fontsize=9)
+
+
+def _si(value: float) -> str:
+    """'950', '12.5k', '41M', '1.2B'."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Steps and evaluations flow in; warnings with advice come out."""

@@ -1,0 +1,87 @@
+"""Sizes by name, against the same models in `transformers`."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from homespun.architectures.base import count_parameters, parameters
+from homespun.architectures.presets import PRESETS, preset, shaped
+from homespun.config import ModelConfig
+from homespun.errors import UserError
+from tests.reference import of_transformers
+
+SMALL_QWEN3 = ["pico", "nano", "micro", "mini", "small"]
+
+
+def named(name: str) -> ModelConfig:
+    """A preset at the vocabulary and the context of GPT-2."""
+    return dataclasses.replace(PRESETS[name], seq_len=1024)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_names_and_shapes_and_count_are_those_of_transformers(name: str) -> None:
+    config = named(name)
+    with torch.device("meta"):  # no memory for the weights
+        model = of_transformers(config)
+    # Parameters, not the state: there a tied weight comes twice.
+    theirs = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    ours = {p.name: p.shape for p in parameters(config)}
+    for matrix, shape in ours.items():
+        if config.architecture == "gpt2" and ".h." in matrix and len(shape) == 2:
+            ours[matrix] = shape[::-1]  # stored [in, out] there
+    assert ours == theirs
+    assert len(parameters(config)) == len(ours)
+    assert count_parameters(config) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("tiny", 51.5),
+        ("gpt2-small", 124.4),
+        ("gpt2-medium", 354.8),
+        ("gpt2-large", 774.0),
+        ("gpt2-xl", 1557.6),
+        ("3b", 3000),
+    ],
+)
+def test_a_name_is_the_size(name: str, millions: float) -> None:
+    assert count_parameters(named(name)) / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+def test_the_gpt2_presets_are_the_published_shapes() -> None:
+    """Radford et al., 2019, table 2; the number of heads does not show in any count."""
+    shapes = {
+        name: (c.n_layers, c.d_model, c.n_heads)
+        for name, c in PRESETS.items()
+        if name.startswith("gpt2")
+    }
+    assert shapes == {
+        "gpt2-small": (12, 768, 12),
+        "gpt2-medium": (24, 1024, 16),
+        "gpt2-large": (36, 1280, 20),
+        "gpt2-xl": (48, 1600, 25),
+    }
+
+
+def test_the_small_presets_grow() -> None:
+    counts = [count_parameters(named(name)) for name in SMALL_QWEN3]
+    assert counts == sorted(set(counts))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'gpt3' is unknown: choose one of .*gpt2-small.*3b$"):
+        preset("gpt3")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_nothing_overridden_is_the_preset_and_every_architecture_will_do(name: str) -> None:
+    assert shaped(PRESETS[name], {}) == PRESETS[name]
+    unset = dict.fromkeys(("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"))
+    assert shaped(PRESETS[name], unset) == PRESETS[name]
+    for architecture in ("gpt2", "qwen3"):
+        changed = shaped(PRESETS[name], {"architecture": architecture})
+        assert changed.architecture == architecture
+        assert changed.n_layers == PRESETS[name].n_layers
+        assert changed.d_model == PRESETS[name].d_model

@@ -1,0 +1,452 @@
+"""The command line: what it makes of flags and files, and one clear line for everything that is wrong."""
+
+import dataclasses
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import homespun
+from homespun.architectures.presets import PRESETS
+from homespun.checkpoint.archive import read_archive
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.cli.main import COMMANDS, main
+from homespun.config.checked import flag
+from homespun.errors import UserError
+from tests.conftest import records
+
+TRAIN = (
+    "train --data-file stories.txt --model-size pico --n-layers 1 --d-model 32 --n-heads 2 "
+    "--seq-len 32 --batch-size 4 --max-steps 2 --eval-tokens 500 --checkpoint-dir new"
+)
+TOKENIZER = "tokenizer --output-dir new_tokenizer"
+DOWNLOAD = "download --output new.txt"
+GENERATE = "generate --max-tokens 3"
+
+FILES = {
+    "empty.txt": b"",
+    "blank.txt": b" \n\n \n",
+    "short.txt": b"Once.",
+    "latin1.txt": "Es war einmal ein Bär.\n".encode("latin-1") * 50,
+    "binary.txt": bytes(range(256)) * 10,
+    "bad.jsonl": b'{"text": "a"}\n{oops\n',
+    "columns.jsonl": b'{"one": "a", "other": "b"}\n',
+    "bad.parquet": b"PAR1 and so on",
+    "paper.pdf": b"%PDF",
+    "folder/notes.csv": b"# notes",
+    "key.toml": b"learnin_rate = 1\n",
+    "type.toml": b'batch_size = "8"\n',
+    "syntax.toml": b"batch_size = \n",
+    "bound.toml": b"batch_size = -3\n",
+    "nan.toml": b"learning_rate = nan\n",
+    "latin1.toml": b'data_file = "\xe9"\n',
+    "nul.toml": b'checkpoint_dir = "a\\u0000b"\n',
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
+    """A folder with stories, two tokenizers, a tiny model in `checkpoints`, and much that is wrong."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / "stories.txt").write_bytes(story_file.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        other = "tokenizer --data-file stories.txt --vocab-size 300 --output-dir other_tokenizer"
+        assert main(shlex.split(other)) == 0
+        assert main(shlex.split("tokenizer --data-file stories.txt --vocab-size 400")) == 0
+        assert main(shlex.split(f"{TRAIN} --checkpoint-dir checkpoints")) == 0
+        assert main(shlex.split(f"{TRAIN} --checkpoint-dir torn --max-steps 1")) == 0
+    best = (folder / "checkpoints/best.npz").read_bytes()
+    flipped = bytearray(best)
+    flipped[len(best) // 2] ^= 1
+    (folder / "flipped.npz").write_bytes(flipped)
+    (folder / "truncated.npz").write_bytes(best[: len(best) // 2])
+    (folder / "torn/checkpoint_step_1.npz").write_bytes(best[: len(best) // 2])
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file but the locks, which say who was there last."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("lock", ".lock")
+    }
+
+
+BAD = [
+    # Data.
+    (f"{TRAIN} --data-file missing.txt", "missing.txt: there is no such file or folder"),
+    (f"{TRAIN} --data-file empty.txt", "empty.txt: there is no text in it"),
+    (f"{TRAIN} --data-file blank.txt", "blank.txt: there is no text in it"),
+    (f"{TRAIN} --data-file short.txt", "short.txt: 5 bytes with nothing to keep aside"),
+    (f"{TRAIN} --data-file latin1.txt", "-f WINDOWS-1252 -t UTF-8 latin1.txt > utf8.txt"),
+    (f"{TRAIN} --data-file binary.txt", "binary.txt: NUL at byte 0: this is not a text file"),
+    (f"{TRAIN} --data-file bad.jsonl", "bad.jsonl:2: not a JSON value"),
+    (f"{TRAIN} --data-file columns.jsonl", "columns.jsonl:1: which column is the text?"),
+    (f"{TRAIN} --data-file bad.parquet", "bad.parquet: not readable as parquet"),
+    (f"{TRAIN} --data-file paper.pdf", "paper.pdf: this is a PDF: save it as plain text"),
+    (f"{TRAIN} --data-file folder", "folder: no .txt, .md, .jsonl or .parquet file in this"),
+    (f"{TRAIN} --data-file stories.txt/x", "stories.txt/x: there is no such file or folder"),
+    (f"{TRAIN} --data-file ''", "--data-file is empty"),
+    (f"{TOKENIZER} --data-file missing.txt", "missing.txt: there is no such file or folder"),
+    (f"{TOKENIZER} --data-file empty.txt", "empty.txt: there is no text in it"),
+    (f"{TOKENIZER} --data-file latin1.txt", "latin1.txt: not UTF-8 in line 1"),
+    (f"{TOKENIZER} --data-file binary.txt", "binary.txt: NUL at byte 0"),
+    (f"{DOWNLOAD} --dataset missing.txt", "missing.txt: no file or folder here, and no dataset"),
+    (f"{DOWNLOAD} --dataset empty.txt", "empty.txt: there is no text in it"),
+    (f"{DOWNLOAD} --dataset latin1.txt", "latin1.txt: not UTF-8 in line 1"),
+    (f"{DOWNLOAD} --dataset paper.pdf", "paper.pdf: this is a PDF"),
+    (f"{DOWNLOAD} --dataset stories --output short.txt", "short.txt: in the way"),
+    (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
+    (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
+    # Vocabulary and tokenizer.
+    (f"{TOKENIZER} --data-file stories.txt --vocab-size 50000", "a vocabulary of at most 1,"),
+    (f"{TOKENIZER} --data-file stories.txt --vocab-size 256", "--vocab-size is 256"),
+    ("tokenizer --data-file stories.txt --output-dir folder", "holds something else"),
+    ("tokenizer --data-file stories.txt --vocab-size 300 --output-dir short.txt/x", "Not a dir"),
+    ("tokenizer --data-file stories.txt --output-dir ''", "--output-dir is empty"),
+    (f"{TRAIN} --vocab-size 500", "--vocab-size is 500, but the tokenizer has 400 tokens"),
+    (f"{TRAIN} --tokenizer-path missing", "missing: there is no tokenizer here"),
+    (f"{TRAIN} --tokenizer-path stories.txt", "stories.txt: not readable as JSON"),
+    # What does not fit.
+    (f"{TRAIN} --batch-size 100000", "lower --batch-size or --seq-len, or give more text"),
+    (f"{TRAIN} --grad-accumulation-steps 100000", "a step takes 400,000 sequences"),
+    (f"{TRAIN} --seq-len 130000", "give more text or a shorter --seq-len"),
+    (f"{TRAIN} --n-layers 2000 --d-model 8192 --n-heads 64", "the checkpoints need "),
+    (f"{TRAIN} --n-heads 3", "--d-model 32 cannot be divided into --n-heads 3 heads"),
+    (f"{TRAIN} --n-kv-heads 3", "--n-heads has to be a multiple of --n-kv-heads"),
+    (f"{TRAIN} --architecture gpt2 --n-kv-heads 1", "leave --n-kv-heads out"),
+    (f"{TRAIN} --model-size huge", "--model-size 'huge' is unknown: choose one of pico, "),
+    # Numbers.
+    (f"{TRAIN} --learning-rate nan", "--learning-rate is nan: give a finite number"),
+    (f"{TRAIN} --learning-rate inf", "--learning-rate is inf: give a finite number"),
+    (f"{TRAIN} --learning-rate -1", "--learning-rate is -1.0: it has to be above 0"),
+    (f"{TRAIN} --learning-rate 0", "--learning-rate is 0.0: it has to be above 0"),
+    (f"{TRAIN} --learning-rate 30", "--learning-rate is 30.0: it has to be at most 1"),
+    (f"{TRAIN} --learning-rate 3,e-4", "--learning-rate is '3,e-4': a number is expected"),
+    (f"{TRAIN} --batch-size sixteen", "--batch-size is 'sixteen': a whole number is expected"),
+    (f"{TRAIN} --batch-size 1.5", "--batch-size is '1.5': a whole number is expected"),
+    (f"{TRAIN} --batch-size 0", "--batch-size is 0: it has to be at least 1"),
+    (f"{TRAIN} --max-steps -1", "--max-steps is -1: it has to be at least 1"),
+    (f"{TRAIN} --max-epochs 1e308", "--max-epochs is 1e+308: it has to be at most 1e+06"),
+    (f"{TRAIN} --batch-size {'9' * 40}", "--batch-size has 40 digits: give a smaller number"),
+    (f"{TRAIN} --n-layers 1000000000", "it has to be at most 10000"),
+    (f"{TRAIN} --threads 1000000000", "--threads is 1000000000: it has to be at most 1024"),
+    (f"{TRAIN} --time-budget soon", "--time-budget is 'soon': give a length of time"),
+    (f"{TRAIN} --time-budget 1h30", "--time-budget is '1h30': give a length of time"),
+    (f"{TRAIN} --time-budget ''", "--time-budget is empty"),
+    (f"{TRAIN} --time-budget 5", "--time-budget is '5': say 5s, 5m or 5h"),
+    (f"{GENERATE} --temperature nan", "--temperature is nan: give a finite number"),
+    (f"{GENERATE} --temperature -0.1", "--temperature is -0.1: it has to be at least 0"),
+    (f"{GENERATE} --top-p 0", "--top-p is 0.0: it has to be above 0"),
+    (f"{GENERATE} --top-k 0", "--top-k is 0: it has to be at least 1"),
+    (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it has to be at least 1"),
+    (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it has to be at most 1024"),
+    (f"{GENERATE} --seed one", "--seed is 'one': a whole number is expected"),
+    # Words.
+    ("tain", "there is no command 'tain': did you mean train?"),
+    ("book.txt", "there is no command 'book.txt': homespun --help lists what there is"),
+    ("train book.txt", "'book.txt' has no flag before it: homespun train --data-file book.txt"),
+    ("train -data-file book.txt", "there is no -data-file: did you mean --data-file?"),
+    ("train --time_buget=20s", "there is no --time_buget=20s: did you mean --time-budget?"),
+    (f"{TRAIN} --nonsense 1", "there is no --nonsense: homespun train --help lists what there is"),
+    ("train --data-file fairy tales.txt", 'needs quotes: --data-file "fairy tales.txt"'),
+    ("train --time-budget 5 min", 'needs quotes: --time-budget "5 min"'),
+    ("generate --prompt Once upon --seed 1", 'needs quotes: --prompt "Once upon"'),
+    ("generate Once upon --seed 1", 'before it: homespun generate --prompt "Once upon"'),
+    ("verify torn checkpoints", "'checkpoints' is one too many: homespun verify takes one path"),
+    (f"{TRAIN} --batch-size", "--batch-size needs a value behind it"),
+    (f"{TRAIN} --gradient-checkpointing yes", "'yes' has no flag before it"),
+    (f"{TRAIN} --optimizer sgd", '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
+    (f"{TRAIN} --precision float64", "--precision is 'float64': \"auto\" or "),
+    ("train --resume perhaps", "--resume is 'perhaps': \"never\" or "),
+    # TOML.
+    (f"{TRAIN} --config missing.toml", "missing.toml: there is no such file"),
+    (f"{TRAIN} --config folder", "--config folder: not readable as TOML"),
+    (f"{TRAIN} --config key.toml", "unknown key 'learnin_rate': did you mean learning_rate?"),
+    (f"{TRAIN} --config type.toml", "type.toml: --batch-size is '8': a whole number is expected"),
+    (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not readable as TOML"),
+    (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not readable as TOML"),
+    (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it has to be at least 1"),
+    (f"{TRAIN} --config nan.toml", "nan.toml: --learning-rate is nan: give a finite number"),
+    (f"{TRAIN} --config nul.toml", "nul.toml: --checkpoint-dir holds a NUL"),
+    # Checkpoints.
+    (f"{TRAIN} --checkpoint-dir short.txt", "short.txt cannot be written"),
+    (f"{TRAIN} --checkpoint-dir short.txt/x", "short.txt/x cannot be written"),
+    (f"{TRAIN} --checkpoint-dir {'x' * 300}", "cannot be written (File name too long)"),
+    (f"{TRAIN} --checkpoint-dir ''", "--checkpoint-dir is empty"),
+    ("train --resume --checkpoint-dir short.txt", "short.txt cannot be read as a folder"),
+    ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer that this run began"),
+    ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to go on from"),
+    ("generate --tokenizer-path other_tokenizer", "leave --tokenizer-path out"),
+    ("generate --tokenizer-path missing", "missing: there is no tokenizer here"),
+    ("generate --model-size tiny", "is not of --model-size tiny: it has architecture qwen3, not"),
+    ("generate --model-size pico", "it has n_layers 1, not 2, d_model 32, not 192"),
+    ("generate --model-size huge", "--model-size 'huge' is unknown"),
+    ("generate --checkpoint missing", "missing: no model is there"),
+    ("generate --checkpoint missing/best.npz", "missing/best.npz: no model is there"),
+    ("generate --checkpoint truncated.npz", "truncated.npz is not a checkpoint of homespun, or"),
+    ("generate --checkpoint flipped.npz", "flipped.npz is damaged (the array "),
+    ("generate --checkpoint stories.txt", "stories.txt is not a checkpoint of homespun"),
+    ("generate --checkpoint empty.txt", "empty.txt is not a checkpoint of homespun"),
+    ("generate --checkpoint folder", "folder: no model is there"),
+    ("generate --checkpoint ''", "--checkpoint is empty"),
+    ("generate --checkpoint checkpoints/checkpoint_step_2.state.npz", "holds state, not weights"),
+    ("judge --checkpoint missing", "missing: no model is there"),
+    ("verify missing", "missing: there is no such file"),
+    ("verify truncated.npz", "truncated.npz is not a checkpoint of homespun, or its end"),
+    ("verify flipped.npz", "flipped.npz is damaged (the array "),
+    ("verify torn", "torn: 1 of 3 cannot be used, see above"),
+    # Prompts.
+    (f"{GENERATE} --prompt ''", "--prompt is empty"),
+    (f"{GENERATE} --interactive --prompt ''", "--prompt is empty"),
+    (f"{GENERATE} --prompt '{'word ' * 100}'", "the model's context is 32: shorten the prompt"),
+    (f"{GENERATE} --prompt 'a\udcffb'", "the prompt is not valid UTF-8 from character 2 on"),
+    (f"{GENERATE} --stop ''", "a stop string is empty"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"), BAD, ids=[c.replace(TRAIN, "train")[:80] for c, _ in BAD]
+)
+def test_bad_input_is_one_clear_line_and_loses_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str, complaint: str
+) -> None:
+    before = content(place)
+    assert main(shlex.split(command)) == 2
+    complained = capsys.readouterr().err
+    assert complained.startswith("error: ")
+    assert complaint in complained
+    assert complained.count("\n") == 1
+    assert content(place) == before
+
+
+def test_what_a_command_cannot_do_without_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify"])
+    assert ended.value.code == 2
+    assert "PATH" in capsys.readouterr().err
+
+
+def test_a_line_beyond_any_memory_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "line.jsonl").open("wb") as file:
+        file.truncate((1 << 27) + 1)
+    output = tmp_path / "tokenizer"
+    command = ["tokenizer", "--data-file", str(file.name), "--output-dir", str(output)]
+    assert main(command) == 2
+    assert "line.jsonl:1: a line of more than 128 MiB" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_without_data_each_command_says_where_to_get_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("train", "tokenizer"):
+        assert main([command]) == 2
+        complained = capsys.readouterr().err
+        assert "homespun download" in complained
+        assert complained.count("\n") == 1
+
+
+def test_debug_shows_where_it_went_wrong(place: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        main(["verify", "missing", "--debug"])
+    command = [sys.executable, "-m", "homespun", "verify", "missing"]
+    plain, debug = (
+        subprocess.run([*command, *more], capture_output=True, text=True)
+        for more in ([], ["--debug"])
+    )
+    assert (plain.returncode, plain.stderr) == (2, "error: missing: there is no such file\n")
+    assert debug.stderr.startswith("Traceback")
+    assert debug.stderr.endswith("CheckpointError: missing: there is no such file\n")
+
+
+def resolved(folder: Path) -> dict[str, Any]:
+    """The settings that a run has stored as those it ran with."""
+    settings: dict[str, Any] = read_archive(folder / "best.npz").header["resolved"]
+    return settings
+
+
+def test_a_flag_wins_over_the_toml_file_and_the_toml_file_over_the_preset(
+    workplace: Path, trained: Path
+) -> None:
+    Path("run.toml").write_text(
+        """
+        model_size = "pico"
+        n_layers = 1
+        d_model = 32
+        n_heads = 2
+        seq_len = 32
+        batch_size = 2
+        grad_accumulation_steps = 3
+        max_steps = 2
+        log_interval = 1
+        warmup_steps = 4
+        learning_rate = 1e-3
+        weight_decay = 0.25
+        eval_tokens = 500
+        sample_interval = 2
+        sample_prompts = ["The dog"]
+        """
+    )
+    command = (
+        f"train --config run.toml --tokenizer-path {trained}/tokenizer_model "
+        "--learning-rate 2e-3 --batch-size 4"
+    )
+    assert main(shlex.split(command)) == 0
+    settings = resolved(Path("checkpoints"))
+    assert (settings["batch_size"], settings["grad_accumulation_steps"]) == (4, 3)
+    assert (settings["learning_rate"], settings["weight_decay"]) == (2e-3, 0.25)
+    assert (settings["optimizer"], settings["schedule"]) == ("adamw", "cosine")
+    assert (settings["n_layers"], settings["vocab_size"]) == (1, 400)
+    logged = records(Path("checkpoints"))
+    steps = [r for r in logged if "loss" in r]
+    assert [r["tokens"] for r in steps] == [4 * 3 * 32, 2 * 4 * 3 * 32]
+    assert [r["lr"] for r in steps] == pytest.approx([2e-3 / 4, 2e-3 / 2])
+    assert [r["prompt"] for r in logged if "prompt" in r] == ["The dog"]
+
+
+def test_a_toml_file_may_name_the_folder_and_ask_to_go_on(workplace: Path, trained: Path) -> None:
+    Path("run.toml").write_text('checkpoint_dir = "from_toml"\nresume = "auto"\n')
+    command = f"{TRAIN} --tokenizer-path {trained}/tokenizer_model --config run.toml"
+    command = command.replace("--checkpoint-dir new", "--log-interval 1")
+    assert main(shlex.split(command)) == 0
+    assert main(shlex.split(f"{command} --max-steps 3")) == 0
+    assert [r["step"] for r in records(Path("from_toml")) if "loss" in r] == [1, 2, 3]
+
+
+def test_a_file_of_weights_says_what_was_asked_and_what_was_settled(place: Path) -> None:
+    header = read_archive(Path("checkpoints/best.npz")).header
+    assert header["requested"]["optimizer"] is None
+    assert header["resolved"]["optimizer"] == "adamw"
+    assert header["model"]["n_layers"] == 1
+    assert header["facts"]["precision"] == header["resolved"]["precision"]
+    assert set(header["resolved"]) == {f.name for f in dataclasses.fields(homespun.TrainConfig)}
+
+
+def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"]):
+        assert main(arguments) == 0
+        shown = capsys.readouterr().out
+        assert "usage: homespun" in shown
+        assert all(f"  {name} " in shown for name in COMMANDS)
+    for name, (_, kind) in COMMANDS.items():
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        assert f"usage: homespun {name}" in shown
+        for field in dataclasses.fields(kind):
+            assert (flag(field.name) if hasattr(kind, field.name) else "PATH") in shown
+        assert "None" not in shown
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"homespun {homespun.__version__}\n"
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in PRESETS)
+    assert "124.4 M" in listed or "123.8 M" in listed
+    n_records = len((place / "checkpoints/metrics.jsonl").read_text().splitlines())
+    assert main(["verify", "checkpoints"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "checkpoints/checkpoint_step_2.npz: step 2, whole",
+        "checkpoints/best.npz: step 2, whole",
+        f"checkpoints/metrics.jsonl: {n_records} records up to step 2, whole",
+    ]
+
+
+def test_generate_continues_the_prompt_and_agrees_with_what_is_said_of_the_model(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for command in (
+        "generate --prompt 'Once upon' --seed 3 --max-tokens 20",
+        "generate --prompt 'Once upon' --seed 3 --max-tokens 20 --tokenizer-path tokenizer_model",
+        "generate --prompt 'Once upon' --seed 3 --max-tokens 20 --checkpoint checkpoints",
+        "generate --prompt 'Once upon' --seed 4 --max-tokens 20",
+    ):
+        assert main(shlex.split(command)) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2] != texts[3]
+    assert all(text.startswith("Once upon") for text in texts)
+
+
+@pytest.fixture
+def run_without_best(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder as it is before the first evaluation, in an otherwise empty place."""
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints/best.npz").unlink()
+    return tmp_path
+
+
+def test_without_best_weights_the_newest_checkpoint_speaks_and_it_is_said(
+    run_without_best: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = Path("checkpoints/checkpoint_step_2.npz")
+    assert main([*shlex.split(GENERATE), "--prompt", "Once"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Once")
+    assert captured.err == f"the run has not been evaluated yet; taking {newest}\n"
+    whole = newest.read_bytes()
+    Path("checkpoints/best.npz").write_bytes(whole[: len(whole) // 2])
+    assert main([*shlex.split(GENERATE), "--prompt", "Once"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Once")
+    assert captured.err.startswith("checkpoints/best.npz is not a checkpoint of homespun, or ")
+    assert captured.err.endswith(f"; taking {newest}\n")
+    assert captured.err.count("\n") == 1
+
+
+def test_best_weights_that_are_named_are_taken_or_refused(
+    run_without_best: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
+    assert "checkpoints/best.npz is not there" in capsys.readouterr().err
+    Path("checkpoints/best.npz").write_bytes(b"torn")
+    assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
+    assert "is not a checkpoint of homespun" in capsys.readouterr().err
+
+
+def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(GENERATE)) == 2
+    assert "checkpoints: no model is there: train one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with CheckpointFolder(Path("checkpoints")).lock():
+        assert main(shlex.split(GENERATE)) == 2
+    assert "checkpoints is in use by process " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
+@pytest.mark.parametrize("command", ["models", f"{GENERATE} --seed 1"])
+def test_output_that_cannot_be_written_is_one_line(place: Path, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "homespun", *shlex.split(command)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: the output cannot be written (No space left on device)\n"

@@ -1,0 +1,286 @@
+"""Settings: bounds, TOML, and lengths of time."""
+
+import contextlib
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homespun.config import (
+    DownloadConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ModelConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from homespun.config.checked import seconds
+from homespun.config.toml_file import read_toml
+from homespun.errors import UserError
+
+KINDS = [
+    DownloadConfig,
+    TokenizerConfig,
+    TrainConfig,
+    SamplingConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ModelConfig,
+]
+
+
+def made(kind: type[Any], **values: Any) -> Any:
+    """A config with these values; only a model's shape has a setting without a default."""
+    return kind(**({"architecture": "qwen3"} if kind is ModelConfig else {}) | values)
+
+
+BOUNDED = [
+    (kind, field.name, bound, limit)
+    for kind in KINDS
+    for field in dataclasses.fields(kind)
+    for bound, limit in field.metadata.get("bounds", {}).items()
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "bound", "limit"), BOUNDED)
+def test_a_number_beyond_its_bound_is_refused(
+    kind: type[Any], name: str, bound: str, limit: float
+) -> None:
+    beyond = {
+        "at_least": limit - 1,
+        "above": limit,
+        "at_most": limit + 1,
+        "below": limit,
+    }[bound]
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(UserError, match=f"^{flag} is .*: it has to be {bound.replace('_', ' ')}"):
+        made(kind, **{name: beyond})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) -> None:
+    for field in dataclasses.fields(kind):
+        if not field.metadata.get("bounds"):
+            continue
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(UserError, match=r"give a finite number|a whole number is expected"):
+                made(kind, **{field.name: value})
+        with pytest.raises(UserError, match=r"--.* has 20 digits: give a smaller number"):
+            made(kind, **{field.name: 10**19})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (TrainConfig, {"optimizer": "adam"}, '"adamw" or "muon"'),
+        (TrainConfig, {"schedule": "cos"}, '"cosine" or "linear"'),
+        (TrainConfig, {"precision": "bf16"}, '"auto" or "float32" or "bfloat16" or "float16"'),
+        (TrainConfig, {"batch_size": 2.5}, "a whole number"),
+        (TrainConfig, {"batch_size": True}, "a whole number"),
+        (TrainConfig, {"learning_rate": "1e-3"}, "a number"),
+        (TrainConfig, {"seq_len": None}, "a whole number"),
+        (TrainConfig, {"compile": "yes"}, '"auto" or "on" or "off"'),
+        (TrainConfig, {"resume": True}, '"never" or "latest" or "auto"'),
+        (TrainConfig, {"gradient_checkpointing": 1}, "true or false"),
+        (TrainConfig, {"sample_prompts": "The king"}, "a list of texts"),
+        (TrainConfig, {"time_budget": 90}, "a text"),
+        (DownloadConfig, {"output": Path("stories.txt")}, "a text"),
+        (SamplingConfig, {"stop": "END"}, "a list of texts"),
+        (SamplingConfig, {"stop": [1]}, "a list of texts"),
+        (TrainConfig, {"engine": "jax"}, '"auto" or "torch" or "mlx"'),
+        (ModelConfig, {"architecture": "bert"}, '"gpt2" or "qwen3"'),
+    ],
+)
+def test_a_value_of_another_type_is_refused(
+    kind: type[Any], values: dict[str, Any], expected: str
+) -> None:
+    [name] = values
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(UserError, match=f"^{flag} is .*: {expected} is expected$"):
+        made(kind, **values)
+
+
+def test_a_list_will_do_for_a_tuple_and_a_whole_number_for_any() -> None:
+    config = TrainConfig(sample_prompts=["One", "Two"], learning_rate=1)  # type: ignore[arg-type]
+    assert config == TrainConfig(sample_prompts=("One", "Two"), learning_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (TrainConfig, "checkpoint_dir"),
+        (TrainConfig, "data_file"),
+        (TrainConfig, "time_budget"),
+        (GenerateConfig, "checkpoint"),
+        (GenerateConfig, "prompt"),
+        (DownloadConfig, "output"),
+        (TokenizerConfig, "output_dir"),
+    ],
+)
+def test_a_text_that_says_nothing_is_refused(kind: type[Any], name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(UserError, match=f"^{flag} is empty: give a value or leave it out$"):
+        kind(**{name: ""})
+    with pytest.raises(UserError, match=f"^{flag} holds a NUL"):
+        kind(**{name: "a\0b"})
+
+
+def test_the_defaults_are_those_of_the_specification() -> None:
+    config = TrainConfig()
+    assert (config.beta1, config.max_grad_norm) == (0.9, 1.0)
+    assert (config.seq_len, config.save_interval, config.checkpoint_dir) == (
+        256,
+        1000,
+        "checkpoints",
+    )
+    assert config.sample_prompts == ("Once upon a time", "The cat", "In space")
+    assert (TokenizerConfig().output_dir, TokenizerConfig().vocab_size) == ("tokenizer_model", 8000)
+    assert GenerateConfig().checkpoint is None  # the best of the run in that folder
+    assert SamplingConfig().temperature == 0.8
+
+
+def test_every_setting_of_a_run_says_whether_a_resumed_run_may_change_it() -> None:
+    kinds = {
+        field.name: field.metadata.get("on_resume", "free")
+        for field in dataclasses.fields(TrainConfig)
+    }
+    assert set(kinds.values()) == {"fixed", "free", "announced"}
+    fixed = {name for name, kind in kinds.items() if kind == "fixed"}
+    assert fixed == {
+        *("vocab_size", "model_size", "architecture", "n_layers", "n_heads", "n_kv_heads"),
+        *("d_model", "d_ff", "seq_len", "optimizer", "seed"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", 90),
+        ("20m", 1200),
+        ("1.5h", 5400),
+        ("1h30m", 5400),
+        ("1h 30m", 5400),
+        ("5 min", 300),
+        ("5min", 300),
+        (" 90 s ", 90),
+        ("90sec", 90),
+        ("2d", 172_800),
+    ],
+)
+def test_lengths_of_time(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "soon",
+        "0",
+        "0s",
+        "-3m",
+        " ",
+        "1y",
+        "1h30",
+        "5 5",
+        "5 minx",
+        "5 m in",
+        "1e9d",
+        "9999999d",
+        "nan",
+        "inf",
+    ],
+)
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--time-budget is .*: give a length of time"):
+        seconds(text)
+
+
+def test_a_time_without_a_unit_is_asked_back() -> None:
+    with pytest.raises(UserError, match=r"^--time-budget is '5': say 5s, 5m or 5h$"):
+        seconds("5")
+
+
+@given(st.text(alphabet="0123456789.smhd -e", max_size=12))
+@settings(derandomize=True, deadline=None)
+def test_a_length_of_time_is_positive_and_finite_or_refused(text: str) -> None:
+    with contextlib.suppress(UserError):
+        assert 0 < seconds(text) < math.inf
+
+
+def toml(folder: Path, text: str) -> dict[str, Any]:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_toml(path, TrainConfig)
+
+
+def test_toml_gives_every_kind_of_setting(tmp_path: Path) -> None:
+    values = toml(
+        tmp_path,
+        """
+        model_size = "tiny"
+        batch_size = 8
+        learning_rate = 1e-3
+        max_epochs = 2
+        gradient_checkpointing = true
+        optimizer = "muon"
+        sample_prompts = ["The dog", "A cat"]
+        """,
+    )
+    config = TrainConfig(**values)
+    assert (config.model_size, config.batch_size, config.learning_rate) == ("tiny", 8, 1e-3)
+    assert (config.max_epochs, config.gradient_checkpointing) == (2, True)
+    assert (config.optimizer, config.sample_prompts) == ("muon", ("The dog", "A cat"))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("learnin_rate = 1", "unknown key 'learnin_rate': did you mean learning_rate?"),
+        ("learning-rate = 1", "unknown key 'learning-rate': did you mean learning_rate?"),
+        ('config = "other.toml"', "unknown key 'config'"),
+        (
+            "[train]\nbatch_size = 8",
+            "unknown key 'train': homespun train --help lists what there is",
+        ),
+        ('batch_size = "8"', "--batch-size is '8': a whole number is expected"),
+        ("batch_size = 8.0", "--batch-size is 8.0: a whole number is expected"),
+        ("max_steps = true", "--max-steps is True: a whole number is expected"),
+        ("learning_rate = '1e-3'", "--learning-rate is '1e-3': a number is expected"),
+        ("gradient_checkpointing = 1", "is 1: true or false is expected"),
+        ("data_file = 1", "--data-file is 1: a text is expected"),
+        ("sample_prompts = 'one'", "is 'one': a list of texts is expected"),
+        ("sample_prompts = [1]", "is (1,): a list of texts is expected"),
+        ('optimizer = "sgd"', '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
+        ("batch_size = 0", "--batch-size is 0: it has to be at least 1"),
+        ("time_budget = 'soon'", "--time-budget is 'soon': give a length of time"),
+        ("batch_size = ", "not readable as TOML"),
+        ("batch_size = 1\nbatch_size = 2", "not readable as TOML"),
+    ],
+)
+def test_toml_that_does_not_fit_is_refused_with_its_place(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        toml(tmp_path, text)
+    assert complaint in str(caught.value)
+    assert "run.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "complaint"),
+    [
+        ({"n_heads": 8, "n_kv_heads": 3}, "--n-heads has to be a multiple of --n-kv-heads"),
+        ({"architecture": "gpt2", "d_model": 500}, "divisible by --n-heads"),
+        ({"architecture": "gpt2", "n_kv_heads": 4}, "leave --n-kv-heads out"),
+        ({"head_dim": 5}, "rotary positions need an even head size"),
+    ],
+)
+def test_a_shape_that_contradicts_itself_is_refused(shape: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        ModelConfig(**{"architecture": "qwen3", **shape})

@@ -1,0 +1,214 @@
+"""The decoding loop, against a plain loop without cache, batch or stream."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homespun.config import SamplingConfig
+from homespun.errors import UserError
+from homespun.generation.sampler import Sampler
+from homespun.generation.session import MAX_BATCH, generate, prompt_ids, stream
+
+
+def uncached(model, prompt, config, context, sample=0):
+    """The tokens of one sample: the model reads the whole visible window anew for every token."""
+    sampler, written, window = Sampler(config, config.seed, sample), [], list(prompt)
+    while len(written) < config.max_tokens:
+        token = sampler(model(tuple(window)), prompt[1:] + written)
+        if token == 0:
+            break
+        written.append(token)
+        full = len(window) == context
+        window = [*window, token]
+        if full:
+            window = window[-(context // 2) :]
+    return tuple(written)
+
+
+@pytest.mark.parametrize("context", [2, 3, 8, 9, 200])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_cached_equals_uncached_also_past_the_context(decoders, tokenizer, context, penalty):
+    config = SamplingConfig(max_tokens=50, temperature=1, seed=3, repetition_penalty=penalty)
+    factory = decoders(eot=-100)
+    prompt = None if context < 4 else "ab"
+    ids = prompt_ids(tokenizer, prompt, context)
+    results = generate(factory, tokenizer, prompt, config, context=context, num_samples=3)
+    for sample, result in enumerate(results):
+        assert result.token_ids == uncached(factory.model, ids, config, context, sample)
+        assert result.finish == "length"
+        assert len(result.token_ids) == 50
+    assert bool(factory.made[0].rewinds) == (context < 53)
+
+
+def test_the_window_after_a_full_cache_is_the_newer_half(decoders, tokenizer):
+    """In numbers: after 8 positions the last 4 tokens are read again, as positions 0 to 3."""
+    factory = decoders(eot=-100)
+    config = SamplingConfig(max_tokens=9, seed=0)
+    (result,) = generate(factory, tokenizer, None, config, context=8)
+    fed = [0, *result.token_ids]
+    assert factory.made[0].cache[0] == fed[5:9]
+
+
+def test_a_prompt_that_fills_the_context_is_continued(decoders, tokenizer):
+    factory = decoders(eot=-100)
+    config = SamplingConfig(max_tokens=3, seed=0)
+    (result,) = generate(factory, tokenizer, "1234567", config, context=8)
+    ids = prompt_ids(tokenizer, "1234567", 8)
+    assert result.token_ids == uncached(factory.model, ids, config, 8)
+
+
+def test_texts_of_a_batch_end_each_in_its_time(decoders, tokenizer):
+    factory = decoders(eot=8)
+    config = SamplingConfig(max_tokens=12, temperature=1, min_p=0, seed=5)
+    results = generate(factory, tokenizer, "x", config, context=10, num_samples=8)
+    for sample, result in enumerate(results):
+        ids = prompt_ids(tokenizer, "x", 10)
+        assert result.token_ids == uncached(factory.model, ids, config, 10, sample)
+        assert 0 not in result.token_ids
+    assert {result.finish for result in results} == {"end", "length"}
+    assert len({len(result.token_ids) for result in results}) > 2
+
+
+def test_a_sample_does_not_depend_on_how_many_there_are(decoders, tokenizer):
+    config = SamplingConfig(max_tokens=5, temperature=1, seed=11)
+    many = generate(decoders(), tokenizer, "x", config, context=64, num_samples=MAX_BATCH + 3)
+    few = generate(decoders(), tokenizer, "x", config, context=64, num_samples=3)
+    assert [r.token_ids for r in many[:3]] == [r.token_ids for r in few]
+    assert len({r.token_ids for r in many}) == MAX_BATCH + 3
+
+
+def test_many_samples_run_in_bounded_batches_and_caches_fit_the_text(decoders, tokenizer):
+    factory = decoders()
+    config = SamplingConfig(max_tokens=4, seed=0)
+    generate(factory, tokenizer, "xyz", config, context=64, num_samples=MAX_BATCH + 1)
+    assert [len(decoder.cache) for decoder in factory.made] == [MAX_BATCH, 1]
+    assert {decoder.max_len for decoder in factory.made} == {8}
+
+
+def test_without_a_seed_two_runs_differ_and_with_one_they_agree(decoders, tokenizer):
+    def run(seed):
+        config = SamplingConfig(max_tokens=20, temperature=1, min_p=0, seed=seed)
+        return generate(decoders(), tokenizer, None, config, context=64)[0].token_ids
+
+    assert run(7) == run(7)
+    assert run(None) != run(None)
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "finish"),
+    [
+        ((), "one, two, three", "end"),
+        ((", t",), "one", "stop"),
+        (("three!",), "one, two, three", "end"),
+        (("nothing", "two"), "one, ", "stop"),
+        (("ne, two", "e"), "on", "stop"),
+        (("e", "ne"), "o", "stop"),
+        (("one",), "", "stop"),
+        (("three",), "one, two, ", "stop"),
+    ],
+)
+def test_a_stop_string_ends_the_text_and_is_not_part_of_it(scripted, tokenizer, stop, text, finish):
+    config = SamplingConfig(stop=stop)
+    (result,) = generate(scripted(b"one, two, three"), tokenizer, None, config, context=64)
+    assert (result.text, result.finish) == (text, finish)
+    pieces = stream(scripted(b"one, two, three"), tokenizer, None, config, context=64)
+    assert "".join(pieces) == text
+
+
+def test_the_token_limit_releases_what_was_held_back(scripted, tokenizer):
+    config = SamplingConfig(max_tokens=6, stop=("two!",))
+    (result,) = generate(scripted(b"one two three"), tokenizer, None, config, context=64)
+    assert (result.text, result.finish) == ("one tw", "length")
+
+
+def test_only_whole_characters_are_streamed(scripted, tokenizer):
+    text = "né, 好, 🧵."
+    pieces = list(stream(scripted(text.encode()), tokenizer, None, SamplingConfig(), context=64))
+    assert pieces == list(text)
+
+
+def test_a_character_cut_off_by_the_limit_is_marked(scripted, tokenizer):
+    config = SamplingConfig(max_tokens=3)
+    (result,) = generate(scripted("a🧵".encode()), tokenizer, None, config, context=64)
+    assert result.text == "a\N{REPLACEMENT CHARACTER}"
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    text=st.text("abc", max_size=12),
+    stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3).map(tuple),
+    chunk=st.integers(1, 5),
+)
+def test_the_stop_that_completes_first_ends_the_text_however_it_is_cut_into_tokens(
+    scripted, tokenizer, text, stop, chunk
+):
+    config = SamplingConfig(stop=stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "chunk", chunk, raising=False)
+        (result,) = generate(scripted(text.encode()), tokenizer, None, config, context=64)
+    expected = text
+    for end, word in itertools.product(range(len(text) + 1), sorted(stop, key=len, reverse=True)):
+        if text[:end].endswith(word):
+            expected = text[: end - len(word)]
+            break
+    assert result.text == expected
+
+
+def test_stream_gives_the_text_of_generate_and_returns_the_whole(decoders, tokenizer):
+    config = SamplingConfig(max_tokens=30, seed=2)
+    (whole,) = generate(decoders(), tokenizer, "x", config, context=16)
+    pieces = stream(decoders(), tokenizer, "x", config, context=16)
+    text = ""
+    while True:
+        try:
+            text += next(pieces)
+        except StopIteration as stopped:
+            result = stopped.value
+            break
+    assert text == result.text == whole.text
+    assert result.token_ids == whole.token_ids
+
+
+def test_closing_a_stream_stops_the_model(decoders, tokenizer):
+    factory = decoders(eot=-100)
+    pieces = stream(factory, tokenizer, None, SamplingConfig(max_tokens=10**6), context=64)
+    next(pieces)
+    length = factory.made[0].length
+    pieces.close()
+    assert factory.made[0].length == length < 20
+
+
+def test_the_mark_at_the_start_is_no_repetition(decoders, tokenizer):
+    config = SamplingConfig(temperature=0, repetition_penalty=1e6)
+    (result,) = generate(decoders(eot=20), tokenizer, None, config, context=64)
+    assert (result.finish, result.token_ids, result.text) == ("end", (), "")
+
+
+def test_rows_beyond_the_vocabulary_are_never_drawn(decoders, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "vocab_size", 3, raising=False)
+    config = SamplingConfig(max_tokens=40, seed=0)
+    (result,) = generate(decoders(), tokenizer, None, config, context=64)
+    assert set(result.token_ids) <= {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "the prompt is empty: leave --prompt out"),
+        ("x" * 8, "the prompt is 9 tokens long .* context is 8"),
+        ("ab\udcff", "not valid UTF-8 from character 3"),
+    ],
+)
+def test_a_bad_prompt_is_refused_before_anything_runs(decoders, tokenizer, prompt, message):
+    factory = decoders()
+    with pytest.raises(UserError, match=message) as caught:
+        generate(factory, tokenizer, prompt, SamplingConfig(), context=8)
+    assert "\n" not in str(caught.value)
+    assert not factory.made
+
+
+def test_an_empty_stop_string_is_refused(decoders, tokenizer):
+    with pytest.raises(UserError, match="stop string is empty"):
+        generate(decoders(), tokenizer, None, SamplingConfig(stop=("a", "")), context=8)

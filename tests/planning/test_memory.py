@@ -1,0 +1,142 @@
+"""What does not fit into memory: refused before the run, or ended in it, with flags that do fit."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homespun.architectures.presets import PRESETS, shaped
+from homespun.config import TrainConfig
+from homespun.errors import UserError
+from homespun.planning import memory
+from homespun.planning.estimate import training_bytes
+from homespun.planning.recipe import Plan, plan
+from tests.conftest import records
+
+GIGABYTE = 10**9
+
+
+def planned(**settings: object) -> Plan:
+    wanted = TrainConfig(model_size="gpt2-small", max_steps=10, precision="float32")
+    wanted = dataclasses.replace(wanted, **settings)  # type: ignore[arg-type]
+    return plan(wanted, vocab_size=8000, n_samples=10_000, flops_per_second=1e12)
+
+
+@given(st.integers(1, 64), st.integers(1, 8), st.integers(1, 60), st.booleans())
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_what_is_named_fits_and_makes_the_same_update(
+    batch_size: int, accumulation: int, gigabytes: int, checkpointing: bool
+) -> None:
+    before = planned(
+        batch_size=batch_size,
+        grad_accumulation_steps=accumulation,
+        gradient_checkpointing=checkpointing,
+    )
+    room = gigabytes * GIGABYTE // 2
+    said = memory.what_fits(before, room)
+    if "makes the same update" in said:
+        numbers = r"--batch-size (\d+) --grad-accumulation-steps (\d+)( --gradient-checkpointing)?"
+        [(batch, steps, recompute)] = re.findall(numbers, said)
+        assert int(batch) * int(steps) == batch_size * accumulation
+        assert int(batch) <= batch_size
+        model, recompute = before.model, checkpointing or bool(recompute)
+    else:
+        [(name, batch)] = re.findall(r"--model-size (\S+) --batch-size (1) takes", said)
+        model = shaped(PRESETS[name], {"vocab_size": 8000, "seq_len": 256})
+        recompute = checkpointing
+        least = training_bytes(before.model, 1, "adamw", half=False, checkpointing=True)
+        assert least > room
+    needed = training_bytes(model, int(batch), "adamw", half=False, checkpointing=recompute)
+    assert needed <= room
+
+
+def test_where_nothing_fits_it_says_so() -> None:
+    assert memory.what_fits(planned(), 10**6).startswith("not even the smallest model fits")
+
+
+def without_estimates(message: str) -> str:
+    return re.sub(r"(about|with) \d+\.\d GB", r"\1 ... GB", message)
+
+
+def test_what_cannot_fit_is_refused_and_what_does_not_fit_now_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = SimpleNamespace(
+        computes_in_half=lambda precision: False,
+        memory_capacity=lambda: 8 * GIGABYTE,
+        memory_available=lambda: 5 * GIGABYTE,
+    )
+    monkeypatch.setattr(memory.select, "machine", lambda name: machine)
+    said: list[str] = []
+    with pytest.raises(UserError) as refused:
+        memory.check_memory(planned(batch_size=64), said.append)
+    assert without_estimates(str(refused.value)) == (
+        "a step needs about ... GB, this machine has 8.0 GB: --batch-size 32 --grad-accumulation-steps 2 makes the "
+        "same update with ... GB"
+    )
+    memory.check_memory(planned(batch_size=8), said.append)
+    assert said == []
+    memory.check_memory(planned(batch_size=32), said.append)
+    assert [without_estimates(line) for line in said] == [
+        "A step needs about ... GB, of which 5.0 GB are free now: close other programs, or --batch-size 16 "
+        "--grad-accumulation-steps 2 makes the same update with ... GB."
+    ]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000, 2_000_000_000))
+from homespun.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_step_that_finds_no_memory_ends_the_run_with_what_to_do(workplace: Path) -> None:
+    """The address space of a real process is limited; what is advised then fits."""
+    run = [
+        "train",
+        "--model-size",
+        "pico",
+        "--vocab-size",
+        "400",
+        "--compile",
+        "off",
+        "--threads",
+        "2",
+    ]
+    run += [
+        "--max-steps",
+        "2",
+        "--log-interval",
+        "1",
+        "--eval-tokens",
+        "500",
+        "--sample-prompts",
+        "A",
+    ]
+
+    def ended(*flags: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", LIMITED, *run, *flags]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    fine = ended("--batch-size", "4", "--grad-accumulation-steps", "36", "--max-steps", "1")
+    assert fine.returncode == 0, fine.stderr
+    before = {p.name: p.read_bytes() for p in (workplace / "checkpoints").glob("*.npz")}
+    more = ["--resume", "--max-steps", "2", "--batch-size", "144", "--grad-accumulation-steps", "1"]
+    failed = ended(*more)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("error: out of memory (a step was estimated at ")
+    assert failed.stderr.endswith("; --resume goes on from the last checkpoint\n")
+    assert failed.stderr.count("\n") == 1
+    assert before == {p.name: p.read_bytes() for p in (workplace / "checkpoints").glob("*.npz")}
+    [flags] = re.findall(r"--batch-size \d+ --grad-accumulation-steps \d+", failed.stderr)
+    fits = ended("--resume", "--max-steps", "2", *flags.split())
+    assert fits.returncode == 0, fits.stderr
+    steps = [r["step"] for r in records(workplace / "checkpoints") if "loss" in r]
+    assert steps == [1, 2]

@@ -1,0 +1,233 @@
+"""What a run resolves to: the usual settings with a preset, a recipe without one, limits, and contradictions."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homespun.architectures.base import count_parameters, flops_per_token
+from homespun.architectures.presets import PRESETS
+from homespun.config import TrainConfig
+from homespun.errors import UserError
+from homespun.planning.recipe import (
+    MOST_PASSES,
+    SIZES,
+    UTILISATION,
+    Plan,
+    Settled,
+    plan,
+    said,
+    step_limits,
+)
+from homespun.training.schedule import rate_curve
+
+VOCAB = 4096
+TOKENS = 1_000_001
+SPEED = 1e11
+
+
+def settle(tokens: int = TOKENS, speed: float = SPEED, **wanted: Any) -> Plan:
+    config = TrainConfig(**wanted)
+    n_samples = (tokens - 1) // config.seq_len
+    return plan(config, vocab_size=VOCAB, n_samples=n_samples, flops_per_second=speed)
+
+
+def test_a_preset_comes_with_the_settings_of_the_specification() -> None:
+    settled = settle(model_size="tiny")
+    config = settled.config
+    assert settled.model == dataclasses.replace(PRESETS["tiny"], vocab_size=VOCAB, seq_len=256)
+    assert (config.optimizer, config.learning_rate, config.weight_decay) == ("adamw", 3e-4, 0.1)
+    assert (config.schedule, config.min_learning_rate_ratio) == ("cosine", 0.1)
+    assert (config.batch_size, config.grad_accumulation_steps) == (16, 1)
+    assert config.warmup_steps is None  # 2% of the run, whose length may be a time
+    assert step_limits(config, 1600) == {"max_epochs": 1000}
+
+
+@pytest.mark.parametrize("wanted", [{"model_size": "tiny"}, {}], ids=["preset", "recipe"])
+def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
+    config = settle(**wanted).config
+    still_open = {field.name for field in dataclasses.fields(config)} - said(config).keys()
+    free = {"config", "data_file", "tokenizer_path", "model_size", "threads", "patience"}
+    shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
+    limits = {"max_epochs", "max_steps", "time_budget"}
+    of_its_length = {"warmup_steps", "eval_interval", "sample_interval"}
+    assert still_open <= free | shape | limits | of_its_length
+    assert config.vocab_size == VOCAB
+    assert config.compile in ("on", "off")
+    with pytest.raises(UserError, match="--batch-size is None: a whole number is expected"):
+        dataclasses.replace(config, batch_size=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("base", [{"model_size": "tiny"}, {}], ids=["preset", "recipe"])
+def test_what_the_user_says_stays(base: dict[str, Any]) -> None:
+    said: dict[str, Any] = {
+        "batch_size": 3,
+        "grad_accumulation_steps": 2,
+        "seq_len": 64,
+        "max_steps": 9,
+        "optimizer": "muon",
+        "learning_rate": 1e-3,
+        "muon_learning_rate": 0.01,
+        "schedule": "linear",
+        "warmup_steps": 7,
+        "min_learning_rate_ratio": 0.5,
+        "weight_decay": 0.0,
+        "compile": "on",
+        "n_layers": 2,
+        "d_model": 128,
+        "n_heads": 2,
+    }
+    settled = settle(**base, **said)
+    assert {name: getattr(settled.config, name) for name in said} == said
+    model = settled.model
+    assert (model.n_layers, model.d_model, model.n_heads, model.head_dim) == (2, 128, 2, 64)
+    assert (model.seq_len, model.vocab_size) == (64, VOCAB)
+
+
+def test_of_epochs_and_steps_the_one_that_ends_first_comes_first() -> None:
+    config = Settled(max_epochs=2, max_steps=100, batch_size=4, grad_accumulation_steps=2)
+    assert list(step_limits(config, 1000).items()) == [("max_steps", 100), ("max_epochs", 250)]
+    assert list(step_limits(config, 100).items()) == [("max_epochs", 25), ("max_steps", 100)]
+    half = dataclasses.replace(config, max_epochs=0.5, max_steps=None)
+    assert step_limits(half, 1000) == {"max_epochs": 63}
+    # However little an epoch is, there is a step to do.
+    assert step_limits(half, 1) == {"max_epochs": 1}
+
+
+def warm_up(config: Settled, n_steps: int) -> tuple[int, float]:
+    curve = rate_curve(config, {"max_steps": n_steps})
+    return curve.warmup_steps, curve.warmup_share
+
+
+def test_without_a_word_the_warm_up_is_two_percent_and_at_most_2000_steps() -> None:
+    assert warm_up(Settled(), 10_000) == (200, 0.02)
+    assert warm_up(Settled(), 1_000_000) == (2000, 0.002)
+    assert warm_up(Settled(warmup_steps=500), 10_000) == (500, 0.05)
+    assert warm_up(Settled(warmup_steps=0), 10_000) == (0, 0.0)
+    assert warm_up(Settled(warmup_steps=500), 100) == (500, 1.0)
+
+
+def test_where_a_clock_may_end_the_run_the_warm_up_knows_no_steps() -> None:
+    assert warm_up(Settled(time_budget="1h"), 10_000) == (0, 0.02)
+    assert warm_up(Settled(time_budget="1h", warmup_steps=500), 10_000) == (500, 0.0)
+
+
+def test_a_limit_that_is_given_is_the_only_one() -> None:
+    given: dict[str, Any] = {"max_steps": 5, "max_epochs": 1.0, "time_budget": "3m"}
+    for name, value in given.items():
+        for size in ("tiny", None):
+            config = settle(model_size=size, **{name: value}).config
+            limits = {n: getattr(config, n) for n in given}
+            assert {n: v for n, v in limits.items() if v is not None} == {name: value}
+    assert settle().config.time_budget == "10m"
+
+
+def test_a_longer_budget_or_a_faster_machine_trains_a_larger_model() -> None:
+    times = ["1s", "1m", "10m", "1h", "10h", "10d"]
+    sizes = [count_parameters(settle(time_budget=time).model) for time in times]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == count_parameters(settle(model_size="pico").model)
+    assert sizes[-1] == count_parameters(settle(model_size="small").model)
+    slow_machine, fast_machine = (settle(speed=s, time_budget="10m") for s in (1e10, 1e13))
+    assert count_parameters(slow_machine.model) < count_parameters(fast_machine.model)
+    assert [s.least_flops for s in SIZES] == sorted(s.least_flops for s in SIZES)
+    assert {s.preset for s in SIZES} <= set(PRESETS)
+
+
+def test_the_recipe_takes_muon_and_for_adamw_other_rates() -> None:
+    muon, adamw = settle().config, settle(optimizer="adamw").config
+    assert muon.optimizer == "muon"
+    assert muon.schedule == adamw.schedule == "linear"
+    assert muon.min_learning_rate_ratio == 0.0
+    assert adamw.learning_rate < muon.learning_rate
+    assert muon.tokens_per_step in {s.tokens_per_step for s in SIZES}
+
+
+def test_the_more_often_a_text_is_seen_the_more_weights_decay() -> None:
+    decays = [
+        settle(tokens, max_steps=1000).config.weight_decay for tokens in (10**8, 10**6, 10**5)
+    ]
+    assert decays == sorted(set(decays))
+    epochs = [settle(max_epochs=n).config.weight_decay for n in (1, 2, 10)]
+    assert epochs == decays
+    assert settle(10**5, max_steps=1000, optimizer="adamw").config.weight_decay == 0.1
+
+
+def test_time_that_a_text_is_too_short_for_is_not_spent_on_learning_it_by_heart() -> None:
+    short, long = (settle(tokens, time_budget="10h").config for tokens in (10**5, 10**9))
+    assert (short.max_epochs, short.time_budget) == (MOST_PASSES, "10h")
+    assert long.max_epochs is None
+    for limit in ({"max_epochs": 50.0}, {"max_steps": 10**6}, {"model_size": "pico"}):
+        config = settle(10**5, **{"time_budget": "10h", **limit}).config
+        assert config.max_epochs == limit.get("max_epochs")
+
+
+@given(tokens=st.integers(514, 5000), seq_len=st.integers(2, 512))
+@settings(derandomize=True, deadline=None)
+def test_the_recipe_fits_tiny_data(tokens: int, seq_len: int) -> None:
+    settled = settle(tokens, seq_len=seq_len)
+    assert 1 <= settled.config.batch_size <= (tokens - 1) // seq_len
+
+
+def test_a_step_that_the_data_cannot_fill_is_refused() -> None:
+    enough = 16 * 256 + 1
+    assert settle(enough, model_size="tiny")
+    beyond: dict[str, Any] = {"batch_size": 17, "seq_len": 257, "grad_accumulation_steps": 2}
+    for name, value in beyond.items():
+        with pytest.raises(UserError, match="lower --batch-size or --seq-len, or give more text"):
+            settle(enough, model_size="tiny", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ({"vocab_size": 8000}, "--vocab-size is 8,000, but the tokenizer has 4,096 tokens"),
+        ({"model_size": "huge"}, "--model-size 'huge' is unknown: choose one of pico, nano"),
+        ({"model_size": "tiny", "n_heads": 3}, "512 cannot be divided into --n-heads 3"),
+        ({"model_size": "tiny", "n_kv_heads": 2}, "leave --n-kv-heads out"),
+        ({"model_size": "mini", "n_kv_heads": 4}, "has to be a multiple of --n-kv-heads"),
+        ({"time_budget": "soon"}, "--time-budget is 'soon'"),
+        ({"model_size": "tiny", "time_budget": "soon"}, "--time-budget is 'soon'"),
+        ({"compile": "on", "model_size": "tiny", "time_budget": "soon"}, "--time-budget is 'soon'"),
+    ],
+)
+def test_contradictions_are_refused(wanted: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        settle(**wanted)
+
+
+def test_only_a_run_that_takes_long_is_compiled() -> None:
+    # Ten minutes of steps at what a machine of this speed reaches.
+    tiny = settle(model_size="tiny", max_steps=1).model
+    step = flops_per_token(tiny) * 16 * 256
+    steps = int(600 * SPEED * UTILISATION / step)
+    assert settle(model_size="tiny", max_steps=steps - 1).config.compile == "off"
+    assert settle(model_size="tiny", max_steps=steps + 1).config.compile == "on"
+    assert settle(model_size="tiny", max_steps=steps + 1, time_budget="9m").config.compile == "off"
+    assert settle(model_size="tiny", max_steps=1, compile="on").config.compile == "on"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shape"),
+    [
+        ({"d_model": 128}, ("gpt2", 2, 2, 64, 512)),
+        ({"d_model": 128, "n_heads": 4}, ("gpt2", 4, 4, 32, 512)),
+        ({"d_model": 128, "d_ff": 100}, ("gpt2", 2, 2, 64, 100)),
+        ({"architecture": "qwen3"}, ("qwen3", 8, 8, 64, 1408)),
+        ({"architecture": "qwen3", "n_kv_heads": 2}, ("qwen3", 8, 2, 64, 1408)),
+        ({"n_heads": 16}, ("gpt2", 16, 16, 32, 2048)),
+    ],
+)
+def test_what_follows_from_a_changed_shape_follows(
+    wanted: dict[str, Any], shape: tuple[Any, ...]
+) -> None:
+    model = settle(model_size="tiny", **wanted).model
+    assert shape == (
+        model.architecture,
+        model.n_heads,
+        model.n_kv_heads,
+        model.head_dim,
+        model.d_ff,
+    )

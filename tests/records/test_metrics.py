@@ -1,0 +1,164 @@
+"""The record of a run: whole lines, strict JSON, cut back exactly."""
+
+import errno
+import json
+import math
+import os
+import resource
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homespun.errors import DiskFullError, UserError
+from homespun.records.metrics import MetricsLog, read
+
+RECORDS = [{"step": step, "loss": 9.0 / step, "text": "né\n🧵"} for step in range(1, 6)]
+
+
+def fill(path, records=RECORDS):
+    with MetricsLog(path) as log:
+        lengths = [log.sync()]
+        for record in records:
+            log.append(record)
+            lengths.append(log.sync())
+    return lengths
+
+
+def test_what_is_written_is_read(tmp_path):
+    fill(tmp_path / "metrics.jsonl")
+    assert list(read(tmp_path / "metrics.jsonl")) == RECORDS
+
+
+def test_a_record_is_in_the_file_when_append_returns(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for n, record in enumerate(RECORDS, 1):
+            log.append(record)
+            assert len(list(read(path))) == n
+            assert log.sync() == path.stat().st_size
+
+
+numbers = st.one_of(
+    st.floats(),
+    st.integers(),
+    st.floats(width=32).map(np.float32),
+    st.integers(-(2**63), 2**63 - 1).map(np.int64),
+    st.booleans().map(np.bool_),
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.dictionaries(st.text(), numbers | st.text() | st.lists(numbers, max_size=3)))
+def test_any_record_is_one_line_of_strict_json(tmp_path_factory, record):
+    path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
+    fill(path, [record])
+    (line,) = path.read_text(encoding="ascii").splitlines()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    def plain(value):
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        value = value.item() if isinstance(value, np.generic) else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    expected = {key: plain(value) for key, value in record.items()}
+    assert json.loads(line, parse_constant=refuse) == expected
+
+
+@pytest.mark.parametrize("kept", range(len(RECORDS) + 1))
+def test_a_resumed_run_goes_on_after_the_record_of_its_checkpoint(tmp_path, kept):
+    path = tmp_path / "metrics.jsonl"
+    lengths = fill(path)
+    with MetricsLog(path) as log:
+        log.truncate(lengths[kept])
+        assert log.sync() == lengths[kept]
+        for record in RECORDS[kept:]:
+            log.append(record)
+    assert list(read(path)) == RECORDS
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"step": 6}', b'{"text": "' + b"x" * 200_000])
+def test_a_torn_last_line_is_not_read_and_not_built_upon(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    fill(path, RECORDS[:3])
+    with path.open("ab") as file:
+        file.write(torn)
+    assert list(read(path)) == RECORDS[:3]
+    fill(path, RECORDS[3:])
+    assert list(read(path)) == RECORDS
+
+
+def test_a_file_that_is_only_a_torn_line_is_empty(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step"')
+    assert list(read(path)) == []
+    assert fill(path)[0] == 0
+
+
+@pytest.mark.parametrize("wrong", [1, 20, 10**9])
+def test_the_record_of_another_run_is_refused_and_left_as_it_is(tmp_path, wrong):
+    path = tmp_path / "metrics.jsonl"
+    fill(path)
+    before = path.read_bytes()
+    with MetricsLog(path) as log, pytest.raises(UserError, match="not the record of this run"):
+        log.truncate(wrong)
+    assert path.read_bytes() == before
+
+
+def test_a_lost_record_is_begun_anew(tmp_path):
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.truncate(12345)
+        log.append({"step": 7})
+    assert list(read(tmp_path / "metrics.jsonl")) == [{"step": 7}]
+
+
+@pytest.mark.parametrize("damage", [b"\n", b"[1]\n", b'{"step": \xff}\n', b'{"step": 1}{\n'])
+def test_a_damaged_line_is_named(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
+    with pytest.raises(UserError, match="line 2"):
+        list(read(path))
+
+
+def test_while_the_disk_is_full_lines_are_held_back_and_no_checkpoint_relies_on_them(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsLog(path) as log:
+        log.append(RECORDS[0])
+        length = log.sync()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (length + 5, hard))
+        try:
+            log.append(RECORDS[1])
+            log.append(RECORDS[2])
+            with pytest.raises(DiskFullError, match=r"metrics\.jsonl cannot be written"):
+                log.sync()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.stat().st_size == length
+        log.append(RECORDS[3])
+        assert list(read(path)) == RECORDS[:4]
+        assert log.sync() == path.stat().st_size
+
+
+def test_a_disk_that_fails_otherwise_is_loud_at_once(tmp_path, monkeypatch):
+    def fail(line):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        file = SimpleNamespace(write=fail, truncate=log._file.truncate)
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "_file", file)
+            with pytest.raises(UserError, match="Input/output error"):
+                log.append(RECORDS[0])
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no/metrics\.jsonl cannot be written"):
+        MetricsLog(tmp_path / "no" / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+        list(read(tmp_path / "metrics.jsonl"))

@@ -1,0 +1,104 @@
+"""The picture of a run: drawn from whatever the run has left, with the numbers that it measured."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from homespun.records import plot
+from homespun.records.metrics import MetricsLog
+
+
+def write_run(path, n_records, every=10, evaluations=()):
+    with MetricsLog(path) as log:
+        for step in range(every, n_records * every + 1, every):
+            log.append(
+                {
+                    "step": step,
+                    "tokens": step * 4096,
+                    "loss": 2 + 8 / step,
+                    "lr": 3e-4,
+                    "grad_norm": 0.5,
+                    "tokens_per_second": 1e4,
+                    "seconds": step / 10,
+                }
+            )
+            log.append({"step": step, "tokens": step * 4096, "prompt": "a", "text": "b"})
+        for step, loss in evaluations:
+            log.append({"step": step, "tokens": step * 4096, "val_loss": loss})
+    return path
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figure that was saved last."""
+    saved = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda self, *args, **options: saved.append(self) or save(self, *args, **options),
+    )
+    return lambda: saved[-1]
+
+
+def lines(panel):
+    return {line.get_label(): line for line in panel.lines if not line.get_label().startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("n_records", "evaluations"),
+    [(0, []), (0, [(10, 3.0)]), (1, [(10, 3.0)]), (2, []), (60, [(10, 3.0), (20, None)])],
+)
+def test_any_run_gives_a_picture(tmp_path, n_records, evaluations):
+    metrics = write_run(tmp_path / "metrics.jsonl", n_records, evaluations=evaluations)
+    plot.plot_run(metrics, tmp_path / "run.png", max_grad_norm=1.0)
+    assert np.ptp(imread(tmp_path / "run.png")[..., :3]) > 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "run.png"}
+
+
+def test_the_curves_are_the_records_and_the_best_is_the_best(tmp_path, figure):
+    evaluations = [(100, 3.0), (200, 2.5), (300, 2.75), (400, None)]
+    metrics = write_run(tmp_path / "metrics.jsonl", 40, evaluations=evaluations)
+    plot.plot_run(metrics, tmp_path / "run.png", max_grad_norm=1.0)
+    losses, rate, norm, speed = figure().axes
+    curves = lines(losses)
+    assert curves["validation"].get_xydata().tolist() == [[100, 3.0], [200, 2.5], [300, 2.75]]
+    assert curves["best: 2.5000 at step 200"].get_xydata().tolist() == [[200, 2.5]]
+    raw = losses.lines[0].get_xydata()
+    assert raw.tolist() == [[step, 2 + 8 / step] for step in range(10, 401, 10)]
+    assert lines(norm)["clipped above"].get_ydata() == [1.0, 1.0]
+    assert rate.lines[0].get_ydata()[0] == 3e-4
+    assert speed.lines[0].get_ydata()[0] == 1e4
+    assert figure().get_suptitle() == "step 400  ·  1.64M tokens  ·  40 s"
+
+
+def test_a_long_run_is_not_pressed_to_the_floor_by_its_first_steps(tmp_path, figure):
+    metrics = write_run(tmp_path / "metrics.jsonl", 1000, every=1, evaluations=[(500, 2.1)])
+    plot.plot_run(metrics, tmp_path / "run.png")
+    low, high = figure().axes[0].get_ylim()
+    assert low < 2.0
+    assert 2.1 < high < 3
+
+
+def test_smoothing_keeps_the_level_the_slope_and_the_length():
+    line = np.arange(1000) * 0.5
+    smooth = plot._smoothed(line)
+    np.testing.assert_allclose(smooth[:-20], line[:-20])
+    assert np.abs(smooth - line).max() < 4
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert plot._smoothed(noise)[50:-50].std() < 0.3
+    assert len(plot._smoothed(np.empty(0))) == 0
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    metrics = write_run(tmp_path / "metrics.jsonl", 3)
+    (tmp_path / "run.png").write_bytes(b"old")
+
+    def fail(*_args, **_options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plot.plot_run(metrics, tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes() == b"old"
