@@ -21,7 +21,7 @@ from benchmarks import report
 from benchmarks.models import in_transformers, model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
-from homespun.architectures.base import count_parameters, initial_weights
+from homespun.architectures.families import count_parameters, initial_weights
 from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
 from homespun.engine import select
 from homespun.engine.hardware import n_cores

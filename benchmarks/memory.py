@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks import report
 from benchmarks.models import RATES, random_tokens, trainable
-from homespun.architectures.base import count_parameters
+from homespun.architectures.families import count_parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch

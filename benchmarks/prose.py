@@ -23,10 +23,10 @@ from typing import Annotated
 import tyro
 
 from benchmarks import report
-from homespun.api import load
-from homespun.architectures.base import count_parameters
+from homespun.architectures.families import count_parameters
 from homespun.data.corpus import survey
 from homespun.data.documents import SEPARATOR
+from homespun.language_model import load
 from homespun.training.evaluate import Evaluator
 
 FIXED = """

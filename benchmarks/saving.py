@@ -19,7 +19,7 @@ import tyro
 from benchmarks import report
 from benchmarks.models import RATES, model_config, random_tokens, trainable
 from benchmarks.rounds import interleaved
-from homespun.architectures.base import count_parameters, parameters
+from homespun.architectures.families import count_parameters, parameters
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import RecordConfig

@@ -17,9 +17,9 @@ from pathlib import Path
 import tyro
 
 from benchmarks import report
-from homespun.api import LanguageModel, load
 from homespun.config import JudgeConfig
 from homespun.data.corpus import survey
+from homespun.language_model import LanguageModel, load
 from homespun.records import metrics
 from homespun.stories import lexicon
 from homespun.stories.judge import judge

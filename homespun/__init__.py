@@ -16,8 +16,9 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import LanguageModel, download, load, train, train_tokenizer
+    from homespun.api import download, train, train_tokenizer
     from homespun.data.samples import TextDataset
+    from homespun.language_model import LanguageModel, load
     from homespun.tokenizer import Tokenizer
     from homespun.training.ending import TrainResult
 
@@ -42,12 +43,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LanguageModel": "homespun.api",
+    "LanguageModel": "homespun.language_model",
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.training.ending",
     "download": "homespun.api",
-    "load": "homespun.api",
+    "load": "homespun.language_model",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
 }

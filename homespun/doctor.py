@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homespun.architectures.base import Parameter, count_parameters, flops_per_token, parameters
+from homespun.architectures.base import Parameter
+from homespun.architectures.families import count_parameters, flops_per_token, parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch

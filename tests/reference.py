@@ -1,13 +1,14 @@
 """Other people's implementations and plain NumPy, as judges of the engines."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from homespun.architectures.base import parameters
+from homespun.architectures.families import family, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch
 
@@ -38,6 +39,8 @@ QWEN3 = ModelConfig(
     norm_eps=1e-6,
 )
 
+LLAMA = dataclasses.replace(QWEN3, architecture="llama")
+
 
 def random_weights(config: ModelConfig, seed: int = 0) -> Arrays:
     """Far from any initialisation: with zero biases, unit gains or small weights, mistakes would not show."""
@@ -57,46 +60,19 @@ def random_batch(config: ModelConfig, rows: int = 3, seed: int = 0) -> Batch:
 
 def of_transformers(config: ModelConfig) -> torch.nn.Module:
     """The same model in `transformers`, which initialises it in its own way."""
-    if config.architecture == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=config.vocab_size,
-                n_positions=config.seq_len,
-                n_embd=config.d_model,
-                n_layer=config.n_layers,
-                n_head=config.n_heads,
-                n_inner=config.d_ff,
-                layer_norm_epsilon=config.norm_eps,
-                tie_word_embeddings=config.tie_embeddings,
-                attn_implementation="eager",
-            )
-        )
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.seq_len,
-            hidden_size=config.d_model,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            intermediate_size=config.d_ff,
-            rms_norm_eps=config.norm_eps,
-            tie_word_embeddings=config.tie_embeddings,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            attn_implementation="eager",
-        )
-    )
+    values = family(config.architecture).huggingface_config(config)
+    theirs = AutoConfig.for_model(**values, attn_implementation="eager")
+    return AutoModelForCausalLM.from_config(theirs)
 
 
 class HuggingFace:
     """The model of `transformers` with our weights, in float64, so that every difference is ours."""
 
     def __init__(self, config: ModelConfig, weights: Arrays) -> None:
-        self.transposed = config.architecture == "gpt2"
+        self.is_transposed = family(config.architecture).is_transposed
         self.model = of_transformers(config).double().eval()
         state = {
-            name: torch.from_numpy(array.T.copy() if self._is_conv1d(name) else array).double()
+            name: torch.from_numpy(array.T.copy() if self.is_transposed(name) else array).double()
             for name, array in weights.items()
         }
         missing, unexpected = self.model.load_state_dict(state, strict=False)
@@ -117,11 +93,7 @@ class HuggingFace:
         for name, parameter in self.model.named_parameters():
             assert parameter.grad is not None
             gradient = parameter.grad.numpy()
-            yield name, gradient.T if self._is_conv1d(name) else gradient
-
-    def _is_conv1d(self, name: str) -> bool:
-        """GPT-2's matrices are stored [in, out] there."""
-        return self.transposed and ".h." in name and name.endswith("weight") and "ln_" not in name
+            yield name, gradient.T if self.is_transposed(name) else gradient
 
 
 def relative_error(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:

@@ -48,6 +48,18 @@ LAYERS = {
         "planning",
         "generation",
     },
+    "language_model": {
+        "config",
+        "errors",
+        "terminal",
+        "architectures",
+        "tokenizer",
+        "data.batch",
+        "checkpoint",
+        "engine.base",
+        "engine.select",
+        "generation",
+    },
     "verify": {"errors", "durable", "checkpoint", "data", "records", "tokenizer"},
     "doctor": {
         "config",
@@ -61,7 +73,7 @@ LAYERS = {
         "planning.estimate",
     },
 }
-"""For each part of the package the parts that it may import; the public functions and the command line may import all."""
+"""For each part of the package the parts that it may import; the public functions and commands may import all."""
 
 
 def imports(path: Path) -> set[str]:

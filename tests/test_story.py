@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tyro
 
-from homespun.architectures.base import count_parameters
+from homespun.architectures.families import count_parameters
 from homespun.cli.main import COMMANDS
 from homespun.config import TrainConfig
 from homespun.planning.recipe import Plan, plan, step_limits

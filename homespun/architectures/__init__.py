@@ -1,1 +1,1 @@
-"""The name of a size, or a shape, flows in; every parameter with its initial values and its cost comes out."""
+"""A model shape flows in; parameters, initial values, cost and Hugging Face layout come out. One file a family."""

@@ -4,68 +4,30 @@ The `gpt2` presets are the well-known shapes; the small ones and the largest are
 """
 
 import dataclasses
-import math
 from typing import Any
 
-from homespun.config import Architecture, ModelConfig
+from homespun.architectures.families import family, model_config
+from homespun.architectures.gpt2 import GPT2
+from homespun.architectures.qwen3 import Qwen3
+from homespun.config import ModelConfig
 from homespun.errors import UserError
 
-
-def _usual_d_ff(architecture: Architecture, d_model: int) -> int:
-    """4 widths, or with the third matrix of a gated layer 8/3 of them, in steps of 64."""
-    return 4 * d_model if architecture == "gpt2" else 64 * math.ceil(d_model / 24)
-
-
-def _gpt2(n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
-    return ModelConfig(
-        architecture="gpt2",
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_heads,
-        head_dim=d_model // n_heads,
-        d_ff=_usual_d_ff("gpt2", d_model),
-    )
-
-
-def _qwen3(
-    n_layers: int,
-    d_model: int,
-    *,
-    n_kv_heads: int | None = None,
-    head_dim: int = 64,
-    d_ff: int | None = None,
-    tied: bool = False,
-) -> ModelConfig:
-    """The modern block with the usual proportions: heads that fill the width, each with keys and values of its own."""
-    n_heads = max(1, d_model // head_dim)
-    return ModelConfig(
-        architecture="qwen3",
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads or n_heads,
-        head_dim=head_dim,
-        d_ff=d_ff or _usual_d_ff("qwen3", d_model),
-        tie_embeddings=tied,
-        norm_eps=1e-6,
-    )
-
+_GPT2, _QWEN3 = GPT2(), Qwen3()
 
 PRESETS: dict[str, ModelConfig] = {
     # In a minute or two, many small steps teach more than a deep or wide block could: see benchmarks/prose.py. Six
     # narrow heads learned to tell two friends of a story apart with every seed, three wide ones with two of three.
-    "pico": _qwen3(2, 192, head_dim=32, d_ff=256),
-    "nano": _qwen3(4, 256),
-    "micro": _qwen3(5, 320),
-    "mini": _qwen3(6, 384),
-    "small": _qwen3(8, 512),
-    "tiny": _gpt2(8, 512, 8),
-    "gpt2-small": _gpt2(12, 768, 12),
-    "gpt2-medium": _gpt2(24, 1024, 16),
-    "gpt2-large": _gpt2(36, 1280, 20),
-    "gpt2-xl": _gpt2(48, 1600, 25),
-    "3b": _qwen3(36, 2560, n_kv_heads=4, head_dim=128, d_ff=8192, tied=True),
+    "pico": _QWEN3.shape(2, 192, head_dim=32, d_ff=256),
+    "nano": _QWEN3.shape(4, 256),
+    "micro": _QWEN3.shape(5, 320),
+    "mini": _QWEN3.shape(6, 384),
+    "small": _QWEN3.shape(8, 512),
+    "tiny": _GPT2.default_shape(8, 512, 8),
+    "gpt2-small": _GPT2.default_shape(12, 768, 12),
+    "gpt2-medium": _GPT2.default_shape(24, 1024, 16),
+    "gpt2-large": _GPT2.default_shape(36, 1280, 20),
+    "gpt2-xl": _GPT2.default_shape(48, 1600, 25),
+    "3b": _QWEN3.shape(36, 2560, n_kv_heads=4, head_dim=128, d_ff=8192, tied=True),
 }
 
 
@@ -90,17 +52,13 @@ def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
         UserError: no such model can be built.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    architecture = given.get("architecture", base.architecture)
-    if architecture != base.architecture:
-        if architecture == "gpt2":
-            base = _gpt2(base.n_layers, base.d_model, base.n_heads)
-        else:
-            base = _qwen3(base.n_layers, base.d_model)
+    architecture = family(given.get("architecture", base.architecture))
+    if architecture.name != base.architecture:
+        base = architecture.default_shape(base.n_layers, base.d_model, base.n_heads)
     d_model = given.get("d_model", base.d_model)
     if d_model != base.d_model:
         n_heads = max(1, d_model // base.head_dim)
-        d_ff = _usual_d_ff(architecture, d_model)
-        given = {"n_heads": n_heads, "d_ff": d_ff, **given}
+        given = {"n_heads": n_heads, "d_ff": architecture.default_d_ff(d_model), **given}
     n_heads = given.get("n_heads", base.n_heads)
     if (d_model, n_heads) != (base.d_model, base.n_heads):
         if d_model % n_heads:
@@ -108,4 +66,4 @@ def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
                 f"--d-model {d_model} cannot be divided into --n-heads {n_heads} heads of equal size"
             )
         given = {"head_dim": d_model // n_heads, "n_kv_heads": n_heads, **given}
-    return dataclasses.replace(base, **given)
+    return model_config(dataclasses.asdict(base) | given)

@@ -29,7 +29,7 @@ from homespun.errors import UserError, did_you_mean
 from homespun.terminal import columns, printable, say, wrapped
 
 if TYPE_CHECKING:
-    from homespun.api import LanguageModel
+    from homespun.language_model import LanguageModel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +143,7 @@ def models(config: ModelsConfig) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from homespun.architectures.base import count_parameters, flops_per_token
+    from homespun.architectures.families import count_parameters, flops_per_token
     from homespun.architectures.presets import PRESETS, shaped
     from homespun.planning.estimate import training_bytes
 
@@ -235,7 +235,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], int], type[Checked]]] = {
 
 
 def _load(config: LoadConfig) -> "LanguageModel":
-    from homespun.api import load
+    from homespun.language_model import load
 
     return load(
         config.checkpoint, engine=config.engine, precision=config.precision, threads=config.threads

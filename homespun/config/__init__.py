@@ -10,7 +10,6 @@ from typing import Literal
 from homespun.config.checked import Checked, seconds, setting
 from homespun.errors import UserError
 
-Architecture = Literal["gpt2", "qwen3"]
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
 OnSpike = Literal["warn", "skip", "stop"]
@@ -26,7 +25,8 @@ LONGEST_CONTEXT = 1 << 17
 class ModelConfig(Checked):
     """The shape of a model: all that is needed, with the weights, to run it."""
 
-    architecture: Architecture
+    architecture: str
+    """The name of its family; `architectures.families.model_config` checks the shape against it."""
     vocab_size: int = setting(50257, at_least=2)
     seq_len: int = setting(256, at_least=2, at_most=LONGEST_CONTEXT)
     """The context: the number of positions the model was trained for."""
@@ -46,17 +46,6 @@ class ModelConfig(Checked):
             raise UserError(
                 f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key/value heads: "
                 "--n-heads has to be a multiple of --n-kv-heads"
-            )
-        if self.architecture == "gpt2":
-            if self.n_heads * self.head_dim != self.d_model:
-                raise UserError(
-                    f"gpt2 needs --d-model ({self.d_model}) divisible by --n-heads ({self.n_heads})"
-                )
-            if self.n_kv_heads != self.n_heads:
-                raise UserError("gpt2 has as many key/value heads as heads: leave --n-kv-heads out")
-        elif self.head_dim % 2:
-            raise UserError(
-                f"rotary positions need an even head size, not {self.head_dim}: change --n-heads"
             )
 
 
@@ -93,7 +82,7 @@ class ShapeConfig(Checked):
 
     vocab_size: int | None = setting(None, at_least=257, on_resume="fixed")
     """Has to agree with the tokenizer; for a tokenizer trained by the way, its size."""
-    architecture: Architecture | None = setting(None, on_resume="fixed")
+    architecture: str | None = setting(None, on_resume="fixed")
     """The kind of block."""
     n_layers: int | None = setting(None, at_least=1, at_most=10_000, on_resume="fixed")
     """Number of blocks."""

@@ -5,9 +5,9 @@ import dataclasses
 import math
 import operator
 import re
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from homespun.errors import UserError
+from homespun.errors import UserError, did_you_mean
 
 OnResume = Literal["fixed", "free", "announced"]
 """May `--resume` come with another value? *fixed*: refused. *announced*: taken, and said. *free*: taken."""
@@ -127,3 +127,20 @@ def seconds(text: str) -> float:
             f"--time-budget is '{text}': give a length of time such as 90s, 20m or 1h30m"
         )
     return total
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Checked)
+
+
+def replaced(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
+    """`config` with other settings.
+
+    Raises:
+        UserError: there is no such setting, or it cannot have that value.
+    """
+    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in known:
+            what_to_do = did_you_mean(name, known, f"there are {', '.join(known)}")
+            raise UserError(f"there is no setting {name}: {what_to_do}")
+    return dataclasses.replace(config, **settings)  # type: ignore[type-var]

@@ -85,20 +85,30 @@ class StepHandle(Protocol):
 
 
 class Decoder(Protocol):
-    """Runs the model one token at a time for B sequences of equal length; owns the key/value cache."""
+    """Runs the model one token at a time for B sequences, which may differ in length; owns the key/value cache.
+
+    The result of a sequence does not depend on the others in the batch, up to rounding.
+    """
 
     @property
     def length(self) -> int:
-        """Positions that are in the cache."""
+        """Positions in the cache of the longest sequence."""
 
-    def prefill(self, tokens: Tokens) -> Floats:
-        """Append tokens [B, T]; returns the logits [B, V] after the last one."""
+    def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
+        """Append tokens [B, T]; returns the logits [B, V] after the last one of each sequence.
+
+        Where sequences differ in length, the cache has to be empty, `lengths` [B] says how many tokens of each row
+        count, and the rest of a row is padding: it is never seen.
+        """
 
     def step(self, tokens: Tokens) -> Floats:
         """Append one token each, [B]; returns the logits [B, V] after it."""
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` positions."""
+        """Forget all but the first `length` positions of each sequence."""
+
+    def repeated(self, n: int) -> "Decoder":
+        """A decoder for `n` sequences that all begin with what this one, of a single sequence, has read."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,8 @@ class EngineOptions:
     """For the initial weights and for dropout; None: the weights are zeros until some are loaded."""
     dropout: float = 0.0
     """Share of the embeddings and of what each layer adds to them that a training step sets to zero."""
+    frozen: frozenset[str] = frozenset()
+    """Names of parameters that training leaves as they are: they have no gradient and no moments."""
 
 
 def checked(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
 
-from homespun.architectures.base import count_parameters
+from homespun.architectures.families import count_parameters
 from homespun.config import EngineName, LoadConfig, ModelConfig
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
 from homespun.errors import UserError

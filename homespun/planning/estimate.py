@@ -3,7 +3,7 @@
 The estimate follows what the engines keep, so the two limits that they share with it stand here.
 """
 
-from homespun.architectures.base import count_parameters, parameters
+from homespun.architectures.families import count_parameters, family, parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS, LONGEST_IN_FULL
 
@@ -22,17 +22,10 @@ def training_bytes(
     matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
     trained = 4 * (4 * weights - (matrices if optimizer == "muon" else 0))
 
-    # What a token leaves in a block for the backward pass. In float32: what goes through a norm, queries and keys as
-    # well where they do.
-    if c.architecture == "qwen3":
-        normed, wide = 2 * c.d_model + (c.n_heads + c.n_kv_heads) * c.head_dim, 4 * c.d_ff
-    else:
-        normed, wide = 2 * c.d_model, 2 * c.d_ff
-    # In what is computed in: the inputs of products, and queries, keys, values and result of attention; where that is
-    # computed in full, its weights.
+    # What a token leaves in a block for the backward pass; where attention is computed in full, its weights too.
+    kept_by_block = family(c.architecture).activations(c)
     in_full = c.n_heads * c.seq_len if half and c.seq_len <= LONGEST_IN_FULL else 0
-    computed = 2 * c.d_model + 4 * c.n_heads * c.head_dim + wide + in_full
-    block = tokens * (4 * normed + number * computed)
+    block = tokens * (4 * kept_by_block.float32 + number * (kept_by_block.computed + in_full))
     cast = number * matrices if half else 0  # each product casts its weights
     if checkpointing:  # of a block its input alone, and the rest of one block at a time
         kept = c.n_layers * tokens * number * c.d_model + block + cast // c.n_layers

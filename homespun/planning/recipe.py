@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.architectures.base import flops_per_token
+from homespun.architectures.families import flops_per_token
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
 from homespun.config.checked import seconds

@@ -12,7 +12,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
-from homespun.architectures.base import parameters
+from homespun.architectures.families import parameters
 from homespun.checkpoint.folder import METRICS, Checkpoint, CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import SamplingConfig, TrainConfig

@@ -7,8 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
+from homespun.architectures.families import model_config
 from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
-from homespun.config import ModelConfig, TrainConfig
+from homespun.config import TrainConfig
 from homespun.config.checked import flag
 from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
@@ -50,7 +51,7 @@ def _check_headers(checkpoint: Checkpoint) -> None:
     try:
         _config_from(Settled, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
-        ModelConfig(**stored["model"])
+        model_config(stored["model"])
         texts = [stored[name] for name in ("tokenizer", "data_file", "data_sha256")]
         texts += stored["facts"].values()
         understood = all(isinstance(text, str) for text in texts)
@@ -147,7 +148,7 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
             f"a resumed run keeps its {resolved.sequences_per_step} sequences per step: "
             "--batch-size times --grad-accumulation-steps has to be that"
         )
-    return Plan(ModelConfig(**stored["model"]), config)
+    return Plan(model_config(stored["model"]), config)
 
 
 def restore(engine: Engine, checkpoint: Checkpoint, say: Say) -> None:

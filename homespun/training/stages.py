@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import workspace
-from homespun.architectures.base import count_parameters
+from homespun.architectures.families import count_parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.folder import Checkpoint
 from homespun.checkpoint.writer import COPY_SIZE

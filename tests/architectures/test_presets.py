@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from homespun.architectures.base import count_parameters, parameters
+from homespun.architectures.families import count_parameters, parameters
 from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import ModelConfig
 from homespun.errors import UserError

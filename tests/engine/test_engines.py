@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from homespun.architectures.base import parameters
+from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine.base import Engine, EngineOptions, Named, OptimizerSettings, OutOfMemory

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from homespun.architectures.base import Parameter, parameters
+from homespun.architectures.base import Parameter
+from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.mlx import optimizer as mlx_optimizer

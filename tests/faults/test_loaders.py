@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from homespun import durable
-from homespun.api import load
-from homespun.architectures.base import initial_weights
+from homespun.architectures.families import initial_weights
 from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.archive import read_archive, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
@@ -32,6 +31,7 @@ from homespun.data.documents import documents
 from homespun.data.shards import Header, open_shard, write_shard
 from homespun.data.train_tokenizer import origin
 from homespun.errors import UserError
+from homespun.language_model import load
 from homespun.records.metrics import read
 from homespun.tokenizer import Tokenizer, train
 from tests.faults.runs import NOTHING

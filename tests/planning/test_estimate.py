@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from homespun.architectures.base import count_parameters, parameters
+from homespun.architectures.families import count_parameters, parameters
 from homespun.architectures.presets import PRESETS
 from homespun.planning.estimate import training_bytes
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homespun.architectures.base import count_parameters, flops_per_token
+from homespun.architectures.families import count_parameters, flops_per_token
 from homespun.architectures.presets import PRESETS
 from homespun.config import TrainConfig
 from homespun.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from homespun.architectures.base import initial_weights, parameters
+from homespun.architectures.families import initial_weights, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import (

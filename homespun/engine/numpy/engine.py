@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from homespun.architectures.base import Parameter, count_parameters, parameters
+from homespun.architectures.base import Parameter
+from homespun.architectures.families import count_parameters, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine.base import HEAD_ROWS, Floats, Named, checked

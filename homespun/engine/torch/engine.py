@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homespun.architectures.base import initial_weights, parameters
+from homespun.architectures.families import initial_weights, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import EngineOptions, Floats, Named, StepResult, checked, within_memory

@@ -6,11 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from homespun.architectures.base import flops_per_token, initial_weights, parameters
+from homespun.architectures.families import (
+    flops_per_token,
+    initial_weights,
+    model_config,
+    parameters,
+)
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
+from homespun.errors import UserError
 
 GPT2 = ModelConfig(
     architecture="gpt2",
@@ -123,3 +129,8 @@ def test_cost_of_a_token_by_hand() -> None:
     # Tying the head saves memory, not work.
     tied = dataclasses.replace(QWEN3, tie_embeddings=True)
     assert flops_per_token(tied) == flops_per_token(QWEN3)
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(UserError, match="'quen3' is unknown: did you mean qwen3"):
+        model_config({"architecture": "quen3"})

@@ -1,0 +1,76 @@
+"""All families by name, and what follows from a model's shape: parameters, initial weights, counts, FLOPs.
+
+A new family is one file beside this one, a line below, and a file in each engine's `models`.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.architectures.base import Family, Parameter
+from homespun.architectures.gpt2 import GPT2
+from homespun.architectures.llama import Llama
+from homespun.architectures.qwen3 import Qwen3
+from homespun.config import ModelConfig
+from homespun.errors import UserError, did_you_mean
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2(), Llama(), Qwen3())}
+
+
+def family(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in FAMILIES:
+        meant = did_you_mean(name, FAMILIES, f"choose one of {', '.join(FAMILIES)}")
+        raise UserError(f"--architecture '{name}' is unknown: {meant}")
+    return FAMILIES[name]
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The shape of a model, checked against its family.
+
+    Raises:
+        UserError: an unknown family, or a shape that it does not have.
+        TypeError: a field is unknown, or one without a default is missing.
+    """
+    config = ModelConfig(**values)
+    family(config.architecture).check(config)
+    return config
+
+
+def parameters(config: ModelConfig) -> list[Parameter]:
+    """All parameters of a model, in the order in which the model uses them."""
+    return family(config.architecture).parameters(config)
+
+
+def initial_weights(
+    config: ModelConfig, seed: int
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Initial values, one tensor at a time; each depends only on the seed and its own name."""
+    for p in parameters(config):
+        values = np.full(p.shape, p.mean, dtype=np.float32)
+        if p.std:
+            key = int.from_bytes(
+                hashlib.sha256(f"{seed}:{p.name}".encode()).digest()[:16], "little"
+            )
+            noise = np.random.Generator(np.random.Philox(key=key)).standard_normal(
+                p.shape, dtype=np.float32
+            )
+            values += np.float32(p.std) * noise
+        yield p.name, values
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of weights; tied ones count once."""
+    return sum(p.size for p in parameters(config))
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """Floating-point operations of training on one token; see `Family.flops_per_token`."""
+    return family(config.architecture).flops_per_token(config)

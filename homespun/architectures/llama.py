@@ -1,0 +1,11 @@
+"""Llama (Touvron et al., 2023): the block of Qwen3 without norms on queries and keys."""
+
+from homespun.architectures.qwen3 import Qwen3
+
+
+class Llama(Qwen3):
+    """Shares proportions, initial values and Hugging Face settings with Qwen3."""
+
+    name = "llama"
+    huggingface_class = "LlamaForCausalLM"
+    has_qk_norm = False

@@ -1,0 +1,125 @@
+"""Qwen3 (Qwen team, 2025): rotary positions, RMSNorm, SwiGLU, grouped key/value heads, normed queries and keys."""
+
+import math
+from typing import Any
+
+from homespun.architectures.base import Activations, Family, Parameter
+from homespun.config import ModelConfig
+from homespun.errors import UserError
+
+
+class Qwen3(Family):
+    """What writes into the residual stream, and an untied head, start at zero: every block is the identity at first,
+    and the first loss is that of a uniform guess."""
+
+    name = "qwen3"
+    huggingface_class = "Qwen3ForCausalLM"
+    block_prefix = "model.layers"
+    has_qk_norm = True
+
+    def check(self, config: ModelConfig) -> None:
+        if config.head_dim % 2:
+            raise UserError(
+                f"rotary positions need an even head size, not {config.head_dim}: change --n-heads"
+            )
+
+    def default_shape(self, n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
+        return self.shape(n_layers, d_model)
+
+    def shape(
+        self,
+        n_layers: int,
+        d_model: int,
+        *,
+        n_kv_heads: int | None = None,
+        head_dim: int = 64,
+        d_ff: int | None = None,
+        tied: bool = False,
+    ) -> ModelConfig:
+        """Heads of `head_dim` that fill the width, by default each with keys and values of its own."""
+        n_heads = max(1, d_model // head_dim)
+        return ModelConfig(
+            architecture=self.name,
+            n_layers=n_layers,
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads or n_heads,
+            head_dim=head_dim,
+            d_ff=d_ff or self.default_d_ff(d_model),
+            tie_embeddings=tied,
+            norm_eps=1e-6,
+        )
+
+    def default_d_ff(self, d_model: int) -> int:
+        """8/3 of the width, as a gated layer has a third matrix, rounded up to a multiple of 64."""
+        return 64 * math.ceil(d_model / 24)
+
+    def parameters(self, config: ModelConfig) -> list[Parameter]:
+        c = config
+        std = c.d_model**-0.5
+
+        def norm(name: str, size: int = c.d_model) -> Parameter:
+            return Parameter(f"{name}.weight", (size,), "vector", mean=1.0)
+
+        def linear(name: str, n_out: int, n_in: int, std: float, stacked: int = 1) -> Parameter:
+            return Parameter(f"{name}.weight", (n_out, n_in), "matrix", std, stacked=stacked)
+
+        def heads(name: str, n: int) -> Parameter:
+            return linear(name, n * c.head_dim, c.d_model, std, stacked=n)
+
+        def qk_norms(attention: str) -> list[Parameter]:
+            names = ("q_norm", "k_norm") if self.has_qk_norm else ()
+            return [norm(f"{attention}.{name}", c.head_dim) for name in names]
+
+        embedding_std = 0.02 if c.tie_embeddings else 1.0
+        embedding_shape = (c.vocab_size, c.d_model)
+        found = [
+            Parameter("model.embed_tokens.weight", embedding_shape, "embedding", embedding_std)
+        ]
+        for i in range(c.n_layers):
+            block = f"{self.block_prefix}.{i}"
+            attention, mlp = f"{block}.self_attn", f"{block}.mlp"
+            found += [
+                norm(f"{block}.input_layernorm"),
+                heads(f"{attention}.q_proj", c.n_heads),
+                heads(f"{attention}.k_proj", c.n_kv_heads),
+                heads(f"{attention}.v_proj", c.n_kv_heads),
+                *qk_norms(attention),
+                linear(f"{attention}.o_proj", c.d_model, c.n_heads * c.head_dim, 0.0),
+                norm(f"{block}.post_attention_layernorm"),
+                linear(f"{mlp}.gate_proj", c.d_ff, c.d_model, std),
+                linear(f"{mlp}.up_proj", c.d_ff, c.d_model, std),
+                linear(f"{mlp}.down_proj", c.d_model, c.d_ff, 0.0),
+            ]
+        found.append(norm("model.norm"))
+        if not c.tie_embeddings:
+            found.append(Parameter("lm_head.weight", embedding_shape, "head", 0.0))
+        return found
+
+    def activations(self, config: ModelConfig) -> Activations:
+        c = config
+        normed_heads = (c.n_heads + c.n_kv_heads) * c.head_dim if self.has_qk_norm else 0
+        attention = 4 * c.n_heads * c.head_dim  # queries, keys, values and the result
+        return Activations(
+            float32=2 * c.d_model + normed_heads,
+            computed=2 * c.d_model + attention + 4 * c.d_ff,
+        )
+
+    def huggingface_config(self, config: ModelConfig) -> dict[str, Any]:
+        return {
+            "architectures": [self.huggingface_class],
+            "model_type": self.name,
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.seq_len,
+            "hidden_size": config.d_model,
+            "num_hidden_layers": config.n_layers,
+            "num_attention_heads": config.n_heads,
+            "num_key_value_heads": config.n_kv_heads,
+            "head_dim": config.head_dim,
+            "intermediate_size": config.d_ff,
+            "hidden_act": "silu",
+            "rms_norm_eps": config.norm_eps,
+            "tie_word_embeddings": config.tie_embeddings,
+            "rope_theta": config.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        }
