@@ -25,7 +25,7 @@ from homespun.architectures.families import count_parameters, initial_weights
 from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
 from homespun.engine import select
 from homespun.engine.hardware import n_cores
-from homespun.generation.session import generate, prompt_ids
+from homespun.generation.session import Session
 from homespun.tokenizer import Tokenizer
 
 PROMPT_TOKENS, TEMPERATURE = 8, 0.8
@@ -46,10 +46,11 @@ def ours(
     words = _words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
     prompt = _prompt(speech, words)
+    session = Session(engine.decoder, speech, config.seq_len)
     for seed in itertools.count():
         sampling = SamplingConfig(max_tokens=n_tokens, temperature=TEMPERATURE, seed=seed)
         start = time.perf_counter()
-        [written] = generate(engine.decoder, speech, prompt, sampling, context=config.seq_len)
+        [written] = session.generate(prompt, sampling)
         # Random weights may draw the mark that ends a text.
         next_turn(len(written.token_ids) / (time.perf_counter() - start))
 
@@ -126,10 +127,11 @@ def _words() -> list[str]:
 
 def _prompt(speech: Tokenizer, words: list[str]) -> str:
     """A text that is as many tokens long as the other side's, with the mark that begins it."""
+    session = Session(None, speech, PROMPT_TOKENS + 100)
     for n_words in range(1, PROMPT_TOKENS):
         for first in range(0, len(words), n_words):
             prompt = " ".join(words[first : first + n_words])
-            if len(prompt_ids(speech, prompt, PROMPT_TOKENS + 100)) == PROMPT_TOKENS:
+            if len(session.prompt_ids(prompt)) == PROMPT_TOKENS:
                 return prompt
     raise AssertionError("no prompt has that length")
 

@@ -1,32 +1,24 @@
-"""A trained model and its tokenizer, from any source of weights: logits, losses and text out."""
+"""A trained model and its tokenizer, from any source of weights: logits, losses and text come out."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from homespun.architectures.families import model_config, parameters
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
-from homespun.config import (
-    LoadConfig,
-    ModelConfig,
-    Precision,
-    ReaderName,
-    SamplingConfig,
-    TrainConfig,
-)
+from homespun.config import LoadConfig, Precision, ReaderName, SamplingConfig, TrainConfig
 from homespun.config.checked import replaced
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
 from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError
-from homespun.generation.session import Continuation, generate, stream
+from homespun.generation.session import Continuation, Session
+from homespun.stored_model import StoredModel, from_checkpoint
 from homespun.terminal import say
-from homespun.tokenizer import Tokenizer
 
 
 def load(
@@ -36,55 +28,42 @@ def load(
     precision: Precision = "auto",
     threads: int | None = None,
 ) -> "LanguageModel":
-    """A trained model, ready to evaluate and generate.
+    """Load a trained model, ready to evaluate and generate.
 
     Args:
-        path: a file of weights, or the folder of a run, of which the best weights are taken. Without it, those of
-            the run in `checkpoints`; where it has none that are whole, its newest checkpoint, which is said on
-            standard error.
+        path: a file of weights, or the folder of a run, of which the best weights are loaded. Without a path, the run
+            in `checkpoints`; if it has no intact best weights, its newest checkpoint, with a note on standard error.
+        engine: the library that computes; see `LoadConfig`.
+        precision: the number format of the computation; see `LoadConfig`.
+        threads: CPU threads.
 
     Raises:
-        UserError: there is none, it is damaged, or a setting makes no sense.
+        UserError: there is no model, it is damaged, or a setting is impossible.
     """
-    wanted = LoadConfig(None if path is None else str(path), engine, precision, threads)
-    archive = _usual_weights() if path is None else open_weights(Path(path), report=_warn)
+    config = LoadConfig(None if path is None else str(path), engine, precision, threads)
+    archive = _default_weights() if path is None else open_weights(Path(path), report=_warn)
+    return load_stored(from_checkpoint(archive), config)
+
+
+def load_stored(stored: StoredModel, config: LoadConfig) -> "LanguageModel":
+    """Read the weights of a model into an engine.
+
+    Raises:
+        UserError: a tensor is damaged, missing or of another shape, or the engine is not installed.
+    """
+    reader = select.reader(stored.config, config)
     try:
-        config = model_config(archive.header["model"])
-        tokenizer = Tokenizer.from_json(archive.header["tokenizer"], where=str(archive.path))
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{archive.path} does not say what model it holds ({error}): name another file"
-        ) from None
-    _check_shapes(archive, config)
-    made = select.reader(config, wanted)
-    try:
-        made.load(archive.tensors())
+        reader.load(stored.tensors())
     except ValueError as error:
-        raise UserError(f"{archive.path} does not fit its own description: {error}") from error
-    return LanguageModel(archive, config, tokenizer, made)
+        raise UserError(f"{stored.path} does not fit its own description: {error}") from error
+    return LanguageModel(stored, reader)
 
 
-def _check_shapes(archive: Archive, config: ModelConfig) -> None:
-    """Before memory is taken for what the file says of the model, make sure that it holds that much.
-
-    Raises:
-        UserError: it does not.
-    """
-    described = {p.name: p.shape for p in parameters(config)}
-    found = {name: info.shape for name, info in archive.arrays.items()}
-    for name in described.keys() | found.keys():
-        if described.get(name) != found.get(name):
-            raise UserError(
-                f"{archive.path} does not fit its own description: {name} is {found.get(name)}, "
-                f"not {described.get(name)}: name another file"
-            )
-
-
-def _usual_weights() -> Archive:
-    """What `load` takes where no path is given.
+def _default_weights() -> Archive:
+    """The best weights of the last run, or its newest checkpoint.
 
     Raises:
-        UserError: there is nothing, or not yet.
+        UserError: there are none, or not yet.
     """
     folder = CheckpointFolder(Path(TrainConfig.checkpoint_dir))
     try:
@@ -110,13 +89,13 @@ def _warn(line: str) -> None:
 class LanguageModel:
     """A trained model with its tokenizer."""
 
-    def __init__(
-        self, archive: Archive, config: ModelConfig, tokenizer: Tokenizer, engine: Reader
-    ) -> None:
-        self.archive = archive
-        self.config = config
-        self.tokenizer = tokenizer
-        self.engine = engine
+    def __init__(self, stored: StoredModel, reader: Reader) -> None:
+        """`reader` already holds the weights of `stored`."""
+        self.stored = stored
+        self.config = stored.config
+        self.tokenizer = stored.tokenizer
+        self.engine = reader
+        self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
 
     @overload
     def __call__(self, tokens: npt.ArrayLike) -> Floats: ...
@@ -125,11 +104,11 @@ class LanguageModel:
     def __call__(
         self, tokens: npt.ArrayLike, targets: npt.ArrayLike | None = None
     ) -> Floats | tuple[Floats, float]:
-        """Logits, and with targets the loss.
+        """Compute logits and, with targets, the loss.
 
         Args:
             tokens: ids, [T] or [B, T], at most `config.seq_len` long.
-            targets: the ids that follow each position, in the same shape; -1 where nothing is asked.
+            targets: the ids that follow each position, in the same shape; -1 where there is no target.
 
         Returns:
             logits [T, V] or [B, T, V]; with targets also the mean loss in nats per valid target.
@@ -143,7 +122,7 @@ class LanguageModel:
             return logits
         if np.shape(targets) != ids.shape:
             raise ValueError(
-                f"targets are {list(np.shape(targets))}, tokens {list(ids.shape)}: they have to agree"
+                f"targets are {list(np.shape(targets))}, tokens {list(ids.shape)}: give both the same shape"
             )
         follow = self._in_vocabulary("targets", np.asarray(targets), least=IGNORED)
         total, count = self.engine.loss(Batch(np.atleast_2d(ids), np.atleast_2d(follow)))
@@ -152,10 +131,10 @@ class LanguageModel:
     def generate(
         self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
     ) -> str:
-        """The prompt and what the model makes of it.
+        """Continue a prompt; returns the prompt with its continuation.
 
         Args:
-            prompt: what the text begins with; None lets the model begin.
+            prompt: the beginning of the text; with None the model begins by itself.
             config: how tokens are drawn; `settings` replace some of it: max_tokens, temperature, seed, ...
 
         Raises:
@@ -171,41 +150,58 @@ class LanguageModel:
         num_samples: int = 1,
         **settings: Any,
     ) -> list[Continuation]:
-        """As `generate`, several times, each without the prompt and with how it ended."""
+        """Continue one prompt several times; each result has the text without the prompt, and how it ended.
+
+        Raises:
+            UserError: as `generate`.
+        """
         sampling = replaced(config or SamplingConfig(), settings)
-        context = self.config.seq_len
-        return generate(
-            self.engine.decoder,
-            self.tokenizer,
-            prompt,
-            sampling,
-            context=context,
-            num_samples=num_samples,
-        )
+        return self._session.generate(prompt, sampling, num_samples)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str | None],
+        config: SamplingConfig | None = None,
+        **settings: Any,
+    ) -> list[Continuation]:
+        """Continue several prompts of any length together, each as if it were alone.
+
+        Raises:
+            UserError: as `generate`, for any of the prompts.
+        """
+        sampling = replaced(config or SamplingConfig(), settings)
+        return self._session.generate_batch(prompts, sampling)
 
     def stream(
         self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
     ) -> Iterator[str]:
-        """As `generate`, without the prompt, piece by piece as it is written."""
+        """Continue a prompt, piece by piece as the model writes, without the prompt.
+
+        Raises:
+            UserError: as `generate`, when the first piece is requested.
+        """
         sampling = replaced(config or SamplingConfig(), settings)
-        context = self.config.seq_len
-        return stream(self.engine.decoder, self.tokenizer, prompt, sampling, context=context)
+        return self._session.stream(prompt, sampling)
 
     def save_weights(self, path: str | Path) -> None:
-        """Write the model to one file, with its shape and tokenizer: all that `load` needs."""
-        write_archive(Path(path), self.engine.state(), self.archive.header, step=self.archive.step)
+        """Write the model with its shape and tokenizer to one file, from which `load` reads it.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        write_archive(Path(path), self.engine.state(), self.stored.header, step=self.stored.step)
 
     def _ids(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
         ids = np.asarray(tokens)
         if ids.ndim not in (1, 2) or not 0 < ids.shape[-1] <= self.config.seq_len or not ids.size:
             raise ValueError(
-                f"tokens are {list(ids.shape)}: [T] or [B, T] with T from 1 to {self.config.seq_len} are needed"
+                f"tokens are {list(ids.shape)}: [T] or [B, T] with T from 1 to {self.config.seq_len} is required"
             )
         return self._in_vocabulary("tokens", ids, least=0)
 
     def _in_vocabulary(self, what: str, ids: npt.NDArray[Any], least: int) -> npt.NDArray[np.int32]:
         if ids.dtype.kind not in "iu" or ids.min() < least or ids.max() >= self.config.vocab_size:
             raise ValueError(
-                f"{what} have to be whole numbers from {least} to {self.config.vocab_size - 1}"
+                f"{what} must be whole numbers from {least} to {self.config.vocab_size - 1}"
             )
         return ids.astype(np.int32)

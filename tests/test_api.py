@@ -80,7 +80,7 @@ def test_logits_and_loss_agree_with_each_other(model: homespun.LanguageModel) ->
 
 
 def test_the_stored_loss_is_the_models(model: homespun.LanguageModel, folder: Path) -> None:
-    stored = model.archive.header["val_loss"]
+    stored = model.stored.header["val_loss"]
     assert abs(stored - np.log(400)) < 0.5
     from homespun.data.corpus import survey
 
@@ -106,17 +106,17 @@ def test_the_stored_loss_is_the_models(model: homespun.LanguageModel, folder: Pa
 def test_tokens_that_no_model_can_read_are_refused(
     model: homespun.LanguageModel, tokens: np.ndarray
 ) -> None:
-    with pytest.raises(ValueError, match=r"^tokens (are|have to be) "):
+    with pytest.raises(ValueError, match=r"^tokens (are|must be) "):
         model(tokens)
 
 
 def test_targets_of_another_shape_or_vocabulary_are_refused(model: homespun.LanguageModel) -> None:
-    with pytest.raises(ValueError, match="they have to agree"):
+    with pytest.raises(ValueError, match="give both the same shape"):
         model(ids(2, 8), ids(2, 7))
     for wrong in (400, -2):
-        with pytest.raises(ValueError, match="targets have to be"):
+        with pytest.raises(ValueError, match="targets must be"):
             model(ids(8), np.full(8, wrong))
-    with pytest.raises(ValueError, match="targets have to be"):
+    with pytest.raises(ValueError, match="targets must be"):
         model(ids(8), np.full(8, 0.5))
 
 
@@ -130,6 +130,14 @@ def test_generation_is_seeded_and_streams_what_it_returns(model: homespun.Langua
     assert model.generate(**settings)
     greedy = [model.generate("Once", max_tokens=8, temperature=0) for _ in range(2)]
     assert greedy[0] == greedy[1]
+
+
+def test_prompts_of_unequal_length_are_continued_together(model: homespun.LanguageModel) -> None:
+    prompts = ["Once upon a time", None, "The cat"]
+    settings: dict[str, Any] = {"max_tokens": 40, "seed": 5}
+    together = model.generate_batch(prompts, **settings)
+    for prompt, written in zip(prompts, together, strict=True):
+        assert [written] == model.continuations(prompt, **settings)
 
 
 def test_saved_weights_are_the_model(model: homespun.LanguageModel, tmp_path: Path) -> None:
@@ -286,10 +294,10 @@ def test_a_header_that_makes_no_sense_is_refused_before_anything_is_done(
 def test_no_memory_is_taken_that_the_file_does_not_justify(
     model: homespun.LanguageModel, tmp_path: Path, shape: dict[str, int]
 ) -> None:
-    header = model.archive.header
+    header = model.stored.header
     path = tmp_path / "bomb.npz"
     described = header | {"model": header["model"] | shape}
-    write_archive(path, model.archive.tensors(), described)
+    write_archive(path, model.stored.tensors(), described)
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=r"bomb\.npz does not fit its own description"):
@@ -298,7 +306,7 @@ def test_no_memory_is_taken_that_the_file_does_not_justify(
     finally:
         tracemalloc.stop()
     write_archive(
-        path, model.archive.tensors(), header | {"model": header["model"] | {"seq_len": 10**9}}
+        path, model.stored.tensors(), header | {"model": header["model"] | {"seq_len": 10**9}}
     )
     with pytest.raises(UserError, match="--seq-len is 1000000000"):
         homespun.load(path)

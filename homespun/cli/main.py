@@ -248,7 +248,7 @@ def _check_agreement(config: GenerateConfig, model: "LanguageModel") -> None:
     Raises:
         UserError: another size, or another tokenizer.
     """
-    file = model.archive.path
+    file = model.stored.path
     if config.model_size is not None:
         from homespun.architectures.presets import preset, shaped
 

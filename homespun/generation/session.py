@@ -1,10 +1,10 @@
-"""A prompt in, its continuations out, as text that appears while it is generated.
+"""Prompts flow in; continuations come out, as text that appears while the model writes it.
 
-The story is `_decode`: prefill the prompt, then draw a token for every sequence of the batch and
-step, until all have ended. It runs on any engine's `Decoder`.
+A session holds what generation needs from a model. Each call reads the prompt, then draws one token per step for every
+sequence of the batch until all have ended. It runs on any engine's `Decoder`.
 
-In training, every document begins with the end-of-text mark, so a prompt begins with it, too; the
-mark alone makes the model start by itself.
+In training every document begins with the end-of-text mark, so a prompt begins with it too. The mark alone makes the
+model begin a text of its own.
 """
 
 import secrets
@@ -22,134 +22,152 @@ from homespun.generation.sampler import Sampler
 from homespun.tokenizer import Tokenizer
 
 MAX_BATCH = 16
-"""Sequences that are decoded together: a bound on the memory of the key/value cache."""
+"""Sequences that are decoded together; this bounds the memory of the key/value cache."""
 
 DecoderFactory = Callable[[int, int], Decoder]
-"""(batch_size, max_len) -> a decoder with an empty cache: `Engine.decoder`."""
+"""(batch_size, max_len) -> a decoder with an empty cache: `Reader.decoder`."""
 
 Finish = Literal["end", "length", "stop"]
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What the model wrote after a prompt."""
+    """The text that a model wrote after a prompt."""
 
     text: str
     """Without the prompt and without a stop string."""
     token_ids: tuple[int, ...]
-    """All tokens drawn but the end-of-text mark; those of a stop string are among them."""
+    """All tokens drawn except the end-of-text mark. Those of a stop string are among them."""
     finish: Finish
-    """The model ended the text, it reached `max_tokens`, or a stop string came up."""
+    """The model ended the text, the text reached `max_tokens`, or a stop string occurred."""
 
 
-def generate(
-    make_decoder: DecoderFactory,
-    tokenizer: Tokenizer,
-    prompt: str | None,
-    config: SamplingConfig,
-    *,
-    context: int,
-    num_samples: int = 1,
-) -> list[Continuation]:
-    """Continue `prompt` `num_samples` times.
+class Session:
+    """Continues prompts with one model.
 
-    With a seed, sample i is the same however many there are. `context` is the number of positions
-    that the model was trained for; a text may grow past it, see `_decode`.
-
-    Raises:
-        UserError: the prompt is empty, longer than the context or not valid text; a stop string is
-            empty; or the model's output is not finite.
+    A text may grow past the context length. When the key/value cache of a sequence is full, the older half of its text
+    is dropped: the last `context // 2` tokens are read again from position 0. So the model meets only positions that it
+    was trained for, and windows that begin inside a text, as its training samples do.
     """
-    ids = prompt_ids(tokenizer, prompt, context)
-    seed = _seed(config)
-    continuations = []
-    for first in range(0, num_samples, MAX_BATCH):
-        samples = range(first, min(first + MAX_BATCH, num_samples))
-        batch = [_Text(tokenizer, ids, config, seed, sample) for sample in samples]
-        for _ in _decode(make_decoder, batch, context):
+
+    def __init__(self, make_decoder: DecoderFactory, tokenizer: Tokenizer, context: int) -> None:
+        """`context` is the number of positions that the model was trained for."""
+        self._make_decoder = make_decoder
+        self._tokenizer = tokenizer
+        self._context = context
+
+    def generate(
+        self, prompt: str | None, config: SamplingConfig, num_samples: int = 1
+    ) -> list[Continuation]:
+        """Continue one prompt `num_samples` times. The prompt is computed once.
+
+        With a seed, sample i is the same however many samples there are.
+
+        Raises:
+            UserError: the prompt is empty, longer than the context or not valid text; a stop string is empty; or the
+                model's output is not finite.
+        """
+        ids = self.prompt_ids(prompt)
+        seed = _seed(config)
+        texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
+        decoder = self._make_decoder(1, self._cache_length(texts[:1]))
+        logits = decoder.prefill(_tokens([ids]))
+        for first in range(0, num_samples, MAX_BATCH):
+            batch = texts[first : first + MAX_BATCH]
+            if num_samples == 1:
+                self._finish(batch, decoder, logits)
+            else:
+                repeated = np.repeat(logits, len(batch), axis=0)
+                self._finish(batch, decoder.repeated(len(batch)), repeated)
+        return [text.continuation() for text in texts]
+
+    def generate_batch(
+        self, prompts: Sequence[str | None], config: SamplingConfig
+    ) -> list[Continuation]:
+        """Continue several prompts, which may differ in length, each as if it were alone. Raises as `generate`."""
+        seed = _seed(config)
+        texts = [
+            _Text(self._tokenizer, self.prompt_ids(prompt), config, seed) for prompt in prompts
+        ]
+        for first in range(0, len(texts), MAX_BATCH):
+            batch = texts[first : first + MAX_BATCH]
+            decoder = self._make_decoder(len(batch), self._cache_length(batch))
+            self._finish(batch, decoder, _prefill(decoder, batch))
+        return [text.continuation() for text in texts]
+
+    def stream(
+        self, prompt: str | None, config: SamplingConfig
+    ) -> Generator[str, None, Continuation]:
+        """Continue one prompt, piece by piece; the generator's return value is the whole continuation.
+
+        Closing the generator stops the model.
+
+        Raises:
+            UserError: as `generate`, when the first piece is requested.
+        """
+        text = _Text(self._tokenizer, self.prompt_ids(prompt), config, _seed(config))
+        decoder = self._make_decoder(1, self._cache_length([text]))
+        for _, piece in self._decode([text], decoder, _prefill(decoder, [text])):
+            yield piece
+        return text.continuation()
+
+    def prompt_ids(self, prompt: str | None) -> list[int]:
+        """The end-of-text mark and the tokens of the prompt.
+
+        Raises:
+            UserError: the prompt is empty, longer than the context, or not valid text.
+        """
+        if prompt is None:
+            return [self._tokenizer.eot_id]
+        if not prompt:
+            raise UserError(
+                "the prompt is empty: leave --prompt out to let the model begin by itself"
+            )
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the prompt is not valid UTF-8 from character {error.start + 1} on: "
+                "check the encoding of the terminal"
+            ) from None
+        ids = [self._tokenizer.eot_id, *self._tokenizer.encode(prompt)]
+        if len(ids) > self._context:
+            raise UserError(
+                f"the prompt is {len(ids)} tokens long (including the end-of-text mark at its start), but the "
+                f"model's context is {self._context}: shorten the prompt"
+            )
+        return ids
+
+    def _cache_length(self, batch: Sequence["_Text"]) -> int:
+        """Positions that the longest text can need at the same time."""
+        longest = max(len(text.ids) + text.config.max_tokens for text in batch)
+        return min(self._context, longest)
+
+    def _finish(self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats) -> None:
+        for _ in self._decode(batch, decoder, logits):
             pass
-        continuations += [text.continuation() for text in batch]
-    return continuations
 
-
-def stream(
-    make_decoder: DecoderFactory,
-    tokenizer: Tokenizer,
-    prompt: str | None,
-    config: SamplingConfig,
-    *,
-    context: int,
-) -> Generator[str, None, Continuation]:
-    """One continuation of `prompt`, piece by piece; the generator's return value is the whole.
-
-    Closing the generator stops the model.
-
-    Raises:
-        UserError: as `generate`, when the first piece is asked for.
-    """
-    text = _Text(tokenizer, prompt_ids(tokenizer, prompt, context), config, _seed(config))
-    for _, piece in _decode(make_decoder, [text], context):
-        yield piece
-    return text.continuation()
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str | None, context: int) -> list[int]:
-    """The end-of-text mark and the prompt's tokens.
-
-    Raises:
-        UserError: the prompt is empty, longer than the context, or not valid text.
-    """
-    if prompt is None:
-        return [tokenizer.eot_id]
-    if not prompt:
-        raise UserError("the prompt is empty: leave --prompt out to let the model begin by itself")
-    try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the prompt is not valid UTF-8 from character {error.start + 1} on: "
-            "check the encoding of the terminal"
-        ) from None
-    ids = [tokenizer.eot_id, *tokenizer.encode(prompt)]
-    if len(ids) > context:
-        raise UserError(
-            f"the prompt is {len(ids)} tokens long (with the mark that begins a text), "
-            f"the model's context is {context}: shorten the prompt"
-        )
-    return ids
-
-
-def _seed(config: SamplingConfig) -> int:
-    return secrets.randbits(64) if config.seed is None else config.seed
-
-
-def _decode(
-    make_decoder: DecoderFactory, batch: Sequence["_Text"], context: int
-) -> Iterator[tuple[int, str]]:
-    """Run sequences of one prompt until each has ended; yields (index in the batch, new text).
-
-    When the cache is full, the older half of the text is forgotten: the last `context // 2` tokens
-    are read again from position 0, and the text goes on. So the model only meets positions that it
-    was trained for, and windows that begin amid a text, as its training samples do.
-    """
-    longest = len(batch[0].ids) + batch[0].config.max_tokens
-    decoder = make_decoder(len(batch), min(context, longest))
-    logits = decoder.prefill(_tokens([text.ids for text in batch]))
-    while True:
-        for index, text in enumerate(batch):
-            if piece := text.extend(logits[index]):
-                yield index, piece
-        if all(text.finish for text in batch):
-            return
-        if decoder.length < context:
-            logits = decoder.step(_tokens([text.ids[-1] for text in batch]))
-        else:
-            decoder.rewind(0)
-            logits = decoder.prefill(_tokens([text.ids[-(context // 2) :] for text in batch]))
+    def _decode(
+        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats
+    ) -> Iterator[tuple[int, str]]:
+        """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
+        while True:
+            for index, text in enumerate(batch):
+                if piece := text.extend(logits[index]):
+                    yield index, piece
+            if all(text.finish for text in batch):
+                return
+            if decoder.length < self._context:
+                logits = decoder.step(_tokens([text.ids[-1] for text in batch]))
+            else:
+                for text in batch:
+                    text.forget_older_half(self._context)
+                decoder.rewind(0)
+                logits = _prefill(decoder, batch)
 
 
 class _Text:
-    """One sequence of a batch: what the model has read, and what of its writing is certain."""
+    """One sequence of a batch: its tokens, its sampler, and the text that no stop string can take back."""
 
     def __init__(
         self,
@@ -164,15 +182,26 @@ class _Text:
         self.ids = list(prompt)
         self.config = config
         self.finish: Finish | None = None
+        self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
         self._sampler = Sampler(config, seed, sample)
         self._characters = tokenizer.stream()
         self._token_ids: list[int] = []
-        self._certain: list[str] = []
+        self._released: list[str] = []
         self._pending = ""
 
+    @property
+    def window(self) -> list[int]:
+        """The tokens that the model sees."""
+        return self.ids[self._begin :]
+
+    def forget_older_half(self, context: int) -> None:
+        """Keep the last `context // 2` tokens, if the text has outgrown the context."""
+        if len(self.window) > context:
+            self._begin = len(self.ids) - context // 2
+
     def extend(self, logits: Floats) -> str:
-        """Draw the next token after `logits` [V]; returns the text that has become certain.
+        """Draw the next token from `logits` [V]; returns the text that can be shown now.
 
         A sequence that has ended only keeps pace with its batch.
         """
@@ -180,8 +209,8 @@ class _Text:
         if self.finish:
             self.ids.append(eot)
             return ""
-        # Rows beyond the tokenizer's vocabulary are padding. The mark at the start does not count
-        # as a repetition: to penalize it would keep texts from ending.
+        # Rows beyond the tokenizer's vocabulary are padding. The mark at the start does not count as a repetition:
+        # a penalty on it would keep texts from ending.
         token = self._sampler(logits[: self._tokenizer.vocab_size], self.ids[1:])
         self.ids.append(token)
         if token == eot:
@@ -193,16 +222,16 @@ class _Text:
                 self.finish = "length"
         if self.finish:
             self._pending += self._characters.flush()
-        certain = self._release()
-        self._certain.append(certain)
-        return certain
+        released = self._release()
+        self._released.append(released)
+        return released
 
     def continuation(self) -> Continuation:
         assert self.finish
-        return Continuation("".join(self._certain), tuple(self._token_ids), self.finish)
+        return Continuation("".join(self._released), tuple(self._token_ids), self.finish)
 
     def _release(self) -> str:
-        """Take what no stop string can claim any more; end where the first of them is complete."""
+        """Take the text that cannot be part of a stop string; end at the first stop string that is complete."""
         hits = [
             (start + len(stop), start)
             for stop in self.config.stop
@@ -215,8 +244,23 @@ class _Text:
             length = len(self._pending)
         else:
             length = len(self._pending) - _length_held_back(self._pending, self.config.stop)
-        certain, self._pending = self._pending[:length], self._pending[length:]
-        return certain
+        released, self._pending = self._pending[:length], self._pending[length:]
+        return released
+
+
+def _prefill(decoder: Decoder, batch: Sequence[_Text]) -> Floats:
+    """Read the windows of a batch into an empty cache; returns the logits [B, V] after each of them."""
+    windows = [text.window for text in batch]
+    lengths = [len(window) for window in windows]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return decoder.prefill(_tokens(windows))
+    padded = [window + [0] * (longest - len(window)) for window in windows]
+    return decoder.prefill(_tokens(padded), lengths)
+
+
+def _seed(config: SamplingConfig) -> int:
+    return secrets.randbits(64) if config.seed is None else config.seed
 
 
 def _length_held_back(text: str, stops: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ from homespun.data.batch import Batch
 from homespun.data.samples import Batches
 from homespun.engine.base import Named, OutOfMemory, StepHandle, StepResult
 from homespun.errors import DiskFullError, UserError
-from homespun.generation.session import generate
+from homespun.generation.session import Session
 from homespun.planning.memory import out_of_memory
 from homespun.planning.recipe import Plan
 from homespun.records.console import Console
@@ -287,15 +287,10 @@ class Loop:
         self.doing("writing samples")
         self.position.sampled_at = self.position.step
         sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+        session = Session(self.engine.decoder, self.run.tokenizer, self.run.model.seq_len)
         for prompt in self.config.sample_prompts:
             try:
-                [written] = generate(
-                    self.engine.decoder,
-                    self.run.tokenizer,
-                    prompt,
-                    sampling,
-                    context=self.run.model.seq_len,
-                )
+                [written] = session.generate(prompt, sampling)
             except UserError as error:
                 self.console.say(f'no sample after "{prompt}": {error}')
                 continue

@@ -85,19 +85,26 @@ class CachingDecoder:
         self.model = model
         self.max_len = max_len
         self.rewinds = 0
+        self.tokens_read = 0
+        self.copies: list[CachingDecoder] = []
         self.cache: list[list[int]] = [[] for _ in range(batch_size)]
 
     @property
     def length(self) -> int:
-        return len(self.cache[0])
+        return max(map(len, self.cache))
 
-    def prefill(self, tokens: Tokens) -> Floats:
+    def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
         assert tokens.dtype == np.int32
         assert tokens.shape[0] == len(self.cache)
         assert tokens.shape[1] >= 1
         assert tokens.min() >= 0
-        for row, new in zip(self.cache, tokens.tolist(), strict=True):
-            row.extend(new)
+        if lengths is not None:
+            assert self.length == 0, "rows of different length begin with an empty cache"
+            assert max(lengths) == tokens.shape[1]
+        counts = lengths or [tokens.shape[1]] * len(tokens)
+        for row, new, count in zip(self.cache, tokens.tolist(), counts, strict=True):
+            row.extend(new[:count])
+            self.tokens_read += count
         assert self.length <= self.max_len, "more positions than the cache has"
         return np.stack([self.model(tuple(row)) for row in self.cache])
 
@@ -107,6 +114,13 @@ class CachingDecoder:
     def rewind(self, length: int) -> None:
         self.rewinds += 1
         self.cache = [row[:length] for row in self.cache]
+
+    def repeated(self, n: int) -> "CachingDecoder":
+        assert len(self.cache) == 1
+        copies = CachingDecoder(self.model, n, self.max_len)
+        copies.cache = [list(self.cache[0]) for _ in range(n)]
+        self.copies.append(copies)
+        return copies
 
 
 class Factory:
@@ -119,6 +133,11 @@ class Factory:
     def __call__(self, batch_size: int, max_len: int) -> CachingDecoder:
         self.made.append(CachingDecoder(self.model, batch_size, max_len))
         return self.made[-1]
+
+    @property
+    def decoders(self) -> list[CachingDecoder]:
+        """Those that were made, and their copies."""
+        return [*self.made, *(copy for decoder in self.made for copy in decoder.copies)]
 
 
 @pytest.fixture(scope="session")

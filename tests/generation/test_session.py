@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from homespun.config import SamplingConfig
 from homespun.errors import UserError
 from homespun.generation.sampler import Sampler
-from homespun.generation.session import MAX_BATCH, generate, prompt_ids, stream
+from homespun.generation.session import MAX_BATCH, Session
+
+
+def prompt_ids(tokenizer, prompt, context):
+    return Session(None, tokenizer, context).prompt_ids(prompt)
 
 
 def uncached(model, prompt, config, context, sample=0):
@@ -34,19 +38,19 @@ def test_cached_equals_uncached_also_past_the_context(decoders, tokenizer, conte
     factory = decoders(eot=-100)
     prompt = None if context < 4 else "ab"
     ids = prompt_ids(tokenizer, prompt, context)
-    results = generate(factory, tokenizer, prompt, config, context=context, num_samples=3)
+    results = Session(factory, tokenizer, context).generate(prompt, config, 3)
     for sample, result in enumerate(results):
         assert result.token_ids == uncached(factory.model, ids, config, context, sample)
         assert result.finish == "length"
         assert len(result.token_ids) == 50
-    assert bool(factory.made[0].rewinds) == (context < 53)
+    assert any(decoder.rewinds for decoder in factory.decoders) == (context < 53)
 
 
 def test_the_window_after_a_full_cache_is_the_newer_half(decoders, tokenizer):
     """In numbers: after 8 positions the last 4 tokens are read again, as positions 0 to 3."""
     factory = decoders(eot=-100)
     config = SamplingConfig(max_tokens=9, seed=0)
-    (result,) = generate(factory, tokenizer, None, config, context=8)
+    (result,) = Session(factory, tokenizer, 8).generate(None, config)
     fed = [0, *result.token_ids]
     assert factory.made[0].cache[0] == fed[5:9]
 
@@ -54,7 +58,7 @@ def test_the_window_after_a_full_cache_is_the_newer_half(decoders, tokenizer):
 def test_a_prompt_that_fills_the_context_is_continued(decoders, tokenizer):
     factory = decoders(eot=-100)
     config = SamplingConfig(max_tokens=3, seed=0)
-    (result,) = generate(factory, tokenizer, "1234567", config, context=8)
+    (result,) = Session(factory, tokenizer, 8).generate("1234567", config)
     ids = prompt_ids(tokenizer, "1234567", 8)
     assert result.token_ids == uncached(factory.model, ids, config, 8)
 
@@ -62,7 +66,7 @@ def test_a_prompt_that_fills_the_context_is_continued(decoders, tokenizer):
 def test_texts_of_a_batch_end_each_in_its_time(decoders, tokenizer):
     factory = decoders(eot=8)
     config = SamplingConfig(max_tokens=12, temperature=1, min_p=0, seed=5)
-    results = generate(factory, tokenizer, "x", config, context=10, num_samples=8)
+    results = Session(factory, tokenizer, 10).generate("x", config, 8)
     for sample, result in enumerate(results):
         ids = prompt_ids(tokenizer, "x", 10)
         assert result.token_ids == uncached(factory.model, ids, config, 10, sample)
@@ -73,8 +77,8 @@ def test_texts_of_a_batch_end_each_in_its_time(decoders, tokenizer):
 
 def test_a_sample_does_not_depend_on_how_many_there_are(decoders, tokenizer):
     config = SamplingConfig(max_tokens=5, temperature=1, seed=11)
-    many = generate(decoders(), tokenizer, "x", config, context=64, num_samples=MAX_BATCH + 3)
-    few = generate(decoders(), tokenizer, "x", config, context=64, num_samples=3)
+    many = Session(decoders(), tokenizer, 64).generate("x", config, MAX_BATCH + 3)
+    few = Session(decoders(), tokenizer, 64).generate("x", config, 3)
     assert [r.token_ids for r in many[:3]] == [r.token_ids for r in few]
     assert len({r.token_ids for r in many}) == MAX_BATCH + 3
 
@@ -82,15 +86,49 @@ def test_a_sample_does_not_depend_on_how_many_there_are(decoders, tokenizer):
 def test_many_samples_run_in_bounded_batches_and_caches_fit_the_text(decoders, tokenizer):
     factory = decoders()
     config = SamplingConfig(max_tokens=4, seed=0)
-    generate(factory, tokenizer, "xyz", config, context=64, num_samples=MAX_BATCH + 1)
-    assert [len(decoder.cache) for decoder in factory.made] == [MAX_BATCH, 1]
-    assert {decoder.max_len for decoder in factory.made} == {8}
+    Session(factory, tokenizer, 64).generate("xyz", config, MAX_BATCH + 1)
+    assert [len(decoder.cache) for decoder in factory.decoders] == [1, MAX_BATCH, 1]
+    assert {decoder.max_len for decoder in factory.decoders} == {8}
+
+
+def test_the_prompt_is_computed_once_for_all_samples(decoders, tokenizer):
+    factory = decoders(eot=-100)
+    config = SamplingConfig(max_tokens=4, seed=0)
+    Session(factory, tokenizer, 64).generate("x" * 40, config, 5)
+    [first] = factory.made
+    assert first.tokens_read == 41
+    assert [copy.tokens_read for copy in first.copies] == [5 * 3]
+
+
+@pytest.mark.parametrize("context", [6, 9, 64])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_prompts_of_unequal_length_give_the_texts_that_each_gives_alone(
+    decoders, tokenizer, context, penalty
+):
+    config = SamplingConfig(max_tokens=30, temperature=1, seed=3, repetition_penalty=penalty)
+    prompts = ["a", None, "abcde", "bc", "abcde"]
+    factory = decoders(eot=3)
+    session = Session(factory, tokenizer, context)
+    together = session.generate_batch(prompts, config)
+    for prompt, result in zip(prompts, together, strict=True):
+        [alone] = session.generate(prompt, config)
+        assert result == alone
+        ids = prompt_ids(tokenizer, prompt, context)
+        assert result.token_ids == uncached(factory.model, ids, config, context)
+    assert len({len(result.token_ids) for result in together}) > 1
+
+
+def test_a_bad_prompt_among_others_is_refused_before_anything_runs(decoders, tokenizer):
+    factory = decoders()
+    with pytest.raises(UserError, match="the prompt is empty"):
+        Session(factory, tokenizer, 8).generate_batch(["a", ""], SamplingConfig())
+    assert not factory.made
 
 
 def test_without_a_seed_two_runs_differ_and_with_one_they_agree(decoders, tokenizer):
     def run(seed):
         config = SamplingConfig(max_tokens=20, temperature=1, min_p=0, seed=seed)
-        return generate(decoders(), tokenizer, None, config, context=64)[0].token_ids
+        return Session(decoders(), tokenizer, 64).generate(None, config)[0].token_ids
 
     assert run(7) == run(7)
     assert run(None) != run(None)
@@ -111,27 +149,27 @@ def test_without_a_seed_two_runs_differ_and_with_one_they_agree(decoders, tokeni
 )
 def test_a_stop_string_ends_the_text_and_is_not_part_of_it(scripted, tokenizer, stop, text, finish):
     config = SamplingConfig(stop=stop)
-    (result,) = generate(scripted(b"one, two, three"), tokenizer, None, config, context=64)
+    (result,) = Session(scripted(b"one, two, three"), tokenizer, 64).generate(None, config)
     assert (result.text, result.finish) == (text, finish)
-    pieces = stream(scripted(b"one, two, three"), tokenizer, None, config, context=64)
+    pieces = Session(scripted(b"one, two, three"), tokenizer, 64).stream(None, config)
     assert "".join(pieces) == text
 
 
 def test_the_token_limit_releases_what_was_held_back(scripted, tokenizer):
     config = SamplingConfig(max_tokens=6, stop=("two!",))
-    (result,) = generate(scripted(b"one two three"), tokenizer, None, config, context=64)
+    (result,) = Session(scripted(b"one two three"), tokenizer, 64).generate(None, config)
     assert (result.text, result.finish) == ("one tw", "length")
 
 
 def test_only_whole_characters_are_streamed(scripted, tokenizer):
     text = "né, 好, 🧵."
-    pieces = list(stream(scripted(text.encode()), tokenizer, None, SamplingConfig(), context=64))
+    pieces = list(Session(scripted(text.encode()), tokenizer, 64).stream(None, SamplingConfig()))
     assert pieces == list(text)
 
 
 def test_a_character_cut_off_by_the_limit_is_marked(scripted, tokenizer):
     config = SamplingConfig(max_tokens=3)
-    (result,) = generate(scripted("a🧵".encode()), tokenizer, None, config, context=64)
+    (result,) = Session(scripted("a🧵".encode()), tokenizer, 64).generate(None, config)
     assert result.text == "a\N{REPLACEMENT CHARACTER}"
 
 
@@ -147,7 +185,7 @@ def test_the_stop_that_completes_first_ends_the_text_however_it_is_cut_into_toke
     config = SamplingConfig(stop=stop)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer, "chunk", chunk, raising=False)
-        (result,) = generate(scripted(text.encode()), tokenizer, None, config, context=64)
+        (result,) = Session(scripted(text.encode()), tokenizer, 64).generate(None, config)
     expected = text
     for end, word in itertools.product(range(len(text) + 1), sorted(stop, key=len, reverse=True)):
         if text[:end].endswith(word):
@@ -158,8 +196,8 @@ def test_the_stop_that_completes_first_ends_the_text_however_it_is_cut_into_toke
 
 def test_stream_gives_the_text_of_generate_and_returns_the_whole(decoders, tokenizer):
     config = SamplingConfig(max_tokens=30, seed=2)
-    (whole,) = generate(decoders(), tokenizer, "x", config, context=16)
-    pieces = stream(decoders(), tokenizer, "x", config, context=16)
+    (whole,) = Session(decoders(), tokenizer, 16).generate("x", config)
+    pieces = Session(decoders(), tokenizer, 16).stream("x", config)
     text = ""
     while True:
         try:
@@ -173,7 +211,7 @@ def test_stream_gives_the_text_of_generate_and_returns_the_whole(decoders, token
 
 def test_closing_a_stream_stops_the_model(decoders, tokenizer):
     factory = decoders(eot=-100)
-    pieces = stream(factory, tokenizer, None, SamplingConfig(max_tokens=10**6), context=64)
+    pieces = Session(factory, tokenizer, 64).stream(None, SamplingConfig(max_tokens=10**6))
     next(pieces)
     length = factory.made[0].length
     pieces.close()
@@ -182,14 +220,14 @@ def test_closing_a_stream_stops_the_model(decoders, tokenizer):
 
 def test_the_mark_at_the_start_is_no_repetition(decoders, tokenizer):
     config = SamplingConfig(temperature=0, repetition_penalty=1e6)
-    (result,) = generate(decoders(eot=20), tokenizer, None, config, context=64)
+    (result,) = Session(decoders(eot=20), tokenizer, 64).generate(None, config)
     assert (result.finish, result.token_ids, result.text) == ("end", (), "")
 
 
 def test_rows_beyond_the_vocabulary_are_never_drawn(decoders, tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "vocab_size", 3, raising=False)
     config = SamplingConfig(max_tokens=40, seed=0)
-    (result,) = generate(decoders(), tokenizer, None, config, context=64)
+    (result,) = Session(decoders(), tokenizer, 64).generate(None, config)
     assert set(result.token_ids) <= {1, 2}
 
 
@@ -204,11 +242,11 @@ def test_rows_beyond_the_vocabulary_are_never_drawn(decoders, tokenizer, monkeyp
 def test_a_bad_prompt_is_refused_before_anything_runs(decoders, tokenizer, prompt, message):
     factory = decoders()
     with pytest.raises(UserError, match=message) as caught:
-        generate(factory, tokenizer, prompt, SamplingConfig(), context=8)
+        Session(factory, tokenizer, 8).generate(prompt, SamplingConfig())
     assert "\n" not in str(caught.value)
     assert not factory.made
 
 
 def test_an_empty_stop_string_is_refused(decoders, tokenizer):
     with pytest.raises(UserError, match="stop string is empty"):
-        generate(decoders(), tokenizer, None, SamplingConfig(stop=("a", "")), context=8)
+        Session(decoders(), tokenizer, 8).generate(None, SamplingConfig(stop=("a", "")))

@@ -1,0 +1,65 @@
+"""A file flows in; a trained model comes out as the file describes it, checked, with its tensors still on disk.
+
+Every source of weights becomes a `StoredModel`: a checkpoint of homespun now, other formats through a function beside
+`from_checkpoint`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homespun.architectures.families import model_config, parameters
+from homespun.checkpoint.archive import Archive, Named
+from homespun.config import ModelConfig
+from homespun.errors import UserError
+from homespun.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk, with everything that is needed to run it."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    tensors: Callable[[], Iterator[Named]]
+    """Reads the weights, one array at a time, under the names of `architectures`."""
+    header: dict[str, Any]
+    """Facts that are kept when the model is saved again."""
+    step: int = 0
+    """Training steps behind the weights; 0 where the source does not say."""
+
+
+def from_checkpoint(archive: Archive) -> StoredModel:
+    """The model in an archive of weights.
+
+    Raises:
+        UserError: the archive does not describe its model, or holds other tensors than it describes.
+    """
+    header = archive.header
+    try:
+        config = model_config(header["model"])
+        tokenizer = Tokenizer.from_json(header["tokenizer"], where=str(archive.path))
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{archive.path} does not describe its model ({error}): name another file"
+        ) from None
+    shapes = {name: info.shape for name, info in archive.arrays.items()}
+    _check_shapes(archive.path, config, shapes)
+    return StoredModel(archive.path, config, tokenizer, archive.tensors, header, archive.step)
+
+
+def _check_shapes(path: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes before memory is allocated for the model that a file claims to hold.
+
+    Raises:
+        UserError: they differ.
+    """
+    expected = {p.name: p.shape for p in parameters(config)}
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{path} does not fit its own description: {name} is {found.get(name)}, "
+                f"not {expected.get(name)}: name another file"
+            )
