@@ -1,8 +1,9 @@
-"""Figures in; a table on the screen, `results/NAME.json` and the tables in README.md out.
+"""Measured figures flow in; a table on the screen and `results/NAME.json` come out.
 
     python -m benchmarks.report
 
-writes the results into README.md, so that no figure is ever typed by hand.
+writes the tables into benchmarks/README.md, and the figures into the prose of README.md and docs/: nobody types a
+figure by hand.
 """
 
 import json
@@ -17,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import FIGURES, Results
 from homespun import durable
 
 Row = Mapping[str, str | int | float]
@@ -26,6 +28,8 @@ Tables = Mapping[str, Sequence[Row]]
 
 HERE = Path(__file__).parent
 README, RESULTS = HERE / "README.md", HERE / "results"
+PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
+"""The pages that quote figures in their prose."""
 PACKAGES = ("torch", "tokenizers", "transformers", "accelerate", "numpy")
 MACHINES = "machines"
 
@@ -74,6 +78,19 @@ def filled(readme: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", block, readme, flags=re.DOTALL)
 
 
+def quoted(page: str, results: Results) -> str:
+    """The text of a page with its figures filled in.
+
+    Raises:
+        KeyError: the page quotes a figure that does not exist.
+    """
+
+    def figure(match: re.Match[str]) -> str:
+        return f"{match[1]}{FIGURES[match[2]](results)}<!-- end -->"
+
+    return re.sub(r"(<!-- figure ([\w-]+) -->).*?<!-- end -->", figure, page)
+
+
 def committed() -> dict[str, Any]:
     """All results, by name."""
     files = sorted(RESULTS.glob("*.json"))
@@ -81,8 +98,10 @@ def committed() -> dict[str, Any]:
 
 
 def main() -> None:
-    text = filled(README.read_text(encoding="utf-8"), committed())
-    durable.write(README, text.encode())
+    results = committed()
+    durable.write(README, filled(README.read_text(encoding="utf-8"), results).encode())
+    for page in PAGES:
+        durable.write(page, quoted(page.read_text(encoding="utf-8"), results).encode())
 
 
 def _machines(results: Mapping[str, Mapping[str, Any]]) -> str:

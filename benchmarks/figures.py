@@ -1,0 +1,88 @@
+"""Results flow in; the figures that README and guide quote in their prose come out, each under a name.
+
+A page quotes a figure between `<!-- figure NAME -->` and `<!-- end -->`; `python -m benchmarks.report` fills it in.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Results = Mapping[str, Mapping[str, Any]]
+"""The committed results by name, see `report.committed`."""
+
+SMALL = "6 x 384, vocabulary 8,000, 8 x 256 tokens a step"
+
+
+def rows(results: Results, name: str, title: str) -> list[dict[str, Any]]:
+    """The rows of one table."""
+    found: list[dict[str, Any]] = results[name]["tables"][title]
+    return found
+
+
+def row(results: Results, name: str, title: str, label: str) -> dict[str, Any]:
+    """The row whose first column is `label`."""
+    return next(r for r in rows(results, name, title) if next(iter(r.values())) == label)
+
+
+def spread(values: list[float]) -> str:
+    """Shares as '84 to 92%'."""
+    return f"{100 * min(values):.0f} to {100 * max(values):.0f}%"
+
+
+def speed(name: str, title: str, label: str) -> Callable[[Results], str]:
+    """Tokens per second, to two digits below 1,000 and to the nearest hundred above."""
+
+    def figure(results: Results) -> str:
+        value = row(results, name, title, label)["tokens/s"]
+        return f"{round(value, -1 if value < 1000 else -2):,.0f}"
+
+    return figure
+
+
+def exact(name: str, title: str, label: str, column: str, digits: int) -> Callable[[Results], str]:
+    """One cell with so many digits after the point."""
+    return lambda results: f"{row(results, name, title, label)[column]:,.{digits}f}"
+
+
+def stories(column: str) -> Callable[[Results], str]:
+    """The spread of a count of stories over the seeds, as shares of 200."""
+    title = "200 stories at temperature 0.8"
+    return lambda results: spread([r[column] / 200 for r in rows(results, "stories", title)])
+
+
+def compiling(family: str) -> Callable[[Results], str]:
+    """Gain in speed by compiled kernels, in percent."""
+
+    def figure(results: Results) -> str:
+        plain, compiled = (
+            row(results, "training", SMALL, f"{family} adamw bfloat16{suffix}")["tokens/s"]
+            for suffix in ("", " compiled")
+        )
+        return f"{100 * (compiled / plain - 1):.0f}%"
+
+    return figure
+
+
+FIGURES: dict[str, Callable[[Results], str]] = {
+    "stories-consistent": stories("consistent"),
+    "stories-without-min-p": stories("consistent without min-p"),
+    "prose-60s": exact("prose_recipe", "over the seeds", "--time-budget 60s", "mean bits/byte", 2),
+    "prose-120s": exact(
+        "prose_recipe", "over the seeds", "--time-budget 120s", "mean bits/byte", 2
+    ),
+    "train-gpt2": speed("training", SMALL, "gpt2 adamw bfloat16"),
+    "train-gpt2-compiled": speed("training", SMALL, "gpt2 adamw bfloat16 compiled"),
+    "train-qwen3": speed("training", SMALL, "qwen3 adamw bfloat16"),
+    "train-qwen3-compiled": speed("training", SMALL, "qwen3 adamw bfloat16 compiled"),
+    "compile-gain-gpt2": compiling("gpt2"),
+    "compile-gain-qwen3": compiling("qwen3"),
+    "threads-spin": exact("threads", "6 x 384, beside a busy process", "spin", "tokens/s", 0),
+    "threads-sleep": exact(
+        "threads", "6 x 384, beside a busy process", "spin shortly, then sleep", "tokens/s", 0
+    ),
+    "generate-small": speed("generation", "6 x 384 (13.8 M), float32", "gpt2"),
+    "generate-small-ratio": exact("generation", "6 x 384 (13.8 M), float32", "gpt2", "ratio", 1),
+    "generate-large": speed("generation", "12 x 576 (52.6 M), float32", "gpt2"),
+    "generate-large-ratio": exact("generation", "12 x 576 (52.6 M), float32", "gpt2", "ratio", 1),
+    "precision-least": exact("precision", "over the seeds", "bfloat16 - float32", "least", 4),
+    "precision-most": exact("precision", "over the seeds", "bfloat16 - float32", "most", 4),
+}
