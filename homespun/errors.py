@@ -16,7 +16,7 @@ class DiskFullError(UserError):
     """There is no room for a file. This may pass, so those who can wait may try again."""
 
 
-def unwritten(error: OSError, message: str) -> UserError:
+def cannot_write(error: OSError, message: str) -> UserError:
     """The exception for a file that could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DiskFullError(message) if full else UserError(message)

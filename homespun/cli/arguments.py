@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from homespun.config.checked import Checked, flag, typed
+from homespun.config.checked import Checked, flag, parse_value
 from homespun.errors import UserError, did_you_mean
 from homespun.terminal import say
 
@@ -134,7 +134,7 @@ def _value(kind: type[Checked], field: "dataclasses.Field[Any]", given: bool | l
         raise UserError(
             f"{flag(field.name)} takes one value: one with spaces needs quotes: {quoted}"
         )
-    return typed(kind, field.name, given[0])
+    return parse_value(kind, field.name, given[0])
 
 
 def _explained(strangers: list[str], kind: type[Checked], command: str) -> str:

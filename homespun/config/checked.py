@@ -36,7 +36,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def typed(kind: type["Checked"], name: str, text: str) -> Any:
+def parse_value(kind: type["Checked"], name: str, text: str) -> Any:
     """What was typed for a setting, as a number where it has to be one; if it is none, `Checked` says so."""
     hint = get_type_hints(kind)[name]
     numbers = [number for number in (int, float) if number in (hint, *get_args(hint))]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun.config import SamplingConfig
-from homespun.config.checked import typed
+from homespun.config.checked import parse_value
 from homespun.errors import UserError
 from homespun.terminal import columns, printable, wrapped_as_it_comes
 
@@ -120,7 +120,7 @@ def _obey(line: str, config: SamplingConfig) -> SamplingConfig:
     if value.strip():
         text = value.strip()
         off = text == "off" and getattr(SamplingConfig, name) is None
-        change: dict[str, Any] = {name: None if off else typed(SamplingConfig, name, text)}
+        change: dict[str, Any] = {name: None if off else parse_value(SamplingConfig, name, text)}
         config = dataclasses.replace(config, **change)
     current = getattr(config, name)
     print(command[1:], "off" if current is None else current)
