@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from homespun.cli.arguments import parse
-from homespun.cli.main import COMMANDS
+from homespun.cli.commands import COMMANDS
 from homespun.config import OptimizerConfig, TrainConfig
 from homespun.config.checked import flag
 from homespun.planning.recipe import Settled, plan
@@ -77,5 +77,4 @@ def test_commands_can_be_typed_as_they_stand(page: Path) -> None:
     for block in blocks:
         for words in re.findall(r"^\s*(?:\$ )?homespun (.*)$", block, re.MULTILINE):
             name, *given = shlex.split(words, comments=True)
-            kind = COMMANDS[name][1]
-            kind(**parse(kind, name, given))
+            COMMANDS[name].config(**parse(COMMANDS[name], given))

@@ -14,8 +14,9 @@ import homespun
 from homespun.architectures.presets import PRESETS
 from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.cli.main import COMMANDS, main
-from homespun.config.checked import flag
+from homespun.cli.commands import COMMANDS
+from homespun.cli.main import main
+from homespun.config.checked import REQUIRED, flag
 from homespun.errors import UserError
 from tests.conftest import records
 
@@ -134,56 +135,57 @@ BAD = [
     # Numbers.
     (f"{TRAIN} --learning-rate nan", "--learning-rate is nan: give a finite number"),
     (f"{TRAIN} --learning-rate inf", "--learning-rate is inf: give a finite number"),
-    (f"{TRAIN} --learning-rate -1", "--learning-rate is -1.0: it has to be above 0"),
-    (f"{TRAIN} --learning-rate 0", "--learning-rate is 0.0: it has to be above 0"),
-    (f"{TRAIN} --learning-rate 30", "--learning-rate is 30.0: it has to be at most 1"),
+    (f"{TRAIN} --learning-rate -1", "--learning-rate is -1.0: it must be above 0"),
+    (f"{TRAIN} --learning-rate 0", "--learning-rate is 0.0: it must be above 0"),
+    (f"{TRAIN} --learning-rate 30", "--learning-rate is 30.0: it must be at most 1"),
     (f"{TRAIN} --learning-rate 3,e-4", "--learning-rate is '3,e-4': a number is expected"),
     (f"{TRAIN} --batch-size sixteen", "--batch-size is 'sixteen': a whole number is expected"),
     (f"{TRAIN} --batch-size 1.5", "--batch-size is '1.5': a whole number is expected"),
-    (f"{TRAIN} --batch-size 0", "--batch-size is 0: it has to be at least 1"),
-    (f"{TRAIN} --max-steps -1", "--max-steps is -1: it has to be at least 1"),
-    (f"{TRAIN} --max-epochs 1e308", "--max-epochs is 1e+308: it has to be at most 1e+06"),
+    (f"{TRAIN} --batch-size 0", "--batch-size is 0: it must be at least 1"),
+    (f"{TRAIN} --max-steps -1", "--max-steps is -1: it must be at least 1"),
+    (f"{TRAIN} --max-epochs 1e308", "--max-epochs is 1e+308: it must be at most 1e+06"),
     (f"{TRAIN} --batch-size {'9' * 40}", "--batch-size has 40 digits: give a smaller number"),
-    (f"{TRAIN} --n-layers 1000000000", "it has to be at most 10000"),
-    (f"{TRAIN} --threads 1000000000", "--threads is 1000000000: it has to be at most 1024"),
-    (f"{TRAIN} --time-budget soon", "--time-budget is 'soon': give a length of time"),
-    (f"{TRAIN} --time-budget 1h30", "--time-budget is '1h30': give a length of time"),
+    (f"{TRAIN} --n-layers 1000000000", "it must be at most 10000"),
+    (f"{TRAIN} --threads 1000000000", "--threads is 1000000000: it must be at most 1024"),
+    (f"{TRAIN} --time-budget soon", "--time-budget is 'soon': give a duration"),
+    (f"{TRAIN} --time-budget 1h30", "--time-budget is '1h30': give a duration"),
     (f"{TRAIN} --time-budget ''", "--time-budget is empty"),
-    (f"{TRAIN} --time-budget 5", "--time-budget is '5': say 5s, 5m or 5h"),
+    (f"{TRAIN} --time-budget 5", "--time-budget is '5': add a unit, as in 5s, 5m or 5h"),
     (f"{GENERATE} --temperature nan", "--temperature is nan: give a finite number"),
-    (f"{GENERATE} --temperature -0.1", "--temperature is -0.1: it has to be at least 0"),
-    (f"{GENERATE} --top-p 0", "--top-p is 0.0: it has to be above 0"),
-    (f"{GENERATE} --top-k 0", "--top-k is 0: it has to be at least 1"),
-    (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it has to be at least 1"),
-    (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it has to be at most 1024"),
+    (f"{GENERATE} --temperature -0.1", "--temperature is -0.1: it must be at least 0"),
+    (f"{GENERATE} --top-p 0", "--top-p is 0.0: it must be above 0"),
+    (f"{GENERATE} --top-k 0", "--top-k is 0: it must be at least 1"),
+    (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it must be at least 1"),
+    (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it must be at most 1024"),
     (f"{GENERATE} --seed one", "--seed is 'one': a whole number is expected"),
     # Words.
-    ("tain", "there is no command 'tain': did you mean train?"),
-    ("book.txt", "there is no command 'book.txt': homespun --help lists what there is"),
+    ("tain", "unknown command 'tain': did you mean train?"),
+    ("book.txt", "unknown command 'book.txt': homespun --help lists all commands"),
     ("train book.txt", "'book.txt' has no flag before it: homespun train --data-file book.txt"),
-    ("train -data-file book.txt", "there is no -data-file: did you mean --data-file?"),
-    ("train --time_buget=20s", "there is no --time_buget=20s: did you mean --time-budget?"),
-    (f"{TRAIN} --nonsense 1", "there is no --nonsense: homespun train --help lists what there is"),
+    ("train -data-file book.txt", "unknown flag -data-file: did you mean --data-file?"),
+    ("train --time_buget=20s", "unknown flag --time-buget: did you mean --time-budget?"),
+    (f"{TRAIN} --nonsense 1", "unknown flag --nonsense: homespun train --help lists all settings"),
     ("train --data-file fairy tales.txt", 'needs quotes: --data-file "fairy tales.txt"'),
     ("train --time-budget 5 min", 'needs quotes: --time-budget "5 min"'),
     ("generate --prompt Once upon --seed 1", 'needs quotes: --prompt "Once upon"'),
     ("generate Once upon --seed 1", 'before it: homespun generate --prompt "Once upon"'),
+    ("verify", "PATH is missing: usage: homespun verify PATH"),
     ("verify torn checkpoints", "'checkpoints' is one too many: homespun verify takes one path"),
-    (f"{TRAIN} --batch-size", "--batch-size needs a value behind it"),
+    (f"{TRAIN} --batch-size", "--batch-size needs a value"),
     (f"{TRAIN} --gradient-checkpointing yes", "'yes' has no flag before it"),
     (f"{TRAIN} --optimizer sgd", '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
     (f"{TRAIN} --precision float64", "--precision is 'float64': \"auto\" or "),
     ("train --resume perhaps", "--resume is 'perhaps': \"never\" or "),
     # TOML.
-    (f"{TRAIN} --config missing.toml", "missing.toml: there is no such file"),
-    (f"{TRAIN} --config folder", "--config folder: not readable as TOML"),
+    (f"{TRAIN} --config missing.toml", "missing.toml: no such file"),
+    (f"{TRAIN} --config folder", "--config folder: not valid TOML"),
     (f"{TRAIN} --config key.toml", "unknown key 'learnin_rate': did you mean learning_rate?"),
     (f"{TRAIN} --config type.toml", "type.toml: --batch-size is '8': a whole number is expected"),
-    (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not readable as TOML"),
-    (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not readable as TOML"),
-    (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it has to be at least 1"),
+    (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not valid TOML"),
+    (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not valid TOML"),
+    (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it must be at least 1"),
     (f"{TRAIN} --config nan.toml", "nan.toml: --learning-rate is nan: give a finite number"),
-    (f"{TRAIN} --config nul.toml", "nul.toml: --checkpoint-dir holds a NUL"),
+    (f"{TRAIN} --config nul.toml", "nul.toml: --checkpoint-dir contains a NUL"),
     # Checkpoints.
     (f"{TRAIN} --checkpoint-dir short.txt", "short.txt cannot be written"),
     (f"{TRAIN} --checkpoint-dir short.txt/x", "short.txt/x cannot be written"),
@@ -233,15 +235,6 @@ def test_bad_input_is_one_clear_line_and_loses_nothing(
     assert complaint in complained
     assert complained.count("\n") == 1
     assert content(place) == before
-
-
-def test_what_a_command_cannot_do_without_is_asked_for(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["verify"])
-    assert ended.value.code == 2
-    assert "PATH" in capsys.readouterr().err
 
 
 def test_a_line_beyond_any_memory_is_refused(
@@ -349,14 +342,14 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
         shown = capsys.readouterr().out
         assert "usage: homespun" in shown
         assert all(f"  {name} " in shown for name in COMMANDS)
-    for name, (_, kind) in COMMANDS.items():
+    for name, command in COMMANDS.items():
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code == 0
         shown = capsys.readouterr().out
         assert f"usage: homespun {name}" in shown
-        for field in dataclasses.fields(kind):
-            assert (flag(field.name) if hasattr(kind, field.name) else "PATH") in shown
+        for field in dataclasses.fields(command.config):
+            assert ("PATH" if field.default is REQUIRED else flag(field.name)) in shown
         assert "None" not in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"homespun {homespun.__version__}\n"

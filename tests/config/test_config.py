@@ -59,7 +59,7 @@ def test_a_number_beyond_its_bound_is_refused(
         "below": limit,
     }[bound]
     flag = "--" + name.replace("_", "-")
-    with pytest.raises(UserError, match=f"^{flag} is .*: it has to be {bound.replace('_', ' ')}"):
+    with pytest.raises(UserError, match=f"^{flag} is .*: it must be {bound.replace('_', ' ')}"):
         made(kind, **{name: beyond})
 
 
@@ -88,11 +88,11 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
         (TrainConfig, {"compile": "yes"}, '"auto" or "on" or "off"'),
         (TrainConfig, {"resume": True}, '"never" or "latest" or "auto"'),
         (TrainConfig, {"gradient_checkpointing": 1}, "true or false"),
-        (TrainConfig, {"sample_prompts": "The king"}, "a list of texts"),
-        (TrainConfig, {"time_budget": 90}, "a text"),
-        (DownloadConfig, {"output": Path("stories.txt")}, "a text"),
-        (SamplingConfig, {"stop": "END"}, "a list of texts"),
-        (SamplingConfig, {"stop": [1]}, "a list of texts"),
+        (TrainConfig, {"sample_prompts": "The king"}, "a list of strings"),
+        (TrainConfig, {"time_budget": 90}, "text"),
+        (DownloadConfig, {"output": Path("stories.txt")}, "text"),
+        (SamplingConfig, {"stop": "END"}, "a list of strings"),
+        (SamplingConfig, {"stop": [1]}, "a list of strings"),
         (TrainConfig, {"engine": "jax"}, '"auto" or "torch" or "mlx"'),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_text_that_says_nothing_is_refused(kind: type[Any], name: str) -> None
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError, match=f"^{flag} is empty: give a value or leave it out$"):
         kind(**{name: ""})
-    with pytest.raises(UserError, match=f"^{flag} holds a NUL"):
+    with pytest.raises(UserError, match=f"^{flag} contains a NUL"):
         kind(**{name: "a\0b"})
 
 
@@ -196,12 +196,12 @@ def test_lengths_of_time(text: str, expected: float) -> None:
     ],
 )
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--time-budget is .*: give a length of time"):
+    with pytest.raises(UserError, match=r"--time-budget is .*: give a duration"):
         seconds(text)
 
 
 def test_a_time_without_a_unit_is_asked_back() -> None:
-    with pytest.raises(UserError, match=r"^--time-budget is '5': say 5s, 5m or 5h$"):
+    with pytest.raises(UserError, match=r"^--time-budget is '5': add a unit, as in 5s, 5m or 5h$"):
         seconds("5")
 
 
@@ -245,21 +245,21 @@ def test_toml_gives_every_kind_of_setting(tmp_path: Path) -> None:
         ('config = "other.toml"', "unknown key 'config'"),
         (
             "[train]\nbatch_size = 8",
-            "unknown key 'train': homespun train --help lists what there is",
+            "unknown key 'train': homespun train --help lists all settings",
         ),
         ('batch_size = "8"', "--batch-size is '8': a whole number is expected"),
         ("batch_size = 8.0", "--batch-size is 8.0: a whole number is expected"),
         ("max_steps = true", "--max-steps is True: a whole number is expected"),
         ("learning_rate = '1e-3'", "--learning-rate is '1e-3': a number is expected"),
         ("gradient_checkpointing = 1", "is 1: true or false is expected"),
-        ("data_file = 1", "--data-file is 1: a text is expected"),
-        ("sample_prompts = 'one'", "is 'one': a list of texts is expected"),
-        ("sample_prompts = [1]", "is (1,): a list of texts is expected"),
+        ("data_file = 1", "--data-file is 1: text is expected"),
+        ("sample_prompts = 'one'", "is 'one': a list of strings is expected"),
+        ("sample_prompts = [1]", "is (1,): a list of strings is expected"),
         ('optimizer = "sgd"', '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
-        ("batch_size = 0", "--batch-size is 0: it has to be at least 1"),
-        ("time_budget = 'soon'", "--time-budget is 'soon': give a length of time"),
-        ("batch_size = ", "not readable as TOML"),
-        ("batch_size = 1\nbatch_size = 2", "not readable as TOML"),
+        ("batch_size = 0", "--batch-size is 0: it must be at least 1"),
+        ("time_budget = 'soon'", "--time-budget is 'soon': give a duration"),
+        ("batch_size = ", "not valid TOML"),
+        ("batch_size = 1\nbatch_size = 2", "not valid TOML"),
     ],
 )
 def test_toml_that_does_not_fit_is_refused_with_its_place(
