@@ -66,18 +66,15 @@ def _run(given: list[str]) -> int:
 
 def _overview(width: int) -> str:
     """The help of `homespun` without a command."""
-    lines = ["usage: homespun COMMAND [SETTINGS]", "", ABOUT, "", "commands:"]
-    for command in COMMANDS.values():
-        summary = command.description.partition(".")[0]
-        lines.append(wrapped(f"  {command.name:<10} {summary}.", width, indent=" " * 13))
-    lines += [
-        "",
-        "options:",
-        "  --version  Print the version.",
-        "  --debug    With any command: show the traceback of an error.",
-        "",
-        "homespun COMMAND --help lists the settings of a command. Start with:",
-    ]
-    return "\n".join(
-        [*(wrapped(line, width) for line in lines), f"  {COMMANDS['train'].examples[0]}"]
-    )
+    summaries = {name: command.description.partition(".")[0] for name, command in COMMANDS.items()}
+    options = {
+        "--version": "Print the version",
+        "--debug": "With any command: show the traceback of an error",
+    }
+    lines = ["usage: homespun COMMAND [SETTINGS]", "", ABOUT]
+    for title, rows in (("commands:", summaries), ("options:", options)):
+        lines += ["", title, *(f"  {name:<10} {text}." for name, text in rows.items())]
+    lines += ["", "homespun COMMAND --help lists the settings of a command. Start with:"]
+    indents = (" " * 13 if line.startswith(" ") else "" for line in lines)
+    text = [wrapped(line, width, indent) for line, indent in zip(lines, indents, strict=True)]
+    return "\n".join([*text, f"  {COMMANDS['train'].examples[0]}"])

@@ -12,7 +12,7 @@ from typing import Any
 from homespun.config import SamplingConfig
 from homespun.config.checked import parse_value
 from homespun.errors import UserError
-from homespun.terminal import columns, printable, wrapped_as_it_comes
+from homespun.terminal import columns, printable, wrapped_stream
 
 Reply = Callable[[str | None, SamplingConfig], Iterator[str]]
 """(prompt, settings) -> the continuation, piece by piece; without a prompt the model begins."""
@@ -93,7 +93,7 @@ def _next_line(terminal: bool) -> str | None:
 def write(prompt: str, pieces: Iterator[str]) -> None:
     """Print a text as it comes; nothing appears before the prompt has been accepted."""
     text = _together(prompt, pieces)
-    for words in wrapped_as_it_comes(map(printable, text), columns(sys.stdout)):
+    for words in wrapped_stream(map(printable, text), columns(sys.stdout)):
         print(words, end="", flush=True)
     print()
 
