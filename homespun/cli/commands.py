@@ -1,6 +1,6 @@
 """One function per command: takes the settings that were given, returns the exit status.
 
-Each imports its part of the package when it runs, so that the command line starts fast.
+Each checks its settings and then imports its part of the package, so that help and errors come fast.
 """
 
 import dataclasses
@@ -34,16 +34,18 @@ SHOWN_CONTRADICTIONS = 5
 
 
 def download(settings: Settings) -> int:
+    config = DownloadConfig(**settings)
     from homespun.data.download import download
 
-    download(DownloadConfig(**settings))
+    download(config)
     return 0
 
 
 def tokenizer(settings: Settings) -> int:
+    config = TokenizerConfig(**settings)
     from homespun.data.train_tokenizer import train_tokenizer
 
-    train_tokenizer(TokenizerConfig(**settings))
+    train_tokenizer(config)
     return 0
 
 
@@ -64,9 +66,9 @@ def train(settings: Settings) -> int:
 
 
 def generate(settings: Settings) -> int:
+    config = GenerateConfig(**settings)
     from homespun.generation.interactive import interact, write
 
-    config = GenerateConfig(**settings)
     model = _load(config)
     _check_agreement(config, model)
     if config.interactive:
@@ -82,6 +84,7 @@ def generate(settings: Settings) -> int:
 
 
 def models(settings: Settings) -> int:
+    config = ModelsConfig(**settings)
     from rich.console import Console
     from rich.table import Table
 
@@ -89,7 +92,6 @@ def models(settings: Settings) -> int:
     from homespun.architectures.presets import PRESETS, shaped
     from homespun.planning.estimate import training_bytes
 
-    config = ModelsConfig(**settings)
     table = Table(box=None, pad_edge=False)
     for title in ("preset", "block", "layers x width"):
         table.add_column(title, no_wrap=True)
@@ -110,17 +112,18 @@ def models(settings: Settings) -> int:
             *(f"{gigabytes:,.1f} GB" for gigabytes in memory),
         )
     Console().print(table)
-    print(
-        f"\nWith a vocabulary of {config.vocab_size:,}. The last two columns estimate the memory of training with "
-        f"AdamW on\n{config.batch_size} x {config.seq_len} tokens at a time; --gradient-checkpointing needs less."
+    say(
+        f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
+        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens; "
+        "--gradient-checkpointing needs less."
     )
     return 0
 
 
 def judge(settings: Settings) -> int:
+    config = JudgeConfig(**settings)
     from homespun.stories.judge import judge
 
-    config = JudgeConfig(**settings)
     consistent, shown = 0, 0
     written = _load(config).continuations(None, config, config.num_samples)
     for number, story in enumerate(written, start=1):
@@ -135,16 +138,16 @@ def judge(settings: Settings) -> int:
 
 
 def doctor(settings: Settings) -> int:
+    DoctorConfig(**settings)
     from homespun.doctor import examine_engines
 
-    DoctorConfig(**settings)
     return 0 if examine_engines(say) else 1
 
 
 def verify(settings: Settings) -> int:
+    config = VerifyConfig(**settings)
     from homespun.verify import verify
 
-    config = VerifyConfig(**settings)
     for line in verify(Path(config.path)):
         say(line)
     return 0
