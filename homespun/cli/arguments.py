@@ -111,7 +111,7 @@ def _paragraph(text: str) -> str:
 
 def _own_first(kind: type[Checked]) -> list[Field]:
     """The fields of a class, those that it does not inherit first."""
-    return sorted(dataclasses.fields(kind), key=lambda field: _owner(kind, field) is not kind)  # type: ignore[arg-type]
+    return sorted(dataclasses.fields(kind), key=lambda field: _owner(kind, field) is not kind)
 
 
 def _owner(kind: type, field: Field) -> type:

@@ -58,7 +58,7 @@ def preset_defaults(kind: type["Checked"]) -> dict[str, Any]:
     """The settings of `kind` that have a default of their own with --model-size."""
     return {
         field.name: field.metadata["with_preset"]
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in dataclasses.fields(kind)
         if field.metadata.get("with_preset") is not None
     }
 
@@ -77,6 +77,7 @@ def parse_value(kind: type["Checked"], name: str, text: str) -> Any:
     return text
 
 
+@dataclasses.dataclass(frozen=True)
 class Checked:
     """Base class that checks types, bounds and texts when a config is made. A list is accepted for a tuple.
 
@@ -86,7 +87,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), types[field.name]
             if isinstance(value, list):
                 value = tuple(value)
@@ -169,9 +170,9 @@ def replaced(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
     Raises:
         UserError: a setting is unknown, or refuses its value.
     """
-    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    known = [field.name for field in dataclasses.fields(config)]
     for name in settings:
         if name not in known:
             advice = did_you_mean(name, known, f"choose from {', '.join(known)}")
             raise UserError(f"unknown setting {name}: {advice}")
-    return dataclasses.replace(config, **settings)  # type: ignore[type-var]
+    return dataclasses.replace(config, **settings)

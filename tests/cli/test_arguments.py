@@ -2,6 +2,8 @@
 
 import dataclasses
 import shlex
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -107,3 +109,16 @@ def test_the_help_of_train_names_the_families(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert f"--architecture {{{','.join(FAMILIES)}}}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["--help", "generate --help", "generate --seed one", "doctor"])
+def test_help_and_refusals_load_only_the_standard_library(line: str) -> None:
+    script = (
+        "import sys; from homespun.cli.main import main\n"
+        f"try: main({shlex.split(line)})\n"
+        "except SystemExit: pass\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules} & {'numpy', 'rich', 'tokenizers'}\n"
+        "sys.exit(', '.join(loaded) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The command line: what it makes of flags and files, and one clear line for everything that is wrong."""
+"""The commands: results, precedence of flags and files, and one clear line for every error of the user."""
 
 import dataclasses
 import shlex
@@ -51,7 +51,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
-    """A folder with stories, two tokenizers, a tiny model in `checkpoints`, and much that is wrong."""
+    """A folder with stories, two tokenizers, a tiny model in `checkpoints`, and many bad files."""
     folder = tmp_path_factory.mktemp("trained")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but the locks, which say who was there last."""
+    """The content of every file except the locks, which name their last owner."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -225,7 +225,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("command", "complaint"), BAD, ids=[c.replace(TRAIN, "train")[:80] for c, _ in BAD]
 )
-def test_bad_input_is_one_clear_line_and_loses_nothing(
+def test_bad_input_gives_one_clear_line_and_changes_no_file(
     place: Path, capsys: pytest.CaptureFixture[str], command: str, complaint: str
 ) -> None:
     before = content(place)
@@ -237,9 +237,7 @@ def test_bad_input_is_one_clear_line_and_loses_nothing(
     assert content(place) == before
 
 
-def test_a_line_beyond_any_memory_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_huge_line_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "line.jsonl").open("wb") as file:
         file.truncate((1 << 27) + 1)
     output = tmp_path / "tokenizer"
@@ -249,7 +247,7 @@ def test_a_line_beyond_any_memory_is_refused(
     assert not output.exists()
 
 
-def test_without_data_each_command_says_where_to_get_some(
+def test_without_data_the_error_names_the_download_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -260,7 +258,7 @@ def test_without_data_each_command_says_where_to_get_some(
         assert complained.count("\n") == 1
 
 
-def test_debug_shows_where_it_went_wrong(place: Path) -> None:
+def test_debug_shows_the_traceback(place: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         main(["verify", "missing", "--debug"])
     command = [sys.executable, "-m", "homespun", "verify", "missing"]
@@ -274,12 +272,12 @@ def test_debug_shows_where_it_went_wrong(place: Path) -> None:
 
 
 def resolved(folder: Path) -> dict[str, Any]:
-    """The settings that a run has stored as those it ran with."""
+    """The resolved settings that a run has stored."""
     settings: dict[str, Any] = read_archive(folder / "best.npz").header["resolved"]
     return settings
 
 
-def test_a_flag_wins_over_the_toml_file_and_the_toml_file_over_the_preset(
+def test_flags_override_the_toml_file_which_overrides_the_preset(
     workplace: Path, trained: Path
 ) -> None:
     Path("run.toml").write_text(
@@ -318,7 +316,7 @@ def test_a_flag_wins_over_the_toml_file_and_the_toml_file_over_the_preset(
     assert [r["prompt"] for r in logged if "prompt" in r] == ["The dog"]
 
 
-def test_a_toml_file_may_name_the_folder_and_ask_to_go_on(workplace: Path, trained: Path) -> None:
+def test_a_toml_file_may_set_the_folder_and_resume(workplace: Path, trained: Path) -> None:
     Path("run.toml").write_text('checkpoint_dir = "from_toml"\nresume = "auto"\n')
     command = f"{TRAIN} --tokenizer-path {trained}/tokenizer_model --config run.toml"
     command = command.replace("--checkpoint-dir new", "--log-interval 1")
@@ -366,7 +364,7 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
     ]
 
 
-def test_generate_continues_the_prompt_and_agrees_with_what_is_said_of_the_model(
+def test_generate_continues_the_prompt_by_seed_and_accepts_the_right_tokenizer(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = []
@@ -384,14 +382,14 @@ def test_generate_continues_the_prompt_and_agrees_with_what_is_said_of_the_model
 
 @pytest.fixture
 def run_without_best(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder as it is before the first evaluation, in an otherwise empty place."""
+    """The folder of a run before its first evaluation, alone in the working directory."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
     Path("checkpoints/best.npz").unlink()
     return tmp_path
 
 
-def test_without_best_weights_the_newest_checkpoint_speaks_and_it_is_said(
+def test_without_best_weights_the_newest_checkpoint_is_used_and_named(
     run_without_best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = Path("checkpoints/checkpoint_step_2.npz")
@@ -409,7 +407,7 @@ def test_without_best_weights_the_newest_checkpoint_speaks_and_it_is_said(
     assert captured.err.count("\n") == 1
 
 
-def test_best_weights_that_are_named_are_taken_or_refused(
+def test_named_best_weights_are_used_or_refused(
     run_without_best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
@@ -419,7 +417,7 @@ def test_best_weights_that_are_named_are_taken_or_refused(
     assert "is not a checkpoint of homespun" in capsys.readouterr().err
 
 
-def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
+def test_without_weights_the_error_says_whether_a_run_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -433,7 +431,7 @@ def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
 @pytest.mark.parametrize("command", ["models", f"{GENERATE} --seed 1"])
-def test_output_that_cannot_be_written_is_one_line(place: Path, command: str) -> None:
+def test_a_failed_write_to_the_output_is_one_line(place: Path, command: str) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
             [sys.executable, "-m", "homespun", *shlex.split(command)],

@@ -150,7 +150,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, ModelsConfig, DoctorConfig, VerifyConfig])
 def test_every_setting_has_a_help_text(kind: type[Checked]) -> None:
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(kind):
         assert field.metadata["help"].endswith("."), field.name
 
 
