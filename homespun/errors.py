@@ -1,6 +1,6 @@
-"""The one exception that means 'the user can mend this'.
+"""The exception for errors that the user can fix.
 
-Raised anywhere, printed as a single line by the command line (exit status 2); from Python it is an ordinary exception.
+Any part may raise it. The command line prints it as one line and exits with status 2.
 """
 
 import difflib
@@ -9,20 +9,20 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What is wrong, where, and what to do about it, in one line."""
+    """An error that the user can fix. The message is one line: what is wrong, where, and what to do."""
 
 
 class DiskFullError(UserError):
-    """There is no room for a file. This may pass, so those who can wait may try again."""
+    """A file could not be written because the disk is full. This may pass, so a caller may try again later."""
 
 
-def unwritten(error: OSError, message: str) -> UserError:
-    """The exception for a file that could not be written."""
+def cannot_write(error: OSError, message: str) -> UserError:
+    """The exception with this message for a failed write: `DiskFullError` if the disk or quota is full."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DiskFullError(message) if full else UserError(message)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """What to do about a word that is not known: take the one that is much like it, or `otherwise`."""
+    """Advice for an unknown word: the most similar known word, or `otherwise` if none is similar."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f"did you mean {close[0]}?" if close else otherwise

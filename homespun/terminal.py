@@ -1,4 +1,7 @@
-"""What goes to the person at a terminal: lines of text that cannot do harm, and how far a long piece of work is."""
+"""Output for a person at a terminal: messages, wrapped text, progress bars, and sizes and durations in words.
+
+Text from models and files is printed without characters that could control the terminal.
+"""
 
 import re
 import shutil
@@ -10,20 +13,20 @@ from contextlib import contextmanager
 from typing import TextIO
 
 Say = Callable[[str], None]
-"""Takes a message."""
+"""A function that shows a message."""
 
-# Control characters begin every escape sequence; the others turn the direction of writing around.
-# Line breaks and tabs stay.
+# Control characters start escape sequences; the other ranges change the direction of the text. Line breaks and tabs
+# stay.
 _UNPRINTABLE = dict.fromkeys(
     {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {9, 10}
 )
 
-BETWEEN_MOVES = 0.1
-"""Seconds: moving a bar costs as much as reading some documents."""
+BAR_UPDATE_SECONDS = 0.1
+"""Time between two updates of a bar. Each costs as much as reading several documents."""
 
 
 def duration(seconds: float) -> str:
-    """'42 s', '12 min', '3 h 05 min' or '2 d 4 h'."""
+    """A duration in words: '42 s', '12 min', '3 h 05 min' or '2 d 4 h'."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -36,30 +39,30 @@ def duration(seconds: float) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """'640 MB' or '1.2 GB', in powers of ten."""
+    """A number of bytes in words: '640 MB' or '1.2 GB', in powers of ten."""
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 0.9995e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
 def printable(text: str) -> str:
-    """`text` without what could control a terminal: for all text that a model wrote."""
+    """`text` without the characters that could control a terminal. Apply it to everything that a model wrote."""
     return text.translate(_UNPRINTABLE)
 
 
 def columns(file: TextIO) -> int | None:
-    """The width of a terminal; None where the file is something else, whose lines are left as they are."""
+    """The width of the terminal that `file` is; None if it is not a terminal, as its lines are then not wrapped."""
     return shutil.get_terminal_size().columns if file.isatty() else None
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a message."""
+    """Print a message to `file`, by default standard output."""
     file = file or sys.stdout
     print(wrapped(printable(text), columns(file)), file=file, flush=True)
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> str:
-    """Lines of at most `width` columns that end between words; what is carried over stands behind `indent`.
+    """`text` in lines of at most `width` columns, broken between words; None leaves it as it is.
 
-    A longer word, such as a path, stays whole.
+    Continuation lines start with `indent`. A word longer than a line, such as a path, stays whole.
     """
     if width is None:
         return text
@@ -69,8 +72,8 @@ def wrapped(text: str, width: int | None, indent: str = "") -> str:
     return "\n".join(lines.fill(line) for line in text.split("\n"))
 
 
-def wrapped_as_it_comes(pieces: Iterable[str], width: int | None) -> Iterator[str]:
-    """`wrapped`, of a text that comes in pieces: a word is held back until it is whole."""
+def wrapped_stream(pieces: Iterable[str], width: int | None) -> Iterator[str]:
+    """`wrapped` for a text that arrives in pieces. A word is held back until it is complete."""
     column = 0
     for word in _words(pieces) if width else pieces:
         if width and column and column + len(word) > width:
@@ -81,24 +84,24 @@ def wrapped_as_it_comes(pieces: Iterable[str], width: int | None) -> Iterator[st
 
 
 def _words(pieces: Iterable[str]) -> Iterator[str]:
-    """Each with the blank or the line break behind it."""
-    held = ""
+    """The words of a text, each with the space or line break after it."""
+    incomplete = ""
     for piece in pieces:
-        *whole, held = re.split(r"(?<=[ \n])", held + piece)
-        yield from whole
-    yield held
+        *complete, incomplete = re.split(r"(?<=[ \n])", incomplete + piece)
+        yield from complete
+    yield incomplete
 
 
 @contextmanager
 def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
-    """Show how far some work is, where standard error is a terminal; it leaves no trace.
+    """A progress bar on standard error, if that is a terminal. It is erased at the end.
 
     Args:
-        title: the work.
-        total: how much of it there is, in any unit; None where that is not known.
+        title: name of the work.
+        total: amount of work in any unit; None if unknown.
 
     Yields:
-        What is to be called with each further amount that is done.
+        A function to call with each amount of work that has been done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -111,13 +114,13 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
         *columns, console=terminal, disable=not terminal.is_terminal, transient=True
     ) as progress:
         task = progress.add_task(title, total=total)
-        done, moved = 0.0, time.monotonic()
+        done, updated = 0.0, time.monotonic()
 
         def advance(amount: float) -> None:
-            nonlocal done, moved
+            nonlocal done, updated
             done += amount
-            if (now := time.monotonic()) - moved >= BETWEEN_MOVES:
+            if (now := time.monotonic()) - updated >= BAR_UPDATE_SECONDS:
                 progress.update(task, completed=done)
-                moved = now
+                updated = now
 
         yield advance

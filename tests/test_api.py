@@ -241,7 +241,9 @@ def test_errors_have_types(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
         model.generate("word " * 100)
     with pytest.raises(homespun.UserError, match="--temperature is inf"):
         model.generate("Once", temperature=float("inf"))
-    with pytest.raises(homespun.UserError, match="no setting warmth: there are max_tokens, "):
+    with pytest.raises(
+        homespun.UserError, match="unknown setting warmth: choose from max_tokens, "
+    ):
         model.generate("Once", warmth=1)
     with pytest.raises(homespun.UserError, match="could not be saved"):
         model.save_weights(folder / "stories.txt" / "x.npz")

@@ -1,4 +1,4 @@
-"""What README and guide say of settings, pages and commands is so."""
+"""README and docs agree with the settings, commands and pages that they describe."""
 
 import dataclasses
 import re
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from homespun.cli.arguments import parse
-from homespun.cli.main import COMMANDS
+from homespun.cli.commands import COMMANDS
 from homespun.config import OptimizerConfig, TrainConfig
-from homespun.config.checked import flag
-from homespun.planning.recipe import Settled, plan
+from homespun.config.checked import flag, preset_defaults
+from homespun.planning.recipe import plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,7 +20,7 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def shown(value: object) -> str:
-    """A value as the table of settings has it."""
+    """A value as the table of settings writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
@@ -30,15 +30,15 @@ def shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def test_the_table_of_settings_is_true() -> None:
+def test_the_table_of_settings_agrees_with_the_settings() -> None:
     settings = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     settings = settings.partition("\n## Settings\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(--.*?)` \|(.*)\|(.*)\|(.*)\|(.*)\|$", settings, re.MULTILINE)
-    own = TrainConfig.__annotations__  # come first, as in the help
+    own = TrainConfig.__annotations__  # listed first, as in the help
     fields = sorted(dataclasses.fields(TrainConfig), key=lambda field: field.name not in own)
     assert [row[0] for row in rows] == [flag(field.name) for field in fields]
 
-    usual = Settled()
+    usual = preset_defaults(TrainConfig)
     recipe = plan(TrainConfig(), vocab_size=500, n_samples=500, flops_per_second=1.0).config
     for (name, *cells), field in zip(rows, fields, strict=True):
         default, with_preset, by_recipe, on_resume = map(str.strip, cells)
@@ -46,8 +46,8 @@ def test_the_table_of_settings_is_true() -> None:
             assert not re.search(r"\d", default), name
         else:
             assert default == shown(field.default), name
-        if (value := getattr(usual, field.name)) != field.default:
-            assert with_preset == shown(value), name
+        if field.name in usual:
+            assert with_preset == shown(usual[field.name]), name
         value = getattr(recipe, field.name)
         if field.name in OptimizerConfig.__annotations__ and value != field.default:
             assert by_recipe.split(" ")[0] == shown(value), name
@@ -55,7 +55,7 @@ def test_the_table_of_settings_is_true() -> None:
 
 
 @EVERY_PAGE
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     text = FENCED.sub("", page.read_text(encoding="utf-8"))
     for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
         there = page.parent / target if target else page
@@ -68,7 +68,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @EVERY_PAGE
-def test_commands_can_be_typed_as_they_stand(page: Path) -> None:
+def test_commands_parse(page: Path) -> None:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for script in (ROOT / "scripts").glob("*.py"):
         [name] = re.findall(r'main\(\["(\w+)"', script.read_text(encoding="utf-8"))
@@ -77,5 +77,4 @@ def test_commands_can_be_typed_as_they_stand(page: Path) -> None:
     for block in blocks:
         for words in re.findall(r"^\s*(?:\$ )?homespun (.*)$", block, re.MULTILINE):
             name, *given = shlex.split(words, comments=True)
-            kind = COMMANDS[name][1]
-            kind(**parse(kind, name, given))
+            COMMANDS[name].config(**parse(COMMANDS[name], given))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tyro
 
 from homespun.architectures.families import count_parameters
-from homespun.cli.main import COMMANDS
+from homespun.cli.arguments import parse
+from homespun.cli.commands import COMMANDS
 from homespun.config import TrainConfig
 from homespun.planning.recipe import Plan, plan, step_limits
 from homespun.tokenizer import Tokenizer
@@ -200,7 +200,7 @@ def as_planned(command: str) -> Plan:
     """What a training command resolves to on a text of some million tokens."""
     python, script, *flags = words_of(command)
     assert (python, script) == ("python", "scripts/train.py")
-    config = tyro.cli(TrainConfig, args=flags)
+    config = TrainConfig(**parse(COMMANDS["train"], flags))
     return plan(config, vocab_size=8000, n_samples=30_000, flops_per_second=1e12)
 
 

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no text controls it, and a bar shows only there."""
+"""Output for a terminal: no text controls it, lines break between words, bars show only there."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homespun.terminal import bar, printable, say, wrapped, wrapped_as_it_comes
+from homespun.terminal import bar, printable, say, wrapped, wrapped_stream
 
 
 @settings(derandomize=True, deadline=None)
@@ -26,18 +26,16 @@ WORDS = st.lists(st.text(alphabet="ab\n", max_size=12)).map(" ".join)
 
 @settings(derandomize=True, deadline=None)
 @given(WORDS, st.integers(5, 20), st.integers(1, 7))
-def test_lines_end_between_words_also_of_a_text_that_comes_in_pieces(
-    text: str, width: int, cut: int
-) -> None:
+def test_lines_break_between_words_also_in_streamed_text(text: str, width: int, cut: int) -> None:
     pieces = [text[i : i + cut] for i in range(0, len(text), cut)]
-    for result in (wrapped(text, width), "".join(wrapped_as_it_comes(pieces, width))):
+    for result in (wrapped(text, width), "".join(wrapped_stream(pieces, width))):
         assert result.split() == text.split()
         assert all(len(line) <= width or " " not in line.strip() for line in result.split("\n"))
-    assert "".join(wrapped_as_it_comes(pieces, None)) == wrapped(text, None) == text
+    assert "".join(wrapped_stream(pieces, None)) == wrapped(text, None) == text
 
 
-def test_a_text_that_comes_in_pieces_keeps_its_blanks_and_is_not_held_back() -> None:
-    assert list(wrapped_as_it_comes(["On", "ce  ", "upon\n\na t", "ime"], 20)) == [
+def test_streamed_text_keeps_its_spaces_and_is_not_delayed() -> None:
+    assert list(wrapped_stream(["On", "ce  ", "upon\n\na t", "ime"], 20)) == [
         "Once ", " ", "upon\n", "\n", "a ", "time",
     ]  # fmt: skip
 
@@ -58,10 +56,10 @@ def test_a_message_fits_a_terminal_and_is_one_line_elsewhere(
 
 
 @pytest.mark.parametrize("total", [200, None])
-def test_a_bar_shows_on_a_terminal_and_leaves_no_trace(
+def test_a_bar_shows_on_a_terminal_and_is_erased(
     total: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("homespun.terminal.BETWEEN_MOVES", 0)
+    monkeypatch.setattr("homespun.terminal.BAR_UPDATE_SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with bar("Counting", total) as advance:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.errors import UserError, unwritten
+from homespun.errors import UserError, cannot_write
 
 Named = tuple[str, npt.NDArray[np.generic]]
 Kind = Literal["weights", "state"]
@@ -160,7 +160,7 @@ def write_archive(
         with durable.replacing(path) as file:
             sha256 = _write(file, tensors, facts)
     except OSError as error:
-        raise unwritten(
+        raise cannot_write(
             error,
             f"{path} could not be saved ({error.strerror}): "
             "make room there or choose another folder",

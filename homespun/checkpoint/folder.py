@@ -29,7 +29,7 @@ from homespun.checkpoint.archive import (
     read_archive,
     write_archive,
 )
-from homespun.errors import DiskFullError, UserError, unwritten
+from homespun.errors import DiskFullError, UserError, cannot_write
 
 Report = Callable[[str], Any]
 """Takes one line that the user should see."""
@@ -276,7 +276,7 @@ class CheckpointFolder:
         try:
             yield
         except OSError as error:
-            raise unwritten(
+            raise cannot_write(
                 error,
                 f"{self.path} cannot be written ({error.strerror}): "
                 "choose another folder (--checkpoint-dir)",

@@ -1,1 +1,1 @@
-"""Arguments flow in, one function per command runs, an error comes out as one line."""
+"""The command line: everything else in the package is imported when a command needs it."""

@@ -1,157 +1,219 @@
-"""The words behind a command in, the settings that stand in them out; a slip of the fingers is one clear line.
+"""Turns the words after a command into the settings that were given, and prints the help of a command.
 
-tyro finds the flags and prints the help. What a value has to be is said once, in `config`, for flags, TOML and Python.
+`argparse` finds the flags. `config` checks the values, so that flags, TOML files and Python share rules and messages.
 """
 
-import ast
+import argparse
 import dataclasses
-import functools
-import inspect
 import itertools
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import tyro
-from tyro.constructors import PrimitiveConstructorSpec
-
-from homespun.config.checked import Checked, flag, typed
+from homespun.config.checked import REQUIRED, Checked, flag, parse_value
 from homespun.errors import UserError, did_you_mean
-from homespun.terminal import say
+from homespun.terminal import wrapped
+
+Field = dataclasses.Field[Any]
 
 
-def parse(
-    kind: type[Checked], command: str, words: Sequence[str], examples: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The settings of `kind` that are given.
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line."""
+
+    name: str
+    config: type[Checked]
+    """Its settings."""
+    run: Callable[[dict[str, Any]], int]
+    """Takes the settings that were given; returns the exit status."""
+    examples: tuple[str, ...] = ()
+    choices: Callable[[], Mapping[str, Iterable[str]]] = dict
+    """The values of some settings, for the help, where `config` does not know them."""
+
+    @property
+    def description(self) -> str:
+        return " ".join((self.config.__doc__ or "").split())
+
+
+def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """The settings that were given, by name. Numbers are converted; nothing else is checked.
 
     Raises:
-        UserError: a flag that does not exist or has not the one value that it needs, or a word without a flag.
-        SystemExit: help was asked for and is printed, with the examples below it.
+        UserError: a flag is unknown, a value is missing, or a word belongs to no flag.
+        SystemExit: the help was requested and has been printed.
     """
-    if {"-h", "--help"} & set(words):
-        say(" ".join((kind.__doc__ or "").split()) + "\n")  # tyro would break words at the edge
+    words = [_with_dashes(word) for word in words]
+    help_requested = not {"-h", "--help"}.isdisjoint(words)
+    parser = _parser(command, command.choices() if help_requested else {})
     try:
-        found, strangers = tyro.cli(
-            _screen(kind),
-            prog=f"homespun {command}",
-            description="",
-            args=words,
-            return_unknown_args=True,
-        )
-    except SystemExit as ended:
-        if ended.code == 0 and examples:
-            print("\nexamples:", *examples, sep="\n  ")
-        raise
-    if strangers:
-        raise UserError(_explained(strangers, kind, command))
-    boxes = [value for value in vars(found).values() if dataclasses.is_dataclass(value)]
-    given = {name: value for box in (found, *boxes) for name, value in vars(box).items()}
-    return {
-        field.name: _value(kind, field, given[field.name])
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if given[field.name] is not None
-    }
+        given, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(_explain_error(error, command, words)) from None
+    if unknown:
+        raise UserError(_explain_unknown(unknown[0], command, words))
+    for field in _own_first(command.config):
+        if field.default is REQUIRED and field.name not in given:
+            name = field.name.upper()
+            raise UserError(f"{name} is missing: usage: {_usage(command)}")
+    return vars(given)
 
 
-def _screen(kind: type[Checked]) -> Any:
-    """`kind` as tyro is to show it: its own settings, then a box for each class that it has others from.
-
-    What is given comes back as words, what is not as None.
-    """
-    hints = get_type_hints(kind)
-    options: dict[type, list[Any]] = {kind: []}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        owner = next(one for one in kind.__mro__ if field.name in one.__annotations__)
-        option = _option(field, hints[field.name], _docstrings(owner)[field.name])
-        options.setdefault(owner, []).append((field.name, *option))
-    own = options.pop(kind)
-    for owner, inherited in options.items():
-        box = dataclasses.make_dataclass(owner.__name__, inherited)
-        box.__doc__ = owner.__doc__
-        title = tyro.conf.arg(name=owner.__name__.removesuffix("Config").lower())
-        shown: Any = Annotated[box, title, tyro.conf.OmitArgPrefixes]
-        own.append((box.__name__, shown, dataclasses.field(default_factory=box)))
-    return dataclasses.make_dataclass(kind.__name__, own)
+def _with_dashes(word: str) -> str:
+    """A flag may be typed with underscores, as in a TOML file."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-def _option(field: "dataclasses.Field[Any]", hint: Any, text: str) -> tuple[Any, Any]:
-    """A setting for tyro: its help, and any number of words, as what is wrong with them is not for tyro to say."""
-    default, required = field.default, field.default is dataclasses.MISSING
-    several = get_origin(hint) is tuple
-    told = " ".join(map(repr, default)) if isinstance(default, tuple) else str(default)
-    shown = tyro.conf.arg(
-        help=" ".join(text.split()),
-        help_behavior_hint="" if told in ("", "None", "False") else f"(default: {told})",
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Breaks lines between words only, never inside a flag."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(text, width).split("\n")
+
+
+def _parser(command: Command, choices: Mapping[str, Iterable[str]]) -> argparse.ArgumentParser:
+    """The settings of a command, then a group for each class that it inherits settings from."""
+    kind = command.config
+    parser = argparse.ArgumentParser(
+        prog=f"homespun {command.name}",
+        usage=_usage(command),
+        description=_paragraph(command.description),
+        epilog="\n  ".join(("examples:", *command.examples)) if command.examples else None,
+        formatter_class=_HelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
+    types = get_type_hints(kind)
+    add: dict[type, Callable[..., argparse.Action]] = {kind: parser.add_argument}
+    for field in _own_first(kind):
+        owner = _owner(kind, field)
+        if owner not in add:
+            title, _, description = " ".join((owner.__doc__ or "").split()).partition(". ")
+            group = parser.add_argument_group(title.lower(), _paragraph(description))
+            add[owner] = group.add_argument
+        options = _options(kind, field, types[field.name], choices.get(field.name, ()))
+        add[owner](field.name if field.default is REQUIRED else flag(field.name), **options)
+    return parser
+
+
+def _usage(command: Command) -> str:
+    required = [f.name.upper() for f in _own_first(command.config) if f.default is REQUIRED]
+    return " ".join(["homespun", command.name, *(required or ["[SETTINGS]"])])
+
+
+def _paragraph(text: str) -> str:
+    return wrapped(text, shutil.get_terminal_size().columns - 4)
+
+
+def _own_first(kind: type[Checked]) -> list[Field]:
+    """The fields of a class, those that it does not inherit first."""
+    return sorted(dataclasses.fields(kind), key=lambda field: _owner(kind, field) is not kind)
+
+
+def _owner(kind: type, field: Field) -> type:
+    """The class that defines a field."""
+    return next(owner for owner in kind.__mro__ if field.name in owner.__annotations__)
+
+
+def _options(
+    kind: type[Checked], field: Field, hint: Any, choices: Iterable[str]
+) -> dict[str, Any]:
+    """The arguments of `add_argument` for a setting."""
+    options: dict[str, Any] = {"help": _help(field)}
     if hint is bool:
-        return Annotated[bool | None, tyro.conf.DisallowNone, shown], None
-    words = PrimitiveConstructorSpec(
-        nargs=1 if required else "*",
-        metavar=_metavar(field.name, hint) + (" ..." if several else ""),
-        instance_from_str=lambda words: words,
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [],
-    )
-    if required:
-        return Annotated[Any, words, shown, tyro.conf.Positional], default
-    return Annotated[Any, words, shown], None
+        return options | {"action": argparse.BooleanOptionalAction}
+    options |= {
+        "type": partial(parse_value, kind, field.name),
+        "metavar": _metavar(field.name, hint, choices),
+    }
+    if _takes_several(hint):
+        options["nargs"] = "*"
+    elif field.default is REQUIRED:
+        options["nargs"] = "?"  # so that `parse` says what is missing
+    elif const := field.metadata["const"]:
+        options |= {"nargs": "?", "const": const}
+    return options
 
 
-def _metavar(name: str, hint: Any) -> str:
-    """What stands for the value: its choices, N for a number, or the last word of the name."""
+def _takes_several(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
+def _help(field: Field) -> str:
+    """The help text of a setting with its defaults."""
+    notes = []
+    default, with_preset = field.default, field.metadata["with_preset"]
+    if isinstance(default, tuple):
+        default = shlex.join(default) or None
+    if not (default is None or default is False or default is REQUIRED):
+        notes.append(f"default: {default}")
+    if with_preset is not None:
+        notes.append(f"default with --model-size: {with_preset}")
+    text = field.metadata["help"] + "".join(f" ({note})" for note in notes)
+    return str(text).replace("%", "%%")
+
+
+def _metavar(name: str, hint: Any, choices: Iterable[str]) -> str:
+    """The placeholder of a value: its choices, N for a number, or the last word of the setting's name."""
     kinds = (hint, *get_args(hint))
-    choices = [choice for k in kinds if get_origin(k) is Literal for choice in get_args(k)]
+    choices = [*choices] or [c for k in kinds if get_origin(k) is Literal for c in get_args(k)]
     if choices:
         return "{" + ",".join(choices) + "}"
+    if _takes_several(hint):
+        return "TEXT"
     return "N" if int in kinds or float in kinds else name.rpartition("_")[2].upper()
 
 
-@functools.cache
-def _docstrings(owner: type) -> dict[str, str]:
-    """What stands below each field of a class."""
-    [definition] = ast.parse(inspect.getsource(owner)).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        field.target.id: str(text.value.value)
-        for field, text in itertools.pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
+def _explain_error(error: argparse.ArgumentError, command: Command, words: list[str]) -> str:
+    """What to do about a flag that lacks its value, or has one that it does not take."""
+    name = (error.argument_name or "").partition("/")[0]
+    if name not in words:  # it is `--flag=value`
+        return f"{name} takes no value"
+    following = words[words.index(name) + 1 :][:1]
+    if not following or following[0].partition("=")[0] in _flags(command):
+        return f"{name} needs a value"
+    return f"{name} needs a value: one that begins with a dash is written {name}={following[0]}"
 
 
-def _value(kind: type[Checked], field: "dataclasses.Field[Any]", given: bool | list[str]) -> Any:
-    """What is typed behind a flag, as a value of its setting."""
-    if isinstance(given, bool):
-        return given
-    if isinstance(field.default, tuple):
-        return tuple(given)
-    if not given and (alone := field.metadata.get("alone")):
-        return alone
-    if not given:
-        raise UserError(f"{flag(field.name)} needs a value behind it")
-    if len(given) > 1:
-        quoted = f"{flag(field.name)} {_quoted(given)}"
-        raise UserError(
-            f"{flag(field.name)} takes one value: one with spaces needs quotes: {quoted}"
-        )
-    return typed(kind, field.name, given[0])
+def _explain_unknown(word: str, command: Command, words: list[str]) -> str:
+    """What to do about a word that argparse could not place."""
+    help_lists = f"homespun {command.name} --help lists all settings"
+    if word.startswith("-"):
+        name = word.partition("=")[0]
+        meant = did_you_mean("--" + name.lstrip("-"), _flags(command), help_lists)
+        return f"unknown flag {name}: {meant}"
+    main = _own_first(command.config)[0]
+    if main.default is REQUIRED:
+        return f"'{word}' is one too many: homespun {command.name} takes one {main.name}"
+    types = {flag(name): hint for name, hint in get_type_hints(command.config).items()}
+    for name, values in _values_by_flag(words):
+        if word not in values or _takes_several(types.get(name)):
+            continue
+        if types.get(name, bool) is not bool and len(values) > 1:
+            example = f"{name} {_quoted(values)}"
+            return f"{name} takes one value, and a value with spaces needs quotes: {example}"
+        if types.get(name, bool) is bool and str in get_args(types[flag(main.name)]):
+            example = f"homespun {command.name} {flag(main.name)} {_quoted(values)}"
+            return f"'{values[0]}' has no flag before it: {example}"
+    return f"'{word}' has no flag before it: {help_lists}"
 
 
-def _explained(strangers: list[str], kind: type[Checked], command: str) -> str:
-    """What to do about words that tyro could not place."""
-    first = strangers[0]
-    if first.startswith("-"):
-        flags = [flag(name) for name in get_type_hints(kind)]
-        meant = flag(first.partition("=")[0].strip("-"))
-        help_lists = f"homespun {command} --help lists what there is"
-        return f"there is no {first}: {did_you_mean(meant, flags, help_lists)}"
-    bare = list(itertools.takewhile(lambda word: not word.startswith("-"), strangers))
-    usual = next(iter(kind.__annotations__))
-    if not hasattr(kind, usual):  # without a default it takes a word without a flag, and has one
-        return f"'{first}' is one too many: homespun {command} takes one {usual}"
-    return f"'{first}' has no flag before it: homespun {command} {flag(usual)} {_quoted(bare)}"
+def _flags(command: Command) -> list[str]:
+    return [flag(field.name) for field in _own_first(command.config)]
 
 
-def _quoted(words: list[str]) -> str:
+def _values_by_flag(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag with the words after it. Words before the first flag come with an empty name."""
+    starts = [n for n, word in enumerate(words) if word.startswith("-")]
+    for start, end in itertools.pairwise([-1, *starts, len(words)]):
+        name, equals, value = words[start].partition("=") if start >= 0 else ("", "", "")
+        yield name, [*([value] if equals else []), *words[start + 1 : end]]
+
+
+def _quoted(words: Sequence[str]) -> str:
     text = " ".join(words)
     return f'"{text}"' if " " in text else text

@@ -1,4 +1,7 @@
-"""Dataclasses that check their values against annotated types and bounds, from flags, TOML files and Python alike."""
+"""Dataclasses whose values are checked against annotated types and bounds.
+
+Flags, TOML files and Python all construct these dataclasses, so the same rules and messages apply to all three.
+"""
 
 import contextlib
 import dataclasses
@@ -10,34 +13,63 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from homespun.errors import UserError, did_you_mean
 
 OnResume = Literal["fixed", "free", "announced"]
-"""May `--resume` come with another value? *fixed*: refused. *announced*: taken, and said. *free*: taken."""
+"""Whether `--resume` accepts another value. *fixed*: no. *announced*: yes, with a message. *free*: yes."""
 
+REQUIRED = dataclasses.MISSING
+"""In place of the default of a setting that has none."""
 
-HOLDS = {
+COMPARISONS = {
     "at_least": operator.ge,
     "above": operator.gt,
     "at_most": operator.le,
     "below": operator.lt,
 }
-"""What a value has to be to a bound of that name."""
+"""How a value must compare with a bound of that name."""
 
 
 def setting(
-    default: Any, *, on_resume: OnResume = "free", alone: str | None = None, **bounds: float
+    default: Any,
+    help: str,
+    *,
+    with_preset: Any = None,
+    on_resume: OnResume = "free",
+    const: str | None = None,
+    **bounds: float,
 ) -> Any:
-    """A dataclass field with its bounds, named as in `HOLDS`, and what its flag means with nothing behind it."""
-    assert bounds.keys() <= HOLDS.keys()
-    metadata = {"on_resume": on_resume, "alone": alone, "bounds": bounds}
+    """A dataclass field with its help text and rules.
+
+    Args:
+        with_preset: the default with --model-size, where `default` is None.
+        const: the value of the flag alone, as in `argparse`.
+        bounds: limits of a number, named as in `COMPARISONS`.
+    """
+    assert bounds.keys() <= COMPARISONS.keys()
+    metadata = {
+        "help": help,
+        "with_preset": with_preset,
+        "on_resume": on_resume,
+        "const": const,
+        "bounds": bounds,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def preset_defaults(kind: type["Checked"]) -> dict[str, Any]:
+    """The settings of `kind` that have a default of their own with --model-size."""
+    return {
+        field.name: field.metadata["with_preset"]
+        for field in dataclasses.fields(kind)
+        if field.metadata.get("with_preset") is not None
+    }
+
+
 def flag(name: str) -> str:
-    """A setting as it is written on the command line."""
+    """The command line flag of a setting."""
     return "--" + name.replace("_", "-")
 
 
-def typed(kind: type["Checked"], name: str, text: str) -> Any:
-    """What was typed for a setting, as a number where it has to be one; if it is none, `Checked` says so."""
+def parse_value(kind: type["Checked"], name: str, text: str) -> Any:
+    """`text` as a number if the setting is one. Other text stays as it is, for `Checked` to accept or refuse."""
     hint = get_type_hints(kind)[name]
     numbers = [number for number in (int, float) if number in (hint, *get_args(hint))]
     with contextlib.suppress(ValueError):
@@ -45,22 +77,24 @@ def typed(kind: type["Checked"], name: str, text: str) -> Any:
     return text
 
 
+@dataclasses.dataclass(frozen=True)
 class Checked:
-    """Values are of the type that their field declares (a list will do for a tuple); texts and numbers make sense.
+    """Base class that checks types, bounds and texts when a config is made. A list is accepted for a tuple.
 
     Raises:
-        UserError: one is not, or does not.
+        UserError: a value is of another type, out of bounds, not finite, or an empty text.
     """
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), types[field.name]
             if isinstance(value, list):
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
             if not _fits(value, kind):
-                raise UserError(f"{flag(field.name)} is {value!r}: {_described(kind)} is expected")
+                expected = _describe_type(kind)
+                raise UserError(f"{flag(field.name)} is {value!r}: {expected} is expected")
             if isinstance(value, str):
                 _check_text(flag(field.name), value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -69,8 +103,8 @@ class Checked:
 
 def _check_text(name: str, text: str) -> None:
     if not text or "\0" in text:
-        what = "holds a NUL" if text else "is empty"
-        raise UserError(f"{name} {what}: give a value or leave it out")
+        problem = "contains a NUL character" if text else "is empty"
+        raise UserError(f"{name} {problem}: give a value or leave it out")
 
 
 def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
@@ -79,12 +113,12 @@ def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
     if not math.isfinite(value):
         raise UserError(f"{name} is {value}: give a finite number")
     for bound, limit in bounds.items():
-        if not HOLDS[bound](value, limit):
-            raise UserError(f"{name} is {value}: it has to be {bound.replace('_', ' ')} {limit:g}")
+        if not COMPARISONS[bound](value, limit):
+            raise UserError(f"{name} is {value}: it must be {bound.replace('_', ' ')} {limit:g}")
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of an annotated type; a whole number will do for a float."""
+    """Whether a value is of an annotated type. An int is accepted for a float."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return value in arguments
@@ -97,35 +131,33 @@ def _fits(value: object, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _described(kind: Any) -> str:
-    """An annotated type in words."""
-    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+def _describe_type(kind: Any) -> str:
+    """An annotated type in the words of an error message."""
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(f'"{choice}"' for choice in arguments)
     if origin is tuple:
-        return "a list of texts"
+        return "a list of strings"
     if arguments:
-        return _described(arguments[0])
+        return _describe_type(arguments[0])
     return words[kind]
 
 
 def seconds(text: str) -> float:
-    """'90s', '20m', '5 min', '1.5h' or '1h30m' in seconds; each number needs its unit.
+    """The seconds of a time budget such as '90s', '20m', '5 min', '1.5h' or '1h30m'. Each number needs a unit.
 
     Raises:
-        UserError: not a positive, finite length of time.
+        UserError: it is not a positive duration of less than 1e9 seconds.
     """
     if re.fullmatch(r"[1-9]\d*", text):
-        raise UserError(f"--time-budget is '{text}': say {text}s, {text}m or {text}h")
+        raise UserError(f"--time-budget is '{text}': add a unit, as in {text}s, {text}m or {text}h")
     lengths = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     part = r"(\d+(?:\.\d+)?)\s*(s(?:ec)?|m(?:in)?|h|d)\s*"
     parts = re.findall(part, text) if re.fullmatch(rf"\s*(?:{part})+", text) else []
     total = sum(float(number) * lengths[unit[0]] for number, unit in parts)
     if not 0 < total < 1e9:
-        raise UserError(
-            f"--time-budget is '{text}': give a length of time such as 90s, 20m or 1h30m"
-        )
+        raise UserError(f"--time-budget is '{text}': give a duration such as 90s, 20m or 1h30m")
     return total
 
 
@@ -133,14 +165,14 @@ AnyConfig = TypeVar("AnyConfig", bound=Checked)
 
 
 def replaced(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
-    """`config` with other settings.
+    """A copy of `config` with some settings replaced.
 
     Raises:
-        UserError: there is no such setting, or it cannot have that value.
+        UserError: a setting is unknown, or refuses its value.
     """
-    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    known = [field.name for field in dataclasses.fields(config)]
     for name in settings:
         if name not in known:
-            what_to_do = did_you_mean(name, known, f"there are {', '.join(known)}")
-            raise UserError(f"there is no setting {name}: {what_to_do}")
-    return dataclasses.replace(config, **settings)  # type: ignore[type-var]
+            advice = did_you_mean(name, known, f"choose from {', '.join(known)}")
+            raise UserError(f"unknown setting {name}: {advice}")
+    return dataclasses.replace(config, **settings)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from homespun.config import SamplingConfig
-from homespun.config.checked import typed
+from homespun.config.checked import parse_value
 from homespun.errors import UserError
-from homespun.terminal import columns, printable, wrapped_as_it_comes
+from homespun.terminal import columns, printable, wrapped_stream
 
 Reply = Callable[[str | None, SamplingConfig], Iterator[str]]
 """(prompt, settings) -> the continuation, piece by piece; without a prompt the model begins."""
@@ -93,7 +93,7 @@ def _next_line(terminal: bool) -> str | None:
 def write(prompt: str, pieces: Iterator[str]) -> None:
     """Print a text as it comes; nothing appears before the prompt has been accepted."""
     text = _together(prompt, pieces)
-    for words in wrapped_as_it_comes(map(printable, text), columns(sys.stdout)):
+    for words in wrapped_stream(map(printable, text), columns(sys.stdout)):
         print(words, end="", flush=True)
     print()
 
@@ -120,7 +120,7 @@ def _obey(line: str, config: SamplingConfig) -> SamplingConfig:
     if value.strip():
         text = value.strip()
         off = text == "off" and getattr(SamplingConfig, name) is None
-        change: dict[str, Any] = {name: None if off else typed(SamplingConfig, name, text)}
+        change: dict[str, Any] = {name: None if off else parse_value(SamplingConfig, name, text)}
         config = dataclasses.replace(config, **change)
     current = getattr(config, name)
     print(command[1:], "off" if current is None else current)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from homespun import durable
-from homespun.errors import DiskFullError, UserError, unwritten
+from homespun.errors import DiskFullError, UserError, cannot_write
 
 Record = Mapping[str, Any]
 """One line. All have `step` and `tokens`; losses are in nats per token.
@@ -121,7 +121,7 @@ class MetricsLog:
         self._length = length
 
     def _unwritable(self, error: OSError) -> UserError:
-        return unwritten(
+        return cannot_write(
             error,
             f"{self.path} cannot be written ({error.strerror}): make room or choose another folder",
         )

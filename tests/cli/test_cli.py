@@ -1,4 +1,4 @@
-"""The command line: what it makes of flags and files, and one clear line for everything that is wrong."""
+"""The commands: results, precedence of flags and files, and one clear line for every error of the user."""
 
 import dataclasses
 import shlex
@@ -14,8 +14,9 @@ import homespun
 from homespun.architectures.presets import PRESETS
 from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.cli.main import COMMANDS, main
-from homespun.config.checked import flag
+from homespun.cli.commands import COMMANDS
+from homespun.cli.main import main
+from homespun.config.checked import REQUIRED, flag
 from homespun.errors import UserError
 from tests.conftest import records
 
@@ -50,7 +51,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
-    """A folder with stories, two tokenizers, a tiny model in `checkpoints`, and much that is wrong."""
+    """A folder with stories, two tokenizers, a tiny model in `checkpoints`, and many bad files."""
     folder = tmp_path_factory.mktemp("trained")
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -79,7 +80,7 @@ def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but the locks, which say who was there last."""
+    """The content of every file except the locks, which name their last owner."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -134,56 +135,57 @@ BAD = [
     # Numbers.
     (f"{TRAIN} --learning-rate nan", "--learning-rate is nan: give a finite number"),
     (f"{TRAIN} --learning-rate inf", "--learning-rate is inf: give a finite number"),
-    (f"{TRAIN} --learning-rate -1", "--learning-rate is -1.0: it has to be above 0"),
-    (f"{TRAIN} --learning-rate 0", "--learning-rate is 0.0: it has to be above 0"),
-    (f"{TRAIN} --learning-rate 30", "--learning-rate is 30.0: it has to be at most 1"),
+    (f"{TRAIN} --learning-rate -1", "--learning-rate is -1.0: it must be above 0"),
+    (f"{TRAIN} --learning-rate 0", "--learning-rate is 0.0: it must be above 0"),
+    (f"{TRAIN} --learning-rate 30", "--learning-rate is 30.0: it must be at most 1"),
     (f"{TRAIN} --learning-rate 3,e-4", "--learning-rate is '3,e-4': a number is expected"),
     (f"{TRAIN} --batch-size sixteen", "--batch-size is 'sixteen': a whole number is expected"),
     (f"{TRAIN} --batch-size 1.5", "--batch-size is '1.5': a whole number is expected"),
-    (f"{TRAIN} --batch-size 0", "--batch-size is 0: it has to be at least 1"),
-    (f"{TRAIN} --max-steps -1", "--max-steps is -1: it has to be at least 1"),
-    (f"{TRAIN} --max-epochs 1e308", "--max-epochs is 1e+308: it has to be at most 1e+06"),
+    (f"{TRAIN} --batch-size 0", "--batch-size is 0: it must be at least 1"),
+    (f"{TRAIN} --max-steps -1", "--max-steps is -1: it must be at least 1"),
+    (f"{TRAIN} --max-epochs 1e308", "--max-epochs is 1e+308: it must be at most 1e+06"),
     (f"{TRAIN} --batch-size {'9' * 40}", "--batch-size has 40 digits: give a smaller number"),
-    (f"{TRAIN} --n-layers 1000000000", "it has to be at most 10000"),
-    (f"{TRAIN} --threads 1000000000", "--threads is 1000000000: it has to be at most 1024"),
-    (f"{TRAIN} --time-budget soon", "--time-budget is 'soon': give a length of time"),
-    (f"{TRAIN} --time-budget 1h30", "--time-budget is '1h30': give a length of time"),
+    (f"{TRAIN} --n-layers 1000000000", "it must be at most 10000"),
+    (f"{TRAIN} --threads 1000000000", "--threads is 1000000000: it must be at most 1024"),
+    (f"{TRAIN} --time-budget soon", "--time-budget is 'soon': give a duration"),
+    (f"{TRAIN} --time-budget 1h30", "--time-budget is '1h30': give a duration"),
     (f"{TRAIN} --time-budget ''", "--time-budget is empty"),
-    (f"{TRAIN} --time-budget 5", "--time-budget is '5': say 5s, 5m or 5h"),
+    (f"{TRAIN} --time-budget 5", "--time-budget is '5': add a unit, as in 5s, 5m or 5h"),
     (f"{GENERATE} --temperature nan", "--temperature is nan: give a finite number"),
-    (f"{GENERATE} --temperature -0.1", "--temperature is -0.1: it has to be at least 0"),
-    (f"{GENERATE} --top-p 0", "--top-p is 0.0: it has to be above 0"),
-    (f"{GENERATE} --top-k 0", "--top-k is 0: it has to be at least 1"),
-    (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it has to be at least 1"),
-    (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it has to be at most 1024"),
+    (f"{GENERATE} --temperature -0.1", "--temperature is -0.1: it must be at least 0"),
+    (f"{GENERATE} --top-p 0", "--top-p is 0.0: it must be above 0"),
+    (f"{GENERATE} --top-k 0", "--top-k is 0: it must be at least 1"),
+    (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it must be at least 1"),
+    (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it must be at most 1024"),
     (f"{GENERATE} --seed one", "--seed is 'one': a whole number is expected"),
     # Words.
-    ("tain", "there is no command 'tain': did you mean train?"),
-    ("book.txt", "there is no command 'book.txt': homespun --help lists what there is"),
+    ("tain", "unknown command 'tain': did you mean train?"),
+    ("book.txt", "unknown command 'book.txt': homespun --help lists all commands"),
     ("train book.txt", "'book.txt' has no flag before it: homespun train --data-file book.txt"),
-    ("train -data-file book.txt", "there is no -data-file: did you mean --data-file?"),
-    ("train --time_buget=20s", "there is no --time_buget=20s: did you mean --time-budget?"),
-    (f"{TRAIN} --nonsense 1", "there is no --nonsense: homespun train --help lists what there is"),
+    ("train -data-file book.txt", "unknown flag -data-file: did you mean --data-file?"),
+    ("train --time_buget=20s", "unknown flag --time-buget: did you mean --time-budget?"),
+    (f"{TRAIN} --nonsense 1", "unknown flag --nonsense: homespun train --help lists all settings"),
     ("train --data-file fairy tales.txt", 'needs quotes: --data-file "fairy tales.txt"'),
     ("train --time-budget 5 min", 'needs quotes: --time-budget "5 min"'),
     ("generate --prompt Once upon --seed 1", 'needs quotes: --prompt "Once upon"'),
     ("generate Once upon --seed 1", 'before it: homespun generate --prompt "Once upon"'),
+    ("verify", "PATH is missing: usage: homespun verify PATH"),
     ("verify torn checkpoints", "'checkpoints' is one too many: homespun verify takes one path"),
-    (f"{TRAIN} --batch-size", "--batch-size needs a value behind it"),
+    (f"{TRAIN} --batch-size", "--batch-size needs a value"),
     (f"{TRAIN} --gradient-checkpointing yes", "'yes' has no flag before it"),
     (f"{TRAIN} --optimizer sgd", '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
     (f"{TRAIN} --precision float64", "--precision is 'float64': \"auto\" or "),
     ("train --resume perhaps", "--resume is 'perhaps': \"never\" or "),
     # TOML.
-    (f"{TRAIN} --config missing.toml", "missing.toml: there is no such file"),
-    (f"{TRAIN} --config folder", "--config folder: not readable as TOML"),
+    (f"{TRAIN} --config missing.toml", "missing.toml: no such file"),
+    (f"{TRAIN} --config folder", "--config folder: not valid TOML"),
     (f"{TRAIN} --config key.toml", "unknown key 'learnin_rate': did you mean learning_rate?"),
     (f"{TRAIN} --config type.toml", "type.toml: --batch-size is '8': a whole number is expected"),
-    (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not readable as TOML"),
-    (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not readable as TOML"),
-    (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it has to be at least 1"),
+    (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not valid TOML"),
+    (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not valid TOML"),
+    (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it must be at least 1"),
     (f"{TRAIN} --config nan.toml", "nan.toml: --learning-rate is nan: give a finite number"),
-    (f"{TRAIN} --config nul.toml", "nul.toml: --checkpoint-dir holds a NUL"),
+    (f"{TRAIN} --config nul.toml", "nul.toml: --checkpoint-dir contains a NUL"),
     # Checkpoints.
     (f"{TRAIN} --checkpoint-dir short.txt", "short.txt cannot be written"),
     (f"{TRAIN} --checkpoint-dir short.txt/x", "short.txt/x cannot be written"),
@@ -223,7 +225,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("command", "complaint"), BAD, ids=[c.replace(TRAIN, "train")[:80] for c, _ in BAD]
 )
-def test_bad_input_is_one_clear_line_and_loses_nothing(
+def test_bad_input_gives_one_clear_line_and_changes_no_file(
     place: Path, capsys: pytest.CaptureFixture[str], command: str, complaint: str
 ) -> None:
     before = content(place)
@@ -235,18 +237,7 @@ def test_bad_input_is_one_clear_line_and_loses_nothing(
     assert content(place) == before
 
 
-def test_what_a_command_cannot_do_without_is_asked_for(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["verify"])
-    assert ended.value.code == 2
-    assert "PATH" in capsys.readouterr().err
-
-
-def test_a_line_beyond_any_memory_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_huge_line_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "line.jsonl").open("wb") as file:
         file.truncate((1 << 27) + 1)
     output = tmp_path / "tokenizer"
@@ -256,7 +247,7 @@ def test_a_line_beyond_any_memory_is_refused(
     assert not output.exists()
 
 
-def test_without_data_each_command_says_where_to_get_some(
+def test_without_data_the_error_names_the_download_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -267,7 +258,7 @@ def test_without_data_each_command_says_where_to_get_some(
         assert complained.count("\n") == 1
 
 
-def test_debug_shows_where_it_went_wrong(place: Path) -> None:
+def test_debug_shows_the_traceback(place: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         main(["verify", "missing", "--debug"])
     command = [sys.executable, "-m", "homespun", "verify", "missing"]
@@ -281,12 +272,12 @@ def test_debug_shows_where_it_went_wrong(place: Path) -> None:
 
 
 def resolved(folder: Path) -> dict[str, Any]:
-    """The settings that a run has stored as those it ran with."""
+    """The resolved settings that a run has stored."""
     settings: dict[str, Any] = read_archive(folder / "best.npz").header["resolved"]
     return settings
 
 
-def test_a_flag_wins_over_the_toml_file_and_the_toml_file_over_the_preset(
+def test_flags_override_the_toml_file_which_overrides_the_preset(
     workplace: Path, trained: Path
 ) -> None:
     Path("run.toml").write_text(
@@ -325,7 +316,7 @@ def test_a_flag_wins_over_the_toml_file_and_the_toml_file_over_the_preset(
     assert [r["prompt"] for r in logged if "prompt" in r] == ["The dog"]
 
 
-def test_a_toml_file_may_name_the_folder_and_ask_to_go_on(workplace: Path, trained: Path) -> None:
+def test_a_toml_file_may_set_the_folder_and_resume(workplace: Path, trained: Path) -> None:
     Path("run.toml").write_text('checkpoint_dir = "from_toml"\nresume = "auto"\n')
     command = f"{TRAIN} --tokenizer-path {trained}/tokenizer_model --config run.toml"
     command = command.replace("--checkpoint-dir new", "--log-interval 1")
@@ -349,14 +340,14 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
         shown = capsys.readouterr().out
         assert "usage: homespun" in shown
         assert all(f"  {name} " in shown for name in COMMANDS)
-    for name, (_, kind) in COMMANDS.items():
+    for name, command in COMMANDS.items():
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
         assert ended.value.code == 0
         shown = capsys.readouterr().out
         assert f"usage: homespun {name}" in shown
-        for field in dataclasses.fields(kind):
-            assert (flag(field.name) if hasattr(kind, field.name) else "PATH") in shown
+        for field in dataclasses.fields(command.config):
+            assert ("PATH" if field.default is REQUIRED else flag(field.name)) in shown
         assert "None" not in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"homespun {homespun.__version__}\n"
@@ -373,7 +364,7 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
     ]
 
 
-def test_generate_continues_the_prompt_and_agrees_with_what_is_said_of_the_model(
+def test_generate_continues_the_prompt_by_seed_and_accepts_the_right_tokenizer(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = []
@@ -391,14 +382,14 @@ def test_generate_continues_the_prompt_and_agrees_with_what_is_said_of_the_model
 
 @pytest.fixture
 def run_without_best(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder as it is before the first evaluation, in an otherwise empty place."""
+    """The folder of a run before its first evaluation, alone in the working directory."""
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
     Path("checkpoints/best.npz").unlink()
     return tmp_path
 
 
-def test_without_best_weights_the_newest_checkpoint_speaks_and_it_is_said(
+def test_without_best_weights_the_newest_checkpoint_is_used_and_named(
     run_without_best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = Path("checkpoints/checkpoint_step_2.npz")
@@ -416,7 +407,7 @@ def test_without_best_weights_the_newest_checkpoint_speaks_and_it_is_said(
     assert captured.err.count("\n") == 1
 
 
-def test_best_weights_that_are_named_are_taken_or_refused(
+def test_named_best_weights_are_used_or_refused(
     run_without_best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
@@ -426,7 +417,7 @@ def test_best_weights_that_are_named_are_taken_or_refused(
     assert "is not a checkpoint of homespun" in capsys.readouterr().err
 
 
-def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
+def test_without_weights_the_error_says_whether_a_run_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -440,7 +431,7 @@ def test_without_any_weights_it_is_said_whether_a_run_is_under_way(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
 @pytest.mark.parametrize("command", ["models", f"{GENERATE} --seed 1"])
-def test_output_that_cannot_be_written_is_one_line(place: Path, command: str) -> None:
+def test_a_failed_write_to_the_output_is_one_line(place: Path, command: str) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
             [sys.executable, "-m", "homespun", *shlex.split(command)],

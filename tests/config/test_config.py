@@ -1,4 +1,4 @@
-"""Settings: bounds, TOML, and lengths of time."""
+"""Settings: types, bounds, help texts, TOML files and durations."""
 
 import contextlib
 import dataclasses
@@ -12,17 +12,21 @@ from hypothesis import strategies as st
 
 from homespun.architectures.families import model_config
 from homespun.config import (
+    DoctorConfig,
     DownloadConfig,
     GenerateConfig,
     JudgeConfig,
     ModelConfig,
+    ModelsConfig,
     SamplingConfig,
     TokenizerConfig,
     TrainConfig,
+    VerifyConfig,
 )
-from homespun.config.checked import seconds
+from homespun.config.checked import Checked, preset_defaults, seconds
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError
+from homespun.planning.recipe import plan
 
 KINDS = [
     DownloadConfig,
@@ -35,8 +39,8 @@ KINDS = [
 ]
 
 
-def made(kind: type[Any], **values: Any) -> Any:
-    """A config with these values; only a model's shape has a setting without a default."""
+def config_with(kind: type[Any], **values: Any) -> Any:
+    """A config with these values. Only `ModelConfig` has a setting without a default."""
     return kind(**({"architecture": "qwen3"} if kind is ModelConfig else {}) | values)
 
 
@@ -59,8 +63,8 @@ def test_a_number_beyond_its_bound_is_refused(
         "below": limit,
     }[bound]
     flag = "--" + name.replace("_", "-")
-    with pytest.raises(UserError, match=f"^{flag} is .*: it has to be {bound.replace('_', ' ')}"):
-        made(kind, **{name: beyond})
+    with pytest.raises(UserError, match=f"^{flag} is .*: it must be {bound.replace('_', ' ')}"):
+        config_with(kind, **{name: beyond})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,9 +74,9 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
             continue
         for value in (math.nan, math.inf, -math.inf):
             with pytest.raises(UserError, match=r"give a finite number|a whole number is expected"):
-                made(kind, **{field.name: value})
+                config_with(kind, **{field.name: value})
         with pytest.raises(UserError, match=r"--.* has 20 digits: give a smaller number"):
-            made(kind, **{field.name: 10**19})
+            config_with(kind, **{field.name: 10**19})
 
 
 @pytest.mark.parametrize(
@@ -88,11 +92,11 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
         (TrainConfig, {"compile": "yes"}, '"auto" or "on" or "off"'),
         (TrainConfig, {"resume": True}, '"never" or "latest" or "auto"'),
         (TrainConfig, {"gradient_checkpointing": 1}, "true or false"),
-        (TrainConfig, {"sample_prompts": "The king"}, "a list of texts"),
-        (TrainConfig, {"time_budget": 90}, "a text"),
-        (DownloadConfig, {"output": Path("stories.txt")}, "a text"),
-        (SamplingConfig, {"stop": "END"}, "a list of texts"),
-        (SamplingConfig, {"stop": [1]}, "a list of texts"),
+        (TrainConfig, {"sample_prompts": "The king"}, "a list of strings"),
+        (TrainConfig, {"time_budget": 90}, "text"),
+        (DownloadConfig, {"output": Path("stories.txt")}, "text"),
+        (SamplingConfig, {"stop": "END"}, "a list of strings"),
+        (SamplingConfig, {"stop": [1]}, "a list of strings"),
         (TrainConfig, {"engine": "jax"}, '"auto" or "torch" or "mlx"'),
     ],
 )
@@ -102,10 +106,10 @@ def test_a_value_of_another_type_is_refused(
     [name] = values
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError, match=f"^{flag} is .*: {expected} is expected$"):
-        made(kind, **values)
+        config_with(kind, **values)
 
 
-def test_a_list_will_do_for_a_tuple_and_a_whole_number_for_any() -> None:
+def test_a_list_is_accepted_for_a_tuple_and_an_int_for_a_float() -> None:
     config = TrainConfig(sample_prompts=["One", "Two"], learning_rate=1)  # type: ignore[arg-type]
     assert config == TrainConfig(sample_prompts=("One", "Two"), learning_rate=1.0)
 
@@ -122,11 +126,11 @@ def test_a_list_will_do_for_a_tuple_and_a_whole_number_for_any() -> None:
         (TokenizerConfig, "output_dir"),
     ],
 )
-def test_a_text_that_says_nothing_is_refused(kind: type[Any], name: str) -> None:
+def test_an_empty_text_and_a_nul_are_refused(kind: type[Any], name: str) -> None:
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError, match=f"^{flag} is empty: give a value or leave it out$"):
         kind(**{name: ""})
-    with pytest.raises(UserError, match=f"^{flag} holds a NUL"):
+    with pytest.raises(UserError, match=f"^{flag} contains a NUL"):
         kind(**{name: "a\0b"})
 
 
@@ -142,6 +146,21 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert (TokenizerConfig().output_dir, TokenizerConfig().vocab_size) == ("tokenizer_model", 8000)
     assert GenerateConfig().checkpoint is None  # the best of the run in that folder
     assert SamplingConfig().temperature == 0.8
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ModelsConfig, DoctorConfig, VerifyConfig])
+def test_every_setting_has_a_help_text(kind: type[Checked]) -> None:
+    for field in dataclasses.fields(kind):
+        assert field.metadata["help"].endswith("."), field.name
+
+
+def test_a_preset_comes_with_the_defaults_that_its_settings_state() -> None:
+    resolved = plan(
+        TrainConfig(model_size="tiny"), vocab_size=500, n_samples=500, flops_per_second=1.0
+    ).config
+    for name, default in preset_defaults(TrainConfig).items():
+        assert getattr(TrainConfig(), name) is None
+        assert getattr(resolved, name) == default, name
 
 
 def test_every_setting_of_a_run_says_whether_a_resumed_run_may_change_it() -> None:
@@ -172,7 +191,7 @@ def test_every_setting_of_a_run_says_whether_a_resumed_run_may_change_it() -> No
         ("2d", 172_800),
     ],
 )
-def test_lengths_of_time(text: str, expected: float) -> None:
+def test_durations(text: str, expected: float) -> None:
     assert seconds(text) == expected
 
 
@@ -195,19 +214,19 @@ def test_lengths_of_time(text: str, expected: float) -> None:
         "inf",
     ],
 )
-def test_what_is_no_length_of_time_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--time-budget is .*: give a length of time"):
+def test_other_texts_are_no_durations(text: str) -> None:
+    with pytest.raises(UserError, match=r"--time-budget is .*: give a duration"):
         seconds(text)
 
 
-def test_a_time_without_a_unit_is_asked_back() -> None:
-    with pytest.raises(UserError, match=r"^--time-budget is '5': say 5s, 5m or 5h$"):
+def test_a_duration_needs_a_unit() -> None:
+    with pytest.raises(UserError, match=r"^--time-budget is '5': add a unit, as in 5s, 5m or 5h$"):
         seconds("5")
 
 
 @given(st.text(alphabet="0123456789.smhd -e", max_size=12))
 @settings(derandomize=True, deadline=None)
-def test_a_length_of_time_is_positive_and_finite_or_refused(text: str) -> None:
+def test_a_duration_is_positive_and_finite_or_refused(text: str) -> None:
     with contextlib.suppress(UserError):
         assert 0 < seconds(text) < math.inf
 
@@ -218,7 +237,7 @@ def toml(folder: Path, text: str) -> dict[str, Any]:
     return read_toml(path, TrainConfig)
 
 
-def test_toml_gives_every_kind_of_setting(tmp_path: Path) -> None:
+def test_toml_sets_every_type_of_setting(tmp_path: Path) -> None:
     values = toml(
         tmp_path,
         """
@@ -245,26 +264,24 @@ def test_toml_gives_every_kind_of_setting(tmp_path: Path) -> None:
         ('config = "other.toml"', "unknown key 'config'"),
         (
             "[train]\nbatch_size = 8",
-            "unknown key 'train': homespun train --help lists what there is",
+            "unknown key 'train': homespun train --help lists all settings",
         ),
         ('batch_size = "8"', "--batch-size is '8': a whole number is expected"),
         ("batch_size = 8.0", "--batch-size is 8.0: a whole number is expected"),
         ("max_steps = true", "--max-steps is True: a whole number is expected"),
         ("learning_rate = '1e-3'", "--learning-rate is '1e-3': a number is expected"),
         ("gradient_checkpointing = 1", "is 1: true or false is expected"),
-        ("data_file = 1", "--data-file is 1: a text is expected"),
-        ("sample_prompts = 'one'", "is 'one': a list of texts is expected"),
-        ("sample_prompts = [1]", "is (1,): a list of texts is expected"),
+        ("data_file = 1", "--data-file is 1: text is expected"),
+        ("sample_prompts = 'one'", "is 'one': a list of strings is expected"),
+        ("sample_prompts = [1]", "is (1,): a list of strings is expected"),
         ('optimizer = "sgd"', '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
-        ("batch_size = 0", "--batch-size is 0: it has to be at least 1"),
-        ("time_budget = 'soon'", "--time-budget is 'soon': give a length of time"),
-        ("batch_size = ", "not readable as TOML"),
-        ("batch_size = 1\nbatch_size = 2", "not readable as TOML"),
+        ("batch_size = 0", "--batch-size is 0: it must be at least 1"),
+        ("time_budget = 'soon'", "--time-budget is 'soon': give a duration"),
+        ("batch_size = ", "not valid TOML"),
+        ("batch_size = 1\nbatch_size = 2", "not valid TOML"),
     ],
 )
-def test_toml_that_does_not_fit_is_refused_with_its_place(
-    tmp_path: Path, text: str, complaint: str
-) -> None:
+def test_bad_toml_is_refused_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(UserError) as caught:
         toml(tmp_path, text)
     assert complaint in str(caught.value)

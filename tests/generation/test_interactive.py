@@ -115,7 +115,7 @@ def test_settings_change_for_the_next_text_and_bad_ones_are_explained(terminal):
     assert answer(terminal, "/top-k") == ["top-k 40"]
     assert answer(terminal, "/seed 7") == ["seed 7"]
     assert answer(terminal, "/temperature nan")[0].startswith("error: temperature is nan:")
-    assert answer(terminal, "/max-tokens 0")[0].startswith("error: max-tokens is 0: it has to")
+    assert answer(terminal, "/max-tokens 0")[0].startswith("error: max-tokens is 0: it must be")
     assert answer(terminal, "/max-tokens x") == [
         "error: max-tokens is 'x': a whole number is expected"
     ]

@@ -1,0 +1,105 @@
+"""Settings for loading a trained model and for sampling from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from homespun.config.checked import Checked, setting
+from homespun.config.training import Precision
+from homespun.errors import UserError
+
+ReaderName = Literal["auto", "torch", "mlx", "numpy"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Checked):
+    """Sampling. How the next token is chosen."""
+
+    max_tokens: int = setting(
+        200, "Maximum number of tokens; an end-of-text token ends the text earlier.", at_least=1
+    )
+    temperature: float = setting(
+        0.8, "0: always the most likely token; 1: the model's own distribution.", at_least=0
+    )
+    top_k: int | None = setting(None, "Sample from the k most likely tokens.", at_least=1)
+    top_p: float = setting(
+        1.0,
+        "Sample from the smallest set of tokens that together have this probability.",
+        above=0,
+        at_most=1,
+    )
+    min_p: float = setting(
+        0.2,
+        "Leave out tokens less likely than this fraction of the most likely token.",
+        at_least=0,
+        at_most=1,
+    )
+    repetition_penalty: float = setting(
+        1.0, "Above 1: tokens that already occurred become less likely.", above=0
+    )
+    seed: int | None = setting(None, "Random seed; the same seed gives the same text.", at_least=0)
+    stop: tuple[str, ...] = setting((), "Strings that end the text; they are not printed.")
+
+
+@dataclass(frozen=True)
+class LoadConfig(Checked):
+    """Model and machine. The trained model, and the engine that runs it."""
+
+    checkpoint: str | None = setting(
+        None,
+        "Model: an .npz file or the folder of a run; if omitted, the best model of the run in `checkpoints`.",
+    )
+    engine: ReaderName = setting(
+        "auto",
+        "Engine; auto: NumPy for small models, because it starts at once, otherwise the engine that trains.",
+    )
+    precision: Precision = setting(
+        "auto", "Precision of the computation; NumPy computes in float32."
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads; if omitted, one per core with PyTorch, and with NumPy as many as make it faster.",
+        at_least=1,
+        at_most=1024,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine == "numpy" and self.precision not in ("auto", "float32"):
+            raise UserError(
+                "--engine numpy computes in float32: leave --precision out, or choose another engine"
+            )
+
+
+@dataclass(frozen=True)
+class GenerateConfig(LoadConfig, SamplingConfig):
+    """Continue a prompt with a trained model."""
+
+    prompt: str | None = setting(
+        None, "Text to continue; if omitted, the model starts a text of its own."
+    )
+    num_samples: int = setting(1, "Number of texts.", at_least=1, at_most=1024)
+    interactive: bool = setting(False, "Ask for prompts until you leave.")
+    tokenizer_path: str | None = setting(
+        None, "Not needed, as the checkpoint includes its tokenizer; if given, it must be the same."
+    )
+    model_size: str | None = setting(
+        None, "Not needed, as the checkpoint includes the model's shape; if given, it must match."
+    )
+
+
+@dataclass(frozen=True)
+class JudgeConfig(LoadConfig, SamplingConfig):
+    """Let a model trained on the built-in stories write stories, and check each for contradictions."""
+
+    num_samples: int = setting(50, "Number of stories.", at_least=1, at_most=100_000)
+    min_p: float = setting(
+        0.3,
+        "Leave out tokens less likely than this fraction of the most likely token. The stories are so regular that "
+        "such tokens are mistakes.",
+        at_least=0,
+        at_most=1,
+    )
+    max_tokens: int = setting(
+        400, "Length at which a story that has not ended is cut off.", at_least=1
+    )
+    seed: int | None = setting(0, "Random seed; the same seed gives the same stories.", at_least=0)

@@ -1,0 +1,262 @@
+"""The settings of `homespun train`, in groups. They also are the keys of a TOML file and part of each checkpoint.
+
+`None` means that planning chooses the value: the usual one with --model-size (`with_preset`), else one for the data and
+the time.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from homespun.config.checked import Checked, seconds, setting
+from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+
+Optimizer = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear"]
+OnSpike = Literal["warn", "skip", "stop"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "torch", "mlx"]
+
+
+@dataclass(frozen=True)
+class ShapeConfig(Checked):
+    """Model shape. With --model-size, these settings replace those of the preset."""
+
+    vocab_size: int | None = setting(
+        None,
+        "Vocabulary size of the tokenizer, or the size of one trained automatically.",
+        at_least=257,
+        on_resume="fixed",
+    )
+    architecture: str | None = setting(None, "Model family.", on_resume="fixed")
+    n_layers: int | None = setting(
+        None, "Number of blocks.", at_least=1, at_most=10_000, on_resume="fixed"
+    )
+    n_heads: int | None = setting(None, "Attention heads.", at_least=1, on_resume="fixed")
+    n_kv_heads: int | None = setting(
+        None,
+        "Key/value heads, for grouped-query attention; divides --n-heads.",
+        at_least=1,
+        on_resume="fixed",
+    )
+    d_model: int | None = setting(
+        None, "Width of the residual stream.", at_least=2, on_resume="fixed"
+    )
+    d_ff: int | None = setting(
+        None, "Width of the feed-forward layers.", at_least=1, on_resume="fixed"
+    )
+
+
+@dataclass(frozen=True)
+class StepConfig(Checked):
+    """Step and length. The size of a training step, and when training ends."""
+
+    seq_len: int = setting(
+        ModelConfig.seq_len,
+        "Context length in tokens.",
+        at_least=2,
+        at_most=LONGEST_CONTEXT,
+        on_resume="fixed",
+    )
+    batch_size: int | None = setting(None, "Sequences per micro-batch.", with_preset=16, at_least=1)
+    grad_accumulation_steps: int | None = setting(
+        None,
+        "Micro-batches per optimizer step; the update is that of one large batch.",
+        with_preset=1,
+        at_least=1,
+    )
+    max_epochs: float | None = setting(
+        None, "Maximum passes over the training data.", above=0, at_most=1e6, on_resume="announced"
+    )
+    max_steps: int | None = setting(
+        None, "Maximum number of optimizer steps.", at_least=1, on_resume="announced"
+    )
+    patience: int | None = setting(
+        None, "Stop after this many evaluations without a lower validation loss.", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Checked):
+    """Optimizer. How the weights are updated."""
+
+    optimizer: Optimizer | None = setting(
+        None,
+        "AdamW, or Muon for matrices and AdamW for the other weights.",
+        with_preset="adamw",
+        on_resume="fixed",
+    )
+    learning_rate: float | None = setting(
+        None,
+        "Peak learning rate of AdamW.",
+        with_preset=3e-4,
+        above=0,
+        at_most=1,
+        on_resume="announced",
+    )
+    muon_learning_rate: float | None = setting(
+        None,
+        "Peak learning rate of Muon.",
+        with_preset=0.02,
+        above=0,
+        at_most=1,
+        on_resume="announced",
+    )
+    schedule: Schedule | None = setting(
+        None,
+        "Learning rate after the warm-up: cosine decay to the minimum, or constant and then linear decay.",
+        with_preset="cosine",
+        on_resume="announced",
+    )
+    warmup_steps: int | None = setting(
+        None,
+        "Steps of linear warm-up; with --model-size 2% of the run, at most 2,000.",
+        at_least=0,
+        on_resume="announced",
+    )
+    min_learning_rate_ratio: float | None = setting(
+        None,
+        "Final learning rate as a fraction of the peak.",
+        with_preset=0.1,
+        at_least=0,
+        at_most=1,
+        on_resume="announced",
+    )
+    weight_decay: float | None = setting(
+        None,
+        "Decoupled weight decay of matrices and embeddings; biases and norms have none.",
+        with_preset=0.1,
+        at_least=0,
+        on_resume="announced",
+    )
+    beta1: float = setting(
+        0.9,
+        "AdamW: decay rate of the mean gradient.",
+        at_least=0,
+        below=1,
+        on_resume="announced",
+    )
+    beta2: float | None = setting(
+        None,
+        "AdamW: decay rate of the mean squared gradient.",
+        with_preset=0.95,
+        at_least=0,
+        below=1,
+        on_resume="announced",
+    )
+    max_grad_norm: float = setting(
+        1.0, "Gradients are clipped to this global norm.", above=0, on_resume="announced"
+    )
+    dropout: float = setting(
+        0.0,
+        "Probability that training zeroes an activation of the residual stream, against overfitting.",
+        at_least=0,
+        below=1,
+        on_resume="announced",
+    )
+    on_spike: OnSpike = setting(
+        "warn",
+        "If the loss or gradient norm of a step is far above the recent ones: warn and apply the step, skip it, or "
+        "skip it and stop.",
+        on_resume="announced",
+    )
+
+
+@dataclass(frozen=True)
+class MachineConfig(Checked):
+    """Machine. Engine, precision, memory and threads."""
+
+    engine: EngineName = setting(
+        "auto", "Framework to train with; auto: MLX on Apple silicon, PyTorch elsewhere."
+    )
+    precision: Precision = setting(
+        "auto",
+        "Precision of the computation; weights and optimizer moments are always float32.",
+        on_resume="announced",
+    )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Compiled kernels; auto: if a compiler is available and the run is long enough to benefit.",
+        on_resume="announced",
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Use less memory for activations, at about a third more computation."
+    )
+    threads: int | None = setting(
+        None, "CPU threads; if omitted, one per core.", at_least=1, at_most=1024
+    )
+
+
+@dataclass(frozen=True)
+class RecordConfig(Checked):
+    """Records. What is printed and saved during training."""
+
+    log_interval: int | None = setting(None, "Steps between metrics.", with_preset=10, at_least=1)
+    eval_interval: int | None = setting(
+        None,
+        "Steps between evaluations; without --model-size about ten per run.",
+        with_preset=500,
+        at_least=1,
+    )
+    eval_tokens: int = setting(
+        200_000,
+        "Maximum tokens of the validation text per evaluation, always the same ones.",
+        at_least=1,
+        on_resume="announced",
+    )
+    sample_interval: int | None = setting(
+        None,
+        "Steps between sample texts; without --model-size about ten times per run.",
+        with_preset=500,
+        at_least=1,
+    )
+    sample_prompts: tuple[str, ...] = setting(
+        ("Once upon a time", "The cat", "In space"), "Prompts of the sample texts."
+    )
+    save_interval: int = setting(1000, "Steps between checkpoints.", at_least=1)
+    keep: int = setting(3, "Number of recent checkpoints to keep, besides the best.", at_least=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, ShapeConfig):
+    """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
+    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
+
+    data_file: str | None = setting(
+        None,
+        "Text to train on (.txt, .jsonl, .parquet, or a folder of them); if omitted, the last download.",
+    )
+    time_budget: str | None = setting(
+        None,
+        "Training time, such as 90s, 20m or 3h; training ends earlier if it reaches --max-epochs or --max-steps.",
+        on_resume="announced",
+    )
+    model_size: str | None = setting(
+        None, "Preset; `homespun models` lists them.", on_resume="fixed"
+    )
+    checkpoint_dir: str = setting(
+        "checkpoints", "Folder of the run: checkpoints, metrics.jsonl and plot."
+    )
+    resume: Literal["never", "latest", "auto"] = setting(
+        "never",
+        "--resume continues from the newest checkpoint; --resume auto starts a new run if there is none.",
+        const="latest",
+    )
+    tokenizer_path: str | None = setting(
+        None,
+        "Tokenizer folder; if omitted, the last one trained, or else a new one is trained on the data.",
+    )
+    seed: int = setting(
+        0,
+        "Random seed for initial weights, data order, dropout and sample texts.",
+        at_least=0,
+        on_resume="fixed",
+    )
+    config: str | None = setting(
+        None,
+        "TOML file with any of these settings (underscores instead of dashes); flags override it.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time_budget is not None:
+            seconds(self.time_budget)
