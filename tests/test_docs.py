@@ -11,7 +11,7 @@ from homespun.cli.arguments import parse
 from homespun.cli.main import COMMANDS
 from homespun.config import OptimizerConfig, TrainConfig
 from homespun.config.checked import flag
-from homespun.planning.recipe import Settled, plan
+from homespun.planning.recipe import ResolvedConfig, plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,7 +38,7 @@ def test_the_table_of_settings_is_true() -> None:
     fields = sorted(dataclasses.fields(TrainConfig), key=lambda field: field.name not in own)
     assert [row[0] for row in rows] == [flag(field.name) for field in fields]
 
-    usual = Settled()
+    usual = ResolvedConfig()
     recipe = plan(TrainConfig(), vocab_size=500, n_samples=500, flops_per_second=1.0).config
     for (name, *cells), field in zip(rows, fields, strict=True):
         default, with_preset, by_recipe, on_resume = map(str.strip, cells)

@@ -27,7 +27,7 @@ UTILISATION = 0.4
 
 
 @dataclass(frozen=True)
-class Settled(TrainConfig):
+class ResolvedConfig(TrainConfig):
     """Nothing of how a run learns is left open. The defaults are what people expect of a preset."""
 
     batch_size: int = 16
@@ -58,10 +58,10 @@ class Plan:
     """A run with nothing left open."""
 
     model: ModelConfig
-    config: Settled
+    config: ResolvedConfig
 
 
-def said(config: TrainConfig) -> dict[str, Any]:
+def given_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that are not left open."""
     return {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
 
@@ -91,7 +91,7 @@ def plan(
         )
     unlimited = all(getattr(config, name) is None for name in LIMITS)
     if config.model_size is not None:
-        base, defaults = preset(config.model_size), Settled()
+        base, defaults = preset(config.model_size), ResolvedConfig()
         if unlimited:
             config = dataclasses.replace(config, max_epochs=DEFAULT_EPOCHS)
     else:
@@ -99,7 +99,7 @@ def plan(
             config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
         size = _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
         base, defaults = preset(size.preset), _recipe(config, size, n_samples)
-    settled = dataclasses.replace(defaults, **said(config) | {"vocab_size": vocab_size})
+    settled = dataclasses.replace(defaults, **given_settings(config) | {"vocab_size": vocab_size})
     model = shaped(
         base, {name: getattr(settled, name) for name in (*SHAPE, "vocab_size", "seq_len")}
     )
@@ -119,7 +119,7 @@ def plan(
     return Plan(model, settled)
 
 
-def step_limits(config: Settled, n_samples: int) -> dict[str, int]:
+def step_limits(config: ResolvedConfig, n_samples: int) -> dict[str, int]:
     """The limits that are numbers of steps, by the name of their setting, the nearest first."""
     limits = {}
     if config.max_steps is not None:
@@ -131,7 +131,7 @@ def step_limits(config: Settled, n_samples: int) -> dict[str, int]:
 
 
 def expected_seconds(
-    model: ModelConfig, config: Settled, n_samples: int, flops_per_second: float
+    model: ModelConfig, config: ResolvedConfig, n_samples: int, flops_per_second: float
 ) -> float:
     """Roughly how long a run takes, its limits being settled."""
     limits = [seconds(config.time_budget)] if config.time_budget else []
@@ -141,7 +141,7 @@ def expected_seconds(
 
 
 def expected_passes(
-    model: ModelConfig, config: Settled, n_samples: int, flops_per_second: float
+    model: ModelConfig, config: ResolvedConfig, n_samples: int, flops_per_second: float
 ) -> float:
     """Roughly how often a run goes over its text."""
     speed = UTILISATION * flops_per_second / flops_per_token(model)
@@ -154,8 +154,8 @@ def against_memorising(config: TrainConfig, passes: float) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if config.weight_decay is None and config.optimizer != "adamw":
         settings["weight_decay"] = [d.weight_decay for d in DECAYS if passes >= d.least_passes][-1]
-    if config.max_epochs is None and config.max_steps is None and passes > MOST_PASSES:
-        settings["max_epochs"] = MOST_PASSES
+    if config.max_epochs is None and config.max_steps is None and passes > MAX_PASSES:
+        settings["max_epochs"] = MAX_PASSES
     return settings
 
 
@@ -196,15 +196,15 @@ class Decay:
 
 DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
-MOST_PASSES = 10.0
+MAX_PASSES = 10.0
 """Of 2.4 MB of prose ten came to little more than six (1.598 and 1.603 bits per byte); more were not tried."""
 
 
-def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
+def _recipe(config: TrainConfig, size: Size, n_samples: int) -> ResolvedConfig:
     """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
     sequences = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
     by_muon = config.optimizer in (None, "muon")
-    return Settled(
+    return ResolvedConfig(
         batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
         optimizer="muon",
         learning_rate=0.04 if by_muon else 2e-3,

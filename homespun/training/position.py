@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from homespun.training.watch.advice import Watch
-from homespun.training.watch.guard import Guard
+from homespun.training.watch.advice import TrendWatch
+from homespun.training.watch.guard import StepGuard
 
 
 @dataclass
@@ -31,8 +31,8 @@ class Position:
     """The step of the last evaluation."""
     sampled_at: int = 0
     """The step of the last sample texts."""
-    guard: Guard = field(default_factory=Guard)
-    watch: Watch = field(default_factory=Watch)
+    guard: StepGuard = field(default_factory=StepGuard)
+    watch: TrendWatch = field(default_factory=TrendWatch)
     window: Window = field(default_factory=Window)
 
     @classmethod
@@ -40,6 +40,6 @@ class Position:
         """The inverse of `dataclasses.asdict`."""
         guard = dict(values["guard"])
         guard.pop("best_step", None)  # stored by earlier versions
-        watch = Watch.restored(values["watch"]) if "watch" in values else Watch()
-        parts = {"guard": Guard(**guard), "watch": watch, "window": Window(**values["window"])}
+        watch = TrendWatch.restored(values["watch"]) if "watch" in values else TrendWatch()
+        parts = {"guard": StepGuard(**guard), "watch": watch, "window": Window(**values["window"])}
         return cls(**values | parts)

@@ -14,7 +14,7 @@ from homespun.config.checked import flag
 from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
 from homespun.errors import UserError
-from homespun.planning.recipe import LIMITS, SHAPE, Plan, Settled, said
+from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
 from homespun.terminal import Say
 from homespun.tokenizer import Tokenizer
 from homespun.training.position import Position
@@ -49,7 +49,7 @@ def _check_headers(checkpoint: Checkpoint) -> None:
     """
     stored, state = checkpoint.weights.header, checkpoint.state.header
     try:
-        _config_from(Settled, stored["resolved"])
+        _config_from(ResolvedConfig, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
         model_config(stored["model"])
         texts = [stored[name] for name in ("tokenizer", "data_file", "data_sha256")]
@@ -114,11 +114,11 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
     Raises:
         UserError: what is asked now would make it another run.
     """
-    resolved = _config_from(Settled, stored["resolved"])
+    resolved = _config_from(ResolvedConfig, stored["resolved"])
     at_first = dataclasses.asdict(_config_from(TrainConfig, stored["requested"]))
-    before = at_first | said(resolved)
+    before = at_first | given_settings(resolved)
     before |= {name: stored["model"][name] for name in SHAPE}
-    wanted = said(requested)
+    wanted = given_settings(requested)
     if wanted["compile"] == "auto":
         del wanted["compile"]  # what was decided is not decided anew
     changes = {

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from homespun.config import Schedule
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 
 WARM_UP_SHARE = 0.02
 LONGEST_WARM_UP = 2000
@@ -46,7 +46,7 @@ class RateCurve:
         return self.minimum + (1.0 - self.minimum) * height
 
 
-def rate_curve(config: Settled, limits: dict[str, int]) -> RateCurve:
+def rate_curve(config: ResolvedConfig, limits: dict[str, int]) -> RateCurve:
     """The learning rate over a run of these `step_limits`, with the warm-up that was asked for or the usual one."""
     steps = config.warmup_steps
     if config.time_budget is not None:  # nobody knows how many steps there will be

@@ -24,7 +24,7 @@ from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettin
 from homespun.errors import UserError
 from homespun.planning.estimate import training_bytes
 from homespun.planning.memory import check_memory, out_of_memory
-from homespun.planning.recipe import SHAPE, SIZES, Plan, Settled, plan, step_limits
+from homespun.planning.recipe import SHAPE, SIZES, Plan, ResolvedConfig, plan, step_limits
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 from homespun.training.resume import restore, resumed_corpus, resumed_plan, resumed_tokenizer
@@ -42,7 +42,7 @@ LITTLE_TEXT = 100_000
 class Run:
     """All that the training loop works with."""
 
-    config: Settled
+    config: ResolvedConfig
     model: ModelConfig
     engine: Engine
     tokenizer: Tokenizer
@@ -234,7 +234,7 @@ def _named(text: Origin, corpus: Corpus) -> str:
     return f"another text ({text.data_file or 'not known which'})"
 
 
-def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, Settled]:
+def _engine(settled: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
     """The engine, and the config with what was decided in making it, which a resumed run does not decide anew."""
     check_memory(settled, say)
     config = settled.config

@@ -15,7 +15,7 @@ from homespun.config import ModelConfig
 from homespun.data.samples import TextDataset
 from homespun.engine.base import StepResult
 from homespun.errors import DiskFullError, UserError
-from homespun.planning.recipe import Settled, step_limits
+from homespun.planning.recipe import ResolvedConfig, step_limits
 from homespun.records.console import Console
 from homespun.training import loop
 from homespun.training import stages as setup
@@ -88,7 +88,7 @@ class Run:
         self.saved: list[int] = []
         self.said: list[str] = []
         self.position = Position()
-        self.config = Settled(seq_len=4, batch_size=2, **settings)
+        self.config = ResolvedConfig(seq_len=4, batch_size=2, **settings)
         tokens = np.arange(100)
         run: Any = setup.Run(
             config=self.config,

@@ -12,7 +12,7 @@ import numpy as np
 
 from homespun.data.shards import TokenStream
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 from homespun.training.watch.guard import Advice, higher_rate, lower_rate
 
 MOST_BLOCKS = 64
@@ -58,7 +58,7 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Watch:
+class TrendWatch:
     """What has been seen since the settings that matter were as they are."""
 
     settings: list[float] = field(default_factory=list)
@@ -78,18 +78,20 @@ class Watch:
     """By cause."""
 
     @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Watch":
+    def restored(cls, values: dict[str, Any]) -> "TrendWatch":
         """The inverse of `dataclasses.asdict` after a passage through JSON."""
         blocks = [Block(*block) for block in values["blocks"]]
         now, at_evaluation = Block(*values["now"]), Block(*values["at_evaluation"])
         return cls(**values | {"blocks": blocks, "now": now, "at_evaluation": at_evaluation})
 
-    def begin(self, config: Settled, counting: float) -> "Watch":
+    def begin(self, config: ResolvedConfig, counting: float) -> "TrendWatch":
         """This, or a new one where a resumed run has other settings: what was seen says nothing about them."""
         settings = [config.learning_rate, config.muon_learning_rate, config.max_grad_norm]
-        return self if settings == self.settings else Watch(settings, counting)
+        return self if settings == self.settings else TrendWatch(settings, counting)
 
-    def stepped(self, step: int, result: StepResult, rate: float, config: Settled) -> list[Advice]:
+    def stepped(
+        self, step: int, result: StepResult, rate: float, config: ResolvedConfig
+    ) -> list[Advice]:
         """Take note of a step that was applied; `rate` is the share of the peak learning rate."""
         loss, norm = result.loss, max(result.grad_norm, 1e-30)
         if not self.blocks and not self.now.steps:
@@ -112,7 +114,7 @@ class Watch:
         )
         return self._unless_said(step, [course, constant_clipping(self.blocks, config)])
 
-    def evaluated(self, step: int, val_loss: float, config: Settled) -> list[Advice]:
+    def evaluated(self, step: int, val_loss: float, config: ResolvedConfig) -> list[Advice]:
         """Take note of an evaluation."""
         if not self.at_evaluation.steps or not math.isfinite(val_loss):
             return []
@@ -139,7 +141,7 @@ def loss_of_counting(tokens: TokenStream) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def divergence(blocks: Sequence[Block], first: float, config: Settled) -> Advice | None:
+def divergence(blocks: Sequence[Block], first: float, config: ResolvedConfig) -> Advice | None:
     """The loss has risen, for good."""
     if len(blocks) < 3:
         return None
@@ -157,7 +159,9 @@ def divergence(blocks: Sequence[Block], first: float, config: Settled) -> Advice
     )
 
 
-def stuck(blocks: Sequence[Block], first: float, counting: float, config: Settled) -> Advice | None:
+def stuck(
+    blocks: Sequence[Block], first: float, counting: float, config: ResolvedConfig
+) -> Advice | None:
     """The loss is no better than that of `counting` tokens, and is not getting there."""
     at_full_rate = sum(block.rate for block in blocks)
     if at_full_rate < SOON or at_full_rate * config.tokens_per_step < ENOUGH_TEXT:
@@ -181,7 +185,7 @@ def stuck(blocks: Sequence[Block], first: float, counting: float, config: Settle
     )
 
 
-def plateau(blocks: Sequence[Block], config: Settled) -> Advice | None:
+def plateau(blocks: Sequence[Block], config: ResolvedConfig) -> Advice | None:
     """The loss falls no more, although the rate is still high."""
     if sum(block.rate for block in blocks) < LATER:
         return None
@@ -195,7 +199,7 @@ def plateau(blocks: Sequence[Block], config: Settled) -> Advice | None:
     )
 
 
-def constant_clipping(blocks: Sequence[Block], config: Settled) -> Advice | None:
+def constant_clipping(blocks: Sequence[Block], config: ResolvedConfig) -> Advice | None:
     """Every gradient is cut to a fraction."""
     if sum(block.rate for block in blocks) < 2 * SOON:
         return None
@@ -210,7 +214,7 @@ def constant_clipping(blocks: Sequence[Block], config: Settled) -> Advice | None
     )
 
 
-def overfitting(evaluations: Sequence[Sequence[float]], config: Settled) -> Advice | None:
+def overfitting(evaluations: Sequence[Sequence[float]], config: ResolvedConfig) -> Advice | None:
     """The loss on the validation text rises while that on the training text falls."""
     (best_step, best, training_then), *after = evaluations
     if len(after) < 2 or any(val_loss < 1.01 * best for _, val_loss, _ in after[-2:]):

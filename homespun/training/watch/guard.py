@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 
 MAX_REFUSED_IN_A_ROW = 10
 
@@ -45,7 +45,7 @@ class Advice(NamedTuple):
 
 
 @dataclass
-class Guard:
+class StepGuard:
     """What has been seen."""
 
     best_val_loss: float | None = None
@@ -79,7 +79,7 @@ class Guard:
         return Limits(_far_above(losses, LEAST_RISE["loss"]), _far_above(norms, LEAST_RISE["norm"]))
 
     def stepped(
-        self, step: int, result: StepResult, limits: Limits, batch: str, config: Settled
+        self, step: int, result: StepResult, limits: Limits, batch: str, config: ResolvedConfig
     ) -> Advice | None:
         """Take note of a step that had these `limits`; `batch` is the fingerprint of its tokens."""
         self.refused += not result.applied
@@ -99,7 +99,7 @@ class Guard:
         return advice
 
     def _spike(
-        self, step: int, result: StepResult, limits: Limits, batch: str, config: Settled
+        self, step: int, result: StepResult, limits: Limits, batch: str, config: ResolvedConfig
     ) -> Advice | None:
         _, losses, norms = zip(*self.recent, strict=True)
         name, value, usual = "gradient norm", result.grad_norm, statistics.median(norms)
@@ -116,7 +116,9 @@ class Guard:
         self.spike_at = step
         return Advice(SPIKE, f"{jumped}; if that repeats, {lower_rate(config)} or --on-spike skip")
 
-    def _standstill(self, step: int, result: StepResult, batch: str, config: Settled) -> Advice:
+    def _standstill(
+        self, step: int, result: StepResult, batch: str, config: ResolvedConfig
+    ) -> Advice:
         what = _what_is_not_finite(result)
         if result.finite:
             what = "loss or gradient norm was far above the usual"
@@ -131,23 +133,23 @@ class Guard:
         )
 
 
-def lower_rate(config: Settled) -> str:
+def lower_rate(config: ResolvedConfig) -> str:
     """The flags for the usual learning rate, or for a third of one that is not much higher."""
     return _rate_flags(config, min(1 / 3, _usual_to_own(config)))
 
 
-def higher_rate(config: Settled) -> str:
+def higher_rate(config: ResolvedConfig) -> str:
     """The flags for the usual learning rate, or for thrice one that is not much lower."""
     return _rate_flags(config, max(3.0, _usual_to_own(config)))
 
 
-def _usual_to_own(config: Settled) -> float:
+def _usual_to_own(config: ResolvedConfig) -> float:
     if config.optimizer == "muon":
-        return Settled.muon_learning_rate / config.muon_learning_rate
-    return Settled.learning_rate / config.learning_rate
+        return ResolvedConfig.muon_learning_rate / config.muon_learning_rate
+    return ResolvedConfig.learning_rate / config.learning_rate
 
 
-def _rate_flags(config: Settled, factor: float) -> str:
+def _rate_flags(config: ResolvedConfig, factor: float) -> str:
     flags = f"--learning-rate {min(1.0, config.learning_rate * factor):.1g}"
     if config.optimizer == "muon":
         flags += f" --muon-learning-rate {min(1.0, config.muon_learning_rate * factor):.1g}"

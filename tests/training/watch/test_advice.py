@@ -12,12 +12,12 @@ import pytest
 
 import homespun
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 from homespun.training.position import Position
-from homespun.training.watch.advice import MOST_BLOCKS, Watch
+from homespun.training.watch.advice import MOST_BLOCKS, TrendWatch
 from tests.conftest import records
 
-CONFIG = Settled()
+CONFIG = ResolvedConfig()
 COUNTING = 5.0
 
 
@@ -28,10 +28,10 @@ def seen(
     rate: Callable[[int], float] = lambda step: 1.0,
     norm: float = 0.5,
     killed_after: int = 0,
-    config: Settled = CONFIG,
+    config: ResolvedConfig = CONFIG,
 ) -> Iterator[tuple[int, str]]:
     """What is said of a run with such losses, up to noise as it is between batches, and at which step."""
-    watch, noise = Watch().begin(config, COUNTING), random.Random(0)
+    watch, noise = TrendWatch().begin(config, COUNTING), random.Random(0)
     for step in range(1, steps + 1):
         result = StepResult(loss(step) + noise.gauss(0, 0.15), norm, clipped=norm > 1, applied=True)
         for advice in watch.stepped(step, result, rate(step), config):
@@ -114,7 +114,7 @@ def test_what_is_said_does_not_depend_on_a_kill() -> None:
 
 
 def test_changed_settings_are_judged_afresh() -> None:
-    watch = Watch().begin(CONFIG, COUNTING)
+    watch = TrendWatch().begin(CONFIG, COUNTING)
     watch.stepped(1, StepResult(5.0, 1.0, clipped=False, applied=True), 1.0, CONFIG)
     assert watch.begin(CONFIG, COUNTING) is watch
     again = watch.begin(dataclasses.replace(CONFIG, learning_rate=1e-4), COUNTING)

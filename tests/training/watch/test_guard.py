@@ -16,7 +16,7 @@ from homespun.checkpoint.folder import CheckpointFolder
 from homespun.engine.base import StepResult
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 from homespun.training.position import Position
 from homespun.training.watch.guard import (
     ENOUGH,
@@ -24,12 +24,12 @@ from homespun.training.watch.guard import (
     NOT_FINITE,
     RECENT,
     SPIKE,
-    Guard,
     Limits,
+    StepGuard,
 )
 from tests.conftest import records
 
-CONFIG = Settled()
+CONFIG = ResolvedConfig()
 
 
 def result(loss: float = 4.0, norm: float = 0.5, applied: bool = True) -> StepResult:
@@ -39,14 +39,14 @@ def result(loss: float = 4.0, norm: float = 0.5, applied: bool = True) -> StepRe
 NAN = result(math.nan, math.nan, applied=False)
 
 
-def usual(guard: Guard, steps: int, since: int = 0) -> None:
+def usual(guard: StepGuard, steps: int, since: int = 0) -> None:
     """Steps that are much alike."""
     for step in range(since + 1, since + 1 + steps):
         guard.stepped(step, result(), Limits(), "abcd", CONFIG)
 
 
 def test_the_best_evaluation_is_remembered_and_the_others_are_counted() -> None:
-    guard = Guard()
+    guard = StepGuard()
     better = [guard.evaluated(loss) for loss in (3.0, 2.0, 2.0, 2.5)]
     assert better == [True, True, False, False]  # an equal one is no better
     assert guard.best_val_loss == 2.0
@@ -56,21 +56,21 @@ def test_the_best_evaluation_is_remembered_and_the_others_are_counted() -> None:
 
 
 def test_an_evaluation_that_is_not_a_number_is_never_better() -> None:
-    guard = Guard()
+    guard = StepGuard()
     guard.evaluated(3.0)
     assert not guard.evaluated(float("nan"))
     assert guard.best_val_loss == 3.0
 
 
 def test_a_first_evaluation_that_is_not_a_number_does_not_stay_the_best() -> None:
-    guard = Guard()
+    guard = StepGuard()
     assert not guard.evaluated(float("nan"))
     assert guard.evaluated(3.0)
     assert guard.best_val_loss == 3.0
 
 
 def test_refused_steps_are_counted_and_too_many_in_a_row_end_the_run() -> None:
-    guard = Guard()
+    guard = StepGuard()
     for step in range(1, MAX_REFUSED_IN_A_ROW):
         said = guard.stepped(step, NAN, Limits(), "abcd", CONFIG)
         assert said == (NOT_FINITE, "the loss was not finite: refused, batch abcd", False)
@@ -88,7 +88,7 @@ def test_refused_steps_are_counted_and_too_many_in_a_row_end_the_run() -> None:
 
 
 def test_gradients_that_are_not_finite_are_told_apart_from_a_loss_that_is_not() -> None:
-    guard, config = Guard(), dataclasses.replace(CONFIG, precision="bfloat16", optimizer="muon")
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, precision="bfloat16", optimizer="muon")
     infinite = result(norm=math.inf, applied=False)
     for step in range(1, MAX_REFUSED_IN_A_ROW + 1):
         said = guard.stepped(step, infinite, Limits(), "abcd", config)
@@ -100,7 +100,7 @@ def test_gradients_that_are_not_finite_are_told_apart_from_a_loss_that_is_not() 
 
 
 def test_limits_are_far_above_recent_steps_and_need_enough_of_them() -> None:
-    guard = Guard()
+    guard = StepGuard()
     usual(guard, ENOUGH)
     assert guard.limits(ENOUGH + 1) == Limits()  # the last step may not be known yet
     usual(guard, 1, since=ENOUGH)
@@ -114,7 +114,7 @@ def test_limits_are_far_above_recent_steps_and_need_enough_of_them() -> None:
 
 def test_limits_do_not_depend_on_whether_the_last_step_has_been_read() -> None:
     """Where a device computes a step while the next is dispatched, it has not; after a checkpoint it has."""
-    guard = Guard()
+    guard = StepGuard()
     for step in range(1, RECENT + 1):
         guard.stepped(step, result(4.0 + step, 0.1 * step), Limits(), "abcd", CONFIG)
     unread = guard.limits(RECENT + 2)
@@ -123,7 +123,7 @@ def test_limits_do_not_depend_on_whether_the_last_step_has_been_read() -> None:
 
 
 def test_a_spike_is_said_once_and_becomes_usual_if_it_stays() -> None:
-    guard = Guard()
+    guard = StepGuard()
     usual(guard, RECENT)
     said = []
     for step in range(RECENT + 1, 4 * RECENT):
@@ -138,7 +138,7 @@ def test_a_spike_is_said_once_and_becomes_usual_if_it_stays() -> None:
 
 
 def test_a_spike_that_was_refused_is_not_compared_with_and_too_many_end_the_run() -> None:
-    guard, config = Guard(), dataclasses.replace(CONFIG, on_spike="skip")
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, on_spike="skip")
     usual(guard, RECENT)
     before, said = list(guard.recent), []
     for step in range(RECENT + 1, RECENT + 1 + MAX_REFUSED_IN_A_ROW):
@@ -158,7 +158,7 @@ def test_a_spike_that_was_refused_is_not_compared_with_and_too_many_end_the_run(
 
 
 def test_a_run_that_shall_stop_at_a_spike_does() -> None:
-    guard, config = Guard(), dataclasses.replace(CONFIG, on_spike="stop")
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, on_spike="stop")
     usual(guard, RECENT)
     spike = result(9.0, applied=False)
     said = guard.stepped(RECENT + 1, spike, guard.limits(RECENT + 1), "abcd", config)
@@ -175,7 +175,7 @@ def test_a_restored_guard_decides_as_the_one_that_was_stored(killed_after: int) 
     config = dataclasses.replace(CONFIG, on_spike="skip")
 
     def decisions(kill: bool) -> list[tuple[object, object, int]]:
-        guard, made = Guard(best_val_loss=2.0), []
+        guard, made = StepGuard(best_val_loss=2.0), []
         for step, (loss, norm) in enumerate(values, start=1):
             if kill and step == killed_after:
                 stored = json.loads(
@@ -194,10 +194,10 @@ def test_a_restored_guard_decides_as_the_one_that_was_stored(killed_after: int) 
 
 
 def test_a_state_that_an_earlier_version_stored_is_restored() -> None:
-    values = dataclasses.asdict(Position(step=7, guard=Guard(best_val_loss=2.0)))
+    values = dataclasses.asdict(Position(step=7, guard=StepGuard(best_val_loss=2.0)))
     values["guard"]["best_step"] = 5
     del values["guard"]["recent"], values["guard"]["spike_at"], values["watch"]
-    assert Position.restored(values) == Position(step=7, guard=Guard(best_val_loss=2.0))
+    assert Position.restored(values) == Position(step=7, guard=StepGuard(best_val_loss=2.0))
 
 
 def test_a_real_run_in_which_nothing_is_finite_ends_and_has_changed_nothing(
