@@ -107,18 +107,12 @@ def tokenizer(config: TokenizerConfig) -> int:
 
 
 def train(settings: dict[str, Any]) -> int:
-    """Flags over TOML file over what a resumed run was started with over defaults."""
-    from homespun.config.toml_file import read_toml
-    from homespun.training.loop import train
-    from homespun.training.resume import find_checkpoint, requested_again
+    """Train; `settings` are those given as flags."""
+    from homespun.training.resume import requested
+    from homespun.training.train import train
 
-    if file := settings.get("config"):
-        settings = read_toml(Path(file), TrainConfig) | settings
-    config = TrainConfig(**settings)
-    checkpoint = find_checkpoint(config, say=say)
-    if checkpoint:
-        config = requested_again(checkpoint, config, settings)
-    stopped_by = train(config, checkpoint, say=say).stopped_by
+    config, checkpoint = requested(settings, say)
+    stopped_by = train(config, checkpoint, say).stopped_by
     return 128 + stopped_by if stopped_by else 0
 
 

@@ -123,7 +123,7 @@ def resumed_from_damaged(place: Path, damage: Any, at: float, name: str, *wrong:
     damage(place / "damaged" / f"checkpoint_step_{2 * SAVE_INTERVAL}{name}.npz", at)
     output = runs.train(place, "damaged", wrong=list(wrong))
     assert wrong or "skipped: " in output
-    assert wrong or f"Going on at step {SAVE_INTERVAL}\n" in output
+    assert wrong or f"Resuming at step {SAVE_INTERVAL}\n" in output
     return lost(place / "control", place / "damaged")
 
 

@@ -318,12 +318,12 @@ def not_finite_but_applied(_: str) -> None:
 def refused_steps_not_counted(_: str) -> None:
     from homespun.training.watch.guard import StepGuard
 
-    stepped = StepGuard.stepped
+    observe_step = StepGuard.observe_step
 
     def uncounted(guard: StepGuard, step: int, result: Any, *more: Any) -> Any:
-        return stepped(guard, step, dataclasses.replace(result, applied=True), *more)
+        return observe_step(guard, step, dataclasses.replace(result, applied=True), *more)
 
-    StepGuard.stepped = uncounted  # type: ignore[method-assign]
+    StepGuard.observe_step = uncounted  # type: ignore[method-assign]
 
 
 CHANGES: dict[str, Change] = {

@@ -134,7 +134,7 @@ def test_a_longer_budget_or_a_faster_machine_trains_a_larger_model() -> None:
     assert sizes[-1] == count_parameters(settle(model_size="small").model)
     slow_machine, fast_machine = (settle(speed=s, time_budget="10m") for s in (1e10, 1e13))
     assert count_parameters(slow_machine.model) < count_parameters(fast_machine.model)
-    assert [s.least_flops for s in SIZES] == sorted(s.least_flops for s in SIZES)
+    assert [s.min_flops for s in SIZES] == sorted(s.min_flops for s in SIZES)
     assert {s.preset for s in SIZES} <= set(PRESETS)
 
 
