@@ -25,7 +25,7 @@ from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import RecordConfig
 from homespun.data.batch import Batch
 from homespun.engine.base import Engine, Named
-from homespun.training.loop import LONGEST_UNSAVED
+from homespun.training.due import MAX_UNSAVED_SECONDS
 
 BATCH, N_SAMPLES = 8, 256
 
@@ -89,7 +89,7 @@ def main(
             variants[name] = partial(trainer.turn, name, writer)
         turns = interleaved(variants, rounds)
     step = statistics.median(turns["without"]) / steps
-    interval = min(RecordConfig.save_interval * step, LONGEST_UNSAVED)
+    interval = min(RecordConfig.save_interval * step, MAX_UNSAVED_SECONDS)
     rows = []
     for name in list(variants)[1:]:
         lost = [one - other for one, other in zip(turns[name], turns["without"], strict=True)]

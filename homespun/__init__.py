@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from homespun.api import download, train, train_tokenizer
     from homespun.data.samples import TextDataset
     from homespun.language_model import LanguageModel, load
+    from homespun.records.events import StopRun, TrainResult
     from homespun.tokenizer import Tokenizer
-    from homespun.training.ending import TrainResult
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "LanguageModel",
     "ModelConfig",
     "SamplingConfig",
+    "StopRun",
     "TextDataset",
     "Tokenizer",
     "TokenizerConfig",
@@ -44,9 +45,10 @@ __all__ = [
 
 _HOMES = {
     "LanguageModel": "homespun.language_model",
+    "StopRun": "homespun.records.events",
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
-    "TrainResult": "homespun.training.ending",
+    "TrainResult": "homespun.records.events",
     "download": "homespun.api",
     "load": "homespun.language_model",
     "train": "homespun.api",

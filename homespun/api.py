@@ -11,11 +11,11 @@ from homespun.config import (
 from homespun.config.checked import replaced
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
+from homespun.records.events import Listener, TrainResult
 from homespun.terminal import say
 from homespun.tokenizer import Tokenizer
-from homespun.training.ending import TrainResult
-from homespun.training.loop import train as run_training
-from homespun.training.resume import find_checkpoint, requested_again
+from homespun.training.resume import requested
+from homespun.training.train import train as run_training
 
 
 def download(config: DownloadConfig | None = None, **settings: Any) -> Path:
@@ -42,17 +42,19 @@ def train_tokenizer(config: TokenizerConfig | None = None, **settings: Any) -> T
     return run_tokenizer_training(replaced(config or TokenizerConfig(), settings), say)
 
 
-def train(config: TrainConfig | None = None, **settings: Any) -> TrainResult:
+def train(
+    config: TrainConfig | None = None, *, on_event: Listener | None = None, **settings: Any
+) -> TrainResult:
     """Train a model, as `homespun train` does.
 
     Args:
-        config: the settings; `settings` replace some of them. Without it, a resumed run keeps its own.
+        config: the settings; `settings` replace some of them. Without it, a resumed run keeps its own settings.
+        on_event: is called with each event of the run (see `homespun.records.events`): steps, evaluations, samples,
+            checkpoints, the end. When it raises `homespun.StopRun`, the step is finished and saved, the run ends, and
+            `ended_by` names the reason. Any other exception is raised after the run has been saved.
 
     Raises:
-        UserError: something that the user can mend: data, settings, folder, checkpoint.
+        UserError: something that the user can fix: data, settings, folder, checkpoint.
     """
-    wanted = replaced(config or TrainConfig(), settings)
-    checkpoint = find_checkpoint(wanted, say=say)
-    if checkpoint and config is None:
-        wanted = requested_again(checkpoint, wanted, settings)
-    return run_training(wanted, checkpoint, say=say)
+    wanted, checkpoint = requested(settings, say, config)
+    return run_training(wanted, checkpoint, say, on_event)

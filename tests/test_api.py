@@ -12,7 +12,8 @@ import homespun
 from homespun.checkpoint.archive import CheckpointError, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.errors import UserError
-from homespun.training.resume import find_checkpoint
+from homespun.records import events
+from homespun.training.resume import find_checkpoint, requested
 from tests.conftest import records
 
 SMALL = homespun.TrainConfig(
@@ -187,6 +188,72 @@ def test_equal_runs_are_equal_and_resuming_is_a_setting(
         np.testing.assert_array_equal(values, others, err_msg=name)
     went_on = homespun.train(SMALL, checkpoint_dir="again", max_steps=6, resume="latest")
     assert (straight.steps, went_on.steps) == (4, 6)
+
+
+def test_a_listener_gets_the_story_and_ends_it_and_the_run_can_be_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    whole: list[events.Event] = []
+    settings: dict[str, Any] = {"max_steps": 4, "eval_interval": 2, "sample_prompts": ("The cat",)}
+    homespun.train(SMALL, checkpoint_dir="whole", on_event=whole.append, **settings)
+    kinds = [type(event) for event in whole if not isinstance(event, events.Activity)]
+    assert kinds[0] is events.Started
+    assert kinds[-1] is events.Ended
+    assert kinds.count(events.Step) == 4
+    assert kinds.count(events.Evaluation) == 2
+    [saved] = [event for event in whole if isinstance(event, events.Saved)]
+    assert saved.path == Path("whole/checkpoint_step_4.npz")
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Evaluation):
+            raise homespun.StopRun("good enough")
+
+    stopped = homespun.train(SMALL, checkpoint_dir="stopped", on_event=stop, **settings)
+    assert (stopped.steps, stopped.ended_by) == (2, "on_event: good enough")
+    homespun.train(checkpoint_dir="stopped", resume="latest")
+    losses = [
+        [record["loss_hex"] for record in records(Path(name)) if "loss" in record]
+        for name in ("whole", "stopped")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_an_error_of_a_listener_is_raised_after_the_run_is_saved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+
+    def fail(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 2:
+            raise ZeroDivisionError("of the listener")
+
+    with pytest.raises(ZeroDivisionError, match="of the listener"):
+        homespun.train(SMALL, checkpoint_dir="failed", on_event=fail)
+    assert Path("failed/checkpoint_step_2.state.npz").exists()
+    assert homespun.train(checkpoint_dir="failed", resume="latest").steps == 3
+
+
+def test_settings_come_from_flags_then_the_file_then_the_resumed_run_then_the_defaults(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    homespun.train(SMALL, checkpoint_dir="first", weight_decay=0.3, beta2=0.9, max_steps=1)
+    Path("run.toml").write_text("weight_decay = 0.2\nlearning_rate = 0.1\n")
+    given = {"config": "run.toml", "learning_rate": 0.01, "checkpoint_dir": "first"}
+    new, checkpoint = requested(given, print)
+    assert checkpoint is None
+    assert (new.learning_rate, new.weight_decay, new.beta2) == (0.01, 0.2, None)
+    resumed, checkpoint = requested(given | {"resume": "latest"}, print)
+    assert checkpoint is not None
+    assert (resumed.learning_rate, resumed.weight_decay, resumed.beta2) == (0.01, 0.2, 0.9)
+    assert resumed.max_steps == 1
+    # A whole config from Python is taken as it is.
+    config = homespun.TrainConfig(checkpoint_dir="first", resume="latest")
+    whole, checkpoint = requested({"learning_rate": 0.01}, print, config)
+    assert checkpoint is not None
+    assert (whole.learning_rate, whole.weight_decay, whole.beta2) == (0.01, None, None)
 
 
 def test_accumulation_sees_the_same_samples_and_takes_the_same_steps(

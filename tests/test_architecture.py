@@ -143,7 +143,7 @@ def test_nothing_can_execute_what_it_reads() -> None:
         "from homespun.cli.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass",
         "import homespun.data.download, homespun.data.train_tokenizer, homespun.data.prepare",
         "import homespun.checkpoint.folder, homespun.generation.session",
-        "import homespun.training.loop, homespun.api",
+        "import homespun.training.train, homespun.api",
     ],
 )
 def test_engine_free_work_loads_no_framework(statement: str) -> None:

@@ -120,7 +120,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_goes_on(
         process = homespun(*RUN, "--checkpoint-dir", folder)
         output = killed_when(process, "step  3/12  loss", how)
         assert process.returncode == status
-        assert output.endswith(f"go on   homespun train --resume --checkpoint-dir {folder}\n")
+        assert output.endswith(f"resume  homespun train --resume --checkpoint-dir {folder}\n")
         assert list(folder.glob("checkpoint_step_*.state.npz"))
         finished(homespun("train", "--resume", "--checkpoint-dir", folder))
         assert_equal_runs(control, folder)
@@ -140,8 +140,8 @@ def test_a_run_whose_output_nobody_reads_any_more_is_saved_and_says_so(
         process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 128 + signal.SIGPIPE
-    assert said.startswith("The output cannot be written (Broken pipe): stopping after this step")
-    assert said.endswith("go on   homespun train --resume --checkpoint-dir piped\n")
+    assert said.startswith("The output cannot be written (Broken pipe). Finishing this step")
+    assert said.endswith("resume  homespun train --resume --checkpoint-dir piped\n")
     assert "Traceback" not in said
     finished(homespun("train", "--resume", "--checkpoint-dir", "piped"))
     assert_equal_runs(control, workplace / "piped")
@@ -154,7 +154,7 @@ def test_a_complete_run_says_how_to_train_on_and_changes_nothing(
     output = finished(homespun("train", "--resume", "--checkpoint-dir", "control"))
     assert output.startswith("This run is complete: 12 steps (--max-steps 12)\n")
     train_on = "homespun train --resume --checkpoint-dir control --max-steps 24"
-    assert output.endswith(f"train on  {train_on}\n")
+    assert output.endswith(f"longer  {train_on}\n")
     assert before == {path.name: path.read_bytes() for path in control.glob("*.[nj]*")}
 
 
@@ -183,8 +183,8 @@ TOUCHY = """
 import sys
 from homespun.cli.main import main
 from homespun.training.watch import guard
-guard.DEVIATIONS = 3
-guard.LEAST_RISE.update(loss=0.0, norm=0.0)
+guard.SPIKE_DEVIATIONS = 3
+guard.MIN_RISE.update(loss=0.0, norm=0.0)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -226,7 +226,7 @@ def test_what_is_refused_and_advised_does_not_depend_on_kills(
     [error] = [line for line in output.splitlines() if line.startswith("error: ")]
     assert error.startswith(f"error: spike: in step {spikes[0]} the ")
     output = finished(touchy("train", "--resume", *folder, "--on-spike", "skip"))
-    assert f"Going on at step {spikes[0]}\n" in output
+    assert f"Resuming at step {spikes[0]}\n" in output
     assert "changed for the rest of the run: on_spike is skip, was stop" in output
     assert_equal_tensors(workplace / "whole", workplace / "stopped", step=260)
 
@@ -246,7 +246,7 @@ def test_resume_without_a_checkpoint_is_an_error_and_auto_is_not(
     homespun: Command, workplace: Path
 ) -> None:
     output = finished(homespun(*RUN, "--resume"), status=2)
-    assert output.startswith("error: checkpoints holds no checkpoint to go on from")
+    assert output.startswith("error: checkpoints holds no checkpoint to resume")
     assert output.count("\n") == 1
     assert not (workplace / "checkpoints").exists()
     finished(homespun("tokenizer", "--vocab-size", 400))
@@ -268,7 +268,7 @@ def test_what_may_not_change_is_refused_and_what_may_is_said(
         assert complaint in finished(homespun(*resume, flag, value), status=2)
     other = workplace / "other.txt"
     other.write_text((workplace / "stories.txt").read_text().replace("the", "THE", 1))
-    assert "is not the text that this run began with" in finished(
+    assert "is not the text of this run" in finished(
         homespun(*resume, "--data-file", other), status=2
     )
     moved = workplace / "moved.txt"

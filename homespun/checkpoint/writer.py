@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from homespun.checkpoint.archive import Named
@@ -37,6 +38,8 @@ class CheckpointWriter:
         self.folder = folder
         self.seconds_to_save = 0.0
         """What the last checkpoint took, from the first byte to the last look at it."""
+        self.saved: tuple[int, Path] | None = None
+        """Step and file of the newest checkpoint that is complete on the disk."""
         self._weights_bytes = weights_bytes
         self._report = report
         self._pool = ThreadPoolExecutor(1, "checkpoints") if in_background else None
@@ -56,7 +59,7 @@ class CheckpointWriter:
         """Begin to save a step, which is done when `wait` returns. Raises as `CheckpointFolder.save`."""
         self.wait()
         parts = step, self._kept(weights), self._kept(state), header, state_header
-        self._begin(partial(self._save, partial(self.folder.save, *parts), f"step {step:,} needs"))
+        self._begin(partial(self._save, step, partial(self.folder.save, *parts)))
 
     def save_best(self, step: int, weights: Iterable[Named], header: dict[str, Any]) -> None:
         """The same with the best weights so far. Raises as `CheckpointFolder.save_best`."""
@@ -124,13 +127,14 @@ class CheckpointWriter:
         else:
             work()
 
-    def _save(self, save: Work, who_needs: str) -> None:
+    def _save(self, step: int, save: Callable[[], Path]) -> None:
         began = time.perf_counter()
         if self._best:
             self._save_best()
-        self.folder.check_space(3 * self._weights_bytes, who_needs)
-        save()
+        self.folder.check_space(3 * self._weights_bytes, f"step {step:,} needs")
+        path = save()
         self.seconds_to_save = time.perf_counter() - began
+        self.saved = step, path
 
     def _save_best(self) -> None:
         self.folder.check_space(self._weights_bytes, "the best weights need")

@@ -51,17 +51,11 @@ def tokenizer(settings: Settings) -> int:
 
 def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
-    from homespun.config.toml_file import read_toml
-    from homespun.training.loop import train
-    from homespun.training.resume import find_checkpoint, requested_again
+    from homespun.training.resume import requested
+    from homespun.training.train import train
 
-    if file := settings.get("config"):
-        settings = read_toml(Path(file), TrainConfig) | settings
-    config = TrainConfig(**settings)
-    checkpoint = find_checkpoint(config, say=say)
-    if checkpoint:
-        config = requested_again(checkpoint, config, settings)
-    stopped_by = train(config, checkpoint, say=say).stopped_by
+    config, checkpoint = requested(settings, say)
+    stopped_by = train(config, checkpoint, say).stopped_by
     return 128 + stopped_by if stopped_by else 0
 
 

@@ -1,6 +1,6 @@
-"""Fills in what the user left open: with a preset the usual settings, without one a recipe for the data and the time.
+"""Fills in the settings that the user left open: with a preset the usual ones, else a recipe for the data and the time.
 
-A config with gaps, and facts of the data and the machine in; a model shape and a config without gaps out.
+A config with gaps and facts about data and machine flow in; a model shape and a config without gaps come out.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0
-WORTH_COMPILING = 600.0
-"""Seconds that a run has to take where a C++ compiler does it: that costs half a minute, and gains nothing (gpt2) to
-11% (qwen3), see benchmarks/training.py."""
+MIN_SECONDS_TO_COMPILE = 600.0
+"""Shorter runs are not compiled by a C++ compiler: that takes half a minute, and makes steps faster by 0% (gpt2) to 11%
+(qwen3), see benchmarks/training.py."""
 UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
 
 
 @dataclass(frozen=True)
-class Settled(TrainConfig):
-    """Nothing of how a run learns is left open. The defaults are what people expect of a preset."""
+class ResolvedConfig(TrainConfig):
+    """The settings of a run with no gap that affects training. The defaults are those of a preset."""
 
     batch_size: int = 16
     grad_accumulation_steps: int = 1
@@ -41,7 +41,7 @@ class Settled(TrainConfig):
     beta2: float = 0.95
     log_interval: int = 10
     eval_interval: int | None = 500
-    """None: about ten times in a run, see `loop.Loop.is_due`; so with the next."""
+    """None: about ten times in a run, see `training.due`; the same for the next."""
     sample_interval: int | None = 500
 
     @property
@@ -55,14 +55,14 @@ class Settled(TrainConfig):
 
 @dataclass(frozen=True)
 class Plan:
-    """A run with nothing left open."""
+    """A run whose settings are all chosen."""
 
     model: ModelConfig
-    config: Settled
+    config: ResolvedConfig
 
 
-def said(config: TrainConfig) -> dict[str, Any]:
-    """The settings that are not left open."""
+def given_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that have a value."""
     return {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
 
 
@@ -74,12 +74,12 @@ def plan(
     flops_per_second: float,
     compiles_at_once: bool = False,
 ) -> Plan:
-    """Settle every open setting.
+    """Choose every setting that is left open.
 
     Args:
-        n_samples: of `config.seq_len` tokens, in the training text.
+        n_samples: samples of `config.seq_len` tokens in the training text.
         flops_per_second: of large matrix products on this machine, in the precision of the run.
-        compiles_at_once: compiled kernels need not be earned back.
+        compiles_at_once: compiling takes no time, so that even a short run profits from it.
 
     Raises:
         UserError: settings that contradict each other or the data.
@@ -89,37 +89,60 @@ def plan(
             f"--vocab-size is {config.vocab_size:,}, but the tokenizer has {vocab_size:,} tokens: leave the flag out, "
             f"or train a tokenizer of that size (homespun tokenizer --vocab-size {config.vocab_size})"
         )
-    unlimited = all(getattr(config, name) is None for name in LIMITS)
-    if config.model_size is not None:
-        base, defaults = preset(config.model_size), Settled()
-        if unlimited:
-            config = dataclasses.replace(config, max_epochs=DEFAULT_EPOCHS)
-    else:
-        if unlimited:
-            config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
-        size = _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
-        base, defaults = preset(size.preset), _recipe(config, size, n_samples)
-    settled = dataclasses.replace(defaults, **said(config) | {"vocab_size": vocab_size})
+    config, base, defaults = _defaults(config, n_samples, flops_per_second)
+    resolved = dataclasses.replace(defaults, **given_settings(config) | {"vocab_size": vocab_size})
     model = shaped(
-        base, {name: getattr(settled, name) for name in (*SHAPE, "vocab_size", "seq_len")}
+        base, {name: getattr(resolved, name) for name in (*SHAPE, "vocab_size", "seq_len")}
     )
     if config.model_size is None:
-        seen = expected_passes(model, settled, n_samples, flops_per_second)
-        settled = dataclasses.replace(settled, **against_memorising(config, seen))
-    if settled.sequences_per_step > n_samples:
+        seen = expected_passes(model, resolved, n_samples, flops_per_second)
+        resolved = dataclasses.replace(resolved, **limit_memorizing(config, seen))
+    check_step_fits(resolved.sequences_per_step, config.seq_len, n_samples)
+    if resolved.compile == "auto":
+        expected = expected_seconds(model, resolved, n_samples, flops_per_second)
+        resolved = dataclasses.replace(
+            resolved,
+            compile="on" if compiles_at_once or expected >= MIN_SECONDS_TO_COMPILE else "off",
+        )
+    return Plan(model, resolved)
+
+
+def _defaults(
+    config: TrainConfig, n_samples: int, flops_per_second: float
+) -> tuple[TrainConfig, ModelConfig, ResolvedConfig]:
+    """The config with a limit, the model to start from, and the settings for all that the config leaves open."""
+    unlimited = all(getattr(config, name) is None for name in LIMITS)
+    if config.model_size is not None:
+        base = preset(config.model_size)
+        if unlimited:
+            config = dataclasses.replace(config, max_epochs=DEFAULT_EPOCHS)
+        return config, base, ResolvedConfig()
+    if unlimited:
+        config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
+    size = _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
+    return config, preset(size.preset), _recipe(config, size, n_samples)
+
+
+def least_sequences_per_step(config: TrainConfig) -> int:
+    """The smallest step that `plan` may choose."""
+    open_batch = 1 if config.model_size is None else ResolvedConfig.batch_size
+    return (config.batch_size or open_batch) * (config.grad_accumulation_steps or 1)
+
+
+def check_step_fits(sequences_per_step: int, seq_len: int, n_samples: int) -> None:
+    """Make sure that the training text fills one step.
+
+    Raises:
+        UserError: it has fewer samples than a step takes.
+    """
+    if sequences_per_step > n_samples:
         raise UserError(
-            f"a step takes {settled.sequences_per_step:,} sequences of {config.seq_len} tokens, but the training text "
+            f"a step takes {sequences_per_step:,} sequences of {seq_len} tokens, but the training text "
             f"has only {n_samples:,}: lower --batch-size or --seq-len, or give more text"
         )
-    if settled.compile == "auto":
-        expected = expected_seconds(model, settled, n_samples, flops_per_second)
-        settled = dataclasses.replace(
-            settled, compile="on" if compiles_at_once or expected >= WORTH_COMPILING else "off"
-        )
-    return Plan(model, settled)
 
 
-def step_limits(config: Settled, n_samples: int) -> dict[str, int]:
+def step_limits(config: ResolvedConfig, n_samples: int) -> dict[str, int]:
     """The limits that are numbers of steps, by the name of their setting, the nearest first."""
     limits = {}
     if config.max_steps is not None:
@@ -131,9 +154,9 @@ def step_limits(config: Settled, n_samples: int) -> dict[str, int]:
 
 
 def expected_seconds(
-    model: ModelConfig, config: Settled, n_samples: int, flops_per_second: float
+    model: ModelConfig, config: ResolvedConfig, n_samples: int, flops_per_second: float
 ) -> float:
-    """Roughly how long a run takes, its limits being settled."""
+    """Estimated duration of a run whose limits are chosen."""
     limits = [seconds(config.time_budget)] if config.time_budget else []
     per_step = config.tokens_per_step * flops_per_token(model) / (UTILISATION * flops_per_second)
     limits += [steps * per_step for steps in step_limits(config, n_samples).values()]
@@ -141,33 +164,33 @@ def expected_seconds(
 
 
 def expected_passes(
-    model: ModelConfig, config: Settled, n_samples: int, flops_per_second: float
+    model: ModelConfig, config: ResolvedConfig, n_samples: int, flops_per_second: float
 ) -> float:
-    """Roughly how often a run goes over its text."""
+    """Estimated number of passes of a run over its text."""
     speed = UTILISATION * flops_per_second / flops_per_token(model)
     tokens = speed * expected_seconds(model, config, n_samples, flops_per_second)
     return tokens / (n_samples * config.seq_len)
 
 
-def against_memorising(config: TrainConfig, passes: float) -> dict[str, Any]:
-    """What keeps a model from learning by heart a text that it would see so often, where the user has not said it."""
+def limit_memorizing(config: TrainConfig, passes: float) -> dict[str, Any]:
+    """The settings against memorizing a text that is seen `passes` times, except those that the user has given."""
     settings: dict[str, Any] = {}
     if config.weight_decay is None and config.optimizer != "adamw":
-        settings["weight_decay"] = [d.weight_decay for d in DECAYS if passes >= d.least_passes][-1]
-    if config.max_epochs is None and config.max_steps is None and passes > MOST_PASSES:
-        settings["max_epochs"] = MOST_PASSES
+        settings["weight_decay"] = [d.weight_decay for d in DECAYS if passes >= d.min_passes][-1]
+    if config.max_epochs is None and config.max_steps is None and passes > MAX_PASSES:
+        settings["max_epochs"] = MAX_PASSES
     return settings
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the recipe knows of a preset."""
+    """When the recipe takes a preset, and with which batch."""
 
     preset: str
-    least_flops: float
-    """Operations at the machine's peak speed from which on it learns more than the one before."""
+    min_flops: float
+    """Operations, at the machine's peak speed, from which on it learns more than the next smaller one."""
     tokens_per_step: int
-    """Small batches learn most from a token; larger models need larger ones to be worth Muon's own work."""
+    """Small batches learn most from a token; larger models need larger ones, since Muon's own work grows with them."""
 
 
 SIZES = (
@@ -180,45 +203,45 @@ SIZES = (
 
 
 MUON_RATE = 0.012
-"""At 1,024 tokens a step; it grows with the square root of their number, as the noise of a gradient shrinks."""
+"""At 1,024 tokens per step; it grows with the square root of their number, since the noise of the gradient shrinks."""
 
-LOGGED_TOKENS = 50 * 1024
-"""Between two lines of metrics: small models take many small steps, and a line for every second is enough."""
+TOKENS_PER_LOG = 50 * 1024
+"""Training tokens between two lines of metrics: small models take many steps, and one line per second is enough."""
 
 
 @dataclass(frozen=True)
 class Decay:
-    """How much of it learned most from so many passes over a text, with Muon."""
+    """The weight decay that learned most from so many passes over a text, with Muon."""
 
-    least_passes: float
+    min_passes: float
     weight_decay: float
 
 
 DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
-MOST_PASSES = 10.0
-"""Of 2.4 MB of prose ten came to little more than six (1.598 and 1.603 bits per byte); more were not tried."""
+MAX_PASSES = 10.0
+"""On 2.4 MB of prose ten passes were little better than six (1.598 and 1.603 bits per byte); more were not tried."""
 
 
-def _recipe(config: TrainConfig, size: Size, n_samples: int) -> Settled:
-    """What learned fastest in trials on CPUs: Muon, small batches, a long linear decay to nothing."""
+def _recipe(config: TrainConfig, size: Size, n_samples: int) -> ResolvedConfig:
+    """The settings that learned fastest in trials on CPUs: Muon, small batches, a long linear decay to zero."""
     sequences = min(n_samples, max(1, size.tokens_per_step // config.seq_len))
-    by_muon = config.optimizer in (None, "muon")
-    return Settled(
+    with_muon = config.optimizer in (None, "muon")
+    return ResolvedConfig(
         batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
         optimizer="muon",
-        learning_rate=0.04 if by_muon else 2e-3,
+        learning_rate=0.04 if with_muon else 2e-3,
         muon_learning_rate=round(MUON_RATE * math.sqrt(size.tokens_per_step / 1024), 3),
         schedule="linear",
         warmup_steps=10,
         min_learning_rate_ratio=0.0,
         beta2=0.99,
-        log_interval=max(1, LOGGED_TOKENS // size.tokens_per_step),
+        log_interval=max(1, TOKENS_PER_LOG // size.tokens_per_step),
         eval_interval=None,
         sample_interval=None,
     )
 
 
 def _size_for(time: float, flops_per_second: float) -> Size:
-    """The largest size that still sees enough tokens in the time to use what it could learn."""
-    return [size for size in SIZES if time * flops_per_second >= size.least_flops][-1]
+    """The largest size that sees enough tokens in the time to learn more than a smaller one."""
+    return [size for size in SIZES if time * flops_per_second >= size.min_flops][-1]

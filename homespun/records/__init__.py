@@ -1,1 +1,1 @@
-"""The records of a run flow in; a file of metrics, lines for the console and a picture come out."""
+"""Events of a run flow in; a file of metrics, lines for the console and a picture come out."""

@@ -1,7 +1,7 @@
-"""The records of a run in, what its owner sees while it runs out.
+"""The events of a run flow in, lines for its owner come out.
 
-On a terminal a bar stays below the lines, with the time left and what is being done; anywhere else (a log file, a
-notebook) the same lines come without control codes. The lines show nothing that is not in the records.
+On a terminal a progress bar stays below the lines; anywhere else (a log file, a notebook) the same lines come without
+control codes. All numbers in the lines are those of the records.
 """
 
 import errno
@@ -15,29 +15,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from homespun.records.metrics import Record
+from homespun.records.events import Activity, Advice, Ended, Event, Message, Started, Step
+from homespun.records.metrics import Record, as_record
 from homespun.terminal import columns, duration, printable, size, wrapped
 
 if TYPE_CHECKING:
-    from rich.live import Live
-    from rich.table import Table
+    from rich.progress import Progress
 
-TEXT_WIDTH = 88
-"""Columns of a sample text, where the terminal is not narrower."""
-BETWEEN_MOVES = 0.5
-"""Seconds in which the bar stands still while steps go by."""
-ECHO = 3
-"""Columns that the bar leaves free: a terminal puts `^C` behind it."""
-SHORTEST_BAR = 10
-"""Columns; less is shown beside it where it would be shorter."""
+SAMPLE_WIDTH = 88
+"""Columns of a sample text, unless the terminal is narrower."""
+REFRESH_SECONDS = 0.5
+"""Time between two drawings of the bar while steps go by."""
+RESERVED_COLUMNS = 3
+"""Left free behind the bar: a terminal prints `^C` there."""
+MIN_BAR_WIDTH = 10
+"""Columns. Where the bar would be shorter, less text is shown beside it."""
 
 
 def three_digits(value: float) -> str:
-    """As much of a perplexity as one looks at."""
+    """A perplexity with one decimal, or none where it is large."""
     return f"{value:.1f}" if value < 999.5 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
-# What is shown of a record, in the order of importance: a narrow terminal leaves out the last ones.
+# The fields of a record that are shown, the most important first: a narrow terminal leaves out the last ones.
 _Fields = Mapping[str, Callable[[float], str]]
 _TRAINING: _Fields = {
     "loss": lambda value: f"loss {value:.4f}",
@@ -58,39 +58,34 @@ _VALIDATION: _Fields = {
 
 
 def _fields(record: Record, shown: _Fields) -> list[str]:
-    """The fields that the record has; a null stands for a number that is not finite."""
+    """The fields that the record has; null stands for a number that is not finite."""
     values = {key: record[key] for key in shown if key in record}
     return [shown[key](math.nan if value is None else value) for key, value in values.items()]
 
 
 class Console:
-    """Shows a run: what it is, its records as they come, how far it is, and how it ended.
+    """Shows a run: its settings, its records as they come, its progress, and its end.
 
-    `total_steps` is None where time ends the run, not steps; `best_val_loss` is what a resumed run
-    brings along. When nobody can read what is written any more (a closed pipe, a closed terminal),
-    `when_lost` is told why, once, and the rest goes to the standard error; as it does when the disk
-    is full, which is no reason to stop.
+    When nobody can read the output any more (a closed pipe, a closed terminal), `when_lost` is called once with the
+    reason, and the rest goes to standard error. It goes there as well when the disk is full, but then the run may go
+    on, so `when_lost` is not called.
     """
 
     def __init__(
         self,
         *,
-        total_steps: int | None = None,
-        best_val_loss: float = math.inf,
         when_lost: Callable[[str], object] = lambda reason: None,
         file: TextIO | None = None,
     ) -> None:
-        self._total_steps = total_steps
-        self._best_val_loss = best_val_loss
         self._when_lost = when_lost
         self._file = file or sys.stdout
+        self._total_steps: int | None = None
+        self._best_val_loss = math.inf
         self._status: list[str] = []
-        self._progress = 0.0
-        self._beside_bar: list[str] = []
-        self._moved = -math.inf
-        self._bar: Live | None = None
+        self._drawn = -math.inf
+        self._bar: Progress | None = None
         if self._file.isatty() and os.environ.get("TERM") != "dumb":
-            self._bar = self._made_bar()
+            self._bar = _progress_bar(self._file)
 
     def __enter__(self) -> "Console":
         with self._writing():
@@ -103,37 +98,46 @@ class Console:
             if self._bar:
                 self._bar.stop()
 
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case Started():
+                self._total_steps = event.total_steps
+                if event.best_val_loss is not None:
+                    self._best_val_loss = event.best_val_loss
+                self.show(event.title, event.facts)
+            case Activity():
+                self._draw_bar(event.progress, [event.name])
+                self._drawn = -math.inf  # the next step replaces the activity at once
+            case Message():
+                self.say(event.text)
+            case Ended():
+                self.show(event.title, event.facts)
+            case Advice(ends_run=True):
+                pass  # the error that ends the run has the same text
+            case _:
+                if record := as_record(event):
+                    self.record(record, event.seconds_left)
+        if isinstance(event, Step):
+            self._show_step(event)
+
     def say(self, text: str) -> None:
         """Show a message."""
         self._print(text)
 
     def show(self, title: str, facts: Mapping[str, str]) -> None:
-        """Show what a run is, or how it ended."""
+        """Show a title and named facts below it."""
         self._print(title, style="bold")
         widest = max(map(len, facts), default=0)
         for name, fact in facts.items():
             self._print(f"  {name:<{widest}}  {fact}", indent=" " * (widest + 4))
-
-    def doing(self, what: str, progress: float) -> None:
-        """Show, where there is a bar, what takes a while; `progress` as in `record`."""
-        self._progress, self._beside_bar = progress, [what]
-        self._move()
-        self._moved = -math.inf  # the next step shows that it is over
-
-    def stepped(self, step: int, loss: float, progress: float, seconds_left: float | None) -> None:
-        """Show, where there is a bar, how far the run is; as often as one can read it."""
-        self._progress = progress
-        self._beside_bar = [*_left(seconds_left), f"step {step:,}", f"loss {loss:.2f}"]
-        self._beside_bar += self._status
-        if time.monotonic() - self._moved >= BETWEEN_MOVES:
-            self._move()
 
     def record(self, record: Record, seconds_left: float | None) -> None:
         """Show a record."""
         step = self._step(record["step"])
         if "loss" in record:
             self._status = _fields(record, _STATUS)
-            more = [] if self._bar else self._status + _left(seconds_left)
+            more = [] if self._bar else self._status + _time_left(seconds_left)
             self._print_line([step, *_fields(record, _TRAINING), *more])
         if "val_loss" in record:
             self._show_evaluation(step, record)
@@ -142,6 +146,12 @@ class Console:
             self._print(advice, style="bold yellow", indent=" " * (len(step) + 2))
         if "text" in record:
             self._show_sample(step, record)
+
+    def _show_step(self, event: Step) -> None:
+        """Move the bar, as often as one can read it."""
+        if self._bar and time.monotonic() - self._drawn >= REFRESH_SECONDS:
+            text = [*_time_left(event.seconds_left), f"step {event.step:,}"]
+            self._draw_bar(event.progress, [*text, f"loss {event.loss:.2f}", *self._status])
 
     def _step(self, step: int) -> str:
         if self._total_steps is None:
@@ -162,7 +172,7 @@ class Console:
         prompt = record.get("prompt") or ""
         after = f' after "{textwrap.shorten(prompt, 40, placeholder="...")}"' if prompt else ""
         self._print(f"{step}  sample{after}", style="bold")
-        width = min(TEXT_WIDTH, columns(self._file) or TEXT_WIDTH)
+        width = min(SAMPLE_WIDTH, columns(self._file) or SAMPLE_WIDTH)
         for line in printable(prompt + record["text"]).splitlines():
             indent = " " * 4
             self._print(textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent))
@@ -183,60 +193,56 @@ class Console:
             else:
                 print(text, file=self._file, flush=True)
 
-    def _made_bar(self) -> "Live":
-        """A line below all others that goes away at the end."""
-        from rich.console import Console as Terminal
-        from rich.live import Live
-
-        terminal = Terminal(file=self._file, highlight=False)
-        return Live(console=terminal, get_renderable=self._line, auto_refresh=False, transient=True)
-
-    def _line(self) -> "Table":
-        """The bar, and beside it as much as there is room for."""
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        percent = f"{self._progress:4.0%}"
-        width = max(SHORTEST_BAR, (columns(self._file) or 0) - ECHO)
-        beside = self._beside_bar
-        while beside and len(f"{percent}   {'  '.join(beside)}") + SHORTEST_BAR > width:
+    def _draw_bar(self, progress: float, beside: list[str]) -> None:
+        """Draw the bar, and beside it as many of the texts as there is room for."""
+        if not self._bar:
+            return
+        self._drawn = time.monotonic()
+        width = (columns(self._file) or 0) - RESERVED_COLUMNS - len("100%") - 3 - MIN_BAR_WIDTH
+        while beside and len("  ".join(beside)) > width:
             beside = beside[:-1]
-        line = Table.grid(padding=(0, 1))
-        line.width = width
-        line.add_column(no_wrap=True)
-        line.add_column(ratio=1)
-        line.add_column(no_wrap=True)
-        progress = ProgressBar(total=1.0, completed=self._progress)
-        line.add_row(Text(percent), progress, Text("  ".join(beside)))
-        return line
-
-    def _move(self) -> None:
-        """Draw the bar anew."""
-        self._moved = time.monotonic()
         with self._writing():
-            if self._bar:
-                self._bar.refresh()
+            [task] = self._bar.task_ids
+            self._bar.update(task, completed=progress, beside="  ".join(beside))
+            self._bar.refresh()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Whatever is lost, the run has to go on until it is saved."""
+        """Survive the loss of the output, since the run has to go on until it is saved."""
         try:
             yield
         except OSError as error:
-            with Path(os.devnull).open(
-                "wb"
-            ) as nothing:  # where it fails no more, at the exit either
+            # Later writes, such as the flush at exit, must not fail again.
+            with Path(os.devnull).open("wb") as nothing:
                 os.dup2(nothing.fileno(), self._file.fileno())
             if self._bar:
                 self._bar.stop()
             self._file, self._bar = sys.stderr, None
             reason = error.strerror or str(error)
             if error.errno == errno.ENOSPC:
-                self.say(f"The output cannot be written ({reason}): it goes on here.")
+                self.say(f"The output cannot be written ({reason}); it continues here.")
             else:
                 self._when_lost(reason)
 
 
-def _left(seconds: float | None) -> list[str]:
+def _progress_bar(file: TextIO) -> "Progress":
+    """A bar below all other lines that disappears at the end."""
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("{task.percentage:>3.0f}%"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[beside]}", markup=False),
+        TextColumn(" " * (RESERVED_COLUMNS - 1)),  # and the blank between two columns
+        console=Terminal(file=file, highlight=False),
+        auto_refresh=False,
+        transient=True,
+        expand=True,
+    )
+    bar.add_task("", total=1.0, beside="")
+    return bar
+
+
+def _time_left(seconds: float | None) -> list[str]:
     return [] if seconds is None else [f"{duration(seconds)} left"]

@@ -1,7 +1,7 @@
-"""Records of a run in, lines of `metrics.jsonl` out, and back.
+"""Events of a run flow in, lines of `metrics.jsonl` come out, and are read back.
 
-The file is the one record of a run: console, plots and every other view show what stands in it.
-Strict JSON, one object per line, so that any tool can read it while the run goes on.
+The file is the only record of a run: console, plots and every other view show values from it. It is strict JSON, one
+object per line, so that any tool can read it while the run goes on.
 """
 
 import contextlib
@@ -17,23 +17,71 @@ import numpy as np
 
 from homespun import durable
 from homespun.errors import DiskFullError, UserError, cannot_write
+from homespun.records.events import (
+    Advice,
+    Evaluation,
+    Event,
+    LoggedSteps,
+    Sample,
+    Step,
+    perplexity,
+)
 
 Record = Mapping[str, Any]
 """One line. All have `step` and `tokens`; losses are in nats per token.
 
-Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (share of the steps since
+Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (fraction of the steps since
 the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
-(where that is known), `seconds`, and for exactness `loss_hex` (`float.hex`) and `batch` (a fingerprint of its tokens).
-Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. What is wrong with the step
-or the run, and what to do: `cause` (a word or two), `advice`.
+(where it is known), `seconds`, the exact loss as `loss_hex` (`float.hex`), and `batch` (a fingerprint of its tokens).
+Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
+two), `advice`.
 """
 
 
-class MetricsLog:
-    """Appends records to a file; a line is in the file, whole, when `append` returns.
+def as_record(event: Event) -> Record | None:
+    """The line for an event; None for events that are not recorded."""
+    match event:
+        case Step(log=LoggedSteps() as log):
+            values = _logged(event, log)
+        case Evaluation(loss=loss):
+            values = {
+                "val_loss": loss,
+                "val_perplexity": perplexity(loss),
+                "val_bits_per_byte": event.bits_per_byte,
+            }
+        case Sample():
+            values = {"prompt": event.prompt, "text": event.text}
+        case Advice():
+            values = {"cause": event.cause, "advice": event.text}
+        case _:
+            return None
+    return {"step": event.step, "tokens": event.tokens, **values}
 
-    While the disk is full, lines are held back, and written with the next one. A torn last line, left by a killed
-    process, is cut off on opening.
+
+def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
+    values = {
+        "loss": event.loss,
+        "loss_hex": event.loss.hex(),
+        "perplexity": perplexity(event.loss),
+        "lr": event.rates["adamw"],
+        "muon_lr": event.rates.get("muon"),
+        "grad_norm": event.grad_norm,
+        "clipped": log.clipped,
+        "refused": log.refused,
+        "tokens_per_second": log.tokens_per_second,
+        "memory_bytes": log.memory_bytes,
+        "active_memory_bytes": log.active_memory_bytes,
+        "seconds": log.training_seconds,
+        "batch": event.batch,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class MetricsLog:
+    """Appends records to a file; a complete line is in the file when `append` returns.
+
+    While the disk is full, lines are held back and written with the next one. A torn last line, left by a killed
+    process, is cut off when the file is opened.
 
     Raises:
         UserError: the file cannot be written.
@@ -48,22 +96,27 @@ class MetricsLog:
         except OSError as error:
             raise self._unwritable(error) from None
 
+    def __call__(self, event: Event) -> None:
+        """Write the line for an event, if it has one. Raises as `append`."""
+        if record := as_record(event):
+            self.append(record)
+
     def append(self, record: Record) -> None:
-        """Write one line. A number that is not finite becomes null: JSON has no other word for it.
+        """Write one line. A number that is not finite becomes null, since JSON has no word for it.
 
         Raises:
-            UserError: the file cannot be written, for another reason than a full disk.
+            UserError: the file cannot be written, for any reason but a full disk.
         """
         self._held_back += json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
         with contextlib.suppress(DiskFullError):
             self._write()
 
     def sync(self) -> int:
-        """Bytes in the file, all of them on the disk: what a checkpoint may rely on.
+        """Flush the file to the disk and return its length in bytes, which a checkpoint may rely on.
 
         Raises:
-            DiskFullError: there is no room for the last lines.
-            UserError: they cannot be written.
+            DiskFullError: there is no room for the lines held back.
+            UserError: the file cannot be written.
         """
         self._write()
         try:
@@ -73,12 +126,12 @@ class MetricsLog:
         return self._length
 
     def truncate(self, length: int) -> None:
-        """Go back to the first `length` bytes, so that a resumed run writes no record twice.
+        """Keep the first `length` bytes, so that a resumed run writes no record twice.
 
-        A file that was left behind or lost is begun anew.
+        An empty file, such as a new one in place of a lost one, is left as it is.
 
         Raises:
-            UserError: the file is another run's: it is shorter, or no line ends at `length`.
+            UserError: the file belongs to another run: it is shorter, or no line ends at `length`.
         """
         if self._length == 0:
             return
@@ -87,8 +140,8 @@ class MetricsLog:
             line_ends_here = length == 0 or file.read(1) == b"\n"
         if not line_ends_here:
             raise UserError(
-                f"{self.path} is not the record of this run (no line of it ends at byte {length}): "
-                "move it away to begin a new one, or put the right one back"
+                f"{self.path} is not the record of this run (no line ends at byte {length}): "
+                "move it away to start a new one, or put the right one back"
             )
         self._cut(length)
 
@@ -104,7 +157,7 @@ class MetricsLog:
         self.close()
 
     def _write(self) -> None:
-        """Append what is held back: all of it or, where that fails, nothing."""
+        """Append all lines held back; if that fails, none of them."""
         if not self._held_back:
             return
         try:
@@ -128,17 +181,17 @@ class MetricsLog:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, which may still be growing: a torn last line is left out.
+    """The records of a file. It may still be growing: a torn last line is left out.
 
     Raises:
-        UserError: the file cannot be read, or another line than the last is not a JSON object.
+        UserError: the file cannot be read, or a complete line is not a JSON object.
     """
     for _, record in read_lines(path):
         yield record
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`read`, each record with the byte that its line ends at."""
+    """As `read`, with the offset of the end of each line."""
     end = 0
     try:
         with path.open("rb") as lines:
@@ -163,13 +216,13 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes in lines that are whole: all but a torn last one."""
+    """Length of the complete lines, in bytes: all but a torn last one."""
     with path.open("rb") as lines:
         return sum(len(line) for line in lines if line.endswith(b"\n"))
 
 
 def _plain(value: Any) -> Any:
-    """Plain Python for what JSON knows: NumPy numbers are unwrapped, no NaN, no infinity."""
+    """A value as JSON can hold it: NumPy numbers as Python numbers, null for NaN and infinity."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The records of a run in, one picture of it out."""
+"""The records of a run flow in, one picture of its curves comes out."""
 
 import io
 import math
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 Values = npt.NDArray[np.float64]
 Curve = tuple[Values, Values]
-"""Steps, and what was measured there."""
+"""Steps, and the values at these steps."""
 
-# Told apart with any kind of colour vision, and in grey (Okabe and Ito 2008).
+# Distinct for colour-blind readers and in greyscale (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#8F4E8B"
 INK, FAINT = "#333333", "#E3E3E3"
 
@@ -54,10 +54,10 @@ def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> No
         panels["norm"].legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper right")
 
     n_steps = curves["tokens"][0].max(initial=1)
-    _dress(panels["loss"], "loss, nats per token", n_steps)
-    _dress(panels["lr"], "learning rate", n_steps)
-    _dress(panels["norm"], "gradient norm", n_steps)
-    _dress(panels["speed"], "tokens per second", n_steps)
+    _style(panels["loss"], "loss, nats per token", n_steps)
+    _style(panels["lr"], "learning rate", n_steps)
+    _style(panels["norm"], "gradient norm", n_steps)
+    _style(panels["speed"], "tokens per second", n_steps)
     for name in ("lr", "norm", "speed"):
         panels[name].set_ylim(bottom=0)
     panels["lr"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -70,7 +70,7 @@ def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> No
 
 
 def _curves(metrics: Path) -> defaultdict[str, Curve]:
-    """Every measured number of the run by name; those that are not finite are left out."""
+    """All numbers of the run by name, without those that are not finite."""
     points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for record in read(metrics):
         for name, value in record.items():
@@ -115,26 +115,26 @@ def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
         )
     if panel.lines:
         panel.legend(edgecolor="white", labelcolor=INK, loc="upper right")
-    _leave_out_the_first_fall(panel, curves)
+    _crop_initial_fall(panel, curves)
 
 
-def _leave_out_the_first_fall(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
-    """In a long run the losses of the first steps would press all others against the floor."""
+def _crop_initial_fall(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
+    """Scale the losses of a long run without its first steps, whose high losses would flatten the rest of the curve."""
     steps, losses = curves["loss"]
     if len(losses) < 50:
         return
     late = steps[-1] / 25
     val_steps, val_losses = curves["val_loss"]
-    shown = np.concatenate([_smoothed(losses)[steps > late], val_losses[val_steps > late]])
+    shown = np.concatenate([smoothed(losses)[steps > late], val_losses[val_steps > late]])
     margin = max(0.15 * np.ptp(shown), 0.05)
     panel.set_ylim(shown.min() - margin, shown.max() + margin)
 
 
 def _draw_with_mean(panel: "Axes", curve: Curve, color: str, label: str = "") -> None:
-    """The measured curve, pale, below its running mean."""
+    """The measured curve in a pale colour, and its running mean above it."""
     steps, values = curve
     _draw(panel, curve, color, linewidth=0.8, alpha=0.3)
-    _draw(panel, (steps, _smoothed(values)), color, label=label)
+    _draw(panel, (steps, smoothed(values)), color, label=label)
 
 
 def _draw(
@@ -166,19 +166,19 @@ def _draw(
     )
 
 
-def _smoothed(values: Values) -> Values:
-    """Mean over a window of a fortieth of the run, centred, so that no change is shown late."""
+def smoothed(values: Values) -> Values:
+    """Mean over a window of a fortieth of the run, centred, so that changes are not shown late."""
     half = len(values) // 80
     sums = np.cumsum(np.concatenate([[0.0], values]))
     index = np.arange(len(values))
-    # The window is narrow on both sides where the run begins, so as not to bend the steep fall.
+    # The window is narrow near the start of the run, so that the steep fall there keeps its shape.
     before = np.minimum(half, index)
     after = np.minimum(before, index[::-1])
     means: Values = (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
     return means
 
 
-def _dress(panel: "Axes", title: str, n_steps: float) -> None:
+def _style(panel: "Axes", title: str, n_steps: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     panel.set_title(title, loc="left", fontsize=10, color=INK)
@@ -194,7 +194,7 @@ def _dress(panel: "Axes", title: str, n_steps: float) -> None:
 
 
 def _add_token_axis(panel: "Axes", tokens: Curve) -> None:
-    """Tokens along the upper edge, where all steps had equally many."""
+    """Tokens along the upper edge, if all steps had equally many."""
     steps, counts = tokens
     panel.set_xlabel("step", loc="right", color=INK, fontsize=9)
     per_step = counts / np.maximum(steps, 1)

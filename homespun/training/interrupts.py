@@ -1,7 +1,7 @@
-"""Signals in, wishes out: the loop reads them between two steps, so that nothing is ever cut in half.
+"""Signals flow in, requests come out, which the loop reads between two steps, so that no step or file is cut off.
 
-SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed): finish the step, save, end; a second one ends at once.
-SIGUSR1: save and go on. A closed pipe behind the output stops a run too, as if SIGPIPE did.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed): finish the step, save, end; a second one quits at once.
+SIGUSR1: save and continue. A closed pipe behind the output ends a run too, like SIGPIPE.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from typing import Any
 
 from homespun.terminal import columns, wrapped
 
-WITHOUT_BAR = b"\r\x1b[2K"
-"""Empties the line of the progress bar, where the terminal has put a ^C too."""
-CURSOR = b"\x1b[?25h"
-"""Shows the cursor, which the progress bar has hidden."""
+CLEAR_LINE = b"\r\x1b[2K"
+"""Erases the progress bar, and the ^C that the terminal has printed behind it."""
+SHOW_CURSOR = b"\x1b[?25h"
+"""The progress bar has hidden it."""
 
 
 class Interrupts:
-    """Takes over the signals while it is entered; outside the main thread it leaves them alone."""
+    """Handles the signals inside the `with` block; outside the main thread it leaves them alone."""
 
     def __init__(self) -> None:
         self.stopped_by: signal.Signals | None = None
@@ -42,19 +42,17 @@ class Interrupts:
             signal.signal(number, handler)
 
     def output_lost(self, reason: str) -> None:
-        """Nobody can read what the run says any more."""
+        """Stop: nobody can read the output any more."""
         if self.stopped_by is None:
             self.stopped_by = signal.SIGPIPE
-            _tell(
-                f"The output cannot be written ({reason}): stopping after this step, which is saved first."
-            )
+            _tell(f"The output cannot be written ({reason}). Finishing this step and saving.")
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is None:
             self.stopped_by = signal.Signals(number)
-            _tell("Stopping after this step, which is saved first; once more to end at once.")
+            _tell("Finishing this step and saving. Press Ctrl-C again to quit now.")
         elif number != signal.SIGHUP:  # a terminal that is closed may send it twice
-            _tell("Ended at once. What came after the last checkpoint is lost.", CURSOR)
+            _tell("Stopped without saving. Steps after the last checkpoint are lost.", SHOW_CURSOR)
             os._exit(128 + number)
 
     def _save(self, number: int, frame: FrameType | None) -> None:
@@ -62,8 +60,8 @@ class Interrupts:
 
 
 def _tell(message: str, control: bytes = b"") -> None:
-    """Not by print, which is not safe inside a signal handler."""
+    """Write without print, which is not safe inside a signal handler."""
     with contextlib.suppress(OSError):  # the terminal may be gone
         if os.isatty(1):
-            os.write(1, WITHOUT_BAR + control)
+            os.write(1, CLEAR_LINE + control)
         os.write(2, wrapped(message, columns(sys.stderr)).encode() + b"\n")

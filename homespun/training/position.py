@@ -1,10 +1,20 @@
-"""Where a run stands: plain numbers, which a checkpoint holds as JSON."""
+"""The position of a run: plain numbers that a checkpoint holds as JSON, so that a resumed run continues bit for bit."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from homespun.training.watch.advice import Watch
-from homespun.training.watch.guard import Guard
+from homespun.training.watch.advice import TrendWatch
+from homespun.training.watch.guard import StepGuard
+
+STORED_NAMES = {
+    "unigram_loss": "counting",
+    "first_loss": "first",
+    "current_block": "now",
+    "since_evaluation": "at_evaluation",
+    "advised_at": "said_at",
+}
+"""Fields of `TrendWatch` that have other names in checkpoints, whose format does not change."""
 
 
 @dataclass
@@ -18,28 +28,39 @@ class Window:
 
 @dataclass
 class Position:
-    """Where a run stands: with weights and moments, all that it needs to go on."""
+    """All that a run needs to continue, besides weights and moments."""
 
     step: int = 0
     next_sample: int = 0
     tokens: int = 0
     training_seconds: float = 0.0
-    """Of steps alone."""
+    """Of the steps alone."""
     elapsed_seconds: float = 0.0
-    """With evaluating, sampling and saving: what a time budget counts."""
+    """With evaluations, samples and checkpoints; a time budget counts these."""
     evaluated_at: int = 0
     """The step of the last evaluation."""
     sampled_at: int = 0
     """The step of the last sample texts."""
-    guard: Guard = field(default_factory=Guard)
-    watch: Watch = field(default_factory=Watch)
+    guard: StepGuard = field(default_factory=StepGuard)
+    watch: TrendWatch = field(default_factory=TrendWatch)
     window: Window = field(default_factory=Window)
+
+    def stored(self) -> dict[str, Any]:
+        """The values that a checkpoint holds."""
+        values = dataclasses.asdict(self)
+        watch = values["watch"]
+        values["watch"] = {STORED_NAMES.get(name, name): value for name, value in watch.items()}
+        return values
 
     @classmethod
     def restored(cls, values: dict[str, Any]) -> "Position":
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `stored`, after conversion to JSON and back."""
         guard = dict(values["guard"])
         guard.pop("best_step", None)  # stored by earlier versions
-        watch = Watch.restored(values["watch"]) if "watch" in values else Watch()
-        parts = {"guard": Guard(**guard), "watch": watch, "window": Window(**values["window"])}
+        watch = TrendWatch()
+        if "watch" in values:  # not stored by earlier versions
+            names = {stored: name for name, stored in STORED_NAMES.items()}
+            renamed = {names.get(name, name): value for name, value in values["watch"].items()}
+            watch = TrendWatch.restored(renamed)
+        parts = {"guard": StepGuard(**guard), "watch": watch, "window": Window(**values["window"])}
         return cls(**values | parts)

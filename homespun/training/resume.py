@@ -1,20 +1,22 @@
-"""Going on with a run: its checkpoint and what is asked now in, the run as it was out, or why it cannot be that.
+"""A checkpoint and the settings given now flow in; the settings, text, tokenizer and plan of the resumed run come out.
 
-What of its settings may change is said in `config`, field by field.
+`config` states for each setting whether a resumed run may change it.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from homespun.architectures.families import model_config
 from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
 from homespun.config import TrainConfig
-from homespun.config.checked import flag
+from homespun.config.checked import flag, replaced
+from homespun.config.toml_file import read_toml
 from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
 from homespun.errors import UserError
-from homespun.planning.recipe import LIMITS, SHAPE, Plan, Settled, said
+from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
 from homespun.terminal import Say
 from homespun.tokenizer import Tokenizer
 from homespun.training.position import Position
@@ -22,18 +24,45 @@ from homespun.training.position import Position
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
 
+def requested(
+    given: Mapping[str, Any], say: Say, config: TrainConfig | None = None
+) -> tuple[TrainConfig, Checkpoint | None]:
+    """The settings of a run, and the checkpoint that it continues from, if it is resumed.
+
+    A setting is taken from `given`, else from the TOML file that `given` names, else from the run that is resumed,
+    else from the defaults. The folder and the engine of the resumed run may differ from the stored ones, as it may have
+    moved to another machine.
+
+    Args:
+        given: settings by name, such as the flags of the command line.
+        config: all settings, from Python; then only `given` is put over it, and nothing of the resumed run is.
+
+    Raises:
+        UserError: a setting that does not exist or has a bad value, or a checkpoint that cannot be resumed.
+    """
+    if file := given.get("config"):
+        given = read_toml(Path(file), TrainConfig) | dict(given)
+    wanted = replaced(config or TrainConfig(), dict(given))
+    checkpoint = find_checkpoint(wanted, say)
+    if checkpoint and config is None:
+        at_first = _config_from(TrainConfig, checkpoint.weights.header["requested"])
+        place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
+        wanted = dataclasses.replace(at_first, **{**given, **place})
+    return wanted, checkpoint
+
+
 def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
     """The checkpoint that `config.resume` asks for.
 
     Raises:
-        UserError: `--resume` where there is nothing to resume, or nothing that this version understands.
+        UserError: `--resume` where there is no checkpoint, or none that this version can read.
     """
     if config.resume == "never":
         return None
     found = CheckpointFolder(Path(config.checkpoint_dir)).latest(report=say)
     if found is None and config.resume == "latest":
         raise UserError(
-            f"{config.checkpoint_dir} holds no checkpoint to go on from: leave --resume out to start a run, "
+            f"{config.checkpoint_dir} holds no checkpoint to resume: leave --resume out to start a run, "
             "or use --resume auto"
         )
     if found:
@@ -42,14 +71,14 @@ def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
 
 
 def _check_headers(checkpoint: Checkpoint) -> None:
-    """Make sure that all is there that going on needs, before anything is done.
+    """Make sure that the checkpoint has all that a resumed run needs.
 
     Raises:
-        UserError: something is missing, or of another kind.
+        UserError: something is missing or has another type.
     """
     stored, state = checkpoint.weights.header, checkpoint.state.header
     try:
-        _config_from(Settled, stored["resolved"])
+        _config_from(ResolvedConfig, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
         model_config(stored["model"])
         texts = [stored[name] for name in ("tokenizer", "data_file", "data_sha256")]
@@ -61,21 +90,11 @@ def _check_headers(checkpoint: Checkpoint) -> None:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _other_version(repr(error)) from None
     if not understood:
-        raise _other_version("a field of another kind")
-
-
-def requested_again(
-    checkpoint: Checkpoint, wanted: TrainConfig, now: dict[str, Any]
-) -> TrainConfig:
-    """What the user of a run once asked for, gaps and all, with what is asked `now`; folder and engine are those of
-    `wanted`, as the run may have moved to another machine."""
-    at_first = _config_from(TrainConfig, checkpoint.weights.header["requested"])
-    place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
-    return dataclasses.replace(at_first, **now | place)
+        raise _other_version("a field has another type")
 
 
 def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:
-    """The text of the run, wherever it lies now.
+    """The text of the run, which may have moved.
 
     Raises:
         UserError: it is another text.
@@ -83,17 +102,17 @@ def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:
     corpus = survey(Path(requested.data_file or stored["data_file"]))
     if corpus.sha256 != stored["data_sha256"]:
         raise UserError(
-            f"{corpus.path} is not the text that this run began with: name the right one with --data-file, "
+            f"{corpus.path} is not the text of this run: name the right one with --data-file, "
             "or start a new run without --resume"
         )
     return corpus
 
 
 def resumed_tokenizer(requested: TrainConfig, stored: dict[str, Any]) -> Tokenizer:
-    """The one in the checkpoint.
+    """The tokenizer in the checkpoint.
 
     Raises:
-        UserError: another one is named now.
+        UserError: another one is given now.
     """
     tokenizer = Tokenizer.from_json(stored["tokenizer"])
     if (
@@ -102,46 +121,25 @@ def resumed_tokenizer(requested: TrainConfig, stored: dict[str, Any]) -> Tokeniz
         and Tokenizer.load(Path(requested.tokenizer_path)).sha256 != tokenizer.sha256
     ):
         raise UserError(
-            f"{requested.tokenizer_path} is not the tokenizer that this run began with: leave --tokenizer-path out, "
+            f"{requested.tokenizer_path} is not the tokenizer of this run: leave --tokenizer-path out, "
             "the checkpoint holds the right one"
         )
     return tokenizer
 
 
 def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Plan:
-    """The stored plan with the changes that a resumed run may have.
+    """The stored plan with the changes that a resumed run may make.
 
     Raises:
-        UserError: what is asked now would make it another run.
+        UserError: a change that would make it another run.
     """
-    resolved = _config_from(Settled, stored["resolved"])
-    at_first = dataclasses.asdict(_config_from(TrainConfig, stored["requested"]))
-    before = at_first | said(resolved)
-    before |= {name: stored["model"][name] for name in SHAPE}
-    wanted = said(requested)
-    if wanted["compile"] == "auto":
-        del wanted["compile"]  # what was decided is not decided anew
-    changes = {
-        field.name: field.metadata.get("on_resume")
-        for field in dataclasses.fields(TrainConfig)
-        if field.name in wanted
-        and wanted[field.name] not in (before[field.name], at_first[field.name])
-    }
-    refused = [name for name, on_resume in changes.items() if on_resume == "fixed"]
-    if refused:
-        differing = ", ".join(
-            f"{flag(name)} {wanted[name]} (was {_given(before[name])})" for name in refused
-        )
-        raise UserError(
-            f"a resumed run cannot change {differing}: leave it out, or start a new run without --resume"
-        )
-    for name, on_resume in changes.items():
-        if on_resume == "announced":
-            was = _given(before[name])
-            say(f"changed for the rest of the run: {name} is {wanted[name]}, was {was}")
-    changed = {name: wanted[name] for name in changes} | {"engine": requested.engine}
-    if any(name in changes for name in LIMITS):  # one that nobody asked for gives way
-        changed |= {name: wanted.get(name) for name in LIMITS}
+    resolved = _config_from(ResolvedConfig, stored["resolved"])
+    changes = _changes(requested, resolved, stored)
+    _check_changes(changes, say)
+    changed = {change.name: change.now for change in changes} | {"engine": requested.engine}
+    if any(name in changed for name in LIMITS):  # limits that the user has not set do not stay
+        given = given_settings(requested)
+        changed |= {name: given.get(name) for name in LIMITS}
     config = dataclasses.replace(resolved, **changed)
     if config.sequences_per_step != resolved.sequences_per_step:
         raise UserError(
@@ -151,11 +149,58 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
     return Plan(model_config(stored["model"]), config)
 
 
-def restore(engine: Engine, checkpoint: Checkpoint, say: Say) -> None:
-    """Give the engine its weights and moments back, and say what will differ.
+class _Change(NamedTuple):
+    """A setting that has another value now."""
+
+    name: str
+    before: Any
+    now: Any
+    on_resume: str
+
+
+def _changes(
+    requested: TrainConfig, resolved: ResolvedConfig, stored: dict[str, Any]
+) -> list[_Change]:
+    """The settings whose value now is neither the one that was given at first nor the one that came of it."""
+    at_first = dataclasses.asdict(_config_from(TrainConfig, stored["requested"]))
+    before = at_first | given_settings(resolved)
+    before |= {name: stored["model"][name] for name in SHAPE}
+    now = given_settings(requested)
+    if now["compile"] == "auto":
+        del now["compile"]  # the run keeps the choice that was made for it
+    return [
+        _Change(
+            field.name, before[field.name], now[field.name], field.metadata.get("on_resume", "")
+        )
+        for field in dataclasses.fields(TrainConfig)
+        if field.name in now and now[field.name] not in (before[field.name], at_first[field.name])
+    ]
+
+
+def _check_changes(changes: list[_Change], say: Say) -> None:
+    """Announce the changes that affect the result.
 
     Raises:
-        UserError: they are those of another model.
+        UserError: a setting that is fixed.
+    """
+    refused = [change for change in changes if change.on_resume == "fixed"]
+    if refused:
+        differing = ", ".join(
+            f"{flag(name)} {now} (was {_shown(before)})" for name, before, now, _ in refused
+        )
+        raise UserError(
+            f"a resumed run cannot change {differing}: leave it out, or start a new run without --resume"
+        )
+    for name, before, now, on_resume in changes:
+        if on_resume == "announced":
+            say(f"changed for the rest of the run: {name} is {now}, was {_shown(before)}")
+
+
+def restore(engine: Engine, checkpoint: Checkpoint, say: Say) -> None:
+    """Load weights and moments into the engine, and say if its results may differ now.
+
+    Raises:
+        UserError: they belong to another model.
     """
     try:
         engine.load(checkpoint.tensors())
@@ -172,12 +217,12 @@ def restore(engine: Engine, checkpoint: Checkpoint, say: Say) -> None:
         )
 
 
-def _given(value: object) -> object:
+def _shown(value: object) -> object:
     return "not given" if value is None else value
 
 
 def _config_from(kind: type[AnyTrainConfig], values: dict[str, Any]) -> AnyTrainConfig:
-    """The inverse of `asdict` after a passage through JSON."""
+    """The inverse of `asdict`, after conversion to JSON and back."""
     try:
         return kind(**values)
     except TypeError as error:
@@ -186,5 +231,6 @@ def _config_from(kind: type[AnyTrainConfig], values: dict[str, Any]) -> AnyTrain
 
 def _other_version(reason: str) -> UserError:
     return UserError(
-        f"the checkpoint is of another version of homespun ({reason}): go on with that one, or start a new run"
+        f"the checkpoint was written by another version of homespun ({reason}): "
+        "resume it with that one, or start a new run"
     )

@@ -1,36 +1,37 @@
-"""The learning rate of a step, as a share of its peak: a pure function of how far the run is."""
+"""The progress of a run flows in, the learning rate of the next step comes out, as a fraction of its peak."""
 
 import math
 from dataclasses import dataclass
 
 from homespun.config import Schedule
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 
-WARM_UP_SHARE = 0.02
-LONGEST_WARM_UP = 2000
-"""The usual warm-up takes that share of the run, and at most so many steps."""
+WARMUP_SHARE = 0.02
+MAX_WARMUP_STEPS = 2000
+"""The default warm-up takes that fraction of the run, and at most so many steps."""
 LINEAR_DECAY_SHARE = 0.7
-"""The part of a run, at its end, over which the linear schedule decays."""
+"""The fraction of a run, at its end, in which the linear schedule decays."""
 
 
 @dataclass(frozen=True)
 class RateCurve:
-    """Up to the peak in the warm-up, and from there down to the minimum."""
+    """Rises to the peak in the warm-up, then falls to the minimum."""
 
     kind: Schedule
     minimum: float
-    """Share of the peak that is left at the end."""
+    """Rate at the end, as a fraction of the peak."""
     warmup_steps: int
-    """The rate rises linearly over this many steps; 0 where only their share of the run is known."""
+    """Steps of linear warm-up; 0 where only their fraction of the run is known."""
     warmup_share: float
-    """The part of the run that the warm-up takes."""
+    """The fraction of the run that the warm-up takes."""
 
     def __call__(self, step: int, progress: float) -> float:
-        """Share of the peak rate, from `minimum` to 1, less in the warm-up.
+        """Fraction of the peak rate, from `minimum` to 1, and less in the warm-up.
 
         Args:
-            step: steps done before this one. The first step has the rate of step + 1, else it would do nothing.
-            progress: part of the run that is done when this step is, 0 to 1.
+            step: steps done before this one. The rate is that of `step + 1`, since the first step would otherwise have
+                a rate of zero.
+            progress: fraction of the run that is done after this step, 0 to 1.
         """
         done = step + 1
         if done < self.warmup_steps:
@@ -46,14 +47,14 @@ class RateCurve:
         return self.minimum + (1.0 - self.minimum) * height
 
 
-def rate_curve(config: Settled, limits: dict[str, int]) -> RateCurve:
-    """The learning rate over a run of these `step_limits`, with the warm-up that was asked for or the usual one."""
+def rate_curve(config: ResolvedConfig, limits: dict[str, int]) -> RateCurve:
+    """The learning rate over a run with these `step_limits`."""
     steps = config.warmup_steps
-    if config.time_budget is not None:  # nobody knows how many steps there will be
-        steps, share = (0, WARM_UP_SHARE) if steps is None else (steps, 0.0)
+    if config.time_budget is not None:  # the number of steps is unknown
+        steps, share = (0, WARMUP_SHARE) if steps is None else (steps, 0.0)
     else:
         total = min(limits.values())
         if steps is None:
-            steps = min(LONGEST_WARM_UP, math.ceil(WARM_UP_SHARE * total))
+            steps = min(MAX_WARMUP_STEPS, math.ceil(WARMUP_SHARE * total))
         share = min(1.0, steps / total)
     return RateCurve(config.schedule, config.min_learning_rate_ratio, steps, share)

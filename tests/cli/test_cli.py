@@ -193,7 +193,7 @@ BAD = [
     (f"{TRAIN} --checkpoint-dir ''", "--checkpoint-dir is empty"),
     ("train --resume --checkpoint-dir short.txt", "short.txt cannot be read as a folder"),
     ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer that this run began"),
-    ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to go on from"),
+    ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to resume"),
     ("generate --tokenizer-path other_tokenizer", "leave --tokenizer-path out"),
     ("generate --tokenizer-path missing", "missing: there is no tokenizer here"),
     ("generate --model-size tiny", "is not of --model-size tiny: it has architecture qwen3, not"),

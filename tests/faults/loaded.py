@@ -6,7 +6,7 @@ import pytest
 import rich.live
 import tokenizers
 
-import homespun.training.loop
+import homespun.training.train
 import tests.faults.wrong
 from homespun.engine import select
 

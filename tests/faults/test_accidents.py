@@ -153,7 +153,7 @@ def all_at_once(place: Path, strace: list[str], *wrong: str) -> tuple[list[int],
     flip(shard, 0.7)
     process = runs.start(place, *run, wrong=[nan, *wrong])
     log = runs.log_of(place)
-    runs.until(process, lambda: "Going on at step" in log.read_text())
+    runs.until(process, lambda: "Resuming at step" in log.read_text())
     process.send_signal(signal.SIGTERM)
     statuses += [process.wait(timeout=runs.LONGEST)]
     statuses += [runs.start(place, *run, wrong=[nan, *wrong]).wait(timeout=runs.LONGEST)]

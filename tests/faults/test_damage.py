@@ -15,7 +15,7 @@ from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag
 from homespun.data.shards import open_shard, write_shard
 from homespun.errors import UserError
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 from homespun.training.resume import resumed_plan
 from homespun.verify import verify
 from tests.faults import runs
@@ -123,7 +123,7 @@ def resumed_from_damaged(place: Path, damage: Any, at: float, name: str, *wrong:
     damage(place / "damaged" / f"checkpoint_step_{2 * SAVE_INTERVAL}{name}.npz", at)
     output = runs.train(place, "damaged", wrong=list(wrong))
     assert wrong or "skipped: " in output
-    assert wrong or f"Going on at step {SAVE_INTERVAL}\n" in output
+    assert wrong or f"Resuming at step {SAVE_INTERVAL}\n" in output
     return lost(place / "control", place / "damaged")
 
 
@@ -198,7 +198,7 @@ def answers(place: Path) -> dict[str, str]:
     asked = TrainConfig(**stored["requested"])
     found = {}
     for field in dataclasses.fields(TrainConfig):
-        was = getattr(Settled(**stored["resolved"]), field.name)
+        was = getattr(ResolvedConfig(**stored["resolved"]), field.name)
         other = OTHER_VALUES.get(field.name)
         if other is None:
             other = was * 0.9 if isinstance(was, float) else (was or 0) + 1

@@ -33,7 +33,7 @@ def signalled(place: Path, folder: str, *numbers: signal.Signals, wrong: list[st
         runs.until(process, lambda: "for ever" in log.read_text())
     for number in numbers:
         process.send_signal(number)
-        runs.until(process, lambda: "Stopping after this step" in log.read_text())
+        runs.until(process, lambda: "Finishing this step" in log.read_text())
     return process.wait(timeout=runs.LONGEST)
 
 
@@ -86,7 +86,7 @@ def test_a_second_signal_would_show(place: Path, table: Table) -> None:
     runs.until(process, lambda: "for ever" in log.read_text())
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
-        runs.until(process, lambda: "Stopping after this step" in log.read_text())
+        runs.until(process, lambda: "Finishing this step" in log.read_text())
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=2)
     process.send_signal(signal.SIGKILL)

@@ -316,14 +316,14 @@ def not_finite_but_applied(_: str) -> None:
 
 
 def refused_steps_not_counted(_: str) -> None:
-    from homespun.training.watch.guard import Guard
+    from homespun.training.watch.guard import StepGuard
 
-    stepped = Guard.stepped
+    observe_step = StepGuard.observe_step
 
-    def uncounted(guard: Guard, step: int, result: Any, *more: Any) -> Any:
-        return stepped(guard, step, dataclasses.replace(result, applied=True), *more)
+    def uncounted(guard: StepGuard, step: int, result: Any, *more: Any) -> Any:
+        return observe_step(guard, step, dataclasses.replace(result, applied=True), *more)
 
-    Guard.stepped = uncounted  # type: ignore[method-assign]
+    StepGuard.observe_step = uncounted  # type: ignore[method-assign]
 
 
 CHANGES: dict[str, Change] = {

@@ -12,13 +12,13 @@ from homespun.architectures.presets import PRESETS
 from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.recipe import (
-    MOST_PASSES,
+    MAX_PASSES,
     SIZES,
     UTILISATION,
     Plan,
-    Settled,
+    ResolvedConfig,
+    given_settings,
     plan,
-    said,
     step_limits,
 )
 from homespun.training.schedule import rate_curve
@@ -48,7 +48,9 @@ def test_a_preset_comes_with_the_settings_of_the_specification() -> None:
 @pytest.mark.parametrize("wanted", [{"model_size": "tiny"}, {}], ids=["preset", "recipe"])
 def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
     config = settle(**wanted).config
-    still_open = {field.name for field in dataclasses.fields(config)} - said(config).keys()
+    still_open = {field.name for field in dataclasses.fields(config)} - given_settings(
+        config
+    ).keys()
     free = {"config", "data_file", "tokenizer_path", "model_size", "threads", "patience"}
     shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
     limits = {"max_epochs", "max_steps", "time_budget"}
@@ -87,7 +89,7 @@ def test_what_the_user_says_stays(base: dict[str, Any]) -> None:
 
 
 def test_of_epochs_and_steps_the_one_that_ends_first_comes_first() -> None:
-    config = Settled(max_epochs=2, max_steps=100, batch_size=4, grad_accumulation_steps=2)
+    config = ResolvedConfig(max_epochs=2, max_steps=100, batch_size=4, grad_accumulation_steps=2)
     assert list(step_limits(config, 1000).items()) == [("max_steps", 100), ("max_epochs", 250)]
     assert list(step_limits(config, 100).items()) == [("max_epochs", 25), ("max_steps", 100)]
     half = dataclasses.replace(config, max_epochs=0.5, max_steps=None)
@@ -96,22 +98,22 @@ def test_of_epochs_and_steps_the_one_that_ends_first_comes_first() -> None:
     assert step_limits(half, 1) == {"max_epochs": 1}
 
 
-def warm_up(config: Settled, n_steps: int) -> tuple[int, float]:
+def warm_up(config: ResolvedConfig, n_steps: int) -> tuple[int, float]:
     curve = rate_curve(config, {"max_steps": n_steps})
     return curve.warmup_steps, curve.warmup_share
 
 
 def test_without_a_word_the_warm_up_is_two_percent_and_at_most_2000_steps() -> None:
-    assert warm_up(Settled(), 10_000) == (200, 0.02)
-    assert warm_up(Settled(), 1_000_000) == (2000, 0.002)
-    assert warm_up(Settled(warmup_steps=500), 10_000) == (500, 0.05)
-    assert warm_up(Settled(warmup_steps=0), 10_000) == (0, 0.0)
-    assert warm_up(Settled(warmup_steps=500), 100) == (500, 1.0)
+    assert warm_up(ResolvedConfig(), 10_000) == (200, 0.02)
+    assert warm_up(ResolvedConfig(), 1_000_000) == (2000, 0.002)
+    assert warm_up(ResolvedConfig(warmup_steps=500), 10_000) == (500, 0.05)
+    assert warm_up(ResolvedConfig(warmup_steps=0), 10_000) == (0, 0.0)
+    assert warm_up(ResolvedConfig(warmup_steps=500), 100) == (500, 1.0)
 
 
 def test_where_a_clock_may_end_the_run_the_warm_up_knows_no_steps() -> None:
-    assert warm_up(Settled(time_budget="1h"), 10_000) == (0, 0.02)
-    assert warm_up(Settled(time_budget="1h", warmup_steps=500), 10_000) == (500, 0.0)
+    assert warm_up(ResolvedConfig(time_budget="1h"), 10_000) == (0, 0.02)
+    assert warm_up(ResolvedConfig(time_budget="1h", warmup_steps=500), 10_000) == (500, 0.0)
 
 
 def test_a_limit_that_is_given_is_the_only_one() -> None:
@@ -132,7 +134,7 @@ def test_a_longer_budget_or_a_faster_machine_trains_a_larger_model() -> None:
     assert sizes[-1] == count_parameters(settle(model_size="small").model)
     slow_machine, fast_machine = (settle(speed=s, time_budget="10m") for s in (1e10, 1e13))
     assert count_parameters(slow_machine.model) < count_parameters(fast_machine.model)
-    assert [s.least_flops for s in SIZES] == sorted(s.least_flops for s in SIZES)
+    assert [s.min_flops for s in SIZES] == sorted(s.min_flops for s in SIZES)
     assert {s.preset for s in SIZES} <= set(PRESETS)
 
 
@@ -157,7 +159,7 @@ def test_the_more_often_a_text_is_seen_the_more_weights_decay() -> None:
 
 def test_time_that_a_text_is_too_short_for_is_not_spent_on_learning_it_by_heart() -> None:
     short, long = (settle(tokens, time_budget="10h").config for tokens in (10**5, 10**9))
-    assert (short.max_epochs, short.time_budget) == (MOST_PASSES, "10h")
+    assert (short.max_epochs, short.time_budget) == (MAX_PASSES, "10h")
     assert long.max_epochs is None
     for limit in ({"max_epochs": 50.0}, {"max_steps": 10**6}, {"model_size": "pico"}):
         config = settle(10**5, **{"time_budget": "10h", **limit}).config

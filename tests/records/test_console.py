@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from homespun.records.console import Console, three_digits
+from homespun.records.events import Activity, Advice, Ended, Message, Started, Step
 from homespun.terminal import duration, size
 
 STEP = {
@@ -61,14 +62,42 @@ def screen(monkeypatch):
     return Screen()
 
 
+def started(**fields):
+    state = {"step": 0, "tokens": 0, "progress": 0.0, "seconds_left": None}
+    facts = {"title": "Training", "facts": {}, "total_steps": None, "best_val_loss": None}
+    return Started(**state | facts | fields)
+
+
+def activity(name, progress):
+    return Activity(step=500, tokens=1, progress=progress, seconds_left=723.0, name=name)
+
+
+def stepped(step, loss, progress, seconds_left):
+    return Step(
+        step=step,
+        tokens=1,
+        progress=progress,
+        seconds_left=seconds_left,
+        loss=loss,
+        grad_norm=1.0,
+        applied=True,
+        rates={"adamw": 1e-3},
+        batch="abcd",
+        log=None,
+    )
+
+
 def shown(*records, **options):
     file = io.StringIO()
-    with Console(file=file, **options) as console:
+    with Console(file=file) as console:
+        console(started(**options))
         for record in records:
             console.record(record, 723.0)
-            console.doing("saving", 0.05)
-            console.stepped(500, 3.21, 0.05, 723.0)
-    return file.getvalue().splitlines()
+            console(activity("saving", 0.05))
+            console(stepped(500, 3.21, 0.05, 723.0))
+    title, *lines = file.getvalue().splitlines()
+    assert title == "Training"
+    return lines
 
 
 def test_a_log_file_gets_plain_lines_with_everything():
@@ -127,13 +156,14 @@ def test_a_sample_is_indented_below_its_prompt_and_cannot_control_the_terminal(s
 
 
 def test_on_a_terminal_every_line_fits_and_the_bar_stays_below(screen):
-    with Console(total_steps=10_000, file=screen) as console:
+    with Console(file=screen) as console:
+        console(started(total_steps=10_000))
         console.say("compiling")
         for record in (STEP, STEP | {"tokens_per_second": 1_234_567.0}, evaluation(3.0), SAMPLE):
-            console.doing("evaluating", 0.05)
+            console(activity("evaluating", 0.05))
             console.record(record, 723.0)
             assert re.fullmatch(r"  5% [━╸╺]+ evaluating", screen.lines[-1])
-            console.stepped(500, 3.2101, 0.06, 723.0)
+            console(stepped(500, 3.2101, 0.06, 723.0))
             bar = screen.lines[-1]
             assert re.fullmatch(r"  6% [━╸╺]{10,} 12 min left  step 500  loss 3.21  .*", bar)
             assert len(bar) <= 77  # and the ^C that a terminal puts behind it
@@ -143,6 +173,25 @@ def test_on_a_terminal_every_line_fits_and_the_bar_stays_below(screen):
     full = "step    500/10,000  loss 3.2101  ppl   24.8  lr 3.0e-04  norm 0.82  12,345 tok/s"
     assert full in screen.lines
     assert full.removesuffix("  12,345 tok/s") in screen.lines
+
+
+def test_events_are_shown_once_and_an_error_that_ends_the_run_is_left_to_its_raiser():
+    file = io.StringIO()
+    state = {"step": 5, "tokens": 1, "progress": 0.5, "seconds_left": None}
+    with Console(file=file) as console:
+        console(started(title="Resuming at step 4", facts={"model": "small"}))
+        console(Message(**state, text="compiling"))
+        console(Advice(**state, cause="spike", text="too high", ends_run=True))
+        console(Advice(**state, cause="plateau", text="too small"))
+        console(Ended(**state, result=None, title="Done", facts={"try it": "generate"}))
+    assert file.getvalue().splitlines() == [
+        "Resuming at step 4",
+        "  model  small",
+        "compiling",
+        "step       5  plateau: too small",
+        "Done",
+        "  try it  generate",
+    ]
 
 
 def test_messages_cannot_control_the_terminal(screen):
@@ -177,13 +226,13 @@ def test_steps_move_the_bar_as_often_as_one_can_read_it(screen, monkeypatch):
     with Console(file=screen) as console:
         drawn = []
         for step in range(9):
-            console.stepped(step, 5.0, step / 10, None)
+            console(stepped(step, 5.0, step / 10, None))
             drawn.append(screen.getvalue().count("loss 5.00"))
             now += 0.2
         assert drawn == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-        console.doing("saving", 0.9)
+        console(activity("saving", 0.9))
         assert screen.lines[-1].endswith(" saving")
-        console.stepped(9, 4.0, 0.9, None)
+        console(stepped(9, 4.0, 0.9, None))
         assert screen.lines[-1].endswith("step 9  loss 4.00")
 
 
@@ -192,7 +241,7 @@ def test_a_narrow_terminal_shows_what_matters_and_breaks_no_words(screen, monkey
     with Console(file=screen) as console:
         console.show("Training", {"model": "qwen3, 3 layers x 192, 3 heads, 2.9 M parameters"})
         console.record(evaluation(3.0), None)
-        console.stepped(500, 3.2101, 0.5, 723.0)
+        console(stepped(500, 3.2101, 0.5, 723.0))
         assert screen.lines[-1].endswith(" 12 min left  step 500")
     lines = screen.lines
     assert "  model  qwen3, 3 layers x 192, 3 heads, 2.9 M" in lines
@@ -223,7 +272,7 @@ def test_when_the_output_is_lost_it_is_said_once_and_the_rest_goes_to_standard_e
     assert reasons == (["Broken pipe"] if kind == "closed pipe" else [])
     said = capsys.readouterr().err.splitlines()
     if kind == "full disk":  # which may pass
-        line = "The output cannot be written (No space left on device): it goes on here."
+        line = "The output cannot be written (No space left on device); it continues here."
         assert said.pop(0) == line
     assert said[1:] == ["Stopped", "  go on  homespun train --resume"]
 
@@ -234,9 +283,9 @@ def test_a_terminal_that_is_closed_is_lost_too(monkeypatch, capfd):
     reasons = []
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as file, Console(file=file, when_lost=reasons.append) as console:
-        console.doing("saving", 0.5)
+        console(activity("saving", 0.5))
         os.close(ours)
-        console.stepped(1, 5.0, 0.5, None)
+        console(stepped(1, 5.0, 0.5, None))
         console.record(STEP, None)
         console.say("Stopped")
     assert reasons == ["Input/output error"]

@@ -83,12 +83,12 @@ def test_a_long_run_is_not_pressed_to_the_floor_by_its_first_steps(tmp_path, fig
 
 def test_smoothing_keeps_the_level_the_slope_and_the_length():
     line = np.arange(1000) * 0.5
-    smooth = plot._smoothed(line)
+    smooth = plot.smoothed(line)
     np.testing.assert_allclose(smooth[:-20], line[:-20])
     assert np.abs(smooth - line).max() < 4
     noise = np.random.default_rng(0).normal(size=1000)
-    assert plot._smoothed(noise)[50:-50].std() < 0.3
-    assert len(plot._smoothed(np.empty(0))) == 0
+    assert plot.smoothed(noise)[50:-50].std() < 0.3
+    assert len(plot.smoothed(np.empty(0))) == 0
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

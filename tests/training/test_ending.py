@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 from homespun.config import TrainConfig
-from homespun.training.ending import PLOT, TrainResult, headline, what_now
+from homespun.records.events import TrainResult
+from homespun.training.ending import PLOT, headline, what_now
 
 
 def result(folder: Path, ended_by: str, **changes: Any) -> TrainResult:
-    facts = {"steps": 1288, "val_loss": 3.26, "best_val_loss": 3.25, "stopped_by": None}
+    facts = {
+        "best": folder / "best.npz",
+        "steps": 1288,
+        "val_loss": 3.26,
+        "best_val_loss": 3.25,
+        "stopped_by": None,
+    }
     return TrainResult(checkpoint_dir=folder, ended_by=ended_by, **facts | changes)
 
 
@@ -36,7 +43,7 @@ def test_the_limit_is_named_and_how_to_train_twice_as_long(
     assert what_now(ended, config) == {
         "best": "validation loss 3.2500, in checkpoints/best.npz",
         "try it": "homespun generate --interactive",
-        "train on": f"homespun train --resume {twice}",
+        "longer": f"homespun train --resume {twice}",
     }
 
 
@@ -47,26 +54,26 @@ def test_commands_name_another_folder_as_a_shell_reads_it(tmp_path: Path) -> Non
     now = what_now(result(folder, "patience"), TrainConfig(checkpoint_dir=str(folder), patience=5))
     assert now["curves"] == f"{folder}/training.png"
     assert shlex.split(now["try it"])[2:] == ["--checkpoint", str(folder), "--interactive"]
-    assert "train on" not in now  # it was getting no better
+    assert "longer" not in now  # it was getting no better
 
 
 def test_a_run_that_has_seen_its_text_often_enough_is_not_to_be_trained_on() -> None:
     config = TrainConfig(max_epochs=10, time_budget="1h")
-    assert "train on" not in what_now(result(Path("checkpoints"), "max_epochs"), config)
-    assert "train on" in what_now(result(Path("checkpoints"), "time_budget"), config)
+    assert "longer" not in what_now(result(Path("checkpoints"), "max_epochs"), config)
+    assert "longer" in what_now(result(Path("checkpoints"), "time_budget"), config)
 
 
 def test_a_run_that_learns_by_heart_is_not_to_be_trained_on() -> None:
     config = TrainConfig(time_budget="1h")
     worse = result(Path("checkpoints"), "time_budget", val_loss=3.5, best_val_loss=3.0)
-    assert "train on" not in what_now(worse, config)
+    assert "longer" not in what_now(worse, config)
 
 
 def test_a_stopped_run_goes_on_and_one_that_never_began_does_not() -> None:
     facts: dict[str, Any] = {"val_loss": None, "best_val_loss": None, "stopped_by": signal.SIGINT}
     stopped = result(Path("checkpoints"), "SIGINT", **facts)
     assert headline(stopped, TrainConfig(), was_complete=False) == "Stopped at step 1,288 and saved"
-    assert what_now(stopped, TrainConfig()) == {"go on": "homespun train --resume"}
+    assert what_now(stopped, TrainConfig()) == {"resume": "homespun train --resume"}
     unbegun = result(Path("checkpoints"), "SIGINT", **facts | {"steps": 0})
     assert headline(unbegun, TrainConfig(), was_complete=False) == "Stopped before the first step"
     assert what_now(unbegun, TrainConfig()) == {}

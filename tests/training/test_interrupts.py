@@ -34,8 +34,8 @@ def test_the_second_signal_ends_at_once_and_says_so(
         signal.raise_signal(number)
     assert exits == [128 + number]
     first, second = capfd.readouterr().err.splitlines()
-    assert "once more" in first
-    assert second == "Ended at once. What came after the last checkpoint is lost."
+    assert "Press Ctrl-C again" in first
+    assert second == "Stopped without saving. Steps after the last checkpoint are lost."
 
 
 def test_a_terminal_that_is_closed_never_ends_a_run_at_once(exits: list[int]) -> None:

@@ -1,6 +1,6 @@
 """What the loop counts as time of training, on a clock that only work moves."""
 
-import io
+import time
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -12,15 +12,21 @@ import pytest
 
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import ModelConfig
+from homespun.config.checked import seconds
 from homespun.data.samples import TextDataset
 from homespun.engine.base import StepResult
 from homespun.errors import DiskFullError, UserError
-from homespun.planning.recipe import Settled, step_limits
-from homespun.records.console import Console
-from homespun.training import loop
-from homespun.training import stages as setup
+from homespun.planning.recipe import ResolvedConfig, step_limits
+from homespun.records.events import Evaluation, Event, Message, Saved, Step, StopRun
+from homespun.records.metrics import as_record
+from homespun.training.clock import Clock
+from homespun.training.due import MAX_SAVING_SHARE, MAX_UNSAVED_SECONDS
+from homespun.training.emitter import Emitter
 from homespun.training.interrupts import Interrupts
+from homespun.training.loop import Loop
 from homespun.training.position import Position
+from homespun.training.run import Run
+from homespun.training.saver import Saver
 
 DISPATCH, STEP, EVALUATION, SAVE = 0.5, 2.0, 100.0, 50.0
 """Seconds."""
@@ -73,8 +79,8 @@ class Work:
         return iter(())
 
 
-class Run:
-    """A loop over `work`: what it records, and when it saves. With `failures`, by step, it saves in the background, and
+class Story:
+    """A loop over `work`: its events, and when it saves. With `failures`, by step, it saves in the background, and
     each save is done, well or not, before the next step is computed."""
 
     def __init__(
@@ -82,15 +88,15 @@ class Run:
         monkeypatch: pytest.MonkeyPatch,
         work: Work,
         failures: dict[int, UserError] | None = None,
+        on_event: Callable[[Event], object] | None = None,
         **settings: Any,
     ) -> None:
-        self.records: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.saved: list[int] = []
-        self.said: list[str] = []
         self.position = Position()
-        self.config = Settled(seq_len=4, batch_size=2, **settings)
+        self.config = ResolvedConfig(seq_len=4, batch_size=2, **settings)
         tokens = np.arange(100)
-        run: Any = setup.Run(
+        run = Run(
             config=self.config,
             model=ModelConfig(architecture="qwen3", vocab_size=100, seq_len=4),
             engine=work,  # type: ignore[arg-type]
@@ -101,11 +107,12 @@ class Run:
             limits=step_limits(self.config, 24),
         )
 
-        def save(step: int, *parts: Any) -> None:
+        def save(step: int, *parts: Any) -> Path:
             work.pass_by(SAVE)
             if failures and step in failures:
                 raise failures[step]
             self.saved.append(step)
+            return Path(f"{step}.npz")
 
         folder: Any = SimpleNamespace(
             path=Path(),
@@ -113,15 +120,27 @@ class Run:
             save=save,
             save_best=lambda *parts: work.pass_by(SAVE),
         )
+        monkeypatch.setattr(time, "perf_counter", lambda: work.now)
+        budget = self.config.time_budget
+        clock = Clock(self.position, run.total_steps, seconds(budget) if budget else None)
+        self.emit = Emitter(self.position, clock, [self.events.append], on_event)
         writer = CheckpointWriter(
-            folder, 0, in_background=failures is not None, report=self.said.append
+            folder, 0, in_background=failures is not None, report=self.emit.message
         )
         work.before_step = lambda: writer._under_way and futures.wait([writer._under_way])
-        log: Any = SimpleNamespace(append=self.records.append, sync=lambda: 0)
-        monkeypatch.setattr(loop.time, "perf_counter", lambda: work.now)
-        with Console(file=io.StringIO()) as console, writer:
-            made = loop.Loop(run, writer, self.position, log, console, Interrupts())
-            made.to_the_end()
+        log: Any = SimpleNamespace(sync=lambda: 0)
+        with writer:
+            saver = Saver(run, self.position, writer, log)
+            loop = Loop(run, self.position, clock, saver, self.emit, Interrupts())
+            self.ended_by = loop.train()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [dict(record) for record in map(as_record, self.events) if record]
+
+    @property
+    def messages(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Message)]
 
     def steps_with(self, measured: str) -> list[int]:
         return [record["step"] for record in self.records if measured in record]
@@ -133,7 +152,7 @@ def test_only_steps_are_time_of_training(
     monkeypatch: pytest.MonkeyPatch, waits: bool, log_interval: int
 ) -> None:
     work = Work(waits)
-    run = Run(
+    run = Story(
         monkeypatch,
         work,
         max_steps=8,
@@ -153,17 +172,19 @@ def test_only_steps_are_time_of_training(
 
 def test_each_step_has_a_number_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(waits=False)
-    Run(monkeypatch, work, max_steps=5, sample_prompts=())
+    Story(monkeypatch, work, max_steps=5, sample_prompts=())
     assert work.steps == [0, 1, 2, 3, 4]
 
 
 def test_a_checkpoint_is_also_saved_by_the_clock_unless_that_costs_too_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = Run(monkeypatch, Work(waits=True), max_steps=1500, sample_prompts=(), eval_interval=2000)
+    run = Story(
+        monkeypatch, Work(waits=True), max_steps=1500, sample_prompts=(), eval_interval=2000
+    )
     seconds_per_step = DISPATCH + STEP
-    first = loop.LONGEST_UNSAVED / seconds_per_step
-    second = first + SAVE / loop.SAVING_SHARE / seconds_per_step
+    first = MAX_UNSAVED_SECONDS / seconds_per_step
+    second = first + SAVE / MAX_SAVING_SHARE / seconds_per_step
     assert run.saved == [first, 1000, 1500]
     assert second > 1000
 
@@ -173,7 +194,7 @@ def test_evaluations_of_the_recipe_are_tenths_of_the_run_or_what_it_can_afford(
 ) -> None:
     def evaluated(**settings: Any) -> list[int]:
         settings |= {"eval_interval": None, "sample_prompts": (), "log_interval": 1000}
-        return Run(monkeypatch, Work(waits=True), **settings).steps_with("val_loss")
+        return Story(monkeypatch, Work(waits=True), **settings).steps_with("val_loss")
 
     assert evaluated(max_steps=200, eval_tokens=4) == list(range(20, 201, 20))
     assert evaluated(max_steps=205, eval_tokens=4) == [*range(21, 190, 21), 205]
@@ -192,14 +213,55 @@ STEPS = {"max_steps": 9, "save_interval": 3, "eval_interval": 100, "sample_promp
 def test_a_failed_save_ends_the_run_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(waits=True)
     with pytest.raises(UserError, match="the disk is gone"):
-        Run(monkeypatch, work, {3: UserError("the disk is gone")}, **STEPS)
+        Story(monkeypatch, work, {3: UserError("the disk is gone")}, **STEPS)
     assert len(work.steps) in (3, 4)  # the next one may have been under way
 
 
 def test_a_full_disk_costs_one_save_unless_it_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     full = DiskFullError("no room")
-    run = Run(monkeypatch, Work(waits=True), {6: full}, **STEPS)
+    run = Story(monkeypatch, Work(waits=True), {6: full}, **STEPS)
     assert run.saved == [3, 9, 9]  # the last one with the evaluation at the end
-    assert run.said == ["Not saved: no room. The run goes on, and the next save tries again."]
+    complete = {(event.step, event.path) for event in run.events if isinstance(event, Saved)}
+    assert complete == {(3, Path("3.npz")), (9, Path("9.npz"))}
+    assert run.messages == ["Not saved: no room. The run goes on, and the next save tries again."]
     with pytest.raises(DiskFullError, match="no room"):
-        Run(monkeypatch, Work(waits=True), {9: full}, **STEPS)
+        Story(monkeypatch, Work(waits=True), {9: full}, **STEPS)
+
+
+def test_a_listener_ends_the_run_after_the_step_and_it_is_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Step) and event.step >= 4:
+            raise StopRun("enough" if event.step == 4 else "too late")
+
+    story = Story(monkeypatch, Work(waits=True), on_event=stop, **STEPS)
+    assert (story.ended_by, story.saved, story.emit.error) == ("on_event: enough", [3, 4], None)
+    assert story.steps_with("val_loss") == []
+
+
+def test_an_error_of_a_listener_costs_no_step_and_it_is_not_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def fail(event: Event) -> None:
+        calls.append(event)
+        if isinstance(event, Step) and event.step == 4:
+            raise ZeroDivisionError
+
+    story = Story(monkeypatch, Work(waits=True), on_event=fail, **STEPS)
+    assert isinstance(story.emit.error, ZeroDivisionError)
+    assert (story.ended_by, story.saved) == ("on_event: ZeroDivisionError()", [3, 4])
+    assert calls[-1].step == 4
+    assert len(calls) < len(story.events)
+
+
+def test_the_users_listener_gets_what_the_others_get_and_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[Event] = []
+    story = Story(monkeypatch, Work(waits=False), on_event=calls.append, **STEPS)
+    assert calls == story.events
+    assert [event.step for event in calls if isinstance(event, Step)] == list(range(1, 10))
+    assert [event.step for event in calls if isinstance(event, Evaluation)] == [9]

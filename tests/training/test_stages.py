@@ -12,7 +12,7 @@ from homespun.data.train_tokenizer import train_tokenizer
 from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT, Tokenizer
-from homespun.training import stages as setup
+from homespun.training.stages import check_sizes, chosen_text, chosen_tokenizer
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def tokenizer_for(text: str, said: list[str], **settings: str | int) -> Tokenizer:
     config = dataclasses.replace(TrainConfig(data_file=text), **settings)  # type: ignore[arg-type]
-    return setup._tokenizer(config, survey(Path(text)), said.append)
+    corpus = survey(Path(text))
+    check_sizes(config, corpus)
+    return chosen_tokenizer(config.tokenizer_path, config.vocab_size, corpus, said.append)
 
 
 def test_the_last_tokenizer_serves_its_own_text(said: list[str]) -> None:
@@ -99,9 +101,9 @@ def test_too_little_text(said: list[str]) -> None:
     with pytest.raises(
         UserError, match=r"tiny\.txt has 526 bytes; a model needs at least about 100"
     ):
-        setup._corpus(TrainConfig(data_file="tiny.txt"), said.append)
+        chosen_text("tiny.txt", said.append)
     assert said == []
-    setup._corpus(TrainConfig(data_file="book.txt"), said.append)
+    chosen_text("book.txt", said.append)
     assert "bytes; a model needs at least about 100 kB (a short book has 300 kB) to" in said[0]
 
 
@@ -110,4 +112,4 @@ def test_no_text_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"homespun download --dataset stories \(needs no network\)"
     ):
-        setup._corpus(TrainConfig(), print)
+        chosen_text(None, print)

@@ -1,6 +1,6 @@
-"""What a run does over hundreds of steps in; what is wrong with that and what to change out, while it goes on.
+"""Steps and evaluations flow in; findings about the course of the run over hundreds of steps come out, with advice.
 
-Plain numbers, stored with each checkpoint. What is seen does not depend on how often it is logged.
+The state is plain numbers, stored with each checkpoint. It does not depend on the log interval.
 """
 
 import math
@@ -12,35 +12,35 @@ import numpy as np
 
 from homespun.data.shards import TokenStream
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import Settled
-from homespun.training.watch.guard import Advice, higher_rate, lower_rate
+from homespun.planning.recipe import ResolvedConfig
+from homespun.training.watch.guard import Finding, higher_rate, lower_rate
 
-MOST_BLOCKS = 64
-"""The whole run is kept as so many means at most; then each two become one."""
-FIRST_BLOCK = 10
-"""Steps of a mean at the start of a run."""
+MAX_BLOCKS = 64
+"""The whole run is kept as at most so many blocks; when they are full, each two become one."""
+FIRST_BLOCK_STEPS = 10
+"""Steps of a block at the start of a run."""
 
-CERTAIN = 5.0
-"""Standard errors by which two means differ where it cannot be chance."""
-SOON, LATER = 100, 600
-"""Steps at the full rate (or as much of lower ones) after which a run has begun to learn, and has learned."""
-ENOUGH_TEXT = 25_000
-"""Tokens, likewise, without which nobody learns more than how often each occurs, in however many steps."""
-COUNTED = 1_000_000
-"""Tokens of the text from which one knows how often each occurs."""
+CERTAIN_ERRORS = 5.0
+"""Two means that differ by so many standard errors do not differ by chance."""
+EARLY_STEPS, LATE_STEPS = 100, 600
+"""Steps at the full rate (or more at lower rates) after which a loss should have begun to fall, and may stay."""
+MIN_TOKENS = 25_000
+"""Tokens at the full rate with which a model learns more than token frequencies, in however many steps."""
+COUNTED_TOKENS = 1_000_000
+"""Tokens of the text from which token frequencies are counted."""
 
 
 class Block(NamedTuple):
-    """Some steps in a row: their number, and sums over them."""
+    """Consecutive steps: their number, and sums over them."""
 
     steps: int = 0
     loss: float = 0.0
     square: float = 0.0
     clipped: float = 0.0
     log_norm: float = 0.0
-    """Of the gradient norm, before clipping."""
+    """Logarithm of the gradient norm before clipping."""
     rate: float = 0.0
-    """Learning rate as a share of its peak."""
+    """Learning rate as a fraction of its peak."""
 
     @property
     def mean(self) -> float:
@@ -58,176 +58,191 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Watch:
-    """What has been seen since the settings that matter were as they are."""
+class TrendWatch:
+    """The course of a run since its learning rates and its clipping last changed. `position` maps the stored names."""
 
     settings: list[float] = field(default_factory=list)
-    counting: float = 0.0
-    """Loss of a model that knows how often each token occurs, and nothing else."""
-    first: float = 0.0
+    unigram_loss: float = 0.0
+    """Loss of a model that knows the token frequencies only, in nats."""
+    first_loss: float = 0.0
     """Loss of the first step."""
-    block_steps: int = FIRST_BLOCK
+    block_steps: int = FIRST_BLOCK_STEPS
     blocks: list[Block] = field(default_factory=list)
-    now: Block = field(default_factory=Block)
-    """The one that is not full yet."""
-    at_evaluation: Block = field(default_factory=Block)
+    current_block: Block = field(default_factory=Block)
+    """The block that is not full yet."""
+    since_evaluation: Block = field(default_factory=Block)
     """The steps since the last evaluation."""
     evaluations: list[list[float]] = field(default_factory=list)
-    """Step, validation loss, and mean training loss since the one before: of the best, and of the last two after it."""
-    said_at: dict[str, int] = field(default_factory=dict)
-    """By cause."""
+    """The best one and the last two after it: step, validation loss, and mean training loss since the one before."""
+    advised_at: dict[str, int] = field(default_factory=dict)
+    """The step of the last finding, by cause."""
 
     @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Watch":
-        """The inverse of `dataclasses.asdict` after a passage through JSON."""
+    def restored(cls, values: dict[str, Any]) -> "TrendWatch":
+        """The inverse of `dataclasses.asdict`, after conversion to JSON and back."""
         blocks = [Block(*block) for block in values["blocks"]]
-        now, at_evaluation = Block(*values["now"]), Block(*values["at_evaluation"])
-        return cls(**values | {"blocks": blocks, "now": now, "at_evaluation": at_evaluation})
+        parts = {name: Block(*values[name]) for name in ("current_block", "since_evaluation")}
+        return cls(**values | {"blocks": blocks} | parts)
 
-    def begin(self, config: Settled, counting: float) -> "Watch":
-        """This, or a new one where a resumed run has other settings: what was seen says nothing about them."""
+    def begin(self, config: ResolvedConfig, unigram_loss: float) -> "TrendWatch":
+        """This, or a new one if a resumed run has other settings, about which the past says nothing."""
         settings = [config.learning_rate, config.muon_learning_rate, config.max_grad_norm]
-        return self if settings == self.settings else Watch(settings, counting)
+        return self if settings == self.settings else TrendWatch(settings, unigram_loss)
 
-    def stepped(self, step: int, result: StepResult, rate: float, config: Settled) -> list[Advice]:
-        """Take note of a step that was applied; `rate` is the share of the peak learning rate."""
+    def observe_step(
+        self, step: int, result: StepResult, rate: float, config: ResolvedConfig
+    ) -> list[Finding]:
+        """Count a step that was applied; `rate` is the fraction of the peak learning rate."""
         loss, norm = result.loss, max(result.grad_norm, 1e-30)
-        if not self.blocks and not self.now.steps:
-            self.first = loss
+        if not self.blocks and not self.current_block.steps:
+            self.first_loss = loss
         values = Block(1, loss, loss**2, result.clipped, math.log(norm), rate)
-        self.now, self.at_evaluation = _sum([self.now, values]), _sum([self.at_evaluation, values])
-        if self.now.steps < self.block_steps:
+        self.current_block, self.since_evaluation = (
+            _sum([self.current_block, values]),
+            _sum([self.since_evaluation, values]),
+        )
+        if self.current_block.steps < self.block_steps:
             return []
-        self.blocks.append(self.now)
-        self.now = Block()
-        if len(self.blocks) == MOST_BLOCKS:
+        self.blocks.append(self.current_block)
+        self.current_block = Block()
+        if len(self.blocks) == MAX_BLOCKS:
             self.blocks = [
                 _sum(pair) for pair in zip(self.blocks[::2], self.blocks[1::2], strict=True)
             ]
             self.block_steps *= 2
         course = (
-            divergence(self.blocks, self.first, config)
-            or stuck(self.blocks, self.first, self.counting, config)
+            divergence(self.blocks, self.first_loss, config)
+            or stuck(self.blocks, self.first_loss, self.unigram_loss, config)
             or plateau(self.blocks, config)
         )
-        return self._unless_said(step, [course, constant_clipping(self.blocks, config)])
+        return self._new_findings(step, [course, constant_clipping(self.blocks, config)])
 
-    def evaluated(self, step: int, val_loss: float, config: Settled) -> list[Advice]:
-        """Take note of an evaluation."""
-        if not self.at_evaluation.steps or not math.isfinite(val_loss):
+    def observe_evaluation(
+        self, step: int, val_loss: float, config: ResolvedConfig
+    ) -> list[Finding]:
+        """Count an evaluation."""
+        if not self.since_evaluation.steps or not math.isfinite(val_loss):
             return []
-        self.evaluations.append([step, val_loss, self.at_evaluation.mean])
-        self.at_evaluation = Block()
+        self.evaluations.append([step, val_loss, self.since_evaluation.mean])
+        self.since_evaluation = Block()
         best = min(self.evaluations, key=lambda evaluation: evaluation[1])
         after = [evaluation for evaluation in self.evaluations if evaluation[0] > best[0]]
         self.evaluations = [best, *after[-2:]]
-        return self._unless_said(step, [overfitting(self.evaluations, config)])
+        return self._new_findings(step, [overfitting(self.evaluations, config)])
 
-    def _unless_said(self, step: int, found: Sequence[Advice | None]) -> list[Advice]:
-        """The same cause again only when the run is four times as old."""
-        due = [
-            advice for advice in found if advice and step >= 4 * self.said_at.get(advice.cause, 0)
+    def _new_findings(self, step: int, found: Sequence[Finding | None]) -> list[Finding]:
+        """The findings, without those whose cause was found when the run was more than a quarter as old."""
+        new = [
+            finding
+            for finding in found
+            if finding and step >= 4 * self.advised_at.get(finding.cause, 0)
         ]
-        self.said_at |= {advice.cause: step for advice in due}
-        return due
+        self.advised_at |= {finding.cause: step for finding in new}
+        return new
 
 
-def loss_of_counting(tokens: TokenStream) -> float:
-    """The loss of a model that knows how often each token occurs, and nothing else, in nats."""
-    _, counts = np.unique(tokens[:COUNTED], return_counts=True)
+def unigram_loss(tokens: TokenStream) -> float:
+    """The loss, in nats, of a model that knows the token frequencies only."""
+    _, counts = np.unique(tokens[:COUNTED_TOKENS], return_counts=True)
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
-def divergence(blocks: Sequence[Block], first: float, config: Settled) -> Advice | None:
-    """The loss has risen, for good."""
+def divergence(blocks: Sequence[Block], first: float, config: ResolvedConfig) -> Finding | None:
+    """The loss has risen and does not fall again."""
     if len(blocks) < 3:
         return None
     best, last = min(blocks[:-2], key=lambda block: block.mean), _sum(blocks[-2:])
     if best.mean > first and last.mean - first > 0.2 * first + 3 * last.deviation:
-        best = Block(1, first)  # it has risen at once
+        best = Block(1, first)  # it rose from the first step on
     rise, fall = last.mean - best.mean, blocks[0].mean - best.mean
-    # A text that is known by heart is a little less so where the next pass cuts it elsewhere.
-    if rise < max(CERTAIN * math.hypot(best.error, last.error), 0.05 * best.mean, 0.1 * fall):
+    # The loss of a memorized text rises a little when the next pass cuts it into other windows.
+    if rise < max(
+        CERTAIN_ERRORS * math.hypot(best.error, last.error), 0.05 * best.mean, 0.1 * fall
+    ):
         return None
-    return Advice(
+    return Finding(
         "divergence",
         f"the loss has risen from {best.mean:.3g} to {last.mean:.3g}: the learning rate is too high; "
-        f"go on with --resume {lower_rate(config)} (or begin again with it and more --warmup-steps)",
+        f"continue with --resume {lower_rate(config)} (or start again with it and more --warmup-steps)",
     )
 
 
-def stuck(blocks: Sequence[Block], first: float, counting: float, config: Settled) -> Advice | None:
-    """The loss is no better than that of `counting` tokens, and is not getting there."""
+def stuck(
+    blocks: Sequence[Block], first: float, unigram_loss: float, config: ResolvedConfig
+) -> Finding | None:
+    """The loss is no better than with token frequencies only, and hardly falls."""
     at_full_rate = sum(block.rate for block in blocks)
-    if at_full_rate < SOON or at_full_rate * config.tokens_per_step < ENOUGH_TEXT:
+    if at_full_rate < EARLY_STEPS or at_full_rate * config.tokens_per_step < MIN_TOKENS:
         return None
     before, last = _last_quarters(blocks)
-    fall = before.mean - last.mean + 2 * math.hypot(before.error, last.error)  # at most, likely
-    if last.mean < 0.97 * counting or fall > 0.02 * last.mean:
+    fall = (
+        before.mean - last.mean + 2 * math.hypot(before.error, last.error)
+    )  # the most that is likely
+    if last.mean < 0.97 * unigram_loss or fall > 0.02 * last.mean:
         return None
-    if last.mean > 1.05 * counting and last.mean < 0.95 * first:
-        return None  # it falls, or has at least
-    if last.mean > 1.05 * counting:
-        return Advice(
+    if last.mean > 1.05 * unigram_loss and last.mean < 0.95 * first:
+        return None  # it falls, or did fall
+    if last.mean > 1.05 * unigram_loss:
+        return Finding(
             "no fall",
-            f"the loss hardly falls: {last.mean:.3g}, where knowing how often each token occurs would give "
-            f"{counting:.3g}. The learning rate is too low: go on with --resume {higher_rate(config)}",
+            f"the loss hardly falls: {last.mean:.3g}, while token frequencies alone would give "
+            f"{unigram_loss:.3g}. The learning rate is too low: continue with --resume {higher_rate(config)}",
         )
-    return Advice(
+    return Finding(
         "no fall",
-        f"the loss stays at {last.mean:.3g}, which is what knowing how often each token occurs gives. The learning "
-        f"rate is too high: begin again with {lower_rate(config)}, or is there no order in the text?",
+        f"the loss stays at {last.mean:.3g}, no better than token frequencies alone. The learning rate is too high: "
+        f"start again with {lower_rate(config)}. (Or the text is random.)",
     )
 
 
-def plateau(blocks: Sequence[Block], config: Settled) -> Advice | None:
-    """The loss falls no more, although the rate is still high."""
-    if sum(block.rate for block in blocks) < LATER:
+def plateau(blocks: Sequence[Block], config: ResolvedConfig) -> Finding | None:
+    """The loss has stopped falling, although the rate is still high."""
+    if sum(block.rate for block in blocks) < LATE_STEPS:
         return None
     before, last = _last_quarters(blocks)
     if last.rate < 0.5 * last.steps or before.mean > 1.003 * last.mean:
         return None
-    return Advice(
+    return Finding(
         "plateau",
         f"the loss has stayed at {last.mean:.3g} for {before.steps + last.steps:,} steps: more steps will not help; "
-        "a larger model may (--model-size), or a shorter run, whose rate falls sooner",
+        "a larger model may (--model-size), or a shorter run, in which the rate falls sooner",
     )
 
 
-def constant_clipping(blocks: Sequence[Block], config: Settled) -> Advice | None:
-    """Every gradient is cut to a fraction."""
-    if sum(block.rate for block in blocks) < 2 * SOON:
+def constant_clipping(blocks: Sequence[Block], config: ResolvedConfig) -> Finding | None:
+    """Every gradient is clipped to a fraction of its norm."""
+    if sum(block.rate for block in blocks) < 2 * EARLY_STEPS:
         return None
     recent = _sum(blocks[len(blocks) // 2 :])
     norm = math.exp(recent.log_norm / recent.steps)
     if recent.clipped < 0.99 * recent.steps or norm < 3 * config.max_grad_norm:
         return None
-    return Advice(
+    return Finding(
         "constant clipping",
-        f"all gradients are clipped, from a norm of about {norm:.2g} to {config.max_grad_norm:g}: clipping is there "
-        f"for outliers; go on with --resume --max-grad-norm {2 * norm:.1g}",
+        f"all gradients are clipped, from a norm of about {norm:.2g} to {config.max_grad_norm:g}: only outliers "
+        f"should be; continue with --resume --max-grad-norm {2 * norm:.1g}",
     )
 
 
-def overfitting(evaluations: Sequence[Sequence[float]], config: Settled) -> Advice | None:
-    """The loss on the validation text rises while that on the training text falls."""
+def overfitting(evaluations: Sequence[Sequence[float]], config: ResolvedConfig) -> Finding | None:
+    """The validation loss rises while the training loss falls."""
     (best_step, best, training_then), *after = evaluations
     if len(after) < 2 or any(val_loss < 1.01 * best for _, val_loss, _ in after[-2:]):
         return None
     _, val_loss, training = after[-1]
     if training > 0.99 * training_then:
         return None
-    return Advice(
+    return Finding(
         "overfitting",
         f"the validation loss has risen from {best:.4g} to {val_loss:.4g} since step {best_step:,} while the training "
-        "loss fell: the model learns by heart; stop here (best.npz is from before), or train with more text, a "
+        "loss fell: the model memorizes the text; stop here (best.npz is from before), or train with more text, a "
         f"smaller model, --patience 2, --dropout 0.1 or --weight-decay {max(0.2, 2 * config.weight_decay):g}",
     )
 
 
 def _last_quarters(blocks: Sequence[Block]) -> tuple[Block, Block]:
-    """The third and the fourth quarter of what has been seen."""
+    """The third and the fourth quarter of the run."""
     quarter = len(blocks) // 4
     return _sum(blocks[-2 * quarter : -quarter]), _sum(blocks[-quarter:])
 

@@ -12,13 +12,13 @@ import pytest
 
 import homespun
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 from homespun.training.position import Position
-from homespun.training.watch.advice import MOST_BLOCKS, Watch
+from homespun.training.watch.advice import MAX_BLOCKS, TrendWatch
 from tests.conftest import records
 
-CONFIG = Settled()
-COUNTING = 5.0
+CONFIG = ResolvedConfig()
+UNIGRAM_LOSS = 5.0
 
 
 def seen(
@@ -28,23 +28,23 @@ def seen(
     rate: Callable[[int], float] = lambda step: 1.0,
     norm: float = 0.5,
     killed_after: int = 0,
-    config: Settled = CONFIG,
+    config: ResolvedConfig = CONFIG,
 ) -> Iterator[tuple[int, str]]:
     """What is said of a run with such losses, up to noise as it is between batches, and at which step."""
-    watch, noise = Watch().begin(config, COUNTING), random.Random(0)
+    watch, noise = TrendWatch().begin(config, UNIGRAM_LOSS), random.Random(0)
     for step in range(1, steps + 1):
         result = StepResult(loss(step) + noise.gauss(0, 0.15), norm, clipped=norm > 1, applied=True)
-        for advice in watch.stepped(step, result, rate(step), config):
+        for advice in watch.observe_step(step, result, rate(step), config):
             yield step, advice.cause
         if step % 100 == 0:
-            for advice in watch.evaluated(step, loss(step) + 0.1, config):
+            for advice in watch.observe_evaluation(step, loss(step) + 0.1, config):
                 yield step, advice.cause
         if step == killed_after:
-            position = dataclasses.asdict(Position(watch=watch))
+            position = Position(watch=watch).stored()
             restored = Position.restored(json.loads(json.dumps(position))).watch
             assert restored == watch
-            watch = restored.begin(config, COUNTING)
-        assert len(watch.blocks) < MOST_BLOCKS
+            watch = restored.begin(config, UNIGRAM_LOSS)
+        assert len(watch.blocks) < MAX_BLOCKS
 
 
 def falling(step: int) -> float:
@@ -114,11 +114,11 @@ def test_what_is_said_does_not_depend_on_a_kill() -> None:
 
 
 def test_changed_settings_are_judged_afresh() -> None:
-    watch = Watch().begin(CONFIG, COUNTING)
-    watch.stepped(1, StepResult(5.0, 1.0, clipped=False, applied=True), 1.0, CONFIG)
-    assert watch.begin(CONFIG, COUNTING) is watch
-    again = watch.begin(dataclasses.replace(CONFIG, learning_rate=1e-4), COUNTING)
-    assert again.now.steps == 0
+    watch = TrendWatch().begin(CONFIG, UNIGRAM_LOSS)
+    watch.observe_step(1, StepResult(5.0, 1.0, clipped=False, applied=True), 1.0, CONFIG)
+    assert watch.begin(CONFIG, UNIGRAM_LOSS) is watch
+    again = watch.begin(dataclasses.replace(CONFIG, learning_rate=1e-4), UNIGRAM_LOSS)
+    assert again.current_block.steps == 0
 
 
 SMALL = {
@@ -144,11 +144,15 @@ LITTLE_TEXT = {"learning_rate": 1e-2, "data_file": "little.txt", "max_steps": 30
     [
         ({"learning_rate": 3e-3}, None, ""),
         ({"model_size": None, "batch_size": None}, None, ""),  # the recipe
-        ({"learning_rate": 1e-7}, "no fall", "too low: go on with --resume --learning-rate 0.0003"),
+        (
+            {"learning_rate": 1e-7},
+            "no fall",
+            "too low: continue with --resume --learning-rate 0.0003",
+        ),
         (
             {"learning_rate": 0.1, **GPT2},
             "no fall",
-            "high: begin again with --learning-rate 0.0003",
+            "high: start again with --learning-rate 0.0003",
         ),
         ({"learning_rate": 1.0, **GPT2}, "divergence", "--resume --learning-rate 0.0003"),
         (

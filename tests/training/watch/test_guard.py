@@ -16,20 +16,20 @@ from homespun.checkpoint.folder import CheckpointFolder
 from homespun.engine.base import StepResult
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
-from homespun.planning.recipe import Settled
+from homespun.planning.recipe import ResolvedConfig
 from homespun.training.position import Position
 from homespun.training.watch.guard import (
-    ENOUGH,
     MAX_REFUSED_IN_A_ROW,
+    MIN_RECENT_STEPS,
     NOT_FINITE,
-    RECENT,
+    RECENT_STEPS,
     SPIKE,
-    Guard,
     Limits,
+    StepGuard,
 )
 from tests.conftest import records
 
-CONFIG = Settled()
+CONFIG = ResolvedConfig()
 
 
 def result(loss: float = 4.0, norm: float = 0.5, applied: bool = True) -> StepResult:
@@ -39,47 +39,47 @@ def result(loss: float = 4.0, norm: float = 0.5, applied: bool = True) -> StepRe
 NAN = result(math.nan, math.nan, applied=False)
 
 
-def usual(guard: Guard, steps: int, since: int = 0) -> None:
+def usual(guard: StepGuard, steps: int, since: int = 0) -> None:
     """Steps that are much alike."""
     for step in range(since + 1, since + 1 + steps):
-        guard.stepped(step, result(), Limits(), "abcd", CONFIG)
+        guard.observe_step(step, result(), Limits(), "abcd", CONFIG)
 
 
 def test_the_best_evaluation_is_remembered_and_the_others_are_counted() -> None:
-    guard = Guard()
-    better = [guard.evaluated(loss) for loss in (3.0, 2.0, 2.0, 2.5)]
+    guard = StepGuard()
+    better = [guard.observe_evaluation(loss) for loss in (3.0, 2.0, 2.0, 2.5)]
     assert better == [True, True, False, False]  # an equal one is no better
     assert guard.best_val_loss == 2.0
     assert guard.evaluations_without_better == 2
-    assert guard.evaluated(1.9)
+    assert guard.observe_evaluation(1.9)
     assert guard.evaluations_without_better == 0
 
 
 def test_an_evaluation_that_is_not_a_number_is_never_better() -> None:
-    guard = Guard()
-    guard.evaluated(3.0)
-    assert not guard.evaluated(float("nan"))
+    guard = StepGuard()
+    guard.observe_evaluation(3.0)
+    assert not guard.observe_evaluation(float("nan"))
     assert guard.best_val_loss == 3.0
 
 
 def test_a_first_evaluation_that_is_not_a_number_does_not_stay_the_best() -> None:
-    guard = Guard()
-    assert not guard.evaluated(float("nan"))
-    assert guard.evaluated(3.0)
+    guard = StepGuard()
+    assert not guard.observe_evaluation(float("nan"))
+    assert guard.observe_evaluation(3.0)
     assert guard.best_val_loss == 3.0
 
 
 def test_refused_steps_are_counted_and_too_many_in_a_row_end_the_run() -> None:
-    guard = Guard()
+    guard = StepGuard()
     for step in range(1, MAX_REFUSED_IN_A_ROW):
-        said = guard.stepped(step, NAN, Limits(), "abcd", CONFIG)
+        said = guard.observe_step(step, NAN, Limits(), "abcd", CONFIG)
         assert said == (NOT_FINITE, "the loss was not finite: refused, batch abcd", False)
-    assert guard.stepped(MAX_REFUSED_IN_A_ROW, result(), Limits(), "abcd", CONFIG) is None
+    assert guard.observe_step(MAX_REFUSED_IN_A_ROW, result(), Limits(), "abcd", CONFIG) is None
     assert guard.refused == MAX_REFUSED_IN_A_ROW - 1
     assert guard.refused_in_a_row == 0
     for step in range(100, 100 + MAX_REFUSED_IN_A_ROW - 1):
-        guard.stepped(step, NAN, Limits(), "abcd", CONFIG)
-    last = guard.stepped(109, NAN, Limits(), "ffff", CONFIG)
+        guard.observe_step(step, NAN, Limits(), "abcd", CONFIG)
+    last = guard.observe_step(109, NAN, Limits(), "ffff", CONFIG)
     assert last is not None
     assert last.ends_run
     assert last.cause == "standstill"
@@ -88,10 +88,10 @@ def test_refused_steps_are_counted_and_too_many_in_a_row_end_the_run() -> None:
 
 
 def test_gradients_that_are_not_finite_are_told_apart_from_a_loss_that_is_not() -> None:
-    guard, config = Guard(), dataclasses.replace(CONFIG, precision="bfloat16", optimizer="muon")
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, precision="bfloat16", optimizer="muon")
     infinite = result(norm=math.inf, applied=False)
     for step in range(1, MAX_REFUSED_IN_A_ROW + 1):
-        said = guard.stepped(step, infinite, Limits(), "abcd", config)
+        said = guard.observe_step(step, infinite, Limits(), "abcd", config)
     assert said is not None
     assert said.text.startswith("the loss was finite, its gradients were not in step 10")
     assert said.text.endswith(
@@ -100,35 +100,35 @@ def test_gradients_that_are_not_finite_are_told_apart_from_a_loss_that_is_not() 
 
 
 def test_limits_are_far_above_recent_steps_and_need_enough_of_them() -> None:
-    guard = Guard()
-    usual(guard, ENOUGH)
-    assert guard.limits(ENOUGH + 1) == Limits()  # the last step may not be known yet
-    usual(guard, 1, since=ENOUGH)
-    limits = guard.limits(ENOUGH + 2)
+    guard = StepGuard()
+    usual(guard, MIN_RECENT_STEPS)
+    assert guard.limits(MIN_RECENT_STEPS + 1) == Limits()  # the last step may not be known yet
+    usual(guard, 1, since=MIN_RECENT_STEPS)
+    limits = guard.limits(MIN_RECENT_STEPS + 2)
     assert limits.loss == pytest.approx(4.0 * 1.2)
     assert limits.norm == pytest.approx(0.5 * 5)
-    for step in range(1000, 1000 + RECENT):  # noisier, and only the last ones count
-        guard.stepped(step, result(8.0 + step % 3), Limits(), "abcd", CONFIG)
+    for step in range(1000, 1000 + RECENT_STEPS):  # noisier, and only the last ones count
+        guard.observe_step(step, result(8.0 + step % 3), Limits(), "abcd", CONFIG)
     assert guard.limits(2000).loss == pytest.approx(9.0 + 15)
 
 
 def test_limits_do_not_depend_on_whether_the_last_step_has_been_read() -> None:
     """Where a device computes a step while the next is dispatched, it has not; after a checkpoint it has."""
-    guard = Guard()
-    for step in range(1, RECENT + 1):
-        guard.stepped(step, result(4.0 + step, 0.1 * step), Limits(), "abcd", CONFIG)
-    unread = guard.limits(RECENT + 2)
-    guard.stepped(RECENT + 1, result(40.0, 5.0), unread, "abcd", CONFIG)
-    assert guard.limits(RECENT + 2) == unread != Limits()
+    guard = StepGuard()
+    for step in range(1, RECENT_STEPS + 1):
+        guard.observe_step(step, result(4.0 + step, 0.1 * step), Limits(), "abcd", CONFIG)
+    unread = guard.limits(RECENT_STEPS + 2)
+    guard.observe_step(RECENT_STEPS + 1, result(40.0, 5.0), unread, "abcd", CONFIG)
+    assert guard.limits(RECENT_STEPS + 2) == unread != Limits()
 
 
 def test_a_spike_is_said_once_and_becomes_usual_if_it_stays() -> None:
-    guard = Guard()
-    usual(guard, RECENT)
+    guard = StepGuard()
+    usual(guard, RECENT_STEPS)
     said = []
-    for step in range(RECENT + 1, 4 * RECENT):
+    for step in range(RECENT_STEPS + 1, 4 * RECENT_STEPS):
         limits = guard.limits(step)
-        said.append(guard.stepped(step, result(6.0), limits, "abcd", CONFIG))
+        said.append(guard.observe_step(step, result(6.0), limits, "abcd", CONFIG))
     [spike] = [advice for advice in said if advice]
     assert said[0] == spike
     assert spike.cause == SPIKE
@@ -138,12 +138,12 @@ def test_a_spike_is_said_once_and_becomes_usual_if_it_stays() -> None:
 
 
 def test_a_spike_that_was_refused_is_not_compared_with_and_too_many_end_the_run() -> None:
-    guard, config = Guard(), dataclasses.replace(CONFIG, on_spike="skip")
-    usual(guard, RECENT)
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, on_spike="skip")
+    usual(guard, RECENT_STEPS)
     before, said = list(guard.recent), []
-    for step in range(RECENT + 1, RECENT + 1 + MAX_REFUSED_IN_A_ROW):
+    for step in range(RECENT_STEPS + 1, RECENT_STEPS + 1 + MAX_REFUSED_IN_A_ROW):
         spike = result(norm=50.0, applied=False)
-        said.append(guard.stepped(step, spike, guard.limits(step), "abcd", config))
+        said.append(guard.observe_step(step, spike, guard.limits(step), "abcd", config))
     assert guard.recent == before
     first, *_, last = said
     assert first == (
@@ -158,33 +158,35 @@ def test_a_spike_that_was_refused_is_not_compared_with_and_too_many_end_the_run(
 
 
 def test_a_run_that_shall_stop_at_a_spike_does() -> None:
-    guard, config = Guard(), dataclasses.replace(CONFIG, on_spike="stop")
-    usual(guard, RECENT)
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, on_spike="stop")
+    usual(guard, RECENT_STEPS)
     spike = result(9.0, applied=False)
-    said = guard.stepped(RECENT + 1, spike, guard.limits(RECENT + 1), "abcd", config)
+    said = guard.observe_step(
+        RECENT_STEPS + 1, spike, guard.limits(RECENT_STEPS + 1), "abcd", config
+    )
     assert said is not None
     assert said.ends_run
     assert said.cause == SPIKE
     assert said.text.startswith("in step 101 the loss jumped to 9 from about 4, batch abcd")
 
 
-@pytest.mark.parametrize("killed_after", [1, ENOUGH, ENOUGH + 2, RECENT, RECENT + 2, 200])
+@pytest.mark.parametrize(
+    "killed_after", [1, MIN_RECENT_STEPS, MIN_RECENT_STEPS + 2, RECENT_STEPS, RECENT_STEPS + 2, 200]
+)
 def test_a_restored_guard_decides_as_the_one_that_was_stored(killed_after: int) -> None:
     luck = random.Random(0)
     values = [(luck.lognormvariate(1, 0.5), luck.lognormvariate(0, 2)) for _ in range(250)]
     config = dataclasses.replace(CONFIG, on_spike="skip")
 
     def decisions(kill: bool) -> list[tuple[object, object, int]]:
-        guard, made = Guard(best_val_loss=2.0), []
+        guard, made = StepGuard(best_val_loss=2.0), []
         for step, (loss, norm) in enumerate(values, start=1):
             if kill and step == killed_after:
-                stored = json.loads(
-                    json.dumps(dataclasses.asdict(Position(guard=guard)), allow_nan=False)
-                )
+                stored = json.loads(json.dumps(Position(guard=guard).stored(), allow_nan=False))
                 guard = Position.restored(stored).guard
             limits = guard.limits(step)
             applied = loss <= limits.loss and norm <= limits.norm
-            said = guard.stepped(step, result(loss, norm, applied), limits, "abcd", config)
+            said = guard.observe_step(step, result(loss, norm, applied), limits, "abcd", config)
             made.append((limits, said, guard.refused_in_a_row))
         return made
 
@@ -194,10 +196,10 @@ def test_a_restored_guard_decides_as_the_one_that_was_stored(killed_after: int) 
 
 
 def test_a_state_that_an_earlier_version_stored_is_restored() -> None:
-    values = dataclasses.asdict(Position(step=7, guard=Guard(best_val_loss=2.0)))
+    values = Position(step=7, guard=StepGuard(best_val_loss=2.0)).stored()
     values["guard"]["best_step"] = 5
     del values["guard"]["recent"], values["guard"]["spike_at"], values["watch"]
-    assert Position.restored(values) == Position(step=7, guard=Guard(best_val_loss=2.0))
+    assert Position.restored(values) == Position(step=7, guard=StepGuard(best_val_loss=2.0))
 
 
 def test_a_real_run_in_which_nothing_is_finite_ends_and_has_changed_nothing(

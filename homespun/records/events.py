@@ -1,0 +1,164 @@
+"""The events of a run, typed: the training loop emits them, and listeners turn them into records, console lines, or
+anything else. They stand below both, so that neither the loop nor a listener knows the other.
+"""
+
+import math
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class StopRun(Exception):
+    """Raised by a listener to end the run: the step is finished and saved, and `ended_by` names the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened in a run; these fields say where the run stands."""
+
+    step: int
+    """Optimizer steps done."""
+    tokens: int
+    """Target tokens in these steps."""
+    progress: float
+    """Fraction of the run that is done, from 0 to 1."""
+    seconds_left: float | None
+    """Estimate; None until the first step since the start is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """The run is set up. Not emitted by a resumed run that has nothing left to do."""
+
+    title: str
+    facts: Mapping[str, str]
+    """The run in words: model, text, length, optimizer, engine, ..."""
+    total_steps: int | None
+    """None where only time ends the run."""
+    best_val_loss: float | None
+    """Of the evaluations before a resumed run was stopped."""
+
+
+@dataclass(frozen=True)
+class LoggedSteps:
+    """The steps since the last line of the log, and what the machine needed for them."""
+
+    clipped: float
+    """Fraction of the steps whose gradients were clipped."""
+    refused: int
+    """Refused steps since the beginning of the run."""
+    tokens_per_second: float
+    """Of training alone, without evaluations, samples and checkpoints."""
+    memory_bytes: int
+    """Peak of the process on its device."""
+    active_memory_bytes: int | None
+    """None where only the peak is known."""
+    training_seconds: float
+    """Since the beginning of the run, steps alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """An optimizer step is done."""
+
+    loss: float
+    """Mean over the targets of the step, in nats; may be infinite or NaN."""
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    applied: bool
+    """False where the step was refused and changed nothing."""
+    rates: Mapping[str, float]
+    """Learning rate by optimizer: `adamw`, and `muon` where it is used."""
+    batch: str
+    """CRC-32 of the input tokens, the same for any split into micro-batches."""
+    log: LoggedSteps | None
+    """Set every `log_interval` steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Event):
+    """The model was measured on the validation text."""
+
+    loss: float
+    """Nats per token."""
+    bits_per_byte: float
+    best: bool
+    """The lowest validation loss so far; its weights are saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Event):
+    """The model continued a prompt."""
+
+    prompt: str
+    text: str
+    """Without the prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice(Event):
+    """Something is wrong with a step or with the run."""
+
+    cause: str
+    """One or two words, the same for the same cause."""
+    text: str
+    """The observation, and a remedy."""
+    ends_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Event):
+    """A checkpoint is complete on the disk. It is written while the run goes on: `step` is the step that it holds."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity(Event):
+    """Something other than a step begins and takes a while."""
+
+    name: str
+    """'evaluating', 'saving', ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message(Event):
+    """A line for the reader of the console."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    checkpoint_dir: Path
+    best: Path
+    """The weights with the lowest validation loss; written by the first evaluation."""
+    steps: int
+    ended_by: str
+    """`max_epochs`, `max_steps`, `time_budget`, `patience`, the name of a signal, or `on_event: REASON`."""
+    val_loss: float | None
+    """Of the last evaluation, in nats per token; None where there was none since the start."""
+    best_val_loss: float | None
+    stopped_by: signal.Signals | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    """The run has ended, and all its files are written."""
+
+    result: TrainResult
+    title: str
+    facts: Mapping[str, str]
+    """The result in words, and the commands that may follow."""
+
+
+Listener = Callable[[Event], object]
+"""Gets every event, in the thread that trains, between two steps."""
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where a float cannot hold that."""
+    return math.inf if loss >= 700 else math.exp(loss)

@@ -1,0 +1,79 @@
+"""The position of a run flows in; it comes out whether a log line, an evaluation, samples, a save or the end is due."""
+
+import time
+
+from homespun.training.clock import Clock
+from homespun.training.position import Position
+from homespun.training.run import Run
+from homespun.training.sampling import SAMPLE_TOKENS
+
+MAX_UNSAVED_SECONDS = 300.0
+"""Training time that a power cut may cost, however many steps it is."""
+MAX_SAVING_SHARE = 0.02
+"""A checkpoint that is due by the clock takes at most this fraction of the time since the one before."""
+
+CHECKS_PER_RUN = 10
+"""Evaluations of a run, and rounds of samples, where no interval is given."""
+MAX_CHECK_SHARE = 0.015
+"""An evaluation costs at most this fraction of the training since the one before; the same for samples."""
+EVALUATION_COST = 0.25
+"""Cost of evaluating a token, in training tokens; measured on CPUs, like the next."""
+SAMPLING_COST = 16
+"""Cost of generating a token in a batch of one, in training tokens."""
+
+
+class DueDates:
+    """To be asked after each step. Without a time budget the clock decides only about additional checkpoints, which
+    change no number."""
+
+    def __init__(self, run: Run, position: Position, clock: Clock, eval_tokens: int) -> None:
+        self._config, self._limits = run.config, run.limits
+        self._position, self._clock = position, clock
+        self._evaluation_cost = EVALUATION_COST * eval_tokens
+        self._samples_cost = SAMPLING_COST * SAMPLE_TOKENS * len(run.config.sample_prompts)
+        self._saved = time.perf_counter()
+
+    def log(self) -> bool:
+        return self._position.step % self._config.log_interval == 0
+
+    def evaluation(self) -> bool:
+        interval, last = self._config.eval_interval, self._position.evaluated_at
+        return self._check(interval, last, self._evaluation_cost)
+
+    def samples(self) -> bool:
+        interval, last = self._config.sample_interval, self._position.sampled_at
+        return self._check(interval, last, self._samples_cost)
+
+    def _check(self, interval: int | None, last: int, cost: float) -> bool:
+        """Every `interval` steps. Without one, after every tenth of the run, but not before the training since the
+        `last` one is much more work than the `cost`, in training tokens.
+        """
+        step = self._position.step
+        if interval is not None:
+            return step % interval == 0
+        affordable = cost <= MAX_CHECK_SHARE * (step - last) * self._config.tokens_per_step
+        return affordable and CHECKS_PER_RUN * self._clock.progress() * (step - last) >= step
+
+    def checkpoint(self, seconds_to_save: float) -> bool:
+        """Every `save_interval` steps, and after a few minutes, or later where saving takes long."""
+        if self._position.step % self._config.save_interval == 0:
+            return True
+        unsaved = time.perf_counter() - self._saved
+        return unsaved >= max(MAX_UNSAVED_SECONDS, seconds_to_save / MAX_SAVING_SHARE)
+
+    def saved(self) -> None:
+        """Count the time since the last checkpoint from now."""
+        self._saved = time.perf_counter()
+
+    def end(self) -> str | None:
+        """The first limit that the run has reached, if any."""
+        patience, step = self._config.patience, self._position.step
+        if patience and self._position.guard.evaluations_without_better >= patience:
+            return "patience"
+        if self._clock.out_of_time():
+            return "time_budget"
+        return next((name for name, limit in self._limits.items() if step >= limit), None)
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do, not even the last evaluation."""
+        return bool(self.end()) and self._position.evaluated_at == self._position.step

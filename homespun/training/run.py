@@ -1,0 +1,98 @@
+"""A run that is set up: everything that the training loop works with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from homespun.architectures.families import count_parameters
+from homespun.checkpoint.writer import COPY_SIZE
+from homespun.config import ModelConfig
+from homespun.config.checked import flag
+from homespun.data.prepare import Prepared
+from homespun.data.samples import TextDataset
+from homespun.engine import hardware, select
+from homespun.engine.base import Engine
+from homespun.planning.estimate import training_bytes
+from homespun.planning.recipe import ResolvedConfig
+from homespun.tokenizer import Tokenizer
+from homespun.training.schedule import RateCurve, rate_curve
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to start."""
+
+    config: ResolvedConfig
+    model: ModelConfig
+    engine: Engine
+    tokenizer: Tokenizer
+    tokens: Prepared
+    dataset: TextDataset
+    """Of the training tokens."""
+    header: dict[str, Any]
+    """Stored in every file of weights: enough to generate from it, and to resume."""
+    limits: dict[str, int]
+    """The limits that are numbers of steps, by setting, the nearest first."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """The nearest of the limits; None where only time ends the run."""
+        return min(self.limits.values(), default=None)
+
+    @property
+    def rate_curve(self) -> RateCurve:
+        """The learning rate over the run."""
+        return rate_curve(self.config, self.limits)
+
+    def description(self) -> dict[str, str]:
+        """The run in words, by topic: everything that was chosen."""
+        c, model, facts = self.config, self.model, self.engine.facts
+        rates = f"{c.learning_rate:g}"
+        if c.optimizer == "muon":
+            rates = f"{c.muon_learning_rate:g} for Muon, {rates} for AdamW"
+        steps, share = self.rate_curve.warmup_steps, self.rate_curve.warmup_share
+        warm_up = f"{steps:,} steps" if steps else f"{share:.0%} of the run"
+        lengths = [f"{n:,} steps ({flag(name)})" for name, n in self.limits.items()]
+        if c.time_budget:
+            lengths.append(f"{c.time_budget} (--time-budget)")
+        return {
+            "model": f"{model.architecture}, {model.n_layers} layers x {model.d_model}, "
+            f"{model.n_heads} heads, {count_parameters(model) / 1e6:.1f} M parameters",
+            "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
+            f"validation tokens, vocabulary {model.vocab_size:,}",
+            "step": f"{c.tokens_per_step:,} tokens: {c.batch_size} sequences of {c.seq_len} tokens"
+            + (f", {c.grad_accumulation_steps} times" if c.grad_accumulation_steps != 1 else ""),
+            "length": " or ".join(lengths)
+            + (", whichever comes first" if len(lengths) > 1 else ""),
+            "optimizer": f"{c.optimizer}, peak rate {rates}",
+            "schedule": f"{c.schedule}, warm-up {warm_up}",
+            "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}"
+            + (f", {facts['threads']} threads" if "threads" in facts else "")
+            + (", compiled" if facts["compiled"] == "yes" else ""),
+            "folder": c.checkpoint_dir,
+        }
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the weights, in memory and on disk; each of the optimizer's moments takes as much at most."""
+        return 4 * count_parameters(self.model)
+
+    def bytes_on_disk(self) -> int:
+        """Size of the checkpoints, at most."""
+        return bytes_on_disk(self.model, self.config.keep)
+
+    def has_room_for_copies(self) -> bool:
+        """Whether a step leaves enough memory for the copies that are saved in the background."""
+        c, machine = self.config, select.machine(self.config.engine)
+        step = training_bytes(
+            self.model,
+            c.batch_size,
+            c.optimizer,
+            half=machine.computes_in_half(c.precision),
+            checkpointing=c.gradient_checkpointing,
+        )
+        return step + COPY_SIZE * self.weights_bytes <= hardware.capacity()
+
+
+def bytes_on_disk(model: ModelConfig, keep: int) -> int:
+    """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice."""
+    return 4 * count_parameters(model) * (3 * (keep + 1) + 2)

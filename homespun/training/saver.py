@@ -1,0 +1,80 @@
+"""A run at a step flows in; its checkpoints and best weights come out, written in the background."""
+
+from collections.abc import Iterator
+from itertools import dropwhile, takewhile
+from pathlib import Path
+
+from homespun.architectures.families import parameters
+from homespun.checkpoint.writer import CheckpointWriter
+from homespun.engine.base import Named
+from homespun.errors import DiskFullError
+from homespun.records.metrics import MetricsLog
+from homespun.training.position import Position
+from homespun.training.run import Run
+
+
+class Saver:
+    """Saves a run together with the length of its metrics, to which a resumed run cuts them back."""
+
+    def __init__(
+        self, run: Run, position: Position, writer: CheckpointWriter, metrics: MetricsLog
+    ) -> None:
+        self._run, self._position, self._writer, self._metrics = run, position, writer, metrics
+        self._weight_names = {p.name for p in parameters(run.model)}
+        self._told: tuple[int, Path] | None = None
+        self.saved_at: int | None = position.step
+        """The step that was saved last; None where the position has changed since then."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self._writer.folder.path
+
+    @property
+    def seconds_to_save(self) -> float:
+        """Duration of the last save."""
+        return self._writer.seconds_to_save
+
+    def save(self, elapsed: float) -> None:
+        """Begin to write a checkpoint of this moment, `elapsed` seconds after the beginning of the run."""
+        position = self._position
+        self.saved_at = position.step
+        try:
+            metrics_length = self._metrics.sync()
+        except DiskFullError as error:
+            self._writer.no_room(error)
+            return
+        position.elapsed_seconds = elapsed
+        self._writer.save(
+            position.step,
+            self._weights(),
+            dropwhile(self._is_weight, self._run.engine.state()),
+            self._run.header,
+            {"position": position.stored(), "metrics_length": metrics_length},
+        )
+
+    def save_best(self, val_loss: float) -> None:
+        """Begin to write the weights, the best so far."""
+        header = {**self._run.header, "val_loss": val_loss}
+        self._writer.save_best(self._position.step, self._weights(), header)
+
+    def completed(self) -> tuple[int, Path] | None:
+        """Step and file of a checkpoint that has been completed since the last call.
+
+        Raises:
+            UserError: a save has failed.
+        """
+        self._writer.check()
+        saved, told = self._writer.saved, self._told
+        self._told = saved
+        return None if saved is told else saved
+
+    def finish(self) -> None:
+        """Wait for the last save. Raises as `CheckpointWriter.finish`."""
+        self._writer.finish()
+
+    def _weights(self) -> Iterator[Named]:
+        return takewhile(self._is_weight, self._run.engine.state())
+
+    def _is_weight(self, named: Named) -> bool:
+        return named[0] in self._weight_names

@@ -1,0 +1,129 @@
+"""Batches flow in, finished optimizer steps come out. A step is dispatched before the one before it is read, so that a
+GPU never waits for the loop.
+"""
+
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from homespun.data.batch import Batch
+from homespun.data.samples import Batches
+from homespun.engine.base import StepHandle, StepResult
+from homespun.planning.recipe import ResolvedConfig
+from homespun.records.events import LoggedSteps
+from homespun.training.clock import Clock
+from homespun.training.position import Position, Window
+from homespun.training.run import Run
+from homespun.training.watch.guard import Finding, Limits
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """The inputs of a step that its reports need."""
+
+    rates: dict[str, float]
+    """Learning rate by optimizer, of those in use."""
+    limits: Limits
+    batch: str
+    """Fingerprint of the tokens."""
+
+
+class Steps:
+    """The optimizer steps of a run, in order; moves the position on."""
+
+    def __init__(self, run: Run, position: Position, clock: Clock) -> None:
+        self._run, self._position, self._clock = run, position, clock
+        self._batches = Batches(run.dataset, run.config.seed)
+        self._rate_curve = run.rate_curve
+        self._pending: tuple[StepHandle, StepInputs] | None = None
+        self._mark = 0.0
+        """The time from which the next step to be read is measured."""
+
+    def next_batch(self) -> list[Batch]:
+        """The micro-batches of the next step, [batch_size, seq_len] each."""
+        if self._pending is None:  # the time since the last step was not training time
+            self._mark = time.perf_counter()
+        c = self._run.config
+        return self._batches.microbatches(
+            self._position.next_sample, c.batch_size, c.grad_accumulation_steps
+        )
+
+    def take(self, microbatches: Sequence[Batch]) -> Iterator[tuple[StepResult, StepInputs]]:
+        """Dispatch a step, yield the one before it, and this one too if it is done already."""
+        c, position = self._run.config, self._position
+        limits = position.guard.limits(position.step + 1)
+        rates = self._rates()
+        enforced = Limits() if c.on_spike == "warn" else limits
+        handle = self._run.engine.train_step(
+            microbatches,
+            rates,
+            position.step,
+            loss_limit=enforced.loss,
+            norm_limit=enforced.norm,
+        )
+        yield from self.finish()
+        position.step += 1
+        position.next_sample += c.sequences_per_step
+        position.tokens += sum(batch.n_targets for batch in microbatches)
+        self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
+        if handle.ready():
+            yield from self.finish()
+
+    def finish(self) -> Iterator[tuple[StepResult, StepInputs]]:
+        """Wait for the dispatched step, if there is one, and yield it."""
+        if self._pending is None:
+            return
+        handle, inputs = self._pending
+        self._pending = None
+        result = handle.result()
+        position, window = self._position, self._position.window
+        now = time.perf_counter()
+        position.training_seconds += now - self._mark
+        window.seconds += now - self._mark
+        self._mark = now
+        window.steps += 1
+        window.clipped += result.clipped
+        yield result, inputs
+
+    def logged(self) -> LoggedSteps:
+        """The steps since the last call, for a line of the log."""
+        position, window, engine = self._position, self._position.window, self._run.engine
+        position.window = Window()
+        return LoggedSteps(
+            clipped=window.clipped / window.steps,
+            refused=position.guard.refused,
+            tokens_per_second=window.steps * self._run.config.tokens_per_step / window.seconds,
+            memory_bytes=engine.peak_memory(),
+            active_memory_bytes=engine.active_memory(),
+            training_seconds=position.training_seconds,
+        )
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rates of the next step."""
+        c, step = self._run.config, self._position.step
+        share = self._rate_curve(step, self._clock.progress(step + 1))
+        rates = {"adamw": c.learning_rate * share}
+        if c.optimizer == "muon":
+            rates["muon"] = c.muon_learning_rate * share
+        return rates
+
+
+def _fingerprint(microbatches: Sequence[Batch]) -> str:
+    """Identifies the input tokens of a step, however they are split into micro-batches."""
+    value = 0
+    for batch in microbatches:
+        value = zlib.crc32(batch.inputs.tobytes(), value)
+    return f"{value:08x}"
+
+
+def findings(
+    position: Position, result: StepResult, inputs: StepInputs, config: ResolvedConfig
+) -> Iterator[Finding]:
+    """Anything wrong with the step just read, or with the run."""
+    step, guard, watch = position.step, position.guard, position.watch
+    if finding := guard.observe_step(step, result, inputs.limits, inputs.batch, config):
+        yield finding
+    if result.applied:
+        rate = inputs.rates["adamw"] / config.learning_rate
+        yield from watch.observe_step(step, result, rate, config)

@@ -1,0 +1,42 @@
+"""Progress and the time that is left, on a clock that stands still unless it is moved."""
+
+import time
+
+import pytest
+
+from homespun.training.clock import Clock
+from homespun.training.position import Position
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in one item."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_nearest_limit_counts(now: list[float]) -> None:
+    position = Position()
+    clock = Clock(position, total_steps=10, time_budget=100.0)
+    assert (clock.progress(), clock.seconds_left()) == (0.0, None)
+    position.step, now[0] = 2, 1010.0
+    assert clock.progress() == 0.2
+    assert clock.progress(step=3) == 0.3
+    assert clock.seconds_left() == pytest.approx(40.0)
+    now[0] = 1050.0
+    assert clock.progress() == 0.5
+    now[0] = 1200.0
+    assert clock.progress() == 1.0
+    assert clock.out_of_time()
+
+
+def test_a_resumed_run_counts_the_time_before_it_was_stopped_but_estimates_from_its_own(
+    now: list[float],
+) -> None:
+    position = Position(step=5, elapsed_seconds=90.0)
+    clock = Clock(position, total_steps=10, time_budget=None)
+    position.step, now[0] = 6, 1003.0
+    assert clock.elapsed() == pytest.approx(93.0)
+    assert clock.seconds_left() == pytest.approx(3.0 * 4)
+    assert not clock.out_of_time()
