@@ -11,7 +11,7 @@ from typing import Any
 from homespun.architectures.families import flops_per_token
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
-from homespun.config.checked import seconds
+from homespun.config.checked import preset_defaults, seconds
 from homespun.errors import UserError
 
 LIMITS = ("max_epochs", "max_steps", "time_budget")
@@ -26,23 +26,26 @@ UTILISATION = 0.4
 """Share of a machine's peak speed that training reaches."""
 
 
+_PRESET = preset_defaults(TrainConfig)
+
+
 @dataclass(frozen=True)
 class ResolvedConfig(TrainConfig):
     """The settings of a run with no gap that affects training. The defaults are those of a preset."""
 
-    batch_size: int = 16
-    grad_accumulation_steps: int = 1
-    optimizer: Optimizer = "adamw"
-    learning_rate: float = 3e-4
-    muon_learning_rate: float = 0.02
-    schedule: Schedule = "cosine"
-    min_learning_rate_ratio: float = 0.1
-    weight_decay: float = 0.1
-    beta2: float = 0.95
-    log_interval: int = 10
-    eval_interval: int | None = 500
+    batch_size: int = _PRESET["batch_size"]
+    grad_accumulation_steps: int = _PRESET["grad_accumulation_steps"]
+    optimizer: Optimizer = _PRESET["optimizer"]
+    learning_rate: float = _PRESET["learning_rate"]
+    muon_learning_rate: float = _PRESET["muon_learning_rate"]
+    schedule: Schedule = _PRESET["schedule"]
+    min_learning_rate_ratio: float = _PRESET["min_learning_rate_ratio"]
+    weight_decay: float = _PRESET["weight_decay"]
+    beta2: float = _PRESET["beta2"]
+    log_interval: int = _PRESET["log_interval"]
+    eval_interval: int | None = _PRESET["eval_interval"]
     """None: about ten times in a run, see `training.due`; the same for the next."""
-    sample_interval: int | None = 500
+    sample_interval: int | None = _PRESET["sample_interval"]
 
     @property
     def sequences_per_step(self) -> int:
