@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from homespun.errors import UserError, did_you_mean
+from homespun.tokenizer import END_OF_TEXT
 
-SEPARATOR = "<|endoftext|>"
+SEPARATOR = END_OF_TEXT
 BOM = b"\xef\xbb\xbf"
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 SUPPORTED = ".txt, .md, .jsonl or .parquet"

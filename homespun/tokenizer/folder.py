@@ -1,0 +1,113 @@
+"""The folder of a tokenizer: `tokenizer.json`, `tokenizer_config.json` beside it, and a report.
+
+Written in one step, so that a folder is always whole; an earlier tokenizer there is kept under another name.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from homespun import durable
+from homespun.errors import UserError
+
+SPECIFICATION = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+REPORT = "report.json"
+"""Says what the tokenizer was trained on, and more."""
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a tokenizer can be written to a folder, and that only an earlier tokenizer moves aside.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    folder = folder.resolve()
+    if folder == Path.cwd() or folder in Path.cwd().parents:
+        raise UserError(
+            f"{folder}: a tokenizer needs a folder of its own; give another --output-dir"
+        )
+    try:
+        is_free = not folder.exists() or not any(folder.iterdir())
+        if is_free or (folder / SPECIFICATION).exists():
+            return
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no folder for a tokenizer ({error.strerror or error})"
+        ) from None
+    raise UserError(f"{folder}: holds other files, and no tokenizer; give another --output-dir")
+
+
+def write_folder(
+    folder: Path, specification: str, config: dict[str, Any], report: dict[str, Any]
+) -> Path | None:
+    """Write a tokenizer's folder; an earlier tokenizer there moves to FOLDER.1 (.2, ...).
+
+    Args:
+        folder: where to.
+        specification: the `tokenizer.json`.
+        config: for `tokenizer_config.json`, which the transformers library reads.
+        report: for `report.json`.
+
+    Returns:
+        Where the earlier tokenizer is now, if there was one.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    folder = folder.resolve()
+    check_folder(folder)
+    temporary = durable.temporary_name(folder)
+    files = {SPECIFICATION: specification, CONFIG: _as_json(config), REPORT: _as_json(report)}
+    moved = None
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            durable.write(temporary / name, content.encode())
+        if (folder / SPECIFICATION).exists():
+            moved = durable.set_aside(folder)
+        temporary.rename(folder)
+        durable.sync_folder(folder.parent)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the tokenizer cannot be written ({error.strerror or error})"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return moved
+
+
+def read_specification(path: Path) -> tuple[str, Path]:
+    """The `tokenizer.json` of a folder, or at a path, and the path of that file.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    file = path / SPECIFICATION if path.is_dir() else path
+    try:
+        return file.read_text(encoding="utf-8"), file
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: there is no tokenizer here; `homespun tokenizer` trains one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable ({error})") from None
+
+
+def configured_eos(specification: Path) -> str | None:
+    """The end-of-sequence token that a `tokenizer_config.json` beside a `tokenizer.json` names.
+
+    A config that is missing or cannot be read names none.
+    """
+    try:
+        config = json.loads(specification.with_name(CONFIG).read_text(encoding="utf-8"))
+        token = config["eos_token"]
+        name = token["content"] if isinstance(token, dict) else token
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
