@@ -14,8 +14,8 @@ from torch import Tensor
 
 from benchmarks import report
 from benchmarks.rounds import compared, interleaved
+from homespun.engine.torch.layers import attention_in_full
 from homespun.engine.torch.machine import keep_freed_memory
-from homespun.engine.torch.model import attention_in_full
 
 HEADS, CHANNELS, TOKENS = 6, 64, 2048
 

@@ -13,11 +13,11 @@ import torch
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
-from homespun.engine.dropout import hashed, kept, scale, site_keys
+from homespun.engine.dropout import hash_bits, keep_mask, scale, site_keys
 from homespun.engine.mlx import dropout as mlx_dropout
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import dropout as torch_dropout
-from homespun.engine.torch.dropout import dropped, of_block, of_microbatches
+from homespun.engine.torch.dropout import apply_dropout, of_microbatches
 from homespun.engine.torch.engine import TorchEngine
 from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
 
@@ -49,7 +49,7 @@ def engine(config: ModelConfig, **options: Any) -> Engine:
 
 
 def mask(site: int, tokens: npt.NDArray[np.uint32], channels: int, rate: float = RATE) -> Mask:
-    return kept(site_keys(SEED, STEP, 3)[site], tokens, channels, rate)
+    return keep_mask(site_keys(SEED, STEP, 3)[site], tokens, channels, rate)
 
 
 def numbers(n: int) -> npt.NDArray[np.uint32]:
@@ -59,7 +59,7 @@ def numbers(n: int) -> npt.NDArray[np.uint32]:
 def test_the_bits_are_those_they_have_always_been() -> None:
     """A run that goes on with another version has to drop the same."""
     given = np.array([0, 1, 2, 2**31, 2**32 - 1], dtype=np.uint32)
-    assert list(hashed(given)) == [0, 0x688990C0, 0xD1132181, 0xCC4B4124, 0x6768824A]
+    assert list(hash_bits(given)) == [0, 0x688990C0, 0xD1132181, 0xCC4B4124, 0x6768824A]
     assert list(site_keys(seed=0, step=0, n_layers=1)) == [0xBBCAC71F, 0x1ADCD5BD, 0x7069096B]
     assert len({tuple(site_keys(s, t, 1)) for s in (0, 1, 2**32, 2**40) for t in (0, 1)}) == 8
 
@@ -71,7 +71,7 @@ def test_torch_drops_what_numpy_says(rate: float) -> None:
     for site in (0, 6):
         expected = mask(site, numbers(70), 33, rate) * np.float32(scale(rate))
         for drop, rows in ((first, slice(0, 30)), (second, slice(30, 70))):
-            found = dropped(torch.ones(*drop.tokens.shape, 33), drop, site)
+            found = apply_dropout(torch.ones(*drop.tokens.shape, 33), drop, site)
             np.testing.assert_array_equal(found.flatten(0, 1).numpy(), expected[rows])
 
 
@@ -79,14 +79,14 @@ def test_torch_drops_what_numpy_says(rate: float) -> None:
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_kernels_drop_the_same_and_are_made_once(backend: str) -> None:
     x = torch.ones(2, 16, 40)
-    compiled = torch.compile(dropped, dynamic=False, fullgraph=True, backend=backend)
+    compiled = torch.compile(apply_dropout, dynamic=False, fullgraph=True, backend=backend)
     for step in range(3):
         keys = torch.from_numpy(site_keys(SEED, step, 3).view(np.int32))
         [drop] = of_microbatches(RATE, keys, [(2, 16)])
         with torch._dynamo.config.patch(error_on_recompile=step > 0):
-            found = compiled(x, of_block(drop, 1), 1)
-        assert torch.equal(found, dropped(x, of_block(drop, 1), 1))
-        assert not torch.equal(found, dropped(x, of_block(drop, 1), 0))
+            found = compiled(x, drop.of_block(1), 1)
+        assert torch.equal(found, apply_dropout(x, drop.of_block(1), 1))
+        assert not torch.equal(found, apply_dropout(x, drop.of_block(1), 0))
 
 
 @EACH_RATE
@@ -112,8 +112,8 @@ def test_a_share_is_dropped_and_no_pattern_shows(rate: float) -> None:
         assert abs(dropped_here.mean(axis) - rate).max() < 6 * noise / np.sqrt(size)
     others = [
         ~mask(2, numbers(n), channels, rate),
-        ~kept(site_keys(SEED, STEP + 1, 3)[1], numbers(n), channels, rate),
-        ~kept(site_keys(SEED + 1, STEP, 3)[1], numbers(n), channels, rate),
+        ~keep_mask(site_keys(SEED, STEP + 1, 3)[1], numbers(n), channels, rate),
+        ~keep_mask(site_keys(SEED + 1, STEP, 3)[1], numbers(n), channels, rate),
         np.roll(dropped_here, 1, axis=0),
         np.roll(dropped_here, 1, axis=1),
     ]
@@ -136,7 +136,7 @@ def dropped_in_transformers(config: ModelConfig, batch: Batch) -> HuggingFace:
             places += [block.self_attn.o_proj, block.mlp]
     keys = site_keys(SEED, STEP, config.n_layers)
     for place, key in zip(places, keys, strict=True):
-        chosen = kept(key, numbers(batch.inputs.size), config.d_model, RATE)
+        chosen = keep_mask(key, numbers(batch.inputs.size), config.d_model, RATE)
         factor = torch.from_numpy(chosen).view(*batch.inputs.shape, -1) / (1 - RATE)
         place.register_forward_hook(lambda *given, factor=factor: given[-1] * factor)
     return theirs

@@ -13,7 +13,7 @@ from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.mlx import optimizer as mlx_optimizer
-from homespun.engine.muon import RATE_BESIDE_MUON, divided
+from homespun.engine.muon import ADAMW_RATE_FACTORS, parameter_groups
 from homespun.engine.numpy.optimizer import adamw, muon
 from homespun.engine.torch import optimizer as torch_optimizer
 from homespun.engine.torch.optimizer import Optimizer
@@ -85,7 +85,7 @@ def run(
                 ]
             )
         else:
-            rate = RATES["adamw"] * (RATE_BESIDE_MUON[p.group] if name == "muon" else 1.0)
+            rate = RATES["adamw"] * (ADAMW_RATE_FACTORS[p.group] if name == "muon" else 1.0)
             decay = 0.0 if p.group == "vector" else 0.1
             expected = adamw(weight, halves, rate, decay=decay, beta1=0.9, beta2=0.95, eps=1e-8)
         change = weights[p.name].astype(np.float64) - weight
@@ -118,7 +118,7 @@ def test_every_parameter_is_in_one_group_and_biases_and_norms_do_not_decay(
     config: ModelConfig, name: str
 ) -> None:
     spec = parameters(config)
-    by_muon, by_adam = divided(spec, name)
+    by_muon, by_adam = parameter_groups(spec, name)
     claimed = [p.name for group in (*by_muon, *by_adam.values()) for p in group]
     assert sorted(claimed) == sorted(p.name for p in spec)
     for (_, decay), group in by_adam.items():

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.mlx.engine import MlxEngine
-from homespun.engine.torch import engine, model
+from homespun.engine.torch import layers
 from homespun.engine.torch.engine import TorchEngine
+from homespun.engine.torch.models import gpt2, qwen3
 from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
 
 TOLERANCE = 1e-5
@@ -63,12 +64,15 @@ def _interleaved(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_a_larger_epsilon_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = model.Model.__init__
+    original = layers.F.layer_norm
 
-    def sabotaged(self: model.Model, config: ModelConfig, *others: object) -> None:
-        original(self, dataclasses.replace(config, norm_eps=10 * config.norm_eps), *others)  # type: ignore[arg-type]
+    def layer_norm(*given: object) -> torch.Tensor:
+        *others, eps = given
+        return original(*others, 10 * eps)
 
-    monkeypatch.setattr(engine.Model, "__init__", sabotaged)
+    rms_norm = layers.rms_norm
+    monkeypatch.setattr(layers.F, "layer_norm", layer_norm)
+    monkeypatch.setattr(layers, "rms_norm", lambda x, weight, eps: rms_norm(x, weight, 10 * eps))
     assert max(errors(CONFIGS[name]).values()) > TOLERANCE
 
 
@@ -76,28 +80,27 @@ def test_a_larger_epsilon_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_scale_of_the_attention_is_noticed(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = model.attention
-    monkeypatch.setattr(
-        model, "attention", lambda q, *rest: original(q * q.shape[-1] ** 0.5, *rest)
-    )
+    for module in (gpt2, qwen3):
+        monkeypatch.setattr(
+            module, "attention", lambda q, *rest: layers.attention(q * q.shape[-1] ** 0.5, *rest)
+        )
     assert max(errors(CONFIGS[name]).values()) > TOLERANCE
 
 
 def test_the_exact_gelu_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = F.gelu
-    monkeypatch.setattr(model.F, "gelu", lambda x, approximate: original(x))
+    monkeypatch.setattr(gpt2.F, "gelu", lambda x, approximate: original(x))
     assert max(errors(GPT2).values()) > TOLERANCE
 
 
 def test_interleaved_rotation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "rotate", _interleaved)
+    monkeypatch.setattr(qwen3, "rotate", _interleaved)
     assert max(errors(QWEN3).values()) > TOLERANCE
 
 
 def test_halved_frequencies_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = model.rotary_tables
     monkeypatch.setattr(
-        model, "rotary_tables", lambda config, n, device: original(config, 2 * n, device)[:, ::2]
+        qwen3, "rotary_tables", lambda config, n: layers.rotary_tables(config, 2 * n)[:, ::2]
     )
     assert max(errors(QWEN3).values()) > TOLERANCE
 
@@ -122,4 +125,4 @@ def test_attention_in_full_is_attention(length: int) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, length, 16, generator=generator)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    assert relative_error(model.attention_in_full(q, k, v), expected) < 1e-6
+    assert relative_error(layers.attention_in_full(q, k, v), expected) < 1e-6

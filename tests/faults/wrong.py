@@ -95,7 +95,7 @@ def die_evaluating(number: str) -> None:
 def die_sampling(number: str) -> None:
     """Killed before this token of a sample."""
     loaded_torch()
-    from homespun.engine.torch.engine import TorchDecoder
+    from homespun.engine.torch.decoder import TorchDecoder
 
     TorchDecoder.step = nth(int(number), die, TorchDecoder.step)  # type: ignore[method-assign]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
 
-from homespun.engine.dropout import FIRST, SECOND, scale, threshold
+from homespun.engine.dropout import HASH_MULTIPLIERS, scale, threshold
 
 Dropout = tuple[float, mx.array, mx.array]
 """What the sites of a micro-batch, or of a block of it, need: the rate, the numbers [B, T] of its tokens in the step,
@@ -45,6 +45,6 @@ def dropped(x: mx.array, drop: Dropout | None, site: int) -> mx.array:
 
 
 def _hashed(bits: mx.array) -> mx.array:
-    bits = (bits ^ (bits >> 16)) * mx.array(FIRST, mx.uint32)
-    bits = (bits ^ (bits >> 15)) * mx.array(SECOND, mx.uint32)
+    bits = (bits ^ (bits >> 16)) * mx.array(HASH_MULTIPLIERS[0], mx.uint32)
+    bits = (bits ^ (bits >> 15)) * mx.array(HASH_MULTIPLIERS[1], mx.uint32)
     return bits ^ (bits >> 16)

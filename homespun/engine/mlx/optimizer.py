@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from homespun.architectures.base import Parameter
 from homespun.engine.base import OptimizerSettings
-from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, divided
+from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, parameter_groups
 
 STEPS = "optimizer/step"
 
@@ -28,7 +28,7 @@ class Optimizer:
     ) -> None:
         self.settings = settings
         self.muon_dtype = muon_dtype
-        self.muon, self.adam = divided(spec, settings.name)
+        self.muon, self.adam = parameter_groups(spec, settings.name)
         by_muon = [p for alike in self.muon for p in alike]
         by_adam = [p for p in spec if p not in by_muon]
         self.moments = {"exp_avg": by_adam, "exp_avg_sq": by_adam, "momentum": by_muon}

@@ -1,7 +1,7 @@
-"""Dropout in tensors: a stream in, the same with some numbers zero and the others larger out; see `engine/dropout.py`.
+"""Dropout in tensors: the residual stream flows in, and flows out with some numbers zero and the others scaled up.
 
-What changes from step to step is in tensors, so that compiled kernels stay as they are, and a block that is computed a
-second time for its gradients drops the same again.
+See `engine/dropout.py` for the masks. Everything that changes from step to step is a tensor, so compiled kernels stay
+valid, and a block that is recomputed for its gradients drops the same numbers again.
 """
 
 import math
@@ -11,22 +11,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from homespun.engine.dropout import FIRST, SECOND, scale, threshold
+from homespun.engine.dropout import HASH_MULTIPLIERS, scale, threshold
 
 
 class Dropout(NamedTuple):
-    """What the sites of a micro-batch, or of a block of it, need. Bits are int32, whose products wrap around as those
-    of uint32 do."""
+    """The dropout of one micro-batch. Bits are int32, whose products wrap around like those of uint32."""
 
     rate: float
     tokens: Tensor  # [B, T], their numbers in the step
     keys: Tensor  # [sites]
 
+    def of_block(self, i: int) -> "Dropout":
+        """Only the two sites of block i."""
+        return self._replace(keys=self.keys[2 * i + 1 : 2 * i + 3])
+
 
 def of_microbatches(
     rate: float, keys: Tensor, shapes: Iterable[tuple[int, ...]]
 ) -> Iterator[Dropout]:
-    """For the inputs [B, T] of a step, one after the other."""
+    """The dropout of each micro-batch of a step; `shapes` are those of the inputs, [B, T]."""
     first = 0
     for shape in shapes:
         end = first + math.prod(shape)
@@ -35,28 +38,24 @@ def of_microbatches(
         first = end
 
 
-def of_block(drop: Dropout | None, i: int) -> Dropout | None:
-    """The same with the two sites of a block alone."""
-    return drop and drop._replace(keys=drop.keys[2 * i + 1 : 2 * i + 3])
-
-
-def dropped(x: Tensor, drop: Dropout | None, site: int) -> Tensor:
-    """The stream x [B, T, D] after dropout, if there is any."""
-    if drop is None:
+def apply_dropout(x: Tensor, dropout: Dropout | None, site: int) -> Tensor:
+    """x [B, T, D] -> [B, T, D]; without `dropout` it is x."""
+    if dropout is None:
         return x
-    of_token = _hashed(drop.tokens ^ drop.keys[site]).unsqueeze(-1)
+    token_hash = _hash_bits(dropout.tokens ^ dropout.keys[site]).unsqueeze(-1)  # [B, T, 1]
     channels = torch.arange(x.shape[-1], dtype=torch.int32, device=x.device)
-    kept = _hashed(of_token ^ channels) >= threshold(drop.rate)
-    return torch.where(kept, x * scale(drop.rate), 0.0)
+    keep = _hash_bits(token_hash ^ channels) >= threshold(dropout.rate)  # [B, T, D]
+    return torch.where(keep, x * scale(dropout.rate), 0.0)
 
 
-def _hashed(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shifted(bits, 16)) * FIRST
-    bits = (bits ^ _shifted(bits, 15)) * (SECOND - 2**32)
-    return bits ^ _shifted(bits, 16)
+def _hash_bits(bits: Tensor) -> Tensor:
+    first, second = HASH_MULTIPLIERS
+    bits = (bits ^ _shift_right(bits, 16)) * first
+    bits = (bits ^ _shift_right(bits, 15)) * (second - 2**32)
+    return bits ^ _shift_right(bits, 16)
 
 
-def _shifted(bits: Tensor, n: int) -> Tensor:
-    """To the right by n, zeros coming in from the left."""
+def _shift_right(bits: Tensor, n: int) -> Tensor:
+    """Shift as unsigned integers: zeros come in from the left."""
     shifted: Tensor = (bits >> n) & (2 ** (32 - n) - 1)
     return shifted

@@ -14,37 +14,57 @@ from homespun.engine.base import EngineOptions, Floats, Named, StepResult, check
 from homespun.engine.dropout import site_keys
 from homespun.engine.hardware import n_cores
 from homespun.engine.torch import machine
+from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
+from homespun.engine.torch.layers import document_mask
 from homespun.engine.torch.loss import head_loss, loss_and_slope, summed_loss
-from homespun.engine.torch.model import BLOCKS, LayerCache, Model, document_mask
+from homespun.engine.torch.model import DecoderModel
+from homespun.engine.torch.models import model_class
 from homespun.engine.torch.optimizer import Optimizer
 
 
 class TorchEngine:
-    """A model on one device, with its optimizer if the options have one."""
+    """A model on one device, and its optimizer if the options have one.
+
+    An engine with an optimizer owns the process: it sets the number of threads and keeps freed memory. An engine
+    without one leaves the process as it is, and sets the number of threads for the time of a call.
+    """
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def __init__(self, config: ModelConfig, options: EngineOptions) -> None:
+        """
+        Raises:
+            ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
+        """
         self.options = options
         self.device = machine.device()
-        if self.device.type == "cpu":
-            torch.set_num_threads(options.threads or n_cores())
-            machine.keep_freed_memory()
         trains = options.optimizer is not None
-        spec = parameters(config)
-        self.weights = {
-            p.name: torch.zeros(p.shape, device=self.device, requires_grad=trains) for p in spec
-        }
-        block = BLOCKS[config.architecture]
+        self.call_threads: int | None = None
+        if self.device.type == "cpu":
+            threads = options.threads or n_cores()
+            if trains:
+                torch.set_num_threads(threads)
+                machine.keep_freed_memory()
+            else:
+                self.call_threads = threads
+        dtype = machine.computing_dtype(options.precision)
+        with torch.device(self.device):
+            self.model = model_class(config.architecture)(config, dtype)
+        self.weights = dict(self.model.named_parameters())
+        trained = _trained(self.weights, options.frozen) if trains else set()
+        for name, weight in self.weights.items():
+            weight.requires_grad_(name in trained)
+        self.trained = {name: w for name, w in self.weights.items() if name in trained}
+        self.decoding_model: DecoderModel | None = None
         self.loss_and_slope = loss_and_slope
         if options.compiled:
-            block = torch.compile(block, dynamic=False)
+            for block in self.model.blocks:
+                block.compile(dynamic=False)
             self.loss_and_slope = torch.compile(loss_and_slope, dynamic=False)
-        dtype = machine.computing_dtype(options.precision)
-        self.model = Model(config, self.weights, dtype, block)
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
-            self.optimizer = Optimizer(options.optimizer, spec, self.weights, muon_dtype=dtype)
+            spec = [p for p in parameters(config) if p.name in trained]
+            self.optimizer = Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
         if options.seed is not None:
             self.load(initial_weights(config, options.seed))
 
@@ -55,7 +75,7 @@ class TorchEngine:
             "device": machine.device_name(),
             "precision": str(self.model.dtype).removeprefix("torch."),
             "compiled": "yes" if self.options.compiled else "no",
-            "threads": str(torch.get_num_threads()),
+            "threads": str(self.call_threads or torch.get_num_threads()),
         }
 
     @within_memory(*machine.OUT_OF_MEMORY)
@@ -70,6 +90,7 @@ class TorchEngine:
     ) -> "TorchStep":
         if self.optimizer is None:
             raise RuntimeError("this engine was made without an optimizer")
+        self.decoding_model = None
         max_norm = self.optimizer.settings.max_grad_norm
         loss, grads = self._backward(microbatches, step)
         norm = torch.nn.utils.get_total_norm(grads.values())
@@ -83,29 +104,35 @@ class TorchEngine:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
-        with torch.no_grad():
-            hidden = self._hidden(batch).flatten(0, 1)
+        with torch.no_grad(), machine.use_threads(self.call_threads):
+            hidden, _ = self._hidden(batch)
             targets = self._on_device(batch.targets).flatten()
-            return summed_loss(hidden, self.model.head, targets).item(), batch.n_targets
+            total = summed_loss(hidden.flatten(0, 1), self.model.head, targets)
+            return total.item(), batch.n_targets
 
     def logits(self, tokens: Tokens) -> Floats:
-        with torch.no_grad():
-            return _array(self.model.logits(self.model.hidden(self._on_device(tokens))))
+        with torch.no_grad(), machine.use_threads(self.call_threads):
+            hidden, _ = self.model.hidden(self._on_device(tokens))
+            return machine.to_array(self.model.logits(hidden))
 
     def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
         _, grads = self._backward(microbatches, step)
         for name, grad in grads.items():
-            yield name, _array(grad)
+            yield name, machine.to_array(grad)
         self._release_gradients()
 
-    def decoder(self, batch_size: int, max_len: int) -> "TorchDecoder":
-        return TorchDecoder(self.model.for_decoding(), batch_size, max_len)
+    def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
+        if self.decoding_model is None:
+            # A decoder keeps its weights when training goes on; without training, copies would only take memory.
+            self.decoding_model = self.model.for_decoding(copy=self.optimizer is not None)
+        return TorchDecoder(self.decoding_model, batch_size, max_len, self.call_threads)
 
     def state(self) -> Iterator[Named]:
         for name, tensor in self._tensors():
-            yield name, _array(tensor)
+            yield name, machine.to_array(tensor)
 
     def load(self, tensors: Iterable[Named]) -> None:
+        self.decoding_model = None
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
         for name, array in checked(tensors, shapes, self.weights):
@@ -126,15 +153,15 @@ class TorchEngine:
     def _backward(
         self, microbatches: Sequence[Batch], step: int | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the valid targets of all micro-batches together, and its gradients, with the dropout of a
-        step."""
+        """The mean loss over the valid targets of all micro-batches together, with the dropout of a step, and its
+        gradients. An auxiliary loss is added in proportion to the valid targets of its micro-batch."""
         n_targets = sum(batch.n_targets for batch in microbatches)
-        # Filled on the device: to send a number there from the host would make the host wait.
+        # Filled on the device: a copy from the host would make the host wait.
         scale = torch.full((), 1.0 / max(1, n_targets), device=self.device)
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
-        for batch, drop in zip(microbatches, self._dropouts(microbatches, step), strict=True):
-            hidden = self._hidden(batch, drop)
+        for batch, dropout in zip(microbatches, self._dropouts(microbatches, step), strict=True):
+            hidden, auxiliary_loss = self._hidden(batch, dropout)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -142,17 +169,19 @@ class TorchEngine:
                 scale,
                 self.loss_and_slope,
             )
+            if auxiliary_loss is not None:
+                part = part + auxiliary_loss * batch.n_targets * scale
             torch.autograd.backward(part)
             loss += part.detach()
         return loss, {
             name: torch.zeros_like(weight) if weight.grad is None else weight.grad
-            for name, weight in self.weights.items()
+            for name, weight in self.trained.items()
         }
 
     def _dropouts(
         self, microbatches: Sequence[Batch], step: int | None
     ) -> Iterable[Dropout | None]:
-        """One for each micro-batch."""
+        """The dropout of each micro-batch."""
         options = self.options
         if step is None or not options.dropout:
             return [None] * len(microbatches)
@@ -160,14 +189,17 @@ class TorchEngine:
         shapes = [batch.inputs.shape for batch in microbatches]
         return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
 
-    def _hidden(self, batch: Batch, drop: Dropout | None = None) -> Tensor:
-        """The normed stream [B, T, D], no document of which sees another."""
+    def _hidden(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor | None]:
+        """As `DecoderModel.hidden`; no document sees another if the options say so."""
         tokens, mark, mask = self._on_device(batch.inputs), self.options.document_mark, None
-        # Only where it makes a difference, since without a mask there are faster kernels; compiled steps stay alike.
+        # Kernels without a mask are faster, so there is one only where it matters. Compiled steps always have one: two
+        # kinds of steps would be compiled twice.
         if mark is not None and (self.options.compiled or (batch.inputs[:, 1:] == mark).any()):
             mask = document_mask(tokens, mark, self.model.dtype)
         checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
-        return self.model.hidden(tokens, gradient_checkpointing=checkpointing, mask=mask, drop=drop)
+        return self.model.hidden(
+            tokens, gradient_checkpointing=checkpointing, mask=mask, dropout=dropout
+        )
 
     def _release_gradients(self) -> None:
         for weight in self.weights.values():
@@ -178,11 +210,11 @@ class TorchEngine:
 
 
 class TorchStep:
-    """A dispatched step; on CUDA its figures are on their way to the host, and reading them waits for this step, not
-    for those that were dispatched after it."""
+    """A dispatched step. On CUDA its figures are on their way to the host; to read them waits for this step, but not
+    for steps that were dispatched later."""
 
     def __init__(self, figures: Tensor, max_grad_norm: float) -> None:
-        """`figures` [3] are loss, gradient norm, and 1.0 where the step was refused."""
+        """`figures` [3]: loss, gradient norm, and 1.0 if the step was refused."""
         self.figures, self.arrived = machine.to_host(figures)
         self.max_grad_norm = max_grad_norm
 
@@ -199,42 +231,11 @@ class TorchStep:
         )
 
 
-class TorchDecoder:
-    """The model, one token at a time, with a cache for `max_len` positions."""
-
-    def __init__(self, model: Model, batch_size: int, max_len: int) -> None:
-        c = model.config
-        if max_len > c.seq_len:
-            raise ValueError(f"{max_len} positions are more than the model's {c.seq_len}")
-        self.model = model
-        shape = (batch_size, c.n_kv_heads, max_len, c.head_dim)
-        device = model.embedding.device
-        self.cache = [
-            LayerCache(
-                torch.zeros(shape, dtype=model.dtype, device=device),
-                torch.zeros(shape, dtype=model.dtype, device=device),
-            )
-            for _ in range(c.n_layers)
-        ]
-
-    @property
-    def length(self) -> int:
-        return self.cache[0].length
-
-    def prefill(self, tokens: Tokens) -> Floats:
-        with torch.inference_mode():
-            ids = machine.on_device(tokens, self.model.embedding.device).long()
-            hidden = self.model.hidden(ids, self.cache)
-            return _array(self.model.logits(hidden[:, -1]))
-
-    def step(self, tokens: Tokens) -> Floats:
-        return self.prefill(tokens[:, None])
-
-    def rewind(self, length: int) -> None:
-        for layer in self.cache:
-            layer.length = length
-
-
-def _array(tensor: Tensor) -> Floats:
-    """A copy in NumPy, which later steps do not change."""
-    return tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+def _trained(weights: Iterable[str], frozen: frozenset[str]) -> set[str]:
+    """The names of the parameters that are not frozen."""
+    names = set(weights)
+    if unknown := sorted(frozen - names):
+        raise ValueError(f"{unknown[0]} cannot be frozen: it is not part of this model")
+    if names == frozen:
+        raise ValueError("all parameters are frozen: there is nothing to train")
+    return names - frozen

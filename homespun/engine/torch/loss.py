@@ -1,8 +1,10 @@
-"""Head and cross-entropy in one, a slice of rows at a time: hidden states and targets in, summed loss out.
+"""Head and cross-entropy together, a slice of rows at a time: hidden states and targets flow in, the summed loss out.
 
-The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here
-they exist for `HEAD_ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of
+The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here they
+exist for `HEAD_ROWS` rows only, and the gradients of both inputs are computed at once from each slice (the method of
 Liger Kernel, Hsu et al., 2024).
+
+N rows of a batch (B * T), D width of the stream, V tokens in the vocabulary.
 """
 
 from typing import Any
@@ -15,11 +17,14 @@ from homespun.engine.base import HEAD_ROWS
 
 
 def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss of some rows, and `scale` times its derivative by the logits, in their dtype."""
+    """The summed loss of some rows, and `scale` times its derivative by the logits, in their dtype.
+
+    logits [N, V], targets [N], scale [] -> [] and [N, V].
+    """
     valid = targets != IGNORED
     index = targets.clamp(min=0).unsqueeze(1)
     probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    # By way of the likeliest token, since the target's probability may be too small for a number.
+    # From the most likely token: the probability of the target may underflow to zero.
     log_total = logits.amax(1).float() - probabilities.amax(1).log()
     row_loss = log_total - logits.gather(1, index).squeeze(1).float()
     weight = (valid * scale).unsqueeze(1)
@@ -30,35 +35,50 @@ def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tens
 class HeadLoss(torch.autograd.Function):
     """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N] -> scalar, float32.
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N] -> scalar, float32. The forward pass computes
+    the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a graph that is kept can
+    be differentiated only once unless that gradient is 1 on a CPU.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any
     ) -> Tensor:
+        wants_hidden, wants_head, *_ = ctx.needs_input_grad
         narrow = head.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden)
-        grad_head = torch.zeros_like(head)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_head = torch.zeros_like(head) if wants_head else None
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             loss, slope = derive(hidden[rows] @ narrow.T, targets[rows], scale)
             total += loss
-            torch.mm(slope, narrow, out=grad_hidden[rows])
-            grad_head += slope.T @ hidden[rows]
+            if grad_hidden is not None:
+                torch.mm(slope, narrow, out=grad_hidden[rows])
+            if grad_head is not None:
+                grad_head += slope.T @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_head)
         return total * scale
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivatives are there already; what follows the loss is 1 in a training step."""
-        grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden, grad_head, None, None, None
+        [grad] = grad_outputs
+        grads = ctx.saved_tensors
+        # To read the value is free on a CPU, and would make the host wait for a GPU.
+        if grad.device.type != "cpu" or grad.item() != 1.0:
+            for tensor in grads:
+                if tensor is not None:
+                    tensor.mul_(grad)
+        return *grads, None, None, None
+
+
+def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any) -> Tensor:
+    """See `HeadLoss`; `derive` is `loss_and_slope`, compiled or not."""
+    return HeadLoss.apply(hidden, head, targets, scale, derive)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy in nats, float32, without gradients; hidden [N, D], targets [N]."""
+    """The summed cross-entropy in nats, a scalar without gradients; hidden [N, D], targets [N]."""
     narrow = head.to(hidden.dtype)
     total = torch.zeros(
         (),
@@ -72,8 +92,3 @@ def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
             logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum"
         )
     return total
-
-
-def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any) -> Tensor:
-    """See `HeadLoss`; `derive` is `loss_and_slope`, compiled or not."""
-    return HeadLoss.apply(hidden, head, targets, scale, derive)  # type: ignore[no-any-return, no-untyped-call]

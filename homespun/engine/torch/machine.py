@@ -1,4 +1,4 @@
-"""What this machine is and has: device, memory, speed, and whether it computes in bfloat16.
+"""This machine as PyTorch sees it: device, memory, speed, threads, and whether it computes in bfloat16.
 
 The module is the engine's `base.Machine`.
 """
@@ -7,6 +7,8 @@ import ctypes
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from homespun.engine import hardware
 from homespun.errors import UserError
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
-"""What an error says for want of memory, CUDA's and on a CPU the allocator's and oneDNN's."""
+"""Parts of the messages of errors for lack of memory: CUDA's, and on a CPU those of the allocator and of oneDNN."""
 
 
 def device() -> torch.device:
@@ -30,11 +32,11 @@ def device_name() -> str:
 
 
 def computing_dtype(precision: str) -> torch.dtype:
-    """What `--precision` means here; auto: bfloat16 where the hardware computes in it, as an emulation is slower than
-    float32.
+    """The dtype that `--precision` means here. `auto` is bfloat16 where the hardware computes in it; an emulation is
+    slower than float32.
 
     Raises:
-        UserError: it is float16.
+        UserError: the precision is float16.
     """
     if precision == "float16":
         raise UserError(
@@ -56,15 +58,20 @@ def computes_in_half(precision: str) -> bool:
 
 
 def on_device(array: npt.NDArray[np.int32], where: torch.device) -> torch.Tensor:
-    """The array as a tensor; to CUDA from pinned memory, which the host does not wait for."""
+    """The array as a tensor. A copy to CUDA goes through pinned memory, so the host does not wait for it."""
     tensor = torch.from_numpy(array)
     if where.type == "cpu":
         return tensor
     return tensor.pin_memory().to(where, non_blocking=True)
 
 
+def to_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """A copy in NumPy and float32, which later steps do not change."""
+    return tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+
+
 def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """Where the tensor will be on the host, and from CUDA the event of its arrival."""
+    """The tensor on the host. From CUDA the copy is on its way, and an event tells when it has arrived."""
     if tensor.device.type == "cpu":
         return tensor, None
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -75,8 +82,8 @@ def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None
 
 
 def flops_per_second(precision: str) -> float:
-    """Of matrix products, the best of a few: on a GPU of products that take much longer than to start them; on a CPU of
-    a small model's, each with the norm that comes after it, which takes longer where a processor multiplies fastest."""
+    """Of the fastest of a few matrix products. On a GPU they are large, so that launching them takes no time. On a CPU
+    they are those of a small model, each followed by a norm: where products are fast, norms take the time."""
     rows, n = (8192, 8192) if device().type == "cuda" else (2048, 256)
     dtype = computing_dtype(precision)
     x = torch.ones(rows, n, dtype=dtype, device=device())
@@ -116,22 +123,22 @@ def active_memory() -> int | None:
 
 
 def compiles_at_once() -> bool:
-    """Never: a compiler of its own makes every kernel."""
+    """Never: each kernel goes through a compiler."""
     return False
 
 
 def can_compile() -> bool:
-    """Whether compiled kernels can be made: there is a C++ compiler, and it works."""
+    """Whether there is a C++ compiler that works."""
     try:
         torch.compile(torch.neg)(torch.ones(1, device=device()))
-    except Exception:  # whatever ails the tool chain, a run can go on without it
+    except Exception:  # whatever is wrong with the compiler, a run works without it
         return False
     return True
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed: a step frees and allocates the same large blocks again, and handing them back
-    to the system each time costs page faults."""
+    """Tell glibc to keep freed memory. Each step frees and allocates the same large blocks; to return them to the
+    system and fetch them again costs page faults. The setting holds for the whole process."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
@@ -139,3 +146,17 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_mmap_max, 0)
+
+
+@contextmanager
+def use_threads(n: int | None) -> Iterator[None]:
+    """Compute with `n` threads inside, and with the process's own number afterwards. None: do not change it."""
+    before = torch.get_num_threads()
+    if n is None or n == before:
+        yield
+        return
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,7 +1,7 @@
-"""AdamW and Muon over named float32 parameters: gradients and a learning rate in, updated weights and moments.
+"""AdamW and Muon over named float32 parameters: gradients and learning rates in, updated weights and moments out.
 
-AdamW is PyTorch's own fused kernel. Muon (Jordan et al., 2024) takes the matrices: momentum, made orthogonal by a
-Newton-Schulz iteration; its companion AdamW takes everything else.
+AdamW is PyTorch's fused kernel. Muon (Jordan et al., 2024) updates the matrices by their momentum, after a
+Newton-Schulz iteration has made it orthogonal; AdamW then updates all other parameters.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from torch.optim.adamw import adamw
 
 from homespun.architectures.base import Parameter
 from homespun.engine.base import OptimizerSettings
-from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, divided
+from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, parameter_groups
 
 
 class Optimizer:
-    """Updates `weights` in place; in `muon_dtype` Muon makes its updates orthogonal."""
+    """Updates `weights`, one for each parameter in `spec`, in place. Muon orthogonalises in `muon_dtype`."""
 
     def __init__(
         self,
@@ -28,12 +28,12 @@ class Optimizer:
         self.settings = settings
         self.weights = weights
         self.muon_dtype = muon_dtype
-        matrices, self.adam = divided(spec, settings.name)
+        stacks, self.adamw = parameter_groups(spec, settings.name)
         self.muon: list[tuple[list[Parameter], Tensor]] = []
-        """Matrices of one shape that are updated together, and their momentum in one tensor [N, out, in]."""
+        """Matrices of one shape that are updated together, and their momentum, [N, out, in]."""
         self.momentum: dict[str, Tensor] = {}
-        """The same, by name."""
-        for alike in matrices:
+        """Views of the same momentum, by name."""
+        for alike in stacks:
             momentum = torch.zeros(
                 len(alike), *alike[0].shape, device=weights[alike[0].name].device
             )
@@ -48,9 +48,9 @@ class Optimizer:
     def step(
         self, grads: dict[str, Tensor], lr: dict[str, float], grad_scale: Tensor, refused: Tensor
     ) -> None:
-        """One update by `grads` divided by `grad_scale`; where `refused` is 1.0, nothing changes."""
+        """One update with `grads / grad_scale`. Where `refused` is 1.0, nothing changes."""
         s = self.settings
-        for (rate, decay), group in self.adam.items():
+        for (rate, decay), group in self.adamw.items():
             names = [p.name for p in group]
             adamw(
                 [self.weights[name] for name in names],
@@ -70,8 +70,8 @@ class Optimizer:
                 eps=s.eps,
                 maximize=False,
             )
-        # A gradient that is not finite would survive a multiplication by zero, so the branch is taken on the host where
-        # that costs nothing, and by selection on the device.
+        # Zero times infinity is not zero, so a refused gradient cannot be multiplied away. A CPU branches here; a GPU,
+        # for which the host would have to wait, selects in `_muon_step`.
         if self.muon and not (refused.device.type == "cpu" and refused.item()):
             self._muon_step(grads, lr["muon"], grad_scale, refused)
         self.steps += 1.0 - refused
@@ -88,21 +88,21 @@ class Optimizer:
             grad = torch.where(keep, momentum, grad)
             momentum.lerp_(grad, 1 - s.muon_momentum)
             ahead = torch.lerp(grad, momentum, s.muon_momentum).to(self.muon_dtype)
-            direction = orthogonalised(ahead.view(-1, n_out, n_in)).reshape(grad.shape)
+            direction = orthogonalise(ahead.view(-1, n_out, n_in)).reshape(grad.shape)
             rate = lr * max(1.0, n_out / n_in) ** 0.5
             for p, change in zip(alike, direction * applied, strict=True):
                 self.weights[p.name].mul_(decay).add_(change, alpha=-rate)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """The moments under the names that a checkpoint gives them."""
+        """The moments, under their names in a checkpoint."""
         yield "optimizer/step", self.steps
         for kind in ("exp_avg", "exp_avg_sq", "momentum"):
             for name, tensor in getattr(self, kind).items():
                 yield f"{kind}/{name}", tensor
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly: singular values end near 1. [N, out, in] -> [N, out, in].
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Approximately the nearest semi-orthogonal matrices: all singular values end near 1. [N, out, in] -> [N, out, in].
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024).
     """

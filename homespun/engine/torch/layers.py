@@ -1,0 +1,178 @@
+"""The layers that models are made of: tensors in, tensors out.
+
+Weights are float32. Each layer casts them to the dtype of its input, so a computation has the precision of the stream
+that enters it. Attention, norms and rotary positions follow Hugging Face's models, which the tests compare them with.
+
+B sequences, T tokens, S positions seen (T, or more with a cache), D width of the stream, F width of the feed-forward
+layer, H heads, K key/value heads, C channels of a head.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from homespun.config import ModelConfig
+from homespun.engine.base import LONGEST_IN_FULL
+from homespun.engine.torch.cache import LayerCache
+
+
+class Linear(nn.Linear):
+    """x [..., in] -> [..., out]."""
+
+    def reset_parameters(self) -> None:
+        zero_parameters(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = self.bias
+        return F.linear(
+            input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
+        )
+
+
+class Embedding(nn.Embedding):
+    """Tokens [B, T] -> [B, T, D], float32."""
+
+    def reset_parameters(self) -> None:
+        zero_parameters(self)
+
+
+class LayerNorm(nn.LayerNorm):
+    """x [..., D] -> [..., D], computed in float32."""
+
+    def reset_parameters(self) -> None:
+        zero_parameters(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(
+            input.float(),
+            self.normalized_shape,
+            self.weight.float(),
+            self.bias.float(),
+            self.eps,
+        ).to(input.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x [..., D] -> [..., D], computed in float32; see `rms_norm`."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+def zero_parameters(module: nn.Module) -> None:
+    """In place of the framework's random initial values: the engine loads its own."""
+    for parameter in module.parameters(recurse=False):
+        nn.init.zeros_(parameter)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """The derivative is written out: step by step, it would read and write the numbers twice as often and keep two
+    copies of them instead of one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        square: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square()
+        scale = (square / x.shape[-1] + eps).rsqrt()
+        normed = wide * scale
+        ctx.save_for_backward(normed, scale, weight)
+        return (normed * weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, weight = ctx.saved_tensors
+        [grad] = grad_outputs
+        wide = grad.float()
+        product = wide * normed
+        grad_weight = product.sum_to_size(weight.shape)
+        along = (product.mul_(weight)).mean(-1, keepdim=True)
+        grad_x = (wide * weight).addcmul_(normed, along, value=-1).mul_(scale)
+        return grad_x.to(grad.dtype), grad_weight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [..., D] over its root mean square, times `weight`, in float32 inside; the result has the dtype of x."""
+    return _RMSNorm.apply(x, weight.float(), eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def joined_linear(x: Tensor, *layers: Linear) -> Tensor:
+    """Several layers without bias on the same input, as one product; their outputs follow each other, [..., out]."""
+    return F.linear(x, torch.cat([layer.weight for layer in layers]).to(x.dtype))
+
+
+def join(*layers: Linear) -> Linear:
+    """One layer that computes `joined_linear` of these, without gradients."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    layer = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
+
+
+def rotary_tables(config: ModelConfig, n_positions: int) -> Tensor:
+    """Cosine and sine of the angles of each position, [2, T, C], float32 (Su et al., 2021). The channels are rotated by
+    halves, not interleaved; the sines for the first half are negative."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(
+        torch.arange(n_positions, dtype=torch.float32), config.rope_theta**-exponents
+    )
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate the channels of x [B, H, T, C], float32, by the angles in `rope`, [2, T, C] or [2, B, 1, T, C]."""
+    return torch.addcmul(x * rope[0], x.roll(x.shape[-1] // 2, dims=-1), rope[1])
+
+
+def document_mask(tokens: Tensor, mark: int, dtype: torch.dtype) -> Tensor:
+    """A mask with which tokens [B, T] see only earlier tokens of their own document; each mark begins a document.
+
+    Returns:
+        What is added to the attention scores: 0 or minus infinity, [B, 1, T, T].
+    """
+    document = (tokens == mark).cumsum(1)
+    visible = (document[:, :, None] == document[:, None, :]).tril()
+    hidden = torch.full(visible.shape, -torch.inf, dtype=dtype, device=tokens.device)
+    return hidden.masked_fill_(visible, 0.0).unsqueeze(1)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, cache: LayerCache | None, mask: Tensor | None
+) -> Tensor:
+    """Attention by `mask`, or causal attention without one.
+
+    q [B, H, T, C], k and v [B, K, T, C], mask [B, 1, T, S] -> [B, T, H * C].
+    """
+    n_new = q.shape[2]
+    if cache is not None:
+        k, v = cache.append(k, v)
+    if k.shape[1] != q.shape[1]:
+        shared_by = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(shared_by, dim=1), v.repeat_interleave(shared_by, dim=1)
+    n_seen = k.shape[2]
+    half_on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if half_on_cpu and 1 < n_seen <= LONGEST_IN_FULL and cache is None:
+        y = attention_in_full(q, k, v, mask)
+    else:
+        if mask is None and 1 < n_new < n_seen:
+            mask = torch.ones(n_new, n_seen, dtype=torch.bool, device=q.device).tril(n_seen - n_new)
+        causal = mask is None and n_new == n_seen > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return y.transpose(1, 2).flatten(2)
+
+
+def attention_in_full(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention as three large operations, with all weights in memory; all [B, H, T, C], the mask as in `attention`."""
+    batch, heads, n, channels = q.shape
+    if mask is None:
+        mask = torch.full((n, n), -torch.inf, dtype=q.dtype).triu(1)
+    mask = mask.expand(batch, heads, n, n).flatten(0, 1)
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=channels**-0.5)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(batch, heads, n, channels)

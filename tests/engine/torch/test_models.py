@@ -1,0 +1,171 @@
+"""The models as modules: their names, parity with `transformers`, auxiliary losses, and compilation."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from homespun.architectures.families import FAMILIES, parameters
+from homespun.config import ModelConfig
+from homespun.data.batch import IGNORED, Batch
+from homespun.engine.base import EngineOptions, OptimizerSettings
+from homespun.engine.torch.engine import TorchEngine
+from homespun.engine.torch.models import gpt2, model_class
+from homespun.errors import UserError
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    HuggingFace,
+    random_batch,
+    random_weights,
+    relative_error,
+)
+
+SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+CONFIGS = {config.architecture: config for config in (GPT2, LLAMA, QWEN3)}
+EACH = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+
+
+def shaped(family: str, tied: bool) -> ModelConfig:
+    return dataclasses.replace(CONFIGS[family], tie_embeddings=tied)
+
+
+def engine(config: ModelConfig, **options: Any) -> TorchEngine:
+    made = TorchEngine(
+        config, dataclasses.replace(EngineOptions(SETTINGS, "float32", threads=2), **options)
+    )
+    made.load(random_weights(config).items())
+    return made
+
+
+@EACH
+@EACH_FAMILY
+def test_parameters_are_those_of_the_family_in_its_order(family: str, tied: bool) -> None:
+    config = shaped(family, tied)
+    model = model_class(family)(config, torch.float32)
+    stated = [(p.name, p.shape) for p in parameters(config)]
+    assert [(name, tuple(p.shape)) for name, p in model.named_parameters()] == stated
+    assert list(model.state_dict()) == [name for name, _ in stated]
+
+
+def test_an_unknown_family_is_one_clear_line() -> None:
+    with pytest.raises(UserError, match="'qwen4' is unknown"):
+        model_class("qwen4")
+
+
+@EACH
+@EACH_FAMILY
+def test_logits_and_gradients_are_those_of_transformers(family: str, tied: bool) -> None:
+    config = shaped(family, tied)
+    batch = random_batch(config)
+    ours, theirs = engine(config), HuggingFace(config, random_weights(config))
+    assert relative_error(ours.logits(batch.inputs), theirs.logits(batch)) < 1e-5
+    gradients = dict(ours.gradients([batch]))
+    for name, reference in theirs.gradients(batch):
+        assert relative_error(gradients.pop(name), reference) < 1e-5, name
+    assert not gradients
+
+
+class AuxiliaryBlock(gpt2.GPT2Block):
+    """Also reports the mean square of its output."""
+
+    def forward(self, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x, _ = super().forward(*inputs)
+        return x, x.square().mean()
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    return [
+        Batch(batch.inputs[i : i + size], batch.targets[i : i + size])
+        for i in range(0, len(batch.inputs), size)
+    ]
+
+
+@pytest.fixture
+def auxiliary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt2, "GPT2Block", AuxiliaryBlock)
+
+
+def step_loss(config: ModelConfig, microbatches: list[Batch], **options: Any) -> float:
+    rates = {"adamw": 1e-3}
+    return engine(config, **options).train_step(microbatches, rates, 0).result().loss
+
+
+def test_an_auxiliary_loss_is_part_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = random_batch(GPT2)
+    plain = step_loss(GPT2, [batch])
+    monkeypatch.setattr(gpt2, "GPT2Block", AuxiliaryBlock)
+    inner = engine(GPT2)
+    with torch.no_grad():
+        _, auxiliary_loss = inner.model.hidden(torch.from_numpy(batch.inputs).long())
+    assert auxiliary_loss is not None
+    assert step_loss(GPT2, [batch]) == pytest.approx(plain + auxiliary_loss.item(), rel=1e-6)
+    # An evaluation measures the text only.
+    assert inner.loss(batch)[0] / batch.n_targets == pytest.approx(plain, rel=1e-6)
+
+
+@pytest.mark.usefixtures("auxiliary")
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+def test_an_auxiliary_loss_does_not_depend_on_accumulation(checkpointing: bool) -> None:
+    batch = random_batch(GPT2, rows=8)
+    options = {"gradient_checkpointing": checkpointing}
+    ours = engine(GPT2, **options)
+    whole, loss = dict(ours.gradients([batch])), step_loss(GPT2, [batch], **options)
+    for size in (4, 1):
+        assert step_loss(GPT2, split(batch, size), **options) == pytest.approx(loss, rel=1e-6)
+        for name, gradient in ours.gradients(split(batch, size)):
+            assert relative_error(gradient, whole[name]) < 1e-5, name
+
+
+@pytest.mark.usefixtures("auxiliary")
+def test_a_micro_batch_counts_by_its_targets() -> None:
+    """The auxiliary loss of rows without a target has no weight."""
+    first, second = split(random_batch(GPT2, rows=4), 2)
+    second.targets[:] = IGNORED
+    assert step_loss(GPT2, [first, second]) == pytest.approx(step_loss(GPT2, [first]), rel=1e-6)
+
+
+@pytest.mark.usefixtures("auxiliary")
+def test_gradients_with_an_auxiliary_loss_are_finite_differences() -> None:
+    batch = random_batch(GPT2, rows=4)
+    microbatches = split(batch, 2)
+    gradients = dict(engine(GPT2).gradients(microbatches))
+    start = random_weights(GPT2)
+    rng = np.random.default_rng(0)
+    for name in ("transformer.h.0.attn.c_proj.bias", "transformer.h.1.mlp.c_fc.weight"):
+        direction = gradients[name] + 0.1 * rng.standard_normal(gradients[name].shape)
+        direction /= np.linalg.norm(direction)
+        losses = []
+        for sign in (1, -1):
+            moved = engine(GPT2)
+            changed = start | {name: (start[name] + sign * 0.05 * direction).astype(np.float32)}
+            moved.load(changed.items())
+            losses.append(moved.train_step(microbatches, {"adamw": 0.0}, 0).result().loss)
+        slope = (losses[0] - losses[1]) / 0.1
+        assert slope == pytest.approx(float((gradients[name] * direction).sum()), rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore")  # about the inside of the compiler
+@EACH_FAMILY
+def test_all_blocks_share_one_compilation(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    original = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *given, **named: original(*given, **named, backend=backend)
+    )
+    torch._dynamo.reset()
+    config = dataclasses.replace(CONFIGS[family], n_layers=5)
+    made = engine(config, compiled=True, dropout=0.1, document_mark=3)
+    batch = random_batch(config)
+    for step in range(3):
+        made.train_step([batch, batch], {"adamw": 1e-3}, step).result()
+    assert len(compiled) == 2  # the block, and the loss of the head

@@ -1,0 +1,64 @@
+"""A model that is only read leaves the process as it is."""
+
+import numpy as np
+import pytest
+import torch
+
+from homespun.engine.base import EngineOptions, OptimizerSettings
+from homespun.engine.torch import machine
+from homespun.engine.torch.engine import TorchEngine
+from tests.reference import QWEN3, random_batch
+
+SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+
+
+@pytest.fixture
+def malloc_settings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    changed: list[str] = []
+    monkeypatch.setattr(machine, "keep_freed_memory", lambda: changed.append("malloc"))
+    return changed
+
+
+def test_a_reader_computes_with_its_threads_and_gives_them_back(
+    malloc_settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    original = torch.nn.functional.silu
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "silu",
+        lambda x: [used.append(torch.get_num_threads()), original(x)][1],
+    )
+    torch.set_num_threads(3)
+    reader = TorchEngine(QWEN3, EngineOptions(precision="float32", threads=1))
+    batch = random_batch(QWEN3)
+    assert reader.facts["threads"] == "1"
+    reader.loss(batch)
+    reader.logits(batch.inputs)
+    decoder = reader.decoder(3, 20)
+    decoder.prefill(batch.inputs[:, :5], [5, 3, 4])
+    decoder.step(batch.inputs[:, 5])
+    assert set(used) == {1}
+    assert torch.get_num_threads() == 3
+    assert not malloc_settings
+
+
+def test_a_failed_call_gives_its_threads_back() -> None:
+    torch.set_num_threads(3)
+    reader = TorchEngine(QWEN3, EngineOptions(precision="float32", threads=1))
+    with pytest.raises(IndexError):
+        reader.logits(np.array([[QWEN3.vocab_size]], dtype=np.int32))
+    assert torch.get_num_threads() == 3
+
+
+def test_a_training_engine_sets_the_process_up(malloc_settings: list[str]) -> None:
+    torch.set_num_threads(3)
+    TorchEngine(QWEN3, EngineOptions(SETTINGS, "float32", threads=1))
+    assert torch.get_num_threads() == 1
+    assert malloc_settings == ["malloc"]
+
+
+def test_a_new_model_draws_no_random_numbers() -> None:
+    before = torch.random.get_rng_state()
+    TorchEngine(QWEN3, EngineOptions(precision="float32", threads=2))
+    assert torch.equal(torch.random.get_rng_state(), before)
