@@ -1,5 +1,7 @@
-"""How many threads compute: the processors there are, and for NumPy's products one of them, or several where that is
-faster."""
+"""The number of threads that multiply matrices in NumPy: one, or several while these are faster.
+
+The processor count and the time of each decoding step flow in; the limit of the BLAS library follows from them.
+"""
 
 import math
 import time
@@ -10,91 +12,96 @@ from threadpoolctl import ThreadpoolController
 
 from homespun.engine.hardware import n_cores
 
-MOST = 4
-"""Threads at most, unless asked for: the weights come from memory, and a few threads read it at its full speed."""
-ALONE = 3
-"""Steps with one thread before several are tried."""
-WORTH = 0.9
-"""Several have to need less than this share of the time of one."""
-PATIENCE = 10
-"""After a trial that was slower they rest this many times as long as such trials in a row have lost, ..."""
-PAUSE = 0.2
+MAX_THREADS = 4
+"""Unless the user asks for more. Generation is limited by memory, which a few threads already read at full speed."""
+SINGLE_THREAD_STEPS = 3
+"""Steps that are timed with one thread before several are tried."""
+MAX_TIME_RATIO = 0.9
+"""Several threads stay only while a step takes less than this share of its time with one thread."""
+BACKOFF_FACTOR = 10
+"""After slow steps with several threads, one thread is used for this many times as long as was lost in a row, ..."""
+MIN_BACKOFF = 0.2
 """... and for this many seconds at least."""
 
 
 class ProductThreads:
-    """The threads of the library that multiplies NumPy's matrices (BLAS), while an engine computes: what else the
-    process does with NumPy keeps its own.
+    """Sets the threads of NumPy's BLAS library while an engine computes; other work of the process keeps its number.
 
-    Two write a text in about 0.6 of the time of one. But those of OpenBLAS wait for each other without
-    sleeping: when something else needs a processor, each product waits until the system gives it back, and two threads
-    have written a text at a twelfth of the speed of one (benchmarks/generation.py). So the steps are timed, and several
-    threads compute for as long as they are faster.
+    Two threads generate a text in about 0.6 of the time of one. But threads of OpenBLAS wait for each other without
+    sleeping. When another program needs a processor, each product waits until the system gives it back, and two threads
+    have generated at a twelfth of the speed of one (benchmarks/generation.py). So the steps are timed, and several
+    threads compute only while they are faster.
 
-    Each thread computes some of the rows of a product, so their number does not change the result, save for the last
-    digit of rows at the end of a matrix whose height is odd.
+    Each thread computes some rows of a product, so the number of threads does not change the result, except for the
+    last digit of rows at the end of a matrix with an odd number of rows.
     """
 
     def __init__(
         self, wanted: int | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """`wanted` threads, or as many as are faster; `clock` gives seconds."""
+        """
+        Args:
+            wanted: the number of threads; None: the fastest number, up to `MAX_THREADS`.
+            clock: the time in seconds.
+        """
         self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
-        # Of the library of a Mac nothing is found: it settles that by itself.
-        possible = min(n_cores(), MOST) if self._blas else 1
-        self._few, self._several = wanted or 1, wanted or possible
+        # The library of a Mac cannot be controlled: it chooses its number of threads itself.
+        possible = min(n_cores(), MAX_THREADS) if self._blas else 1
+        self._default, self._several = wanted or 1, wanted or possible
         self._clock = clock
-        self._trial = -math.inf  # when the present or the next one begins
-        self._lost_in_a_row = 0.0
-        self._n_texts = 0
-        self._alone, self._n_alone, self._lost = math.inf, 0, 0.0
+        self._trial_start = -math.inf  # of the present or the next trial with several threads
+        self._lost_in_a_row = 0.0  # seconds, by trials that followed each other closely
+        self._batch_size = 0
+        self._forget_times()
 
-    def few(self) -> AbstractContextManager[None]:
-        """For what is not part of a text."""
-        return self._limited(self._few)
+    def default(self) -> AbstractContextManager[None]:
+        """Around work that does not generate text."""
+        return self._limited(self._default)
 
-    def as_for_a_step(self) -> AbstractContextManager[None]:
-        """For what is, but may take any time."""
-        return self._limited(self._several if self._tries(self._clock()) else self._few)
+    def prefill(self) -> AbstractContextManager[None]:
+        """Around reading a prompt, which may take any time."""
+        return self._limited(self._several if self._try_several(self._clock()) else self._default)
 
-    def begin(self, n_texts: int) -> None:
-        """The steps to come are those of so many texts at once."""
-        if n_texts != self._n_texts:
-            self._n_texts = n_texts
-            self._forget()
+    def begin(self, batch_size: int) -> None:
+        """Before the steps of a text: the times of steps with another batch size do not count any more."""
+        if batch_size != self._batch_size:
+            self._batch_size = batch_size
+            self._forget_times()
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """For one of many steps that all take about as long."""
+        """Around one of many steps that all take about the same time, which is measured."""
         start = self._clock()
-        if not self._tries(start):
-            with self._limited(self._few):
+        if not self._try_several(start):
+            with self._limited(self._default):
                 yield
-            self._alone = min(self._alone, self._clock() - start)
-            self._n_alone += 1
-            self._trial = max(self._trial, self._clock())
+            self._single_seconds = min(self._single_seconds, self._clock() - start)
+            self._n_single_steps += 1
+            self._trial_start = max(self._trial_start, self._clock())
             return
         with self._limited(self._several):
             yield
         end = self._clock()
-        self._lost = max(0.0, self._lost + end - start - WORTH * self._alone)
-        if self._lost > 2 * self._alone:
-            if end - self._trial > PATIENCE * self._lost:  # what it has gained before is more
+        self._lost = max(0.0, self._lost + end - start - MAX_TIME_RATIO * self._single_seconds)
+        if self._lost > 2 * self._single_seconds:
+            if end - self._trial_start > BACKOFF_FACTOR * self._lost:  # it gained more before
                 self._lost_in_a_row = 0.0
             self._lost_in_a_row += self._lost
-            self._trial = end + max(PAUSE, PATIENCE * self._lost_in_a_row)
-            self._forget()
+            self._trial_start = end + max(MIN_BACKOFF, BACKOFF_FACTOR * self._lost_in_a_row)
+            self._forget_times()
 
-    def _tries(self, now: float) -> bool:
-        return self._several > self._few and self._n_alone >= ALONE and now >= self._trial
+    def _try_several(self, now: float) -> bool:
+        measured = self._n_single_steps >= SINGLE_THREAD_STEPS
+        return self._several > self._default and measured and now >= self._trial_start
 
-    def _forget(self) -> None:
-        """How long a step takes."""
-        self._alone, self._n_alone, self._lost = math.inf, 0, 0.0
+    def _forget_times(self) -> None:
+        self._single_seconds = math.inf  # the shortest step with the default number of threads
+        self._n_single_steps = 0
+        self._lost = 0.0  # seconds, in the present trial
 
     @contextmanager
     def _limited(self, n_threads: int) -> Iterator[None]:
-        # As threadpoolctl's own `limit`, which asks for more and takes 3% of a step of a small model.
+        # threadpoolctl's own `limit` queries more and takes 3% of a step of a small model.
         before = [(library, library.get_num_threads()) for library in self._blas]
         changed = [(library, own) for library, own in before if own != n_threads]
         for library, _ in changed:

@@ -1,23 +1,40 @@
-"""NumPy reads a model as PyTorch does, and token by token as all at once."""
+"""NumPy reads a model as `transformers` and PyTorch do, and token by token as all at once."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from homespun.config import LoadConfig, ModelConfig, SamplingConfig
-from homespun.data.batch import IGNORED, Batch
+from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine import select
-from homespun.engine.base import EngineOptions
+from homespun.engine.base import Decoder, EngineOptions, Floats
 from homespun.engine.numpy import engine as numpy_engine
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.torch.engine import TorchEngine
 from homespun.generation.sampler import Sampler
-from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    HuggingFace,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
-TIED = dataclasses.replace(QWEN3, tie_embeddings=True)
-ALL = pytest.mark.parametrize("config", [GPT2, QWEN3, TIED], ids=["gpt2", "qwen3", "tied"])
+CONFIGS = {
+    "gpt2": GPT2,
+    "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
+    "qwen3": QWEN3,
+    "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
+    "llama": LLAMA,
+    "llama tied": dataclasses.replace(LLAMA, tie_embeddings=True),
+}
+ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+TOLERANCE = 1e-5
 
 
 def reader(config: ModelConfig) -> NumpyEngine:
@@ -32,15 +49,25 @@ def torch_reader(config: ModelConfig) -> TorchEngine:
     return made
 
 
+def decoded(decoder: Decoder, tokens: Tokens) -> Floats:
+    """The logits after each of the next tokens: [B, T] -> [B, T, V]."""
+    return np.stack([decoder.step(tokens[:, i]) for i in range(tokens.shape[1])], axis=1)
+
+
 @ALL
-def test_logits_and_loss_are_those_of_the_other_engine(config: ModelConfig) -> None:
+def test_logits_are_those_of_transformers(config: ModelConfig) -> None:
+    batch = random_batch(config)
+    theirs = HuggingFace(config, random_weights(config)).logits(batch)
+    assert relative_error(reader(config).logits(batch.inputs), theirs) < TOLERANCE
+
+
+@ALL
+def test_the_loss_is_that_of_the_other_engine(config: ModelConfig) -> None:
     batch = random_batch(config)
     targets = batch.targets.copy()
     targets[:, ::5] = IGNORED
     batch = Batch(batch.inputs, targets)
-    ours, other = reader(config), torch_reader(config)
-    assert relative_error(ours.logits(batch.inputs), other.logits(batch.inputs)) < 1e-5
-    assert ours.loss(batch) == pytest.approx(other.loss(batch), rel=1e-6)
+    assert reader(config).loss(batch) == pytest.approx(torch_reader(config).loss(batch), rel=1e-6)
 
 
 @ALL
@@ -50,14 +77,110 @@ def test_a_cached_model_gives_the_logits_of_the_whole_text(
 ) -> None:
     ours, inputs = reader(config), random_batch(config).inputs
     decoder = ours.decoder(len(inputs), config.seq_len)
-    found = [decoder.prefill(inputs[:, :prefilled])]
-    found += [decoder.step(inputs[:, i]) for i in range(prefilled, config.seq_len)]
+    whole = ours.logits(inputs)
+    first = decoder.prefill(inputs[:, :prefilled])
+    assert relative_error(first, whole[:, prefilled - 1]) < TOLERANCE
+    assert relative_error(decoded(decoder, inputs[:, prefilled:]), whole[:, prefilled:]) < TOLERANCE
     assert decoder.length == config.seq_len
-    whole = ours.logits(inputs)[:, prefilled - 1 :]
-    assert relative_error(np.stack(found, axis=1), whole) < 1e-5
     decoder.rewind(5)
-    again = decoder.prefill(inputs[:, 5:9])
-    assert relative_error(again, ours.logits(inputs)[:, 8]) < 1e-5
+    assert relative_error(decoder.prefill(inputs[:, 5:9]), whole[:, 8]) < TOLERANCE
+
+
+def each_row_alone(
+    config: ModelConfig, tokens: Tokens, lengths: Sequence[int], n_steps: int
+) -> Floats:
+    """Logits after the first `lengths` tokens of each row and after each of the next ones, [B, 1 + steps, V]."""
+    ours, found = reader(config), []
+    for row, length in zip(tokens, lengths, strict=True):
+        decoder = ours.decoder(1, config.seq_len)
+        first = decoder.prefill(row[None, :length])[:, None]
+        steps = decoded(decoder, row[None, length : length + n_steps])
+        found.append(np.concatenate((first, steps), axis=1)[0])
+    return np.stack(found)
+
+
+def next_tokens(tokens: Tokens, lengths: Sequence[int], n: int) -> Tokens:
+    """The `n` tokens that follow the first `lengths` of each row."""
+    return np.stack([row[at : at + n] for row, at in zip(tokens, lengths, strict=True)])
+
+
+def padded(tokens: Tokens, lengths: Sequence[int], to: int, padding: int) -> Tokens:
+    """The first `lengths` tokens of each row, and padding up to `to` tokens."""
+    inside = np.arange(to) < np.asarray(lengths)[:, None]
+    return np.where(inside, tokens[:, :to], padding).astype(np.int32)
+
+
+@ALL
+@pytest.mark.parametrize("lengths", [(1, 9, 4), (12, 12, 3), (5, 5, 5)])
+def test_rows_of_different_length_are_read_as_each_alone(
+    config: ModelConfig, lengths: tuple[int, ...]
+) -> None:
+    n_steps, tokens = 8, random_batch(config).inputs
+    expected = each_row_alone(config, tokens, lengths, n_steps)
+    following = next_tokens(tokens, lengths, n_steps)
+    decoder = reader(config).decoder(3, config.seq_len)
+    for padding in (0, 50):
+        decoder.rewind(0)
+        first = decoder.prefill(padded(tokens, lengths, 12, padding), lengths)
+        assert relative_error(first, expected[:, 0]) < TOLERANCE
+        assert decoder.length == max(lengths)
+        assert relative_error(decoded(decoder, following), expected[:, 1:]) < TOLERANCE
+        assert decoder.length == max(lengths) + n_steps
+
+
+@ALL
+def test_rewound_rows_of_different_length_go_on_where_they_were(config: ModelConfig) -> None:
+    tokens, lengths = random_batch(config).inputs, (2, 9, 4)
+    decoder = reader(config).decoder(3, config.seq_len)
+    decoder.prefill(padded(tokens, lengths, 9, padding=0), lengths)
+    decoder.rewind(6)
+    kept = (2, 6, 4)
+    assert decoder.length == 6
+    expected = each_row_alone(config, tokens, kept, 3)[:, 1:]
+    assert relative_error(decoded(decoder, next_tokens(tokens, kept, 3)), expected) < TOLERANCE
+    decoder.rewind(2)  # which all of them have
+    expected = each_row_alone(config, tokens, (6, 6, 6), 1)[:, 0]
+    assert relative_error(decoder.prefill(tokens[:, 2:6]), expected) < TOLERANCE
+
+
+@ALL
+def test_padding_to_one_length_changes_no_bit(config: ModelConfig) -> None:
+    ours, tokens = reader(config), random_batch(config).inputs
+    plain, with_padding = ours.decoder(3, config.seq_len), ours.decoder(3, config.seq_len)
+    expected = plain.prefill(tokens[:, :6])
+    np.testing.assert_array_equal(with_padding.prefill(tokens[:, :9], [6, 6, 6]), expected)
+    expected = decoded(plain, tokens[:, 6:])
+    np.testing.assert_array_equal(decoded(with_padding, tokens[:, 6:]), expected)
+
+
+def test_rows_of_different_length_need_an_empty_cache() -> None:
+    tokens = random_batch(GPT2).inputs
+    decoder = reader(GPT2).decoder(3, GPT2.seq_len)
+    decoder.prefill(tokens[:, :4])
+    with pytest.raises(ValueError, match="need an empty cache"):
+        decoder.prefill(tokens[:, 4:8], [1, 2, 3])
+    decoder.rewind(0)
+    decoder.prefill(tokens[:, :4], [1, 2, 3])
+    with pytest.raises(ValueError, match="differ in length: rewind"):
+        decoder.prefill(tokens[:, 4:8])
+
+
+@ALL
+def test_a_repeated_decoder_is_as_many_that_read_the_same(config: ModelConfig) -> None:
+    ours, tokens = reader(config), random_batch(config).inputs
+    one = ours.decoder(1, config.seq_len)
+    one.prefill(tokens[:1, :7])
+    three = one.repeated(3)
+    copies = ours.decoder(3, config.seq_len)
+    copies.prefill(np.repeat(tokens[:1, :7], 3, axis=0))
+    assert three.length == copies.length == 7
+    found, expected = decoded(three, tokens[:, 7:12]), decoded(copies, tokens[:, 7:12])
+    assert relative_error(found, expected) < TOLERANCE
+    # The first one is not changed by what the others read.
+    again = decoded(one, tokens[:1, 7:12])
+    assert relative_error(again, found[:1]) < TOLERANCE
+    with pytest.raises(ValueError, match="only one sequence can be repeated, not 3"):
+        three.repeated(2)
 
 
 @ALL
@@ -66,12 +189,12 @@ def test_a_long_text_is_read_in_slices(
 ) -> None:
     ours, inputs = reader(config), random_batch(config).inputs
     whole = ours.logits(inputs)
-    monkeypatch.setattr(numpy_engine, "PREFILL", 7)
-    assert relative_error(ours.logits(inputs), whole) < 1e-5
+    monkeypatch.setattr(numpy_engine, "SLICE_LENGTH", 7)
+    assert relative_error(ours.logits(inputs), whole) < TOLERANCE
 
 
 @ALL
-def test_no_position_sees_what_follows_it(config: ModelConfig) -> None:
+def test_no_position_sees_the_tokens_after_it(config: ModelConfig) -> None:
     ours, inputs = reader(config), random_batch(config).inputs
     changed = inputs.copy()
     changed[:, 10:] = (changed[:, 10:] + 1) % config.vocab_size
@@ -82,12 +205,12 @@ def test_no_position_sees_what_follows_it(config: ModelConfig) -> None:
 
 @ALL
 def test_both_engines_write_the_same_text(config: ModelConfig) -> None:
-    def written(decoder: object) -> list[int]:
+    def written(decoder: Decoder) -> list[int]:
         sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0), seed=3)
-        logits, ids = decoder.prefill(np.array([[1]], dtype=np.int32)), [1]  # type: ignore[attr-defined]
+        logits, ids = decoder.prefill(np.array([[1]], dtype=np.int32)), [1]
         for _ in range(config.seq_len - 1):
             ids.append(sampler(logits[0]))
-            logits = decoder.step(np.array(ids[-1:], dtype=np.int32))  # type: ignore[attr-defined]
+            logits = decoder.step(np.array(ids[-1:], dtype=np.int32))
         return ids
 
     size = (1, config.seq_len)
@@ -118,14 +241,9 @@ def test_weights_of_another_model_are_refused() -> None:
         NumpyEngine(GPT2).load((weights | {name: weights[name][:, :-1]}).items())
 
 
-def test_numpy_reads_what_is_small_and_asked_for_in_nothing_else() -> None:
-    large = dataclasses.replace(GPT2, vocab_size=4_000_000)
-    assert isinstance(select.reader(GPT2, LoadConfig()), NumpyEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(precision="float32")), NumpyEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(precision="bfloat16")), TorchEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(engine="torch")), TorchEngine)
-    assert isinstance(select.reader(large, LoadConfig()), TorchEngine)
-    assert isinstance(select.reader(large, LoadConfig(engine="numpy")), NumpyEngine)
+def test_a_decoder_has_no_more_positions_than_the_model() -> None:
+    with pytest.raises(ValueError, match="25 positions are more than the model's 24"):
+        reader(GPT2).decoder(1, 25)
 
 
 def test_a_model_leaves_the_threads_of_its_process_alone() -> None:
@@ -139,3 +257,13 @@ def test_a_model_leaves_the_threads_of_its_process_alone() -> None:
         ours.loss(batch)
         ours.decoder(2, 8).prefill(batch.inputs[:2, :4])
         assert threads() == before
+
+
+def test_numpy_reads_small_models_unless_another_precision_is_asked_for() -> None:
+    large = dataclasses.replace(GPT2, vocab_size=4_000_000)
+    assert isinstance(select.reader(GPT2, LoadConfig()), NumpyEngine)
+    assert isinstance(select.reader(GPT2, LoadConfig(precision="float32")), NumpyEngine)
+    assert isinstance(select.reader(GPT2, LoadConfig(precision="bfloat16")), TorchEngine)
+    assert isinstance(select.reader(GPT2, LoadConfig(engine="torch")), TorchEngine)
+    assert isinstance(select.reader(large, LoadConfig()), TorchEngine)
+    assert isinstance(select.reader(large, LoadConfig(engine="numpy")), NumpyEngine)

@@ -1,4 +1,4 @@
-"""Several threads compute the steps of a text for as long as they are faster."""
+"""Several threads compute the steps of a text while they are faster than one."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,8 +10,13 @@ from homespun.config import ModelConfig
 from homespun.engine.base import Floats
 from homespun.engine.numpy import threads
 from homespun.engine.numpy.engine import NumpyEngine
-from homespun.engine.numpy.threads import ALONE, PATIENCE, PAUSE, ProductThreads
-from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
+from homespun.engine.numpy.threads import (
+    BACKOFF_FACTOR,
+    MIN_BACKOFF,
+    SINGLE_THREAD_STEPS,
+    ProductThreads,
+)
+from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights, relative_error
 
 pytestmark = pytest.mark.skipif(
     not any(library["user_api"] == "blas" for library in threadpool_info()),
@@ -54,9 +59,13 @@ def steps(product: ProductThreads, clock: Clock, n: int, with_one: float, with_t
 def test_two_threads_are_tried_and_kept_while_they_are_faster() -> None:
     clock = Clock()
     product = ProductThreads(clock=clock)
-    assert steps(product, clock, 50, 1.0, 0.6) == "1" * ALONE + "2" * (50 - ALONE)
+    assert steps(product, clock, 50, 1.0, 0.6) == "1" * SINGLE_THREAD_STEPS + "2" * (
+        50 - SINGLE_THREAD_STEPS
+    )
     product.begin(3)  # their steps are slower, which is no reason to give up
-    assert steps(product, clock, 50, 9.0, 6.0) == "1" * ALONE + "2" * (50 - ALONE)
+    assert steps(product, clock, 50, 9.0, 6.0) == "1" * SINGLE_THREAD_STEPS + "2" * (
+        50 - SINGLE_THREAD_STEPS
+    )
     product.begin(3)
     assert steps(product, clock, 50, 9.0, 6.0) == "2" * 50
 
@@ -68,8 +77,8 @@ def test_while_a_processor_is_busy_trials_become_rare() -> None:
     rests = [len(rest) * 0.002 for rest in counts.split("2")[1:-1]]
     assert len(rests) > 3
     assert rests == sorted(rests)
-    assert rests[0] == pytest.approx(PATIENCE * 0.1, rel=0.1)
-    assert 0.1 * counts.count("2") < 0.5 / PATIENCE * (clock.now - start)
+    assert rests[0] == pytest.approx(BACKOFF_FACTOR * 0.1, rel=0.1)
+    assert 0.1 * counts.count("2") < 0.5 / BACKOFF_FACTOR * (clock.now - start)
 
 
 def test_a_hiccup_costs_a_short_rest_however_often_it_comes() -> None:
@@ -79,7 +88,7 @@ def test_a_hiccup_costs_a_short_rest_however_often_it_comes() -> None:
         assert set(steps(product, clock, 200, 0.002, 0.001)[-50:]) == {"2"}
         steps(product, clock, 1, 0.002, 0.02)
         counts = steps(product, clock, 200, 0.002, 0.001)
-        assert counts.index("2") * 0.002 == pytest.approx(PAUSE, rel=0.05)
+        assert counts.index("2") * 0.002 == pytest.approx(MIN_BACKOFF, rel=0.05)
 
 
 def test_threads_that_gain_nothing_mostly_rest() -> None:
@@ -92,7 +101,7 @@ def test_threads_that_gain_nothing_mostly_rest() -> None:
 def test_one_slow_step_among_fast_ones_is_forgiven() -> None:
     clock = Clock()
     product = ProductThreads(clock=clock)
-    steps(product, clock, ALONE + 5, 1.0, 0.6)
+    steps(product, clock, SINGLE_THREAD_STEPS + 5, 1.0, 0.6)
     assert steps(product, clock, 1, 1.0, 2.5) == "2"
     assert steps(product, clock, 10, 1.0, 0.6) == "2" * 10
 
@@ -102,7 +111,7 @@ def test_as_many_as_are_asked_for_stay(wanted: int) -> None:
     clock = Clock()
     product = ProductThreads(wanted, clock)
     assert steps(product, clock, 50, 1.0, 5.0) == str(wanted) * 50
-    with product.few():
+    with product.default():
         assert blas_threads() == wanted
 
 
@@ -119,7 +128,7 @@ def test_an_engine_computes_its_steps_so_and_all_else_with_one(
         return hidden(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(NumpyEngine, "hidden", watched)
-    engine.threads._clock = Clock()
+    engine.threads = ProductThreads(clock=Clock())
     batch = random_batch(QWEN3)
     engine.logits(batch.inputs)
     engine.loss(batch)
@@ -127,10 +136,10 @@ def test_an_engine_computes_its_steps_so_and_all_else_with_one(
     decoder.prefill(batch.inputs[:, :4])
     for i in range(4, 10):
         decoder.step(batch.inputs[:, i])
-    assert seen == [1] * (3 + ALONE) + [2] * (6 - ALONE)
+    assert seen == [1] * (3 + SINGLE_THREAD_STEPS) + [2] * (6 - SINGLE_THREAD_STEPS)
 
 
-@pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+@pytest.mark.parametrize("config", [GPT2, LLAMA, QWEN3], ids=["gpt2", "llama", "qwen3"])
 def test_the_number_of_threads_changes_no_logits(config: ModelConfig) -> None:
     # Large enough for a product to be shared.
     large = {"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_kv_heads": 8, "head_dim": 64}

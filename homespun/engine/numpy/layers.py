@@ -1,0 +1,184 @@
+"""Arrays flow in and out: the layers that the models share, and the memory for their weights. NumPy alone, float32.
+
+A token's products read all the weights and sweep everything else out of the processor's cache, so a NumPy call between
+them costs more than its arithmetic. Therefore the calls are few, work in place where the function owns the array, and
+avoid NumPy functions that are written in Python, such as `mean`.
+
+B sequences, T new tokens, N = B * T, S positions in the cache, D width of the model, F width of the feed-forward
+layer, H heads, K key/value heads, C channels of a head, V tokens in the vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.architectures.base import Parameter
+from homespun.architectures.families import count_parameters, parameters
+from homespun.config import ModelConfig
+from homespun.engine.base import Floats
+
+Weights = dict[str, Floats]
+Positions = slice | npt.NDArray[np.int64]
+"""The places of the new tokens in the cache: a slice of T where they are the same in each sequence, else [B, T]."""
+
+
+def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
+    """Memory for the weights by name. Fused matrices lie below each other and have one more name together.
+
+    All weights share one array, which the system maps in large pages: this saves 3% of a small model's time. A matrix
+    with more rows than columns is stored by columns: its product with a vector is faster that way.
+    """
+    groups: dict[str, list[Parameter]] = {}
+    for p in parameters(config):
+        name = ".".join(fused.get(part, part) for part in p.name.split("."))
+        groups.setdefault(name, []).append(p)
+    free = np.empty(count_parameters(config), np.float32)
+    weights: Weights = {}
+    for name, members in groups.items():
+        ends = np.cumsum([p.shape[0] for p in members])
+        shape = (int(ends[-1]), *members[0].shape[1:])
+        taken, free = np.split(free, [math.prod(shape)])
+        tall = shape[0] > shape[-1]
+        weights[name] = taken.reshape(shape[::-1]).T if tall else taken.reshape(shape)
+        for p, rows in zip(members, np.split(weights[name], ends[:-1]), strict=True):
+            weights[p.name] = rows
+    return weights
+
+
+def block_weights(weights: Weights, prefix: str, layer: int) -> Weights:
+    """The weights of one block by their names within it."""
+    start = f"{prefix}.{layer}."
+    return {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
+
+
+def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
+    """x [N, D] and weight [out, D] -> [N, out]."""
+    y: Floats = x.dot(weight.T)
+    if bias is not None:
+        y += bias
+    return y
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+    """LayerNorm of the rows of x [N, D]."""
+    y: Floats = x - x.dot(mean_vector(x.shape[-1]))[:, None]
+    y /= root_mean_square(y, eps)
+    y *= weight
+    y += bias
+    return y
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """RMSNorm of the last axis."""
+    y: Floats = x / root_mean_square(x, eps)
+    y *= weight
+    return y
+
+
+@functools.cache
+def mean_vector(n: int) -> Floats:
+    """A vector whose product with n numbers is their mean."""
+    return np.full(n, 1 / n, np.float32)
+
+
+def root_mean_square(x: Floats, eps: float) -> Floats | float:
+    """x [..., D] -> [..., 1], or a number for a single row: an array of one would take several times as long."""
+    if x.size == x.shape[-1]:
+        row = x.reshape(-1)
+        return math.sqrt(row.dot(row) / row.size + eps)
+    size: Floats = np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + eps)
+    return size
+
+
+def gelu(x: Floats) -> Floats:
+    """GELU approximated by tanh, as in GPT-2 (Hendrycks and Gimpel, 2016)."""
+    slope = math.sqrt(2 / math.pi)
+    y: Floats = x * x
+    y *= 0.044715 * slope
+    y += slope
+    y *= x
+    np.tanh(y, out=y)
+    y += 1
+    y *= x
+    y *= 0.5
+    return y
+
+
+def silu(x: Floats) -> Floats:
+    """x times its sigmoid, computed by tanh, which cannot overflow."""
+    half = 0.5 * x
+    y: Floats = np.tanh(half)
+    y += 1
+    y *= half
+    return y
+
+
+def rotary_tables(config: ModelConfig) -> Floats:
+    """cos and sin of each position's angles, [2, seq_len, C] (Su et al., 2021; by halves, not interleaved)."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    rates = np.float32(config.rope_theta) ** -exponents
+    angles = np.arange(config.seq_len, dtype=np.float32)[:, None] * rates
+    tables: Floats = np.stack((np.cos(angles), np.sin(angles)))
+    return np.concatenate((tables, tables), axis=-1)
+
+
+def rotary_angles(tables: Floats, positions: Positions) -> Floats:
+    """The rows of `rotary_tables` at these positions: [2, T, C], or [2, B, 1, T, C] where sequences differ."""
+    rows: Floats = tables[:, positions]
+    return rows if isinstance(positions, slice) else rows[:, :, None]
+
+
+def rotate(x: Floats, angles: Floats) -> Floats:
+    """Rotate the channels of x [B, H, T, C] by cos and sin of `rotary_angles`."""
+    half = x.shape[-1] // 2
+    rotated = np.concatenate((-x[..., half:], x[..., :half]), axis=-1)
+    rotated *= angles[1]
+    rotated += x * angles[0]
+    return rotated
+
+
+def attention(heads: Floats, cache: Floats, positions: Positions) -> Floats:
+    """Causal attention of the new tokens to themselves and to those before them.
+
+    heads [B, H + 2 * K, T, C] are the queries, keys and values of the new tokens -> [N, H * C]. Keys and values are
+    added to the cache of this block, [B, 2 * K, S, C].
+    """
+    batch, _, n_new, channels = heads.shape
+    n_kv_heads = cache.shape[1] // 2
+    n_heads = heads.shape[1] - 2 * n_kv_heads
+    if isinstance(positions, slice):
+        n_seen = positions.stop
+        cache[:, :, positions] = heads[:, n_heads:]
+    else:
+        n_seen = int(positions.max()) + 1
+        rows = np.arange(batch)[:, None]
+        cache[rows, :, positions] = heads[:, n_heads:].transpose(0, 2, 1, 3)  # [B, T, 2 * K, C]
+    k, v = cache[:, :n_kv_heads, :n_seen], cache[:, n_kv_heads:, :n_seen]
+    # The heads that share their keys are laid side by side, as more positions of one head: [B, K, H / K * T, C].
+    q = heads[:, :n_heads] * np.float32(channels**-0.5)
+    scores = q.reshape(batch, n_kv_heads, -1, channels) @ k.swapaxes(-1, -2)
+    if n_new > 1 or not isinstance(positions, slice):
+        later = later_positions(positions, n_seen)
+        np.copyto(scores.reshape(batch, n_heads, n_new, n_seen), -np.inf, where=later)
+    scores -= np.maximum.reduce(scores, -1, keepdims=True)
+    np.exp(scores, out=scores)
+    y: Floats = np.matmul(scores, v)
+    y /= np.add.reduce(scores, -1, keepdims=True)
+    y = y.reshape(batch, n_heads, n_new, channels)
+    return y.transpose(0, 2, 1, 3).reshape(batch * n_new, n_heads * channels)
+
+
+def later_positions(positions: Positions, n_seen: int) -> npt.NDArray[np.bool_]:
+    """Which of the first `n_seen` positions come after each new token.
+
+    [T, n_seen], or [B, 1, T, n_seen] where the sequences differ.
+    """
+    if isinstance(positions, slice):
+        later: npt.NDArray[np.bool_] = np.triu(
+            np.ones((n_seen - positions.start, n_seen), dtype=bool), positions.start + 1
+        )
+        return later
+    return np.arange(n_seen) > positions[:, None, :, None]

@@ -1,0 +1,35 @@
+"""Tokens flow in, the normed hidden states flow out: one file for each family of models, named after it.
+
+A model file has two public names: `FUSED`, the matrices that are stored as one, and `Model`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from homespun.config import ModelConfig
+from homespun.data.batch import Tokens
+from homespun.engine.base import Floats
+from homespun.engine.numpy.layers import Positions, Weights
+
+
+class Model(Protocol):
+    """The forward pass of one model, without the head."""
+
+    embedding: Floats
+    """[V, D]"""
+
+    def __call__(self, tokens: Tokens, positions: Positions, cache: Floats) -> Floats:
+        """Read tokens [B, T] at `positions` and add their keys and values to the cache [layers, B, 2 * K, S, C].
+
+        Returns the normed hidden states [B, T, D].
+        """
+
+
+class ModelFile(Protocol):
+    """The public names of a family's file."""
+
+    FUSED: Mapping[str, str]
+    """Matrices that are applied to the same vector, and the name of the one matrix that they form."""
+
+    def Model(self, config: ModelConfig, weights: Weights) -> Model:
+        """The model with these weights, which it reads but does not change."""

@@ -1,0 +1,83 @@
+"""Qwen3: rotary positions, RMSNorm, SwiGLU, normed queries and keys. Letters of shapes as in `layers`."""
+
+import numpy as np
+
+from homespun.config import ModelConfig
+from homespun.data.batch import Tokens
+from homespun.engine.base import Floats
+from homespun.engine.numpy.layers import (
+    Positions,
+    Weights,
+    attention,
+    block_weights,
+    linear,
+    rms_norm,
+    rotary_angles,
+    rotary_tables,
+    rotate,
+    silu,
+)
+
+FUSED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+
+
+class Model:
+    """The forward pass of a Qwen3 without its head; see `models.Model`."""
+
+    has_qk_norm = True
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        self.config = config
+        self.embedding = weights["model.embed_tokens.weight"]
+        self.rotary_tables = rotary_tables(config)
+        self.blocks = [
+            block_weights(weights, "model.layers", layer) for layer in range(config.n_layers)
+        ]
+        if self.has_qk_norm:
+            for block in self.blocks:
+                norms = [block["self_attn.q_norm.weight"]] * config.n_heads
+                norms += [block["self_attn.k_norm.weight"]] * config.n_kv_heads
+                block["self_attn.qk_norm.weight"] = np.stack(norms)[:, None]  # [H + K, 1, C]
+        self.norm = weights["model.norm.weight"]
+
+    def __call__(self, tokens: Tokens, positions: Positions, cache: Floats) -> Floats:
+        batch, n_new = tokens.shape
+        x = self.embedding[tokens]  # [B, T, D]
+        x = x.reshape(batch * n_new, -1)
+        angles = rotary_angles(self.rotary_tables, positions)
+        for weights, block_cache in zip(self.blocks, cache, strict=True):
+            self.add_block(x, weights, tokens.shape, positions, angles, block_cache)
+        x = rms_norm(x, self.norm, self.config.norm_eps)
+        return x.reshape(batch, n_new, -1)
+
+    def add_block(
+        self,
+        x: Floats,
+        w: Weights,
+        shape: tuple[int, ...],
+        positions: Positions,
+        angles: Floats,
+        cache: Floats,
+    ) -> None:
+        """Add attention and feed-forward layer of one block to x [N, D] in place; `shape` is B, T."""
+        c = self.config
+        h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
+        h = linear(h, w["self_attn.qkv_proj.weight"])  # [N, (H + 2 * K) * C]
+        heads = h.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, H + 2 * K, T, C]
+        qk = heads[:, : c.n_heads + c.n_kv_heads]
+        normed = qk
+        if self.has_qk_norm:
+            normed = rms_norm(qk, w["self_attn.qk_norm.weight"], c.norm_eps)
+        qk[...] = rotate(normed, angles)
+        h = attention(heads, cache, positions)
+        x += linear(h, w["self_attn.o_proj.weight"])
+        h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
+        h = linear(h, w["mlp.gate_up_proj.weight"])  # [N, 2 * F]
+        h = silu(h[:, : c.d_ff]) * h[:, c.d_ff :]
+        x += linear(h, w["mlp.down_proj.weight"])
