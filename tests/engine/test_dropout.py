@@ -92,7 +92,9 @@ def test_compiled_kernels_drop_the_same_and_are_made_once(backend: str) -> None:
 @EACH_RATE
 @pytest.mark.parametrize("compiled", [False, True])
 def test_mlx_drops_what_numpy_says(rate: float, compiled: bool) -> None:
-    dropped_by_mlx = mx.compile(mlx_dropout.dropped) if compiled else mlx_dropout.dropped
+    dropped_by_mlx = (
+        mx.compile(mlx_dropout.apply_dropout) if compiled else mlx_dropout.apply_dropout
+    )
     keys = mx.array(site_keys(SEED, STEP, 3))
     first, second = mlx_dropout.of_microbatches(rate, keys, [(3, 10), (4, 10)])
     for site in (0, 6):

@@ -1,5 +1,6 @@
-"""Dropout in MLX's arrays: a stream in, the same with some numbers zero and the others larger out; see
-`engine/dropout.py`. The twin of `torch/dropout.py`.
+"""Dropout in MLX's arrays: the residual stream flows in, and flows out with some numbers zero and the others scaled up.
+
+See `engine/dropout.py` for the masks.
 """
 
 import math
@@ -10,14 +11,14 @@ import mlx.core as mx
 from homespun.engine.dropout import HASH_MULTIPLIERS, scale, threshold
 
 Dropout = tuple[float, mx.array, mx.array]
-"""What the sites of a micro-batch, or of a block of it, need: the rate, the numbers [B, T] of its tokens in the step,
-and the keys [sites]. A plain tuple, so that what changes from step to step is an input of compiled functions."""
+"""The dropout of one micro-batch or block: the rate, the numbers of its tokens in the step [B, T], and the keys of its
+sites. A plain tuple, so that the arrays, which change from step to step, are inputs of compiled functions."""
 
 
 def of_microbatches(
     rate: float, keys: mx.array, shapes: Iterable[tuple[int, ...]]
 ) -> Iterator[Dropout]:
-    """For the inputs [B, T] of a step, one after the other."""
+    """The dropout of each micro-batch of a step; `shapes` are those of the inputs, [B, T]."""
     first = 0
     for shape in shapes:
         end = first + math.prod(shape)
@@ -25,26 +26,26 @@ def of_microbatches(
         first = end
 
 
-def of_block(drop: Dropout | None, i: int) -> Dropout | None:
-    """The same with the two sites of a block alone."""
-    if drop is None:
+def of_block(dropout: Dropout | None, i: int) -> Dropout | None:
+    """Only the two sites of block i."""
+    if dropout is None:
         return None
-    rate, tokens, keys = drop
+    rate, tokens, keys = dropout
     return rate, tokens, keys[2 * i + 1 : 2 * i + 3]
 
 
-def dropped(x: mx.array, drop: Dropout | None, site: int) -> mx.array:
-    """The stream x [B, T, D] after dropout, if there is any."""
-    if drop is None:
+def apply_dropout(x: mx.array, dropout: Dropout | None, site: int) -> mx.array:
+    """x [B, T, D] -> [B, T, D]; without `dropout` it is x."""
+    if dropout is None:
         return x
-    rate, tokens, keys = drop
-    of_token = _hashed(tokens ^ keys[site])[..., None]
-    bits = _hashed(of_token ^ mx.arange(x.shape[-1], dtype=mx.uint32))
-    kept = mx.stop_gradient(bits).view(mx.int32) >= threshold(rate)
-    return mx.where(kept, x * scale(rate), 0.0)
+    rate, tokens, keys = dropout
+    token_hash = _hash_bits(tokens ^ keys[site])[..., None]  # [B, T, 1]
+    bits = _hash_bits(token_hash ^ mx.arange(x.shape[-1], dtype=mx.uint32))  # [B, T, D]
+    keep = mx.stop_gradient(bits).view(mx.int32) >= threshold(rate)
+    return mx.where(keep, x * scale(rate), 0.0)
 
 
-def _hashed(bits: mx.array) -> mx.array:
+def _hash_bits(bits: mx.array) -> mx.array:
     bits = (bits ^ (bits >> 16)) * mx.array(HASH_MULTIPLIERS[0], mx.uint32)
     bits = (bits ^ (bits >> 15)) * mx.array(HASH_MULTIPLIERS[1], mx.uint32)
     return bits ^ (bits >> 16)

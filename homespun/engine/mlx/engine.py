@@ -1,7 +1,9 @@
-"""The engine for Apple silicon: batches in, optimizer steps, losses, logits and state out.
+"""The engine for Apple silicon: batches go in, optimizer steps, losses, logits and state come out.
 
-MLX computes lazily. A step is a function from all tensors to new ones, compiled as a whole and handed to the device
-without waiting for it; to read its result is to wait.
+MLX computes lazily. A step is a function from all tensors to new ones. It is compiled as a whole and dispatched to the
+device; only reading its result waits for it.
+
+B sequences, T tokens, D width of the stream, V tokens in the vocabulary.
 """
 
 import math
@@ -15,7 +17,7 @@ import numpy as np
 
 from homespun.architectures.families import initial_weights, parameters
 from homespun.config import ModelConfig
-from homespun.data.batch import Batch, Tokens
+from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
@@ -27,33 +29,50 @@ from homespun.engine.base import (
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.mlx import machine
+from homespun.engine.mlx.decoder import MlxDecoder
 from homespun.engine.mlx.dropout import Dropout, of_microbatches
+from homespun.engine.mlx.layers import document_mask
 from homespun.engine.mlx.loss import head_loss, row_losses
-from homespun.engine.mlx.model import LayerCache, Model, Weights, document_mask
+from homespun.engine.mlx.model import DecoderModel, Weights
+from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, bool, Dropout | None]
-"""Tokens, targets, what a target's loss is multiplied with, whether attention has to stop at marks, and dropout."""
+"""Tokens and targets [B, T], the factor of each target's loss, whether attention stops at document marks, and
+dropout."""
 Sums = tuple[mx.array, Weights]
-"""Loss and gradients of the micro-batches so far."""
+"""Loss and gradients, summed over the micro-batches so far."""
 
 
 class MlxEngine:
     """A model on one device, with its optimizer if the options have one."""
 
     def __init__(self, config: ModelConfig, options: EngineOptions) -> None:
+        """
+        Raises:
+            ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
+        """
         self.config = config
         self.options = options
-        machine.settle_memory()
+        self.model_class = model_class(config.architecture)
         self.dtype = machine.computing_dtype(options.precision)
         self.loss_scale = FLOAT16_LOSS_SCALE if self.dtype == mx.float16 else 1.0
         spec = parameters(config)
         self.names = [p.name for p in spec]
+        trained = [p for p in spec if p.name not in options.frozen]
+        if unknown := sorted(options.frozen.difference(self.names)):
+            raise ValueError(f"{unknown[0]} cannot be frozen: it is not part of this model")
+        if not trained:
+            raise ValueError("all parameters are frozen: there is nothing to train")
+        self.trained = [p.name for p in trained]
         self.tensors: Tensors = {p.name: mx.zeros(p.shape) for p in spec}
         """Weights and moments; a step replaces them all."""
+        self.decoding_model: DecoderModel | None = None
+        """Made by the first decoder, dropped when the weights change."""
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
-            self.optimizer = Optimizer(options.optimizer, spec, muon_dtype=self.dtype)
+            machine.settle_memory()
+            self.optimizer = Optimizer(options.optimizer, trained, muon_dtype=self.dtype)
             self.tensors |= dict(self.optimizer.initial_state())
         compiled: Callable[[Any], Any] = (
             mx.compile if options.compiled else lambda function: function
@@ -85,6 +104,7 @@ class MlxEngine:
     ) -> "MlxStep":
         if self.optimizer is None:
             raise RuntimeError("this engine was made without an optimizer")
+        self.decoding_model = None
         rates = {name: mx.array(rate) for name, rate in lr.items()}
         limits = mx.array([loss_limit, norm_limit])
         *others, last = self._on_device(microbatches, step)
@@ -96,26 +116,30 @@ class MlxEngine:
     def loss(self, batch: Batch) -> tuple[float, int]:
         [(tokens, targets, _, marked, _)] = self._on_device([batch])
         losses = self.row_losses(self.weights, tokens, targets, marked)
-        return float(_array(losses).sum(dtype=np.float64)), batch.n_targets
+        return float(machine.to_array(losses).sum(dtype=np.float64)), batch.n_targets
 
     def logits(self, tokens: Tokens) -> Floats:
         model = self._model(self.weights)
-        return _array(model.logits(model.hidden(mx.array(tokens))))
+        hidden, _ = model.hidden(mx.array(tokens))
+        return machine.to_array(model.logits(hidden))
 
     def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
         sums = self._sums(self._on_device(microbatches, step))
         assert sums is not None
         for name, grad in sums[1].items():
-            yield name, _array(grad / self.loss_scale)
+            yield name, machine.to_array(grad / self.loss_scale)
 
-    def decoder(self, batch_size: int, max_len: int) -> "MlxDecoder":
-        return MlxDecoder(self._model(self.weights).for_decoding(), batch_size, max_len)
+    def decoder(self, batch_size: int, max_len: int) -> MlxDecoder:
+        if self.decoding_model is None:
+            self.decoding_model = self._model(self.weights).for_decoding()
+        return MlxDecoder(self.decoding_model, batch_size, max_len)
 
     def state(self) -> Iterator[Named]:
         for name, tensor in self.tensors.items():
-            yield name, _array(tensor)
+            yield name, machine.to_array(tensor)
 
     def load(self, tensors: Iterable[Named]) -> None:
+        self.decoding_model = None
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, array in checked(tensors, shapes, self.names):
             self.tensors[name] = mx.array(array)
@@ -140,18 +164,24 @@ class MlxEngine:
 
     def _accumulate(self, weights: Weights, sums: Sums | None, batch: MicroBatch) -> Sums:
         """Add a micro-batch."""
-        tokens, targets, scale, marked, drop = batch
+        tokens, targets, scale, marked, dropout = batch
 
-        def scaled_loss(weights: Weights) -> mx.array:
-            model = self._model(weights)
-            mask = self._mask(tokens, marked)
-            checkpointing = self.options.gradient_checkpointing
-            hidden = model.hidden(
-                tokens, gradient_checkpointing=checkpointing, mask=mask, drop=drop
+        def scaled_loss(trained: Weights) -> mx.array:
+            model = self._model(weights | trained)
+            hidden, auxiliary_loss = model.hidden(
+                tokens,
+                gradient_checkpointing=self.options.gradient_checkpointing,
+                mask=self._mask(tokens, marked),
+                dropout=dropout,
             )
-            return head_loss(hidden.flatten(0, 1), model.head, targets.flatten(), scale)
+            loss = head_loss(hidden.flatten(0, 1), model.head, targets.flatten(), scale)
+            if auxiliary_loss is None:
+                return loss
+            # A mean over the tokens: each micro-batch counts by its share of the step's targets.
+            return loss + auxiliary_loss * (scale * (targets != IGNORED).sum())
 
-        loss, grads = mx.value_and_grad(scaled_loss)(weights)
+        trained = {name: weights[name] for name in self.trained}
+        loss, grads = mx.value_and_grad(scaled_loss)(trained)
         if sums is None:
             return loss, grads
         return sums[0] + loss, {name: sums[1][name] + grad for name, grad in grads.items()}
@@ -164,7 +194,7 @@ class MlxEngine:
         lr: dict[str, mx.array],
         limits: mx.array,
     ) -> tuple[Tensors, mx.array]:
-        """Add the last micro-batch and update: all tensors, and [3]: loss, gradient norm, and 1 where that was done."""
+        """Add the last micro-batch and update: all tensors, and [3]: loss, gradient norm, 1 where it was applied."""
         assert self.optimizer is not None
         weights = {name: old[name] for name in self.names}
         scaled_loss, grads = self._accumulate(weights, sums, last)
@@ -186,32 +216,36 @@ class MlxEngine:
     def _row_losses(
         self, weights: Weights, tokens: mx.array, targets: mx.array, marked: bool
     ) -> mx.array:
+        """[B * T]"""
         model = self._model(weights)
-        hidden = model.hidden(tokens, mask=self._mask(tokens, marked))
+        hidden, _ = model.hidden(tokens, mask=self._mask(tokens, marked))
         return row_losses(hidden.flatten(0, 1), model.head, targets.flatten())
 
     def _mask(self, tokens: mx.array, marked: bool) -> mx.array | None:
-        """What keeps documents from seeing each other."""
+        """Keeps documents from seeing each other."""
         mark = self.options.document_mark
         return document_mask(tokens, mark) if marked and mark is not None else None
 
-    def _model(self, weights: Weights) -> Model:
-        return Model(self.config, weights, self.dtype)
+    def _model(self, weights: Weights) -> DecoderModel:
+        """A module for one computation. None is kept: it would hold weights that a step has replaced, or the tracers of
+        a compilation or a derivative."""
+        return self.model_class(self.config, self.dtype).filled(weights)
 
     def _on_device(self, batches: Sequence[Batch], step: int | None = None) -> Iterator[MicroBatch]:
-        """The micro-batches of a step, or without its number those of no training step."""
+        """The micro-batches of a step; without its number nothing is dropped out."""
         n_targets = sum(batch.n_targets for batch in batches)
         scale = mx.array(self.loss_scale / max(1, n_targets))
         mark = self.options.document_mark
-        for batch, drop in zip(batches, self._dropouts(batches, step), strict=True):
-            # Only where it makes a difference, as without a mask there are faster kernels; compiled steps stay alike.
+        for batch, dropout in zip(batches, self._dropouts(batches, step), strict=True):
+            # Kernels without a mask are faster, so there is one only where a document begins amid a row. A compiled
+            # step always has one: it would be compiled twice otherwise.
             marked = mark is not None and (
                 self.options.compiled or bool((batch.inputs[:, 1:] == mark).any())
             )
-            yield mx.array(batch.inputs), mx.array(batch.targets), scale, marked, drop
+            yield mx.array(batch.inputs), mx.array(batch.targets), scale, marked, dropout
 
     def _dropouts(self, batches: Sequence[Batch], step: int | None) -> Iterable[Dropout | None]:
-        """One for each micro-batch."""
+        """The dropout of each micro-batch."""
         options = self.options
         if step is None or not options.dropout:
             return [None] * len(batches)
@@ -224,53 +258,19 @@ class MlxStep:
     """A dispatched step."""
 
     outcome: mx.array
+    """[3]: loss, gradient norm, 1 where the step was applied."""
     max_grad_norm: float
 
     def ready(self) -> bool:
-        """Never known: MLX does not say whether an array is computed without waiting for it."""
+        """Never known: MLX does not tell whether an array is computed without waiting for it."""
         return False
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def result(self) -> StepResult:
-        loss, norm, applied = map(float, _array(self.outcome))
+        loss, norm, applied = map(float, machine.to_array(self.outcome))
         return StepResult(
             loss,
             norm,
             clipped=bool(applied) and norm > self.max_grad_norm,
             applied=bool(applied),
         )
-
-
-class MlxDecoder:
-    """The model, one token at a time, with a cache for `max_len` positions."""
-
-    def __init__(self, model: Model, batch_size: int, max_len: int) -> None:
-        c = model.config
-        if max_len > c.seq_len:
-            raise ValueError(f"{max_len} positions are more than the model's {c.seq_len}")
-        self.model = model
-        shape = (batch_size, c.n_kv_heads, max_len, c.head_dim)
-        self.cache = [
-            LayerCache(mx.zeros(shape, dtype=model.dtype), mx.zeros(shape, dtype=model.dtype))
-            for _ in range(c.n_layers)
-        ]
-
-    @property
-    def length(self) -> int:
-        return self.cache[0].length
-
-    def prefill(self, tokens: Tokens) -> Floats:
-        hidden = self.model.hidden(mx.array(tokens), self.cache)
-        return _array(self.model.logits(hidden[:, -1]))
-
-    def step(self, tokens: Tokens) -> Floats:
-        return self.prefill(tokens[:, None])
-
-    def rewind(self, length: int) -> None:
-        for layer in self.cache:
-            layer.length = length
-
-
-def _array(tensor: mx.array) -> Floats:
-    """A copy in NumPy; waits for it."""
-    return np.array(tensor.astype(mx.float32))

@@ -51,11 +51,19 @@ def losses_and_gradients(
 
 
 @losses_and_gradients.vjp
-def _derivatives(primals: Any, cotangents: Any, outputs: Any) -> Any:
-    """They are there already; what follows the loss is 1 in a training step."""
+def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:
+    """The gradients that the forward pass has computed, times the gradient of the loss itself."""
     _, _, targets, scale = primals
     _, grad_hidden, grad_head = outputs
-    return grad_hidden, grad_head, mx.zeros_like(targets), mx.zeros_like(scale)
+    above = cotangents[0]
+    return (
+        (grad_hidden * above).astype(
+            grad_hidden.dtype
+        ),  # multiplied in float32, the dtype of the loss
+        grad_head * above,
+        mx.zeros_like(targets),
+        mx.zeros_like(scale),
+    )
 
 
 def head_loss(hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array) -> mx.array:

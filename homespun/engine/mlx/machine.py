@@ -9,8 +9,10 @@ import time
 from functools import cache
 
 import mlx.core as mx
+import numpy as np
 
 from homespun.engine import hardware
+from homespun.engine.base import Floats
 
 OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
 """What an error says for want of memory."""
@@ -112,3 +114,8 @@ def settle_memory() -> None:
     if mx.metal.is_available():
         mx.set_wired_limit(capacity)
     mx.set_cache_limit(int(CACHE_SHARE * capacity))
+
+
+def to_array(tensor: mx.array) -> Floats:
+    """A copy in NumPy, float32; waits for it."""
+    return np.array(tensor.astype(mx.float32))

@@ -51,7 +51,7 @@ class Optimizer:
                 new |= self._adamw(old, p.name, grad, lr["adamw"] * rate, new[STEPS], decay)
         for alike in self.muon:
             new |= self._muon(old, alike, grads, lr["muon"], grad_scale)
-        return {name: mx.where(refused, tensor, new[name]) for name, tensor in old.items()}
+        return old | {name: mx.where(refused, old[name], tensor) for name, tensor in new.items()}
 
     def _adamw(
         self, old: Tensors, name: str, grad: mx.array, lr: mx.array, steps: mx.array, decay: bool

@@ -1,0 +1,89 @@
+"""The key/value cache of a decoder: keys and values of new tokens flow in, those of all positions seen flow out.
+
+B sequences, T new tokens of each, S positions of the longest sequence, K key/value heads, C channels of a head.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from homespun.config import ModelConfig
+
+Positions = slice | mx.array
+"""Of T new tokens: a slice where all sequences are equally long, [B, T] where they differ."""
+
+
+class LayerCache:
+    """Keys and values of one layer."""
+
+    def __init__(self, keys: mx.array, values: mx.array) -> None:
+        self.keys = keys  # [B, K, max_len, C]
+        self.values = values  # [B, K, max_len, C]
+        self.positions: Positions = slice(0, 0)
+        self.end = 0
+
+    def append(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Store k and v [B, K, T, C] at `positions`; returns the first `end` positions of all rows, [B, K, S, C]."""
+        for stored, new in ((self.keys, k), (self.values, v)):
+            if isinstance(self.positions, slice):
+                stored[:, :, self.positions] = new
+            else:
+                rows = mx.arange(len(new))[:, None]  # [B, 1]
+                stored[rows, :, self.positions] = new.swapaxes(1, 2)  # [B, T, K, C]
+        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+
+
+class Cache:
+    """Keys and values of all layers, and the number of positions that each sequence has filled."""
+
+    def __init__(self, config: ModelConfig, batch_size: int, max_len: int, dtype: mx.Dtype) -> None:
+        shape = (batch_size, config.n_kv_heads, max_len, config.head_dim)
+        self.layers = [
+            LayerCache(mx.zeros(shape, dtype=dtype), mx.zeros(shape, dtype=dtype))
+            for _ in range(config.n_layers)
+        ]
+        self.max_len = max_len
+        self.lengths = [0] * batch_size
+
+    @property
+    def length(self) -> int:
+        """Positions of the longest sequence."""
+        return max(self.lengths)
+
+    def next_positions(self, n: int) -> tuple[Positions, mx.array | None]:
+        """Where the next `n` tokens of each row are stored.
+
+        Returns:
+            Where all rows are equally long, one slice for all of them, and no mask. Otherwise the positions [B, T], and
+            a mask [B, 1, T, S] with which each row sees its own positions only, True where it sees.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        end = self.length + n
+        if end > self.max_len:
+            raise ValueError(f"{end} positions do not fit into a cache of {self.max_len}")
+        positions: Positions = slice(self.length, end)
+        mask = None
+        if min(self.lengths) < self.length:
+            positions = mx.array(self.lengths)[:, None] + mx.arange(n)  # [B, T]
+            mask = (mx.arange(end) <= positions[..., None])[:, None]
+        for layer in self.layers:
+            layer.positions, layer.end = positions, end
+        return positions, mask
+
+    def advance(self, n: int) -> None:
+        """Count the `n` tokens of each row that were stored."""
+        self.lengths = [length + n for length in self.lengths]
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Keep at most so many positions of each row."""
+        self.lengths = [min(pair) for pair in zip(self.lengths, lengths, strict=True)]
+
+    def repeat_from(self, other: "Cache") -> None:
+        """Copy the only sequence of `other` into each row."""
+        end = other.length
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.keys[:, :, :end] = theirs.keys[:, :, :end]
+            mine.values[:, :, :end] = theirs.values[:, :, :end]
+        self.lengths = [end] * len(self.lengths)

@@ -1,0 +1,132 @@
+"""The layers that models are made of: arrays in, arrays out.
+
+Weights are float32. Each layer casts them to the dtype of its input, so a computation has the precision of the stream
+that enters it. Attention, norms and rotary positions are MLX's fused kernels.
+
+B sequences, T tokens, S positions seen (T, or more with a cache), D width of the stream, F width of the feed-forward
+layer, H heads, K key/value heads, C channels of a head.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from homespun.config import ModelConfig
+from homespun.engine.mlx.cache import LayerCache, Positions
+
+# The layers hold zeros until a model is filled. MLX is lazy, so these zeros take no memory.
+
+
+class Linear(nn.Module):
+    """x [..., in] -> [..., out]."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = mx.zeros((n_out, n_in))
+        self.bias = mx.zeros((n_out,)) if bias else None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = x @ self.weight.astype(x.dtype).T
+        return y if self.bias is None else y + self.bias.astype(x.dtype)
+
+
+class Embedding(nn.Module):
+    """Tokens [B, T] -> [B, T, D], float32."""
+
+    def __init__(self, n: int, size: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((n, size))
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        return self.weight[tokens]
+
+
+class LayerNorm(nn.Module):
+    """x [..., D] -> [..., D]."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = mx.zeros((size,))
+        self.bias = mx.zeros((size,))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        # The float32 weights stay outside the kernel: inside, they would turn the whole stream into float32.
+        normed = mx.fast.layer_norm(x, None, None, self.eps)
+        return (normed * self.weight + self.bias).astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x [..., D] -> [..., D]."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = mx.zeros((size,))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        # The weight stays outside the kernel, as in LayerNorm.
+        return (mx.fast.rms_norm(x, None, self.eps) * self.weight).astype(x.dtype)
+
+
+class HeadNorm(RMSNorm):
+    """The RMSNorm of each head, x [B, H, T, C] in float32: as dtypes agree, one kernel does it."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, self.weight, self.eps)
+
+
+# Elementwise operations are cheap: their results are computed again for the backward pass, not kept for it.
+@mx.checkpoint
+def gelu(x: mx.array) -> mx.array:
+    """The tanh approximation, as in GPT-2 (Hendrycks and Gimpel, 2016)."""
+    wide = x.astype(mx.float32)
+    inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide)
+    return (0.5 * wide * (1 + mx.tanh(inner))).astype(x.dtype)
+
+
+@mx.checkpoint
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """Both [B, T, F] (Shazeer, 2020)."""
+    wide = gate.astype(mx.float32)
+    return (wide * mx.sigmoid(wide) * up).astype(up.dtype)
+
+
+def rotate(x: mx.array, positions: Positions, config: ModelConfig) -> mx.array:
+    """Rotate the channels of x [B, H, T, C], float32, by the angles of their positions (Su et al., 2021). The channels
+    are rotated by halves, not interleaved."""
+    return mx.fast.rope(
+        x,
+        config.head_dim,
+        traditional=False,
+        base=config.rope_theta,
+        scale=1.0,
+        offset=positions.start if isinstance(positions, slice) else positions[:, 0],
+    )
+
+
+def document_mask(tokens: mx.array, mark: int) -> mx.array:
+    """A mask with which tokens [B, T] see only earlier tokens of their own document; each mark begins a document.
+
+    Returns:
+        [B, 1, T, T], True where a token sees.
+    """
+    document = (tokens == mark).astype(mx.int32).cumsum(1)
+    return mx.tril(document[:, :, None] == document[:, None, :])[:, None]
+
+
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, cache: LayerCache | None, mask: mx.array | None
+) -> mx.array:
+    """Attention by `mask`, or causal attention without one.
+
+    q [B, H, T, C], k and v [B, K, T, C], mask [B, 1, T, S] -> [B, T, H * C].
+    """
+    if cache is not None:
+        k, v = cache.append(k, v)
+    causal = "causal" if q.shape[2] > 1 else None  # the last of T is the last of S
+    y = mx.fast.scaled_dot_product_attention(
+        q, k, v, scale=q.shape[3] ** -0.5, mask=causal if mask is None else mask
+    )
+    return y.swapaxes(1, 2).flatten(2)
