@@ -94,7 +94,7 @@ def documents(path: Path) -> Iterator[str]:
     Raises:
         UserError: there is nothing to read, or a file breaks the policy above.
     """
-    return _documents(_files(path), path)
+    return _documents(files_to_read(path), path)
 
 
 def block_bytes(text_bytes: int) -> int:
@@ -119,7 +119,7 @@ def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
 
 def bytes_to_read(path: Path) -> int | None:
     """How much text there is in a file or folder; None where it is packed, so that nobody knows."""
-    files = _files(path)
+    files = files_to_read(path)
     packed = any(file.suffix.lower() == ".parquet" for file in files)
     return None if packed else sum(file.stat().st_size for file in files)
 
@@ -145,7 +145,7 @@ def _is_read(entry: Path) -> bool:
     return entry.suffix.lower() in SUFFIXES and not hidden and entry.is_file()
 
 
-def _files(path: Path) -> list[Path]:
+def files_to_read(path: Path) -> list[Path]:
     try:
         if path.is_dir():
             files = sorted(filter(_is_read, path.iterdir()))

@@ -142,7 +142,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     tokenizer = (
         resumed_tokenizer(requested, stored) if stored else _tokenizer(requested, corpus, say)
     )
-    tokens = prepare(corpus, tokenizer, corpus.path.parent / "tokens", say=say)
+    tokens = prepare(corpus, tokenizer, workspace.tokens_folder(corpus.path), say=say)
     document_starts = tokens.training.positions(tokenizer.eot_id)
     if stored:
         settled = resumed_plan(requested, stored, say)
