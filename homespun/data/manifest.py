@@ -1,11 +1,11 @@
-"""Facts about files flow in and are written down; while the files stay as they were, the facts flow out again.
+"""Facts about files flow in and are stored; as long as the files do not change, the same facts flow out again.
 
-Reading and hashing 100 MB of text takes seconds, and looking at a file's size and times takes microseconds. So the
-first start reads everything, and later starts read only what has changed.
+Reading and hashing 100 MB of text takes seconds; looking at the size and times of a file takes microseconds. So the
+first start reads everything, and later starts read only changed files.
 
-A fact is used only while each of its files has the size, the modification time, the change time and the inode that it
-had when it was read. Such a comparison cannot see damage below the file system, such as a bit that flips on the disk
-and leaves the times alone; `homespun verify` reads every byte and finds that too.
+A fact is used only while the size, modification time, change time and inode of each of its files are those from when
+it was read. This comparison does not see damage below the file system, such as a bit that flips on the disk.
+`homespun verify` reads every byte and finds such damage too.
 """
 
 import contextlib
@@ -47,15 +47,15 @@ class Snapshot:
             ]
 
     def is_reliable(self) -> bool:
-        """Whether any later change of the files is certain to show: none of them has changed only just now.
+        """Whether every later change will show: the last change of each file is older than one tick of the clock.
 
-        The idea is git's, which calls entries of its index that are younger than this "racily clean".
+        The index of git uses the same rule and calls younger entries "racily clean".
         """
         changes = (max(modified, changed) for _, modified, changed, _ in self.stats.values())
         return max(changes, default=0) + TIMESTAMP_GRANULARITY <= self.taken
 
     def still_holds(self) -> bool:
-        """Whether the files are as they were."""
+        """Whether the files are still unchanged."""
         try:
             return Snapshot(map(Path, self.stats)).stats == self.stats
         except OSError:

@@ -106,11 +106,14 @@ BAD = [
     (f"{TOKENIZER} --data-file empty.txt", "empty.txt: there is no text in it"),
     (f"{TOKENIZER} --data-file latin1.txt", "latin1.txt: not UTF-8 in line 1"),
     (f"{TOKENIZER} --data-file binary.txt", "binary.txt: NUL at byte 0"),
-    (f"{DOWNLOAD} --dataset missing.txt", "missing.txt: no file or folder here, and no dataset"),
+    (
+        f"{DOWNLOAD} --dataset missing.txt",
+        "missing.txt: not a local file or folder, and not a dataset",
+    ),
     (f"{DOWNLOAD} --dataset empty.txt", "empty.txt: there is no text in it"),
     (f"{DOWNLOAD} --dataset latin1.txt", "latin1.txt: not UTF-8 in line 1"),
     (f"{DOWNLOAD} --dataset paper.pdf", "paper.pdf: this is a PDF"),
-    (f"{DOWNLOAD} --dataset stories --output short.txt", "short.txt: in the way"),
+    (f"{DOWNLOAD} --dataset stories --output short.txt", "short.txt: this file is in the way"),
     (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
     (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
     # Vocabulary and tokenizer.
