@@ -94,7 +94,7 @@ BAD = [
     (f"{TRAIN} --data-file blank.txt", "blank.txt: there is no text in it"),
     (f"{TRAIN} --data-file short.txt", "short.txt: too little text to hold some out"),
     (f"{TRAIN} --data-file latin1.txt", "-f WINDOWS-1252 -t UTF-8 latin1.txt > utf8.txt"),
-    (f"{TRAIN} --data-file binary.txt", "binary.txt: NUL at byte 0: this is not a text file"),
+    (f"{TRAIN} --data-file binary.txt", "binary.txt: NUL at byte 0; this is not a text file"),
     (f"{TRAIN} --data-file bad.jsonl", "bad.jsonl:2: not a JSON value"),
     (f"{TRAIN} --data-file columns.jsonl", "columns.jsonl:1: which column is the text?"),
     (f"{TRAIN} --data-file bad.parquet", "bad.parquet: not readable as parquet"),
