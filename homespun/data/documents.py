@@ -5,8 +5,9 @@ All text that the project learns from is read here, under one policy:
 - A source is a .txt, .md, .jsonl or .parquet file, a file without a suffix (read as text), or a folder. A folder stands
   for its .txt, .md, .jsonl and .parquet files in the order of their names. Other files, hidden files and subfolders are
   left out.
-- Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its first 1 MiB is one long
-  text, such as a book, and is cut into blocks, see `block_bytes`. Inside other lines `<|endoftext|>` is ordinary text.
+- Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its first 1 MiB is one
+  long text, such as a book, and is cut into blocks, see `block_bytes`. Inside other lines `<|endoftext|>` is ordinary
+  text.
 - .jsonl: each line is a string, or an object with a text column. .parquet: each row is a document. The text column is
   `text`, else `story` or `content`. A null is an empty document.
 - Text is UTF-8. Other bytes are refused, and the message names their place. A byte-order mark at the start is dropped.

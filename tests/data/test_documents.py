@@ -133,7 +133,7 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
     written(tmp_path / "empty" / "b.pdf", "text")
     (tmp_path / "empty" / "below").mkdir()
     with pytest.raises(
-        UserError, match=r"only 2 other files and 1 folder; folders .* not searched"
+        UserError, match=r"only 2 other files and 1 folder; subfolders are not searched"
     ):
         documents(tmp_path / "empty")
 
