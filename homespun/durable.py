@@ -1,7 +1,7 @@
-"""Bytes in, files out that are there whole or not at all, after a kill and after a power cut.
+"""Bytes flow in, files flow out that are either complete or absent, even after a kill or a power cut.
 
-A new file is written under a temporary name, flushed to the disk and renamed, and then the folder
-is flushed; what stood there before stays until the rename. The protocol is said here and only here.
+A new file is written under a temporary name, flushed to the disk and renamed, and then its folder is flushed. An
+earlier file stays until the rename. This module is the only place that implements the protocol.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
-"""A temporary name, and in it the final one."""
+"""A temporary name. The group is the final name."""
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that nothing else has."""
+    """An unused name beside `path`."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well.
+    """Open a new file that replaces `path` if the block ends without an exception.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind, and an earlier file is still there.
-            (Only if the folder cannot be flushed, at the very end, it is the new one.)
+        OSError: the file cannot be written. Nothing is left behind, and an earlier file is still there. If only the
+            last step fails, which flushes the folder, the new file is in its place.
     """
     temporary = temporary_name(path)
     try:
@@ -47,22 +47,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, *parts: bytes) -> None:
-    """Write a file of these parts. Raises as `replacing`."""
+    """Write the parts, one after another, into a file. Raises the exceptions of `replacing`."""
     with replacing(path) as file:
         for part in parts:
             file.write(part)
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record for `read_json`. Raises as `replacing`."""
+    """Write a record for `read_json`. Raises the exceptions of `replacing`."""
     write(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A record; empty where there is none, or something else.
+    """Read a record; it is empty if the file is missing or is not a JSON object.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -72,9 +72,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path, is_ours: Callable[[str], object]) -> None:
-    """Remove what killed writers left of the files whose final names are ours.
+    """Remove the temporary files of killed writers.
 
-    Only for a process that is alone in writing them: it would take the files of another one too.
+    Call this only while no other process writes into the folder, because its temporary files would be removed too.
+
+    Args:
+        folder: the folder.
+        is_ours: whether a final name belongs to the caller. Other files stay.
     """
     for entry in folder.iterdir():
         match = TEMPORARY.fullmatch(entry.name)
@@ -83,7 +87,7 @@ def remove_leftovers(folder: Path, is_ours: Callable[[str], object]) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Move what is at `path` to the first free of PATH.1, PATH.2, ..., and say which that is."""
+    """Move a file or folder to the first free name of PATH.1, PATH.2, ..., and return that name."""
     names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(1))
     free = next(name for name in names if not name.exists())
     path.rename(free)
@@ -91,18 +95,21 @@ def set_aside(path: Path) -> Path:
 
 
 def sync(file: BinaryIO) -> None:
-    """Return when all that was written to an open file is on the disk."""
+    """Flush an open file to the disk."""
     file.flush()
     _sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` as durable as the files behind them, where the system can."""
+    """Flush the names in a folder to the disk, if the system supports that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _sync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems say
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # not supported by some network file systems
             raise
     finally:
         os.close(descriptor)
@@ -110,7 +117,7 @@ def sync_folder(folder: Path) -> None:
 
 def _sync(descriptor: int) -> None:
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
-    if full_sync is not None:  # macOS, where fsync ends in the cache of the drive
+    if full_sync is not None:  # on macOS, fsync reaches only the cache of the drive
         try:
             fcntl.fcntl(descriptor, full_sync)
             return

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from homespun.architectures.families import model_config, parameters
-from homespun.checkpoint.archive import Archive, Named
+from homespun.checkpoint.archive import Archive
 from homespun.config import ModelConfig
 from homespun.errors import UserError
+from homespun.named_array import NamedArray
 from homespun.tokenizer import Tokenizer
 
 
@@ -23,7 +24,7 @@ class StoredModel:
     path: Path
     config: ModelConfig
     tokenizer: Tokenizer
-    tensors: Callable[[], Iterator[Named]]
+    tensors: Callable[[], Iterator[NamedArray]]
     """Reads the weights, one array at a time, under the names of `architectures`."""
     header: dict[str, Any]
     """Facts that are kept when the model is saved again."""

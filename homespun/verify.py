@@ -1,6 +1,6 @@
-"""A path in, a line for each file that belongs to it out: what is in it, or what is wrong with it.
+"""A path flows in, a line for each of its files flows out: a summary of the content, or the fault.
 
-Every byte is read against the hashes that were written with it, and the files of a folder against each other.
+Every byte is read and checked against the stored hashes, and the files of a folder are checked against each other.
 """
 
 import hashlib
@@ -18,29 +18,29 @@ from homespun.records.metrics import read_lines
 from homespun.tokenizer import REPORT, Tokenizer
 
 Check = Callable[[], str]
-"""Reads something and says what it is; raises a UserError where it is not whole."""
+"""Reads a file and returns a summary; raises a UserError if the file is damaged."""
 
 SHARD = ".tokens"
 TOKENIZER = "tokenizer.json"
 
 
 def verify(path: Path) -> Iterator[str]:
-    """Check a checkpoint or the folder of a run, a token shard or a folder of them, a tokenizer, or a download.
+    """Check a checkpoint or the folder of a run, a token shard or a folder of shards, a tokenizer, or a download.
 
     Yields:
         A line for each file.
 
     Raises:
-        UserError: the file is damaged; after all the lines, something in the folder is.
+        UserError: the file is damaged. For a folder it is raised after all lines, if a file in it is damaged.
     """
     if not path.is_dir():
-        yield _done(partial(_file, path))
+        yield _result(partial(_file, path))
         return
     checked = damaged = 0
     for check in _folder_checks(path):
         checked += 1
         try:
-            yield _done(check)
+            yield _result(check)
         except UserError as error:
             damaged += 1
             yield str(error)
@@ -48,7 +48,12 @@ def verify(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: {damaged} of {checked} cannot be used, see above")
 
 
-def _done(check: Check) -> str:
+def _result(check: Check) -> str:
+    """The summary of a file.
+
+    Raises:
+        UserError: the file is damaged or cannot be read.
+    """
     try:
         return check()
     except OSError as error:
@@ -68,10 +73,10 @@ def _file(path: Path) -> str:
 
 
 def _folder_checks(path: Path) -> Iterator[Check]:
-    """Those of the kind of folder that it is.
+    """The checks for a folder, which depend on its kind.
 
     Raises:
-        UserError: it is of no kind that can be checked, or it cannot be read.
+        UserError: there is nothing in the folder to check, or it cannot be read.
     """
     folder = CheckpointFolder(path)
     if folder.steps() or any((path / name).exists() for name in (*BEST, METRICS)):
@@ -81,7 +86,7 @@ def _folder_checks(path: Path) -> Iterator[Check]:
     if (path / TOKENIZER).exists():
         return iter([partial(_tokenizer, path)])
     raise UserError(
-        f"{path}: no run, tokens or tokenizer are there: name the folder of one, or a file"
+        f"{path}: there is no run, no tokens and no tokenizer: name the folder of one, or a file"
     )
 
 
@@ -111,7 +116,7 @@ def _whole(found: Archive | Checkpoint) -> str:
 
 
 def _best_val_loss(checkpoint: Checkpoint) -> float | None:
-    """The lowest validation loss of its run so far."""
+    """The lowest validation loss of the run up to this checkpoint; None if it is not stored."""
     try:
         loss = checkpoint.state.header["position"]["guard"]["best_val_loss"]
     except (LookupError, TypeError):
@@ -120,20 +125,24 @@ def _best_val_loss(checkpoint: Checkpoint) -> float | None:
 
 
 def _best(path: Path, whole: list[Checkpoint], known: float | None) -> str:
-    """The best weights are as good as the newest checkpoint knows that they were, or better."""
+    """Check the best weights. Their loss must not be above the lowest loss that the newest checkpoint states."""
     archive = read_archive(path)
     line = _whole(archive)
     loss = archive.header.get("val_loss")
     if known is not None and isinstance(loss, float) and loss > known:
         raise CheckpointError(
-            f"{path}: its validation loss is {loss:.4f}, and {whole[0].path.name} knows of {known:.4f}: "
-            "it is older than that, or of another run"
+            f"{path}: its validation loss is {loss:.4f}, but {whole[0].path.name} states {known:.4f}: "
+            "it is older, or belongs to another run"
         )
     return line
 
 
 def _metrics(path: Path, whole: list[Checkpoint]) -> str:
-    """A line of the record ends where each checkpoint was saved, and no step is on the wrong side of it."""
+    """Check the record of a run.
+
+    Steps must ascend. For each checkpoint, a line must end at the stored length; steps up to the checkpoint must be
+    before that place, and later steps after it.
+    """
     ends, steps = [0], [0]
     for end, record in read_lines(path):
         step = record.get("step")
@@ -168,13 +177,20 @@ def _shard_checks(path: Path) -> Iterator[Check]:
 
 
 def _shard(path: Path, text_sha256: str | None = None, folder: str | None = None) -> str:
-    """A shard is what its header says, and what the index and the name of its folder say, where they are known."""
-    header = open_shard(path).header
+    """Check a shard against its header and, if they are known, against the index and the name of its folder."""
+    try:
+        header = open_shard(path).header
+    except UserError as error:
+        raise UserError(
+            f"{error}; without this file the next run with its text makes it again"
+        ) from None
     home = folder_name(header.data_sha256, header.tokenizer_sha256)
     if folder not in (None, home):
-        raise UserError(f"{path}: of other data or another tokenizer: it belongs into {home}")
+        raise UserError(
+            f"{path}: made from another text or by another tokenizer: it belongs into {home}"
+        )
     if text_sha256 not in (None, header.text_sha256):
-        raise UserError(f"{path}: holds other documents than {INDEX} says")
+        raise UserError(f"{path}: holds other documents than {INDEX} states")
     return f"{path}: {header.n_tokens:,} tokens of {header.n_documents:,} documents, whole"
 
 
@@ -183,14 +199,16 @@ def _tokenizer(folder: Path) -> str:
     tokenizer = Tokenizer.load(folder)
     recorded = durable.read_json(folder / REPORT).get("sha256")
     if recorded is None:
-        return f"{path}: {tokenizer.vocab_size:,} tokens; no {REPORT} says which they were"
+        return f"{path}: {tokenizer.vocab_size:,} tokens; not checked, because {REPORT} has no hash"
     if recorded != tokenizer.sha256:
-        raise UserError(f"{path}: damaged, or not the tokenizer of {REPORT}: train it again")
+        raise UserError(
+            f"{path}: damaged, or not the tokenizer that {REPORT} describes: train it again"
+        )
     return f"{path}: {tokenizer.vocab_size:,} tokens, whole"
 
 
 def _record_of(path: Path) -> Path:
-    """What stands beside a downloaded text."""
+    """The record beside a downloaded text."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -199,5 +217,5 @@ def _download(path: Path) -> str:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != record.get("sha256"):
-        raise UserError(f"{path}: not as the download left it: move it away and download it again")
+        raise UserError(f"{path}: changed since its download: move it away and download it again")
     return f"{path}: {record.get('documents'):,} documents, whole"

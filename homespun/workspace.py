@@ -1,7 +1,7 @@
-"""What this folder did last: the newest download and tokenizer, remembered by name.
+"""The places of a project: its newest download and tokenizer by name, and the folder of tokens of a text.
 
-The record is `.homespun.json` in the working directory. File times decide nothing: a copied or
-touched file must not change which data a run reads.
+The names are kept in `.homespun.json` in the working directory. File times play no part, because copying or touching
+a file must not change which text a run reads.
 """
 
 from collections.abc import Iterator
@@ -18,31 +18,31 @@ Kind = Literal["data", "tokenizer"]
 
 
 def remember(kind: Kind, path: Path) -> None:
-    """Record `path` as the newest of its kind.
+    """Record `path` as the newest one of its kind.
 
     Raises:
         UserError: the record cannot be written.
     """
-    with _record_at_hand():
+    with _readable_record():
         durable.write_json(RECORD, durable.read_json(RECORD) | {kind: str(path)})
 
 
 def recall(kind: Kind) -> Path | None:
-    """The newest path of its kind, or None if nothing was recorded.
+    """The newest path of its kind, or None if there is none.
 
     Raises:
         UserError: the record cannot be read.
     """
-    with _record_at_hand():
+    with _readable_record():
         path = durable.read_json(RECORD).get(kind)
     return Path(path) if isinstance(path, str) else None
 
 
 def chosen_data(named: str | None) -> Path:
-    """The text that is named, else the last download.
+    """The text of this name, or without a name the last download.
 
     Raises:
-        UserError: there is neither, or the record cannot be read.
+        UserError: there is no name and no download, or the record cannot be read.
     """
     path = Path(named) if named else recall("data")
     if path is None:
@@ -53,8 +53,13 @@ def chosen_data(named: str | None) -> Path:
     return path
 
 
+def tokens_folder(data: Path) -> Path:
+    """The folder for everything that is made from a text and can be made again: tokens, and what is known of it."""
+    return data.parent / "tokens"
+
+
 @contextmanager
-def _record_at_hand() -> Iterator[None]:
+def _readable_record() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -14,10 +14,11 @@ FRAMEWORKS = {"torch", "mlx", "transformers", "jax"}
 NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 
 LAYERS = {
-    # 1: the standard library, and each other where said
+    # 1: the standard library, and each other where listed
     "errors": set(),
     "durable": set(),
     "terminal": set(),
+    "named_array": set(),
     "config": {"errors"},
     "workspace": {"errors", "durable"},
     # 2: formats, NumPy and their libraries
@@ -25,10 +26,10 @@ LAYERS = {
     "tokenizer": {"errors", "durable"},
     "stories": set(),
     "data": {"config", "errors", "durable", "workspace", "terminal", "tokenizer", "stories"},
-    "checkpoint": {"config", "errors", "durable"},
+    "checkpoint": {"config", "errors", "durable", "named_array", "terminal"},
     "records": {"config", "errors", "durable", "terminal"},
     # 3: what computes, behind one seam; what it costs
-    "engine": {"config", "errors", "architectures", "data.batch"},
+    "engine": {"config", "errors", "named_array", "architectures", "data.batch"},
     "planning": {"config", "errors", "terminal", "architectures", "engine.base", "engine.select"},
     # 4: work with a model
     "generation": {"config", "errors", "terminal", "engine.base", "tokenizer", "data.batch"},

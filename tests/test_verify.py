@@ -110,8 +110,8 @@ def test_best_weights_of_another_run_or_an_earlier_step_are_found(run: Path) -> 
     folder = CheckpointFolder(run)
     folder.save_best(10, [("w", np.zeros(3))], {"val_loss": 4.0})
     assert checked(run)[1] == [
-        f"{run}/best.npz: its validation loss is 4.0000, and checkpoint_step_30.npz knows of 3.0000: "
-        "it is older than that, or of another run"
+        f"{run}/best.npz: its validation loss is 4.0000, but checkpoint_step_30.npz states 3.0000: "
+        "it is older, or belongs to another run"
     ]
     folder.save_best(35, [("w", np.zeros(3))], {"val_loss": 2.5})  # and then it was killed
     assert checked(run)[1] == []
@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_is_whole(run: Path) -> None:
 
 
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run, tokens or tokenizer are there"):
+    with pytest.raises(UserError, match="no run, no tokens and no tokenizer"):
         list(verify(tmp_path))
     with pytest.raises(UserError, match="there is no such file"):
         list(verify(tmp_path / "missing"))
@@ -203,14 +203,14 @@ def test_a_tokenizer(tmp_path: Path) -> None:
     whole = (folder / "tokenizer.json").read_text()
     train(["upon the cat once a time " * 20], 270).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", folder)
-    assert "damaged, or not the tokenizer of report.json" in checked(folder)[1][0]
+    assert "damaged, or not the tokenizer that report.json describes" in checked(folder)[1][0]
     (folder / "tokenizer.json").write_text(whole[:-100])
     assert "not readable as JSON" in checked(folder)[1][0]
     (folder / "tokenizer.json").write_text(whole)
     (folder / "report.json").unlink()
     assert Tokenizer.load(folder).vocab_size == 270
     [line] = verify(folder)
-    assert line.endswith("270 tokens; no report.json says which they were")
+    assert line.endswith("270 tokens; not checked, because report.json has no hash")
 
 
 def test_a_download(tmp_path: Path) -> None:
@@ -221,5 +221,5 @@ def test_a_download(tmp_path: Path) -> None:
     assert checked(path) == ([f"{path}: 1 documents, whole"], [])
     path.write_text("twice\n<|endoftext|>\n")
     assert checked(path)[1] == [
-        f"{path}: not as the download left it: move it away and download it again"
+        f"{path}: changed since its download: move it away and download it again"
     ]

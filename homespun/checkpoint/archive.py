@@ -1,11 +1,9 @@
-"""Arrays and a JSON header flow in, one `.npz` comes out that plain `np.load` reads; and back, with
-every byte checked.
+"""Arrays and a JSON header flow in, one `.npz` file flows out that plain `np.load` can read; reading checks every byte.
 
-The last member of the file, `manifest.json`, states each array's name, shape, dtype and SHA-256.
-The zip around it is written here in its plainest form (stored, always ZIP64, no dates) and not by
-`zipfile`, so that all bytes outside the arrays follow from the manifest. Reading is then a
-comparison: whatever differs, by damage or by malice, is refused, and no length, type or path that a
-file claims is trusted.
+The last member of the file, `manifest.json`, states the name, shape, dtype and SHA-256 of each array. The zip format is
+written here in its simplest form (stored, always ZIP64, no dates) and not by `zipfile`, so that all bytes outside the
+arrays follow from the manifest. Reading is then a comparison: any difference is refused, whether its cause is damage or
+malice, and no length, type or path that a file claims is trusted.
 """
 
 import contextlib
@@ -29,42 +27,42 @@ import numpy.typing as npt
 
 from homespun import durable
 from homespun.errors import UserError, cannot_write
+from homespun.named_array import NamedArray
 
-Named = tuple[str, npt.NDArray[np.generic]]
 Kind = Literal["weights", "state"]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 1 << 28
-"""Bytes. The tokenizer is its largest part: about 100 MB for a million tokens."""
+"""Bytes. The largest part is the tokenizer, which takes about 100 MB for a million tokens."""
 
 DTYPES = frozenset(
     ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 )
 NAME = re.compile(r"(?!\.{1,2}(/|$))[\w.-]+(/(?!\.{1,2}(/|$))[\w.-]+)*", re.ASCII)
-"""Parts joined by '/', none of them '.' or '..'."""
+"""One or more parts, separated by '/'; no part is '.' or '..'."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be read: missing, damaged, incomplete, or not one of ours."""
+    """A checkpoint cannot be read: it is missing, damaged, incomplete, or not a checkpoint of this project."""
 
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """One array as the manifest states it.
+    """The manifest's entry for one array.
 
     Raises:
-        ValueError: a name, shape or dtype that no checkpoint has.
+        ValueError: the name, shape or dtype is not allowed in a checkpoint.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """As NumPy spells it, such as `<f4`."""
+    """NumPy's name of the type, such as `<f4`."""
     crc32: int = 0
-    """Of the whole member, as the zip wants it."""
+    """CRC-32 of the whole member, as the zip format requires."""
     sha256: str = ""
-    """Of the array's bytes alone."""
+    """SHA-256 of the bytes of the array, without the header."""
 
     def __post_init__(self) -> None:
         if len(self.name) > 1000 or not NAME.fullmatch(self.name):
@@ -84,7 +82,7 @@ class ArrayInfo:
 
     @property
     def npy_header(self) -> bytes:
-        """What precedes the data in a `.npy` file, format 1.0: a multiple of 64 bytes."""
+        """The header of a `.npy` file, format 1.0; its length is a multiple of 64 bytes."""
         text = f"{{'descr': '{self.dtype}', 'fortran_order': False, 'shape': {self.shape}, }}"
         text += " " * (-(len(text) + 11) % 64) + "\n"
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("ascii")
@@ -92,7 +90,7 @@ class ArrayInfo:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of which all but the arrays has been checked; they are checked as they are read."""
+    """An open file. Everything except the arrays has been checked; each array is checked when it is read."""
 
     path: Path
     kind: Kind
@@ -100,14 +98,13 @@ class Archive:
     header: dict[str, Any]
     arrays: dict[str, ArrayInfo]
     sha256: str
-    """Of the manifest, and thereby of everything in the file."""
+    """SHA-256 of the manifest, which identifies the content of the whole file."""
 
-    def tensors(self) -> Iterator[Named]:
-        """The arrays in the order of the file, one at a time in memory.
+    def tensors(self) -> Iterator[NamedArray]:
+        """Stream the arrays in the order of the file, with one at a time in memory.
 
         Raises:
-            CheckpointError: an array is not what the manifest says, or the file has been replaced
-                since `read_archive`.
+            CheckpointError: an array differs from the manifest, or the file was replaced after `read_archive`.
         """
         with _readable(self.path) as file:
             file.seek(-len(self.sha256), os.SEEK_END)
@@ -126,7 +123,7 @@ class Archive:
                 yield info.name, tensor
 
     def verify(self) -> None:
-        """Read everything, keep nothing.
+        """Read and check all arrays.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -137,23 +134,31 @@ class Archive:
 
 def write_archive(
     path: Path,
-    tensors: Iterable[Named],
+    tensors: Iterable[NamedArray],
     header: dict[str, Any],
     *,
     kind: Kind = "weights",
     step: int = 0,
 ) -> str:
-    """Write `path` as one act: after a power cut too, it is the earlier file or the whole new one.
+    """Write an archive atomically: even after a power cut, `path` is either the earlier file or the complete new one.
 
-    One of `tensors` at a time is in memory. Equal contents give equal bytes.
+    One array at a time is in memory. Equal contents give equal bytes.
+
+    Args:
+        path: the file.
+        tensors: the arrays.
+        header: facts to store beside them, as JSON.
+        kind: weights or training state.
+        step: the training step.
 
     Returns:
-        The SHA-256 of the manifest, by which another file can name this one.
+        The SHA-256 of the manifest, by which another file can refer to this one.
 
     Raises:
-        DiskFullError: there is no room for it; an earlier file is still there.
-        UserError: the folder is read-only, ...; likewise.
-        ValueError: the header is not JSON, a name is odd or comes twice, a dtype is not a number.
+        DiskFullError: the disk is full; an earlier file is still there.
+        UserError: the file cannot be written for another reason, such as a read-only folder; an earlier file is still
+            there.
+        ValueError: the header is not JSON, a name is not allowed or occurs twice, or a dtype is not a number.
     """
     facts = {"schema": SCHEMA, "kind": kind, "step": step, "header": header}
     try:
@@ -169,7 +174,7 @@ def write_archive(
 
 
 def read_archive(path: Path) -> Archive:
-    """Open `path` and check all of it but the arrays, for which nothing is allocated yet.
+    """Open an archive and check everything except the arrays. No memory is allocated for them yet.
 
     Raises:
         CheckpointError: there is no such file, it is not a checkpoint, or it is damaged.
@@ -184,7 +189,7 @@ def read_archive(path: Path) -> Archive:
             )
         start, ending = _ending(archive.arrays.values(), manifest)
         if start + len(ending) != length or _read_at(file, start, len(ending)) != ending:
-            raise _damaged(path, "the list of its members")
+            raise _damaged(path, "the directory of the zip")
     return archive
 
 
@@ -205,7 +210,7 @@ def _read_at(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def _bytes_of(array: npt.NDArray[np.generic]) -> memoryview:
-    """The memory of a contiguous array."""
+    """The bytes of a contiguous array, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
@@ -213,12 +218,12 @@ def _damaged(path: Path, part: str) -> CheckpointError:
     return CheckpointError(f"{path} is damaged ({part}): use another checkpoint")
 
 
-def _write(file: BinaryIO, tensors: Iterable[Named], manifest: dict[str, Any]) -> str:
+def _write(file: BinaryIO, tensors: Iterable[NamedArray], manifest: dict[str, Any]) -> str:
     arrays: dict[str, ArrayInfo] = {}
     for name, tensor in tensors:
         info = ArrayInfo(name, tensor.shape, tensor.dtype.str)
         if name in arrays:
-            raise ValueError(f"{name} comes twice")
+            raise ValueError(f"{name} occurs twice")
         data = _bytes_of(np.asarray(tensor, order="C"))
         arrays[name] = info = dataclasses.replace(
             info,
@@ -235,7 +240,7 @@ def _write(file: BinaryIO, tensors: Iterable[Named], manifest: dict[str, Any]) -
 
 
 def _find_manifest(path: Path, file: BinaryIO, length: int) -> bytes:
-    """The bytes of the last member, whose line in the list is at a fixed distance from the end."""
+    """Read the last member. Its entry in the directory of the zip is at a fixed distance from the end of the file."""
     blank = _Member(MANIFEST, 0, 0)
     end = _end_marks(0, 0, 0, hashlib.sha256().hexdigest())
     entry = blank.entry(0)
@@ -244,7 +249,7 @@ def _find_manifest(path: Path, file: BinaryIO, length: int) -> bytes:
         raise CheckpointError(f"{path} is not a checkpoint of homespun, or its end is missing")
     size, _, offset = struct.unpack("<3Q", last[-24:])
     if size > MANIFEST_LIMIT or offset + size > length:
-        raise _damaged(path, "the list of its members")
+        raise _damaged(path, "the directory of the zip")
     manifest = _read_at(file, offset + len(blank.header), size)
     sha256 = hashlib.sha256(manifest).hexdigest()
     if _read_at(file, length - len(sha256), len(sha256)) != sha256.encode():
@@ -257,14 +262,14 @@ def _parse(path: Path, text: bytes) -> Archive:
         manifest = json.loads(text)
         if manifest["schema"] != SCHEMA:
             raise CheckpointError(
-                f"{path} comes from another version of homespun: read it with that one"
+                f"{path} was written by another version of homespun: read it with that version"
             )
         listed = [
             ArrayInfo(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["arrays"]
         ]
         kind, step, header = manifest["kind"], manifest["step"], manifest["header"]
         if kind not in get_args(Kind) or type(step) is not int or not isinstance(header, dict):
-            raise ValueError("a field of the wrong type")
+            raise ValueError("a field has the wrong type")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint: its manifest is wrong") from error
     arrays = {info.name: info for info in listed}
@@ -274,15 +279,15 @@ def _parse(path: Path, text: bytes) -> Archive:
 # The zip format: sections 4.3.7 to 4.3.16 and 4.5.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 
 ZIP64 = 45
-"""The version of the format that has 64-bit sizes."""
+"""The first version of the zip format with 64-bit sizes."""
 STORED = 0
 FIRST_OF_1980 = (0, 0x21)
 SEE_ZIP64 = 0xFFFFFFFF
-"""Stands for a number that follows in 64 bits."""
+"""Placeholder for a number that is stored elsewhere in 64 bits."""
 
 
 class _Member(NamedTuple):
-    """A file in the zip."""
+    """A file inside the zip."""
 
     name: str
     crc32: int
@@ -294,13 +299,13 @@ class _Member(NamedTuple):
 
     @property
     def header(self) -> bytes:
-        """What precedes its bytes."""
+        """The local header, which precedes the bytes of the member."""
         start = struct.pack("<4sH", b"PK\3\4", ZIP64)
         sizes = struct.pack("<2H2Q", 1, 16, self.size, self.size)
         return start + self._common(len(sizes)) + self.name.encode() + sizes
 
     def entry(self, offset: int) -> bytes:
-        """Its line in the list of members, where its header stands at `offset`."""
+        """The entry in the directory, for a member whose local header is at `offset`."""
         start = struct.pack("<4s2H", b"PK\1\2", ZIP64, ZIP64)
         rest = struct.pack("<3H2I", 0, 0, 0, 0, SEE_ZIP64)
         sizes = struct.pack("<2H3Q", 1, 24, self.size, self.size, offset)
@@ -313,7 +318,7 @@ class _Member(NamedTuple):
 
 
 def _end_marks(count: int, offset: int, length: int, comment: str) -> bytes:
-    """The end of the zip: `count` members, listed in `length` bytes at `offset`."""
+    """The end of the zip, whose directory lists `count` members in `length` bytes at `offset`."""
     zip64 = struct.pack(
         "<4sQ2H2I4Q", b"PK\6\6", 44, ZIP64, ZIP64, 0, 0, count, count, length, offset
     )
@@ -325,8 +330,10 @@ def _end_marks(count: int, offset: int, length: int, comment: str) -> bytes:
 
 
 def _ending(arrays: Collection[ArrayInfo], manifest: bytes) -> tuple[int, bytes]:
-    """Where the arrays end, and what follows: the manifest, the list of members, and the end marks
-    with the SHA-256 of the manifest as the comment of the zip."""
+    """The end of the arrays as an offset, and the bytes that follow them.
+
+    These are the manifest, the directory, and the end of the zip with the SHA-256 of the manifest as its comment.
+    """
     start = 0
     directory = b""
     for member in map(_Member.of, arrays):

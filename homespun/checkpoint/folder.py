@@ -1,8 +1,8 @@
 """The folder of a run: pairs of weights and training state, the best weights, and a lock.
 
-A step is saved as `checkpoint_step_N.npz`, then `checkpoint_step_N.state.npz`, which names the
-SHA-256 of the weights: the second rename is the commit. Whatever happens in between, the newest
-pair that verifies is the run's checkpoint; neither clocks nor file times have a say.
+A step is saved as `checkpoint_step_N.npz` and then `checkpoint_step_N.state.npz`, which states the SHA-256 of the
+weights. The second rename commits the step. Whatever happens in between, the checkpoint of the run is the newest pair
+that verifies. Clocks and file times play no part.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import re
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,15 @@ from homespun.checkpoint.archive import (
     Archive,
     CheckpointError,
     Kind,
-    Named,
     read_archive,
     write_archive,
 )
 from homespun.errors import DiskFullError, UserError, cannot_write
-
-Report = Callable[[str], Any]
-"""Takes one line that the user should see."""
+from homespun.named_array import NamedArray
+from homespun.terminal import Say
 
 BEST = ("best.npz", "best_model.npz")
-"""The weights to generate from, in order of preference; a run writes the first."""
+"""The files of weights to generate from, in order of preference. A run writes the first one."""
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
 STEP_FILE = re.compile(r"checkpoint_step_(0|[1-9]\d{0,17})(\.state|\.replaced)?\.npz", re.ASCII)
@@ -43,7 +41,7 @@ STEP_FILE = re.compile(r"checkpoint_step_(0|[1-9]\d{0,17})(\.state|\.replaced)?\
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed pair."""
+    """A committed pair of weights and training state."""
 
     step: int
     weights: Archive
@@ -51,16 +49,16 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """The file by which one would name it, that of the weights."""
+        """The file of the weights, by which a user names the checkpoint."""
         return self.weights.path
 
-    def tensors(self) -> Iterator[Named]:
-        """All arrays, weights first; see `Archive.tensors`."""
+    def tensors(self) -> Iterator[NamedArray]:
+        """Stream all arrays, weights first; see `Archive.tensors`."""
         yield from self.weights.tensors()
         yield from self.state.tensors()
 
     def verify(self) -> None:
-        """Read both files.
+        """Read and check both files.
 
         Raises:
             CheckpointError: one of them is damaged.
@@ -71,20 +69,20 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Where a run keeps its checkpoints. Whoever writes holds the `lock`; reading needs none."""
+    """The folder in which a run keeps its checkpoints. Writers hold the `lock`; readers do not need it."""
 
     path: Path
     keep: int = 3
-    """How many checkpoints are kept, beside the best."""
+    """Number of checkpoints to keep, besides the best weights."""
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder, be the only one to write in it, and clear away half-written files.
+        """Make the folder, lock it for this process, and remove half-written files.
 
-        The lock dies with its process, whatever ends it, so that none is ever stale.
+        The system releases the lock when the process ends, however it ends, so a lock is never stale.
 
         Raises:
-            UserError: another run has the folder, or it cannot be written.
+            UserError: another run has locked the folder, or it cannot be written.
         """
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -98,10 +96,10 @@ class CheckpointFolder:
             yield
 
     def check_free(self) -> None:
-        """Make sure that no other run has the folder, and that it can be written if it is there.
+        """Check that no other run uses the folder and, if it exists, that it can be written.
 
         Raises:
-            UserError: one has it, or it cannot.
+            UserError: another run uses it, or it cannot be written.
         """
         with self._writing():
             try:
@@ -112,13 +110,13 @@ class CheckpointFolder:
             pass
 
     def set_aside(self) -> Path | None:
-        """Move an earlier run to the first free of PATH.1, PATH.2, ... and leave an empty folder.
+        """Move an earlier run to the first free name of PATH.1, PATH.2, ... and leave an empty folder.
 
         Returns:
-            Where the earlier run is now; None where there was none, and nothing was touched.
+            The new place of the earlier run; None if there was none, in which case nothing is changed.
 
         Raises:
-            UserError: the run is still going on, or the folder cannot be moved.
+            UserError: the earlier run has not ended, or the folder cannot be moved.
         """
         if not any(STEP_FILE.fullmatch(n) or n in (*BEST, METRICS) for n in _names_in(self.path)):
             return None
@@ -126,23 +124,28 @@ class CheckpointFolder:
             folder = self.path.resolve() if self.path.is_symlink() else self.path
             if Path.cwd().is_relative_to(folder.resolve()):
                 raise UserError(
-                    f"{self.path} holds an earlier run, and you are in it: choose another folder"
+                    f"{self.path} holds an earlier run and is your working directory: "
+                    "choose another folder"
                 )
             earlier = durable.set_aside(folder)
             folder.mkdir()
         return earlier
 
-    def check_space(self, bytes_needed: int, who_needs: str = "the checkpoints need") -> None:
-        """Make sure, before it is written, that something fits.
+    def check_space(self, bytes_needed: int, need: str = "the checkpoints need") -> None:
+        """Check that there is room on the disk before something is written.
+
+        Args:
+            bytes_needed: bytes to be written.
+            need: subject and verb of the error message.
 
         Raises:
-            DiskFullError: there is less room on the disk.
+            DiskFullError: the disk has fewer free bytes.
         """
         disk = next(path for path in (self.path, *self.path.resolve().parents) if path.exists())
         free = shutil.disk_usage(disk).free
         if free < bytes_needed:
             raise DiskFullError(
-                f"{self.path}: {who_needs} {math.ceil(bytes_needed / 1e6):,} MB, and "
+                f"{self.path}: {need} {math.ceil(bytes_needed / 1e6):,} MB, and "
                 f"{math.floor(free / 1e6):,} MB are free: make room, keep fewer (--keep) or choose another "
                 "folder (--checkpoint-dir)"
             )
@@ -150,28 +153,30 @@ class CheckpointFolder:
     def save(
         self,
         step: int,
-        weights: Iterable[Named],
-        state: Iterable[Named],
+        weights: Iterable[NamedArray],
+        state: Iterable[NamedArray],
         header: dict[str, Any],
         state_header: dict[str, Any],
     ) -> Path:
-        """Save a step, which may be one that was saved before; then drop all but the newest `keep`.
+        """Save a step, even one that was saved before, and remove all but the newest `keep` checkpoints.
 
-        At any moment the folder holds a whole checkpoint: this one or the one before, which goes
-        only after this one has been read back.
+        The folder holds a complete checkpoint at every moment: earlier checkpoints are removed only after this one has
+        been read back.
 
         Returns:
             The file of the weights.
 
         Raises:
-            DiskFullError: there is no room; nothing of this step is left.
-            UserError: the folder is read-only, and the like.
-            CheckpointError: what was written does not read back.
+            DiskFullError: the disk is full; nothing of this step is left.
+            UserError: the folder cannot be written for another reason, such as a read-only disk.
+            CheckpointError: the written files do not read back.
             ValueError: see `write_archive`.
         """
         path = self._file(step)
-        earlier = self._whole(step)
-        if earlier and earlier.weights.path == path:  # whole until the new state is there
+        earlier = self._opened(step)
+        if (
+            earlier and earlier.weights.path == path
+        ):  # it stays usable until the new state is written
             with self._writing():
                 path.replace(self._file(step, ".replaced"))
                 durable.sync_folder(self.path)
@@ -187,14 +192,18 @@ class CheckpointFolder:
             self._prune(step)
         return path
 
-    def save_best(self, step: int, weights: Iterable[Named], header: dict[str, Any]) -> Path:
-        """Save the best weights so far, which are never pruned. Raises as `write_archive`."""
+    def save_best(self, step: int, weights: Iterable[NamedArray], header: dict[str, Any]) -> Path:
+        """Save the best weights so far, which are never removed. Raises the exceptions of `write_archive`."""
         path = self.path / BEST[0]
         write_archive(path, weights, header, step=step)
         return path
 
-    def latest(self, report: Report = warnings.warn) -> Checkpoint | None:
-        """The highest step that verifies; `report` hears of every higher one and what ails it."""
+    def latest(self, report: Say = warnings.warn) -> Checkpoint | None:
+        """The checkpoint with the highest step that verifies; None if there is none.
+
+        Args:
+            report: receives a message about each higher step, with its fault.
+        """
         for step in self.steps():
             try:
                 checkpoint = self.open(step)
@@ -205,15 +214,15 @@ class CheckpointFolder:
         return None
 
     def steps(self) -> list[int]:
-        """All steps that have a file, newest first."""
+        """The steps of all files of checkpoints, newest first."""
         matches = (STEP_FILE.fullmatch(name) for name in _names_in(self.path))
         return sorted({int(match[1]) for match in matches if match}, reverse=True)
 
     def open(self, step: int) -> Checkpoint:
-        """The pair of a step, of which all but the arrays has been checked.
+        """Open the pair of a step, and check everything except the arrays.
 
         Raises:
-            CheckpointError: it is incomplete or damaged.
+            CheckpointError: the pair is incomplete or damaged.
         """
         weights, commit = self._file(step), self._file(step, ".state")
         if not commit.exists():
@@ -225,15 +234,15 @@ class CheckpointFolder:
                 if archive.sha256 == state.header.get("weights_sha256"):
                     return Checkpoint(step, archive, state)
         raise CheckpointError(
-            f"{commit}: {weights.name} is missing, or not the one it was saved with"
+            f"{commit}: {weights.name} is missing, or is not the file that was saved with it"
         )
 
     def _take(self, file: TextIO) -> None:
-        """Lock the lock file until it is closed, and say in it who has it."""
+        """Lock the lock file until it is closed, and write the name of this process into it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
-                raise BlockingIOError  # the folder was set aside, and another run is in its place
+                raise BlockingIOError  # the folder was moved away, and another run has taken its place
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -245,23 +254,24 @@ class CheckpointFolder:
         file.write(f"process {os.getpid()} on {socket.gethostname()}, running since {since}\n")
         file.flush()
 
-    def _whole(self, step: int) -> Checkpoint | None:
+    def _opened(self, step: int) -> Checkpoint | None:
+        """The pair of a step; None if it is incomplete or damaged."""
         try:
             return self.open(step)
         except CheckpointError:
             return None
 
     def _drop_uncommitted(self, step: int) -> None:
-        """Remove weights that no state names: on a full disk, others need the room."""
-        path, whole = self._file(step), self._whole(step)
+        """Remove weights without a matching state, to free room on a full disk."""
+        path, whole = self._file(step), self._opened(step)
         if whole is None or whole.path != path:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
     def _prune(self, step: int) -> None:
-        """Higher steps are damaged, and stay until the run gets there and writes them anew."""
+        """Remove old checkpoints. Higher steps are damaged, and stay until the run reaches and rewrites them."""
         older = [n for n in self.steps() if n < step]
-        kept = [n for n in older if self._whole(n)][: self.keep - 1]
+        kept = [n for n in older if self._opened(n)][: self.keep - 1]
         for n in older:
             if n not in kept:
                 for suffix in (".state", "", ".replaced"):
@@ -283,14 +293,17 @@ class CheckpointFolder:
             ) from error
 
 
-def open_weights(path: Path, report: Report = warnings.warn) -> Archive:
-    """Weights to generate from: a file, or the best of a run's folder, else its newest checkpoint.
+def open_weights(path: Path, report: Say = warnings.warn) -> Archive:
+    """Open weights to generate from: a file, or the best weights in the folder of a run, else its newest checkpoint.
 
-    A file that is named is taken or refused; only for a missing `best.npz`, the `best_model.npz`
-    beside it will do.
+    A missing file is an error, with one exception: `best_model.npz` stands in for a missing `best.npz` beside it.
+
+    Args:
+        path: a file or a folder.
+        report: receives a message about each damaged checkpoint.
 
     Raises:
-        CheckpointError: nothing is there, or it is damaged or not weights.
+        CheckpointError: there are no weights, or they are damaged.
     """
     candidates = [path]
     if path.is_dir():
@@ -302,8 +315,8 @@ def open_weights(path: Path, report: Report = warnings.warn) -> Archive:
             return _read(candidate, "weights")
     if path.name in BEST and CheckpointFolder(path.parent).latest(report):
         raise CheckpointError(
-            f"{path} is not there, as the run has not been evaluated yet: "
-            f"name its folder, {path.parent}, to take its newest checkpoint"
+            f"{path} does not exist, because the run has not been evaluated yet: "
+            f"name its folder, {path.parent}, to use its newest checkpoint"
         )
     newest = CheckpointFolder(path).latest(report) if path.is_dir() else None
     if newest is None:
@@ -319,7 +332,7 @@ def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:
     if archive.kind != kind:
         raise CheckpointError(f"{path} holds {archive.kind}, not {kind}: name another file")
     if step is not None and archive.step != step:
-        raise CheckpointError(f"{path} was saved at step {archive.step}: give it its own name back")
+        raise CheckpointError(f"{path} was saved at step {archive.step}: rename it accordingly")
     return archive
 
 

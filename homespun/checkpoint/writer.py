@@ -1,5 +1,6 @@
-"""The state of a run in, its files out while it goes on: weights and moments are copied between two steps, and a thread
-writes the copy, one file after the other, in the order in which they were asked for.
+"""The state of a run flows in, files flow out while the run continues.
+
+Weights and moments are copied between two steps. A thread then writes the copies, one file after another and in order.
 """
 
 import time
@@ -9,22 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from homespun.checkpoint.archive import Named
-from homespun.checkpoint.folder import CheckpointFolder, Report
+from homespun.checkpoint.folder import CheckpointFolder
 from homespun.errors import DiskFullError, UserError
+from homespun.named_array import NamedArray
+from homespun.terminal import Say
 
 Work = Callable[[], object]
 
 COPY_SIZE = 4
-"""What copies take at most, in times the weights: weights, two moments, and best weights that found no room."""
+"""Largest size of the copies, as a multiple of the weights: weights, two moments, and best weights still unsaved."""
 
 
 class CheckpointWriter:
-    """Writes into the folder of a run: in the background, or at once where memory has no room for a copy.
+    """Writes into the folder of a run: in the background, or at once if memory has no room for copies.
 
-    Never more than one save is under way; the next one waits for it. A full disk may pass, and does not end a run that
-    saves in the background: it is reported, the checkpoints that are there stay, and the next save tries again. What
-    else fails is raised by the next call, whichever that is. After the `with` block nothing is under way.
+    At most one save runs at a time; the next one waits for it. A full disk may be temporary, so it does not end a run
+    that saves in the background: it is reported, earlier checkpoints stay, and the next save tries again. Every other
+    failure is raised by the next call. After the `with` block all saves have ended.
     """
 
     def __init__(
@@ -33,11 +35,11 @@ class CheckpointWriter:
         weights_bytes: int,
         *,
         in_background: bool,
-        report: Report,
+        report: Say,
     ) -> None:
         self.folder = folder
         self.seconds_to_save = 0.0
-        """What the last checkpoint took, from the first byte to the last look at it."""
+        """Time to write and verify the last checkpoint."""
         self.saved: tuple[int, Path] | None = None
         """Step and file of the newest checkpoint that is complete on the disk."""
         self._weights_bytes = weights_bytes
@@ -45,49 +47,49 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, "checkpoints") if in_background else None
         self._under_way: Future[object] | None = None
         self._best: Work | None = None
-        """What is still to be done to have the best weights on the disk."""
+        """Saves the best weights; None if they are on the disk."""
         self._not_saved: DiskFullError | None = None
 
     def save(
         self,
         step: int,
-        weights: Iterable[Named],
-        state: Iterable[Named],
+        weights: Iterable[NamedArray],
+        state: Iterable[NamedArray],
         header: dict[str, Any],
         state_header: dict[str, Any],
     ) -> None:
-        """Begin to save a step, which is done when `wait` returns. Raises as `CheckpointFolder.save`."""
+        """Start saving a step; `wait` returns when it is saved. Raises the exceptions of `CheckpointFolder.save`."""
         self.wait()
-        parts = step, self._kept(weights), self._kept(state), header, state_header
+        parts = step, self._copied(weights), self._copied(state), header, state_header
         self._begin(partial(self._save, step, partial(self.folder.save, *parts)))
 
-    def save_best(self, step: int, weights: Iterable[Named], header: dict[str, Any]) -> None:
-        """The same with the best weights so far. Raises as `CheckpointFolder.save_best`."""
+    def save_best(self, step: int, weights: Iterable[NamedArray], header: dict[str, Any]) -> None:
+        """Start saving the best weights so far. Raises the exceptions of `CheckpointFolder.save_best`."""
         self.wait()
-        self._best = partial(self.folder.save_best, step, self._kept(weights), header)
+        self._best = partial(self.folder.save_best, step, self._copied(weights), header)
         self._begin(self._save_best)
 
     def check(self) -> None:
-        """Raise what has failed in the background, without waiting for what has not."""
+        """Raise the exception of a save that has failed, without waiting for one that is running."""
         if self._under_way and self._under_way.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when nothing is under way; raise what has failed."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is None:
+        """Wait for the running save, and raise its exception if it fails."""
+        running, self._under_way = self._under_way, None
+        if running is None:
             return
         try:
-            under_way.result()
+            running.result()
             self._not_saved = None
         except DiskFullError as error:
             self.no_room(error)
 
     def no_room(self, error: DiskFullError) -> None:
-        """Go on without this save.
+        """Continue without this save, and report it.
 
         Raises:
-            DiskFullError: nothing is copied, so the best weights would be gone at the next save.
+            DiskFullError: saves are not in the background, so no copy of the best weights is left for another try.
         """
         if self._pool is None:
             raise error
@@ -98,7 +100,7 @@ class CheckpointWriter:
         """Wait for the last save of a run.
 
         Raises:
-            DiskFullError: there was no room for it.
+            DiskFullError: the disk is full.
         """
         self.wait()
         if self._not_saved:
@@ -113,12 +115,12 @@ class CheckpointWriter:
         except UserError as failure:
             if error is None:
                 raise
-            self._report(str(failure))  # what ends the run is the other one
+            self._report(str(failure))  # `error` ends the run
         finally:
             if self._pool:
                 self._pool.shutdown()
 
-    def _kept(self, tensors: Iterable[Named]) -> Iterable[Named]:
+    def _copied(self, tensors: Iterable[NamedArray]) -> Iterable[NamedArray]:
         return list(tensors) if self._pool else tensors
 
     def _begin(self, work: Work) -> None:

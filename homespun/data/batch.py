@@ -1,4 +1,4 @@
-"""Tokens in, and the tokens that a model has to predict after each of them."""
+"""A batch: input tokens, and the token that a model has to predict after each of them."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,19 @@ import numpy.typing as npt
 Tokens = npt.NDArray[np.int32]
 
 IGNORED = -1
-"""A target with this value counts neither in the loss nor in the number of tokens."""
+"""A target with this value is left out of the loss and of the number of targets."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences and what follows each of their positions."""
+    """B sequences of T tokens, and the next token at each position."""
 
     inputs: Tokens
     """[B, T]"""
     targets: Tokens
-    """[B, T], already shifted by one; `IGNORED` where nothing is to be learned."""
+    """[B, T], already shifted by one; `IGNORED` at positions without a target."""
 
     @property
     def n_targets(self) -> int:
+        """Number of targets that count in the loss."""
         return int(np.count_nonzero(self.targets != IGNORED))

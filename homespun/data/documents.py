@@ -1,23 +1,23 @@
-"""Files in, documents out, one at a time.
+"""Files flow in, documents flow out, one at a time and in bounded memory.
 
-Every text that the project learns from passes through here, in bounded memory, under one policy:
+All text that the project learns from is read here, under one policy:
 
-- A source is a .txt, .md, .jsonl or .parquet file, one without a suffix (a text), or a folder: its
-  .txt, .md, .jsonl and .parquet files in the order of their names; other files, hidden ones and
-  folders are left out.
-- Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its
-  first 1 MiB is one long text (a book) and is cut into blocks, see `block_bytes`. Anywhere else
-  `<|endoftext|>` is text.
-- .jsonl: a line is a string, or an object with a text column. .parquet: a row is a document. The
-  text column is `text`, or without one whichever of `story` and `content` there is. A null is an
-  empty document.
-- Text is UTF-8; other bytes are refused with their place. A byte-order mark at the start is
-  dropped; CRLF and lone CR become LF. NUL means that a file is not text, and is refused; one that
-  is written out inside a .jsonl or .parquet value is dropped.
-- Documents lose the white space at both ends, and empty ones are left out. One of more than 1 MiB
-  becomes several.
-- A cut is at the end of a paragraph; where there is none at the end of a line, then of a sentence,
-  then of a word.
+- A source is a .txt, .md, .jsonl or .parquet file, a file without a suffix (read as text), or a folder. A folder stands
+  for its .txt, .md, .jsonl and .parquet files in the order of their names. Other files, hidden files and subfolders are
+  left out.
+- Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its first 1 MiB is one
+  long text, such as a book, and is cut into blocks, see `block_bytes`. Inside other lines `<|endoftext|>` is ordinary
+  text.
+- .jsonl: each line is a string, or an object with a text column. .parquet: each row is a document. The text column is
+  `text`, else `story` or `content`. A null is an empty document.
+- Text is UTF-8. Other bytes are refused, and the message names their place. A byte-order mark at the start is dropped.
+  CRLF and lone CR become LF. A file with a NUL byte is not text and is refused; an escaped NUL inside a .jsonl or
+  .parquet value is dropped.
+- White space at both ends of a document is removed, and empty documents are left out. A document of more than 1 MiB is
+  cut into several.
+- Cuts are made at the end of a paragraph if possible, else of a line, else of a sentence, else of a word.
+
+A change of this policy needs a new `corpus.RULES`.
 """
 
 import codecs
@@ -38,29 +38,29 @@ SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 SUPPORTED = ".txt, .md, .jsonl or .parquet"
 
 MAX_DOCUMENT = 1 << 20
-"""Bytes of UTF-8; a longer text becomes several documents."""
-BLOCK = 4_000
-"""Bytes of a block of a long text, at least; at most twice as many."""
-BLOCKS = 40
-"""A shorter text has smaller blocks, at most so many, so that a tenth of it is some of them."""
-MIN_BLOCK = 200
-"""What is shorter is hardly a text."""
+"""Bytes of UTF-8 in a document. Longer ones are cut."""
+BLOCK_BYTES = 4_000
+"""Minimum bytes of a block of a long text. The maximum is twice this."""
+BLOCKS_OF_SHORT_TEXT = 40
+"""A text too short for this many blocks gets smaller ones, so that a tenth of it is still several blocks."""
+MIN_BLOCK_BYTES = 200
+"""Bytes. Blocks do not become smaller than this, because they would hardly be texts."""
 MAX_LINE = 1 << 27
-"""Bytes in a line of .jsonl, which has to be in memory as a whole."""
-LONGEST_NAME = 40
-"""Characters of a column's name that are shown of it."""
+"""Bytes in a line of .jsonl, which is read into memory as a whole."""
+MAX_SHOWN_NAME = 40
+"""Characters of a column's name in a message."""
 _READ = 1 << 18
 _LINE_END = re.compile(rb"\r\n?|\n")
 _CUTS = [
     re.compile(end)
     for end in (
-        rb"(?=\n[ \t\r]*\n|\r[ \t]*\r)",  # of a paragraph
-        rb"(?=[\r\n])",  # of a line
-        rb"[.!?][^\w\s]*(?=\s)",  # of a sentence, with its quotation marks
-        rb"(?= )",  # of a word
+        rb"(?=\n[ \t\r]*\n|\r[ \t]*\r)",  # end of a paragraph
+        rb"(?=[\r\n])",  # end of a line
+        rb"[.!?][^\w\s]*(?=\s)",  # end of a sentence, with its quotation marks
+        rb"(?= )",  # end of a word
     )
 ]
-"""Where a text may be cut, the best places first."""
+"""The places where a text may be cut, best first."""
 
 _WORD = ("a Word document", "in Word: Save as, Plain Text")
 _PAGE = ("a web page", "pandoc -t plain page.html -o page.txt strips the tags")
@@ -74,7 +74,7 @@ _CONVERTIBLE = {
     ".html": _PAGE,
     ".htm": _PAGE,
 }
-"""What is not text but can become one, and how."""
+"""Kinds of files that are not text, each with a way to convert it."""
 _DISGUISED = {
     ".pdf": rb"%PDF-",
     ".epub": rb"PK\x03\x04.{26}mimetypeapplication/epub",
@@ -83,24 +83,24 @@ _DISGUISED = {
     ".doc": rb"\xd0\xcf\x11\xe0",
     ".rtf": rb"\{\\rtf",
 }
-"""How they begin, whatever they are called."""
+"""The first bytes of these kinds, to recognise them under another suffix."""
 
 Located = tuple[str, int | None]
-"""A document, and the position after it."""
+"""A document and the position after it; None if reading cannot start there."""
 
 
 def documents(path: Path) -> Iterator[str]:
     """Stream the documents of a file or folder.
 
     Raises:
-        UserError: there is nothing to read, or a file breaks the policy above.
+        UserError: there is nothing to read, or a file breaks the policy of this module.
     """
-    return _documents(_files(path), path)
+    return _documents(files_to_read(path), path)
 
 
 def block_bytes(text_bytes: int) -> int:
-    """From which size on a block of a text ends at the next good place, and at twice that size anywhere."""
-    return max(MIN_BLOCK, min(BLOCK, text_bytes // BLOCKS))
+    """The minimum size of a block of a text. A block ends at the next good place, and at twice this size anywhere."""
+    return max(MIN_BLOCK_BYTES, min(BLOCK_BYTES, text_bytes // BLOCKS_OF_SHORT_TEXT))
 
 
 def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
@@ -119,14 +119,14 @@ def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
 
 
 def bytes_to_read(path: Path) -> int | None:
-    """How much text there is in a file or folder; None where it is packed, so that nobody knows."""
-    files = _files(path)
-    packed = any(file.suffix.lower() == ".parquet" for file in files)
-    return None if packed else sum(file.stat().st_size for file in files)
+    """Bytes of text in a file or folder; None if it is compressed, so that the number is unknown."""
+    files = files_to_read(path)
+    is_compressed = any(file.suffix.lower() == ".parquet" for file in files)
+    return None if is_compressed else sum(file.stat().st_size for file in files)
 
 
 def left_out(path: Path) -> str:
-    """What of a folder is not read, in words; empty where all of it is."""
+    """The number of other files and folders in a folder, in words; empty if everything in it is read."""
     if not path.is_dir():
         return ""
     others = [
@@ -141,12 +141,17 @@ def left_out(path: Path) -> str:
 
 
 def _is_read(entry: Path) -> bool:
-    """Whether it is read when its folder is."""
+    """Whether a file is read as part of its folder."""
     hidden = entry.name.startswith(".")
     return entry.suffix.lower() in SUFFIXES and not hidden and entry.is_file()
 
 
-def _files(path: Path) -> list[Path]:
+def files_to_read(path: Path) -> list[Path]:
+    """The files of a source, in order.
+
+    Raises:
+        UserError: there is nothing to read.
+    """
     try:
         if path.is_dir():
             files = sorted(filter(_is_read, path.iterdir()))
@@ -154,12 +159,12 @@ def _files(path: Path) -> list[Path]:
                 others = left_out(path)
                 raise UserError(
                     f"{path}: no {SUPPORTED} file in this folder"
-                    + (f" (only {others}; folders in it are not searched)" if others else "")
+                    + (f" (only {others}; subfolders are not searched)" if others else "")
                 )
             return files
         if not path.exists():
-            there = [entry.name for entry in path.absolute().parent.glob("*")]
-            close = did_you_mean(path.name, there, "")
+            names = [entry.name for entry in path.absolute().parent.glob("*")]
+            close = did_you_mean(path.name, names, "")
             raise UserError(f"{path}: there is no such file or folder" + (close and f": {close}"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -167,7 +172,7 @@ def _files(path: Path) -> list[Path]:
     if suffix in _CONVERTIBLE:
         raise _not_text(str(path), suffix)
     if suffix and suffix not in SUFFIXES:
-        raise UserError(f"{path}: this kind of file is not read; give a {SUPPORTED} file")
+        raise UserError(f"{path}: cannot read this kind of file; give a {SUPPORTED} file")
     return [path]
 
 
@@ -180,17 +185,17 @@ def _not_text(name: str, kind: str) -> UserError:
     )
 
 
-def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK) -> Iterator[Located]:
+def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) -> Iterator[Located]:
     """Stream the documents of one seekable file, each with the position after it.
 
-    A position is a byte in text and .jsonl and a row in .parquet; reading from it as `start` gives
-    the documents that follow. Inside one long value there is no position to go on from (None).
+    A position is a byte offset in text and .jsonl, and a row in .parquet. Reading with a position as `start` gives the
+    documents after it. Inside one long value the position is None, because reading cannot start there.
 
     Args:
         file: open for reading bytes.
-        name: says what kind it is; messages begin with it.
-        start: a position.
-        block: see `block_bytes`.
+        name: its suffix tells the kind of file. Messages begin with the name.
+        start: the position to start at.
+        block: minimum bytes of a block, see `block_bytes`.
 
     Raises:
         UserError: the file breaks the policy of this module.
@@ -237,10 +242,10 @@ def _read_text(file: BinaryIO, name: str, start: int, block: int) -> Iterator[Lo
 
 
 def _find_separator(text: bytes, begin: int, end: int, at_end: bool) -> tuple[int, int] | None:
-    """Where the first separator line that starts in [begin, end] lies, line end included.
+    """Find the first separator line that starts in [begin, end]; returns its start and its end, line end included.
 
-    `text` starts with a line. A mark at its very end counts only `at_end` of the file: what follows
-    may still make it an ordinary line.
+    `text` starts at the beginning of a line. A mark at the very end of `text` counts only `at_end` of the file, since
+    the bytes that follow may still make it an ordinary line.
     """
     mark = SEPARATOR.encode()
     at = begin - 1
@@ -256,21 +261,27 @@ def _find_separator(text: bytes, begin: int, end: int, at_end: bool) -> tuple[in
 
 
 def _cut(text: bytes, most: int) -> int:
-    """Length of the first piece of a text, of which `most + 1` bytes are enough: all of it where that
-    is not more than `most`, else half of that or more, up to the next good place to cut, or at
-    least to a whole character."""
+    """Length of the first piece of a text.
+
+    A text of at most `most` bytes is one piece. Otherwise the piece has between `most / 2` and `most` bytes and ends at
+    the first good place in that range, or, if there is none, after the last whole character.
+
+    Args:
+        text: the first `most + 1` bytes, or all of the text.
+        most: maximum bytes of a piece.
+    """
     if len(text) <= most:
         return len(text)
     for place in _CUTS:
         if found := place.search(text, (most + 1) // 2):
             return found.end()
-    while most > 1 and text[most] & 0xC0 == 0x80:  # inside a character
+    while most > 1 and text[most] & 0xC0 == 0x80:  # in the middle of a character
         most -= 1
     return most
 
 
 def blocks(text: bytes, most: int) -> list[str]:
-    """A text of UTF-8 in pieces of at most `most` bytes, without empty ones; see `_cut`."""
+    """Cut a text of UTF-8 into pieces of at most `most` bytes, without empty ones; see `_cut`."""
     pieces = []
     begin = 0
     while begin < len(text):
@@ -281,10 +292,10 @@ def blocks(text: bytes, most: int) -> list[str]:
 
 
 def _check_is_text(beginning: bytes, name: str) -> None:
-    """Refuse what only has the name of a text.
+    """Refuse another kind of file under the name of a text.
 
     Raises:
-        UserError: say what it is, and how to make a text of it.
+        UserError: names the kind of file, and a way to convert it.
     """
     for kind, bytes_of_kind in _DISGUISED.items():
         if re.match(bytes_of_kind, beginning, re.DOTALL):
@@ -298,9 +309,9 @@ def _converted(encoding: str, name: str) -> str:
 
 
 def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
-    """Bytes that lie at `offset` of a file as text."""
+    """Decode the bytes that lie at `offset` of a file."""
     if (nul := text.find(b"\0")) >= 0:
-        raise UserError(f"{name}: NUL at byte {offset + nul}: this is not a text file")
+        raise UserError(f"{name}: NUL at byte {offset + nul}; this is not a text file")
     try:
         return _clean(text.decode())
     except UnicodeDecodeError as error:
@@ -312,20 +323,21 @@ def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
 
 
 def _line_number(file: BinaryIO, offset: int) -> int:
-    """Of the line that the byte at `offset` is in."""
+    """The number of the line that contains the byte at `offset`."""
     file.seek(0)
     starts = range(0, offset, _READ)
     return 1 + sum(file.read(min(_READ, offset - start)).count(b"\n") for start in starts)
 
 
 def _clean(text: str) -> str:
+    """Line ends as LF, and no white space at either end."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.strip()
 
 
 Value = tuple[object, str, int]
-"""What stands where a document should be, the name of that place, and the position after it."""
+"""A value that should be a document, its place for messages, and the position after it."""
 
 
 def _read_values(values: Iterator[Value]) -> Iterator[Located]:
@@ -333,11 +345,13 @@ def _read_values(values: Iterator[Value]) -> Iterator[Located]:
         if value is None:
             continue
         if not isinstance(value, str):
-            raise UserError(f"{place}: the document is not a text but a {type(value).__name__}")
+            raise UserError(f"{place}: the document must be a string, not a {type(value).__name__}")
         try:
             text = value.replace("\0", "").encode()
         except UnicodeEncodeError:
-            raise UserError(f"{place}: half of a surrogate pair, which is no character") from None
+            raise UserError(
+                f"{place}: half of a surrogate pair, which is not a character"
+            ) from None
         *pieces, last = blocks(text, MAX_DOCUMENT) or [""]
         for piece in pieces:
             yield piece, None
@@ -381,7 +395,7 @@ def _parquet_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
 
     row = 0
     try:
-        # Buffered, with nothing fetched ahead: of a remote column only the rows taken are read.
+        # Buffered and without prefetching, so that only the rows that are taken are read from a remote column.
         table = parquet.ParquetFile(file, buffer_size=_READ, pre_buffer=False)
         column = _text_column(table.schema_arrow.names, name)
         for group in range(table.num_row_groups):
@@ -414,7 +428,7 @@ def _text_column(columns: list[str], place: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(repr(name[:LONGEST_NAME]) for name in names[:20]) or "none"
+    return ", ".join(repr(name[:MAX_SHOWN_NAME]) for name in names[:20]) or "none"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,9 +1,8 @@
-"""A named dataset in, one local text file out: documents, each followed by a `<|endoftext|>` line.
+"""The name of a dataset flows in, one local text file flows out: documents, each followed by a `<|endoftext|>` line.
 
-The data may be on the hub, built in, or already here in another shape; of a dataset on the hub only
-as much is read as the documents need. Until it is whole the file is OUTPUT.partial, and beside it
-OUTPUT.partial.json says how far it is, so that another process goes on after a kill. Beside the
-finished file OUTPUT.json says what it is.
+The dataset is on the hub, built in, or a local file or folder. Only the needed part of a dataset on the hub is read.
+An unfinished file is called OUTPUT.partial, and OUTPUT.partial.json beside it records the progress, so that another
+process can continue after a kill. OUTPUT.json beside the finished file describes it.
 
 A line of a document that is exactly `<|endoftext|>` gets a space in front, so that it stays text.
 """
@@ -25,20 +24,20 @@ from homespun.config import DownloadConfig
 from homespun.data import documents
 from homespun.data.hub import Changed, Hub, Missing
 from homespun.errors import UserError
-from homespun.terminal import Say
+from homespun.terminal import Say, bar
 
 NUM_SAMPLES = 10_000
-"""Documents, where nothing is said; of a local source, all."""
+"""Default number of documents. All documents of a local source are taken."""
 COMMIT = 1 << 20
-"""Bytes of text between two records of how far a download is."""
+"""Bytes of text between two records of the progress."""
 
 BEST_FILES = {"roneneldan/tinystories": "TinyStoriesV2-GPT4-train.txt"}
-"""Where a dataset holds several versions of its text: the file to take."""
+"""The file to take from a dataset that holds several versions of its text."""
 
 Position = dict[str, Any]
 """A place in a dataset on the hub: commit, file, etag of the file, offset in the file."""
 Source = Iterator[tuple[str, Position | None]]
-"""Documents, each with the place to go on from after it, where there is one."""
+"""Documents, each with the position after it, or None if reading cannot continue there."""
 
 
 def download(
@@ -46,12 +45,12 @@ def download(
     say: Say = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Fetch a dataset into one text file, and remember it as this folder's newest data.
+    """Fetch a dataset into one text file, and remember it as the newest data of this folder.
 
     Args:
-        config: what, how much, where to.
-        say: takes each line of the report.
-        sleep: waits some seconds before the hub is asked again.
+        config: the dataset, the number of documents and the output file.
+        say: receives each line of the report.
+        sleep: waits a number of seconds before the hub is asked again.
 
     Raises:
         UserError: no such data, no network, not allowed, or the file cannot be written.
@@ -65,7 +64,7 @@ def download(
             finished = _fetch(plan, say, sleep)
             say(f"{plan.output}: {_amount(finished)}")
             if plan.wanted and finished["documents"] < plan.wanted:
-                say(f"{plan.config.dataset} has no more than that; {plan.wanted:,} were asked for")
+                say(f"{plan.config.dataset} has no more documents; {plan.wanted:,} were asked for")
         workspace.remember("data", plan.output)
     except OSError as error:
         place = error.filename or plan.output
@@ -81,10 +80,10 @@ class _Plan:
     kind: Kind
     config: DownloadConfig
     wanted: int | None
-    """Documents; None for all."""
+    """Number of documents; None for all."""
     output: Path
     request: dict[str, Any]
-    """What makes two downloads the same."""
+    """The settings that two equal downloads share."""
 
 
 def _plan(config: DownloadConfig) -> _Plan:
@@ -104,7 +103,7 @@ def _plan(config: DownloadConfig) -> _Plan:
     name = re.sub(r"[^\w.-]+", "-", name)
     output = Path(config.output or f"data/{name}_{wanted or 'all'}.txt")
     if kind == "local" and path in (output.resolve(), output.resolve().parent):
-        raise UserError(f"{output}: lies in its own source; choose another --output")
+        raise UserError(f"{output}: lies inside its own source; choose another --output")
     request = {"dataset": config.dataset, "num_samples": wanted}
     if kind == "stories":
         request["seed"] = config.seed
@@ -112,22 +111,22 @@ def _plan(config: DownloadConfig) -> _Plan:
 
 
 def _on_hub(dataset: str) -> tuple[str, str | None]:
-    """`owner/name:subset` in its parts."""
+    """Split `owner/name:subset` into repository and subset."""
     name = r"[A-Za-z0-9][\w.-]*"
     match = re.fullmatch(rf"({name}/{name})(?::(\S+))?", dataset)
     if not match or Path(dataset).suffix.lower() in documents.SUFFIXES:
         raise UserError(
-            f"--dataset {dataset}: no file or folder here, and no dataset of the hub "
+            f"--dataset {dataset}: not a local file or folder, and not a dataset on the hub "
             "(owner/name or owner/name:subset); `stories` is built in"
         )
     return match[1], match[2]
 
 
 def _finished(output: Path) -> dict[str, Any] | None:
-    """The record of an earlier download that is still as it was.
+    """The record of an earlier download, if its file is unchanged; None if there is no file.
 
     Raises:
-        UserError: something else is there, which is not ours to overwrite.
+        UserError: another file is in the way. It is not overwritten.
     """
     if not output.exists():
         return None
@@ -137,9 +136,9 @@ def _finished(output: Path) -> dict[str, Any] | None:
         if record.get("sha256") == sha256:
             return record
         if record.get("replaces") == sha256:
-            return None  # the next one was recorded, and killed before it took its place
+            return None  # a later download wrote its record and was killed before renaming its file
     raise UserError(
-        f"{output}: in the way, and not as an earlier download left it; "
+        f"{output}: this file is in the way and is not an unchanged earlier download; "
         "move it, or choose another --output"
     )
 
@@ -148,7 +147,7 @@ def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, A
     plan.output.parent.mkdir(parents=True, exist_ok=True)
     with _Partial(plan.output, plan.request) as partial:
         if partial.position:
-            say(f"{plan.output}: going on after {partial.n_documents:,} documents")
+            say(f"{plan.output}: continuing after {partial.n_documents:,} documents")
         try:
             _take(_source(plan, partial.position, sleep), partial, plan.wanted, say)
         except (Changed, Missing) as error:
@@ -156,7 +155,7 @@ def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, A
             partial.start_over()
             if not was_resumed:
                 raise
-            say(f"{plan.output}: starting over, what it began with is gone ({error})")
+            say(f"{plan.output}: starting over, because the dataset has changed ({error})")
             _take(_source(plan, None, sleep), partial, plan.wanted, say)
         if not partial.n_documents:
             raise UserError(f"{plan.config.dataset}: there is no text in it")
@@ -168,7 +167,7 @@ def _take(source: Source, partial: "_Partial", wanted: int | None, say: Say) -> 
     with _progress(partial.n_documents, wanted, say) as show:
         for document, position in itertools.islice(source, missing):
             partial.add(document, position)
-            show(partial.n_documents)
+            show()
 
 
 def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], None]) -> Source:
@@ -183,7 +182,7 @@ def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], Non
 
 def _hub_documents(hub: Hub, dataset: str, position: Position | None) -> Source:
     repository, subset = _on_hub(dataset)
-    # A download that goes on stays with the commit that it began with.
+    # A continued download keeps the commit that it started from.
     commit = position["commit"] if position else hub.commit(repository)
     files = training_files(hub.files(repository, commit), repository, subset)
     if position:
@@ -201,13 +200,13 @@ def _hub_documents(hub: Hub, dataset: str, position: Position | None) -> Source:
 
 
 def training_files(paths: Iterable[str], repository: str, subset: str | None) -> list[str]:
-    """The files of a dataset that hold its training text, in order.
+    """The files that hold the training text of a dataset, in order.
 
-    A subset is named by its folder, `sample/10BT` also as `sample-10BT`. Without one it is the
-    folder `data`, else the files outside of folders, else the only folder that there is.
+    A subset is named after its folder; `sample-10BT` also stands for `sample/10BT`. The default is the folder `data`,
+    else the files outside of all folders, else the only folder.
 
     Raises:
-        UserError: there is none, or no way to tell which.
+        UserError: there is no such file, or the choice is ambiguous.
     """
     files = sorted(paths)
     best = BEST_FILES.get(repository.lower())
@@ -231,7 +230,7 @@ def training_files(paths: Iterable[str], repository: str, subset: str | None) ->
 
 
 def _chosen(files: list[str], repository: str, subset: str | None) -> set[str]:
-    """The folders that make up a subset."""
+    """The folders of a subset."""
     folders = sorted({_folder(path) for path in files})
     if subset:
         chosen = {folder for folder in folders if _is_named(folder, subset)}
@@ -249,7 +248,7 @@ def _chosen(files: list[str], repository: str, subset: str | None) -> set[str]:
 
 
 def _is_named(folder: str, subset: str) -> bool:
-    """Does some part of the path, spelled with dashes throughout, read like the subset?"""
+    """Whether a part of the path equals the subset, with dashes for all separators."""
     spelled, wanted = (re.sub(r"[^a-z0-9]+", "-", name.lower()) for name in (folder, subset))
     return f"-{wanted}-" in f"-{spelled}-"
 
@@ -268,10 +267,10 @@ def _listed(names: list[str]) -> str:
 
 
 class _Partial:
-    """The growing file, and the record of how far it is.
+    """The unfinished file, and the record of its progress.
 
-    The record is written when the text that it speaks of is on the disk; what follows that text is
-    cut off when another process goes on.
+    The record is written after the text that it covers is on the disk. Text beyond the record is cut off when another
+    process continues.
     """
 
     def __init__(self, output: Path, request: dict[str, Any]) -> None:
@@ -283,7 +282,7 @@ class _Partial:
         self._file = self._path.open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self._path.exists():  # renamed, just now, by the one that had the lock
+            if not self._path.exists():  # renamed by another download, which has just finished
                 raise BlockingIOError
         except BlockingIOError:
             self._file.close()
@@ -302,11 +301,12 @@ class _Partial:
 
     @property
     def position(self) -> Position | None:
-        """Where to go on, for as many documents as are in the file."""
+        """The position after the documents in the file."""
         position: Position | None = self._record["position"]
         return position
 
     def start_over(self) -> None:
+        """Empty the file."""
         self._record_path.unlink(missing_ok=True)
         self._file.truncate(0)
         self._record = {"request": self._request, "position": None, "documents": 0, "bytes": 0}
@@ -314,6 +314,7 @@ class _Partial:
         self.was_resumed = False
 
     def add(self, document: str, position: Position | None) -> None:
+        """Append a document and its separator."""
         mark = documents.SEPARATOR
         if mark in document:
             document = re.sub(rf"^(?={re.escape(mark)}$)", " ", document, flags=re.MULTILINE)
@@ -332,7 +333,7 @@ class _Partial:
         self._n_bytes_recorded = self._n_bytes
 
     def finish(self) -> dict[str, Any]:
-        """Give the file its final name; returns the record beside it."""
+        """Give the file its final name, and return the record beside it."""
         durable.sync(self._file)
         finished = {
             "request": self._request,
@@ -352,7 +353,7 @@ class _Partial:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        with contextlib.suppress(OSError):  # a full disk, which is being reported already
+        with contextlib.suppress(OSError):  # such as a full disk, which `error` reports already
             if error and self.position:
                 self._commit()
             elif error:
@@ -375,22 +376,28 @@ def _amount(record: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _progress(done: int, wanted: int | None, say: Say) -> Iterator[Callable[[int], None]]:
-    """A function to be told the number of documents so far."""
-    if not sys.stderr.isatty():
-        every = max(wanted // 10, 1_000) if wanted else 10 * NUM_SAMPLES
-        total = f" of {wanted:,}" if wanted else ""
+def _progress(n_documents: int, wanted: int | None, say: Say) -> Iterator[Callable[[], None]]:
+    """Show the number of documents, as a bar on a terminal and otherwise in lines.
 
-        def report(n: int) -> None:
-            if n % every == 0 and n != wanted:
-                say(f"{n:,}{total} documents")
+    Args:
+        n_documents: fetched before.
+        wanted: the number to reach; None if it is unknown.
+        say: receives the lines.
 
-        yield report
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    Yields:
+        A function to be called after each document.
+    """
+    every = max(wanted // 10, 1_000) if wanted else 10 * NUM_SAMPLES
+    total = f" of {wanted:,}" if wanted else ""
+    in_lines = not sys.stderr.isatty()
+    with bar("Fetching documents", wanted) as advance:
+        advance(n_documents)
 
-    columns = (BarColumn(), MofNCompleteColumn(), "documents", TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=wanted, completed=done)
-        yield lambda n: bar.update(task, completed=n)
+        def show() -> None:
+            nonlocal n_documents
+            n_documents += 1
+            advance(1)
+            if in_lines and n_documents % every == 0 and n_documents != wanted:
+                say(f"{n_documents:,}{total} documents")
+
+        yield show

@@ -1,7 +1,8 @@
-"""The Hugging Face hub over HTTP: the files of a dataset at one commit, each read by byte ranges.
+"""The name of a dataset on the Hugging Face hub flows in, seekable files flow out that fetch only the bytes being read.
 
-A name goes in, seekable files come out that fetch only what is read of them. Cut connections and
-busy servers are waited for here, so that those who read never notice.
+All files are those of one commit. Broken connections and busy servers are retried here, so readers never see them. The
+file system of `huggingface_hub` is not used, because it accepts a whole file in answer to a request for a range, and
+because it compares neither lengths, nor ETags, nor SHA-256.
 """
 
 import contextlib
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 BLOCK = 4 << 20
-"""Bytes per request: a reader that stops early has not asked for more than this."""
+"""Bytes per request. A reader that stops early has fetched at most this much more."""
 TRIES = 6
-"""Failures in a row, without a byte in between, before giving up."""
+"""Consecutive failures without any new byte, before giving up."""
 MAX_WAIT = 120
-"""Seconds; a server that asks for a longer pause is left alone."""
+"""Seconds. If a server asks for a longer pause, the download ends."""
 MAX_REDIRECTS = 10
 TIMEOUT = 30
-"""Seconds without an answer."""
+"""Seconds to wait for an answer."""
 BUFFER = 1 << 18
-"""Bytes that are held for a reader who takes fewer at a time."""
+"""Bytes that are buffered for small reads."""
 
 T = TypeVar("T")
 
@@ -41,11 +42,11 @@ class Missing(UserError):
 
 
 class Changed(UserError):
-    """What the hub sends is not what it announced, or not what was read of it before."""
+    """The hub sends other bytes than it announced, or than it sent before."""
 
 
 class _Transient(Exception):
-    """Worth another try, after `wait` seconds if the server said so."""
+    """A failure that may pass. `wait` is the pause in seconds that the server asks for, if it does."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -56,12 +57,12 @@ class _Transient(Exception):
 class _Answer:
     response: "Response"
     etag: str | None
-    """Of the content, as the hub (not its storage) names it."""
+    """The ETag that the hub itself, and not its storage, gives the content."""
     size: int | None
 
 
 class Hub:
-    """The hub at `HF_ENDPOINT`, asked with `HF_TOKEN`; both are read when it is made."""
+    """The hub at `HF_ENDPOINT`, with the access token `HF_TOKEN`. Both are read on creation."""
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         from huggingface_hub import get_token
@@ -74,10 +75,10 @@ class Hub:
         self._was_reached = False
 
     def commit(self, dataset: str) -> str:
-        """The newest commit.
+        """The newest commit of a dataset.
 
         Raises:
-            UserError: the hub cannot be reached, or does not give this dataset.
+            UserError: the hub cannot be reached, or refuses this dataset.
         """
         answer, _ = self._json(f"{self.endpoint}/api/datasets/{dataset}/revision/main")
         return str(answer["sha"])
@@ -97,17 +98,17 @@ class Hub:
         return paths
 
     def open(self, dataset: str, commit: str, path: str) -> "RemoteFile":
-        """A file, for reading.
+        """Open a file for reading.
 
         Raises:
-            UserError: the hub cannot be reached, or does not give this file.
+            UserError: the hub cannot be reached, or refuses this file.
         """
         return RemoteFile(
             self, f"{self.endpoint}/datasets/{dataset}/resolve/{commit}/{quote(path)}"
         )
 
     def _json(self, url: str) -> tuple[Any, str | None]:
-        """The answer, and the address of the next page."""
+        """The JSON of an answer, and the URL of the next page if there is one."""
 
         def ask() -> tuple[Any, str | None]:
             with self.request("GET", url) as answer:
@@ -117,26 +118,30 @@ class Hub:
                 except ValueError:
                     raise UserError(
                         f"{self.endpoint} does not answer like the hub; check HF_ENDPOINT, "
-                        "or whether the network wants a log-in page"
+                        "and whether this network asks you to log in first"
                     ) from None
                 return content, answer.response.links.get("next", {}).get("url")
 
         return self.retry(ask)
 
     def retry(self, ask: Callable[[], T]) -> T:
-        """Ask until there is an answer."""
+        """Call `ask` until it succeeds, with the limits of `_Patience`."""
         patience = self.patience()
         while True:
             with patience:
                 return ask()
 
     def patience(self) -> "_Patience":
+        """A new count of failures."""
         return _Patience(self.endpoint, self._sleep, lambda: self._was_reached)
 
     @contextlib.contextmanager
     def request(self, method: str, url: str, **headers: str) -> Iterator[_Answer]:
-        """One try, redirects followed by hand: the token goes to the hub's own host only, and what
-        the hub says of a file is read off its redirect to the storage."""
+        """Send one request.
+
+        Redirects are followed here: the token is sent only to the host of the hub, and the headers of the redirect
+        from the hub to its storage give the ETag and the size of a file.
+        """
         from huggingface_hub import get_session
 
         client = get_session()
@@ -167,9 +172,9 @@ class Hub:
                 size = size or response.headers.get("content-length")
                 if not response.has_redirect_location:
                     _check_status(response, origin)
-                yield _Answer(response, _plain(etag), int(size) if size else None)
+                yield _Answer(response, _without_quotes(etag), int(size) if size else None)
                 return
-        raise UserError(f"{origin}: redirected in a circle; check HF_ENDPOINT")
+        raise UserError(f"{origin}: too many redirects; check HF_ENDPOINT")
 
 
 def _host(url: str) -> tuple[str, str]:
@@ -177,21 +182,22 @@ def _host(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc.lower()
 
 
-def _plain(etag: str | None) -> str | None:
+def _without_quotes(etag: str | None) -> str | None:
     return etag.removeprefix("W/").strip('"') if etag else None
 
 
 def _check_status(response: "Response", url: str) -> None:
+    """Raise the exception that belongs to a status, if it is not a success."""
     status = response.status_code
     if status < 300:
         return
     if status in (401, 403):
         raise UserError(
-            f"{url}: the hub refuses it (HTTP {status}); check the name, or if the dataset is "
-            "private or needs its terms accepted, set HF_TOKEN"
+            f"{url}: the hub refuses access (HTTP {status}); check the name, or set HF_TOKEN if the "
+            "dataset is private or has terms to accept"
         )
     if status == 404:
-        raise Missing(f"{url}: unknown to the hub (HTTP 404); check the name of the dataset")
+        raise Missing(f"{url}: not found on the hub (HTTP 404); check the name of the dataset")
     if status == 416:
         raise Changed(f"{url}: shorter than announced (HTTP 416); run this again")
     if status in (408, 425, 429) or status >= 500:
@@ -202,33 +208,34 @@ def _check_status(response: "Response", url: str) -> None:
 def _retry_after(response: "Response") -> float | None:
     try:
         return max(0.0, float(response.headers.get("retry-after", "")))
-    except ValueError:  # none, or a date
+    except ValueError:  # the header is missing, or holds a date
         return None
 
 
 class _Patience:
-    """A `with` block that may fail: what is passing is waited for and swallowed, a few times."""
+    """A `with` block whose failures are swallowed after a pause, a few times in a row, if they may pass."""
 
     def __init__(
         self, host: str, sleep: Callable[[float], None], was_reached: Callable[[], bool]
     ) -> None:
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-        # The root of the errors of whichever HTTP client the hub's library uses.
-        self._passing = (HTTPError, OSError, _Transient)
+        # The base class of the errors of the HTTP client that the hub's library uses.
+        self._transient = (HTTPError, OSError, _Transient)
         self._host = host
         self._sleep = sleep
         self._was_reached = was_reached
         self._failures = 0
 
     def progressed(self) -> None:
+        """Start counting anew, because a byte has arrived."""
         self._failures = 0
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, self._passing):
+        if not isinstance(error, self._transient):
             return False
         reason = str(error) or type(error).__name__
         if not self._was_reached():
@@ -240,17 +247,17 @@ class _Patience:
         wait = getattr(error, "wait", None)
         wait = 2.0 ** (self._failures - 1) if wait is None else wait
         if self._failures == TRIES or wait > MAX_WAIT:
-            asked = f", which asks to wait {wait:.0f} s" if wait > MAX_WAIT else ""
+            asked = f"; it asks to wait {wait:.0f} s" if wait > MAX_WAIT else ""
             raise UserError(
                 f"{self._host}: gave up ({reason}{asked}); run this again later, "
-                "it goes on where it stopped"
+                "and it continues from here"
             ) from None
         self._sleep(wait)
         return True
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on the hub; reading streams from the position on, seeking asks anew."""
+    """A file on the hub. Reading streams from the current position; seeking starts a new request."""
 
     def __init__(self, hub: Hub, url: str) -> None:
         self._hub = hub
@@ -262,14 +269,14 @@ class RemoteFile(io.RawIOBase):
 
         self.etag, size = hub.retry(facts)
         if size is None:
-            raise UserError(f"{url}: the hub does not say how long it is")
+            raise UserError(f"{url}: the hub does not state the size of this file")
         self.size = size
         self._position = 0
         self._stream = self._bytes_from(0)
         self._pending = b""
 
     def buffered(self) -> BinaryIO:
-        """The same file, to be read in pieces of any size."""
+        """The same file with a buffer, for reads of any size."""
         return cast(BinaryIO, io.BufferedReader(self, BUFFER))
 
     def readable(self) -> bool:
@@ -304,8 +311,8 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
     def _bytes_from(self, position: int) -> Generator[bytes]:
-        """All bytes from `position` on, whatever happens to the connections that bring them."""
-        # Large files are named by the SHA-256 of their content, which one whole reading can check.
+        """Stream all bytes from `position` on, over as many connections as that takes."""
+        # The ETag of a large file is the SHA-256 of its content. Reading from the first to the last byte can check it.
         is_digest = position == 0 and re.fullmatch("[0-9a-f]{64}", self.etag or "")
         digest = hashlib.sha256() if is_digest else None
         patience = self._hub.patience()
@@ -331,21 +338,23 @@ class RemoteFile(io.RawIOBase):
                         digest.update(fresh)
                     yield fresh
                 if at < end:
-                    raise _Transient("the connection was cut")
+                    raise _Transient("the connection was closed early")
         if digest and digest.hexdigest() != self.etag:
-            raise Changed(f"{self._url}: damaged on its way (its SHA-256 differs); run this again")
+            raise Changed(f"{self._url}: damaged in transfer (its SHA-256 differs); run this again")
 
     def _extent(self, answer: _Answer, position: int, wanted: int) -> tuple[int, int]:
-        """Which bytes of the file an answer brings: of those asked for some, or simply all."""
+        """The range of bytes in an answer: a part of the requested range, or the whole file."""
         begin, end, size = 0, self.size, str(self.size)
         if answer.response.status_code == 206:
             announced = answer.response.headers.get("content-range", "")
             parts = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", announced)
             if not parts or int(parts[1]) != position or int(parts[2]) >= wanted:
-                raise Changed(f"{self._url}: other bytes than asked for ('{announced}')")
+                raise Changed(
+                    f"{self._url}: the hub sends other bytes than requested ('{announced}')"
+                )
             begin, end, size = position, int(parts[2]) + 1, parts[3]
         length = answer.response.headers.get("content-length", str(end - begin))
         is_same_etag = not answer.etag or not self.etag or answer.etag == self.etag
         if not is_same_etag or size not in (str(self.size), "*") or length != str(end - begin):
-            raise Changed(f"{self._url}: has changed while it was read; run this again")
+            raise Changed(f"{self._url}: changed while it was being read; run this again")
         return begin, end

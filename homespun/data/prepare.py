@@ -1,8 +1,8 @@
-"""Documents and a tokenizer in, two token streams on disk out: training and validation.
+"""Documents and a tokenizer flow in, two token streams on disk flow out: one for training, one for validation.
 
-The documents of a side go, in order, into shards of about `SHARD_BYTES` of text. What is in a shard
-follows from the data and the tokenizer alone, so a run that was killed keeps the shards that it
-finished and goes on to the same bytes. `index.json`, which lists them, is written last.
+The documents of each side go, in order, into shards of about `SHARD_BYTES` of text. The content of a shard depends
+only on the text and the tokenizer, so a run that was killed keeps its finished shards and continues to the same bytes.
+`index.json` lists the shards and is written last.
 """
 
 import contextlib
@@ -16,24 +16,27 @@ from pathlib import Path
 
 from homespun import durable
 from homespun.data.corpus import Corpus
-from homespun.data.shards import Header, Shard, TokenStream, open_shard, write_shard
+from homespun.data.manifest import Manifest, Snapshot
+from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 
 INDEX = "index.json"
+VERIFIED = "verified.json"
+"""The manifest of the shards whose bytes have been verified."""
 SHARD_BYTES = 8_000_000
-"""Of text: the few seconds of work that a kill can cost."""
-THREADS = 2
-"""One encodes while the other has new words encoded, on all cores inside the library, or writes."""
+"""Bytes of text in a shard: a few seconds of work, which is the most that a kill can cost."""
+ENCODING_THREADS = 2
+"""One waits for the library, which encodes new words on all cores, while the other assembles or writes a shard."""
 
 Index = dict[str, dict[str, str]]
-"""For each side its shards: the name, and the SHA-256 of the documents in it."""
+"""For each side its shards: file name, and SHA-256 of the documents in it."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data as a model sees it: each document behind an end-of-text id, all joined."""
+    """The text as a model sees it: all documents in a row, each after an end-of-text token."""
 
     folder: Path
     training: TokenStream
@@ -41,27 +44,28 @@ class Prepared:
 
 
 def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = print) -> Prepared:
-    """Tokenize a corpus into a folder of its own below `folder`, or find it done there.
+    """Tokenize a corpus into its own subfolder of `folder`, or open the tokens that are there.
 
-    A shard that is missing or damaged is made (again). Of two processes, one waits for the other.
+    Missing and damaged shards are made again. A shard is verified in full once; after that it is taken as it is while
+    its size, times and inode stay the same, see `manifest`. If two processes prepare the same text, one waits.
 
     Args:
         corpus: the documents.
-        tokenizer: what encodes them.
-        folder: holds a folder for each pair of data and tokenizer.
-        say: takes the messages; how far it is shows as a bar, where there is a terminal.
+        tokenizer: encodes the documents.
+        folder: has one subfolder for each pair of text and tokenizer.
+        say: receives messages. Progress is shown as a bar on a terminal.
 
     Raises:
-        UserError: the folder cannot be written (disk full, ...), or the data cannot be read or has
-            changed since it was surveyed. Finished shards stay.
+        UserError: the folder cannot be written (disk full, ...), or the text cannot be read or has changed since its
+            survey. Finished shards stay.
     """
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
         if prepared := _open(home, corpus, tokenizer):
             return prepared
         home.mkdir(parents=True, exist_ok=True)
-        with _alone(home, say):
-            prepared = _open(home, corpus, tokenizer)  # another process may have made it by now
+        with _locked(home, say):
+            prepared = _open(home, corpus, tokenizer)  # another process may have finished by now
             if prepared is None:
                 _tokenize(corpus, tokenizer, home, say)
                 prepared = _open(home, corpus, tokenizer)
@@ -76,12 +80,12 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
 
 
 def folder_name(data_sha256: str, tokenizer_sha256: str) -> str:
-    """Of the tokens of a text, below the folder of all tokens."""
+    """The name of the subfolder that holds the tokens of a text."""
     return f"{data_sha256[:12]}-{tokenizer_sha256[:12]}"
 
 
 def read_index(home: Path) -> Index:
-    """Which shards make up the two sides.
+    """Read the list of shards of each side.
 
     Raises:
         OSError: the file cannot be read.
@@ -93,18 +97,19 @@ def read_index(home: Path) -> Index:
         names = shards if isinstance(shards, dict) else {}
         if not names or not all(Path(name).name == name for name in names):
             raise UserError(
-                f"{home / INDEX}: missing or damaged: the next run with this text completes it"
+                f"{home / INDEX}: missing or damaged; the next run with this text completes it"
             )
     return index
 
 
 def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
-    """The finished folder, every shard verified; None where anything is missing or damaged."""
+    """Open the finished folder; None if anything in it is missing or damaged."""
+    verified = Manifest(home / VERIFIED, VERSION)
     try:
         index = read_index(home)
         training, validation = (
             [
-                _open_shard(home / name, text_sha256, corpus, tokenizer)
+                _open_shard(home / name, text_sha256, corpus, tokenizer, verified)
                 for name, text_sha256 in index[side].items()
             ]
             for side in ("training", "validation")
@@ -113,6 +118,7 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
         return None
     if sum(shard.header.n_documents for shard in training + validation) != corpus.n_documents:
         return None
+    verified.save()
     return Prepared(
         folder=home,
         training=TokenStream([shard.ids for shard in training]),
@@ -120,16 +126,31 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
     )
 
 
-def _open_shard(path: Path, text_sha256: str, corpus: Corpus, tokenizer: Tokenizer) -> Shard:
-    shard = open_shard(path, tokenizer_sha256=tokenizer.sha256, data_sha256=corpus.sha256)
+def _open_shard(
+    path: Path, text_sha256: str, corpus: Corpus, tokenizer: Tokenizer, verified: Manifest
+) -> Shard:
+    """Open a shard; read all of it unless the manifest knows it as verified."""
+    try:
+        snapshot = Snapshot([path])
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    is_verified = verified.recall(path.name, snapshot) is not None
+    shard = open_shard(
+        path,
+        tokenizer_sha256=tokenizer.sha256,
+        data_sha256=corpus.sha256,
+        is_verified=is_verified,
+    )
     if shard.header.text_sha256 != text_sha256:
         raise UserError(f"{path}: made from other documents")
+    if not is_verified:
+        verified.note(path.name, snapshot, True)
     return shard
 
 
 @contextlib.contextmanager
-def _alone(home: Path, say: Say) -> Iterator[None]:
-    """One process at a time. The system takes the lock back from one that was killed."""
+def _locked(home: Path, say: Say) -> Iterator[None]:
+    """Let one process at a time work in the folder. The system releases the lock of a killed process."""
     with (home / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,41 +161,47 @@ def _alone(home: Path, say: Say) -> Iterator[None]:
 
 
 def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> None:
+    """Write all shards and the index."""
     durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
-    with bar("Tokenizing", corpus.n_documents) as advance, ThreadPoolExecutor(THREADS) as pool:
+    verified = Manifest(home / VERIFIED, VERSION)
+    with (
+        bar("Tokenizing", corpus.n_documents) as advance,
+        ThreadPoolExecutor(ENCODING_THREADS) as pool,
+    ):
         pending: deque[Future[int]] = deque()
-        for side, documents in _shards(corpus):
+        for side, documents in _documents_by_shard(corpus):
             name = f"{side}-{len(index[side]):05}.tokens"
             index[side][name] = text_sha256 = _sha256(documents)
-            work = (home / name, documents, text_sha256, corpus, tokenizer, say)
+            work = (home / name, documents, text_sha256, corpus, tokenizer, verified, say)
             pending.append(pool.submit(_make_shard, *work))
-            if len(pending) > THREADS:
+            if len(pending) > ENCODING_THREADS:
                 advance(pending.popleft().result())
         for shard in pending:
             advance(shard.result())
     durable.write_json(home / INDEX, index)
 
 
-def _shards(corpus: Corpus) -> Iterator[tuple[str, list[str]]]:
-    """The documents of each shard, and its side; of each side in order."""
-    full: dict[str, list[str]] = {"training": [], "validation": []}
+def _documents_by_shard(corpus: Corpus) -> Iterator[tuple[str, list[str]]]:
+    """Stream the side and the documents of each shard. The shards of each side come in order."""
+    collected: dict[str, list[str]] = {"training": [], "validation": []}
     n_bytes = {"training": 0, "validation": 0}
     for document, is_validation in corpus.split():
         side = "validation" if is_validation else "training"
-        full[side].append(document)
+        collected[side].append(document)
         n_bytes[side] += len(document.encode())
         if n_bytes[side] >= SHARD_BYTES:
-            yield side, full[side]
-            full[side], n_bytes[side] = [], 0
-    yield from ((side, documents) for side, documents in full.items() if documents)
+            yield side, collected[side]
+            collected[side], n_bytes[side] = [], 0
+    yield from ((side, documents) for side, documents in collected.items() if documents)
 
 
 def _sha256(documents: list[str]) -> str:
-    whole = hashlib.sha256()
+    """The SHA-256 over the SHA-256 of each document."""
+    identity = hashlib.sha256()
     for document in documents:
-        whole.update(hashlib.sha256(document.encode()).digest())
-    return whole.hexdigest()
+        identity.update(hashlib.sha256(document.encode()).digest())
+    return identity.hexdigest()
 
 
 def _make_shard(
@@ -183,12 +210,13 @@ def _make_shard(
     text_sha256: str,
     corpus: Corpus,
     tokenizer: Tokenizer,
+    verified: Manifest,
     say: Say,
 ) -> int:
-    """Write a shard, unless it is there and right; the number of documents in it."""
+    """Write a shard unless it is there and whole; returns its number of documents."""
     if path.exists():
         try:
-            _open_shard(path, text_sha256, corpus, tokenizer)
+            _open_shard(path, text_sha256, corpus, tokenizer, verified)
             return len(documents)
         except UserError as error:
             say(f"{error}; made again")

@@ -1,8 +1,8 @@
-"""A stream of tokens in, batches out: which tokens make up sample number n is arithmetic, so a run can go on anywhere.
+"""A stream of tokens flows in, batches flow out. The tokens of sample n follow from n by arithmetic:
 
     sample number -> (epoch, index) -> shuffled index -> first token -> `seq_len + 1` tokens -> inputs, targets
 
-There is no iterator with hidden state: a run remembers the number of the next sample and nothing else.
+There is no iterator with hidden state. A run stores only the number of its next sample and can resume anywhere.
 """
 
 import functools
@@ -19,17 +19,16 @@ Positions = npt.NDArray[np.int64]
 
 
 class TokenSource(Protocol):
-    """Any sequence of token ids: a list, an array, or token shards."""
+    """Any sequence of token ids: a list, an array or token shards."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, window: slice) -> npt.ArrayLike: ...
 
 
 class TextDataset:
-    """Token ids as samples of `seq_len` inputs and the `seq_len` targets that follow them by one.
+    """Token ids as samples of `seq_len` inputs and `seq_len` targets, which are the inputs shifted by one.
 
-    By index, samples do not overlap: each token is a target once. `document_starts`, ascending, are the positions of
-    the marks that documents begin with, see `moved_to_document`.
+    Samples taken by index do not overlap: each token is a target once.
     """
 
     def __init__(
@@ -38,6 +37,17 @@ class TextDataset:
         seq_len: int,
         document_starts: Positions | None = None,
     ) -> None:
+        """Divide a text into samples.
+
+        Args:
+            token_ids: the text.
+            seq_len: number of inputs, and of targets, in a sample.
+            document_starts: ascending positions of the end-of-text tokens that begin the documents; see
+                `moved_to_document`.
+
+        Raises:
+            UserError: the text is shorter than a sample.
+        """
         if len(token_ids) <= seq_len:
             raise UserError(
                 f"the text has {len(token_ids):,} tokens, too few for one sample of --seq-len {seq_len}: "
@@ -59,7 +69,7 @@ class TextDataset:
         return self.at(idx % len(self) * self.seq_len)
 
     def at(self, start: int) -> tuple[Tokens, Tokens]:
-        """The sample that begins at a token; past the end of the text it goes on at the beginning."""
+        """The sample that begins at token `start`, [seq_len] each. After the end of the text follows its beginning."""
         end = start + self.seq_len + 1
         tokens = np.asarray(self.token_ids[start:end], dtype=np.int32)
         if end > len(self.token_ids):
@@ -70,11 +80,11 @@ class TextDataset:
         return tokens[:-1], tokens[1:]
 
     def moved_to_document(self, starts: Positions) -> Positions:
-        """Each start, or the beginning of its document where that is less than `seq_len` tokens before it.
+        """Move each start to the beginning of its document if that is less than `seq_len` tokens before it.
 
-        A sample that begins amid a short document asks for names and facts that only the part before it gives:
-        noise for the model, which will always read such a document from its beginning. Starts that are `seq_len`
-        apart stay different, since no two of them lie in the first `seq_len` tokens of one document.
+        A sample that starts inside a short document asks for names and facts that were given before the sample. That
+        is noise for the model, which always reads such a document from its beginning when it is used. Starts that are
+        `seq_len` apart stay different, because no two of them lie in the first `seq_len` tokens of one document.
         """
         if not len(self.document_starts):
             return starts
@@ -83,15 +93,15 @@ class TextDataset:
         return np.where((document >= 0) & (starts - begins < self.seq_len), begins, starts)
 
 
-AT_ONCE = 256
-"""Samples whose places in the text are computed together."""
+BLOCK_SAMPLES = 256
+"""Number of samples whose starts are computed together."""
 
 
 class Batches:
-    """Shuffled samples by number, pass after pass.
+    """Shuffled samples by number, epoch after epoch.
 
-    Each pass has an order of its own and begins at a token of its own within the first `seq_len`, so that windows fall
-    differently and no end of a text is lost for good.
+    Each epoch has its own order and begins at its own token within the first `seq_len`. The windows therefore differ
+    between epochs, and every token at the end of the text is used in some of them.
     """
 
     def __init__(self, dataset: TextDataset, seed: int) -> None:
@@ -102,14 +112,14 @@ class Batches:
     def starts(self, first: int, count: int) -> list[int]:
         """The first tokens of the samples `first` to `first + count - 1`."""
         numbers = range(first, first + count)
-        return [self._block(number // AT_ONCE)[number % AT_ONCE] for number in numbers]
+        return [self._block(number // BLOCK_SAMPLES)[number % BLOCK_SAMPLES] for number in numbers]
 
     def _starts(self, block: int) -> list[int]:
-        """Those of `AT_ONCE` samples, in hardly more time than those of one."""
+        """The starts of a block of samples, in hardly more time than the start of one sample."""
         n = len(self.dataset)
-        numbers = np.arange(block * AT_ONCE, (block + 1) * AT_ONCE, dtype=np.uint64)
+        numbers = np.arange(block * BLOCK_SAMPLES, (block + 1) * BLOCK_SAMPLES, dtype=np.uint64)
         epochs, indices = numbers // np.uint64(n), numbers % np.uint64(n)
-        starts = np.empty(AT_ONCE, dtype=np.int64)
+        starts = np.empty(BLOCK_SAMPLES, dtype=np.int64)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
             key = _mix(np.array([self.seed], dtype=np.uint64), np.uint64(epoch))[0]
@@ -128,7 +138,7 @@ class Batches:
         )
 
     def microbatches(self, first: int, batch_size: int, n: int) -> list[Batch]:
-        """The next `n * batch_size` samples in `n` batches; how they are divided changes nothing in their order."""
+        """The next `n * batch_size` samples in `n` batches. The order does not depend on `n`."""
         return [self.batch(first + i * batch_size, batch_size) for i in range(n)]
 
 
@@ -136,10 +146,10 @@ ROUNDS = 4
 
 
 def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
-    """Where a permutation of 0 .. n - 1, chosen by `key`, puts each index; needs no memory for the others.
+    """Apply a permutation of 0 .. n - 1, chosen by `key`, to each index. No table of the permutation is needed.
 
-    A Feistel network over the smallest square of a power of two that holds n, walked until the result is below n (Black
-    and Rogaway, 2002).
+    It is a Feistel network over the smallest power of four that is at least n. Results of n or more go through the
+    network again until they are below n (Black and Rogaway, 2002).
     """
     half_bits = np.uint64(max(1, ((max(2, n) - 1).bit_length() + 1) >> 1))
     low = np.uint64((1 << int(half_bits)) - 1)
@@ -157,7 +167,7 @@ def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
 
 
 def _mix(values: Indices, key: np.uint64) -> Indices:
-    """A 64-bit hash (the finalizer of SplitMix64, Steele et al., 2014); wraps around as unsigned numbers do."""
+    """A 64-bit hash with unsigned overflow: the finalizer of SplitMix64 (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         z = values + np.uint64(0x9E3779B97F4A7C15) * (key + np.uint64(1))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

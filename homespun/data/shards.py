@@ -1,8 +1,7 @@
-"""Token ids in, files out, and back as one long sequence that stays on disk.
+"""Token ids flow in, files flow out; back they come as one long sequence that stays on disk.
 
-A shard is a header of 176 bytes and then the ids: little-endian uint16 where the vocabulary fits,
-else uint32. The header says which tokenizer made it from which text and ends with a SHA-256 over
-all the rest of the file, so that a shard that is read is the shard that was written.
+A shard is a header of 176 bytes followed by the ids: little-endian uint16 if the vocabulary fits, else uint32. The
+header states the tokenizer and the text, and ends with a SHA-256 over the rest of the file, so any damage is found.
 """
 
 import bisect
@@ -30,18 +29,18 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What a shard says about its ids."""
+    """The facts that a shard states about its ids."""
 
     vocab_size: int
     n_tokens: int
     n_documents: int
     n_bytes: int
-    """Of text."""
+    """Bytes of text."""
     tokenizer_sha256: str
     data_sha256: str
-    """The whole data that the shard is a part of."""
+    """Identity of the whole text that the shard is a part of."""
     text_sha256: str
-    """The documents in this shard."""
+    """Identity of the documents in this shard."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -63,11 +62,16 @@ class Header:
 
 
 def write_shard(path: Path, ids: npt.NDArray[np.integer[Any]], header: Header) -> None:
-    """Write a shard in one step: the name appears when all of it is on the disk.
+    """Write a shard. Its name appears only when all of it is on the disk.
+
+    Args:
+        path: the file.
+        ids: [n_tokens]
+        header: the facts about the ids.
 
     Raises:
         OSError: the disk is full, ...; nothing is left behind.
-        ValueError: an id is outside the vocabulary, or the header has another number of them.
+        ValueError: an id is outside the vocabulary, or the header states another number of ids.
     """
     if len(ids) != header.n_tokens or not len(ids):
         raise ValueError(f"{len(ids)} ids, but the header says {header.n_tokens}")
@@ -84,7 +88,7 @@ class Shard:
 
     header: Header
     ids: np.memmap[Any, np.dtype[Any]]
-    """[n_tokens], uint16 or uint32: mapped, not read into memory."""
+    """[n_tokens], uint16 or uint32, mapped into memory and not read."""
 
 
 def open_shard(
@@ -92,16 +96,18 @@ def open_shard(
     *,
     tokenizer_sha256: str | None = None,
     data_sha256: str | None = None,
+    is_verified: bool = False,
 ) -> Shard:
-    """Read a shard once, against its SHA-256 and its vocabulary, and map it.
+    """Verify a shard against its SHA-256 and its vocabulary, and map it into memory.
 
     Args:
         path: the shard.
-        tokenizer_sha256: the tokenizer that has to have made it.
-        data_sha256: the data that it has to have been made from.
+        tokenizer_sha256: the tokenizer that must have made it; None for any.
+        data_sha256: the text that it must have been made from; None for any.
+        is_verified: the bytes of this file have been verified before; check only its header and its length.
 
     Raises:
-        UserError: missing, not a shard, truncated, damaged, or of another tokenizer or data.
+        UserError: the file is missing, not a shard, truncated, damaged, or of another tokenizer or text.
     """
     try:
         with path.open("rb") as file:
@@ -111,7 +117,8 @@ def open_shard(
                 raise UserError(f"{path}: made by another tokenizer ({made_by})")
             if data_sha256 not in (None, header.data_sha256):
                 raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
-            _verify(file, path, header, digest)
+            if not is_verified:
+                _verify(file, path, header, digest)
             shape = (header.n_tokens,)
             return Shard(header, np.memmap(file, header.dtype, "r", _HEADER_BYTES, shape))
     except OSError as error:
@@ -146,7 +153,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, bytes]:
 
 
 def _verify(file: BinaryIO, path: Path, header: Header, digest: bytes) -> None:
-    """Read the ids block by block."""
+    """Read the ids block by block, and compare them with the header."""
     hashed = hashlib.sha256(header.pack())
     largest = 0
     while block := file.read(_BLOCK):
@@ -159,7 +166,7 @@ def _verify(file: BinaryIO, path: Path, header: Header, digest: bytes) -> None:
 
 
 class TokenStream:
-    """The ids of some shards as one sequence."""
+    """The ids of several shards as one sequence."""
 
     def __init__(self, shards: Sequence[npt.NDArray[np.integer[Any]]]):
         self._shards = shards
@@ -169,14 +176,14 @@ class TokenStream:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, window: slice) -> npt.NDArray[np.int32]:
-        """As of a list; windows are contiguous."""
+        """The ids of a contiguous window, with the indices of a Python list."""
         start, stop, step = window.indices(len(self))
         if step != 1:
-            raise ValueError(f"a window has no step, and this one has {step}")
+            raise ValueError(f"a window cannot have a step, but this one has {step}")
         return self.read(start, max(0, stop - start))
 
     def positions(self, token: int) -> npt.NDArray[np.int64]:
-        """Where an id stands, ascending: of the end-of-text mark, where the documents begin."""
+        """All positions of an id, ascending. Those of the end-of-text token are the beginnings of the documents."""
         begins = [0, *self._ends]
         found = [
             np.flatnonzero(shard == token) + begin
@@ -185,10 +192,10 @@ class TokenStream:
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int32]:
-        """`count` ids from `start` on. [count]
+        """`count` ids from `start` on, [count].
 
         Raises:
-            IndexError: the stream does not have them all.
+            IndexError: the stream does not contain all of them.
         """
         if min(start, count) < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of {len(self)}")

@@ -1,7 +1,7 @@
 """The built-in corpus: short children's stories from a small simulated world.
 
-A number of stories and a seed flow in, texts flow out; nothing is downloaded. The laws of that
-world also let `judge` say whether any text is consistent.
+A number of stories and a seed flow in, texts flow out, and nothing is downloaded. `judge` uses the laws of this world
+to decide whether a text is consistent.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ MIN_WORDS, MAX_WORDS = 80, 190
 
 
 def stories(n: int, seed: int = 0) -> Iterator[str]:
-    """Yield `n` distinct stories of 80 to 190 words, one or several lines each.
+    """Yield `n` different stories of 80 to 190 words, each with one or several lines.
 
-    The same seed gives the same stories everywhere: each is a function of (`seed`, number), and
-    duplicates are skipped.
+    The same seed gives the same stories on every machine. Each story is a function of (`seed`, number), and duplicates
+    are skipped.
     """
     told: set[str] = set()
     index = 0

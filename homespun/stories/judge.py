@@ -1,9 +1,8 @@
-"""Is it consistent? A text flows in, a verdict flows out: each sentence that does not fit, and why.
+"""A text flows in, a verdict flows out: whether the story is consistent, and the reason for each sentence that is not.
 
-The judge knows nothing but the text. It reads each sentence back into an event by the teller's own
-forms, and lets the event happen under the world's own laws: the lost thing is the found thing,
-pronouns fit, nobody acts who is not there, a thing stays somebody's until it is given away, thanks
-and lessons have their reason, and the story has its ending.
+The judge sees only the text. It turns each sentence back into an event by the forms of the teller, and applies the laws
+of the world to it. For example, a found thing was lost before, pronouns fit, only characters who are present act, a
+thing keeps its owner until it is given away, thanks and lessons have a reason, and the story has an ending.
 """
 
 import re
@@ -18,35 +17,35 @@ from homespun.stories.teller import ACTS, FORMS, PRONOUNS, WHATS, Focus, Form
 
 MAX_SENTENCES = 200
 MAX_CHARACTERS = 50_000
-"""The judge reads no further: its time is bounded, and no story is nearly as long."""
+"""The judge stops reading here, which bounds its time. No story is nearly as long."""
 
 SENTENCE_END = re.compile(r'(?<=[.!?])\s+(?=["A-Z])|(?<=[.!?]")\s+(?=["A-Z])')
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that does not fit."""
+    """A sentence that is inconsistent with the story."""
 
     sentence: int
-    """Which one, from 0."""
+    """Number of the sentence, from 0."""
     text: str
     """The sentence."""
     what: str
-    """What is wrong with it; begins with 'unfinished' or 'not understood' if it is that."""
+    """The problem. Begins with 'unfinished' or 'not understood' in these cases."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge found."""
+    """The result of judging a text."""
 
     consistent: bool
     problems: tuple[Problem, ...]
 
 
 def judge(text: str) -> Verdict:
-    """Read a story and say where it contradicts itself, breaks off or cannot be understood.
+    """Find the sentences where a story contradicts itself, breaks off or cannot be understood.
 
-    Takes any text, and raises nothing.
+    Accepts any text and never raises an exception.
     """
     facts = Facts()
     problems: list[Problem] = []
@@ -60,7 +59,7 @@ def judge(text: str) -> Verdict:
                 complaints += facts.happen(reading.event)
         problems += [Problem(number, sentence, what) for what in complaints]
     if sentence and (not sentence.endswith((".", "!", "?")) or sentence.count('"') % 2):
-        # Not understood, since every form ends its sentence and closes its quotation: say that instead.
+        # Such a sentence is never understood, because every form is a whole sentence. Give the real reason instead.
         problems[-1] = Problem(number, sentence, "unfinished: the sentence breaks off")
     if not facts.ended:
         problems.append(Problem(number, sentence, "unfinished: the story has no ending"))
@@ -68,7 +67,7 @@ def judge(text: str) -> Verdict:
 
 
 def events(text: str) -> Iterator[tuple[str, "Reading | None"]]:
-    """Each sentence with what it is understood to say; None where it is not understood."""
+    """Stream each sentence with its reading; None if it is not understood."""
     focus = Focus()
     for sentence in split(text):
         reading = read(sentence, focus)
@@ -77,25 +76,30 @@ def events(text: str) -> Iterator[tuple[str, "Reading | None"]]:
 
 
 def split(text: str) -> list[str]:
-    """The sentences of a text; a quotation is part of the sentence that says who speaks."""
+    """Split a text into sentences. A quotation is part of the sentence that names the speaker."""
     sentences = SENTENCE_END.split(text[:MAX_CHARACTERS].strip())
     return [sentence for sentence in sentences if sentence][:MAX_SENTENCES]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A sentence understood."""
+    """A sentence that is understood."""
 
     form: Form
     event: Event | None
-    """None where a pronoun means nobody."""
+    """None if a pronoun refers to nobody."""
     complaints: tuple[str, ...]
     """Pronouns that do not fit."""
     focus: Focus
 
 
 def read(sentence: str, focus: Focus) -> Reading | None:
-    """What a sentence says after one that left `focus`; None where it is not understood."""
+    """Read a sentence; None if it is not understood.
+
+    Args:
+        sentence: the sentence.
+        focus: the characters that pronouns can refer to after the sentence before.
+    """
     for form, key, pattern in _patterns():
         if key in sentence:
             match = pattern.fullmatch(sentence)
@@ -109,7 +113,7 @@ def _any(words: Iterable[str]) -> str:
 
 
 def _slots(the: str, his: str, he: str, they: str) -> dict[str, str]:
-    """What may stand in each slot, as patterns; the first words come capitalized or not."""
+    """The pattern for the words in each slot. The arguments are patterns that depend on capitalization."""
     name = _any(lexicon.NAMES)
     called = f"{name}(?: the {_any(lexicon.ANIMALS)})?"
     toy = f"(?:{_any(lexicon.COLOURS)} )?{_any(lexicon.TOYS)}"
@@ -148,7 +152,7 @@ def _slots(the: str, his: str, he: str, they: str) -> dict[str, str]:
 
 @cache
 def _patterns() -> tuple[tuple[Form, str, re.Pattern[str]], ...]:
-    """Each form with its longest literal, as a quick test, and its pattern."""
+    """Each form with its longest literal, for a quick test, and its pattern."""
     first = _slots(the="The", his="His|Her", he="He|She", they="They")
     later = _slots(the="the", his="his|her", he="he|she", they="they")
     patterns = []
@@ -163,7 +167,7 @@ def _patterns() -> tuple[tuple[Form, str, re.Pattern[str]], ...]:
 
 
 class _Unclear(Exception):
-    """A pronoun that could mean nobody, or more than one."""
+    """A pronoun could refer to nobody, or to more than one character."""
 
 
 class _Reader:
@@ -213,7 +217,7 @@ class _Reader:
         return names
 
     def _called(self) -> tuple[tuple[str, str], ...]:
-        """Each name that comes with a creature, and that."""
+        """The pairs of name and creature in phrases such as "Lily the pig"."""
         phrases = [phrase for slot, phrase in self.words.items() if slot in ACTS or slot == "b"]
         pairs = [phrase.split(" ")[-3:] for phrase in phrases if " the " in phrase]
         return tuple((name, creature) for name, _, creature in pairs)
@@ -229,7 +233,7 @@ class _Reader:
         return other
 
     def _thing(self, who: tuple[str, ...], whom: str) -> tuple[str, str, str]:
-        """Owner, colour and noun, as far as they are said."""
+        """Owner, colour and noun, each empty if the sentence does not state it."""
         words = self.words
         if "n" in words:
             return "", "", words["n"]

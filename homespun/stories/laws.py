@@ -1,8 +1,7 @@
-"""The laws of the world: what can happen, and what is so afterwards.
+"""The laws of the world: an event flows in, its problems flow out, and the facts change.
 
-An event flows in, what speaks against it flows out. `Facts` has a law for each kind of event: what
-must be true before it, and what is true after it. The simulation obeys them, and the judge holds a
-told story against the very same ones.
+`Facts` has a law for each kind of event, with the conditions before it and the facts after it. The simulation obeys
+these laws, and the judge applies the same laws to a story.
 """
 
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from typing import NamedTuple
 from homespun.stories.lexicon import CHILD, FOODS, FRAGILE, LIGHT, THROWN
 
 HOME = ""
-"""The place of everybody until the story says otherwise."""
+"""The initial place of every character."""
 
 
 class Event(NamedTuple):
-    """Something that happens: all that applies if it was simulated, all that was said if read."""
+    """An event. If it is simulated, it has all fields that apply; if it is read, it has those that the text states."""
 
     kind: str
     who: tuple[str, ...] = ()
@@ -27,10 +26,10 @@ class Event(NamedTuple):
     place: str = ""
     spot: str = ""
     what: str = ""
-    """By kind: a creature, food, a trouble, wrong, good deed, weather, limb, chore or lesson."""
+    """Depends on the kind: a creature, food, a trouble, wrong, good deed, weather, limb, chore or lesson."""
     trait: str = ""
     called: tuple[tuple[str, str], ...] = ()
-    """Names, each with the creature that it was told with: Lily the pig."""
+    """The pairs of name and creature in phrases such as "Lily the pig"."""
 
 
 @dataclass(slots=True)
@@ -39,11 +38,11 @@ class Person:
     trait: str
     place: str
     ailment: str = ""
-    """afraid, hungry, astray, or the limb that hurts."""
+    """One of afraid, hungry and astray, or the limb that hurts."""
     chore: str = ""
     wish: str = ""
     troubled: bool = False
-    """Has had a reason to be sad."""
+    """Whether the person has had a reason to be sad."""
 
 
 @dataclass(slots=True)
@@ -52,30 +51,30 @@ class Thing:
     owner: str
     holder: str
     state: str = "fine"
-    """fine, lost, hidden, stuck, broken or eaten."""
+    """One of fine, lost, hidden, stuck, broken and eaten."""
     spot: str = ""
-    """Where it is stuck or hidden, or was found."""
+    """The spot at which it is stuck or hidden, or was found."""
     place: str = ""
     known: list[str] = field(default_factory=list)
-    """Who knows of its trouble."""
+    """The people who know of its trouble."""
     helping: list[str] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
     asked: str = ""
-    """Who would like to borrow it."""
+    """The person who has asked to borrow it."""
 
 
 class Wrong(NamedTuple):
-    """What somebody has to be sorry for."""
+    """A wrong that somebody has done and has to apologise for."""
 
     culprit: str
     what: str
-    """refuse, or the state that the thing came into."""
+    """`refuse`, or the state that the thing got into."""
     victim: str
     thing: str
 
 
 class Deed(NamedTuple):
-    """What somebody can be thanked for."""
+    """A good deed that somebody can be thanked for."""
 
     helper: str
     what: str
@@ -85,13 +84,13 @@ class Deed(NamedTuple):
 
 ARRIVALS = frozenset({"intro", "live", "friend", "arrive"})
 MOVES = frozenset({"intro", "live", "set_out", "take", "walk_off", "follow"})
-"""The place of these events is the one that somebody comes to."""
+"""The place of these events is the destination."""
 ENDINGS = frozenset({"end_play", "end_home", "end_friends", "end_sleep"})
 TROUBLES = frozenset({"lost", "hidden", "stuck", "broken"})
 
 
 class Facts:
-    """All that a listener knows so far, and the laws by which it changes."""
+    """Everything that a listener knows so far, and the laws by which it changes."""
 
     def __init__(self) -> None:
         self.people: dict[str, Person] = {}
@@ -99,16 +98,16 @@ class Facts:
         self.scene = HOME
         self.weather = ""
         self.wrongs: dict[Wrong, str] = {}
-        """open, sorry or forgiven."""
+        """State of each wrong: open, sorry or forgiven."""
         self.deeds: dict[Deed, bool] = {}
-        """Thanked for?"""
+        """Whether each deed was thanked for."""
         self.lessons: dict[tuple[str, str], bool] = {}
-        """Learned?"""
+        """Whether each (person, lesson) was learned."""
         self.ended = False
         self._problems: list[str] = []
 
     def happen(self, event: Event) -> list[str]:
-        """Let an event take place; returns what speaks against it, a plain line each."""
+        """Apply an event to the facts, and return its problems, one line each."""
         problems: list[str] = []
         self._problems = problems
         self._need(not self.ended, "the story goes on after its ending")
@@ -119,7 +118,7 @@ class Facts:
         return problems
 
     def open_matters(self) -> list[str]:
-        """What has to be settled before the story may end."""
+        """The matters that must be settled before the story may end, one line each."""
         open_ = [
             f"the {noun} is {t.state}" for noun, t in self.things.items() if t.state in TROUBLES
         ]
@@ -148,7 +147,7 @@ class Facts:
         return open_
 
     def in_trouble(self, name: str) -> bool:
-        """Has `name` a reason to be sad, and know it?"""
+        """Whether `name` has a reason to be sad and knows it."""
         person = self.people[name]
         if person.ailment or person.wish:
             return True
@@ -160,16 +159,17 @@ class Facts:
         return self._is_refused(name)
 
     def _is_refused(self, name: str) -> bool:
-        """Did somebody refuse to share with `name`, and has not said sorry?"""
+        """Whether somebody has refused to share with `name` and has not apologised."""
         return any(
             wrong.what == "refuse" and wrong.victim == name and state == "open"
             for wrong, state in self.wrongs.items()
         )
 
     def at(self, place: str) -> list[str]:
+        """The people at a place."""
         return [name for name, person in self.people.items() if person.place == place]
 
-    # What holds for every event.
+    # Laws for every event.
 
     def _need(self, true: object, problem: str, *names: str) -> None:
         if not true:
@@ -179,7 +179,7 @@ class Facts:
         self._problems.append(problem.format(*names))
 
     def _meet(self, event: Event) -> None:
-        """Everybody and everything is known, is as it is said to be, and is here."""
+        """All people and things of the event are known, present, and as the event describes them."""
         present = (*event.who, event.whom) if event.whom else event.who
         if event.kind not in ARRIVALS:
             for name in event.who:
@@ -221,7 +221,7 @@ class Facts:
         self._need(self.people[name].trait == trait, "{} is not {}", name, trait)
 
     def _has(self, names: Sequence[str], noun: str) -> Thing:
-        """One of `names` holds the thing, and it is fine."""
+        """One of `names` holds the thing, and the thing is fine."""
         thing = self.things[noun]
         self._need(thing.state == "fine", "the {} is {}", noun, thing.state)
         self._need(
@@ -235,7 +235,7 @@ class Facts:
         return thing
 
     def _harm(self, noun: str, state: str) -> None:
-        """A thing gets into trouble, and everyone who is there knows."""
+        """A thing gets into trouble, and everyone at the place knows it."""
         thing = self.things[noun]
         holder = self.people.get(thing.holder)
         thing.place = holder.place if holder else self.scene
@@ -257,7 +257,7 @@ class Facts:
         self._need(name == owner, "the {} belongs to {}", noun, owner)
 
     def _cares(self, name: str, noun: str) -> None:
-        """`name` may see to a thing in trouble: knows of it, is there, and has or offered to."""
+        """`name` may deal with a thing in trouble: knows of it, is there, and owns or holds it or has offered help."""
         thing = self.things[noun]
         self._knows(name, noun)
         self._need(self.people[name].place == thing.place, "{} is not where the {} is", name, noun)
@@ -295,7 +295,7 @@ class Facts:
         self._need(food == (event.what == "food"), "nobody would say that of a {}", event.thing)
         self.things[event.thing] = Thing(event.colour, event.who[0], event.who[0])
 
-    # Going about, playing.
+    # Moving and playing.
 
     def _set_out(self, event: Event) -> None:
         for name in event.who:
@@ -349,7 +349,7 @@ class Facts:
         self._need(len(self.things[event.thing].known) > 1, "nobody misses the {}", event.thing)
 
     def _hid(self, name: str, event: Event) -> Thing:
-        """`name` has hidden the thing, and there."""
+        """`name` has hidden the thing, at the spot of the event."""
         thing = self._in_state(event.thing, "hidden")
         wrong = Wrong(name, "hidden", thing.owner, event.thing)
         self._need(wrong in self.wrongs, "{} did not hide the {}", name, event.thing)
@@ -372,7 +372,7 @@ class Facts:
         self._drop(event)
         self.lessons[event.who[0], "care"] = False
 
-    # What can be done about it.
+    # Solving the trouble with a thing.
 
     def _sad(self, event: Event) -> None:
         self._need(self.in_trouble(event.who[0]), "{} has no reason to be sad", event.who[0])
@@ -431,7 +431,7 @@ class Facts:
         thing.spot = event.spot
 
     def _settle(self, name: str, deed: str, noun: str) -> None:
-        """The trouble with a thing is over, and `name` holds it."""
+        """The trouble with a thing has ended, and `name` holds the thing."""
         thing = self.things[noun]
         thing.state, thing.holder = "fine", name
         self._done(name, deed, thing.owner, noun)
@@ -494,7 +494,7 @@ class Facts:
         for deed in done[:1]:
             self.deeds[deed] = True
 
-    # Lending and sharing, quarrels and making up.
+    # Lending, sharing, quarrels and apologies.
 
     def _ask_borrow(self, event: Event) -> None:
         thing = self._has([event.whom], event.thing)
@@ -572,7 +572,7 @@ class Facts:
         )
         self._done(event.who[0], "share", event.whom, event.thing)
 
-    # Weather, hunger, falls, losing the way.
+    # Weather, hunger, falls and losing the way.
 
     def _weather(self, event: Event) -> None:
         self._need(not self.weather, "there is {} already", self.weather)

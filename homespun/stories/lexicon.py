@@ -1,6 +1,7 @@
-"""The words that the stories are about: names, creatures, traits, things, places.
+"""The vocabulary of the stories: names, creatures, traits, things and places.
 
-Few of each: a small model soon knows them all, and has to remember which of them was meant.
+There are few of each, so that a small model soon knows them all. The hard part is to remember which of them a story is
+about.
 """
 
 
@@ -17,12 +18,12 @@ HIS = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "his")
 CHILD = dict.fromkeys(GIRLS, "girl") | dict.fromkeys(BOYS, "boy")
 ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
 
-# A trait is a cause: only the careless leave things behind, only the greedy refuse to share, only
-# the timid are afraid of the weather, only the cheeky play tricks. With each, how common it is.
+# A trait is a cause: only careless characters leave things behind, only greedy ones refuse to share, only timid ones
+# fear the weather, only cheeky ones play tricks. The number is the weight of the trait in a random choice.
 TRAITS = dict.fromkeys(_split("careless greedy timid cheeky"), 2)
 TRAITS |= dict.fromkeys(_split("kind brave cheerful clever gentle"), 1)
-CARES = frozenset(_split("careless greedy"))  # show in what one does with one's own toy
-TRICKS = frozenset(_split("cheeky"))  # show in what one does with that of somebody else
+CARES = frozenset(_split("careless greedy"))  # these traits show in the treatment of one's own toy
+TRICKS = frozenset(_split("cheeky"))  # these traits show in the treatment of another's toy
 
 TOYS = _split(
     "ball kite doll drum boat car train robot puppet hoop scarf hat cap bucket cup book bell "
@@ -41,7 +42,7 @@ FOODS = _split("cake pie bun pear melon cookie sandwich pancake")
 COLOURS = _split("red blue green yellow white pink purple brown")
 TASTES = _split("big sweet warm fresh")
 
-PLACES = {  # place -> where one is when there
+PLACES = {  # place -> the phrase for being there
     "garden": "in the garden",
     "park": "in the park",
     "forest": "in the forest",
@@ -70,7 +71,7 @@ PLACES = {  # place -> where one is when there
     "stream": "by the stream",
     "island": "on the island",
 }
-SPOTS = (  # each known by its first word
+SPOTS = (  # their first words differ
     "under the bench", "behind the big tree", "deep in the tall grass", "beside the well",
     "among the leaves", "between the rocks", "inside the hollow log", "below the steps",
     "beneath the cart", "near the gate", "next to the shed", "close to the fence",

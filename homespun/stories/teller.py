@@ -1,12 +1,11 @@
-"""How it is told: events flow in, simple English flows out.
+"""Events flow in, a story in simple English flows out.
 
-`SENTENCES` has every surface form once. The teller fills the slots of a form from an event; the
-judge turns the same forms into patterns and reads events back from sentences. Whom a pronoun means
-is decided by `Focus`, for both.
+`SENTENCES` contains every surface form once. The teller fills the slots of a form from an event. The judge turns the
+same forms into patterns and reads events from sentences. Both use `Focus` to resolve pronouns.
 
-Where only one of the characters can have done a thing, most forms first say what happened, and to
-whom or what, and then who did it. Whoever writes word by word can then look up who that must be,
-instead of choosing a name first and having to know what is left for it to do.
+If only one of the characters can have done a thing, most forms state the action and its object first and the character
+last. A model that writes word by word can then infer the character from the action. If the name came first, the model
+would have to choose a name and then find an action that is still possible for it.
 """
 
 import re
@@ -20,12 +19,13 @@ from homespun.stories.laws import ARRIVALS, ENDINGS, HOME, Event
 from homespun.stories.lexicon import ANIMALS, HE, HIM, HIS, PLACES
 from homespun.stories.world import Dice
 
-# The slots. {N} somebody new, {a} who acts, {g} one or two who act, {both} two who act, {said} and
-# {asked} who speaks; {he} {him} {his} go back to these. {b} whom (a name or him, her), {B} whom (a
-# name). {t} a thing as the story calls it (the, her, Tom's), {o} the same without a pronoun, {T} as a
-# speaker does (my, your, the), {n} its noun, {new} a new one. {in} at a place, {to} to a place, {s} at
-# a spot, {h} high up. {q} a trait, {k} a creature, {w} weather, {limb}, {chore}.
-# "kind:what" has the forms of a kind of event for one value of `Event.what`.
+# The slots:
+# {N} a new character; {a} the actor; {g} one or two actors; {both} two actors; {said}, {asked} the speaker;
+# {he}, {him}, {his} pronouns for these. {b} the other character (a name, him or her); {B} the same, always a name.
+# {t} a thing in the words of the story (the, her, Tom's); {o} the same without a pronoun; {T} a thing in the words of
+# a speaker (my, your, the); {n} its noun; {new} a new thing. {in} at a place; {to} to a place; {s} at a spot; {h} high
+# up. {q} a trait; {k} a creature; {w} weather; {limb}; {chore}.
+# The key "kind:what" has the forms of a kind of event for one value of `Event.what`.
 SENTENCES: dict[str, tuple[str, ...]] = {
     "intro": (
         "Once upon a time, there was a {q} {k} named {N}.",
@@ -435,7 +435,7 @@ SPEAKS = frozenset({"said", "asked"})
 ACTS = frozenset({"N", "a", "g", "both"}) | SPEAKS
 PRONOUNS = frozenset({"he", "she", "they"})
 WHATS = frozenset({"k", "w", "limb", "chore"})
-"""What they stand for is `Event.what`."""
+"""Slots that are filled from `Event.what`."""
 
 BEGINNING = frozenset({"intro", "live", "friend", "own", "set_out", "take", "play"})
 CONCLUSION = ENDINGS | {"happy", "learn"}
@@ -443,7 +443,7 @@ CONCLUSION = ENDINGS | {"happy", "learn"}
 
 @dataclass(frozen=True)
 class Form:
-    """One surface form: literals with a slot between each two."""
+    """One surface form: literal texts, with slots between them."""
 
     kind: str
     what: str
@@ -462,10 +462,10 @@ FORMS = tuple(_parse(key, text) for key, texts in SENTENCES.items() for text in 
 
 @dataclass(frozen=True)
 class Focus:
-    """Whom the listener has in mind after a sentence: a pronoun means nobody else.
+    """The characters that pronouns can refer to after a sentence.
 
-    He and she are who acted last, they are the two last spoken of, him and her are the one other
-    last spoken of.
+    He and she refer to the character who acted last, they to the two characters mentioned last, him and her to the
+    other one of these two.
     """
 
     acted: tuple[str, ...] = ()
@@ -481,13 +481,13 @@ class Focus:
         return self.spoken_of if len(self.spoken_of) == 2 else ()
 
     def other(self, who: tuple[str, ...]) -> str:
-        """The one last spoken of beside `who`, or nobody if there is more than one."""
+        """The only character mentioned last besides `who`; empty if there is not exactly one."""
         others = [name for name in self.spoken_of if name not in who]
         return others[0] if len(others) == 1 else ""
 
 
 def tell(events: Iterable[Event], rng: np.random.Generator) -> str:
-    """The story in words: beginning, middle and conclusion, a line each."""
+    """Tell a story: beginning, middle and conclusion, one line each."""
     teller = _Teller(Dice(rng))
     paragraphs: tuple[list[str], ...] = ([], [], [])
     part = 0
@@ -506,7 +506,7 @@ def _what(event: Event) -> str:
 
 @cache
 def _forms(kind: str, what: str, actors: int, somewhere: bool) -> tuple[Form, ...]:
-    """The forms that can tell of such an event."""
+    """The forms for an event of this kind."""
     two, one = {"g", "both"}, {"both"}
     return tuple(
         form
@@ -519,13 +519,13 @@ def _forms(kind: str, what: str, actors: int, somewhere: bool) -> tuple[Form, ..
 
 
 class _Teller:
-    """Puts one event after the other into words, knowing what was said before."""
+    """Turns one event after another into words, and remembers the sentences before."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
         self.focus = Focus()
         self.cast: dict[str, str] = {}
-        """What creature each character is."""
+        """The creature of each character."""
 
     def sentence(self, event: Event) -> str:
         somewhere = event.place != HOME
@@ -590,7 +590,7 @@ class _Teller:
         return "they" if known and self.dice.chance(0.7) else " and ".join(who)
 
     def called(self, name: str) -> str:
-        """The name, at times with what they are: Lily the pig."""
+        """The name, sometimes with the creature: Lily the pig."""
         creature = self.cast[name]
         named = creature in ANIMALS and self.dice.chance(0.25)
         return f"{name} the {creature}" if named else name

@@ -1,7 +1,7 @@
-"""What happens: characters who want, lose, find, help and learn, played out event by event.
+"""A random generator flows in, the events of one story flow out: characters want, lose, find, help and learn.
 
-A random generator flows in, the events of one story flow out. Nothing is scripted: something goes
-wrong, and everybody acts on what is so by then, one step at a time, until all is settled.
+The plot is not scripted. Something goes wrong, and then the characters act on the facts of the moment, one step at a
+time, until everything is settled.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Chances from uniform numbers alone, drawn in blocks: fast, and the same everywhere."""
+    """Random choices from uniform numbers only, which are drawn in blocks. Fast, and equal on every machine."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -54,24 +54,24 @@ class Dice:
         return options[int(self.uniform() * len(options))]
 
     def weigh(self, options: dict[T, int]) -> T:
-        """Choose with these weights."""
+        """Choose an option with a probability proportional to its weight."""
         return self.choose([option for option, weight in options.items() for _ in range(weight)])
 
 
 Mishap = tuple[str, str, str]
-"""Kind of event, to whom, with which thing if any."""
+"""Kind of event, person, and thing (empty if there is none)."""
 
 
 def simulate(rng: np.random.Generator) -> tuple[Event, ...]:
-    """Play a story out: something goes wrong, once or a few times, until all is settled.
+    """Simulate one story, in which something goes wrong one to three times.
 
     Returns:
-        What happened, in order.
+        The events, in order.
     """
     dice = Dice(rng)
     characters = _Characters(dice)
     characters.begin()
-    enough = len(characters.events) + 2 + int(dice.uniform() * 5)
+    target_length = len(characters.events) + 2 + int(dice.uniform() * 5)
     for _ in range(3):
         mishaps = characters.mishaps()
         if not mishaps:
@@ -79,14 +79,14 @@ def simulate(rng: np.random.Generator) -> tuple[Event, ...]:
         characters.suffer(*dice.weigh(mishaps))
         while characters.act():
             pass
-        if len(characters.events) >= enough:
+        if len(characters.events) >= target_length:
             break
     characters.conclude()
     return tuple(characters.events)
 
 
 class _Characters:
-    """What everybody does, given the facts, and what nobody knows."""
+    """Decides the actions of all characters from the facts and from secrets, such as the place of a lost thing."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
@@ -94,13 +94,13 @@ class _Characters:
         self.events: list[Event] = []
         self.hero = ""
         self.hideouts: dict[str, str] = {}
-        """Where a lost thing really is."""
+        """The real spot of each lost thing."""
         self.patience: dict[str, int] = {}
-        """In how many wrong spots one looks for it."""
+        """Number of wrong spots that are searched before the thing is found."""
         self.considered: set[tuple[str, ...]] = set()
 
     def do(self, kind: str, *who: str, whom: str = "", thing: str = "", **more: Any) -> bool:
-        """Let something happen; True, for: something was done."""
+        """Add an event. Returns True, so that `act` can return the result: something was done."""
         if thing and "owner" not in more:
             more["colour"] = self.facts.things[thing].colour
             more["owner"] = self.facts.things[thing].owner
@@ -114,17 +114,17 @@ class _Characters:
         return True
 
     def once(self, probability: float, *matter: str) -> bool:
-        """Does somebody feel like it? Every matter is considered only once."""
+        """Decide at random, with this probability, about a matter. The answer is False if it was asked before."""
         if matter in self.considered:
             return False
         self.considered.add(matter)
         return self.dice.chance(probability)
 
-    # Who and what there is.
+    # The beginning: characters and things.
 
     def begin(self) -> None:
         dice = self.dice
-        # Somebody has a toy: the hero, told at once or after the friend, or the friend, or both.
+        # The hero, the friend or both have a toy. The hero's toy is told at once or after the friend.
         at_once, befriended = dice.chance(0.5), dice.chance(0.75)
         friend_owns = befriended and dice.chance(0.25)
         if not at_once and not friend_owns:
@@ -156,7 +156,7 @@ class _Characters:
             self.do("play", *self.players(owner), thing=toy)
 
     def newcomer(self, kind: str, whom: str = "", owns: bool = False) -> str:
-        """Somebody who `owns` a toy or does not, and so has a trait that can show."""
+        """Add a character. Owners of a toy get a trait that shows in owners, others one that shows in others."""
         dice = self.dice
         name = dice.choose([name for name in NAMES if name not in self.facts.people])
         creature = CHILD[name] if dice.chance(0.5) else dice.choose(ANIMALS)
@@ -167,7 +167,7 @@ class _Characters:
         return name
 
     def own(self, name: str, food: bool = False) -> None:
-        """`name` has a thing of a kind that nobody else has."""
+        """Give `name` a thing of a kind that is new to the story."""
         nouns, qualities = (FOODS, TASTES) if food else (TOYS, COLOURS)
         noun = self.dice.choose([noun for noun in nouns if noun not in self.facts.things])
         quality = self.dice.choose(qualities)
@@ -175,7 +175,7 @@ class _Characters:
         self.do("own", name, thing=noun, colour=quality, owner=name, what=what)
 
     def friend_of(self, name: str) -> str:
-        """Somebody else who is there, or nobody."""
+        """Another character at the same place, or an empty name."""
         here = self.facts.at(self.facts.people[name].place)
         others = [other for other in here if other != name]
         return self.dice.choose(others) if others else ""
@@ -191,7 +191,7 @@ class _Characters:
     # Something goes wrong.
 
     def mishaps(self) -> dict[Mishap, int]:
-        """All that can go wrong here and has not gone wrong before, with how likely it is."""
+        """All mishaps that are possible here and have not happened before, with their weights."""
         facts, hero = self.facts, self.hero
         friend = self.friend_of(hero)
         here = [hero, friend] if friend else [hero]
@@ -261,15 +261,15 @@ class _Characters:
                 return self.do(kind, name)
 
     def put_away(self, noun: str) -> str:
-        """Where a thing will lie until it is found."""
+        """Choose the spot where a thing will lie until it is found."""
         self.hideouts[noun] = self.dice.choose(SPOTS)
         self.patience[noun] = int(self.dice.uniform() * 4)
         return self.hideouts[noun]
 
-    # Everybody acts, one step at a time, the most urgent matter first.
+    # The characters act, one step at a time, the most urgent matter first.
 
     def act(self) -> bool:
-        """One step towards what somebody wants; False when there is nothing left to be done."""
+        """Take one step; False if nothing is left to be done."""
         facts = self.facts
         for name, person in facts.people.items():
             if person.ailment:
@@ -292,7 +292,7 @@ class _Characters:
         return self.be_grateful() or self.share() or self.earn()
 
     def look_after(self, name: str, ailment: str) -> bool:
-        """Somebody is afraid, hungry, hurt or astray."""
+        """Take a step for somebody who is afraid, hungry, hurt or astray."""
         friend = self.friend_of(name)
         if self.once(0.4, "sad", name, ailment):
             return self.do("sad", name)
@@ -319,7 +319,7 @@ class _Characters:
         return self.do("clear", what=weather)
 
     def see_through_trick(self, noun: str, thing: Thing) -> bool:
-        """The owner misses what was hidden and looks for it; who hid it may think better of it."""
+        """Take a step about a hidden thing: its owner misses and seeks it, or the person who hid it confesses."""
         owner = thing.owner
         if owner not in thing.known:
             return self.do("miss", owner, thing=noun)
@@ -335,7 +335,7 @@ class _Characters:
         return self.search(noun, thing)
 
     def rescue(self, noun: str, thing: Thing) -> bool:
-        """A thing is lost, stuck or broken."""
+        """Take a step about a thing that is lost, stuck or broken."""
         owner = thing.owner
         if self.once(0.4, "sad", owner, noun):
             return self.do("sad", owner)
@@ -362,7 +362,7 @@ class _Characters:
         return self.do("try_mend" if thing.state == "broken" else "reach", thing.owner, thing=noun)
 
     def get_help(self, noun: str, thing: Thing, helper: str, guilty: bool) -> bool:
-        """The helper has to know what is wrong, and may owe something from before."""
+        """Take a step towards help: tell the helper, ask, or receive an offer. An offer may repay earlier help."""
         owner = thing.owner
         if helper not in thing.known:
             spot = thing.spot if thing.state == "stuck" else ""
@@ -389,7 +389,7 @@ class _Characters:
         return self.do(kind, thing.owner, whom=thing.asked, thing=noun)
 
     def return_(self, noun: str, thing: Thing) -> bool:
-        """A thing was found, mended, fetched or lent, and goes back to its owner in the end."""
+        """Take a step towards giving a thing back to its owner, after it was found, mended, fetched or lent."""
         holder, owner, deeds = thing.holder, thing.owner, self.facts.deeds
         if Deed(holder, "find", owner, noun) in deeds and self.once(0.5, "show", noun):
             return self.do("show", holder, whom=owner, thing=noun, spot=thing.spot)
@@ -402,7 +402,7 @@ class _Characters:
         return self.do("give_back", holder, whom=owner, thing=noun)
 
     def make_up(self, wrong: Wrong, state: str) -> bool:
-        """Somebody has wronged somebody; they may part, but they come together again."""
+        """Take a step from a wrong towards an apology. The two may part first, but they meet again."""
         culprit, what, victim, noun = wrong
         if what == "refuse" and state == "open":
             if self.once(0.5, "sad", *wrong):
@@ -439,7 +439,7 @@ class _Characters:
         return False
 
     def earn(self) -> bool:
-        """Who wishes for somebody's thing helps with some work and gets it."""
+        """Take a step for a character who wishes for another's thing, helps with some work and gets it."""
         for name, person in self.facts.people.items():
             if person.wish:
                 owner = self.facts.things[person.wish].owner
@@ -451,7 +451,7 @@ class _Characters:
                 return self.do("busy", owner, what=self.dice.choose(CHORES))
         return False
 
-    # All is settled.
+    # The ending, once everything is settled.
 
     def conclude(self) -> None:
         dice, facts, hero = self.dice, self.facts, self.hero

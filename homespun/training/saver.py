@@ -6,8 +6,8 @@ from pathlib import Path
 
 from homespun.architectures.families import parameters
 from homespun.checkpoint.writer import CheckpointWriter
-from homespun.engine.base import Named
 from homespun.errors import DiskFullError
+from homespun.named_array import NamedArray
 from homespun.records.metrics import MetricsLog
 from homespun.training.position import Position
 from homespun.training.run import Run
@@ -73,8 +73,8 @@ class Saver:
         """Wait for the last save. Raises as `CheckpointWriter.finish`."""
         self._writer.finish()
 
-    def _weights(self) -> Iterator[Named]:
+    def _weights(self) -> Iterator[NamedArray]:
         return takewhile(self._is_weight, self._run.engine.state())
 
-    def _is_weight(self, named: Named) -> bool:
+    def _is_weight(self, named: NamedArray) -> bool:
         return named[0] in self._weight_names

@@ -184,7 +184,7 @@ def tokenized(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say) -> T
     Raises:
         UserError: the tokens cannot be written, or do not fill one sample.
     """
-    prepared = prepare(corpus, tokenizer, corpus.path.parent / "tokens", say=say)
+    prepared = prepare(corpus, tokenizer, workspace.tokens_folder(corpus.path), say=say)
     document_starts = prepared.training.positions(tokenizer.eot_id)
     dataset = TextDataset(prepared.training, seq_len, document_starts)
     return Tokens(tokenizer, prepared, dataset)

@@ -143,7 +143,7 @@ def test_files_that_do_not_belong_together(folder: CheckpointFolder) -> None:
         "holds weights",
         "saved at step 1",
         "not saved completely",
-        "not the one it was saved with",
+        "is not the file that was saved with it",
     )
     assert [reason in line for reason, line in zip(reasons, skipped, strict=True)] == [True] * 4
 
@@ -424,7 +424,7 @@ def test_the_folder_one_is_in_does_not_move(
 ) -> None:
     (tmp_path / "best.npz").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="you are in it"):
+    with pytest.raises(UserError, match="is your working directory"):
         CheckpointFolder(Path()).set_aside()
 
 

@@ -128,7 +128,7 @@ def test_a_lone_document_is_cut_into_blocks(tmp_path: Path, copies: int) -> None
 
 @pytest.mark.parametrize("texts", [["hello"], ["hello"] * 50, ["a" * 2_000]])
 def test_too_little_for_two_sides(tmp_path: Path, texts: list[str]) -> None:
-    with pytest.raises(UserError, match="nothing to keep aside for validation"):
+    with pytest.raises(UserError, match="too little text to hold some out for validation"):
         survey(lines(tmp_path / "a.jsonl", texts))
 
 

@@ -92,12 +92,12 @@ def test_text_column(tmp_path: Path, columns: tuple[str, ...], taken: str | None
         ("a.txt", ZIP + b"mimetypeapplication/epub+zip", r"an e-book with the name \.txt"),
         ("a.md", ZIP + b"mimetypeapplication/vnd.oasis.text", "a LibreOffice document with"),
         ("a.txt", rb"{\rtf1\ansi", r"a Word document with the name \.txt"),
-        ("a.txt", b"text\0", "a.txt: NUL at byte 4: this is not a text file"),
+        ("a.txt", b"text\0", "a.txt: NUL at byte 4; this is not a text file"),
         ("a.txt", b"", "no text"),
         ("a.txt", b" \n\n\t", "no text"),
         ("a.jsonl", b'"a"\n{"text": "b"\n', "a.jsonl:2: not a JSON value"),
-        ("a.jsonl", b'{"text": 5}\n', "a.jsonl:1: the document is not a text but a int"),
-        ("a.jsonl", b"[1]", "a.jsonl:1: the document is not a text but a list"),
+        ("a.jsonl", b'{"text": 5}\n', "a.jsonl:1: the document must be a string, not a int"),
+        ("a.jsonl", b"[1]", "a.jsonl:1: the document must be a string, not a list"),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', "a.jsonl:2: no column 'text'; it has 'body'"),
         ("a.jsonl", b'"\\ud83d"', "a.jsonl:1: half of a surrogate pair"),
         ("a.jsonl", b'"a"\n"\xff"', "a.jsonl: not UTF-8 in line 2"),
@@ -107,7 +107,7 @@ def test_text_column(tmp_path: Path, columns: tuple[str, ...], taken: str | None
         ("a.pdf", b"text", r"a.pdf: this is a PDF: save it as plain text \(.txt, UTF-8\) first"),
         ("a.DOCX", b"text", "a.DOCX: this is a Word document: save .* in Word: Save as"),
         ("a.html", b"text", "a.html: this is a web page: .* strips the tags"),
-        ("a.csv", b"text", "a.csv: this kind of file is not read; give a .txt, .md, .jsonl or"),
+        ("a.csv", b"text", "a.csv: cannot read this kind of file; give a .txt, .md, .jsonl or"),
     ],
 )
 def test_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -133,7 +133,7 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
     written(tmp_path / "empty" / "b.pdf", "text")
     (tmp_path / "empty" / "below").mkdir()
     with pytest.raises(
-        UserError, match=r"only 2 other files and 1 folder; folders .* not searched"
+        UserError, match=r"only 2 other files and 1 folder; subfolders are not searched"
     ):
         documents(tmp_path / "empty")
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from homespun import durable
+from homespun.data import manifest, shards
 from homespun.data import prepare as module
-from homespun.data import shards
 from homespun.data.corpus import Corpus, survey
 from homespun.data.documents import SEPARATOR
-from homespun.data.prepare import Prepared, prepare
+from homespun.data.manifest import TIMESTAMP_GRANULARITY
+from homespun.data.prepare import VERIFIED, Prepared, prepare
 from homespun.errors import UserError
 from homespun.tokenizer import Tokenizer, train
 
@@ -47,8 +48,13 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != VERIFIED)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def only_folder(folder: Path) -> Path:
+    (found,) = (path for path in folder.iterdir() if path.is_dir())
+    return found
 
 
 def shard_paths(prepared: Prepared) -> list[Path]:
@@ -103,21 +109,32 @@ def test_other_data_and_other_tokenizers_have_folders_of_their_own(
 # Damage -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("granularity", [0, TIMESTAMP_GRANULARITY])
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "gone", "of another place"])
 def test_a_damaged_shard_is_named_and_made_again(
-    corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path, damage: str
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+    granularity: int,
 ) -> None:
+    """Also where its bytes have been verified before."""
+    monkeypatch.setattr(manifest, "TIMESTAMP_GRANULARITY", granularity)
     prepared = prepare(corpus, tokenizer, tmp_path / "tokens")
     before = contents(prepared.folder)
     victim, neighbour = shard_paths(prepared)[1:3]
-    whole = victim.read_bytes()
+    whole, written = victim.read_bytes(), victim.stat().st_ctime_ns
+    damaged = {
+        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+        "truncated": whole[:-1],
+        "of another place": neighbour.read_bytes(),
+    }
     victim.unlink()  # and not written over: `prepared` still has it mapped
-    if damage == "flipped":
-        victim.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    elif damage == "truncated":
-        victim.write_bytes(whole[:-1])
-    elif damage == "of another place":
-        victim.write_bytes(neighbour.read_bytes())
+    if damage != "gone":
+        victim.write_bytes(damaged[damage])
+        while victim.stat().st_ctime_ns == written:  # until the clock of the file system moves
+            victim.write_bytes(damaged[damage])
     said: list[str] = []
     again = prepare(corpus, tokenizer, tmp_path / "tokens", say=said.append)
     assert again.training[:].tolist() == prepared.training[:].tolist()
@@ -183,7 +200,7 @@ def test_a_full_disk_keeps_what_is_finished(
         patched.setattr(durable, "_sync", filling)
         with pytest.raises(UserError, match="No space left"):
             prepare(corpus, tokenizer, tmp_path / "tokens")
-    (home,) = (tmp_path / "tokens").iterdir()
+    home = only_folder(tmp_path / "tokens")
     partial = contents(home)
     assert partial.items() < expected.items()
     prepare(corpus, tokenizer, tmp_path / "tokens")
@@ -262,7 +279,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         assert process.stdout.readline() == b"here\n"
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    (home,) = (tmp_path / "tokens").iterdir()
+    home = only_folder(tmp_path / "tokens")
     finished = {path.name for path in home.glob("*.tokens")}
     assert stop_after <= len(finished) < len(expected) - 2
     assert any(home.glob("*.tmp")) or stop_in == "between"
@@ -288,7 +305,7 @@ def test_two_processes_at_once_agree(corpus: Corpus, tokenizer: Tokenizer, tmp_p
     ):
         outputs = [process.communicate()[0] for process in (first, second)]
     assert [output.splitlines()[-1] for output in outputs] == [b"done", b"done"]
-    (home,) = (tmp_path / "tokens").iterdir()
+    home = only_folder(tmp_path / "tokens")
     assert contents(home) == expected
 
 

@@ -22,7 +22,6 @@ from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
     Floats,
-    Named,
     StepResult,
     checked,
     within_memory,
@@ -36,6 +35,7 @@ from homespun.engine.mlx.loss import head_loss, row_losses
 from homespun.engine.mlx.model import DecoderModel, Weights
 from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
+from homespun.named_array import NamedArray
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, bool, Dropout | None]
 """Tokens and targets [B, T], the factor of each target's loss, whether attention stops at document marks, and
@@ -123,7 +123,9 @@ class MlxEngine:
         hidden, _ = model.hidden(mx.array(tokens))
         return machine.to_array(model.logits(hidden))
 
-    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+    def gradients(
+        self, microbatches: Sequence[Batch], step: int | None = None
+    ) -> Iterator[NamedArray]:
         sums = self._sums(self._on_device(microbatches, step))
         assert sums is not None
         for name, grad in sums[1].items():
@@ -134,11 +136,11 @@ class MlxEngine:
             self.decoding_model = self._model(self.weights).for_decoding()
         return MlxDecoder(self.decoding_model, batch_size, max_len)
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         for name, tensor in self.tensors.items():
             yield name, machine.to_array(tensor)
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, array in checked(tensors, shapes, self.names):

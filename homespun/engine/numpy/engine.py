@@ -14,10 +14,11 @@ import numpy.typing as npt
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, Named, checked
+from homespun.engine.base import HEAD_ROWS, Floats, checked
 from homespun.engine.numpy.layers import Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
 from homespun.engine.numpy.threads import ProductThreads
+from homespun.named_array import NamedArray
 
 SLICE_LENGTH = 256
 """Positions that are read at a time: bounds the memory of the attention weights."""
@@ -35,7 +36,7 @@ class NumpyEngine:
         file = importlib.import_module(f"homespun.engine.numpy.models.{config.architecture}")
         self.model_file = cast(ModelFile, file)
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         """Weights by name.
 
         Raises:
@@ -48,7 +49,7 @@ class NumpyEngine:
         self.weights = weights
         self.model = self.model_file.Model(self.config, weights)
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         """The weights, one at a time."""
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])

@@ -10,7 +10,7 @@ from torch import Tensor
 from homespun.architectures.families import initial_weights, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
-from homespun.engine.base import EngineOptions, Floats, Named, StepResult, checked, within_memory
+from homespun.engine.base import EngineOptions, Floats, StepResult, checked, within_memory
 from homespun.engine.dropout import site_keys
 from homespun.engine.hardware import n_cores
 from homespun.engine.torch import machine
@@ -21,6 +21,7 @@ from homespun.engine.torch.loss import head_loss, loss_and_slope, summed_loss
 from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import model_class
 from homespun.engine.torch.optimizer import Optimizer
+from homespun.named_array import NamedArray
 
 
 class TorchEngine:
@@ -115,7 +116,9 @@ class TorchEngine:
             hidden, _ = self.model.hidden(self._on_device(tokens))
             return machine.to_array(self.model.logits(hidden))
 
-    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+    def gradients(
+        self, microbatches: Sequence[Batch], step: int | None = None
+    ) -> Iterator[NamedArray]:
         _, grads = self._backward(microbatches, step)
         for name, grad in grads.items():
             yield name, machine.to_array(grad)
@@ -127,11 +130,11 @@ class TorchEngine:
             self.decoding_model = self.model.for_decoding(copy=self.optimizer is not None)
         return TorchDecoder(self.decoding_model, batch_size, max_len, self.call_threads)
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         for name, tensor in self._tensors():
             yield name, machine.to_array(tensor)
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
