@@ -43,9 +43,7 @@ class Loop:
         position.watch = position.watch.begin(run.config, unigram_loss(run.tokens.training))
 
     def train(self) -> str:
-        """Run to the end; returns the reason of the end. The last step is evaluated, unless someone stops the run, and
-        saved.
-        """
+        """Run to the end, evaluate and save the last step; returns the reason of the end."""
         while not (ended_by := self.ending()):
             batch = self.steps.next_batch()
             for result, inputs in self.steps.take(batch):

@@ -76,10 +76,6 @@ class Run:
         """Size of the weights, in memory and on disk; each of the optimizer's moments takes as much at most."""
         return 4 * count_parameters(self.model)
 
-    def bytes_on_disk(self) -> int:
-        """Size of the checkpoints, at most."""
-        return bytes_on_disk(self.model, self.config.keep)
-
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
         c, machine = self.config, select.machine(self.config.engine)

@@ -75,16 +75,14 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         stored = checkpoint.weights.header
         planned = resumed_plan(requested, stored, say)
         corpus = resumed_corpus(requested, stored)
-        tokens = tokenized(
-            corpus, resumed_tokenizer(requested, stored), planned.config.seq_len, say
-        )
+        tokens = tokenize(corpus, resumed_tokenizer(requested, stored), planned.config.seq_len, say)
     else:
-        corpus = chosen_text(requested.data_file, say)
+        corpus = choose_text(requested.data_file, say)
         check_sizes(requested, corpus)
-        tokenizer = chosen_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
-        tokens = tokenized(corpus, tokenizer, requested.seq_len, say)
-        planned = chosen_plan(requested, tokenizer.vocab_size, len(tokens.dataset), say)
-    engine, config = made_engine(planned, tokens.tokenizer.eot_id, say)
+        tokenizer = choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
+        tokens = tokenize(corpus, tokenizer, requested.seq_len, say)
+        planned = choose_plan(requested, tokenizer.vocab_size, len(tokens.dataset), say)
+    engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if checkpoint:
         restore(engine, checkpoint, say)
     return Run(
@@ -108,7 +106,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     )
 
 
-def chosen_text(data_file: str | None, say: Say) -> Corpus:
+def choose_text(data_file: str | None, say: Say) -> Corpus:
     """The text that is named, or the last download.
 
     Raises:
@@ -136,7 +134,7 @@ def check_sizes(requested: TrainConfig, corpus: Corpus) -> None:
     check_step_fits(least_sequences_per_step(requested), requested.seq_len, most_samples)
 
 
-def chosen_tokenizer(
+def choose_tokenizer(
     path: str | None, vocab_size: int | None, corpus: Corpus, say: Say
 ) -> Tokenizer:
     """The tokenizer that is named, or the last one if it was trained on this text, or a new one.
@@ -178,7 +176,7 @@ def _named(text: Origin, corpus: Corpus) -> str:
     return f"another text ({text.data_file or 'unknown'})"
 
 
-def tokenized(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say) -> Tokens:
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say) -> Tokens:
     """The text as tokens, from the disk if they are there.
 
     Raises:
@@ -190,7 +188,7 @@ def tokenized(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say) -> T
     return Tokens(tokenizer, prepared, dataset)
 
 
-def chosen_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Say) -> Plan:
+def choose_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Say) -> Plan:
     """The settings of the user, and for all others those that suit the text and this machine.
 
     Raises:
@@ -214,7 +212,7 @@ def chosen_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Sa
     return planned
 
 
-def made_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
+def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
     """The engine, and the config with the precision and compilation that it got, which a resumed run keeps.
 
     Raises:

@@ -46,7 +46,7 @@ def train(
     if checkpoint is None:
         folder.check_space(bytes_on_disk(smallest_model(config), config.keep))
     run = set_up(config, checkpoint, say)
-    folder.check_space(run.bytes_on_disk())
+    folder.check_space(bytes_on_disk(run.model, run.config.keep))
     if checkpoint is None and (earlier := folder.set_aside()):
         say(f"The earlier run in {folder.path} is now in {earlier}.")
     stored = checkpoint.state.header if checkpoint else None

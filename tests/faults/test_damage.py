@@ -175,7 +175,7 @@ def test_what_belongs_to_another_run(
     more = other(place)
     before = {path.name: path.read_bytes() for path in (place / "control").glob("*.npz")}
     output = runs.run(place, *RESUME, *more, status=2)
-    assert "that this run began with" in output
+    assert "of this run: " in output
     assert before == {path.name: path.read_bytes() for path in (place / "control").glob("*.npz")}
     table.row(fault, tries=1, lost=NOTHING, result="refused by its hash, nothing touched")
     runs.run(place, *RESUME, *more, wrong=[sabotage])

@@ -12,7 +12,7 @@ from homespun.data.train_tokenizer import train_tokenizer
 from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT, Tokenizer
-from homespun.training.stages import check_sizes, chosen_text, chosen_tokenizer
+from homespun.training.stages import check_sizes, choose_text, choose_tokenizer
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def tokenizer_for(text: str, said: list[str], **settings: str | int) -> Tokenize
     config = dataclasses.replace(TrainConfig(data_file=text), **settings)  # type: ignore[arg-type]
     corpus = survey(Path(text))
     check_sizes(config, corpus)
-    return chosen_tokenizer(config.tokenizer_path, config.vocab_size, corpus, said.append)
+    return choose_tokenizer(config.tokenizer_path, config.vocab_size, corpus, said.append)
 
 
 def test_the_last_tokenizer_serves_its_own_text(said: list[str]) -> None:
@@ -101,9 +101,9 @@ def test_too_little_text(said: list[str]) -> None:
     with pytest.raises(
         UserError, match=r"tiny\.txt has 526 bytes; a model needs at least about 100"
     ):
-        chosen_text("tiny.txt", said.append)
+        choose_text("tiny.txt", said.append)
     assert said == []
-    chosen_text("book.txt", said.append)
+    choose_text("book.txt", said.append)
     assert "bytes; a model needs at least about 100 kB (a short book has 300 kB) to" in said[0]
 
 
@@ -112,4 +112,4 @@ def test_no_text_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"homespun download --dataset stories \(needs no network\)"
     ):
-        chosen_text(None, print)
+        choose_text(None, print)
