@@ -24,7 +24,8 @@ from homespun.checkpoint.folder import CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import RecordConfig
 from homespun.data.batch import Batch
-from homespun.engine.base import Engine, Named
+from homespun.engine.base import Engine
+from homespun.named_array import NamedArray
 from homespun.training.loop import LONGEST_UNSAVED
 
 BATCH, N_SAMPLES = 8, 256
@@ -59,7 +60,7 @@ class Trainer:
             self.seconds.setdefault(name, []).append(writer.seconds_to_save)
         return time.perf_counter() - start
 
-    def state(self, of_weights: bool) -> Iterator[Named]:
+    def state(self, of_weights: bool) -> Iterator[NamedArray]:
         choose = takewhile if of_weights else dropwhile
         return iter(choose(lambda named: named[0] in self.weights, self.engine.state()))
 

@@ -10,8 +10,9 @@ import pytest
 from homespun import doctor
 from homespun.cli.main import main
 from homespun.engine import select
-from homespun.engine.base import Engine, Named
+from homespun.engine.base import Engine
 from homespun.engine.torch.engine import TorchEngine
+from homespun.named_array import NamedArray
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def a_little_more(method: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
-def one_turned(method: Callable[..., Iterator[Named]]) -> Callable[..., Iterator[Named]]:
-    def wrong(*arguments: Any) -> Iterator[Named]:
+def one_turned(method: Callable[..., Iterator[NamedArray]]) -> Callable[..., Iterator[NamedArray]]:
+    def wrong(*arguments: Any) -> Iterator[NamedArray]:
         for name, gradient in method(*arguments):
             yield name, np.roll(gradient, name == "transformer.h.0.ln_1.weight")
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.data.batch import Batch, Tokens
+from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
-Named = tuple[str, npt.NDArray[np.generic]]
 
 LONGEST_IN_FULL = 512
 """Up to this context a CPU that computes in bfloat16 is faster with all attention weights in memory: the backward pass
@@ -147,7 +147,7 @@ class EngineOptions:
 
 
 def checked(
-    tensors: Iterable[Named], shapes: Mapping[str, tuple[int, ...]], needed: Collection[str]
+    tensors: Iterable[NamedArray], shapes: Mapping[str, tuple[int, ...]], needed: Collection[str]
 ) -> Iterator[tuple[str, Floats]]:
     """The stream that an engine loads, tensor by tensor, if it is whole: of those in `shapes` that are not `needed`,
     the moments, there may be none, but not some.
@@ -189,10 +189,10 @@ class Reader(Protocol):
     def decoder(self, batch_size: int, max_len: int) -> Decoder:
         """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         """Weights under their own names, one tensor at a time, each a copy that later steps do not change."""
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         """The stream of `state()` back.
 
         Raises:
@@ -231,7 +231,9 @@ class Engine(Reader, Protocol):
             OutOfMemory: a step needs more memory than there is.
         """
 
-    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+    def gradients(
+        self, microbatches: Sequence[Batch], step: int | None = None
+    ) -> Iterator[NamedArray]:
         """Gradients of the mean loss over all valid targets, by parameter, in float32; nothing is updated. With `step`
         those of that training step; without it nothing is dropped out."""
 

@@ -19,9 +19,10 @@ from homespun.config import SamplingConfig, TrainConfig
 from homespun.config.checked import seconds
 from homespun.data.batch import Batch
 from homespun.data.samples import Batches
-from homespun.engine.base import Named, OutOfMemory, StepHandle, StepResult
+from homespun.engine.base import OutOfMemory, StepHandle, StepResult
 from homespun.errors import DiskFullError, UserError
 from homespun.generation.session import generate
+from homespun.named_array import NamedArray
 from homespun.planning.memory import out_of_memory
 from homespun.planning.recipe import Plan
 from homespun.records.console import Console
@@ -360,10 +361,10 @@ class Loop:
                 f"{picture} cannot be written ({error.strerror}): the run is whole without it"
             )
 
-    def weights(self) -> Iterator[Named]:
+    def weights(self) -> Iterator[NamedArray]:
         return takewhile(self.is_weight, self.engine.state())
 
-    def is_weight(self, named: Named) -> bool:
+    def is_weight(self, named: NamedArray) -> bool:
         return named[0] in self.weight_names
 
     def write(self, **measured: Any) -> None:

@@ -11,9 +11,10 @@ import torch
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch
-from homespun.engine.base import Engine, EngineOptions, Named, OptimizerSettings, OutOfMemory
+from homespun.engine.base import Engine, EngineOptions, OptimizerSettings, OutOfMemory
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch.engine import TorchEngine
+from homespun.named_array import NamedArray
 from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
@@ -91,14 +92,14 @@ def test_a_mask_of_one_document_changes_nothing(config: ModelConfig) -> None:
 DIVISIONS = [(8,), (4, 4), (1,) * 8, (3, 3, 2)]
 
 
-Gradients = Callable[[Engine, Sequence[Batch]], Iterator[Named]]
+Gradients = Callable[[Engine, Sequence[Batch]], Iterator[NamedArray]]
 
 
-def of_all_targets(engine: Engine, microbatches: Sequence[Batch]) -> Iterator[Named]:
+def of_all_targets(engine: Engine, microbatches: Sequence[Batch]) -> Iterator[NamedArray]:
     return engine.gradients(microbatches)
 
 
-def mean_of_means(engine: Engine, microbatches: Sequence[Batch]) -> Iterator[Named]:
+def mean_of_means(engine: Engine, microbatches: Sequence[Batch]) -> Iterator[NamedArray]:
     parts = [dict(engine.gradients([one])) for one in microbatches]
     for name in parts[0]:
         yield name, np.mean([part[name] for part in parts], axis=0)

@@ -20,7 +20,6 @@ from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
     Floats,
-    Named,
     StepResult,
     checked,
     within_memory,
@@ -31,6 +30,7 @@ from homespun.engine.mlx.dropout import Dropout, of_microbatches
 from homespun.engine.mlx.loss import head_loss, row_losses
 from homespun.engine.mlx.model import LayerCache, Model, Weights, document_mask
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
+from homespun.named_array import NamedArray
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, bool, Dropout | None]
 """Tokens, targets, what a target's loss is multiplied with, whether attention has to stop at marks, and dropout."""
@@ -102,7 +102,9 @@ class MlxEngine:
         model = self._model(self.weights)
         return _array(model.logits(model.hidden(mx.array(tokens))))
 
-    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+    def gradients(
+        self, microbatches: Sequence[Batch], step: int | None = None
+    ) -> Iterator[NamedArray]:
         sums = self._sums(self._on_device(microbatches, step))
         assert sums is not None
         for name, grad in sums[1].items():
@@ -111,11 +113,11 @@ class MlxEngine:
     def decoder(self, batch_size: int, max_len: int) -> "MlxDecoder":
         return MlxDecoder(self._model(self.weights).for_decoding(), batch_size, max_len)
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         for name, tensor in self.tensors.items():
             yield name, _array(tensor)
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, array in checked(tensors, shapes, self.names):
             self.tensors[name] = mx.array(array)

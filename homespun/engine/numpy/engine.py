@@ -22,8 +22,9 @@ from homespun.architectures.base import Parameter
 from homespun.architectures.families import count_parameters, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, Named, checked
+from homespun.engine.base import HEAD_ROWS, Floats, checked
 from homespun.engine.numpy.threads import ProductThreads
+from homespun.named_array import NamedArray
 
 Weights = dict[str, Floats]
 
@@ -179,7 +180,7 @@ class NumpyEngine:
         self.weights: Weights = {}
         self.blocks: list[Weights] = []
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         """Weights by name.
 
         Raises:
@@ -203,7 +204,7 @@ class NumpyEngine:
             block["self_attn.qk_norm.weight"] = np.stack(norms)[:, None]  # [H + K, 1, C]
         return block
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         """The weights, one at a time."""
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])

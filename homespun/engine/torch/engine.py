@@ -10,7 +10,7 @@ from torch import Tensor
 from homespun.architectures.families import initial_weights, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
-from homespun.engine.base import EngineOptions, Floats, Named, StepResult, checked, within_memory
+from homespun.engine.base import EngineOptions, Floats, StepResult, checked, within_memory
 from homespun.engine.dropout import site_keys
 from homespun.engine.hardware import n_cores
 from homespun.engine.torch import machine
@@ -18,6 +18,7 @@ from homespun.engine.torch.dropout import Dropout, of_microbatches
 from homespun.engine.torch.loss import head_loss, loss_and_slope, summed_loss
 from homespun.engine.torch.model import BLOCKS, LayerCache, Model, document_mask
 from homespun.engine.torch.optimizer import Optimizer
+from homespun.named_array import NamedArray
 
 
 class TorchEngine:
@@ -92,7 +93,9 @@ class TorchEngine:
         with torch.no_grad():
             return _array(self.model.logits(self.model.hidden(self._on_device(tokens))))
 
-    def gradients(self, microbatches: Sequence[Batch], step: int | None = None) -> Iterator[Named]:
+    def gradients(
+        self, microbatches: Sequence[Batch], step: int | None = None
+    ) -> Iterator[NamedArray]:
         _, grads = self._backward(microbatches, step)
         for name, grad in grads.items():
             yield name, _array(grad)
@@ -101,11 +104,11 @@ class TorchEngine:
     def decoder(self, batch_size: int, max_len: int) -> "TorchDecoder":
         return TorchDecoder(self.model.for_decoding(), batch_size, max_len)
 
-    def state(self) -> Iterator[Named]:
+    def state(self) -> Iterator[NamedArray]:
         for name, tensor in self._tensors():
             yield name, _array(tensor)
 
-    def load(self, tensors: Iterable[Named]) -> None:
+    def load(self, tensors: Iterable[NamedArray]) -> None:
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
         for name, array in checked(tensors, shapes, self.weights):
