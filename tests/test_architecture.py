@@ -36,6 +36,7 @@ LAYERS = {
     "training": {
         "config",
         "errors",
+        "named_array",
         "workspace",
         "terminal",
         "architectures",
