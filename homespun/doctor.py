@@ -1,6 +1,7 @@
-"""The engines of this machine in; whether they compute what NumPy and each other compute, and how fast, out.
+"""Checks the engines of this machine: whether they agree with NumPy and with each other, and how fast they train.
 
-The first command on a new machine, and what belongs into a report of a fault: plain lines, nothing personal.
+It is the first command on a new machine. Its output belongs into every report of a fault, so it contains nothing
+personal.
 """
 
 import dataclasses
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homespun.architectures.base import Parameter
-from homespun.architectures.families import count_parameters, flops_per_token, parameters
+from homespun.architectures.base import Family, Parameter
+from homespun.architectures.families import FAMILIES, count_parameters, parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch
@@ -22,23 +23,23 @@ from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, Floats, OptimizerSettings, Reader
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.optimizer import Doubles, adamw, muon
-from homespun.planning.estimate import training_bytes
+from homespun.planning.estimate import expected_seconds_per_step, training_bytes
 from homespun.terminal import Say
 
 Weights = dict[str, Floats]
 
-TINIEST = {"vocab_size": 97, "seq_len": 24, "n_layers": 2, "d_model": 32, "n_heads": 4}
-SHAPES = {
-    "gpt2": shaped(preset("tiny"), TINIEST),
-    "qwen3": shaped(preset("pico"), {**TINIEST, "n_kv_heads": 2}),
-}
-
-SAME, SAME_DIRECTION, SAME_STEPS = 1e-5, 1e-6, 1e-3
-"""Relative error, 1 - cosine and relative error after some steps, at most, where all that differs is rounding."""
-BY_DIFFERENCES = 2e-2
-"""Relative error of a slope that is taken from two float32 losses."""
-HALF = 3e-2
-"""Relative difference of a loss in a precision with fewer digits."""
+# Limits of the checks. Where only rounding differs:
+MAX_ERROR = 1e-5
+"""Relative error of one computation."""
+MAX_COSINE_DISTANCE = 1e-6
+"""1 - cosine of two gradients."""
+MAX_ERROR_AFTER_STEPS = 1e-3
+"""Relative error after some training steps."""
+# Where the method or the precision adds an error of its own:
+MAX_SLOPE_ERROR = 2e-2
+"""Relative error of a slope computed from two float32 losses."""
+MAX_HALF_ERROR = 3e-2
+"""Relative difference of a loss in 16 bits to that in float32."""
 
 STEPS = 10
 SETTINGS = {
@@ -47,39 +48,48 @@ SETTINGS = {
     )
     for name in ("adamw", "muon")
 }
-"""With so large an eps a gradient that is zero but for rounding, such as that of a key's bias, moves nothing."""
+"""Some gradients are zero except for rounding, such as that of a key's bias: the large eps keeps them from moving
+weights."""
 RATES = {"adamw": {"adamw": 1e-2}, "muon": {"adamw": 0.0, "muon": 2e-2}}
-"""For each optimizer; beside Muon nothing moves, so that it is seen alone."""
+"""Learning rates for each optimizer. With Muon, AdamW's rate is zero, so that only Muon moves weights."""
 
-LONGEST_STEP = 15.0
-"""Seconds: a shape whose step would take longer is left out."""
-UTILISATION = 0.4
-"""Share of a machine's peak speed that a step is expected to reach, before one has been timed."""
+MAX_STEP_SECONDS = 15.0
+"""A shape whose step would take longer is not timed."""
 
-M1_MAX = """For comparison, an M1 Max by this project's specification, which was not measured by us:
+M1_MAX = """For comparison, an M1 Max by this project's specification, not measured by us:
 5,000 to 50,000 tokens/s by size; with tiny as above 30 to 60 minutes for 10,000 steps, which is
 23,000 to 46,000 tokens/s, in 2 to 3 GB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Something that has to be small."""
+    """An error and its limit."""
 
-    what: str
+    name: str
     found: float
     at_most: float
 
     @property
     def passed(self) -> bool:
-        return self.found <= self.at_most  # which is not so where it is not a number
+        return self.found <= self.at_most  # False for nan
 
     def __str__(self) -> str:
         verdict = "PASS" if self.passed else "FAIL"
-        return f"{verdict}  {self.what:<58} {self.found:.1e}  at most {self.at_most:.0e}"
+        return f"{verdict}  {self.name:<58} {self.found:.1e}  at most {self.at_most:.0e}"
+
+
+def tiny_model(family: Family) -> ModelConfig:
+    """A model that is checked in a moment, with grouped key/value heads where the family has them."""
+    shape = {"vocab_size": 97, "seq_len": 24, "n_layers": 2, "d_model": 32, "n_heads": 4}
+    base = family.default_shape(n_layers=2, d_model=64, n_heads=4)
+    return shaped(base, {**shape, "n_kv_heads": 2 if family.has_grouped_heads else 4})
 
 
 def examine_engines(say: Say) -> bool:
-    """Say what this machine computes with, whether it is right and how fast; False where it is not right."""
+    """Print the engines of this machine, whether they compute correctly, and how fast.
+
+    Returns: False if a check failed.
+    """
     import homespun
 
     names = select.available()
@@ -89,7 +99,7 @@ def examine_engines(say: Say) -> bool:
     say(f"python      {platform.python_version()}, numpy {np.__version__}")
     say(f"engines     {', '.join(names)}")
     say(
-        "\nIs it right? Tiny models with random weights, in float32 unless another precision is named:"
+        "\nDoes it compute correctly? Tiny models with random weights, in float32 unless another precision is named:"
     )
     checks = []
     for check in _checks(names):
@@ -97,7 +107,7 @@ def examine_engines(say: Say) -> bool:
         checks.append(check)
     for name in names:
         say(f"\nHow fast is {name}? Training with AdamW:")
-        for line in _paces(name):
+        for line in training_speed(name):
             say(line)
     say(f"\n{M1_MAX}\n")
     failed = sum(not check.passed for check in checks)
@@ -111,68 +121,81 @@ def examine_engines(say: Say) -> bool:
 
 
 def _checks(names: Iterable[EngineName]) -> Iterator[Check]:
-    """Each engine against NumPy, and against each other one."""
-    for name, architecture in itertools.product(names, SHAPES):
-        of = _against_numpy(name, SHAPES[architecture])
-        yield from _completed(f"{name}, {architecture}:", of)
-    for (one, other), architecture in itertools.product(itertools.combinations(names, 2), SHAPES):
-        of = _against_each_other(one, other, SHAPES[architecture])
-        yield from _completed(f"{one} and {other}, {architecture}:", of)
+    """Each engine against NumPy and against each other one, with a tiny model of each family."""
+    models = {family.name: tiny_model(family) for family in FAMILIES.values()}
+    for name, (family_name, config) in itertools.product(names, models.items()):
+        checks = _against_numpy(name, config)
+        yield from _labelled(f"{name}, {family_name}:", checks)
+    for (one, other), (family_name, config) in itertools.product(
+        itertools.combinations(names, 2), models.items()
+    ):
+        checks = _against_each_other(one, other, config)
+        yield from _labelled(f"{one} and {other}, {family_name}:", checks)
 
 
-def _completed(who: str, checks: Iterable[Check]) -> Iterator[Check]:
-    """The checks with a name before them; one that breaks off has failed."""
+def _labelled(label: str, checks: Iterable[Check]) -> Iterator[Check]:
+    """The checks with a label before their names. If one raises an exception, that is a failed check."""
     try:
         for check in checks:
-            yield dataclasses.replace(check, what=f"{who} {check.what}")
-    except Exception as error:  # whatever it is, it belongs into the report
+            yield dataclasses.replace(check, name=f"{label} {check.name}")
+    except Exception as error:  # any error of an engine belongs into the report
         message = str(error).replace(str(Path.home()), "~").partition("\n")[0]
-        yield Check(f"{who} {type(error).__name__}: {message}", math.inf, 0)
+        yield Check(f"{label} {type(error).__name__}: {message}", math.inf, 0)
 
 
 def _against_numpy(name: EngineName, config: ModelConfig) -> Iterator[Check]:
-    """Logits, loss, gradients, and what the optimizers make of these."""
+    """Logits, loss, gradients and optimizer steps of an engine against those of NumPy."""
     weights, batch = _random_weights(config), _random_batch(config, 0)
     engine, reader = _engine(name, config, "adamw", "float32"), NumpyEngine(config)
     engine.load(weights.items())
     reader.load(weights.items())
-    yield Check("logits", _error(engine.logits(batch.inputs), reader.logits(batch.inputs)), SAME)
-    yield Check("loss", _error(_loss(engine, batch), _loss(reader, batch)), SAME)
+    yield Check(
+        "logits", _error(engine.logits(batch.inputs), reader.logits(batch.inputs)), MAX_ERROR
+    )
+    yield Check("loss", _error(_loss(engine, batch), _loss(reader, batch)), MAX_ERROR)
     worst = max(
         _error(np.linalg.norm(g), _slope(reader, weights, batch, n, g.astype(np.float64)))
         for n, g in engine.gradients([batch])
     )
-    yield Check("gradients, by differences of losses", worst, BY_DIFFERENCES)
+    yield Check("gradients, by differences of losses", worst, MAX_SLOPE_ERROR)
     for optimizer in SETTINGS:
         _, found = _trained(name, config, optimizer, "float32")
         expected = _trained_by_numpy(engine, config, optimizer)
         worst = max(_error(found[n] - weights[n], w - weights[n]) for n, w in expected.items())
-        yield Check(f"{STEPS} steps of {optimizer}", worst, SAME_STEPS)
+        yield Check(f"{STEPS} steps of {optimizer}", worst, MAX_ERROR_AFTER_STEPS)
     own = _engine(name, config, "adamw", "auto").facts["precision"]
     if own != "float32":
         losses, _ = _trained(name, config, "adamw", "float32")
         in_own, _ = _trained(name, config, "adamw", own)
-        yield Check(f"losses of {STEPS} steps in {own}, to float32", _worst(in_own, losses), HALF)
+        yield Check(
+            f"losses of {STEPS} steps in {own}, to float32",
+            _largest_difference(in_own, losses),
+            MAX_HALF_ERROR,
+        )
 
 
 def _against_each_other(one: EngineName, other: EngineName, config: ModelConfig) -> Iterator[Check]:
-    """Two engines that begin with the same bits: gradients, and the losses of some steps."""
+    """Gradients and the losses of some steps of two engines that start from the same weights."""
     gradients = []
     for name in (one, other):
         engine = _engine(name, config, "adamw", "float32")
         engine.load(_random_weights(config).items())
         gradients.append(dict(engine.gradients([_random_batch(config, 0)])))
     worst = max(1 - _cosine(gradient, gradients[1][n]) for n, gradient in gradients[0].items())
-    yield Check("gradients, 1 - cosine", worst, SAME_DIRECTION)
+    yield Check("gradients, 1 - cosine", worst, MAX_COSINE_DISTANCE)
     for optimizer in SETTINGS:
         losses, others = (_trained(name, config, optimizer, "float32")[0] for name in (one, other))
-        yield Check(f"losses of {STEPS} steps of {optimizer}", _worst(losses, others), SAME_STEPS)
+        yield Check(
+            f"losses of {STEPS} steps of {optimizer}",
+            _largest_difference(losses, others),
+            MAX_ERROR_AFTER_STEPS,
+        )
 
 
 def _trained(
     name: EngineName, config: ModelConfig, optimizer: str, precision: str
 ) -> tuple[list[float], dict[str, Doubles]]:
-    """Some steps from random weights: the loss of each, and the weights after them."""
+    """Train some steps from random weights: the loss of each step, and the weights after them."""
     engine = _engine(name, config, optimizer, precision)
     engine.load(_random_weights(config).items())
     losses = [
@@ -183,7 +206,7 @@ def _trained(
 
 
 def _trained_by_numpy(engine: Engine, config: ModelConfig, optimizer: str) -> dict[str, Doubles]:
-    """The weights that move, after the same steps by the engine's gradients and NumPy's optimizer."""
+    """The weights that move, after the same steps with the engine's gradients and NumPy's optimizer."""
     start = {n: weight.astype(np.float64) for n, weight in _random_weights(config).items()}
     weights, history = dict(start), {n: list[Doubles]() for n in start}
     moving = [p for p in parameters(config) if optimizer == "adamw" or p.group == "matrix"]
@@ -199,7 +222,7 @@ def _trained_by_numpy(engine: Engine, config: ModelConfig, optimizer: str) -> di
 
 
 def _moved(p: Parameter, weight: Doubles, gradients: list[Doubles], optimizer: str) -> Doubles:
-    """A weight after all steps so far."""
+    """A weight after one step for each gradient."""
     s, lr = SETTINGS[optimizer], RATES[optimizer][optimizer]
     if optimizer == "adamw":
         decay = s.weight_decay if p.decay else 0.0
@@ -214,10 +237,10 @@ def _moved(p: Parameter, weight: Doubles, gradients: list[Doubles], optimizer: s
 
 
 def _slope(reader: Reader, weights: Weights, batch: Batch, name: str, gradient: Doubles) -> float:
-    """How fast the loss rises where one weight moves along its gradient; the gradient's own length, if it is right."""
+    """The slope of the loss along the gradient of one weight, which equals the gradient's length if that is right."""
     length = float(np.linalg.norm(gradient))
     direction = (gradient / length).astype(np.float32)
-    reach = np.float32(min(0.02, 2e-3 / length))  # far enough to be seen above rounding
+    reach = np.float32(min(0.02, 2e-3 / length))  # far enough to exceed rounding
     losses = []
     for moved in (weights[name] + reach * direction, weights[name] - reach * direction):
         reader.load((weights | {name: moved}).items())
@@ -225,44 +248,43 @@ def _slope(reader: Reader, weights: Weights, batch: Batch, name: str, gradient: 
     return (losses[0] - losses[1]) / (2 * float(reach))
 
 
-def _paces(name: EngineName) -> Iterator[str]:
-    """Tokens per second and memory of training, at a small shape and, where that is not too much, at `tiny`."""
+def training_speed(name: EngineName) -> Iterator[str]:
+    """A line on speed and memory of training for a small model and, unless that takes too long, for `tiny`."""
     small = shaped(
         preset("tiny"), {"n_layers": 6, "d_model": 384, "vocab_size": 8000, "seq_len": 256}
     )
     machine = select.machine(name)
     half, capacity = machine.computes_in_half("auto"), machine.memory_capacity()
-    flops_per_second = UTILISATION * machine.flops_per_second("auto")
+    flops_per_second = machine.flops_per_second("auto")
     for config, batch_size in ((small, 8), (preset("tiny"), 32)):
         n_tokens = batch_size * config.seq_len
-        flops = n_tokens * flops_per_token(config)
+        expected = expected_seconds_per_step(config, n_tokens, flops_per_second)
         needed = training_bytes(config, batch_size, "adamw", half=half, checkpointing=False)
-        what = (
+        label = (
             f"{config.n_layers} x {config.d_model}, vocabulary {config.vocab_size:,} "
             f"({count_parameters(config) / 1e6:.1f} M), {batch_size} x {config.seq_len} tokens a step"
         )
-        if flops / flops_per_second > LONGEST_STEP or needed > capacity:
+        if expected > MAX_STEP_SECONDS or needed > capacity:
             yield (
-                f"{what}: left out, a step would take about {flops / flops_per_second:.0f} s "
-                f"and {needed / 1e9:.1f} GB"
+                f"{label}: left out, a step would take about {expected:.0f} s and {needed / 1e9:.1f} GB"
             )
             continue
         options = EngineOptions(SETTINGS["adamw"], compiled=machine.compiles_at_once())
         engine = select.create(config, options, name=name)
         seconds = _seconds_per_step(engine, _random_batch(config, 0, batch_size))
-        flops_per_second = flops / seconds
+        flops_per_second *= expected / seconds
         facts = ", ".join(engine.facts[fact] for fact in ("engine", "device", "precision"))
         yield (
-            f"{what}: {n_tokens / seconds:,.0f} tokens/s, {seconds:.2f} s a step, "
+            f"{label}: {n_tokens / seconds:,.0f} tokens/s, {seconds:.2f} s a step, "
             f"peak {engine.peak_memory() / 1e9:.1f} GB ({facts})"
         )
 
 
 def _seconds_per_step(engine: Engine, batch: Batch) -> float:
-    """The mean of some steps after a first one, which warms up."""
+    """The mean of some steps after a first one, which is not counted because it may compile or allocate."""
     engine.train_step([batch], RATES["adamw"], 0).result()
     began, steps = time.perf_counter(), 0
-    while steps < 2 or (steps < STEPS and time.perf_counter() - began < LONGEST_STEP / 2):
+    while steps < 2 or (steps < STEPS and time.perf_counter() - began < MAX_STEP_SECONDS / 2):
         steps += 1
         engine.train_step([batch], RATES["adamw"], steps).result()
     return (time.perf_counter() - began) / steps
@@ -273,7 +295,7 @@ def _engine(name: EngineName, config: ModelConfig, optimizer: str, precision: st
 
 
 def _random_weights(config: ModelConfig) -> Weights:
-    """Far from any initialisation: with zero biases, unit gains or small weights, mistakes would not show."""
+    """Unlike initial weights: zero biases, unit gains or small weights would hide mistakes."""
     rng = np.random.default_rng(0)
     return {
         p.name: (p.mean + 0.2 * rng.standard_normal(p.shape)).astype(np.float32)
@@ -295,7 +317,7 @@ def _loss(engine: Reader, batch: Batch) -> float:
 
 
 def _error(found: object, expected: object) -> float:
-    """L2 norm of the difference over that of what is expected."""
+    """L2 norm of the difference, relative to that of the expected value."""
     reference = np.asarray(expected, dtype=np.float64)
     difference = np.asarray(found, dtype=np.float64) - reference
     return float(np.linalg.norm(difference) / np.linalg.norm(reference))
@@ -306,6 +328,6 @@ def _cosine(one: object, other: object) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _worst(losses: list[float], expected: list[float]) -> float:
-    """The largest relative difference."""
+def _largest_difference(losses: list[float], expected: list[float]) -> float:
+    """The largest relative difference of two lists of losses."""
     return max(_error(one, other) for one, other in zip(losses, expected, strict=True))

@@ -1,11 +1,15 @@
-"""Who may import whom, and that nothing heavy is loaded before it is used."""
+"""Rules of the package: imports between parts, frameworks, families of models, and no heavy library before its use."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from homespun.architectures.families import FAMILIES
 
 PACKAGE = Path(__file__).parent.parent / "homespun"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -28,7 +32,7 @@ LAYERS = {
     "data": {"config", "errors", "durable", "workspace", "terminal", "tokenizer", "stories"},
     "checkpoint": {"config", "errors", "durable", "named_array", "terminal"},
     "records": {"config", "errors", "durable", "terminal"},
-    # 3: what computes, behind one seam; what it costs
+    # 3: computation behind one interface, and its cost
     "engine": {"config", "errors", "named_array", "architectures", "data.batch"},
     "planning": {"config", "errors", "terminal", "architectures", "engine.base", "engine.select"},
     # 4: work with a model
@@ -50,7 +54,7 @@ LAYERS = {
         "planning",
         "generation",
     },
-    "stored_model": {"config", "errors", "architectures", "tokenizer", "checkpoint"},
+    "stored_model": {"config", "errors", "named_array", "architectures", "tokenizer", "checkpoint"},
     "language_model": {
         "config",
         "errors",
@@ -75,7 +79,9 @@ LAYERS = {
         "planning.estimate",
     },
 }
-"""For each part of the package the parts that it may import; the public functions and commands may import all."""
+"""For each part of the package, the parts that it may import."""
+MAY_IMPORT_ALL = {"__init__", "__main__", "api", "cli"}
+"""The public functions and the commands."""
 
 
 def imports(path: Path) -> set[str]:
@@ -93,6 +99,11 @@ def imports(path: Path) -> set[str]:
 def name_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES}
+    assert parts - MAY_IMPORT_ALL == LAYERS.keys()
 
 
 @pytest.mark.parametrize("part", LAYERS)
@@ -120,6 +131,115 @@ def test_only_engines_know_a_framework_and_only_select_knows_engines() -> None:
             assert not {one.split(".")[0] for one in found} & FRAMEWORKS, path
             if name != "homespun.engine.select":
                 assert not any(one.startswith(ENGINES) for one in found), path
+
+
+def imported_when_loaded(path: Path) -> set[str]:
+    """The modules of the package that a module imports while it is loaded itself, not in a function."""
+    modules = {name_of(other) for other in MODULES}
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    found = set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return found & modules
+
+
+def a_cycle(arrows: dict[str, set[str]]) -> list[str]:
+    """The nodes of one cycle, in order; empty if there is none."""
+    finished: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node not in finished:
+            for following in sorted(arrows.get(node, ())):
+                if found := visit(following, [*path, node]):
+                    return found
+            finished.add(node)
+        return []
+
+    return next((found for node in sorted(arrows) if (found := visit(node, []))), [])
+
+
+def part_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_cycle_of_imports() -> None:
+    modules = {name_of(path): imported_when_loaded(path) for path in MODULES}
+    assert not a_cycle(modules)
+    parts: dict[str, set[str]] = {}
+    for module, imported in modules.items():
+        others = set(map(part_of, imported)) - {part_of(module)}
+        parts.setdefault(part_of(module), set()).update(others)
+    assert not a_cycle(parts)
+
+
+def test_a_cycle_is_found() -> None:
+    assert a_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert a_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def families_named_in(code: str) -> Iterator[str]:
+    """Each string or identifier in the code that names a family of models, with its line. Comments do not count.
+
+    A string names a family if it equals the name, or if it is a piece of an f-string that contains the name.
+    """
+    any_name = "|".join(FAMILIES)
+    equals = re.compile(any_name)
+    contains = re.compile(rf"(?<![a-z0-9])({any_name})(?![a-z0-9])", re.IGNORECASE)
+    for node in ast.walk(ast.parse(code)):
+        found: list[str] = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = [node.value] if equals.fullmatch(node.value) else []
+        elif isinstance(node, ast.JoinedStr):
+            pieces = [piece.value for piece in node.values if isinstance(piece, ast.Constant)]
+            found = [piece for piece in pieces if contains.search(piece)]
+        else:
+            names = (
+                getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module")
+            )
+            found = [name for name in names if isinstance(name, str) and contains.search(name)]
+        for text in found:
+            yield f"line {getattr(node, 'lineno', '?')}: {text}"
+
+
+KNOWS_FAMILIES = re.compile(r"homespun\.(architectures|engine\.\w+\.models)(\.|$)")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_architectures_and_model_files_name_a_family(path: Path) -> None:
+    if not KNOWS_FAMILIES.match(name_of(path)):
+        assert not list(families_named_in(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "c.architecture == 'gpt2'",
+        "names = {'qwen3': 1}",
+        "self.gpt2 = True",
+        "def _qwen3_block(): pass",
+        "from homespun.engine.torch.models import llama",
+        "import homespun.architectures.llama",
+        "model = Qwen3()",
+        "def f(llama=None): pass",
+        "f'no {x} in gpt2'",
+    ],
+)
+def test_code_that_names_a_family_is_found(code: str) -> None:
+    assert list(families_named_in(code))
+
+
+@pytest.mark.parametrize("code", ['"""About gpt2."""', "x = 'gpt2-small'  # a size of gpt2"])
+def test_prose_and_sizes_may_name_a_family(code: str) -> None:
+    assert not list(families_named_in(code))
 
 
 def test_nothing_can_execute_what_it_reads() -> None:

@@ -1,5 +1,6 @@
-"""The doctor finds nothing wrong with an engine that is right, and says so of one that is not."""
+"""The doctor passes engines that compute correctly and fails those that do not."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,19 +9,22 @@ import numpy as np
 import pytest
 
 from homespun import doctor
+from homespun.architectures.base import Family
+from homespun.architectures.families import FAMILIES, model_config
 from homespun.cli.main import main
 from homespun.engine import select
 from homespun.engine.base import Engine
 from homespun.engine.torch.engine import TorchEngine
+from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One architecture, one engine, and no time for speed."""
-    monkeypatch.setattr(doctor, "SHAPES", {"gpt2": doctor.SHAPES["gpt2"]})
+    """One family, one engine, and no measurement of speed."""
+    monkeypatch.setattr(doctor, "FAMILIES", {"gpt2": FAMILIES["gpt2"]})
     monkeypatch.setattr(select, "available", lambda: ("torch",))
-    monkeypatch.setattr(doctor, "_paces", lambda name: ["tiny: 1 tokens/s"])
+    monkeypatch.setattr(doctor, "training_speed", lambda name: ["tiny: 1 tokens/s"])
 
 
 def verdicts(output: str) -> dict[str, str]:
@@ -32,6 +36,19 @@ def verdicts(output: str) -> dict[str, str]:
 def examined(capsys: pytest.CaptureFixture[str], status: int) -> str:
     assert main(["doctor", "--engine"]) == status
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_every_family_is_checked_with_shared_keys_where_it_has_them(family: Family) -> None:
+    config = doctor.tiny_model(family)
+    assert config.architecture == family.name
+    assert model_config(dataclasses.asdict(config)) == config
+    grouped = dataclasses.asdict(config) | {"n_kv_heads": config.n_heads // 2}
+    if family.has_grouped_heads:
+        assert model_config(grouped) == config
+    else:
+        with pytest.raises(UserError, match="key/value heads"):
+            model_config(grouped)
 
 
 def test_engines_that_are_right_pass(
@@ -116,14 +133,14 @@ def test_two_engines_that_differ_fail(
 
 
 def test_speed_and_memory_of_what_the_machine_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiniest = doctor.SHAPES["gpt2"]
-    monkeypatch.setattr(doctor, "preset", lambda name: tiniest)
-    monkeypatch.setattr(doctor, "shaped", lambda base, shape: tiniest)
-    line, other = doctor._paces("torch")
+    tiny = doctor.tiny_model(FAMILIES["gpt2"])
+    monkeypatch.setattr(doctor, "preset", lambda name: tiny)
+    monkeypatch.setattr(doctor, "shaped", lambda base, shape: tiny)
+    line, other = doctor.training_speed("torch")
     assert re.search(r"^2 x 32, .*: [\d,]+ tokens/s, .* s a step, peak \d\.\d GB \(torch ", line)
     assert re.search(r"32 x 24 tokens a step: [\d,]+ tokens/s", other)
-    monkeypatch.setattr(doctor, "LONGEST_STEP", 0.0)
-    assert "left out" in list(doctor._paces("torch"))[1]
+    monkeypatch.setattr(doctor, "MAX_STEP_SECONDS", 0.0)
+    assert "left out" in list(doctor.training_speed("torch"))[1]
 
 
 def test_the_command_says_what_it_can_check(capsys: pytest.CaptureFixture[str]) -> None:

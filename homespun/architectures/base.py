@@ -1,6 +1,6 @@
-"""What a family of models states about itself, without any framework: parameters, cost, and its Hugging Face layout.
+"""The facts that each family of models states: parameters, cost and Hugging Face layout, without any framework.
 
-Names are those of Hugging Face's model of the family; matrices are stored [out, in].
+Parameters have the names of Hugging Face's model of the family. Matrices are stored [out, in].
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from homespun.config import ModelConfig
 
 Group = Literal["matrix", "embedding", "head", "vector"]
-"""How an optimizer treats a parameter: Muon takes the matrices, AdamW the rest, or all of them."""
+"""How an optimizer treats a parameter: Muon updates the matrices, and AdamW all other groups, or all of them."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Parameter:
     shape: tuple[int, ...]
     group: Group
     std: float = 0.0
-    """Standard deviation of the normal distribution of the initial values, around `mean`."""
+    """Standard deviation of the initial values, which are normally distributed around `mean`."""
     mean: float = 0.0
     stacked: int = 1
     """Number of matrices that are stacked along the rows, such as one for each attention head. Muon orthogonalises each
-    by itself: this costs less than one large matrix, and the model learns as much."""
+    of them separately: this costs less than one large matrix, and the model learns as well."""
 
     @property
     def decay(self) -> bool:
@@ -40,26 +40,28 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Activations:
-    """Numbers per token that one block keeps for its backward pass."""
+    """How many numbers one block keeps for its backward pass, for each token."""
 
     float32: int
-    """Kept in float32 whatever the precision: inputs of norms."""
+    """Kept in float32 in every precision: inputs of norms."""
     computed: int
     """Kept in the precision of the computation, without attention weights."""
 
 
 class Family(ABC):
-    """The models that share a block. Stateless: each method takes the shape of a model."""
+    """Models that have the same kind of block. Stateless: each method takes the shape of a model."""
 
     name: str
     huggingface_class: str
     """The class of `transformers` that runs these models."""
     block_prefix: str
-    """The name of the list of blocks: parameters of block i begin with `block_prefix.i.`"""
+    """Names of the parameters of block i begin with `block_prefix.i.`"""
+    has_grouped_heads: bool
+    """Whether several attention heads may share one key/value head."""
 
     @abstractmethod
     def check(self, config: ModelConfig) -> None:
-        """Raise a UserError for a shape that this family does not have."""
+        """Raise a UserError if this family has no model of this shape."""
 
     @abstractmethod
     def default_shape(self, n_layers: int, d_model: int, n_heads: int) -> ModelConfig:
@@ -75,18 +77,18 @@ class Family(ABC):
 
     @abstractmethod
     def activations(self, config: ModelConfig) -> Activations:
-        """What one block keeps per token for the backward pass."""
+        """How many numbers one block keeps for the backward pass."""
 
     @abstractmethod
     def huggingface_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The `config.json` with which `transformers` builds the same model."""
+        """The content of `config.json`, from which `transformers` builds the same model."""
 
     def is_transposed(self, name: str) -> bool:
         """Whether Hugging Face stores this matrix as [in, out]."""
         return False
 
     def active_parameters(self, config: ModelConfig) -> int:
-        """Number of weights that take part in computing one token."""
+        """Number of weights that one token uses."""
         return sum(p.size for p in self.parameters(config))
 
     def flops_per_token(self, config: ModelConfig) -> int:

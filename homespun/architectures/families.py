@@ -1,6 +1,6 @@
-"""All families by name, and what follows from a model's shape: parameters, initial weights, counts, FLOPs.
+"""All families by name. A model's shape flows in; its parameters, initial weights, counts and FLOPs come out.
 
-A new family is one file beside this one, a line below, and a file in each engine's `models`.
+A new family is one file in this folder, an entry in `FAMILIES`, and one file in `models` of each engine.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def family(name: str) -> Family:
     """The family of that name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such family.
     """
     if name not in FAMILIES:
         meant = did_you_mean(name, FAMILIES, f"choose one of {', '.join(FAMILIES)}")
@@ -36,7 +36,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """The shape of a model, checked against its family.
 
     Raises:
-        UserError: an unknown family, or a shape that it does not have.
+        UserError: the family is unknown or has no model of this shape.
         TypeError: a field is unknown, or one without a default is missing.
     """
     config = ModelConfig(**values)
@@ -52,7 +52,7 @@ def parameters(config: ModelConfig) -> list[Parameter]:
 def initial_weights(
     config: ModelConfig, seed: int
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Initial values, one tensor at a time; each depends only on the seed and its own name."""
+    """Initial values, one tensor at a time. Each depends only on the seed and on its own name and shape."""
     for p in parameters(config):
         values = np.full(p.shape, p.mean, dtype=np.float32)
         if p.std:

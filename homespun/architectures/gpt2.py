@@ -9,12 +9,13 @@ from homespun.errors import UserError
 
 
 class GPT2(Family):
-    """Initial values have std 0.02; those that write into the residual stream are divided by the square root of their
-    number."""
+    """Initial values have a standard deviation of 0.02. Matrices that write into the residual stream have this divided
+    by the square root of their number."""
 
     name = "gpt2"
     huggingface_class = "GPT2LMHeadModel"
     block_prefix = "transformer.h"
+    has_grouped_heads = False
 
     def check(self, config: ModelConfig) -> None:
         c = config

@@ -1,6 +1,6 @@
-"""Model sizes by name. A name is the size with GPT-2's vocabulary of 50,257 tokens; the real count is printed.
+"""Model sizes by name. A name that is a number is the size with GPT-2's vocabulary of 50,257 tokens.
 
-The `gpt2` presets are the well-known shapes; the small ones and the largest are the modern block.
+The presets called gpt2 have the published shapes. The small ones and the largest use the modern block (qwen3).
 """
 
 import dataclasses
@@ -15,8 +15,9 @@ from homespun.errors import UserError
 _GPT2, _QWEN3 = GPT2(), Qwen3()
 
 PRESETS: dict[str, ModelConfig] = {
-    # In a minute or two, many small steps teach more than a deep or wide block could: see benchmarks/prose.py. Six
-    # narrow heads learned to tell two friends of a story apart with every seed, three wide ones with two of three.
+    # In a minute or two, many small steps teach more than a deeper or wider model: see benchmarks/prose.py. With six
+    # narrow heads the model learned to tell the two friends of a story apart with each of three seeds, with three wide
+    # heads with two of them.
     "pico": _QWEN3.shape(2, 192, head_dim=32, d_ff=256),
     "nano": _QWEN3.shape(4, 256),
     "micro": _QWEN3.shape(5, 320),
@@ -35,7 +36,7 @@ def preset(name: str) -> ModelConfig:
     """The shape of that name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such preset.
     """
     if name not in PRESETS:
         raise UserError(f"--model-size '{name}' is unknown: choose one of {', '.join(PRESETS)}")
@@ -43,9 +44,9 @@ def preset(name: str) -> ModelConfig:
 
 
 def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
-    """`base` with some shape settings replaced; what follows from them (heads, feed-forward width) follows.
+    """`base` with some settings replaced; heads and feed-forward width follow a new d_model unless they are given.
 
-    `overrides` may hold architecture, n_layers, n_heads, n_kv_heads, d_model, d_ff, vocab_size, seq_len; None leaves
+    `overrides` may hold architecture, n_layers, n_heads, n_kv_heads, d_model, d_ff, vocab_size and seq_len. None leaves
     a setting as it is.
 
     Raises:

@@ -9,12 +9,13 @@ from homespun.errors import UserError
 
 
 class Qwen3(Family):
-    """What writes into the residual stream, and an untied head, start at zero: every block is the identity at first,
-    and the first loss is that of a uniform guess."""
+    """Matrices that write into the residual stream, and an untied head, start at zero. So every block is the identity
+    at first, and the first loss is that of a uniform guess."""
 
     name = "qwen3"
     huggingface_class = "Qwen3ForCausalLM"
     block_prefix = "model.layers"
+    has_grouped_heads = True
     has_qk_norm = True
 
     def check(self, config: ModelConfig) -> None:
@@ -36,7 +37,7 @@ class Qwen3(Family):
         d_ff: int | None = None,
         tied: bool = False,
     ) -> ModelConfig:
-        """Heads of `head_dim` that fill the width, by default each with keys and values of its own."""
+        """A shape whose heads of size `head_dim` fill the width; by default each has its own key/value head."""
         n_heads = max(1, d_model // head_dim)
         return ModelConfig(
             architecture=self.name,

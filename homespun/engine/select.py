@@ -1,4 +1,7 @@
-"""The best engine for this machine, made on demand: the one place outside the engines that loads one."""
+"""A model's shape and the user's settings flow in, an engine for this machine comes out.
+
+Only this module loads engines, so that nothing loads a framework before it is needed.
+"""
 
 import importlib.util
 import os
@@ -16,34 +19,39 @@ THREADING = {
     # A thread count that follows the load of the machine would change the order of sums from step to step.
     "OMP_DYNAMIC": "FALSE",
     "MKL_DYNAMIC": "FALSE",
-    # Threads that go on spinning while they wait for each other lose a quarter to a third of the speed as soon as
-    # anything else runs on the machine, so they spin shortly and then sleep (GNU's OpenMP, as in PyTorch for Linux;
-    # benchmarks/threads.py).
+    # Waiting threads spin for a short time and then sleep. If they only spun, training would lose a quarter to a third
+    # of its speed as soon as another program runs (GNU's OpenMP, as in PyTorch for Linux; benchmarks/threads.py).
     "GOMP_SPINCOUNT": "2000",
 }
+"""Environment variables that a framework reads once, while it is loaded."""
 
-
-SMALL = 100_000_000
-"""Weights of a model that NumPy reads fast enough: with half as many it writes 1.6 times the tokens per second of
-PyTorch in bfloat16 (benchmarks/generation.py)."""
-
+MAX_NUMPY_WEIGHTS = 100_000_000
+"""NumPy reads models up to this size. With half as many weights it generates 1.6 times the tokens per second of PyTorch
+in bfloat16 (benchmarks/generation.py)."""
 
 INSTALL: dict[EngineName, str] = {"torch": "pip install torch", "mlx": "pip install 'mlx[cpu]'"}
-"""What gets a framework (on a Mac, MLX's is for its GPU)."""
+"""The command that installs a framework. On a Mac, mlx[cpu] computes on the GPU, too."""
 
 
 def available() -> tuple[EngineName, ...]:
-    """The engines that are installed here; none is loaded."""
+    """The engines that are installed here. None is loaded."""
     names: tuple[EngineName, ...] = get_args(EngineName)
     return tuple(name for name in names if name != "auto" and importlib.util.find_spec(name))
 
 
 def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "auto") -> Engine:
-    """An engine for a model; `name` chooses the framework.
+    """An engine that trains a model; `name` chooses the framework.
+
+    `THREADING` stays in the environment for the rest of the process, where the user has not set these variables.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the framework is not installed.
     """
+    os.environ.update(_missing_threading())
+    return _create(config, options, name)
+
+
+def _create(config: ModelConfig, options: EngineOptions, name: EngineName) -> Engine:
     with _framework(name) as chosen:
         if chosen == "mlx":
             from homespun.engine.mlx.engine import MlxEngine
@@ -55,29 +63,31 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
 
 
 def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
-    """What reads a trained model here, still without weights.
+    """An engine that reads a trained model, still without weights. The environment of the process stays as it is.
 
     Raises:
-        UserError: the framework that is asked for is not installed.
+        UserError: the framework is not installed.
     """
     name = wanted.engine
     if name == "auto":
-        small = count_parameters(config) <= SMALL
+        small = count_parameters(config) <= MAX_NUMPY_WEIGHTS
         name = "numpy" if small and wanted.precision in ("auto", "float32") else "auto"
     if name == "numpy":
         from homespun.engine.numpy.engine import NumpyEngine
 
         return NumpyEngine(config, threads=wanted.threads)
     options = EngineOptions(precision=wanted.precision, threads=wanted.threads, seed=None)
-    return create(config, options, name=name)
+    with _threading_while_loading():
+        return _create(config, options, name)
 
 
 def machine(name: EngineName = "auto") -> Machine:
-    """What an engine knows of this machine.
+    """The facts that an engine knows about this machine. Changes the environment as `create` does.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the framework is not installed.
     """
+    os.environ.update(_missing_threading())
     with _framework(name) as chosen:
         if chosen == "mlx":
             from homespun.engine.mlx import machine as mlx_machine
@@ -90,15 +100,14 @@ def machine(name: EngineName = "auto") -> Machine:
 
 @contextmanager
 def _framework(name: EngineName) -> Iterator[EngineName]:
-    """Which one to load within; auto: MLX on Apple silicon, PyTorch elsewhere.
+    """The framework to import in the body. auto: MLX on Apple silicon, PyTorch elsewhere.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the import in the body failed because the framework is not installed.
     """
     if name == "auto":
         apple_silicon = (platform.system(), platform.machine()) == ("Darwin", "arm64")
         name = "mlx" if apple_silicon else "torch"
-    _settle_threading()
     try:
         yield name
     except ImportError as error:
@@ -107,7 +116,18 @@ def _framework(name: EngineName) -> Iterator[EngineName]:
         raise UserError(f"--engine {name} is not installed here: {INSTALL[name]}") from error
 
 
-def _settle_threading() -> None:
-    """Before a framework is loaded, which reads these once; what the user has set stays."""
-    for name, value in THREADING.items():
-        os.environ.setdefault(name, value)
+def _missing_threading() -> dict[str, str]:
+    """The settings of `THREADING` that the user has not made."""
+    return {name: value for name, value in THREADING.items() if name not in os.environ}
+
+
+@contextmanager
+def _threading_while_loading() -> Iterator[None]:
+    """Add the missing settings of `THREADING` to the environment of the body."""
+    added = _missing_threading()
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

@@ -1,39 +1,111 @@
-"""A model and how it is trained in, the bytes that a step takes out: what does not fit is refused before it is tried.
+"""The memory and the time that training takes, estimated from the shape of a model and the settings of a run.
 
-The estimate follows what the engines keep, so the two limits that they share with it stand here.
+This is the only place that estimates them, so that every command tells the same numbers.
 """
 
-from homespun.architectures.families import count_parameters, family, parameters
+import dataclasses
+from dataclasses import dataclass
+
+from homespun.architectures.families import (
+    count_parameters,
+    family,
+    flops_per_token,
+    parameters,
+)
 from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS, LONGEST_IN_FULL
+
+FLOAT32_BYTES = 4
+HALF_BYTES = 2
+"""bfloat16 or float16."""
+
+UTILISATION = 0.4
+"""Share of a machine's peak speed in matrix products that training is expected to reach."""
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of a training step by their use, above those of the bare process."""
+
+    weights: int
+    gradients: int
+    moments: int
+    """The state of the optimizer."""
+    activations: int
+    """Numbers that the forward pass keeps for the backward pass, and those of one block on their way back."""
+    casts: int
+    """Copies of the matrices in the precision of the computation."""
+    head: int
+    """Some rows of logits with their derivatives, and the gradient of the head while it is summed up."""
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+
+def training_memory(
+    config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
+) -> TrainingMemory:
+    """Estimated memory of a training step; its total is within 15% of the measured one on a CPU (benchmarks/memory.py).
+
+    Args:
+        batch_size: sequences in a micro-batch.
+        half: the model computes in a format of 16 bits.
+        checkpointing: the backward pass computes the activations of each block again.
+    """
+    c = config
+    parameter_bytes = FLOAT32_BYTES * count_parameters(c)
+    matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
+    number_bytes = HALF_BYTES if half else FLOAT32_BYTES
+    tokens = batch_size * c.seq_len
+
+    # Muon keeps one moment of a matrix, AdamW two.
+    moments = 2 * parameter_bytes - (FLOAT32_BYTES * matrices if optimizer == "muon" else 0)
+
+    kept = family(c.architecture).activations(c)
+    attention_weights = c.n_heads * c.seq_len if half and c.seq_len <= LONGEST_IN_FULL else 0
+    block = tokens * (
+        FLOAT32_BYTES * kept.float32 + number_bytes * (kept.computed + attention_weights)
+    )
+    casts = number_bytes * matrices if half else 0
+    if checkpointing:  # the input of every block, and everything of one block at a time
+        activations = c.n_layers * tokens * number_bytes * c.d_model + block
+        casts //= c.n_layers
+    else:
+        activations = c.n_layers * block
+
+    logits = min(tokens, HEAD_ROWS) * c.vocab_size * 12
+    head_gradients = FLOAT32_BYTES + number_bytes + (number_bytes if half else 0)
+    return TrainingMemory(
+        weights=parameter_bytes,
+        gradients=parameter_bytes,
+        moments=moments,
+        activations=activations + block,
+        casts=casts,
+        head=logits + c.vocab_size * c.d_model * head_gradients,
+    )
 
 
 def training_bytes(
     config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
 ) -> int:
-    """Estimated memory of a training step above that of the bare process; within 15% of what it takes on a CPU
-    (benchmarks/memory.py)."""
-    c = config
-    weights = count_parameters(c)
-    number = 2 if half else 4  # bytes of what is computed, while what is trained has 4
-    tokens = batch_size * c.seq_len
+    """The total of `training_memory`."""
+    return training_memory(
+        config, batch_size, optimizer, half=half, checkpointing=checkpointing
+    ).total
 
-    # Weights, gradients and two moments, of which Muon has one for the matrices.
-    matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
-    trained = 4 * (4 * weights - (matrices if optimizer == "muon" else 0))
 
-    # What a token leaves in a block for the backward pass; where attention is computed in full, its weights too.
-    kept_by_block = family(c.architecture).activations(c)
-    in_full = c.n_heads * c.seq_len if half and c.seq_len <= LONGEST_IN_FULL else 0
-    block = tokens * (4 * kept_by_block.float32 + number * (kept_by_block.computed + in_full))
-    cast = number * matrices if half else 0  # each product casts its weights
-    if checkpointing:  # of a block its input alone, and the rest of one block at a time
-        kept = c.n_layers * tokens * number * c.d_model + block + cast // c.n_layers
-    else:
-        kept = c.n_layers * block + cast
+def expected_seconds_per_step(
+    config: ModelConfig, tokens_per_step: int, flops_per_second: float
+) -> float:
+    """Roughly how long an optimizer step takes.
 
-    # Gradients of one block's activations on their way, and of the head some rows of logits with their derivative, and
-    # its own gradient with the part that the rows add to it.
-    head = min(tokens, HEAD_ROWS) * c.vocab_size * 12
-    head += c.vocab_size * c.d_model * (4 + number + (number if half else 0))
-    return trained + kept + block + head
+    Args:
+        flops_per_second: the machine's peak speed in large matrix products, in the precision of the run.
+    """
+    return tokens_per_step * flops_per_token(config) / (UTILISATION * flops_per_second)
+
+
+def expected_tokens_per_second(config: ModelConfig, flops_per_second: float) -> float:
+    """Roughly how fast training goes; arguments as for `expected_seconds_per_step`."""
+    return UTILISATION * flops_per_second / flops_per_token(config)

@@ -1,7 +1,7 @@
-"""A planned run in; whether its steps fit into memory out, and if not, the flags with which they would.
+"""A planned run flows in; whether its steps fit into memory comes out, and if not, the flags with which they would.
 
-A smaller micro-batch with more accumulation makes the same update, so that comes first; then computing more to keep
-less; then another model.
+First choice is a smaller micro-batch with more accumulation, which makes the same update; then gradient checkpointing;
+then a smaller model.
 """
 
 from homespun.architectures.presets import PRESETS, shaped
@@ -14,10 +14,10 @@ from homespun.terminal import Say, size
 
 
 def check_memory(plan: Plan, say: Say) -> None:
-    """Refuse what cannot fit before the machine grinds to a halt over it, and say what may not fit now.
+    """Refuse a run that cannot fit into memory, and warn if it may not fit now.
 
     Raises:
-        UserError: a step needs more memory than this process may have.
+        UserError: a step needs more memory than this process may use.
     """
     machine, needed = select.machine(plan.config.engine), _needed(plan)
     capacity, free = machine.memory_capacity(), machine.memory_available()
@@ -33,40 +33,40 @@ def check_memory(plan: Plan, say: Say) -> None:
 
 
 def out_of_memory(plan: Plan, *, saved: bool) -> UserError:
-    """What to tell the owner of a run that did not fit, whatever the estimate was; `saved`: it has a checkpoint."""
+    """The error of a run that ran out of memory in spite of the estimate; `saved`: it has a checkpoint."""
     fixed, needed = _needed(plan, batch_size=0), _needed(plan)
-    go_on = "; --resume goes on from the last checkpoint" if saved else ""
+    resume = "; --resume goes on from the last checkpoint" if saved else ""
     return UserError(
         f"out of memory (a step was estimated at {size(needed)}): "
-        f"{what_fits(plan, (fixed + needed) // 2)}{go_on}"
+        f"{what_fits(plan, (fixed + needed) // 2)}{resume}"
     )
 
 
-def what_fits(plan: Plan, room: int) -> str:
-    """The flags with which a step takes at most `room` bytes, by estimate."""
+def what_fits(plan: Plan, limit: int) -> str:
+    """The flags with which a step takes at most `limit` bytes, by estimate."""
     c = plan.config
     for checkpointing in (False, True) if not c.gradient_checkpointing else (True,):
         for batch_size in range(c.batch_size, 0, -1):
             needed = _needed(plan, batch_size, checkpointing)
-            if c.sequences_per_step % batch_size == 0 and needed <= room:
+            if c.sequences_per_step % batch_size == 0 and needed <= limit:
                 flags = f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}"
                 if checkpointing and not c.gradient_checkpointing:
                     flags += " --gradient-checkpointing"
                 return f"{flags} makes the same update with {size(needed)}"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}
     models = [(_needed(Plan(shaped(p, shape), c), 1), name) for name, p in PRESETS.items()]
-    fitting = [(needed, name) for needed, name in models if needed <= room]
+    fitting = [(needed, name) for needed, name in models if needed <= limit]
     if fitting:
         needed, name = max(fitting)
         return (
-            f"not one sequence at a time fits, so the model has to be smaller: {flag('model_size')} {name} "
+            f"not even one sequence at a time fits, so the model has to be smaller: {flag('model_size')} {name} "
             f"--batch-size 1 takes {size(needed)}"
         )
     return "not even the smallest model fits: lower --seq-len, or free some memory"
 
 
 def _needed(plan: Plan, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-    """Bytes of a step by estimate, as planned or otherwise."""
+    """Estimated bytes of a step, as planned or with another batch size or checkpointing."""
     c = plan.config
     return training_bytes(
         plan.model,

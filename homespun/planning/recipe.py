@@ -8,11 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.architectures.families import flops_per_token
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
 from homespun.config.checked import preset_defaults, seconds
 from homespun.errors import UserError
+from homespun.planning.estimate import expected_seconds_per_step, expected_tokens_per_second
 
 LIMITS = ("max_epochs", "max_steps", "time_budget")
 SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
@@ -22,8 +22,6 @@ DEFAULT_EPOCHS = 10.0
 MIN_SECONDS_TO_COMPILE = 600.0
 """Shorter runs are not compiled by a C++ compiler: that takes half a minute, and makes steps faster by 0% (gpt2) to 11%
 (qwen3), see benchmarks/training.py."""
-UTILISATION = 0.4
-"""Share of a machine's peak speed that training reaches."""
 
 
 _PRESET = preset_defaults(TrainConfig)
@@ -161,7 +159,7 @@ def expected_seconds(
 ) -> float:
     """Estimated duration of a run whose limits are chosen."""
     limits = [seconds(config.time_budget)] if config.time_budget else []
-    per_step = config.tokens_per_step * flops_per_token(model) / (UTILISATION * flops_per_second)
+    per_step = expected_seconds_per_step(model, config.tokens_per_step, flops_per_second)
     limits += [steps * per_step for steps in step_limits(config, n_samples).values()]
     return min(limits)
 
@@ -170,7 +168,7 @@ def expected_passes(
     model: ModelConfig, config: ResolvedConfig, n_samples: int, flops_per_second: float
 ) -> float:
     """Estimated number of passes of a run over its text."""
-    speed = UTILISATION * flops_per_second / flops_per_token(model)
+    speed = expected_tokens_per_second(model, flops_per_second)
     tokens = speed * expected_seconds(model, config, n_samples, flops_per_second)
     return tokens / (n_samples * config.seq_len)
 

@@ -1,8 +1,10 @@
-"""Which engine is taken, and what is said where it is not there."""
+"""Which engine is chosen, what is changed in the process, and the message where a framework is missing."""
 
 import builtins
 import importlib
+import os
 import platform
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any
@@ -51,8 +53,9 @@ def test_auto_is_mlx_on_apple_silicon_alone(
 def test_a_framework_that_is_missing_is_a_line_that_says_how_to_get_it(
     name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parent = importlib.import_module("homespun.engine")
     for module in list(sys.modules):
-        if module.startswith(f"homespun.engine.{name}_engine"):
+        if module.startswith(f"homespun.engine.{name}"):
             monkeypatch.delitem(sys.modules, module)
     original = builtins.__import__
 
@@ -62,7 +65,7 @@ def test_a_framework_that_is_missing_is_a_line_that_says_how_to_get_it(
         return original(module, *others)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delattr(importlib.import_module("homespun.engine"), f"{name}_engine")
+    monkeypatch.delattr(parent, name)
     for ask in (lambda: select.machine(name), lambda: select.create(GPT2, READS, name=name)):
         with pytest.raises(UserError, match=f"--engine {name} is not installed here: pip install"):
             ask()
@@ -71,3 +74,60 @@ def test_a_framework_that_is_missing_is_a_line_that_says_how_to_get_it(
 def test_torch_does_not_pretend_to_train_in_float16() -> None:
     with pytest.raises(UserError, match="choose --precision bfloat16 or float32"):
         TorchEngine(GPT2, EngineOptions(precision="float16"))
+
+
+LOADS = """
+import os
+from homespun.config import LoadConfig, ModelConfig
+from homespun.engine import select
+from homespun.engine.base import EngineOptions
+
+os.environ.pop("OMP_DYNAMIC", None)
+os.environ["GOMP_SPINCOUNT"] = "7"
+before = dict(os.environ)
+config = ModelConfig("gpt2", 97, 24, 1, 32, 4, 4, 8, 128)
+if {reads}:
+    select.reader(config, LoadConfig(engine="torch"))
+else:
+    select.create(config, EngineOptions(seed=None), name="torch")
+changed = {{name: value for name, value in os.environ.items() if before.get(name) != value}}
+assert not before.keys() - os.environ.keys()
+for name in select.THREADING:
+    print(name, changed.get(name))
+"""
+
+
+def loaded(*, reads: bool) -> dict[str, str]:
+    """Which settings of the threads a new process has changed by loading a model."""
+    environment = {n: v for n, v in os.environ.items() if n not in select.THREADING}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS.format(reads=reads)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_loading_a_model_leaves_the_environment_as_it_was() -> None:
+    assert loaded(reads=True) == dict.fromkeys(select.THREADING, "None")
+
+
+def test_a_training_run_keeps_the_threads_settings_but_those_of_the_user() -> None:
+    assert loaded(reads=False) == select.THREADING | {"GOMP_SPINCOUNT": "None"}
+
+
+def test_a_framework_is_loaded_with_the_threads_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count only if they are there while it is loaded."""
+    for name in select.THREADING:
+        monkeypatch.delenv(name, raising=False)
+    seen: list[dict[str, str]] = []
+
+    def watched(*_: object) -> None:
+        seen.append({name: os.environ[name] for name in select.THREADING})
+
+    monkeypatch.setattr(TorchEngine, "__init__", watched)
+    select.reader(GPT2, LoadConfig(engine="torch"))
+    assert seen == [select.THREADING]
+    assert not select.THREADING.keys() & os.environ.keys()

@@ -1,4 +1,4 @@
-"""What does not fit into memory: refused before the run, or ended in it, with flags that do fit."""
+"""A run that does not fit into memory is refused before or ended while it runs, with flags that do fit."""
 
 import dataclasses
 import re

@@ -11,10 +11,10 @@ from homespun.architectures.families import count_parameters, flops_per_token
 from homespun.architectures.presets import PRESETS
 from homespun.config import TrainConfig
 from homespun.errors import UserError
+from homespun.planning.estimate import UTILISATION
 from homespun.planning.recipe import (
     MAX_PASSES,
     SIZES,
-    UTILISATION,
     Plan,
     ResolvedConfig,
     given_settings,
