@@ -159,7 +159,7 @@ def test_interleaved_rotation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_missing_bias_correction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlx_optimizer, "_gathered", lambda beta, steps: mx.array(1.0))
+    monkeypatch.setattr(mlx_optimizer, "bias_correction", lambda beta, steps: mx.array(1.0))
     with pytest.raises(AssertionError):
         test_twenty_steps_agree("gpt2", "adamw")
 
