@@ -13,13 +13,22 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import layers
 from homespun.engine.torch.engine import TorchEngine
 from homespun.engine.torch.models import gpt2, qwen3
-from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    HuggingFace,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
 TOLERANCE = 1e-5
 
 CONFIGS = {
     "gpt2": GPT2,
     "qwen3": QWEN3,
+    "llama": LLAMA,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
     "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
 }

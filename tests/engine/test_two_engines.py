@@ -18,11 +18,12 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import loss as torch_loss
 from homespun.engine.torch.engine import TorchEngine
 from homespun.generation.sampler import Sampler
-from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights, relative_error
 
 CONFIGS = {
     "gpt2": GPT2,
     "qwen3": QWEN3,
+    "llama": LLAMA,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
     "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
 }
@@ -159,7 +160,7 @@ def test_interleaved_rotation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_missing_bias_correction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlx_optimizer, "_gathered", lambda beta, steps: mx.array(1.0))
+    monkeypatch.setattr(mlx_optimizer, "bias_correction", lambda beta, steps: mx.array(1.0))
     with pytest.raises(AssertionError):
         test_twenty_steps_agree("gpt2", "adamw")
 

@@ -71,7 +71,8 @@ class MlxEngine:
         """Made by the first decoder, dropped when the weights change."""
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
-            machine.settle_memory()
+            # Only training needs them: a process that reads a model keeps its own limits.
+            machine.set_memory_limits()
             self.optimizer = Optimizer(options.optimizer, trained, muon_dtype=self.dtype)
             self.tensors |= dict(self.optimizer.initial_state())
         compiled: Callable[[Any], Any] = (

@@ -1,8 +1,10 @@
-"""Head and cross-entropy in one, a slice of rows at a time: hidden states and targets in, summed loss out.
+"""Head and cross-entropy together, a slice of rows at a time: hidden states and targets flow in, the summed loss out.
 
-The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here
-they exist for `HEAD_ROWS` rows only, and the gradients of both inputs are computed while they are at hand (the way of
-Liger Kernel, Hsu et al., 2024). As everything is computed lazily, a slice is made to depend on the one before it.
+The logits of a whole batch, [B * T, V] in float32, are the largest tensor of a small model's training step. Here they
+exist for `HEAD_ROWS` rows only, and the gradients of both inputs are computed at once from each slice (the method of
+Liger Kernel, Hsu et al., 2024). MLX computes lazily, so each slice depends explicitly on the one before it.
+
+N rows of a batch (B * T), D width of the stream, V tokens in the vocabulary.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,10 @@ from homespun.engine.base import HEAD_ROWS
 def loss_and_slope(
     logits: mx.array, targets: mx.array, scale: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """Summed loss of some rows, and `scale` times its derivative by the logits, in their dtype."""
+    """The summed loss of some rows, and `scale` times its derivative by the logits, in their dtype.
+
+    logits [N, V], targets [N], scale [] -> [] and [N, V].
+    """
     valid = (targets != IGNORED)[:, None]
     index = mx.maximum(targets, 0)[:, None]
     wide = logits.astype(mx.float32)
@@ -34,14 +39,14 @@ def losses_and_gradients(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, and its gradients by both.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N] -> scalar, [N, D], [V, D]
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N], scale [] -> [], [N, D] and [V, D].
     """
     narrow = head.astype(hidden.dtype)
     total = mx.zeros(())
     grad_hidden: list[mx.array] = []
     grad_head = mx.zeros(head.shape)
     for rows in _slices(hidden):
-        # All that comes of some rows comes before the next, or the slopes of all of them would wait to be used.
+        # Without this dependence, the slopes of all slices would be in memory before the first is used.
         part = mx.depends(hidden[rows], [total, grad_head, *grad_hidden[-1:]])
         loss, slope = loss_and_slope(part @ narrow.T, targets[rows], scale)
         total = total + loss
@@ -67,24 +72,25 @@ def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:
 
 
 def head_loss(hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
-    """See `losses_and_gradients`; the gradients are taken from it where the loss is differentiated."""
-    found: Any = losses_and_gradients(hidden, head, targets, scale)
-    loss: mx.array = found[0]
+    """The loss of `losses_and_gradients`. Its derivative uses the gradients that are computed there."""
+    results: Any = losses_and_gradients(hidden, head, targets, scale)
+    loss: mx.array = results[0]
     return loss
 
 
 def row_losses(hidden: mx.array, head: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropies in nats, float32, 0 where nothing is asked, without gradients; hidden [N, D], targets [N]."""
+    """Cross-entropies [N] in nats, float32, without gradients, 0 where a target is ignored; hidden [N, D], targets
+    [N]."""
     narrow = head.astype(hidden.dtype)
-    found: list[mx.array] = []
+    losses: list[mx.array] = []
     for rows in _slices(hidden):
-        part = mx.depends(hidden[rows], found[-1]) if found else hidden[rows]
+        part = mx.depends(hidden[rows], losses[-1]) if losses else hidden[rows]
         logits = (part @ narrow.T).astype(mx.float32)
         index = mx.maximum(targets[rows], 0)[:, None]
         chosen = mx.take_along_axis(logits, index, axis=-1)[:, 0]
-        losses = mx.logsumexp(logits, axis=-1) - chosen
-        found.append(mx.where(targets[rows] != IGNORED, losses, 0.0))
-    return mx.concatenate(found)
+        row_loss = mx.logsumexp(logits, axis=-1) - chosen
+        losses.append(mx.where(targets[rows] != IGNORED, row_loss, 0.0))
+    return mx.concatenate(losses)
 
 
 def _slices(hidden: mx.array) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""What this machine is and has: device, memory, speed, and whether it computes in 16 bits.
+"""This machine as MLX sees it: device, memory, speed, and whether it computes in 16 bits.
 
 The module is the engine's `base.Machine`.
 """
@@ -15,13 +15,14 @@ from homespun.engine import hardware
 from homespun.engine.base import Floats
 
 OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
-"""What an error says for want of memory."""
-FIRST_WITH_BFLOAT16 = 14
-"""Generation of Apple's GPUs, that of the M2, which computes in bfloat16 by itself; the M1's emulates it."""
-WORTH_FLOAT16 = 1.1
-"""How much faster than bfloat16 it has to be, since its range is small: steps that leave it are refused."""
-CACHE_SHARE = 0.5
-"""Of the memory, at most, for blocks that are free and kept for the next step."""
+"""Parts of the messages of errors for lack of memory."""
+FIRST_BFLOAT16_GENERATION = 14
+"""The generation of Apple's GPUs, in the M2, that first computes in bfloat16. The M1 emulates it."""
+MIN_FLOAT16_SPEEDUP = 1.1
+"""By which float16 has to be faster than bfloat16 to be used: its range is small, and steps that leave it are
+refused."""
+CACHE_FRACTION = 0.5
+"""Fraction of the memory that may hold freed blocks for the next step."""
 
 
 def device() -> mx.DeviceType:
@@ -33,22 +34,22 @@ def device_name() -> str:
 
 
 def computing_dtype(precision: str) -> mx.Dtype:
-    """What `--precision` means here; auto: on a GPU the faster of the 16-bit formats, on a CPU float32, as MLX only
-    emulates them there."""
+    """The dtype that `--precision` means here. `auto` is the faster of the 16-bit formats on a GPU, and float32 on a
+    CPU, where MLX only emulates them."""
     if precision == "auto":
-        return mx.float32 if device() == mx.cpu else _fastest_half()
+        return mx.float32 if device() == mx.cpu else fastest_half()
     dtypes = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
     return dtypes[precision]
 
 
-@cache  # so that all who ask are told the same
-def _fastest_half() -> mx.Dtype:
-    """bfloat16, unless an early Apple GPU is clearly faster in float16."""
+@cache  # measured speeds vary, but the answer must not
+def fastest_half() -> mx.Dtype:
+    """bfloat16, or float16 where an early Apple GPU is clearly faster in it."""
     architecture = re.match(r"applegpu_g(\d+)", str(mx.device_info().get("architecture")))
-    if architecture is None or int(architecture[1]) >= FIRST_WITH_BFLOAT16:
+    if architecture is None or int(architecture[1]) >= FIRST_BFLOAT16_GENERATION:
         return mx.bfloat16
-    gain = _flops_per_second(mx.float16) / _flops_per_second(mx.bfloat16)
-    return mx.float16 if gain >= WORTH_FLOAT16 else mx.bfloat16
+    gain = measured_flops_per_second(mx.float16) / measured_flops_per_second(mx.bfloat16)
+    return mx.float16 if gain >= MIN_FLOAT16_SPEEDUP else mx.bfloat16
 
 
 def computes_in_half(precision: str) -> bool:
@@ -56,11 +57,11 @@ def computes_in_half(precision: str) -> bool:
 
 
 def flops_per_second(precision: str) -> float:
-    return _flops_per_second(computing_dtype(precision))
+    return measured_flops_per_second(computing_dtype(precision))
 
 
-def _flops_per_second(dtype: mx.Dtype) -> float:
-    """Of square matrix products, several in a row, the best of a few."""
+def measured_flops_per_second(dtype: mx.Dtype) -> float:
+    """Of the fastest of a few runs, each of several square matrix products in a row."""
     n, in_a_row = (512, 1) if device() == mx.cpu else (2048, 8)
     a = mx.full((n, n), 1 / n, dtype=dtype)
     best = float("inf")
@@ -75,23 +76,23 @@ def _flops_per_second(dtype: mx.Dtype) -> float:
 
 
 def compiles_at_once() -> bool:
-    """On a GPU; on a CPU a C++ compiler does it, kernel by kernel."""
+    """True on a GPU. On a CPU each kernel goes through a C++ compiler."""
     return device() != mx.cpu
 
 
 def can_compile() -> bool:
-    """Whether compiled kernels can be made: on a CPU there has to be a C++ compiler, and it has to work."""
+    """Whether compiled kernels can be made. On a CPU this needs a C++ compiler that works."""
     if device() == mx.cpu and shutil.which("g++") is None:
         return False
     try:
         mx.eval(mx.compile(lambda x: mx.exp(-x))(mx.ones(1)))
-    except RuntimeError:  # whatever ails it, a run can go on without it
+    except RuntimeError:  # whatever is wrong with the compiler, a run works without it
         return False
     return True
 
 
 def memory_capacity() -> int:
-    """What a GPU may use of the memory that it shares with the CPU."""
+    """Bytes that a GPU may use of the memory that it shares with the CPU; on a CPU, the memory of this process."""
     on_gpu = mx.device_info().get("max_recommended_working_set_size")
     return hardware.capacity() if on_gpu is None else int(on_gpu)
 
@@ -108,12 +109,13 @@ def active_memory() -> int:
     return mx.get_active_memory()
 
 
-def settle_memory() -> None:
-    """Keep what is in use from being swapped out, where the system can do that, and bound what is kept for reuse."""
+def set_memory_limits() -> None:
+    """Set limits for the whole process: memory in use is not swapped out (on a Mac), and freed memory that is kept for
+    reuse is bounded."""
     capacity = memory_capacity()
     if mx.metal.is_available():
         mx.set_wired_limit(capacity)
-    mx.set_cache_limit(int(CACHE_SHARE * capacity))
+    mx.set_cache_limit(int(CACHE_FRACTION * capacity))
 
 
 def to_array(tensor: mx.array) -> Floats:

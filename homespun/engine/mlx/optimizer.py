@@ -1,8 +1,8 @@
-"""AdamW and Muon over named float32 parameters: gradients and a learning rate in, new weights and moments out.
+"""AdamW and Muon over named float32 parameters: gradients and learning rates in, new weights and moments out.
 
-AdamW (Loshchilov and Hutter, 2019) is written out, since MLX's own corrects no bias unless told to and takes no groups.
-Muon (Jordan et al., 2024) takes the matrices: momentum, made orthogonal by a Newton-Schulz iteration; its companion
-AdamW takes everything else. Nothing is changed in place, so that a step can be compiled, and refused.
+AdamW (Loshchilov and Hutter, 2019) is written out, because MLX's own has no parameter groups. Muon (Jordan et al.,
+2024) updates the matrices by their momentum, after a Newton-Schulz iteration has made it orthogonal; AdamW then updates
+all other parameters. Nothing is changed in place, so a step can be compiled, and refused.
 """
 
 import math
@@ -17,11 +17,11 @@ from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, parameter_g
 STEPS = "optimizer/step"
 
 Tensors = dict[str, mx.array]
-"""Weights by name, and the moments under the names that a checkpoint gives them."""
+"""Weights by name, and the moments, under their names in a checkpoint."""
 
 
 class Optimizer:
-    """Of the parameters of a model; in `muon_dtype` Muon makes its updates orthogonal."""
+    """Updates the parameters in `spec`. Muon orthogonalises in `muon_dtype`."""
 
     def __init__(
         self, settings: OptimizerSettings, spec: list[Parameter], muon_dtype: mx.Dtype
@@ -36,14 +36,14 @@ class Optimizer:
     def initial_state(self) -> Iterator[tuple[str, mx.array]]:
         """Moments of zero."""
         yield STEPS, mx.zeros(())
-        for kind, taken in self.moments.items():
-            for p in taken:
+        for kind, spec in self.moments.items():
+            for p in spec:
                 yield f"{kind}/{p.name}", mx.zeros(p.shape)
 
     def step(
         self, old: Tensors, grads: Tensors, lr: Tensors, grad_scale: mx.array, refused: mx.array
     ) -> Tensors:
-        """What `old` becomes by `grads` divided by `grad_scale`; where `refused`, the same, bit for bit."""
+        """One update with `grads / grad_scale`: all tensors of `old`, new. Where `refused` is true, none changes."""
         new = {STEPS: old[STEPS] + 1.0}
         for (rate, decay), group in self.adam.items():
             for p in group:
@@ -60,9 +60,9 @@ class Optimizer:
         mean = s.beta1 * old[f"exp_avg/{name}"] + (1 - s.beta1) * grad
         square = s.beta2 * old[f"exp_avg_sq/{name}"] + (1 - s.beta2) * grad.square()
         weight = old[name] * (1 - lr * s.weight_decay) if decay else old[name]
-        size = mx.sqrt(square / _gathered(s.beta2, steps)) + s.eps
+        size = mx.sqrt(square / bias_correction(s.beta2, steps)) + s.eps
         return {
-            name: weight - lr / _gathered(s.beta1, steps) * mean / size,
+            name: weight - lr / bias_correction(s.beta1, steps) * mean / size,
             f"exp_avg/{name}": mean,
             f"exp_avg_sq/{name}": square,
         }
@@ -75,14 +75,14 @@ class Optimizer:
         lr: mx.array,
         grad_scale: mx.array,
     ) -> Tensors:
-        """Matrices of one shape together."""
+        """The update of matrices of one shape."""
         s = self.settings
         n_out, n_in = alike[0].shape[0] // alike[0].stacked, alike[0].shape[1]
         grad = mx.stack([grads[p.name] for p in alike]) / grad_scale  # [N, out, in]
         momentum = mx.stack([old[f"momentum/{p.name}"] for p in alike])
         momentum = momentum + (1 - s.muon_momentum) * (grad - momentum)
         ahead = grad + s.muon_momentum * (momentum - grad)
-        direction = orthogonalised(ahead.reshape(-1, n_out, n_in), self.muon_dtype)
+        direction = orthogonalise(ahead.reshape(-1, n_out, n_in), self.muon_dtype)
         change = lr * max(1.0, n_out / n_in) ** 0.5 * direction.reshape(grad.shape)
         new = {}
         for i, p in enumerate(alike):
@@ -91,8 +91,8 @@ class Optimizer:
         return new
 
 
-def orthogonalised(matrices: mx.array, dtype: mx.Dtype) -> mx.array:
-    """The nearest (semi-)orthogonal matrices, roughly: singular values end near 1. [N, out, in] -> [N, out, in].
+def orthogonalise(matrices: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Approximately the nearest semi-orthogonal matrices: all singular values end near 1. [N, out, in] -> [N, out, in].
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024), computed in `dtype`.
     """
@@ -106,6 +106,6 @@ def orthogonalised(matrices: mx.array, dtype: mx.Dtype) -> mx.array:
     return (x.mT if tall else x).astype(mx.float32)
 
 
-def _gathered(beta: float, steps: mx.array) -> mx.array:
-    """1 - beta ** steps: how much of its weight a mean has after so many steps."""
+def bias_correction(beta: float, steps: mx.array) -> mx.array:
+    """1 - beta ** steps: the sum of the weights in a moving average that began at zero."""
     return -mx.expm1(steps * (math.log(beta) if beta else -math.inf))

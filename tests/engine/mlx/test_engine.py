@@ -134,11 +134,11 @@ def test_checkpointing_takes_less_memory() -> None:
 
 def chip(monkeypatch: pytest.MonkeyPatch, architecture: str, **speeds: float) -> None:
     """Let this machine have another GPU, with such speeds."""
-    machine._fastest_half.cache_clear()
+    machine.fastest_half.cache_clear()
     info = {"device_name": "a GPU", "architecture": architecture}
     monkeypatch.setattr(machine, "device", lambda: mx.gpu)
     monkeypatch.setattr(mx, "device_info", lambda: info | {"max_recommended_working_set_size": 5})
-    monkeypatch.setattr(machine, "_flops_per_second", lambda dtype: speeds[str(dtype)[9:]])
+    monkeypatch.setattr(machine, "measured_flops_per_second", lambda dtype: speeds[str(dtype)[9:]])
 
 
 def test_auto_is_bfloat16_but_for_an_early_chip_that_is_faster_in_float16(
