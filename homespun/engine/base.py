@@ -1,6 +1,6 @@
-"""The seam between the project and a framework: NumPy arrays in, numbers out.
+"""The seam between the project and a framework: NumPy arrays flow in, numbers flow out.
 
-An engine owns the model, the optimizer and the device. Nothing above it knows which framework computes.
+An engine owns the model, the optimizer and the device. Code above this seam does not know which framework computes.
 
 Shapes: B sequences in a batch, T tokens in a sequence, V tokens in the vocabulary.
 """
@@ -20,14 +20,14 @@ from homespun.named_array import NamedArray
 Floats = npt.NDArray[np.float32]
 
 LONGEST_IN_FULL = 512
-"""Up to this context a CPU that computes in bfloat16 is faster with all attention weights in memory: the backward pass
-of its flash kernel makes many small products (benchmarks/attention.py)."""
+"""The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
+there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
 HEAD_ROWS = 512
-"""Positions whose logits exist at a time."""
+"""The number of positions whose logits are in memory at a time."""
 
 FLOAT16_LOSS_SCALE = 4096.0
-"""Where float16 is computed in, the loss is multiplied by this before it is differentiated, and the gradients divided
-after: its smallest numbers would not hold them. Where one is too large for it then, the step is refused."""
+"""The loss is multiplied by this before a backward pass in float16, and the gradients are divided by it afterwards;
+without it small gradients would underflow. A step whose scaled gradients overflow is refused."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class StepResult:
     grad_norm: float
     """Global L2 norm before clipping."""
     clipped: bool
-    """The norm was above the limit and the gradients were scaled down."""
+    """Whether the norm was above the limit, so that the gradients were scaled down."""
     applied: bool
-    """False where loss or norm was not finite or above its limit: weights and moments are as before."""
+    """False if the loss or the norm was not finite or above its limit; then weights and moments are unchanged."""
 
     @property
     def finite(self) -> bool:
@@ -49,18 +49,18 @@ class StepResult:
 
 
 class OutOfMemory(Exception):
-    """What was to be computed does not fit into the memory of the device."""
+    """A computation does not fit into the memory of the device."""
 
 
 @contextmanager
 def within_memory(*signs: str) -> Iterator[None]:
-    """Tell apart, from all that can go wrong, what does for want of memory.
+    """Turn a framework's errors for lack of memory into one type.
 
     Args:
-        signs: what the framework's message has in it then: its errors have no type of their own, at least on a CPU.
+        signs: parts of the messages of such errors. Frameworks have no type for them, at least on a CPU.
 
     Raises:
-        OutOfMemory: it did.
+        OutOfMemory: the body ran out of memory.
     """
     try:
         yield
@@ -74,46 +74,47 @@ class StepHandle(Protocol):
     """A step that may still be running on the device."""
 
     def ready(self) -> bool:
-        """Whether the step is done, so that reading it does not wait."""
+        """Whether the step is done, so that `result` does not wait."""
 
     def result(self) -> StepResult:
-        """Wait for the step and read it.
+        """Wait for the step and read its figures.
 
         Raises:
-            OutOfMemory: it needed more memory than there is.
+            OutOfMemory: the step needed more memory than there is.
         """
 
 
 class Decoder(Protocol):
-    """Runs the model one token at a time for B sequences, which may differ in length; owns the key/value cache.
+    """Runs the model one token at a time for B sequences, which may differ in length, and owns the key/value cache.
 
-    The result of a sequence does not depend on the others in the batch, up to rounding.
+    The logits of a sequence do not depend on the other sequences of the batch, up to rounding.
     """
 
     @property
     def length(self) -> int:
-        """Positions in the cache of the longest sequence."""
+        """The number of positions that the longest sequence has in the cache."""
 
     def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
-        """Append tokens [B, T]; returns the logits [B, V] after the last one of each sequence.
+        """Append tokens [B, T]; returns the logits [B, V] after the last token of each sequence.
 
-        Where sequences differ in length, the cache has to be empty, `lengths` [B] says how many tokens of each row
-        count, and the rest of a row is padding: it is never seen.
+        For sequences of different length, `lengths` [B] gives the number of tokens of each row; the rest of a row is
+        padding, which no token sees. The cache has to be empty then.
         """
 
     def step(self, tokens: Tokens) -> Floats:
-        """Append one token each, [B]; returns the logits [B, V] after it."""
+        """Append one token to each sequence, [B]; returns the logits [B, V] after it."""
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` positions of each sequence."""
+        """Keep only the first `length` positions of each sequence."""
 
     def repeated(self, n: int) -> "Decoder":
-        """A decoder for `n` sequences that all begin with what this one, of a single sequence, has read."""
+        """A decoder for `n` sequences that all begin with the tokens of this decoder's only sequence. Both go on
+        independently."""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """All that an optimizer needs beside the learning rate of a step."""
+    """The settings of an optimizer, apart from the learning rate of a step."""
 
     name: str
     weight_decay: float
@@ -126,31 +127,35 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """All that an engine needs beside the model."""
+    """The settings of an engine, apart from the model."""
 
     optimizer: OptimizerSettings | None = None
-    """Without it the engine can evaluate and generate only."""
+    """Without one, the engine can only evaluate and generate."""
     precision: str = "auto"
-    """Of what it computes; weights and moments are always float32."""
+    """The precision of computations; weights and moments are always float32."""
     compiled: bool = False
     gradient_checkpointing: bool = False
     document_mark: int | None = None
-    """The token that documents begin with: in training and evaluation none of them sees another."""
+    """The token that begins a document. If it is given, no document sees another in training and evaluation."""
     threads: int | None = None
-    """Of a CPU; None: one per core."""
+    """The number of CPU threads; None: one per core."""
     seed: int | None = 0
-    """For the initial weights and for dropout; None: the weights are zeros until some are loaded."""
+    """The seed of the initial weights and of dropout; None: the weights are zeros until others are loaded."""
     dropout: float = 0.0
-    """Share of the embeddings and of what each layer adds to them that a training step sets to zero."""
+    """The fraction of the embeddings, and of the outputs of attention and feed-forward layers, that a training step
+    sets to zero."""
     frozen: frozenset[str] = frozenset()
-    """Names of parameters that training leaves as they are: they have no gradient and no moments."""
+    """Names of parameters that training does not change. They have no gradient and no moments."""
 
 
 def checked(
     tensors: Iterable[NamedArray], shapes: Mapping[str, tuple[int, ...]], needed: Collection[str]
 ) -> Iterator[tuple[str, Floats]]:
-    """The stream that an engine loads, tensor by tensor, if it is whole: of those in `shapes` that are not `needed`,
-    the moments, there may be none, but not some.
+    """Check a stream of tensors that an engine loads, and pass it on, tensor by tensor.
+
+    Args:
+        shapes: the shapes of all weights and moments, by name.
+        needed: the names of the weights. All other names, the moments, may be missing together, but not in part.
 
     Raises:
         ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
@@ -167,20 +172,20 @@ def checked(
             )
         del missing[name]
         yield name, array.astype(np.float32, copy=False)
-    # Weights by themselves are a model; half a set of moments is nothing.
+    # Weights alone are a model; a part of the moments is useless.
     some_moments = len(missing) < len(shapes) - len(needed)
     if absent := [name for name in missing if name in needed or some_moments]:
         raise ValueError(f"{absent[0]} is missing")
 
 
 class Reader(Protocol):
-    """A model that can be evaluated, read and run."""
+    """A model that can evaluate, give its weights and generate."""
 
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets.
 
         Raises:
-            OutOfMemory: that needs more memory than there is.
+            OutOfMemory: the batch needs more memory than there is.
         """
 
     def logits(self, tokens: Tokens) -> Floats:
@@ -190,10 +195,10 @@ class Reader(Protocol):
         """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
 
     def state(self) -> Iterator[NamedArray]:
-        """Weights under their own names, one tensor at a time, each a copy that later steps do not change."""
+        """The weights by name, one tensor at a time. Each is a copy, which later steps do not change."""
 
     def load(self, tensors: Iterable[NamedArray]) -> None:
-        """The stream of `state()` back.
+        """Take the tensors of `state()`, in any order.
 
         Raises:
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
@@ -201,16 +206,16 @@ class Reader(Protocol):
 
 
 class Engine(Reader, Protocol):
-    """A model that can be trained, too.
+    """A model that can also be trained.
 
-    Its `state` goes on, after the weights, with the moments as `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum/NAME` and
-    the optimizer's step count as `optimizer/step`; to `load`, weights alone are enough.
+    After the weights, its `state` gives the optimizer's step count as `optimizer/step` and the moments as
+    `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`. For `load`, weights alone are enough.
     """
 
     @property
     def facts(self) -> dict[str, str]:
-        """What was resolved: engine and version, device, precision, whether compiled, threads. Two runs agree bit for
-        bit only where these agree."""
+        """Engine and version, device, precision, whether compiled, and threads, as they were chosen. Two runs can agree
+        bit for bit only if these facts agree."""
 
     def train_step(
         self,
@@ -221,46 +226,50 @@ class Engine(Reader, Protocol):
         loss_limit: float = math.inf,
         norm_limit: float = math.inf,
     ) -> StepHandle:
-        """One optimizer step over all micro-batches; `lr` has a rate for each optimizer, by name, and `step`, the
-        number of the step in its run, decides what is dropped out.
+        """One optimizer step over all micro-batches.
 
-        A step whose loss or gradient norm is not finite, or above its limit, is refused: it changes nothing. That is
-        decided on the device, without waiting for it.
+        A step whose loss or gradient norm is not finite, or above its limit, is refused: it changes nothing. The device
+        decides this, and the host does not wait for it.
+
+        Args:
+            lr: the learning rate of each optimizer, by name.
+            step: the number of the step in its run, which determines the dropout masks.
 
         Raises:
-            OutOfMemory: a step needs more memory than there is.
+            OutOfMemory: the step needs more memory than there is.
         """
 
     def gradients(
         self, microbatches: Sequence[Batch], step: int | None = None
     ) -> Iterator[NamedArray]:
-        """Gradients of the mean loss over all valid targets, by parameter, in float32; nothing is updated. With `step`
-        those of that training step; without it nothing is dropped out."""
+        """Gradients of the mean loss over all valid targets, by the name of the parameter, in float32, without those of
+        frozen parameters; nothing is updated. With `step`, dropout is that of this training step; otherwise there is
+        none."""
 
     def peak_memory(self) -> int:
-        """The most bytes that this process has held on the device so far."""
+        """The largest number of bytes that this process has held on the device so far."""
 
     def active_memory(self) -> int | None:
-        """Bytes that it holds on the device now; None where only the peak is known."""
+        """Bytes that this process holds on the device now; None if only the peak is known."""
 
 
 class Machine(Protocol):
-    """What an engine knows of this machine before there is a model."""
+    """This machine as an engine sees it, without a model."""
 
     def flops_per_second(self, precision: str) -> float:
-        """Of large matrix products, measured in a moment."""
+        """The speed of large matrix products, from a measurement of less than a second."""
 
     def computes_in_half(self, precision: str) -> bool:
-        """Whether `--precision` means a format of 16 bits here."""
+        """Whether computations in this precision use a 16-bit format here."""
 
     def compiles_at_once(self) -> bool:
-        """Whether compiling takes no time worth mentioning."""
+        """Whether compilation takes almost no time."""
 
     def can_compile(self) -> bool:
-        """Whether compiled kernels can be made here; takes a few seconds."""
+        """Whether compilation works here. To find out takes a few seconds."""
 
     def memory_capacity(self) -> int:
-        """Bytes of memory that the device has, and that this process may have of it."""
+        """Bytes of the device's memory that this process may use."""
 
     def memory_available(self) -> int:
-        """Bytes of it that nobody uses now."""
+        """Bytes of that memory that are free now."""

@@ -1,6 +1,7 @@
 """Our models against those of `transformers`, and the mistakes that this comparison has to notice."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.mlx.engine import MlxEngine
-from homespun.engine.torch import layers
+from homespun.engine.torch import engine, layers
 from homespun.engine.torch.engine import TorchEngine
+from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import gpt2, qwen3
 from tests.reference import (
     GPT2,
@@ -73,15 +75,15 @@ def _interleaved(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_a_larger_epsilon_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = layers.F.layer_norm
+    original = engine.model_class
 
-    def layer_norm(*given: object) -> torch.Tensor:
-        *others, eps = given
-        return original(*others, 10 * eps)
+    def sabotaged(name: str) -> Callable[..., DecoderModel]:
+        model = original(name)
+        return lambda config, dtype: model(
+            dataclasses.replace(config, norm_eps=10 * config.norm_eps), dtype
+        )
 
-    rms_norm = layers.rms_norm
-    monkeypatch.setattr(layers.F, "layer_norm", layer_norm)
-    monkeypatch.setattr(layers, "rms_norm", lambda x, weight, eps: rms_norm(x, weight, 10 * eps))
+    monkeypatch.setattr(engine, "model_class", sabotaged)
     assert max(errors(CONFIGS[name]).values()) > TOLERANCE
 
 

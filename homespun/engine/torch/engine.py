@@ -51,7 +51,7 @@ class TorchEngine:
         dtype = machine.computing_dtype(options.precision)
         with torch.device(self.device):
             self.model = model_class(config.architecture)(config, dtype)
-        self.weights = dict(self.model.named_parameters())
+        self.weights: dict[str, Tensor] = dict(self.model.named_parameters())
         trained = _trained(self.weights, options.frozen) if trains else set()
         for name, weight in self.weights.items():
             weight.requires_grad_(name in trained)

@@ -136,5 +136,6 @@ class DecoderModel(nn.Module):
             owner, _, short = name.rpartition(".")
             model.get_submodule(owner).register_buffer(short, buffer, persistent=False)
         for block in model.blocks:
+            assert isinstance(block, Block)
             block.join_projections()
         return model.requires_grad_(False)
