@@ -1,4 +1,7 @@
-"""A text file in, a tokenizer folder out: learned on the training side of the data, measured on the validation side."""
+"""A text file in, the folder of a tokenizer out.
+
+The tokenizer is trained on the training side of the data and measured on the validation side.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,21 +15,21 @@ from homespun.terminal import Say, bar
 from homespun.tokenizer import REPORT, Tokenizer, check_folder, train
 
 REPORT_BYTES = 4_000_000
-"""Validation text that the compression is measured on."""
-LONGEST = 10
-"""Tokens that the report shows."""
+"""About so many bytes of validation text are used to measure compression."""
+N_LONGEST = 10
+"""The report shows so many of the longest tokens."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a tokenizer was trained on, as far as its folder tells."""
+    """The text that a tokenizer was trained on; None where its folder does not say."""
 
     data_file: str | None
     data_sha256: str | None
 
 
 def origin(folder: Path) -> Origin:
-    """What the tokenizer in a folder was trained on.
+    """The text that the tokenizer in a folder was trained on.
 
     Raises:
         UserError: its report cannot be read.
@@ -39,17 +42,17 @@ def origin(folder: Path) -> Origin:
 
 
 def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
-    """Train a tokenizer on a text, write its folder, and remember it as this folder's newest.
+    """Train a tokenizer, write its folder, and remember it as the last one that was trained here.
 
     Args:
-        config: from what, how large, where to.
-        say: takes each line of the report.
+        config: the text, the size of the vocabulary, the folder.
+        say: called with each line of the report.
 
     Raises:
         UserError: no data, or too little for the vocabulary, or the folder cannot be written.
     """
     folder = Path(config.output_dir)
-    check_folder(folder)  # before the work, not after it
+    check_folder(folder)  # before the text is read
     corpus = survey(workspace.chosen_data(config.data_file), say)
     return train_tokenizer_on(corpus, config.vocab_size, folder, say)
 
@@ -57,14 +60,14 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
 def train_tokenizer_on(
     corpus: Corpus, vocab_size: int, folder: Path, say: Say, *, or_less: bool = False
 ) -> Tokenizer:
-    """`train_tokenizer`, on a text that has been read already.
+    """`train_tokenizer`, on a text that has been surveyed already.
 
     Args:
         corpus: the text.
         vocab_size: number of tokens.
-        folder: where to.
-        say: takes each line of the report.
-        or_less: where the text does not support a vocabulary of that size, take what it supports.
+        folder: written, or left as it is where it holds this tokenizer already.
+        say: called with each line of the report.
+        or_less: take a smaller vocabulary where the text does not support one of that size.
 
     Raises:
         UserError: too little text for the vocabulary, or the folder cannot be written.
@@ -76,7 +79,7 @@ def train_tokenizer_on(
     by_length = sorted(
         range(tokenizer.vocab_size), key=lambda token: -tokenizer.byte_lengths[token]
     )
-    longest_tokens = [tokenizer.decode([token]) for token in by_length[:LONGEST]]
+    longest_tokens = [tokenizer.decode([token]) for token in by_length[:N_LONGEST]]
     report = {
         "data_file": str(corpus.path),
         "data_sha256": corpus.sha256,
@@ -97,7 +100,7 @@ def train_tokenizer_on(
 
 
 def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
-    """On the first few megabytes, end-of-text tokens included."""
+    """Measured on the first `REPORT_BYTES`, counting a separator for each document."""
     sample, n_bytes = [], 0
     for document in documents:
         sample.append(document)
@@ -108,6 +111,7 @@ def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
 
 
 def _holds(folder: Path, tokenizer: Tokenizer, corpus: Corpus) -> bool:
+    """Whether a folder holds this tokenizer, trained on this text."""
     try:
         same = Tokenizer.load(folder).sha256 == tokenizer.sha256
     except UserError:

@@ -50,6 +50,8 @@ class Specification:
         decoding = known_decoding(specification.get("decoder"))
         if decoding is None:
             raise UserError("its decoder is neither byte-level nor one of SentencePiece")
+        if _type(model) == "Unigram" and model.get("unk_id") is None:
+            raise UserError("its Unigram model has no token for unknown characters (unk_id)")
         self._token_bytes = _token_bytes(model, added, decoding)
         self.vocab_size = len(self._token_bytes)
         self._separator = _chosen_separator(added, eos_token, configured)
@@ -79,14 +81,15 @@ class Specification:
     def identity(self) -> Json:
         """Everything that decides the ids and the text behind them, equal for old and new forms of a file."""
         specification = json.loads(self._text)
+        stated = specification["model"]
         model = {
             option: value
-            for option, value in specification["model"].items()
+            for option, value in stated.items()
             if not (option == "dropout" or value is None or value is False or value == "")
         }
-        model["type"] = _type(model)
+        model["type"] = _type(stated)
         if model["type"] == "BPE":
-            model["merges"] = [merge_pair(merge) for merge in model["merges"]]
+            model["merges"] = [merge_pair(merge) for merge in stated["merges"]]
         added = [
             {option: value for option, value in token.items() if option != SEPARATES}
             for token in _added_tokens(specification)

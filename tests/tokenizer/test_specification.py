@@ -327,6 +327,13 @@ def test_a_decoder_of_another_kind_is_refused(decoder: object) -> None:
         Tokenizer.from_json(json.dumps(changed))
 
 
+def test_a_model_that_fails_at_unknown_characters_is_refused() -> None:
+    changed = kinds.specification("unigram")
+    changed["model"]["unk_id"] = None
+    with pytest.raises(UserError, match=r"tokenizer\.json: .*unk_id"):
+        Tokenizer.from_json(json.dumps(changed))
+
+
 def test_a_special_token_that_text_can_spell_is_refused() -> None:
     """Here nothing keeps the spelling from being looked up as a whole."""
     specification = kinds.specification("llama3") | {"pre_tokenizer": None}
