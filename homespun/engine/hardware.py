@@ -1,4 +1,4 @@
-"""Processors and memory of this process: total and free, honouring affinity and cgroup limits."""
+"""Number of cores, and total and free memory for this process, honouring affinity and cgroup limits."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 SYSTEM = Path("/")
 
-# Where a control group keeps its limit, what it uses, and how much of that are files that need not stay in memory:
-# of the second version of control groups, and of the first.
+# For both versions of control groups: the folder, the files with limit and usage, and the entry of memory.stat for
+# cached files, which the system can drop.
 _VERSION_2 = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
 _VERSION_1 = (
     "sys/fs/cgroup/memory",
@@ -25,13 +25,13 @@ def n_cores() -> int:
 
 
 def capacity(system: Path = SYSTEM) -> int:
-    """Bytes of memory in this machine, or that its limits leave to this process."""
+    """Bytes of memory that this process may use: those of the machine, or the limit of its control group."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *(limit for limit, _ in _limits(system))])
 
 
 def available(system: Path = SYSTEM) -> int:
-    """Bytes of it that nobody uses now; where the system does not tell (macOS), all of it."""
+    """Bytes of `capacity` that are free now. macOS does not tell, so there it is all of them."""
     free = [limit - used for limit, used in _limits(system)]
     meminfo = _numbers(system / "proc/meminfo")
     if "MemAvailable:" in meminfo:
@@ -40,21 +40,21 @@ def available(system: Path = SYSTEM) -> int:
 
 
 def _limits(system: Path) -> Iterator[tuple[int, int]]:
-    """Bytes that each control group around this process may have, and that it uses."""
+    """Limit and usage in bytes of each control group around this process that has a limit."""
     for line in _read(system / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        place, limit, usage, files = _VERSION_1 if controllers else _VERSION_2
-        root = system / place
+        folder, limit, usage, cached = _VERSION_1 if controllers else _VERSION_2
+        root = system / folder
         inside = root / path.lstrip("/")
-        # From within a container its own path may not be visible; its limit then stands at the root.
+        # In a container this path may not be visible. Its limit is then in the root folder.
         for group in (inside, *inside.parents):
             if not group.is_relative_to(root):
                 break
             if (bytes_allowed := _read(group / limit).strip()).isdigit():  # else it is "max"
                 used = int(_read(group / usage) or 0)
-                yield int(bytes_allowed), used - _numbers(group / "memory.stat").get(files, 0)
+                yield int(bytes_allowed), used - _numbers(group / "memory.stat").get(cached, 0)
 
 
 def _numbers(table: Path) -> dict[str, int]:

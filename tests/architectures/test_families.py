@@ -1,12 +1,17 @@
-"""The list of parameters: groups, initial values, cost."""
+"""Parameters, initial values and cost of every family, checked against `transformers` and by hand."""
 
 import dataclasses
 import math
 
 import numpy as np
 import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
 
 from homespun.architectures.families import (
+    FAMILIES,
+    count_parameters,
+    family,
     flops_per_token,
     initial_weights,
     model_config,
@@ -17,6 +22,7 @@ from homespun.data.batch import Batch
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
 from homespun.errors import UserError
+from tests.reference import of_transformers
 
 GPT2 = ModelConfig(
     architecture="gpt2",
@@ -42,10 +48,101 @@ QWEN3 = ModelConfig(
     tie_embeddings=False,
     norm_eps=1e-6,
 )
-BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+LLAMA = dataclasses.replace(QWEN3, architecture="llama")
+SQUARE = dataclasses.replace(GPT2, d_ff=GPT2.d_model)
+"""All matrices of the feed-forward layers are square, so their shape does not tell how they are stored."""
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3}
+ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-@BOTH
+def test_all_families_are_tested() -> None:
+    assert CONFIGS.keys() == FAMILIES.keys()
+    for name, config in CONFIGS.items():
+        assert config.architecture == family(name).name == name
+
+
+def in_transformers(config: ModelConfig) -> torch.nn.Module:
+    """The model of `transformers`, without memory for the weights."""
+    with torch.device("meta"):
+        return of_transformers(config)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("config", [*CONFIGS.values(), SQUARE], ids=[*CONFIGS, "square"])
+def test_parameters_are_those_of_transformers(config: ModelConfig, tied: bool) -> None:
+    config = dataclasses.replace(config, tie_embeddings=tied)
+    theirs = in_transformers(config)
+    assert type(theirs).__name__ == family(config.architecture).huggingface_class
+    is_transposed = family(config.architecture).is_transposed
+    shapes = {
+        p.name: p.shape[::-1] if is_transposed(p.name) else p.shape for p in parameters(config)
+    }
+    assert len(shapes) == len(parameters(config))
+    assert shapes == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
+    assert count_parameters(config) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), SQUARE], ids=[*CONFIGS, "square"])
+def test_exactly_the_matrices_of_conv1d_are_transposed(config: ModelConfig) -> None:
+    conv1d = {
+        f"{name}.weight"
+        for name, module in in_transformers(config).named_modules()
+        if isinstance(module, Conv1D)
+    }
+    is_transposed = family(config.architecture).is_transposed
+    assert {p.name for p in parameters(config) if is_transposed(p.name)} == conv1d
+
+
+@ALL
+def test_parameters_of_a_block_begin_with_the_prefix_and_its_number(config: ModelConfig) -> None:
+    prefix = family(config.architecture).block_prefix
+    in_blocks = {p.name for p in parameters(config) if p.name.startswith(f"{prefix}.")}
+    numbers = {name.removeprefix(f"{prefix}.").partition(".")[0] for name in in_blocks}
+    assert numbers == set(map(str, range(config.n_layers)))
+    assert in_blocks >= {p.name for p in parameters(config) if p.group == "matrix"}
+
+
+@ALL
+def test_the_default_shape_is_valid(config: ModelConfig) -> None:
+    of = family(config.architecture)
+    shape = of.default_shape(n_layers=3, d_model=256, n_heads=4)
+    assert model_config(dataclasses.asdict(shape)) == shape
+    assert (shape.architecture, shape.n_layers, shape.d_model) == (of.name, 3, 256)
+    assert shape.d_ff == of.default_d_ff(256)
+    assert of.active_parameters(shape) == count_parameters(shape)
+
+
+@ALL
+def test_only_families_with_grouped_heads_take_them(config: ModelConfig) -> None:
+    grouped = dataclasses.asdict(config) | {"n_kv_heads": 2}
+    if family(config.architecture).has_grouped_heads:
+        assert model_config(grouped).n_kv_heads == 2
+    else:
+        with pytest.raises(UserError, match="leave --n-kv-heads out"):
+            model_config(grouped)
+
+
+def test_queries_and_keys_of_llama_have_no_norms() -> None:
+    without = [p for p in parameters(QWEN3) if "q_norm" not in p.name and "k_norm" not in p.name]
+    assert parameters(LLAMA) == without
+    assert flops_per_token(LLAMA) == flops_per_token(QWEN3)
+    kept, normed = (FAMILIES[name].activations(QWEN3) for name in ("llama", "qwen3"))
+    assert kept.computed == normed.computed
+    assert normed.float32 - kept.float32 == (QWEN3.n_heads + QWEN3.n_kv_heads) * QWEN3.head_dim
+
+
+@pytest.mark.parametrize("config", [QWEN3, LLAMA], ids=["qwen3", "llama"])
+def test_rotary_positions_need_an_even_head_size(config: ModelConfig) -> None:
+    with pytest.raises(UserError, match="need an even head size, not 31"):
+        model_config(dataclasses.asdict(config) | {"head_dim": 31})
+
+
+def test_the_heads_of_gpt2_fill_its_width() -> None:
+    with pytest.raises(UserError, match=r"needs --d-model \(64\) divisible by --n-heads"):
+        model_config(dataclasses.asdict(GPT2) | {"head_dim": 8})
+
+
+@ALL
 def test_biases_and_norms_do_not_decay_and_all_else_does(config: ModelConfig) -> None:
     for p in parameters(config):
         is_vector = p.name.endswith(".bias") or "norm" in p.name or ".ln_" in p.name
@@ -55,7 +152,7 @@ def test_biases_and_norms_do_not_decay_and_all_else_does(config: ModelConfig) ->
         assert (p.group == "matrix") == (in_block and not is_vector)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_head_is_stored_once(config: ModelConfig, tied: bool) -> None:
     config = dataclasses.replace(config, tie_embeddings=tied)
@@ -63,7 +160,7 @@ def test_a_tied_head_is_stored_once(config: ModelConfig, tied: bool) -> None:
     assert [p.group for p in large] == (["embedding"] if tied else ["embedding", "head"])
 
 
-@BOTH
+@ALL
 def test_initial_values_depend_on_seed_and_name_alone(config: ModelConfig) -> None:
     weights = dict(initial_weights(config, seed=1))
     deeper = dict(initial_weights(dataclasses.replace(config, n_layers=5), seed=1))
@@ -82,18 +179,12 @@ def test_initial_values_depend_on_seed_and_name_alone(config: ModelConfig) -> No
     assert len(drawn) == len(random)
 
 
-@BOTH
+@ALL
 def test_initial_values_have_the_spread_that_is_specified(config: ModelConfig) -> None:
-    spread = {
-        "gpt2": {"c_proj": 0.02 / math.sqrt(2 * config.n_layers), "": 0.02},
-        "qwen3": {
-            "o_proj": 0,
-            "down_proj": 0,
-            "lm_head": 0,
-            "embed_tokens": 1,
-            "": config.d_model**-0.5,
-        },
-    }[config.architecture]
+    modern: dict[str, float] = {"o_proj": 0, "down_proj": 0, "lm_head": 0, "embed_tokens": 1}
+    modern[""] = config.d_model**-0.5
+    gpt2 = {"c_proj": 0.02 / math.sqrt(2 * config.n_layers), "": 0.02}
+    spread = {"gpt2": gpt2, "llama": modern, "qwen3": modern}[config.architecture]
     for (name, values), p in zip(initial_weights(config, 0), parameters(config), strict=True):
         assert (name, values.shape) == (p.name, p.shape)
         if values.ndim == 1:
@@ -105,7 +196,7 @@ def test_initial_values_have_the_spread_that_is_specified(config: ModelConfig) -
             assert abs(values.mean()) <= 4 * std / math.sqrt(values.size)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_fresh_model_guesses(config: ModelConfig, tied: bool) -> None:
     config = dataclasses.replace(config, tie_embeddings=tied)

@@ -1,11 +1,11 @@
-"""Sizes by name, against the same models in `transformers`."""
+"""The presets, compared with the same models in `transformers`."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from homespun.architectures.families import count_parameters, parameters
+from homespun.architectures.families import FAMILIES, count_parameters, family, parameters
 from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import ModelConfig
 from homespun.errors import UserError
@@ -28,8 +28,8 @@ def test_names_and_shapes_and_count_are_those_of_transformers(name: str) -> None
     theirs = {n: tuple(p.shape) for n, p in model.named_parameters()}
     ours = {p.name: p.shape for p in parameters(config)}
     for matrix, shape in ours.items():
-        if config.architecture == "gpt2" and ".h." in matrix and len(shape) == 2:
-            ours[matrix] = shape[::-1]  # stored [in, out] there
+        if family(config.architecture).is_transposed(matrix):
+            ours[matrix] = shape[::-1]
     assert ours == theirs
     assert len(parameters(config)) == len(ours)
     assert count_parameters(config) == sum(p.numel() for p in model.parameters())
@@ -80,7 +80,7 @@ def test_nothing_overridden_is_the_preset_and_every_architecture_will_do(name: s
     assert shaped(PRESETS[name], {}) == PRESETS[name]
     unset = dict.fromkeys(("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"))
     assert shaped(PRESETS[name], unset) == PRESETS[name]
-    for architecture in ("gpt2", "qwen3"):
+    for architecture in FAMILIES:
         changed = shaped(PRESETS[name], {"architecture": architecture})
         assert changed.architecture == architecture
         assert changed.n_layers == PRESETS[name].n_layers

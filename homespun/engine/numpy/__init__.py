@@ -1,1 +1,1 @@
-"""Reads a trained model with NumPy alone, and judges the other engines."""
+"""Reads a trained model with NumPy alone; the other engines are checked against it."""

@@ -1,4 +1,4 @@
-"""Gradients in, updated weights out, in float64 and step by step: what the engines' optimizers are held against."""
+"""Gradients flow in, updated weights flow out, in float64: the reference for the optimizers of the engines."""
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ def adamw(
     beta2: float,
     eps: float,
 ) -> Doubles:
-    """AdamW (Loshchilov and Hutter, 2019), algorithm 2: the weight after a step by each of the gradients."""
+    """AdamW (Loshchilov and Hutter, 2019), algorithm 2: the weight after one step for each gradient."""
     mean = np.zeros_like(weight)
     square = np.zeros_like(weight)
     for step, gradient in enumerate(gradients, start=1):

@@ -95,9 +95,11 @@ class ProductThreads:
         return self._several > self._default and measured and now >= self._trial_start
 
     def _forget_times(self) -> None:
-        self._single_seconds = math.inf  # the shortest step with the default number of threads
-        self._n_single_steps = 0
-        self._lost = 0.0  # seconds, in the present trial
+        self._single_seconds: float = (
+            math.inf
+        )  # the shortest step with the default number of threads
+        self._n_single_steps: int = 0
+        self._lost: float = 0.0  # seconds, in the present trial
 
     @contextmanager
     def _limited(self, n_threads: int) -> Iterator[None]:
