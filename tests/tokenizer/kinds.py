@@ -204,9 +204,16 @@ def unknown_normalizer() -> Tokenizer:
 
 
 def spaces_in_added_tokens() -> Tokenizer:
-    """One added token reaches across a place where texts are cut otherwise."""
+    """An added token reaches across a place where texts are cut otherwise."""
     library = gpt2()
-    library.add_tokens(["upon The", AddedToken("größer", lstrip=True, rstrip=True)])
+    library.add_tokens(["upon The"])
+    return library
+
+
+def stripping_added_tokens() -> Tokenizer:
+    """An added token takes the white space around it."""
+    library = gpt2()
+    library.add_tokens([AddedToken("größer", lstrip=True, rstrip=True)])
     return library
 
 
@@ -271,13 +278,13 @@ KINDS = {
         unknown_splitting,
         unknown_normalizer,
         spaces_in_added_tokens,
+        stripping_added_tokens,
         llama2,
         unigram,
     )
 }
 CACHED = ("gpt2", "llama3", "qwen", "smollm2")
 """Kinds whose splitting is known."""
-BYTE_LEVEL = tuple(name for name in KINDS if name not in ("llama2", "unigram"))
 
 
 @cache
