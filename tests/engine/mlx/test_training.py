@@ -83,9 +83,6 @@ def test_gradients_of_an_auxiliary_loss_are_its_finite_differences(config: Model
     batches = divided(random_batch(config, rows=4), 2)
     batches[0].targets[:, :20] = IGNORED  # so that the micro-batches count differently
     weights = random_weights(config)
-    plain_loss = sum(engine(config).loss(batch)[0] for batch in batches)
-    plain_loss /= sum(batch.n_targets for batch in batches)
-    assert step_loss(config, weights, batches) > 1.01 * plain_loss
     for name, gradient in engine(config).gradients(batches):
         direction = gradient / np.linalg.norm(gradient)
         above, below = (
@@ -94,6 +91,24 @@ def test_gradients_of_an_auxiliary_loss_are_its_finite_differences(config: Model
         )
         slope = (above - below) / 0.04
         assert slope == pytest.approx(np.linalg.norm(gradient), rel=0.03, abs=1e-3), name
+
+
+@pytest.mark.usefixtures("auxiliary")
+def test_an_auxiliary_loss_counts_by_the_share_of_the_targets() -> None:
+    weights, batches = random_weights(QWEN3), divided(random_batch(QWEN3, rows=4), 2)
+
+    def auxiliary_loss(batches: list[Batch]) -> float:
+        total = sum(engine(QWEN3).loss(batch)[0] for batch in batches)
+        n_targets = sum(batch.n_targets for batch in batches)
+        return step_loss(QWEN3, weights, batches) - total / n_targets
+
+    first, second = (auxiliary_loss([batch]) for batch in batches)
+    assert abs(first - second) > 1e-3 < first
+    batches[0].targets[:, :20] = IGNORED
+    assert auxiliary_loss(batches[:1]) == pytest.approx(first, rel=1e-3)
+    shares = [batch.n_targets for batch in batches]
+    expected = np.average([first, second], weights=shares)
+    assert auxiliary_loss(batches) == pytest.approx(expected, rel=1e-3)
 
 
 @EACH
