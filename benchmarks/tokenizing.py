@@ -26,9 +26,10 @@ from benchmarks import report
 from benchmarks.rounds import compared, interleaved
 from homespun import tokenizer
 from homespun.data.corpus import survey
-from homespun.data.documents import SEPARATOR, documents
+from homespun.data.documents import documents
 from homespun.data.prepare import prepare
 from homespun.stories import stories
+from homespun.tokenizer import END_OF_TEXT
 
 VOCAB_SIZE = 8000
 WORDS_IN_DOCUMENT, DOCUMENTS_AT_A_TIME = 400, 100
@@ -59,7 +60,7 @@ def encode(text: Text, rounds: int = 5, n_stories: int = 32_000) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = folder / "text.txt"
-        file.write_text(f"\n{SEPARATOR}\n".join(texts), encoding="utf-8")
+        file.write_text(f"\n{END_OF_TEXT}\n".join(texts), encoding="utf-8")
         corpus = survey(file)
 
         def forgetful() -> tokenizer.Tokenizer:
@@ -121,7 +122,7 @@ def write_large(path: Path, text: Path, n_bytes: int, seed: int) -> int:
     with path.open("w", encoding="utf-8") as file:
         for document in endless(text.read_text(encoding="utf-8"), rng):
             distinct.update(document.split())
-            file.write(f"{document}\n{SEPARATOR}\n")
+            file.write(f"{document}\n{END_OF_TEXT}\n")
             written += len(document.encode())
             if written >= n_bytes:
                 return len(distinct)
@@ -130,7 +131,7 @@ def write_large(path: Path, text: Path, n_bytes: int, seed: int) -> int:
 
 def endless(text: str, rng: np.random.Generator) -> Iterator[str]:
     """Documents in which each word follows the one before it as somewhere in the text."""
-    words = np.array(re.findall(r"\s*\S+", text.replace(SEPARATOR, "")), dtype=object)
+    words = np.array(re.findall(r"\s*\S+", text.replace(END_OF_TEXT, "")), dtype=object)
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(word, len(numbers)) for word in words])
     places = np.argsort(ids, kind="stable")  # those of equal words lie together

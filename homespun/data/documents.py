@@ -32,7 +32,6 @@ from typing import BinaryIO
 from homespun.errors import UserError, did_you_mean
 from homespun.tokenizer import END_OF_TEXT
 
-SEPARATOR = END_OF_TEXT
 BOM = b"\xef\xbb\xbf"
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 SUPPORTED = ".txt, .md, .jsonl or .parquet"
@@ -212,7 +211,7 @@ def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) ->
 
 def _read_text(file: BinaryIO, name: str, start: int, block: int) -> Iterator[Located]:
     file.seek(0)
-    buffer = file.read(MAX_DOCUMENT + len(SEPARATOR) + 2)
+    buffer = file.read(MAX_DOCUMENT + len(END_OF_TEXT) + 2)
     _check_is_text(buffer, name)
     is_book = _find_separator(buffer, 0, MAX_DOCUMENT + 1, at_end=True) is None
     most = 2 * block if is_book else MAX_DOCUMENT
@@ -226,7 +225,7 @@ def _read_text(file: BinaryIO, name: str, start: int, block: int) -> Iterator[Lo
     at_end = False
     while True:
         separator = _find_separator(buffer, begin, begin + most + 1, at_end)
-        if separator is None and not at_end and len(buffer) - begin <= most + len(SEPARATOR) + 1:
+        if separator is None and not at_end and len(buffer) - begin <= most + len(END_OF_TEXT) + 1:
             more = file.read(_READ)
             at_end = not more
             buffer, offset, begin = buffer[begin:] + more, offset + begin, 0
@@ -247,7 +246,7 @@ def _find_separator(text: bytes, begin: int, end: int, at_end: bool) -> tuple[in
     `text` starts at the beginning of a line. A mark at the very end of `text` counts only `at_end` of the file, since
     the bytes that follow may still make it an ordinary line.
     """
-    mark = SEPARATOR.encode()
+    mark = END_OF_TEXT.encode()
     at = begin - 1
     while (at := text.find(mark, at + 1, end + len(mark))) >= 0:
         after = at + len(mark)

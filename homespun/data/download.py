@@ -25,6 +25,7 @@ from homespun.data import documents
 from homespun.data.hub import Changed, Hub, Missing
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
+from homespun.tokenizer import END_OF_TEXT
 
 NUM_SAMPLES = 10_000
 """Default number of documents. All documents of a local source are taken."""
@@ -315,7 +316,7 @@ class _Partial:
 
     def add(self, document: str, position: Position | None) -> None:
         """Append a document and its separator."""
-        mark = documents.SEPARATOR
+        mark = END_OF_TEXT
         if mark in document:
             document = re.sub(rf"^(?={re.escape(mark)}$)", " ", document, flags=re.MULTILINE)
         self._n_bytes += self._file.write(f"{document}\n{mark}\n".encode())

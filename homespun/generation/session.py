@@ -185,7 +185,7 @@ class _Text:
         self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
         self._sampler = Sampler(config, seed, sample)
-        self._characters = tokenizer.stream()
+        self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
         self._released: list[str] = []
         self._pending = ""

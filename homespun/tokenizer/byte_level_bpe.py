@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from homespun.tokenizer.byte_level import byte_alphabet, token_bytes
-from homespun.tokenizer.splitting import GPT2_OR_ANYWHERE, Splitting
+from homespun.tokenizer.splitting import BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE, Splitting
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,7 +32,7 @@ _CHANGES_IDS = (
 class ByteLevelBPE:
     """A tokenizer's definition, see `tokenizer.Definition`."""
 
-    splitting: ClassVar[Splitting] = GPT2_OR_ANYWHERE
+    splitting: ClassVar[Splitting] = BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE
     is_lossless: ClassVar[bool] = True
     drops_first_space: ClassVar[bool] = False
 

@@ -44,18 +44,18 @@ class Splitting:
         return re.search(rf"\S[{self.cut_before}]", text) is not None
 
 
-GPT2 = Splitting(cut_before=" \n")
+BEFORE_SPACE_OR_LINE_FEED = Splitting(cut_before=" \n")
 """A word of GPT-2's expression has white space at its start only, and a line feed only among white space."""
-GPT2_OR_ANYWHERE = replace(GPT2, cuts_long_runs=True)
+BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE = replace(BEFORE_SPACE_OR_LINE_FEED, cuts_long_runs=True)
 """Of tokenizers that are trained here: a long run without such a place costs little memory, and is cut."""
-LLAMA3 = Splitting(cut_before=" ")
+BEFORE_SPACE = Splitting(cut_before=" ")
 """Punctuation takes the line feeds that follow it into its word."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3_EXPRESSIONS = [
+_PUNCTUATION_TAKES_LINE_FEEDS = [
     "|".join([_CONTRACTIONS, _LETTERS, digits, _PUNCTUATION, _SPACES])
     for digits in (r"\p{N}{1,3}", r"\p{N}")  # of Llama 3, and of Qwen 2, 2.5 and 3
 ]
@@ -66,9 +66,12 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
 
 
 _KNOWN: list[tuple[list[dict[str, Any]], Splitting]] = [
-    ([_byte_level(True)], GPT2),
+    ([_byte_level(True)], BEFORE_SPACE_OR_LINE_FEED),
     *(
-        ([{"type": "Digits", "individual_digits": individual}, _byte_level(True)], GPT2)
+        (
+            [{"type": "Digits", "individual_digits": individual}, _byte_level(True)],
+            BEFORE_SPACE_OR_LINE_FEED,
+        )
         for individual in (True, False)
     ),
     *(
@@ -82,9 +85,9 @@ _KNOWN: list[tuple[list[dict[str, Any]], Splitting]] = [
                 },
                 _byte_level(False),
             ],
-            LLAMA3,
+            BEFORE_SPACE,
         )
-        for expression in _LLAMA3_EXPRESSIONS
+        for expression in _PUNCTUATION_TAKES_LINE_FEEDS
     ),
 ]
 """Pre-tokenizers by their steps. Digits split a text further, which moves no end of a word."""

@@ -15,20 +15,19 @@ from homespun import durable
 from homespun.data import manifest, shards
 from homespun.data import prepare as module
 from homespun.data.corpus import Corpus, survey
-from homespun.data.documents import SEPARATOR
 from homespun.data.manifest import TIMESTAMP_GRANULARITY
 from homespun.data.prepare import VERIFIED, Prepared, prepare
 from homespun.errors import UserError
-from homespun.tokenizer import Tokenizer, train
+from homespun.tokenizer import END_OF_TEXT, Tokenizer, train
 
 SHARD_BYTES = 4_000
 
 
 def write_data(path: Path, seed: int) -> Corpus:
     rng = random.Random(seed)
-    words = ["once", "upon", "a", "time", "the", "cat", "größer", "ran", "😀", SEPARATOR]
+    words = ["once", "upon", "a", "time", "the", "cat", "größer", "ran", "😀", END_OF_TEXT]
     documents = [f"{number} " + " ".join(rng.choices(words, k=40)) for number in range(150)]
-    path.write_text(f"\n{SEPARATOR}\n".join(documents), encoding="utf-8")
+    path.write_text(f"\n{END_OF_TEXT}\n".join(documents), encoding="utf-8")
     return survey(path)
 
 

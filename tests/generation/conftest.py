@@ -27,7 +27,7 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i - 1 for i in ids if i).decode("utf-8", errors="replace")
 
-    def stream(self) -> "ByteStream":
+    def stream(self, *, continued: bool = False) -> "ByteStream":
         return ByteStream(self.chunk)
 
 

@@ -14,7 +14,11 @@ from tokenizers import Tokenizer as Library
 
 from homespun.tokenizer import Tokenizer, train, word_cache
 from homespun.tokenizer import tokenizer as module
-from homespun.tokenizer.splitting import GPT2, GPT2_OR_ANYWHERE, LLAMA3, Splitting, known_splitting
+from homespun.tokenizer.splitting import (
+    BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE,
+    Splitting,
+    known_splitting,
+)
 from tests.tokenizer import kinds
 
 BLANKS = [" ", "\n", "  ", "\n\n", " \t ", "\r\n", "\t", "\u3000 ", "\x1c", "\u00a0", "\x85"]
@@ -26,7 +30,9 @@ SPACED = st.lists(
 
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(text=SPACED)
-@pytest.mark.parametrize("splitting", [GPT2, GPT2_OR_ANYWHERE, LLAMA3])
+@pytest.mark.parametrize(
+    "splitting", [BEFORE_SPACE_OR_LINE_FEED, BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE, BEFORE_SPACE]
+)
 def test_a_text_is_cut_only_where_it_may_be(splitting: Splitting, text: str) -> None:
     place = re.compile(rf"\S(?=[{splitting.cut_before}])")
     pieces, words = list(splitting.pieces(text, 32)), splitting.words(text)
@@ -132,15 +138,20 @@ def test_the_cache_is_bounded_and_may_be_shared_by_threads(
     expected = [[0, *tokenizer.encode(text)] for text in texts]
     for start, stream in enumerate(streams):
         assert stream.tolist() == [token for ids in expected[start:] for token in ids]
-    cache = word_cache.WordCache(GPT2, tokenizer.encode_batch, 0, tokenizer.byte_lengths)
+    cache = word_cache.WordCache(
+        BEFORE_SPACE_OR_LINE_FEED, tokenizer.encode_batch, 0, tokenizer.byte_lengths
+    )
     for text in texts:
-        cache.lookup(GPT2.words(text))
+        cache.lookup(BEFORE_SPACE_OR_LINE_FEED.words(text))
         assert cache.n_bytes < 1000 + len(text)
 
 
 @pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000, "中" * 100_000, "ab c " * 60_000])
 def test_a_long_text_survives(tokenizer: Tokenizer, text: str) -> None:
-    assert max(map(len, GPT2_OR_ANYWHERE.pieces(text, module.PIECE))) <= module.PIECE
+    assert (
+        max(map(len, BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE.pieces(text, module.PIECE)))
+        <= module.PIECE
+    )
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.join([text, "end"]).tolist() == [0, *ids, 0, *tokenizer.encode("end")]
