@@ -15,6 +15,8 @@ from tokenizers import Tokenizer as Library
 from homespun.tokenizer import Tokenizer, train, word_cache
 from homespun.tokenizer import tokenizer as module
 from homespun.tokenizer.splitting import (
+    BEFORE_SPACE,
+    BEFORE_SPACE_OR_LINE_FEED,
     BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE,
     Splitting,
     known_splitting,
