@@ -414,7 +414,7 @@ def test_named_best_weights_are_used_or_refused(
     run_without_best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
-    assert "checkpoints/best.npz is not there" in capsys.readouterr().err
+    assert "checkpoints/best.npz does not exist" in capsys.readouterr().err
     Path("checkpoints/best.npz").write_bytes(b"torn")
     assert main(shlex.split(f"{GENERATE} --checkpoint checkpoints/best.npz")) == 2
     assert "is not a checkpoint of homespun" in capsys.readouterr().err

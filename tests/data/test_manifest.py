@@ -165,7 +165,7 @@ def test_a_damaged_manifest_is_not_trusted(text: Path) -> None:
     first = survey(text)
     [manifest] = text.parent.glob("tokens/*")
     whole = manifest.read_bytes()
-    for at in range(len(whole)):
+    for at in range(0, len(whole), 23):
         manifest.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert survey(text) == first
         manifest.write_bytes(whole[:at])
