@@ -36,6 +36,12 @@ class ProductThreads:
     last digit of rows at the end of a matrix with an odd number of rows.
     """
 
+    _single_seconds: float
+    """The shortest step with the default number of threads."""
+    _n_single_steps: int
+    _lost: float
+    """Seconds, in the present trial of several threads."""
+
     def __init__(
         self, wanted: int | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
@@ -95,11 +101,9 @@ class ProductThreads:
         return self._several > self._default and measured and now >= self._trial_start
 
     def _forget_times(self) -> None:
-        self._single_seconds: float = (
-            math.inf
-        )  # the shortest step with the default number of threads
-        self._n_single_steps: int = 0
-        self._lost: float = 0.0  # seconds, in the present trial
+        self._single_seconds = math.inf
+        self._n_single_steps = 0
+        self._lost = 0.0
 
     @contextmanager
     def _limited(self, n_threads: int) -> Iterator[None]:
