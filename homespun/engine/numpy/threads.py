@@ -40,7 +40,7 @@ class ProductThreads:
     """The shortest step with the default number of threads."""
     _n_single_steps: int
     _lost: float
-    """Seconds lost in the present trial."""
+    """Seconds, in the present trial of several threads."""
 
     def __init__(
         self, wanted: int | None = None, clock: Callable[[], float] = time.perf_counter
