@@ -17,7 +17,8 @@ from homespun.engine import select
 from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
-from homespun.stored_model import StoredModel, from_checkpoint
+from homespun.model_formats.checkpoint import from_checkpoint
+from homespun.model_formats.stored_model import StoredModel
 from homespun.terminal import say
 
 

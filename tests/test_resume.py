@@ -182,9 +182,9 @@ def test_evaluations_and_samples_of_the_recipe_do_not_depend_on_kills(
 TOUCHY = """
 import sys
 from homespun.cli.main import main
-from homespun.training.watch import guard
-guard.SPIKE_DEVIATIONS = 3
-guard.MIN_RISE.update(loss=0.0, norm=0.0)
+from homespun.training.diagnostics import step_guard
+step_guard.SPIKE_DEVIATIONS = 3
+step_guard.MIN_RISE.update(loss=0.0, norm=0.0)
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -7,6 +7,8 @@ from homespun.engine.base import StepResult
 from homespun.errors import UserError
 from homespun.records.events import Advice, Evaluation, Sample, Saved, Step
 from homespun.training.clock import Clock
+from homespun.training.diagnostics.step_guard import SPIKE, Finding
+from homespun.training.diagnostics.trends import unigram_loss
 from homespun.training.due import DueDates
 from homespun.training.emitter import Emitter
 from homespun.training.evaluate import Evaluator
@@ -16,8 +18,6 @@ from homespun.training.run import Run
 from homespun.training.sampling import sample_texts
 from homespun.training.saver import Saver
 from homespun.training.steps import StepInputs, Steps, findings
-from homespun.training.watch.advice import unigram_loss
-from homespun.training.watch.guard import SPIKE, Finding
 
 
 class Loop:

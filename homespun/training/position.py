@@ -4,8 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from homespun.training.watch.advice import TrendWatch
-from homespun.training.watch.guard import StepGuard
+from homespun.training.diagnostics.step_guard import StepGuard
+from homespun.training.diagnostics.trends import TrendWatch
 
 STORED_NAMES = {
     "unigram_loss": "counting",

@@ -13,9 +13,9 @@ from homespun.engine.base import StepHandle, StepResult
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.events import LoggedSteps
 from homespun.training.clock import Clock
+from homespun.training.diagnostics.step_guard import Finding, Limits
 from homespun.training.position import Position, Window
 from homespun.training.run import Run
-from homespun.training.watch.guard import Finding, Limits
 
 
 @dataclass(frozen=True)

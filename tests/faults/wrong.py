@@ -316,7 +316,7 @@ def not_finite_but_applied(_: str) -> None:
 
 
 def refused_steps_not_counted(_: str) -> None:
-    from homespun.training.watch.guard import StepGuard
+    from homespun.training.diagnostics.step_guard import StepGuard
 
     observe_step = StepGuard.observe_step
 

@@ -17,8 +17,7 @@ from homespun.engine.base import StepResult
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
 from homespun.planning.recipe import ResolvedConfig
-from homespun.training.position import Position
-from homespun.training.watch.guard import (
+from homespun.training.diagnostics.step_guard import (
     MAX_REFUSED_IN_A_ROW,
     MIN_RECENT_STEPS,
     NOT_FINITE,
@@ -27,6 +26,7 @@ from homespun.training.watch.guard import (
     Limits,
     StepGuard,
 )
+from homespun.training.position import Position
 from tests.conftest import records
 
 CONFIG = ResolvedConfig()

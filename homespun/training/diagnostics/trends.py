@@ -13,7 +13,7 @@ import numpy as np
 from homespun.data.shards import TokenStream
 from homespun.engine.base import StepResult
 from homespun.planning.recipe import ResolvedConfig
-from homespun.training.watch.guard import Finding, higher_rate, lower_rate
+from homespun.training.diagnostics.step_guard import Finding, higher_rate, lower_rate
 
 MAX_BLOCKS = 64
 """The whole run is kept as at most so many blocks; when they are full, each two become one."""

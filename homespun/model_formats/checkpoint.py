@@ -1,35 +1,14 @@
-"""A file flows in; a trained model comes out as the file describes it, checked, with its tensors still on disk.
+"""homespun's own format: an archive of weights with its header flows in, a stored model comes out."""
 
-Every source of weights becomes a `StoredModel`: a checkpoint of homespun now, other formats through a function beside
-`from_checkpoint`.
-"""
-
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from homespun.architectures.families import model_config, parameters
 from homespun.checkpoint.archive import Archive
 from homespun.config import ModelConfig
 from homespun.errors import UserError
-from homespun.named_array import NamedArray
+from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class StoredModel:
-    """A model on disk, with everything that is needed to run it."""
-
-    path: Path
-    config: ModelConfig
-    tokenizer: Tokenizer
-    tensors: Callable[[], Iterator[NamedArray]]
-    """Reads the weights, one array at a time, under the names of `architectures`."""
-    header: dict[str, Any]
-    """Facts that are kept when the model is saved again."""
-    step: int = 0
-    """Training steps behind the weights; 0 where the source does not say."""
 
 
 def from_checkpoint(archive: Archive) -> StoredModel:

@@ -1,0 +1,28 @@
+"""A trained model as a file describes it: shape, tokenizer, and tensors that are still on disk.
+
+Every format turns its files into this. `language_model` loads it into an engine.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homespun.config import ModelConfig
+from homespun.named_array import NamedArray
+from homespun.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk, with everything that is needed to run it."""
+
+    path: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    tensors: Callable[[], Iterator[NamedArray]]
+    """Reads the weights, one array at a time, under the names of `architectures`."""
+    header: dict[str, Any]
+    """Facts that are kept when the model is saved again."""
+    step: int = 0
+    """Training steps behind the weights; 0 where the source does not say."""
