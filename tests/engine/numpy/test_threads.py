@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
@@ -18,14 +18,15 @@ from homespun.engine.numpy.threads import (
 )
 from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights, relative_error
 
+BLAS = ThreadpoolController().select(user_api="blas").lib_controllers
 pytestmark = pytest.mark.skipif(
-    not any(library["user_api"] == "blas" for library in threadpool_info()),
+    not BLAS,
     reason="the threads of this NumPy's products cannot be counted",
 )
 
 
 def blas_threads() -> int:
-    [count] = {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+    [count] = {library.get_num_threads() for library in BLAS}
     return int(count)
 
 
