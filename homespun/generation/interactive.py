@@ -1,4 +1,4 @@
-"""Prompts from a person in, continuations printed as they are written, until the person leaves."""
+"""Prompts flow in from a terminal or a pipe; continuations are printed while the model writes them."""
 
 import contextlib
 import dataclasses
@@ -25,27 +25,26 @@ SETTINGS = {
     if field.name != "stop"
 }
 LEAVE = ("/quit", "/exit", "/q")
-LIKE_A_COMMAND = ("quit", "exit", "help")
-"""What a person types who wants a command, and hardly ever the beginning of a text."""
+COMMAND_WORDS = ("quit", "exit", "help")
+"""Lines that mean a command without its slash; texts hardly ever begin like that."""
 HELP = f"""Type the beginning of a text and press Enter (Enter alone: the model begins); Ctrl-C stops a text.
   /help            this list
   /quit            leave, like Ctrl-D
   /SETTING         show a setting
   /SETTING VALUE   change it; "off" stands for none
 The settings are {", ".join(SETTINGS)}.
-A text that begins with a slash, or is one of {", ".join(LIKE_A_COMMAND)}, needs a blank before it."""
+A text that begins with a slash, or is one of {", ".join(COMMAND_WORDS)}, needs a blank before it."""
 
 
 def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = None) -> None:
-    """Print what `reply` makes of each line of the standard input, until its end or /quit.
+    """Continue each line of the standard input, until its end or /quit.
 
-    On a terminal there is line editing, a history that outlives the session, and Ctrl-C, which
-    stops a text or clears the line, and leaves when pressed twice. A mistake costs one line of
-    explanation, not the session.
+    On a terminal, lines can be edited and the history outlives the session. Ctrl-C stops a text or clears the line, and
+    leaves when pressed twice. A mistake prints one line and does not end the session.
     """
     terminal = sys.stdin.isatty()
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # Bytes that are not UTF-8 reach the prompt's own check instead of ending the session.
+        # Bytes that are not UTF-8 reach the check of the prompt instead of ending the session.
         sys.stdin.reconfigure(errors="surrogateescape")
     with _line_editing() if terminal else contextlib.nullcontext():
         if terminal:
@@ -54,8 +53,8 @@ def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = No
         while line is not None and line.strip() not in LEAVE:
             try:
                 if line.startswith("/"):
-                    config = _obey(line, config)
-                elif terminal and line in LIKE_A_COMMAND:
+                    config = _run_command(line, config)
+                elif terminal and line in COMMAND_WORDS:
                     print("(to leave: /quit or Ctrl-D; /help shows what you can do)")
                 elif line.strip():
                     write(line, reply(line, config))
@@ -91,24 +90,24 @@ def _next_line(terminal: bool) -> str | None:
 
 
 def write(prompt: str, pieces: Iterator[str]) -> None:
-    """Print a text as it comes; nothing appears before the prompt has been accepted."""
-    text = _together(prompt, pieces)
+    """Print a text while it is written. Nothing appears before the prompt has been accepted."""
+    text = _joined_with_prompt(prompt, pieces)
     for words in wrapped_stream(map(printable, text), columns(sys.stdout)):
         print(words, end="", flush=True)
     print()
 
 
-def _together(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
-    """The prompt with the first piece, then the others."""
+def _joined_with_prompt(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
+    """The prompt joined with the first piece, then the other pieces."""
     yield prompt + next(pieces, "")
     yield from pieces
 
 
-def _obey(line: str, config: SamplingConfig) -> SamplingConfig:
-    """Carry out a command; returns the settings as they are after it.
+def _run_command(line: str, config: SamplingConfig) -> SamplingConfig:
+    """Run a command; returns the settings after it.
 
     Raises:
-        UserError: there is no such command, or the value is not one for that setting.
+        UserError: the command does not exist, or the setting refuses the value.
     """
     command, _, value = line.strip().partition(" ")
     if command == "/help":
@@ -129,14 +128,14 @@ def _obey(line: str, config: SamplingConfig) -> SamplingConfig:
 
 @contextlib.contextmanager
 def _line_editing() -> Iterator[None]:
-    """Edit lines with the arrow keys, and keep the history from one session to the next."""
+    """Enable the arrow keys, and a history that is kept between sessions."""
     try:
         import readline
     except ImportError:  # some Pythons are built without it
         yield
         return
     readline.set_history_length(HISTORY_LINES)
-    # The history is a comfort: a home that cannot be read or written must not cost the session.
+    # The history is optional: a home folder that cannot be read or written must not end the session.
     with contextlib.suppress(OSError, RuntimeError):
         readline.read_history_file(_history_file())
     try:
@@ -150,7 +149,7 @@ def _line_editing() -> Iterator[None]:
 
 
 def _history_file() -> Path:
-    """Where the XDG base directory specification wants what a program remembers."""
+    """The path for state files by the XDG base directory specification."""
     state = os.environ.get("XDG_STATE_HOME", "")
     folder = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
     return folder / "homespun" / "history"

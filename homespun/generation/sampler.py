@@ -1,8 +1,7 @@
-"""Logits and the tokens so far in, one token id out.
+"""Logits and the tokens so far flow in; one token id comes out.
 
-Pure NumPy in float64, so that every engine draws the same token from the same logits. The order is
-that of the `transformers` library, which an exported model is likely to meet next: repetition
-penalty, temperature, top-k, top-p, min-p.
+It is computed in float64 with NumPy, so every engine draws the same token from the same logits. The filters apply in
+the order of the `transformers` library: repetition penalty, temperature, top-k, top-p, min-p.
 """
 
 import math
@@ -50,11 +49,10 @@ class Sampler:
 def candidates(
     logits: Floats, history: Sequence[int], config: SamplingConfig
 ) -> tuple[Ids, Float64s]:
-    """The ids that may be drawn after `logits` [V], at least one, ascending; their probabilities.
+    """The ids that may be drawn after `logits` [V], at least one, in ascending order, and their probabilities.
 
-    Of equally likely tokens at the edge of a set the lower ids are kept. The ids are ascending, not
-    sorted by probability, so that a rounding difference between two engines only moves the borders
-    between tokens a little, and never swaps them.
+    Of equally likely tokens at the edge of a set the lower ids are kept. The ids are not sorted by probability, so a
+    rounding difference between two engines moves the borders between tokens a little and never swaps them.
 
     Raises:
         UserError: a logit is NaN or infinite.
@@ -70,8 +68,8 @@ def candidates(
     if config.temperature == 0:
         return np.array([scores.argmax()]), np.ones(1)
 
-    # What min-p leaves does not depend on top-k, and most of a large vocabulary is not looked at again after it. Only
-    # top-p counts the probabilities of all.
+    # Min-p does not depend on top-k, so it comes first: it removes most of a large vocabulary at once. Only top-p needs
+    # the probabilities of all tokens.
     floor = -math.inf
     if config.min_p > 0:
         floor = scores.max() + config.temperature * math.log(config.min_p)
@@ -94,7 +92,7 @@ def candidates(
 def _penalize(scores: Float64s, history: Sequence[int], penalty: float) -> Float64s:
     """Make the ids in `history` less likely (CTRL, Keskar et al. 2019, section 4.1).
 
-    The paper divides; a negative score is multiplied, since dividing would make it likelier.
+    The paper divides scores by the penalty. Negative scores are multiplied, since division would make them more likely.
     """
     seen = np.unique(np.asarray(history, dtype=np.intp))
     largest = np.finfo(np.float64).max
@@ -105,7 +103,7 @@ def _penalize(scores: Float64s, history: Sequence[int], penalty: float) -> Float
 
 
 def _top_k(scores: Float64s, k: int) -> Ids:
-    """Indices of the `k` highest scores, ascending (Fan et al. 2018); partitions, never sorts."""
+    """Indices of the `k` highest scores, ascending (Fan et al. 2018), by partition instead of a sort."""
     edge = np.partition(scores, -k)[-k]
     above = np.flatnonzero(scores > edge)
     ties = np.flatnonzero(scores == edge)[: k - above.size]
@@ -117,10 +115,10 @@ def _top_p(scores: Float64s, probabilities: Float64s, p: float) -> Ids:
 
     Nucleus sampling, Holtzman et al. 2019.
     """
-    # Tokens below (1 - p) / n have less than 1 - p together, so the set is complete without them:
-    # most of a large vocabulary is never sorted.
+    # Tokens below (1 - p) / n have less than 1 - p together, so the set is complete without them, and most of a large
+    # vocabulary is never sorted.
     eligible = np.flatnonzero(probabilities >= (1 - p) / probabilities.size)
-    # By score: where a temperature makes probabilities equal, the likelier token still comes first.
+    # Sorted by score: if a temperature makes probabilities equal, the more likely token still comes first.
     descending = eligible[np.argsort(-scores[eligible], kind="stable")]
     reached = np.searchsorted(np.cumsum(probabilities[descending]), p)
     return np.sort(descending[: reached + 1])
