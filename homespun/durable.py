@@ -97,14 +97,14 @@ def set_aside(path: Path) -> Path:
 def sync(file: BinaryIO) -> None:
     """Flush an open file to the disk."""
     file.flush()
-    _sync(file.fileno())
+    sync_descriptor(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, if the system supports that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _sync(descriptor)
+        sync_descriptor(descriptor)
     except OSError as error:
         if error.errno not in (
             errno.EINVAL,
@@ -115,7 +115,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _sync(descriptor: int) -> None:
+def sync_descriptor(descriptor: int) -> None:
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is not None:  # on macOS, fsync reaches only the cache of the drive
         try:

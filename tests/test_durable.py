@@ -92,7 +92,7 @@ def test_only_a_system_that_cannot_flush_folders_may_leave_it(
     def fail(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(durable, "_sync", fail)
+    monkeypatch.setattr(durable, "sync_descriptor", fail)
     if tolerated:
         durable.sync_folder(tmp_path)
     else:

@@ -187,7 +187,7 @@ def read_archive(path: Path) -> Archive:
             raise CheckpointError(
                 f"{path} is not a checkpoint: its arrays would be larger than the file"
             )
-        start, ending = _ending(archive.arrays.values(), manifest)
+        start, ending = ending_of(archive.arrays.values(), manifest)
         if start + len(ending) != length or _read_at(file, start, len(ending)) != ending:
             raise _damaged(path, "the directory of the zip")
     return archive
@@ -234,7 +234,7 @@ def _write(file: BinaryIO, tensors: Iterable[NamedArray], manifest: dict[str, An
         file.write(data)
     manifest["arrays"] = [dataclasses.asdict(info) for info in arrays.values()]
     text = json.dumps(manifest, allow_nan=False).encode("ascii")
-    _, ending = _ending(arrays.values(), text)
+    _, ending = ending_of(arrays.values(), text)
     file.write(ending)
     return hashlib.sha256(text).hexdigest()
 
@@ -329,7 +329,7 @@ def _end_marks(count: int, offset: int, length: int, comment: str) -> bytes:
     return zip64 + locator + end + comment.encode()
 
 
-def _ending(arrays: Collection[ArrayInfo], manifest: bytes) -> tuple[int, bytes]:
+def ending_of(arrays: Collection[ArrayInfo], manifest: bytes) -> tuple[int, bytes]:
     """The end of the arrays as an offset, and the bytes that follow them.
 
     These are the manifest, the directory, and the end of the zip with the SHA-256 of the manifest as its comment.

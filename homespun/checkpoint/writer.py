@@ -45,7 +45,7 @@ class CheckpointWriter:
         self._weights_bytes = weights_bytes
         self._report = report
         self._pool = ThreadPoolExecutor(1, "checkpoints") if in_background else None
-        self._under_way: Future[object] | None = None
+        self.under_way: Future[object] | None = None
         self._best: Work | None = None
         """Saves the best weights; None if they are on the disk."""
         self._not_saved: DiskFullError | None = None
@@ -71,12 +71,12 @@ class CheckpointWriter:
 
     def check(self) -> None:
         """Raise the exception of a save that has failed, without waiting for one that is running."""
-        if self._under_way and self._under_way.done():
+        if self.under_way and self.under_way.done():
             self.wait()
 
     def wait(self) -> None:
         """Wait for the running save, and raise its exception if it fails."""
-        running, self._under_way = self._under_way, None
+        running, self.under_way = self.under_way, None
         if running is None:
             return
         try:
@@ -125,7 +125,7 @@ class CheckpointWriter:
 
     def _begin(self, work: Work) -> None:
         if self._pool:
-            self._under_way = self._pool.submit(work)
+            self.under_way = self._pool.submit(work)
         else:
             work()
 

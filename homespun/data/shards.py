@@ -118,7 +118,7 @@ def open_shard(
             if data_sha256 not in (None, header.data_sha256):
                 raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
             if not is_verified:
-                _verify(file, path, header, digest)
+                verify_ids(file, path, header, digest)
             shape = (header.n_tokens,)
             return Shard(header, np.memmap(file, header.dtype, "r", _HEADER_BYTES, shape))
     except OSError as error:
@@ -152,7 +152,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, bytes]:
     return header, packed[_FIELDS.size :]
 
 
-def _verify(file: BinaryIO, path: Path, header: Header, digest: bytes) -> None:
+def verify_ids(file: BinaryIO, path: Path, header: Header, digest: bytes) -> None:
     """Read the ids block by block, and compare them with the header."""
     hashed = hashlib.sha256(header.pack())
     largest = 0

@@ -27,7 +27,7 @@ class Sampler:
 
     def __init__(self, config: SamplingConfig, seed: int, sample: int = 0) -> None:
         self.config = config
-        self._random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sample,)))
+        self.random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sample,)))
 
     def __call__(self, logits: Floats, history: Sequence[int] = ()) -> int:
         """Draw a token id after `logits` [V]; the repetition penalty applies to `history`.
@@ -41,7 +41,7 @@ class Sampler:
         cumulative = probabilities.cumsum()
         total = float(cumulative[-1])
         # Rounding must not carry the drawn point up to the total: no token lies beyond it.
-        point = min(self._random.random() * total, math.nextafter(total, 0))
+        point = min(self.random.random() * total, math.nextafter(total, 0))
         return int(ids[cumulative.searchsorted(point, side="right")])
 
 

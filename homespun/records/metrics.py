@@ -91,7 +91,7 @@ class MetricsLog:
         self.path = path
         self._held_back = b""
         try:
-            self._file = path.open("ab", buffering=0)
+            self.file = path.open("ab", buffering=0)
             self._cut(_whole_lines(path))
         except OSError as error:
             raise self._unwritable(error) from None
@@ -120,10 +120,10 @@ class MetricsLog:
         """
         self._write()
         try:
-            durable.sync(self._file)
+            durable.sync(self.file)
         except OSError as error:
             raise self._unwritable(error) from None
-        return self._length
+        return self.length
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` bytes, so that a resumed run writes no record twice.
@@ -133,7 +133,7 @@ class MetricsLog:
         Raises:
             UserError: the file belongs to another run: it is shorter, or no line ends at `length`.
         """
-        if self._length == 0:
+        if self.length == 0:
             return
         with self.path.open("rb") as file:
             file.seek(max(length - 1, 0))
@@ -148,7 +148,7 @@ class MetricsLog:
     def close(self) -> None:
         with contextlib.suppress(UserError):
             self._write()
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -161,17 +161,17 @@ class MetricsLog:
         if not self._held_back:
             return
         try:
-            if self._file.write(self._held_back) < len(self._held_back):
+            if self.file.write(self._held_back) < len(self._held_back):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._file.truncate(self._length)
+            self.file.truncate(self.length)
             raise self._unwritable(error) from None
-        self._length += len(self._held_back)
+        self.length += len(self._held_back)
         self._held_back = b""
 
     def _cut(self, length: int) -> None:
-        self._file.truncate(length)
-        self._length = length
+        self.file.truncate(length)
+        self.length = length
 
     def _unwritable(self, error: OSError) -> UserError:
         return cannot_write(

@@ -228,7 +228,7 @@ def seal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         listed = [
             ArrayInfo(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["arrays"]
         ]
-        path.write_bytes(arrays + archive._ending(listed, text)[1])
+        path.write_bytes(arrays + archive.ending_of(listed, text)[1])
 
 
 def first_array(**fields: Any) -> Callable[[dict[str, Any]], object]:
@@ -292,14 +292,14 @@ def test_no_array_is_beyond_memory(shape: tuple[int, ...]) -> None:
 def test_a_checksum_that_is_none(path: Path, crc32: Any) -> None:
     entry = {"name": "a", "shape": [], "dtype": "<f4", "crc32": crc32}
     facts = {"schema": 1, "kind": "weights", "step": 0, "header": {}, "arrays": [entry]}
-    path.write_bytes(archive._ending([], json.dumps(facts).encode())[1])
+    path.write_bytes(archive.ending_of([], json.dumps(facts).encode())[1])
     assert "its manifest is wrong" in refused(path)
 
 
 def test_sizes_that_overflow_when_added_up(path: Path) -> None:
     listed = [{"name": f"a{i}", "shape": [1 << 59], "dtype": "<f8"} for i in range(20)]
     facts = {"schema": 1, "kind": "weights", "step": 0, "header": {}, "arrays": listed}
-    path.write_bytes(archive._ending([], json.dumps(facts).encode())[1])
+    path.write_bytes(archive.ending_of([], json.dumps(facts).encode())[1])
     assert "larger than the file" in refused(path)
 
 
@@ -310,7 +310,7 @@ def test_a_later_version_is_said_to_be_one(path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b"{}", b"[]", b"1", b"\xff", b'{"schema": 1}'])
 def test_a_manifest_that_is_none(path: Path, text: bytes) -> None:
-    path.write_bytes(archive._ending([], text)[1])
+    path.write_bytes(archive.ending_of([], text)[1])
     refused(path)
 
 

@@ -187,7 +187,7 @@ def test_a_full_disk_keeps_what_is_finished(
     expected = contents(prepare(corpus, tokenizer, tmp_path / "control").folder)
     left = iter(range(writes_that_succeed))
     lock = threading.Lock()
-    sync = durable._sync
+    sync = durable.sync_descriptor
 
     def filling(descriptor: int) -> None:
         with lock:
@@ -196,7 +196,7 @@ def test_a_full_disk_keeps_what_is_finished(
         sync(descriptor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(durable, "_sync", filling)
+        patched.setattr(durable, "sync_descriptor", filling)
         with pytest.raises(UserError, match="No space left"):
             prepare(corpus, tokenizer, tmp_path / "tokens")
     home = only_folder(tmp_path / "tokens")

@@ -183,7 +183,7 @@ def test_a_uniform_number_picks_the_token_whose_interval_it_falls_into():
     low = 0.0
     for token, share in shares.items():
         for number in (low + 1e-6, low + share - 1e-6):
-            sampler._random = Fixed(number)
+            sampler.random = Fixed(number)
             assert sampler(FIVE) == token
         low += share
 
@@ -192,9 +192,9 @@ def test_the_largest_uniform_number_never_draws_an_impossible_token():
     logits = np.array([0.0, 0.1, -1e30], dtype=np.float32)
     sampler = Sampler(plain(temperature=1), seed=0)
     for number in (np.nextafter(1, 0), 1.0):
-        sampler._random = Fixed(number)
+        sampler.random = Fixed(number)
         assert sampler(logits) == 1
-    sampler._random = Fixed(0.0)
+    sampler.random = Fixed(0.0)
     assert sampler(logits[::-1]) == 1
 
 
@@ -204,7 +204,7 @@ def test_draws_follow_the_probabilities_exactly_over_a_grid_of_uniform_numbers()
     sampler, n = Sampler(config, seed=0), 1000
     counts = dict.fromkeys(ids.tolist(), 0)
     for i in range(n):
-        sampler._random = Fixed((i + 0.5) / n)
+        sampler.random = Fixed((i + 0.5) / n)
         counts[sampler(FIVE)] += 1
     for token, probability in zip(ids, probabilities, strict=True):
         assert abs(counts[token] - probability * n) <= 1

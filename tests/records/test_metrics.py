@@ -150,9 +150,9 @@ def test_a_disk_that_fails_otherwise_is_loud_at_once(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
-        file = SimpleNamespace(write=fail, truncate=log._file.truncate)
+        file = SimpleNamespace(write=fail, truncate=log.file.truncate)
         with monkeypatch.context() as patched:
-            patched.setattr(log, "_file", file)
+            patched.setattr(log, "file", file)
             with pytest.raises(UserError, match="Input/output error"):
                 log.append(RECORDS[0])
 

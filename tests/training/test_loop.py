@@ -127,7 +127,7 @@ class Story:
         writer = CheckpointWriter(
             folder, 0, in_background=failures is not None, report=self.emit.message
         )
-        work.before_step = lambda: writer._under_way and futures.wait([writer._under_way])
+        work.before_step = lambda: writer.under_way and futures.wait([writer.under_way])
         log: Any = SimpleNamespace(sync=lambda: 0)
         with writer:
             saver = Saver(run, self.position, writer, log)
