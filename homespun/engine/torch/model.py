@@ -4,6 +4,7 @@ Parameter names are those of `architectures`, in the same order. The letters of 
 """
 
 from abc import abstractmethod
+from copy import deepcopy
 from typing import Self
 
 import torch
@@ -125,17 +126,13 @@ class DecoderModel(nn.Module):
             copy: whether later changes of this model's weights must leave the result as it is. Otherwise weights that
                 need no cast are shared.
         """
-        with torch.device("meta"):
-            model = type(self)(self.config, self.dtype)
-        weights = {
-            name: weight.detach().to(self.dtype if weight.ndim > 1 else weight.dtype, copy=copy)
-            for name, weight in self.named_parameters()
-        }
-        model.load_state_dict(weights, assign=True)
-        for name, buffer in self.named_buffers():
-            owner, _, short = name.rpartition(".")
-            model.get_submodule(owner).register_buffer(short, buffer, persistent=False)
+        ready: dict[int, Tensor] = {id(buffer): buffer for buffer in self.buffers()}
+        for weight in self.parameters():
+            dtype = self.dtype if weight.ndim > 1 else weight.dtype
+            tensor = weight.detach().to(dtype, copy=copy)
+            ready[id(weight)] = nn.Parameter(tensor, requires_grad=False)
+        model = deepcopy(self, ready)  # copies the modules, and takes the tensors from `ready`
         for block in model.blocks:
             assert isinstance(block, Block)
             block.join_projections()
-        return model.requires_grad_(False)
+        return model
