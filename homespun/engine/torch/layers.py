@@ -109,10 +109,12 @@ def joined_linear(x: Tensor, *layers: Linear) -> Tensor:
 
 def join(*layers: Linear) -> Linear:
     """One layer that computes `joined_linear` of these, without gradients."""
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    layer = Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    return layer
+    n_out, weight = sum(layer.out_features for layer in layers), layers[0].weight
+    joined = Linear(
+        layers[0].in_features, n_out, bias=False, device=weight.device, dtype=weight.dtype
+    ).requires_grad_(False)
+    torch.cat([layer.weight.detach() for layer in layers], out=joined.weight)
+    return joined
 
 
 def rotary_tables(config: ModelConfig, n_positions: int) -> Tensor:

@@ -168,4 +168,5 @@ def test_all_blocks_share_one_compilation(family: str, monkeypatch: pytest.Monke
     batch = random_batch(config)
     for step in range(3):
         made.train_step([batch, batch], {"adamw": 1e-3}, step).result()
+    made.decoder(3, 20).prefill(batch.inputs[:, :9])  # prompts have any length: not compiled
     assert len(compiled) == 2  # the block, and the loss of the head
