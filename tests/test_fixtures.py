@@ -1,0 +1,80 @@
+"""Runs that earlier code left halfway load, write and go on as they did: tests/fixtures, through what users see."""
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import homespun
+from tests.fixtures.make import FIXTURES, MEASURED, PROMPT, SAMPLING, TEXT, processor
+
+NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.json"))
+CLOSE = 1e-4
+"""Relative difference of losses where processor or libraries are others than those that made the files."""
+
+
+def expected(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FIXTURES / name / "expected.json").read_text())
+    return found
+
+
+def facts(folder: Path) -> dict[str, str]:
+    """What computed the newest checkpoint of a run."""
+    files = folder.glob("checkpoint_step_*[0-9].npz")
+    newest = max(files, key=lambda path: int(path.stem.rpartition("_")[2]))
+    with np.load(newest) as archive:
+        header = json.loads(archive["manifest.json"])["header"]
+    found: dict[str, str] = header["facts"]
+    return found
+
+
+def test_there_is_a_run_for_each_architecture_and_engine() -> None:
+    assert NAMES == ["gpt2-mlx", "gpt2-torch", "qwen3-mlx", "qwen3-torch"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_best_weights_load_and_write_the_same_texts(name: str) -> None:
+    model = homespun.load(FIXTURES / name / "run", engine="numpy")
+    for how, settings in SAMPLING.items():
+        assert model.generate(PROMPT, **settings) == expected(name)["texts"][how], how
+    ids = model.tokenizer.encode((FIXTURES / TEXT).read_text())[: model.config.seq_len]
+    _, loss = model(ids[:-1], ids[1:])
+    assert loss == pytest.approx(expected(name)["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_goes_on_to_the_records_of_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    engine = name.rpartition("-")[2]
+    if not importlib.util.find_spec(engine):
+        pytest.skip(f"{engine} is not installed here")
+    run = tmp_path / "run"
+    shutil.copytree(FIXTURES / name / "run", run)
+    shutil.copy(FIXTURES / TEXT, tmp_path)
+    before = facts(run)
+    subprocess.run(
+        [sys.executable, "-m", "homespun", "train", "--resume", "--checkpoint-dir", "run", "--engine", engine],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(FIXTURES.parents[1])},
+        check=True,
+        timeout=300,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    now = [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
+    then = expected(name)["records"]
+    if facts(run) == before and processor() == expected(name)["processor"]:
+        assert now == then
+        return
+    assert [sorted(record) for record in now] == [sorted(record) for record in then]
+    for ours, theirs in zip(now, then, strict=True):
+        for what in ("step", "tokens", "batch", "lr", "prompt"):
+            assert ours.get(what) == theirs.get(what)
+        for what in ("loss", "val_loss"):
+            assert math.isclose(ours.get(what, 0), theirs.get(what, 0), rel_tol=CLOSE), ours
