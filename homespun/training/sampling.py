@@ -14,9 +14,9 @@ def sample_texts(run: Run) -> Iterator[tuple[str, str | UserError]]:
     """Each prompt with its continuation, or with the reason why there is none. The seed is that of the run each time,
     so that texts from different steps can be compared."""
     sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=run.config.seed)
-    session = Session(run.engine.decoder, run.tokenizer, run.model.seq_len)
     for prompt in run.config.sample_prompts:
         try:
+            session = Session(run.engine.decoder, run.tokenizer, run.model.seq_len)
             [written] = session.generate(prompt, sampling)
         except UserError as error:
             yield prompt, error

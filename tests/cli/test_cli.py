@@ -120,7 +120,7 @@ BAD = [
     # Vocabulary and tokenizer.
     (f"{TOKENIZER} --data-file stories.txt --vocab-size 50000", "a vocabulary of at most 1,"),
     (f"{TOKENIZER} --data-file stories.txt --vocab-size 256", "--vocab-size is 256"),
-    ("tokenizer --data-file stories.txt --output-dir folder", "holds something else"),
+    ("tokenizer --data-file stories.txt --output-dir folder", "holds other files"),
     ("tokenizer --data-file stories.txt --vocab-size 300 --output-dir short.txt/x", "Not a dir"),
     ("tokenizer --data-file stories.txt --output-dir ''", "--output-dir is empty"),
     (f"{TRAIN} --vocab-size 500", "--vocab-size is 500, but the tokenizer has 400 tokens"),
@@ -129,7 +129,7 @@ BAD = [
     # What does not fit.
     (f"{TRAIN} --batch-size 100000", "lower --batch-size or --seq-len, or give more text"),
     (f"{TRAIN} --grad-accumulation-steps 100000", "a step takes 400,000 sequences"),
-    (f"{TRAIN} --seq-len 130000", "give more text or a shorter --seq-len"),
+    (f"{TRAIN} --seq-len 130000", "lower --batch-size or --seq-len, or give more text"),
     (f"{TRAIN} --n-layers 2000 --d-model 8192 --n-heads 64", "the checkpoints need "),
     (f"{TRAIN} --n-heads 3", "--d-model 32 cannot be divided into --n-heads 3 heads"),
     (f"{TRAIN} --n-kv-heads 3", "--n-heads has to be a multiple of --n-kv-heads"),
@@ -195,7 +195,7 @@ BAD = [
     (f"{TRAIN} --checkpoint-dir {'x' * 300}", "cannot be written (File name too long)"),
     (f"{TRAIN} --checkpoint-dir ''", "--checkpoint-dir is empty"),
     ("train --resume --checkpoint-dir short.txt", "short.txt cannot be read as a folder"),
-    ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer that this run began"),
+    ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer of this run"),
     ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to resume"),
     ("generate --tokenizer-path other_tokenizer", "leave --tokenizer-path out"),
     ("generate --tokenizer-path missing", "missing: there is no tokenizer here"),
