@@ -94,7 +94,7 @@ class CheckpointWriter:
         if self._pool is None:
             raise error
         self._not_saved = error
-        self._report(f"Not saved: {error}. The run goes on, and the next save tries again.")
+        self._report(f"Not saved: {error}. The run continues, and the next save tries again.")
 
     def finish(self) -> None:
         """Wait for the last save of a run.

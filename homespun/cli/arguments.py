@@ -169,7 +169,7 @@ def _metavar(name: str, hint: Any, choices: Iterable[str]) -> str:
 
 
 def _explain_error(error: argparse.ArgumentError, command: Command, words: list[str]) -> str:
-    """What to do about a flag that lacks its value, or has one that it does not take."""
+    """The message for a flag that lacks its value, or has one that it does not take."""
     name = (error.argument_name or "").partition("/")[0]
     if name not in words:  # it is `--flag=value`
         return f"{name} takes no value"
@@ -180,7 +180,7 @@ def _explain_error(error: argparse.ArgumentError, command: Command, words: list[
 
 
 def _explain_unknown(word: str, command: Command, words: list[str]) -> str:
-    """What to do about a word that argparse could not place."""
+    """The message for a word that argparse could not place."""
     help_lists = f"homespun {command.name} --help lists all settings"
     if word.startswith("-"):
         name = word.partition("=")[0]

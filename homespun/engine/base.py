@@ -32,7 +32,7 @@ without it small gradients would underflow. A step whose scaled gradients overfl
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did."""
+    """The outcome of one optimizer step."""
 
     loss: float
     """Mean over all valid targets of all micro-batches, in nats."""

@@ -35,7 +35,7 @@ def check_memory(plan: Plan, say: Say) -> None:
 def out_of_memory(plan: Plan, *, saved: bool) -> UserError:
     """The error of a run that ran out of memory in spite of the estimate; `saved`: it has a checkpoint."""
     fixed, needed = _needed(plan, batch_size=0), _needed(plan)
-    resume = "; --resume goes on from the last checkpoint" if saved else ""
+    resume = "; --resume continues from the last checkpoint" if saved else ""
     return UserError(
         f"out of memory (a step was estimated at {size(needed)}): "
         f"{what_fits(plan, (fixed + needed) // 2)}{resume}"

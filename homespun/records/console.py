@@ -208,7 +208,7 @@ class Console:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Survive the loss of the output, since the run has to go on until it is saved."""
+        """Survive the loss of the output, since the run must continue until it is saved."""
         try:
             yield
         except OSError as error:

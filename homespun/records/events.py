@@ -109,7 +109,7 @@ class Advice(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Saved(Event):
-    """A checkpoint is complete on the disk. It is written while the run goes on: `step` is the step that it holds."""
+    """A checkpoint is complete on the disk. It is written while the run continues: `step` is the step that it holds."""
 
     path: Path
 

@@ -1,7 +1,7 @@
 """Events of a run flow in, lines of `metrics.jsonl` come out, and are read back.
 
 The file is the only record of a run: console, plots and every other view show values from it. It is strict JSON, one
-object per line, so that any tool can read it while the run goes on.
+object per line, so that any tool can read it while the run continues.
 """
 
 import contextlib

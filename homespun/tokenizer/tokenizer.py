@@ -62,7 +62,7 @@ class Definition(Protocol):
         """The text behind each id, nothing for special tokens and ids that no token has. [vocab_size]"""
 
     def identity(self) -> Any:
-        """What the tokenizer's hash is over, as JSON."""
+        """The JSON that the identity of the tokenizer is the hash of."""
 
     def to_json(self) -> str:
         """A `tokenizer.json`."""

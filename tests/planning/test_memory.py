@@ -132,7 +132,7 @@ def test_a_step_that_finds_no_memory_ends_the_run_with_what_to_do(workplace: Pat
     failed = ended(*more)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: out of memory (a step was estimated at ")
-    assert failed.stderr.endswith("; --resume goes on from the last checkpoint\n")
+    assert failed.stderr.endswith("; --resume continues from the last checkpoint\n")
     assert failed.stderr.count("\n") == 1
     assert before == {p.name: p.read_bytes() for p in (workplace / "checkpoints").glob("*.npz")}
     [flags] = re.findall(r"--batch-size \d+ --grad-accumulation-steps \d+", failed.stderr)

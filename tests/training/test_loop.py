@@ -223,7 +223,7 @@ def test_a_full_disk_costs_one_save_unless_it_is_the_last(monkeypatch: pytest.Mo
     assert run.saved == [3, 9, 9]  # the last one with the evaluation at the end
     complete = {(event.step, event.path) for event in run.events if isinstance(event, Saved)}
     assert complete == {(3, Path("3.npz")), (9, Path("9.npz"))}
-    assert run.messages == ["Not saved: no room. The run goes on, and the next save tries again."]
+    assert run.messages == ["Not saved: no room. The run continues, and the next save tries again."]
     with pytest.raises(DiskFullError, match="no room"):
         Story(monkeypatch, Work(waits=True), {9: full}, **STEPS)
 

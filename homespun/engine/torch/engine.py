@@ -126,7 +126,7 @@ class TorchEngine:
 
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
         if self.decoding_model is None:
-            # A decoder keeps its weights when training goes on; without training, copies would only take memory.
+            # A decoder keeps its weights when training continues; without training, copies would only take memory.
             self.decoding_model = self.model.for_decoding(copy=self.optimizer is not None)
         return TorchDecoder(self.decoding_model, batch_size, max_len, self.call_threads)
 
