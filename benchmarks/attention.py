@@ -38,7 +38,7 @@ def main(rounds: int = 15) -> None:
     """Measure and save.
 
     Args:
-        rounds: passes of each kind that count.
+        rounds: measured passes of each kind.
     """
     keep_freed_memory()
     tables = {}

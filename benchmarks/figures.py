@@ -1,6 +1,6 @@
-"""Results flow in; the figures that README and guide quote in their prose come out, each under a name.
+"""The figures that README and docs quote in their prose, each computed from the committed results.
 
-A page quotes a figure between `<!-- figure NAME -->` and `<!-- end -->`; `python -m benchmarks.report` fills it in.
+A page quotes a figure between `<!-- figure NAME -->` and `<!-- end -->`. `python -m benchmarks.report` fills it in.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ SMALL = "6 x 384, vocabulary 8,000, 8 x 256 tokens a step"
 
 
 def rows(results: Results, name: str, title: str) -> list[dict[str, Any]]:
-    """The rows of one table."""
+    """The rows of the table `title` in the result `name`."""
     found: list[dict[str, Any]] = results[name]["tables"][title]
     return found
 
@@ -24,12 +24,12 @@ def row(results: Results, name: str, title: str, label: str) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> str:
-    """Shares as '84 to 92%'."""
+    """The range of some fractions, as '84 to 92%'."""
     return f"{100 * min(values):.0f} to {100 * max(values):.0f}%"
 
 
 def speed(name: str, title: str, label: str) -> Callable[[Results], str]:
-    """Tokens per second, to two digits below 1,000 and to the nearest hundred above."""
+    """Tokens per second, rounded to tens below 1,000 and to hundreds above."""
 
     def figure(results: Results) -> str:
         value = row(results, name, title, label)["tokens/s"]
@@ -39,18 +39,18 @@ def speed(name: str, title: str, label: str) -> Callable[[Results], str]:
 
 
 def exact(name: str, title: str, label: str, column: str, digits: int) -> Callable[[Results], str]:
-    """One cell with so many digits after the point."""
+    """One cell, with `digits` decimal places."""
     return lambda results: f"{row(results, name, title, label)[column]:,.{digits}f}"
 
 
 def stories(column: str) -> Callable[[Results], str]:
-    """The spread of a count of stories over the seeds, as shares of 200."""
+    """The range of a story count over the seeds, in percent of 200 stories."""
     title = "200 stories at temperature 0.8"
     return lambda results: spread([r[column] / 200 for r in rows(results, "stories", title)])
 
 
 def compiling(family: str) -> Callable[[Results], str]:
-    """Gain in speed by compiled kernels, in percent."""
+    """Speed gained with compiled kernels, in percent."""
 
     def figure(results: Results) -> str:
         plain, compiled = (

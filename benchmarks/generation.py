@@ -1,9 +1,9 @@
-"""Speed of generating text, one at a time: `generate` of transformers, and ours, from the prompt to the last character.
+"""Speed of generating one text at a time: `generate` of transformers, and ours, from the prompt to the last character.
 
     python -m benchmarks.generation
 
-200 tokens at temperature 0.8 after a prompt of 8, random weights. Each variant is a process of its own. Then how many
-threads should write: on a quiet machine, and beside a busy process for each of its cores.
+200 tokens at temperature 0.8 after a prompt of 8 tokens, with random weights. Each variant runs in its own process. A
+second part compares numbers of threads, on a quiet machine and beside one busy process per core.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from homespun.tokenizer import Tokenizer
 
 PROMPT_TOKENS, TEMPERATURE = 8, 0.8
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
-"""In float32 models of this size are read by NumPy, in bfloat16 by PyTorch."""
+"""For models of this size, NumPy decodes in float32 and PyTorch in bfloat16."""
 
 
 def ours(
@@ -40,7 +40,7 @@ def ours(
     next_turn: NextTurn,
     threads: int | None = None,
 ) -> None:
-    """Figures are tokens per second; a turn is one text."""
+    """Generate with our session. A turn is one text, its figure tokens per second."""
     engine = select.reader(config, LoadConfig(precision=precision, threads=threads))
     engine.load(initial_weights(config, seed=0))
     words = _words()
@@ -51,14 +51,14 @@ def ours(
         sampling = SamplingConfig(max_tokens=n_tokens, temperature=TEMPERATURE, seed=seed)
         start = time.perf_counter()
         [written] = session.generate(prompt, sampling)
-        # Random weights may draw the mark that ends a text.
+        # Random weights may draw the end-of-text mark early.
         next_turn(len(written.token_ids) / (time.perf_counter() - start))
 
 
 def transformers(
     config: ModelConfig, precision: Precision, n_tokens: int, next_turn: NextTurn
 ) -> None:
-    """The same with the library's own `generate`, from ids to ids."""
+    """Generate with the library's own `generate`, from ids to ids."""
     import torch
 
     model: Any = in_transformers(config).to(getattr(torch, precision)).eval()
@@ -101,7 +101,7 @@ def against_transformers(
 
 
 def by_threads(config: ModelConfig, n_busy: int, n_tokens: int, rounds: int) -> list[report.Row]:
-    """With one thread, with two, and with as many as are faster, beside processes that never rest."""
+    """Generate with one thread, two threads and the automatic number, beside `n_busy` busy processes."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n_busy)]
     try:
         with ExitStack() as stack:
@@ -119,14 +119,14 @@ def by_threads(config: ModelConfig, n_busy: int, n_tokens: int, rounds: int) -> 
 
 
 def _words() -> list[str]:
-    """Enough different ones for any vocabulary."""
+    """Random words, enough different ones for any vocabulary here."""
     rng = random.Random(0)
     syllables = [a + b for a in "bdfghjklmnprstvwz" for b in "aeiou"]
     return ["".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(10_000)]
 
 
 def _prompt(speech: Tokenizer, words: list[str]) -> str:
-    """A text that is as many tokens long as the other side's, with the mark that begins it."""
+    """A text of `PROMPT_TOKENS` tokens, counting the mark that begins it, like the prompt of transformers."""
     session = Session(None, speech, PROMPT_TOKENS + 100)
     for n_words in range(1, PROMPT_TOKENS):
         for first in range(0, len(words), n_words):
@@ -146,11 +146,11 @@ def main(
     """Measure and save.
 
     Args:
-        rounds: texts of each variant that count.
-        rounds_of_threads: the same where threads are compared.
+        rounds: measured texts of each variant.
+        rounds_of_threads: measured texts of each number of threads.
         n_tokens: length of a text.
         shapes: layers and width of the models.
-        vocab_size: their vocabulary.
+        vocab_size: vocabulary of the models.
     """
     tables = {}
     for (n_layers, d_model), precision in itertools.product(shapes, PRECISIONS):

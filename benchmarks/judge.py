@@ -1,8 +1,9 @@
-"""Can the judge be trusted? True stories it has not met, the same with one false fact, and text that only sounds right.
+"""Can the judge be trusted? It reads unseen true stories, the same stories with one false fact, and 5-gram text.
 
     python -m benchmarks.judge
 
-The last is by a 5-gram model of the demo's stories, which knows what follows four words and nothing else.
+The 5-gram text comes from a model of the demo's stories that sees only the last four words, so that its text sounds
+right but is rarely consistent.
 """
 
 import random
@@ -22,13 +23,13 @@ from homespun.stories.judge import judge
 from tests.stories.corruptions import CORRUPTIONS
 
 FIRST_SEED = 100
-"""Of the unseen stories; far from that of the demo."""
+"""Seed of the first run's unseen stories, far from the demo's seed."""
 ORDER = 5
 WORD = re.compile(r"\s*(?:[\w']+|[^\w\s])")
 END = ""
 
 NGrams = dict[tuple[str, ...], Counter[str]]
-"""What follows each `ORDER - 1` words, and how often."""
+"""For each `ORDER - 1` words, the words that follow them and their counts."""
 
 
 def main(
@@ -37,10 +38,10 @@ def main(
     """Measure and save.
 
     Args:
-        runs: each with stories of its own.
-        n_unseen: true stories a run.
-        n_training: stories that the 5-gram model learns from; without it as many as the demo has.
-        n_samples: stories that it writes a run.
+        runs: number of runs, each with its own stories.
+        n_unseen: true stories per run.
+        n_training: stories that the 5-gram model learns from; by default as many as in the demo.
+        n_samples: stories that the 5-gram model writes per run.
     """
     download = tyro.cli(DownloadConfig, args=demo()[0][1:])
     training = list(stories(n_training or download.num_samples or 0, download.seed))
@@ -73,7 +74,12 @@ def judged(texts: Sequence[str]) -> report.Row:
 
 
 def rejected(kind: str, runs: Mapping[int, Sequence[str]]) -> report.Row:
-    """Of all stories, by the seed of their run, that hold a fact of this kind, with that fact made false."""
+    """Make one fact of this kind false in each story that has such a fact, and count the rejected stories.
+
+    Args:
+        kind: a kind of fact, a key of `CORRUPTIONS`.
+        runs: true stories by the seed of their run.
+    """
     tried, noticed = [], []
     for seed, texts in runs.items():
         rng = np.random.default_rng(seed)
@@ -90,7 +96,7 @@ def rejected(kind: str, runs: Mapping[int, Sequence[str]]) -> report.Row:
 
 
 def n_grams(texts: Iterable[str]) -> NGrams:
-    """Words and signs, each with the white space before it, and the end."""
+    """Count n-grams of words and punctuation, each with the white space before it, and of the end of the text."""
     counts: NGrams = defaultdict(Counter)
     for text in texts:
         words = [END] * (ORDER - 1) + WORD.findall(text) + [END]
@@ -100,7 +106,7 @@ def n_grams(texts: Iterable[str]) -> NGrams:
 
 
 def written(model: NGrams, n: int, seed: int) -> list[str]:
-    """Texts drawn at the temperature that language models are judged at."""
+    """`n` texts sampled at the temperature at which language models are judged."""
     rng = random.Random(seed)
     texts = []
     for _ in range(n):

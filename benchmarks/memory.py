@@ -1,10 +1,10 @@
-"""Does a training step take the memory that `homespun models` says? Measured above the process before there is a model.
+"""Does a training step take the memory that `homespun models` predicts? Measured above the process without the model.
 
     python -m benchmarks.memory
 
-Each shape is a process of its own, since the peak of a process only grows: first it loads the framework and trains
-something tiny, then the model, for two steps. (What starts them has to be small, as on Linux the peak of a process
-begins with what its parent held.)
+Each shape runs in its own process, since the peak memory of a process never falls. The process first loads the
+framework and trains a tiny model, then the measured model, for two steps. The parent process must stay small: on Linux
+the peak of a new process starts at the memory of its parent.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A shape, and how it is trained."""
+    """A model shape and its training settings."""
 
     size: str
     batch_size: int
@@ -42,12 +42,12 @@ class Case:
 
     @property
     def model(self) -> ModelConfig:
-        """With heads of 64 channels."""
+        """The preset with this case's sizes and heads of 64 channels."""
         names = ("seq_len", "vocab_size", "n_layers", "d_model")
         return shaped(preset(self.size), {name: getattr(self, name) for name in names})
 
     def estimate(self) -> int:
-        """What the user is told."""
+        """The estimate in bytes that `homespun models` shows."""
         return training_bytes(
             self.model,
             self.batch_size,
@@ -75,7 +75,7 @@ def main(only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
     """Measure and save.
 
     Args:
-        only: numbers of the cases.
+        only: indices of the cases to measure.
     """
     rows: list[report.Row] = []
     for case in (CASES[number] for number in only):
@@ -97,7 +97,7 @@ def main(only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
 
 
 def above_the_process(case: Case) -> int:
-    """Peak bytes of some steps in a new process, above what it had before there was a model."""
+    """Peak bytes of some steps in a new process, above its peak before the model."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(theirs, case))
@@ -109,7 +109,7 @@ def above_the_process(case: Case) -> int:
 
 
 def _measure(connection: Connection, case: Case) -> None:
-    """Load the framework by training something tiny, and then what is measured."""
+    """Train a tiny model to load the framework, then train the measured model."""
     warm = Case("pico", 1, seq_len=8, vocab_size=257, optimizer=case.optimizer)
     before = _peak_after_training(warm)
     connection.send(_peak_after_training(case) - before)
@@ -123,7 +123,7 @@ def _peak_after_training(case: Case) -> int:
     batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
     for step in range(STEPS):
         engine.train_step([batch], RATES, step).result()
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -1,4 +1,4 @@
-"""What is compared: a shape of ours, the same shape in transformers, and random tokens to train either on."""
+"""The compared models: a shape of ours, the same shape in transformers, and random tokens to train them on."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ MAX_GRAD_NORM, WEIGHT_DECAY = 1.0, 0.1
 def model_config(
     architecture: str, n_layers: int, d_model: int, vocab_size: int = 8000
 ) -> ModelConfig:
-    """A shape with heads of 64 channels."""
+    """A model shape with heads of 64 channels."""
     base = preset("tiny" if architecture == "gpt2" else "mini")
     sizes = {"n_layers": n_layers, "d_model": d_model, "n_heads": d_model // 64}
     return shaped(base, {**sizes, "vocab_size": vocab_size, "seq_len": SEQ_LEN})
@@ -62,6 +62,6 @@ def in_transformers(config: ModelConfig) -> "GPT2LMHeadModel":
 
 
 def random_tokens(config: ModelConfig, n_samples: int) -> Tokens:
-    """[n_samples, seq_len + 1], always the same ones."""
+    """Token ids [n_samples, seq_len + 1], the same at each call."""
     shape = (n_samples, config.seq_len + 1)
     return np.random.default_rng(0).integers(0, config.vocab_size, shape, dtype=np.int32)

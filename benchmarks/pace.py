@@ -1,9 +1,10 @@
-"""What a run of the real command spends besides computing: time to its first step, waiting for data, and memory.
+"""Overheads of a real training run: time to its first step, waiting for data, and memory.
 
     python -m benchmarks.pace
 
-The smallest preset, beside whose steps anything else weighs most, on the demo's stories or a given text. The first run
-trains its tokenizer and tokenizes the text as well; the next finds both. A step is done when its line is printed.
+Trains the smallest preset, whose steps are the shortest, so that overheads weigh most, on the demo's stories or a given
+text. The first run also trains the tokenizer and tokenizes the text; later runs reuse both. A step is done when its
+line is printed.
 """
 
 import os
@@ -25,7 +26,7 @@ from benchmarks.stories import demo, homespun
 from homespun.records import metrics
 
 RUN = "train --model-size pico --batch-size 4 --log-interval 1"
-"""With a model of 3 x 192, 1,024 tokens a step."""
+"""A model of 3 layers of width 192, with 1,024 tokens per step."""
 
 TIMED = """
 import sys, time
@@ -47,18 +48,18 @@ status = main(sys.argv[1:])
 print("waited", waited)
 sys.exit(status)
 """
-"""`homespun`, which says at its end how many seconds its steps have waited for their data."""
+"""Program that runs `homespun` and then prints the seconds that its steps waited for data."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A run as it looks from outside, and what it says itself."""
+    """Measurements of a run, from outside and from its own output."""
 
     seconds_to_first_step: float
     megabytes: dict[int, int]
-    """What the process held after each step."""
+    """Resident memory of the process after each step."""
     share_waited: float
-    """Of the time of all steps, for their data."""
+    """Fraction of the time of all steps that was spent waiting for data."""
 
 
 def main(
@@ -71,11 +72,11 @@ def main(
     """Measure and save.
 
     Args:
-        text: what is learned; without it the demo's stories.
-        runs: each with a folder of its own.
-        steps: of a run.
+        text: the training text; by default the demo's stories.
+        runs: number of runs, each in its own folder.
+        steps: steps of a run.
         download_flags: more flags for the demo's `homespun download`.
-        train_flags: more flags for the run.
+        train_flags: more flags for `homespun train`.
     """
     words = [*shlex.split(RUN), "--max-steps", str(steps), *shlex.split(train_flags)]
     watched = [steps * part // 11 for part in (1, 4, 7, 10, 11)]
@@ -103,7 +104,7 @@ def main(
 
 
 def observed(words: list[str], folder: Path) -> Observed:
-    """Run a training command in a folder, and watch it."""
+    """Run a training command in a folder and measure it."""
     print("$ homespun", shlex.join(words), flush=True)
     step_done: dict[int, float] = {}
     megabytes: dict[int, int] = {}

@@ -1,8 +1,8 @@
-"""What does bfloat16 cost? The same run in float32 and in bfloat16, with several seeds.
+"""How does bfloat16 change the loss? The same run in float32 and in bfloat16, with several seeds.
 
     python -m benchmarks.precision
 
-The recipe's settings for its smallest model, on built-in stories. The loss is that on validation text after the last
+Uses the recipe's settings for its smallest model, on built-in stories. The loss is the validation loss after the last
 step, in the precision of the run.
 """
 
@@ -32,8 +32,8 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), steps: int = 300, train_flags: str 
     """Measure and save.
 
     Args:
-        seeds: of the runs.
-        steps: of a run, 1,024 tokens each.
+        seeds: seeds of the runs.
+        steps: steps of a run, of 1,024 tokens each.
         train_flags: more flags for `homespun train`.
     """
     runs: list[report.Row] = []
@@ -62,7 +62,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), steps: int = 300, train_flags: str 
 
 
 def summary(runs: list[report.Row]) -> list[report.Row]:
-    """Mean and spread of each precision, and the difference with equal seeds."""
+    """Mean and range of the loss in each precision, and the difference between runs of equal seed."""
     losses = {
         precision: [float(run["val loss"]) for run in runs if run["precision"] == precision]
         for precision in PRECISIONS

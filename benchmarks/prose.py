@@ -1,11 +1,11 @@
-"""How well it learns from real prose: a fixed model with a fixed number of tokens, and the recipe with a fixed time.
+"""Loss on real prose: of a fixed model after a fixed number of tokens, and of the recipe after a fixed time.
 
     python -m benchmarks.prose fixed fairy_tales.txt
     python -m benchmarks.prose recipe fairy_tales.txt
 
-Documents are those of the file, and every tenth by its hash is validation. The score is the mean loss, in float32, over
-windows of the validation text that do not overlap. With `--tune` a part of the training side stands in for the
-validation side, which is then not looked at, and nothing is saved.
+Each document of the file belongs to one side: one in ten, chosen by hash, is validation. The score is the mean loss, in
+float32, over windows of the validation text that do not overlap. With `--tune` a part of the training side replaces the
+validation side, which is then not read, and nothing is saved.
 """
 
 import hashlib
@@ -35,24 +35,25 @@ FIXED = """
     --learning-rate 1e-3 --warmup-steps 20 --schedule linear --min-learning-rate-ratio 0 --beta2 0.99 --weight-decay 0.1
     --eval-interval 1000000 --sample-interval 1000000
 """
-"""12.2 M parameters beside the positions, 921,600 tokens. The third line is free, to be chosen with `--tune`; with the
-last the run looks at its validation side at its end only, and picks nothing by it."""
+"""12.2 M parameters without the position embeddings, 921,600 tokens. The values in the third line are free and may be
+tuned with `--tune`. With the last line the run evaluates only at its end, so that it selects nothing by its validation
+side."""
 
 Text = Annotated[Path, tyro.conf.Positional]
 Seeds = tuple[int, ...]
 
 
 def fixed(text: Text, seeds: Seeds = (0, 1, 2), tune: bool = False, flags: str = "") -> None:
-    """GPT-2 of 6 x 384, AdamW, 921,600 tokens.
+    """Train GPT-2 of 6 x 384 with AdamW on 921,600 tokens.
 
     Args:
         text: the file.
-        seeds: of the runs.
+        seeds: seeds of the runs.
         tune: score on a part of the training side.
         flags: more flags for `homespun train`.
     """
     learned, held_out = sides(text, tune)
-    # The run keeps the same documents aside itself, and does not learn from them.
+    # The run holds out the same documents itself and does not train on them.
     documents = learned if tune else [*learned, *held_out]
     runs = [scored(documents, held_out, f"{FIXED} {flags}", seed) for seed in seeds]
     finish("prose_fixed", {"450 steps of 8 x 256 tokens": runs}, tune)
@@ -65,12 +66,12 @@ def recipe(
     tune: bool = False,
     flags: str = "",
 ) -> None:
-    """No flags but the text and a time budget; the run never sees the validation side.
+    """Train with no flags but the text and a time budget. The run never sees the validation side.
 
     Args:
         text: the file.
-        budgets: of training time.
-        seeds: of the runs.
+        budgets: time budgets.
+        seeds: seeds of the runs.
         tune: score on a part of the training side.
         flags: more flags for `homespun train`.
     """
@@ -85,7 +86,7 @@ def recipe(
 
 
 def sides(text: Path, tune: bool) -> tuple[list[str], list[str]]:
-    """Documents to learn from and to score on: the two sides of the text, or two parts of its training side."""
+    """Documents to train on and to score on: the sides of the text, or with `tune` two parts of its training side."""
     corpus = survey(text)
     training = list(corpus.training())
     if not tune:
@@ -95,7 +96,7 @@ def sides(text: Path, tune: bool) -> tuple[list[str], list[str]]:
 
 
 def scored(documents: Sequence[str], held_out: Sequence[str], flags: str, seed: int) -> report.Row:
-    """Train on a file of these documents with the real command, and score its best weights."""
+    """Train on a file of these documents with the real command, and score the best weights."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "text.txt").write_text(f"\n{SEPARATOR}\n".join(documents), encoding="utf-8")
@@ -108,7 +109,7 @@ def scored(documents: Sequence[str], held_out: Sequence[str], flags: str, seed: 
 
 
 def score(checkpoints: Path, held_out: Sequence[str]) -> report.Row:
-    """Mean loss of a run's best weights over these documents, each behind an end-of-text mark."""
+    """Mean loss of a run's best weights over these documents, each after an end-of-text mark."""
     model = load(checkpoints, precision="float32")
     stream = model.tokenizer.join(held_out)
     evaluator = Evaluator(
@@ -130,7 +131,7 @@ def score(checkpoints: Path, held_out: Sequence[str]) -> report.Row:
 
 
 def finish(name: str, tables: report.Tables, tune: bool) -> None:
-    """Means and spreads, and all runs one by one."""
+    """Report the mean and range over the seeds, and each run. Save the report unless tuning."""
     summary = []
     for title, runs in tables.items():
         row: dict[str, str | float] = {"of": title}

@@ -1,9 +1,9 @@
-"""Measured figures flow in; a table on the screen and `results/NAME.json` come out.
+"""Prints measured figures as tables, and saves them in `results/NAME.json`.
 
     python -m benchmarks.report
 
-writes the tables into benchmarks/README.md, and the figures into the prose of README.md and docs/: nobody types a
-figure by hand.
+writes the tables into benchmarks/README.md, and the figures into the prose of README.md and docs/, so that nobody
+types a figure by hand.
 """
 
 import json
@@ -22,7 +22,7 @@ from benchmarks.figures import FIGURES, Results
 from homespun import durable
 
 Row = Mapping[str, str | int | float]
-"""A figure for each column; how many digits of it mean something is decided where it is measured."""
+"""A value for each column, already rounded by the benchmark that measured it."""
 Tables = Mapping[str, Sequence[Row]]
 """The rows of each table, by its title."""
 
@@ -35,7 +35,7 @@ MACHINES = "machines"
 
 
 def save(name: str, tables: Tables) -> None:
-    """Print the tables, and write them with the command and the facts of the machine to `results/NAME.json`."""
+    """Print the tables, and write them to `results/NAME.json` with the command and a description of the machine."""
     RESULTS.mkdir(exist_ok=True)
     result = {"command": _command(), "machine": _machine(), "tables": tables}
     durable.write_json(RESULTS / f"{name}.json", result)
@@ -43,12 +43,12 @@ def save(name: str, tables: Tables) -> None:
 
 
 def rendered(tables: Tables) -> str:
-    """As plain text."""
+    """The tables as plain text, each under its title."""
     return "\n\n".join(f"{title}\n{table(rows)}" for title, rows in tables.items())
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows in columns: text to the left, numbers to the right, all of a column with as many digits."""
+    """Rows as aligned columns: text on the left, numbers on the right with equally many decimal places per column."""
     columns = {}
     for title in rows[0]:
         values = [row[title] for row in rows]
@@ -63,7 +63,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def filled(readme: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text of README.md with the results between their marks, `<!-- NAME -->` and `<!-- end -->`."""
+    """The text of benchmarks/README.md with each result between its marks `<!-- NAME -->` and `<!-- end -->`."""
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def _machines(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Each machine that something was measured on, and what."""
+    """Each machine and the benchmarks measured on it."""
     measured: dict[str, list[str]] = defaultdict(list)
     for name, result in results.items():
         measured[", ".join(map(str, result["machine"].values()))].append(name)
@@ -113,7 +113,7 @@ def _machines(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The hardware and software that the figures depend on."""
     packages = {distribution.name for distribution in metadata.distributions()}
     return {
         "cores": f"{os.cpu_count()} cores",
@@ -126,7 +126,7 @@ def _machine() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """Its name, and its family and model where the system tells them: names can be vague."""
+    """Name of the CPU, with family and model if the system reports them, since the name can be vague."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -142,7 +142,7 @@ def _cpu() -> str:
 
 
 def _command() -> str:
-    """As it was typed, without the folders of files."""
+    """The command as typed, without the folders of its files."""
     words = [Path(word).name if Path(word).exists() else word for word in sys.orig_argv[1:]]
     return f"python {shlex.join(words)}"
 

@@ -1,6 +1,6 @@
-"""Variants that take turns, round after round, so that a machine whose speed drifts treats all alike.
+"""Measures variants in turn, round after round, so that a drift in the machine's speed affects all alike.
 
-Ratios are taken within a round; medians over the rounds are what counts.
+Ratios are taken within a round. The reported figures are medians over the rounds.
 """
 
 import multiprocessing
@@ -16,19 +16,19 @@ from types import TracebackType
 from benchmarks.report import Row
 
 Turn = Callable[[], float]
-"""Does a share of the work; returns a figure."""
+"""Does one part of the work and returns its figure."""
 NextTurn = Callable[[float], None]
-"""Hands over the figure of the turn before, and returns when it is this process's turn again."""
+"""Reports the figure of the turn that just ended, and waits for the next turn of this process."""
 Work = Callable[[NextTurn], None]
-"""Warms up, and then takes turns until it is told to exit."""
+"""Warms up, then takes turns until the process ends."""
 
 
 REST = 0.2
-"""Seconds between the turns of processes: until the threads of the one before fall asleep, they need a processor."""
+"""Seconds between the turns of processes. The threads of the previous process use a core until they sleep."""
 
 
 def interleaved(variants: Mapping[str, Turn], rounds: int) -> dict[str, list[float]]:
-    """The figures of each variant, one a round; a first round, which warms up, does not count."""
+    """Figures of each variant, one per round. A first round warms up and is dropped."""
     measured = [{name: turn() for name, turn in variants.items()} for _ in range(rounds + 1)]
     return {name: [one[name] for one in measured[1:]] for name in variants}
 
@@ -36,7 +36,7 @@ def interleaved(variants: Mapping[str, Turn], rounds: int) -> dict[str, list[flo
 def compared(
     measured: Mapping[str, list[float]], unit: str, digits: int | None = None
 ) -> list[Row]:
-    """For each variant its median, and how it stands to the first: median, least and most of the rounds."""
+    """For each variant its median figure, and its ratio to the first variant: median, least and most of all rounds."""
     first = next(iter(measured.values()))
     rows: list[Row] = []
     for name, figures in measured.items():
@@ -54,14 +54,14 @@ def compared(
 
 
 class Process:
-    """A variant in a process of its own, which sleeps between its turns."""
+    """A variant in its own process, which sleeps between its turns."""
 
     def __init__(self, work: Work, environment: Mapping[str, str] | None = None) -> None:
-        """Start `work`, and wait until it has warmed up.
+        """Start `work` and wait until it has warmed up.
 
         Args:
-            work: a function of a module, which loads a framework only when it runs, or a `partial` of one.
-            environment: variables that differ from those of this process; an empty one is not set.
+            work: a module-level function, or a `partial` of one, that imports its framework only when it runs.
+            environment: variables to change in the process; an empty value removes the variable.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -69,7 +69,7 @@ class Process:
             target=_serve, args=(theirs, work, dict(environment or {})), daemon=True
         )
         self._process.start()
-        theirs.close()  # so that the end of the process is the end of the connection
+        theirs.close()  # so that the connection closes when the process ends
         self._connection.recv()
 
     def __call__(self) -> float:
@@ -79,7 +79,7 @@ class Process:
         return float(self._connection.recv())
 
     def peak_megabytes(self) -> int:
-        """The most memory that the process has held."""
+        """Peak memory of the process."""
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
         kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert kilobytes
@@ -99,8 +99,8 @@ class Process:
 
 
 def _serve(connection: Connection, work: Work, environment: dict[str, str]) -> None:
-    """What the process does."""
-    os.environ.update(environment)  # which frameworks read when they are loaded
+    """Main function of the process: set the environment, then run `work`, which waits for its turns."""
+    os.environ.update(environment)  # before `work` imports a framework, which reads it
     for name in [name for name, value in environment.items() if not value]:
         del os.environ[name]
 

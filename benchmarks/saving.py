@@ -1,9 +1,9 @@
-"""What a checkpoint costs a run of the 13.8 M GPT-2 shape: saved in the background, and at once.
+"""Cost of a checkpoint for a run of the 13.8 M GPT-2 shape, saved in the background and in the foreground.
 
     python -m benchmarks.saving
 
-Turns of some steps, with a save after the first of them, or none. What such a turn takes longer than one without is
-what a save costs, whatever it waits for or takes away from the steps; the turn ends when the save is done.
+A turn is a few steps, with a save after the first step or without a save, and ends when the save is done. The cost of a
+save is the difference between the two kinds of turn. It includes all waiting and all slowing of the steps.
 """
 
 import statistics
@@ -32,7 +32,7 @@ BATCH, N_SAMPLES = 8, 256
 
 
 class Trainer:
-    """Trains on random tokens, with an optional save on the way."""
+    """Trains on random tokens, optionally with a save."""
 
     def __init__(self, n_layers: int, d_model: int, vocab_size: int, steps: int) -> None:
         self.config = model_config("gpt2", n_layers, d_model, vocab_size)
@@ -46,7 +46,7 @@ class Trainer:
         self.seconds: dict[str, list[float]] = {}
 
     def turn(self, name: str, writer: CheckpointWriter | None) -> float:
-        """Seconds of `steps` steps."""
+        """Seconds for `steps` steps, and for a save after the first one if there is a `writer`."""
         start = time.perf_counter()
         for n in range(self.steps):
             step = next(self.numbers)
@@ -71,11 +71,11 @@ def main(
     """Measure and save.
 
     Args:
-        rounds: turns of each variant that count.
-        steps: in a turn.
-        n_layers: of the model.
-        d_model: its width.
-        vocab_size: its vocabulary.
+        rounds: measured turns of each variant.
+        steps: steps in a turn.
+        n_layers: layers of the model.
+        d_model: width of the model.
+        vocab_size: vocabulary of the model.
     """
     trainer = Trainer(n_layers, d_model, vocab_size, steps)
     n_bytes = 4 * count_parameters(trainer.config)

@@ -1,8 +1,8 @@
-"""Does the demo's model tell stories? The demo's own commands, with several training seeds, and the judge.
+"""Does the demo's model tell stories? Runs the demo's own commands with several training seeds, and the judge.
 
     python -m benchmarks.stories
 
-A story that is consistent also has to be new: not to stand in the text that the model learned from.
+Of the consistent stories it also counts those that are new: not copied from the training text.
 """
 
 import re
@@ -38,7 +38,7 @@ GENERAL = {
     "CHORE": lexicon.CHORES,
     "PRONOUN": ("'[A-Za-z]+'",),
 }
-"""What stands for the words in a complaint, so that equal mistakes count as one kind."""
+"""Placeholders for the words in a complaint, so that equal mistakes count as one kind."""
 
 
 def main(
@@ -50,7 +50,7 @@ def main(
     """Measure and save.
 
     Args:
-        seeds: of the training runs.
+        seeds: seeds of the training runs.
         n_samples: stories that each model writes.
         download_flags: more flags for the demo's `homespun download`.
         train_flags: more flags for the demo's `homespun train`.
@@ -85,7 +85,7 @@ def main(
 
 
 def demo() -> list[list[str]]:
-    """What `make demo` types to get a model, without the program's name."""
+    """The commands of `make demo` up to a trained model, without the program's name."""
     recipe = subprocess.run(
         ["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -95,14 +95,14 @@ def demo() -> list[list[str]]:
 
 
 def homespun(words: Sequence[str], folder: Path) -> None:
-    """Run a command in a folder."""
+    """Run a `homespun` command in a folder."""
     print("$ homespun", shlex.join(words), flush=True)
     command = [sys.executable, "-m", "homespun", *words]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
 def judged(folder: Path, n_samples: int) -> tuple[report.Row, Counter[str]]:
-    """What the run in a folder came to, and the judge's first complaint about each story that is not consistent."""
+    """Figures of the run in a folder, and counts of the judge's first complaint about each inconsistent story."""
     model = load(folder / "checkpoints")
     [data] = (folder / "data").glob("*.txt")
     learned = "\n\n".join(survey(data).training())
@@ -131,14 +131,14 @@ def judged(folder: Path, n_samples: int) -> tuple[report.Row, Counter[str]]:
 
 
 def sampled(model: LanguageModel, n: int, **settings: float) -> list[str]:
-    """As `homespun judge` lets a model write."""
+    """Stories sampled as `homespun judge` samples them."""
     config = JudgeConfig(temperature=TEMPERATURE)
     written = model.continuations(None, config, num_samples=n, **settings)
     return [story.text for story in written]
 
 
 def kind(complaint: str) -> str:
-    """A complaint without the names in it."""
+    """A complaint with placeholders for its words."""
     for general, words in GENERAL.items():
         complaint = re.sub(rf"(?<!of that )(?<!\w)(?:{'|'.join(words)})(?!\w)", general, complaint)
     return complaint

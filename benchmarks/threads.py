@@ -1,8 +1,9 @@
-"""How the threads of a step should wait for each other: on a quiet machine, and beside a busy process.
+"""Compares ways in which the threads of a step wait for each other, on a quiet machine and beside a busy process.
 
     python -m benchmarks.threads
 
-A large and a small model: the parallel sections of the small one are so short that waking a thread takes as long.
+Trains a large and a small model. The parallel sections of the small model are about as short as the time to wake a
+thread.
 """
 
 import subprocess
@@ -25,7 +26,7 @@ POLICIES = {
 
 
 def tokens_per_second(policy: dict[str, str], config: ModelConfig, steps: int) -> float:
-    """Of a process that ends with its turn: threads that spin would disturb the next."""
+    """Speed in a process that ends after its turn, since spinning threads would disturb the next turn."""
     work = partial(ours, config, steps, "adamw", "bfloat16", False)
     with Process(work, environment=policy) as process:
         return process()
@@ -37,8 +38,8 @@ def main(
     """Measure and save.
 
     Args:
-        rounds: turns of each policy that count.
-        steps: in a turn.
+        rounds: measured turns of each policy.
+        steps: steps in a turn.
         shapes: layers and width of the models.
     """
     tables = {}

@@ -1,10 +1,11 @@
-"""Speed of text into tokens, against the `tokenizers` library alone; and training a tokenizer on 100 MB of text.
+"""Speed of tokenizing, against the `tokenizers` library alone, and of training a tokenizer on 100 MB of text.
 
     python -m benchmarks.tokenizing encode fairy_tales.txt
     python -m benchmarks.tokenizing train fairy_tales.txt
 
-The documents to encode are generated stories and those of the given text. In the 100 MB each word follows the one
-before it as in that text, and some are new, made of parts of others, as new words keep coming up in any large text.
+The encoded documents are generated stories and the documents of the given text. The 100 MB are random text: each word
+is drawn from the words that follow the previous word in the given text. Some words are new, made of parts of others,
+since the number of distinct words keeps growing in real text.
 """
 
 import os
@@ -34,18 +35,18 @@ from homespun.tokenizer import END_OF_TEXT
 VOCAB_SIZE = 8000
 WORDS_IN_DOCUMENT, DOCUMENTS_AT_A_TIME = 400, 100
 NEW_WORDS = 0.01
-"""Share of the words that are made up."""
+"""Fraction of the words that are new."""
 
 Text = Annotated[Path, tyro.conf.Positional]
 
 
 def encode(text: Text, rounds: int = 5, n_stories: int = 32_000) -> None:
-    """The library, our way to a stream of tokens, and all of `prepare`: reading, checking and writing, too.
+    """Compare the library, our encoding to a stream of tokens, and `prepare`, which also reads, checks and writes.
 
     Args:
-        text: its documents are encoded.
-        rounds: of all documents that count.
-        n_stories: generated stories that are encoded, too; 32,000 are 20 MB.
+        text: file of the documents to encode.
+        rounds: measured rounds over all documents.
+        n_stories: generated stories to encode as well; 32,000 are 20 MB.
     """
     texts = [*stories(n_stories), *documents(text)]
     megabytes = sum(len(document.encode()) for document in texts) / 1e6
@@ -64,7 +65,7 @@ def encode(text: Text, rounds: int = 5, n_stories: int = 32_000) -> None:
         corpus = survey(file)
 
         def forgetful() -> tokenizer.Tokenizer:
-            """Ours without the words of the round before."""
+            """Our tokenizer with an empty cache of words."""
             return tokenizer.Tokenizer.from_json(ours.to_json())
 
         def prepared() -> None:
@@ -83,13 +84,13 @@ def encode(text: Text, rounds: int = 5, n_stories: int = 32_000) -> None:
 
 
 def train(text: Text, runs: int = 3, megabytes: int = 100, vocab_size: int = VOCAB_SIZE) -> None:
-    """`homespun tokenizer` on a large text: seconds and peak memory of the command.
+    """Measure seconds and peak memory of `homespun tokenizer` on a large text.
 
     Args:
-        text: what the large text is made of.
-        runs: each with a large text of its own.
-        megabytes: its size.
-        vocab_size: of the tokenizer.
+        text: source of the large text.
+        runs: number of runs, each with its own large text.
+        megabytes: size of the large text.
+        vocab_size: vocabulary of the tokenizer.
     """
     rows: list[report.Row] = []
     for seed in range(runs):
@@ -106,7 +107,7 @@ def train(text: Text, runs: int = 3, megabytes: int = 100, vocab_size: int = VOC
 
 
 def measured(words: list[str], folder: Path) -> tuple[float, int]:
-    """Seconds and peak megabytes of a command; the latter are at least those of this process, which are few."""
+    """Seconds and peak megabytes of a command. The peak is at least that of this small process, its parent."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "homespun", *words], cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
@@ -116,7 +117,7 @@ def measured(words: list[str], folder: Path) -> tuple[float, int]:
 
 
 def write_large(path: Path, text: Path, n_bytes: int, seed: int) -> int:
-    """Write a large text that is like a small one; the number of its distinct words."""
+    """Write a large random text that resembles a small one, and return the number of its distinct words."""
     rng = np.random.default_rng(seed)
     written, distinct = 0, set[str]()
     with path.open("w", encoding="utf-8") as file:
@@ -130,11 +131,11 @@ def write_large(path: Path, text: Path, n_bytes: int, seed: int) -> int:
 
 
 def endless(text: str, rng: np.random.Generator) -> Iterator[str]:
-    """Documents in which each word follows the one before it as somewhere in the text."""
+    """Endless random documents. Each word is drawn from the words that follow the previous word in the text."""
     words = np.array(re.findall(r"\s*\S+", text.replace(END_OF_TEXT, "")), dtype=object)
     numbers: dict[str, int] = {}
     ids = np.array([numbers.setdefault(word, len(numbers)) for word in words])
-    places = np.argsort(ids, kind="stable")  # those of equal words lie together
+    places = np.argsort(ids, kind="stable")  # positions of equal words are adjacent
     counts = np.bincount(ids)
     begins = np.cumsum(counts) - counts
     while True:

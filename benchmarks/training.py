@@ -1,8 +1,8 @@
-"""Training speed and memory at the 13.8 M GPT-2 shape: the Hugging Face Trainer, and ours with each of its choices.
+"""Training speed and memory at the 13.8 M GPT-2 shape: the Hugging Face Trainer, and our engine with each option.
 
     python -m benchmarks.training
 
-A step is 8 x 256 random tokens, with clipping and the optimizer's update. Each variant is a process of its own.
+A step is 8 x 256 random tokens, with clipping and the optimizer's update. Each variant runs in its own process.
 """
 
 import logging
@@ -40,7 +40,7 @@ def ours(
     compiled: bool,
     next_turn: NextTurn,
 ) -> None:
-    """Turns of `steps` steps; figures are tokens per second."""
+    """Train with our engine. A turn is `steps` steps, its figure tokens per second."""
     engine = trainable(config, optimizer, precision, compiled)
     samples = random_tokens(config, N_SAMPLES).reshape(-1, BATCH, config.seq_len + 1)
     batches = [Batch(ids[:, :-1].copy(), ids[:, 1:].copy()) for ids in samples]
@@ -53,12 +53,12 @@ def ours(
 
 
 def trainer(config: ModelConfig, steps: int, compiled: bool, next_turn: NextTurn) -> None:
-    """The same with the Trainer of transformers, bfloat16 and fused AdamW."""
+    """Train with the Trainer of transformers, in bfloat16 with fused AdamW."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Turns(TrainerCallback):
-        """Waits between the turns, inside the Trainer's own loop."""
+        """Waits for the next turn inside the Trainer's own loop."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.start = time.perf_counter()
@@ -103,11 +103,11 @@ def main(
     """Measure and save.
 
     Args:
-        rounds: turns of each variant that count.
-        steps: in a turn.
-        n_layers: of the models.
-        d_model: their width.
-        vocab_size: their vocabulary.
+        rounds: measured turns of each variant.
+        steps: steps in a turn.
+        n_layers: layers of the models.
+        d_model: width of the models.
+        vocab_size: vocabulary of the models.
     """
     gpt2, qwen3 = (
         model_config(architecture, n_layers, d_model, vocab_size)

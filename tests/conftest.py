@@ -1,4 +1,4 @@
-"""A small text and its tokenizer, and the command line as a process."""
+"""Shared fixtures: a small text, a working folder, and the command line as a process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from homespun.stories import stories
 
 Command = Callable[..., "subprocess.Popen[str]"]
 
-# What starts this in the background may have it ignore signals, and every process that a test starts would, too.
+# A shell that starts pytest in the background may make it ignore signals, and all its child processes with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -67,13 +67,13 @@ def homespun(workplace: Path) -> Command:
 
 
 def finished(process: "subprocess.Popen[str]", status: int = 0) -> str:
-    """Wait for a process, check its exit status, and give its output."""
+    """Wait for a process, check its exit status, and return its output."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == status, output
     return output
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """What a run has written into its metrics."""
+    """The records in the metrics file of a run."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""Other people's implementations and plain NumPy, as judges of the engines."""
+"""Reference implementations for the engines: `transformers` and plain NumPy."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ LLAMA = dataclasses.replace(QWEN3, architecture="llama")
 
 
 def random_weights(config: ModelConfig, seed: int = 0) -> Arrays:
-    """Far from any initialisation: with zero biases, unit gains or small weights, mistakes would not show."""
+    """Weights far from any initialisation, since zero biases, unit gains and small weights would hide mistakes."""
     rng = np.random.default_rng(seed)
     return {
         p.name: (p.mean + 0.2 * rng.standard_normal(p.shape)).astype(np.float32)
@@ -59,14 +59,14 @@ def random_batch(config: ModelConfig, rows: int = 3, seed: int = 0) -> Batch:
 
 
 def of_transformers(config: ModelConfig) -> torch.nn.Module:
-    """The same model in `transformers`, which initialises it in its own way."""
+    """The same model in `transformers`, with the library's initial weights."""
     values = family(config.architecture).huggingface_config(config)
     theirs = AutoConfig.for_model(**values, attn_implementation="eager")
     return AutoModelForCausalLM.from_config(theirs)
 
 
 class HuggingFace:
-    """The model of `transformers` with our weights, in float64, so that every difference is ours."""
+    """The model of `transformers` with our weights, in float64, so that its rounding errors are negligible."""
 
     def __init__(self, config: ModelConfig, weights: Arrays) -> None:
         self.is_transposed = family(config.architecture).is_transposed
@@ -85,7 +85,7 @@ class HuggingFace:
             return self.model(torch.from_numpy(batch.inputs).long()).logits.numpy()
 
     def gradients(self, batch: Batch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-        """Of the mean loss over all targets."""
+        """Gradients of the mean loss over all targets."""
         self.model.zero_grad()
         logits = self.model(torch.from_numpy(batch.inputs).long()).logits
         targets = torch.from_numpy(batch.targets).long()
@@ -97,7 +97,7 @@ class HuggingFace:
 
 
 def relative_error(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:
-    """L2 norm of the difference over that of the reference."""
+    """L2 norm of the difference, divided by the L2 norm of the reference."""
     reference = np.asarray(theirs, dtype=np.float64)
     return float(
         np.linalg.norm(np.asarray(ours, dtype=np.float64) - reference) / np.linalg.norm(reference)

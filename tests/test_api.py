@@ -1,4 +1,4 @@
-"""The project from Python: train, load, evaluate, generate, write."""
+"""The Python API: train, load, evaluate, generate, write."""
 
 import tracemalloc
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_logits_and_loss_agree_with_each_other(model: homespun.LanguageModel) ->
     exact = logits.astype(np.float64)
     nats = np.log(np.exp(exact).sum(-1)) - np.take_along_axis(exact, targets[..., None], -1)[..., 0]
     assert loss == pytest.approx(nats.mean(), rel=1e-5)
-    # One sequence without the batch, and targets that do not count.
+    # One sequence without a batch dimension, and ignored targets.
     one, one_loss = model(inputs[0], targets[0])
     assert one.shape == (32, 400)
     np.testing.assert_allclose(one, logits[0], atol=1e-5)
@@ -249,7 +249,7 @@ def test_settings_come_from_flags_then_the_file_then_the_resumed_run_then_the_de
     assert checkpoint is not None
     assert (resumed.learning_rate, resumed.weight_decay, resumed.beta2) == (0.01, 0.2, 0.9)
     assert resumed.max_steps == 1
-    # A whole config from Python is taken as it is.
+    # A complete config from Python is used unchanged.
     config = homespun.TrainConfig(checkpoint_dir="first", resume="latest")
     whole, checkpoint = requested({"learning_rate": 0.01}, print, config)
     assert checkpoint is not None
@@ -281,7 +281,7 @@ def test_text_and_tokenizer_can_be_made_from_python(
     assert tokenizer.vocab_size == 300
     assert homespun.Tokenizer.load(Path("tokenizer_model")).sha256 == tokenizer.sha256
     config = homespun.TokenizerConfig(vocab_size=300)
-    # Without a name it is the last download, as on the command line.
+    # Without a data file the last download is used, as on the command line.
     assert homespun.train_tokenizer(config, output_dir="another").sha256 != tokenizer.sha256
     with pytest.raises(homespun.UserError, match="vocab_sise: did you mean vocab_size"):
         homespun.train_tokenizer(vocab_sise=300)

@@ -1,4 +1,4 @@
-"""Rules of the package: imports between parts, frameworks, families of models, and no heavy library before its use."""
+"""Rules of the package: allowed imports between parts, framework code, names of model families, and lazy imports."""
 
 import ast
 import re
@@ -18,14 +18,14 @@ FRAMEWORKS = {"torch", "mlx", "transformers", "jax"}
 NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 
 LAYERS = {
-    # 1: the standard library, and each other where listed
+    # 1: only the standard library and the listed parts
     "errors": set(),
     "durable": set(),
     "terminal": set(),
     "named_array": set(),
     "config": {"errors"},
     "workspace": {"errors", "durable"},
-    # 2: formats, NumPy and their libraries
+    # 2: file formats; NumPy and format libraries allowed
     "architectures": {"config", "errors"},
     "tokenizer": {"errors", "durable"},
     "stories": set(),
@@ -92,7 +92,7 @@ MAY_IMPORT_ALL = {"__init__", "__main__", "api", "cli"}
 
 
 def imports(path: Path) -> set[str]:
-    """Everything that a module imports, wherever in it."""
+    """All modules that a module imports, at its top level and in functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -141,7 +141,7 @@ def test_only_engines_know_a_framework_and_only_select_knows_engines() -> None:
 
 
 def imported_when_loaded(path: Path) -> set[str]:
-    """The modules of the package that a module imports while it is loaded itself, not in a function."""
+    """The modules of the package that a module imports at its top level, outside functions."""
     modules = {name_of(other) for other in MODULES}
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     found = set()
@@ -194,9 +194,9 @@ def test_a_cycle_is_found() -> None:
 
 
 def families_named_in(code: str) -> Iterator[str]:
-    """Each string or identifier in the code that names a family of models, with its line. Comments do not count.
+    """Each string or identifier in the code that names a model family, with its line. Comments are ignored.
 
-    A string names a family if it equals the name, or if it is a piece of an f-string that contains the name.
+    A string names a family if it equals the name, or if it is part of an f-string and contains the name.
     """
     any_name = "|".join(FAMILIES)
     equals = re.compile(any_name)

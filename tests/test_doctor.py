@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdicts(output: str) -> dict[str, str]:
-    """PASS or FAIL of each check, by what is checked."""
+    """PASS or FAIL of each check, by the check's name."""
     found = re.findall(r"^(PASS|FAIL)  \S+(?: and \S+)?, gpt2: (.*?)  ", output, re.MULTILINE)
     return {what: verdict for verdict, what in found}
 

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all, whatever call fails; and nothing is left behind."""
+"""A file is complete or absent, whichever call fails, and no temporary file is left behind."""
 
 import errno
 import fcntl

@@ -1,4 +1,7 @@
-"""A run goes from PyTorch to MLX and back as if it had stayed, and neither loads the other: real processes."""
+"""A run that moves from PyTorch to MLX and back matches a run that stays, and neither engine loads the other.
+
+The tests start real processes.
+"""
 
 import signal
 import subprocess
@@ -37,7 +40,7 @@ def test_a_run_that_changes_engine_twice_follows_the_uninterrupted_one(
     output = killed_when(second, "step  8/12  loss", signal.SIGINT)
     assert "engine was torch " in output
     assert "is mlx " in output
-    # This machine's own engine, as none is named.
+    # No engine is named, so the default engine of this machine is used.
     output = finished(homespun(*resume))
     assert "engine was mlx " in output
     assert "is torch " in output

@@ -1,4 +1,4 @@
-"""Runs that earlier code left halfway load, write and go on as they did: tests/fixtures, through what users see."""
+"""Unfinished runs of earlier code (tests/fixtures) still load, generate and resume with the same results."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from tests.fixtures.make import FIXTURES, MEASURED, PROMPT, SAMPLING, TEXT, proc
 
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.json"))
 CLOSE = 1e-4
-"""Relative difference of losses where processor or libraries are others than those that made the files."""
+"""Tolerated relative difference of losses if the processor or a library differs from those that made the files."""
 
 
 def expected(name: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def expected(name: str) -> dict[str, Any]:
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """What computed the newest checkpoint of a run."""
+    """The machine and libraries that computed the newest checkpoint of a run."""
     files = folder.glob("checkpoint_step_*[0-9].npz")
     newest = max(files, key=lambda path: int(path.stem.rpartition("_")[2]))
     with np.load(newest) as archive:

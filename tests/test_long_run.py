@@ -1,4 +1,4 @@
-"""A run of many steps and saves holds as much memory, disk and open files at its end as near its beginning."""
+"""Memory, disk space and open files of a run do not grow over many steps and saves."""
 
 import os
 import re
@@ -21,11 +21,11 @@ PACE = [
 ]  # fmt: skip
 
 MEMORY_NOISE = 4e6
-"""Bytes: of an allocator, and of files that are being written or not."""
+"""Tolerated growth in bytes, for the allocator and for files that are being written."""
 
 
 class Sample(NamedTuple):
-    """What a running process holds."""
+    """Resources of a running process."""
 
     memory: int
     open_files: int
@@ -39,7 +39,7 @@ def sampled(pid: int, folder: Path) -> Sample:
     for entry in os.scandir(folder):
         try:
             sizes[entry.name] = entry.stat().st_size
-        except FileNotFoundError:  # it has just been pruned or renamed
+        except FileNotFoundError:  # the file has just been pruned or renamed
             continue
     records = sizes.pop("metrics.jsonl", 0)
     assert records < 1000 * STEPS
@@ -50,7 +50,7 @@ def sampled(pid: int, folder: Path) -> Sample:
 
 
 def watched(process: "subprocess.Popen[str]", folder: Path) -> list[Sample]:
-    """A sample at each line that the run prints of a step."""
+    """A sample at each step line that the run prints."""
     assert process.stdout
     samples = []
     for line in process.stdout:
@@ -77,16 +77,16 @@ def test_what_a_run_holds_does_not_grow(homespun: Command, workplace: Path) -> N
     assert names == pairs | others
     assert not (workplace / "checkpoints.1").exists()
 
-    # After the first eighth, in which caches fill, and which has the first evaluations and samples.
+    # Skip the first eighth, in which caches fill and the first evaluations and samples are made.
     eighth = len(samples) // 8
     windows = [samples[n * eighth :][:eighth] for n in range(1, 8)]
     memory = [max(sample.memory for sample in window) for window in windows]
     open_files = [max(sample.open_files for sample in window) for window in windows]
     assert max(memory) <= memory[0] + MEMORY_NOISE, memory
-    assert max(open_files) <= open_files[0] + 2, open_files  # a file and its folder, by chance
+    assert max(open_files) <= open_files[0] + 2, open_files  # a file being saved and its folder
 
     pair = sum((workplace / "checkpoints" / name).stat().st_size for name in pairs) / KEEP
     best = (workplace / "checkpoints" / "best.npz").stat().st_size
     assert max(sample.disk for sample in samples) <= (KEEP + 1) * pair + 2 * best + 1000
-    # Those that are kept, one that is being written, and what is being renamed.
+    # The kept checkpoints, one checkpoint being written, and one file being renamed.
     assert max(len(sample.names) for sample in samples) <= 2 * (KEEP + 1) + len(others) + 1

@@ -1,4 +1,4 @@
-"""Stopped and resumed equals uninterrupted, bit for bit: real processes, really killed."""
+"""A stopped and resumed run equals the uninterrupted run, bit for bit. The tests start and kill real processes."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ PACE = [
 RUN = ["train", *SHAPE, *PACE]
 
 MEASURED = {"tokens_per_second", "memory_bytes", "active_memory_bytes", "seconds"}
-"""What two equal runs may differ in."""
+"""Record keys whose values may differ between two equal runs."""
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def assert_equal_tensors(one: Path, other: Path, step: int) -> None:
 def killed_when(
     process: "subprocess.Popen[str]", line: str, how: signal.Signals = signal.SIGKILL
 ) -> str:
-    """Send a signal as soon as a line of the output begins like this."""
+    """Send a signal as soon as a line of the output begins with `line`, and return the output."""
     assert process.stdout is not None
     output = ""
     for printed in process.stdout:
@@ -79,7 +79,7 @@ def killed_when(
 
 @pytest.fixture(scope="module")
 def control_run(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
-    """A workplace with a tokenizer and an uninterrupted run, for all tests to copy."""
+    """A working folder with a tokenizer and an uninterrupted run, for all tests to copy."""
     folder = tmp_path_factory.mktemp("control")
     new_workplace(folder, story_file)
     finished(command(folder)("tokenizer", "--vocab-size", 400))
@@ -89,7 +89,7 @@ def control_run(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> P
 
 @pytest.fixture
 def control(workplace: Path, control_run: Path) -> Path:
-    """The uninterrupted run, in this test's workplace."""
+    """The uninterrupted run, in this test's working folder."""
     shutil.copytree(control_run, workplace, dirs_exist_ok=True)
     return workplace / "control"
 
@@ -101,7 +101,7 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
     finished(homespun(*RUN, "--checkpoint-dir", "again"))
     assert_equal_runs(control, again)
 
-    # Right after the first save, amid the steps between two saves, and at an evaluation.
+    # Right after the first save, between two saves, and at an evaluation.
     for line in ("step  1/12  loss", "step  5/12  loss", "step  8/12  val"):
         folder = workplace / f"killed at {line[5:7].strip()}"
         options = ["--checkpoint-dir", folder, "--save-interval", 3 if line[6] != "1" else 1]
@@ -161,10 +161,10 @@ def test_a_complete_run_says_how_to_train_on_and_changes_nothing(
 def test_evaluations_and_samples_of_the_recipe_do_not_depend_on_kills(
     homespun: Command, workplace: Path, control: Path
 ) -> None:
-    """Where nobody says how many steps apart they are: every tenth of the run, and so that their cost is small."""
+    """Without explicit intervals they come every tenth of the run, or less often to limit their cost."""
     tiny = ["--n-layers", 1, "--d-model", 32, "--n-heads", 1, "--seq-len", 16, "--threads", 2]
     pace = ["--max-steps", 120, "--eval-tokens", 200, "--log-interval", 10, "--save-interval", 25]
-    # Some gradients are clipped, so that the line after a kill needs what was counted before it.
+    # Some gradients are clipped, so that the first record after a kill needs the count from before it.
     clipping = ["--max-grad-norm", 0.45]
     run = ["train", *tiny, *pace, *clipping, "--sample-prompts", "The cat"]
     finished(homespun(*run, "--checkpoint-dir", "recipe"))
@@ -192,7 +192,7 @@ sys.exit(main(sys.argv[1:]))
 def test_what_is_refused_and_advised_does_not_depend_on_kills(
     workplace: Path, control: Path
 ) -> None:
-    """A guard so touchy that it takes the noise between batches for spikes, and gradients that are always clipped."""
+    """The guard is so sensitive that it takes noise between batches for spikes, and all gradients are clipped."""
 
     def touchy(*arguments: object) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -315,7 +315,7 @@ def test_two_trainers_do_not_share_a_folder(
 def test_a_last_evaluation_is_part_of_the_last_checkpoint(
     homespun: Command, workplace: Path, control: Path
 ) -> None:
-    """Steps, saves and evaluations end at different places; what is measured last is not lost on the way on."""
+    """The last step is no multiple of the evaluation interval, and its evaluation is kept on resume."""
     options = [
         "--checkpoint-dir",
         "last",
@@ -378,7 +378,7 @@ def test_limits_that_nobody_asked_for_give_way(
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("preset", ["tiny", "mini"])
 def test_at_full_size(homespun: Command, workplace: Path, preset: str, compiled: str) -> None:
-    """The same at 6 x 384, 8 x 256 tokens, in the default precision: twice uninterrupted, once killed after a step."""
+    """Compare two uninterrupted runs and a killed one at 6 x 384 and 8 x 256 tokens, in the default precision."""
     shape = ["--model-size", preset, "--n-layers", 6, "--d-model", 384, "--n-heads", 6]
     pace = ["--batch-size", 8, "--max-steps", 6, "--threads", 2, "--compile", compiled]
     run = ["train", *shape, *pace, "--log-interval", 1, "--save-interval", 1]

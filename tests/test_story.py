@@ -1,7 +1,7 @@
 """The commands of the guide, word for word, from a download to generated text.
 
-Each command stands as in the guide. Where a machine would need hours, more flags follow that make it shorter (the last
-value of a flag counts). The hub is one on loopback.
+Commands that would take hours get extra flags that shorten them (the last value of a flag counts). The hub is a local
+server on the loopback interface.
 """
 
 import random
@@ -109,7 +109,7 @@ TRAINING_SCHEDULES = {
 
 
 def rich_tales(count: int) -> list[str]:
-    """Texts with enough different words for 8,000 tokens, which the built-in stories do not have."""
+    """Texts with enough different words for a vocabulary of 8,000. The built-in stories have too few."""
     rng = random.Random(5)
     syllables = [c + v for c in "bdfghjklmnprstvwz" for v in "aeiou"]
     words = ["".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(6000)]
@@ -129,12 +129,12 @@ def checkout(tmp_path: Path, hub: loopback.Hub) -> Path:
 
 
 def words_of(command: str) -> list[str]:
-    """As a shell reads it."""
+    """The command split into words as a shell does."""
     return shlex.split(command.replace("\\\n", " "), comments=True)
 
 
 def run(command: str, shortened: str = "", *, cwd: Path, typed: str = "") -> str:
-    """Type a command; its output."""
+    """Run a command and return its output."""
     python, *arguments = words_of(command) + words_of(shortened)
     assert python == "python"
     done = subprocess.run(
@@ -183,7 +183,7 @@ def test_the_complete_example(checkout: Path) -> None:
     run(COMPLETE_EXAMPLE["tokenizer"], cwd=checkout)
     run(COMPLETE_EXAMPLE["train"], f"{SHORT} --batch-size 2", cwd=checkout)
     first, second = (r for r in records(checkout / "checkpoints") if "loss" in r)
-    # A fresh model guesses, and the rate rises to its peak over 500 steps.
+    # An untrained model has the loss of a uniform guess, and the rate rises to its peak over 500 steps.
     assert first["loss"] == pytest.approx(np.log(8000), rel=0.03)
     assert (first["lr"], second["lr"]) == pytest.approx((3e-4 / 500, 3e-4 * 2 / 500))
     assert first["tokens"] == 2 * 256
@@ -197,7 +197,7 @@ def test_the_complete_example(checkout: Path) -> None:
 
 
 def as_planned(command: str) -> Plan:
-    """What a training command resolves to on a text of some million tokens."""
+    """The plan of a training command for a text of some million tokens."""
     python, script, *flags = words_of(command)
     assert (python, script) == ("python", "scripts/train.py")
     config = TrainConfig(**parse(COMMANDS["train"], flags))
@@ -226,7 +226,7 @@ def test_the_training_schedules_mean_what_they_say(
     settled = as_planned(TRAINING_SCHEDULES[size])
     model, config = settled.model, settled.config
     assert (model.architecture, model.n_layers, model.d_model) == ("gpt2", layers, width)
-    # The name of a size is its count with the vocabulary and the context of GPT-2.
+    # `millions` counts the parameters with the vocabulary and the context of GPT-2.
     named = plan(
         TrainConfig(model_size=size, seq_len=1024),
         vocab_size=50257,

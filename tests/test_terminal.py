@@ -1,4 +1,4 @@
-"""Output for a terminal: no text controls it, lines break between words, bars show only there."""
+"""Terminal output: text has no control characters, lines break between words, and bars show only on a terminal."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Whatever is wrong in a folder is named, one line each, and the rest is said to be whole."""
+"""`verify` names each fault in a folder in one line, and reports all other files as whole."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ TEXTS = {"training": ["a" * 64, "b" * 64], "validation": ["c" * 64]}
 
 
 def checked(path: Path) -> tuple[list[str], list[str]]:
-    """The lines of what is whole, and those of what is not."""
+    """The lines about whole files, and the lines about faulty ones."""
     lines, end = [], ""
     try:
         for line in verify(path):
@@ -48,7 +48,7 @@ def flip(path: Path, place: float = 0.5) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Three checkpoints, the best weights, and the record of it all."""
+    """A run with three checkpoints, the best weights, and metrics."""
     folder = CheckpointFolder(tmp_path / "checkpoints")
     losses = {10: 4.0, 20: 3.0, 30: 3.5}
     with folder.lock(), MetricsLog(folder.path / "metrics.jsonl") as log:
@@ -113,7 +113,7 @@ def test_best_weights_of_another_run_or_an_earlier_step_are_found(run: Path) -> 
         f"{run}/best.npz: its validation loss is 4.0000, but checkpoint_step_30.npz states 3.0000: "
         "it is older, or belongs to another run"
     ]
-    folder.save_best(35, [("w", np.zeros(3))], {"val_loss": 2.5})  # and then it was killed
+    folder.save_best(35, [("w", np.zeros(3))], {"val_loss": 2.5})  # then killed
     assert checked(run)[1] == []
 
 

@@ -1,4 +1,4 @@
-"""Parsing gives exactly the settings that were typed, and the help fits the width of the terminal."""
+"""Parsing returns exactly the typed settings, and the help fits the width of the terminal."""
 
 import dataclasses
 import shlex
@@ -64,7 +64,7 @@ def test_the_settings_that_were_given_come_back_and_no_others(
         ("train --gradient-checkpointing=yes", "--gradient-checkpointing takes no value"),
         ("generate --interactive Once upon", "'Once' has no flag before it: homespun generate --prompt \"Once upon\""),
         ("generate --prompt=Once upon", 'and a value with spaces needs quotes: --prompt "Once upon"'),
-        # The word that is one too many also is a good value elsewhere.
+        # The surplus word equals the value of another flag.
         ("generate --prompt a --checkpoint b a", 'needs quotes: --checkpoint "b a"'),
         ("train --sample-prompts=a b", "'b' has no flag before it: homespun train --help lists all settings"),
         ("doctor now", "'now' has no flag before it: homespun doctor --help lists all settings"),

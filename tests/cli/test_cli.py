@@ -1,4 +1,4 @@
-"""The commands: results, precedence of flags and files, and one clear line for every error of the user."""
+"""The commands: results, precedence of flags and files, and one clear line for each user error."""
 
 import dataclasses
 import shlex
@@ -126,7 +126,7 @@ BAD = [
     (f"{TRAIN} --vocab-size 500", "--vocab-size is 500, but the tokenizer has 400 tokens"),
     (f"{TRAIN} --tokenizer-path missing", "missing: there is no tokenizer here"),
     (f"{TRAIN} --tokenizer-path stories.txt", "stories.txt: not readable as JSON"),
-    # What does not fit.
+    # Sizes that do not fit.
     (f"{TRAIN} --batch-size 100000", "lower --batch-size or --seq-len, or give more text"),
     (f"{TRAIN} --grad-accumulation-steps 100000", "a step takes 400,000 sequences"),
     (f"{TRAIN} --seq-len 130000", "lower --batch-size or --seq-len, or give more text"),
@@ -161,7 +161,7 @@ BAD = [
     (f"{GENERATE} --max-tokens 0", "--max-tokens is 0: it must be at least 1"),
     (f"{GENERATE} --num-samples 2000", "--num-samples is 2000: it must be at most 1024"),
     (f"{GENERATE} --seed one", "--seed is 'one': a whole number is expected"),
-    # Words.
+    # Command lines.
     ("tain", "unknown command 'tain': did you mean train?"),
     ("book.txt", "unknown command 'book.txt': homespun --help lists all commands"),
     ("train book.txt", "'book.txt' has no flag before it: homespun train --data-file book.txt"),
@@ -275,7 +275,7 @@ def test_debug_shows_the_traceback(place: Path) -> None:
 
 
 def resolved(folder: Path) -> dict[str, Any]:
-    """The resolved settings that a run has stored."""
+    """The resolved settings in the checkpoint of a run."""
     settings: dict[str, Any] = read_archive(folder / "best.npz").header["resolved"]
     return settings
 

@@ -1,4 +1,4 @@
-"""The control run that all others are compared with, the tools that a fault needs, and the table of what was found."""
+"""Fixtures: the control run that all others are compared with, the tools to cause faults, and the table of results."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ NEEDED = {
         "a file system of one's own (unshare -rm mount), as Linux has it",
     ),
 }
-"""What a test that asks for such a fixture cannot do without: a command that tries it, and what it is."""
+"""Tools that the fixtures of these names need: a command that tries the tool, and a description for the message."""
 
 TABLES = pytest.StashKey[dict[str, Table]]()
 
@@ -39,9 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[TABLES] = {}
 
 
-@pytest.hookimpl(trylast=True)  # after -m has chosen
+@pytest.hookimpl(trylast=True)  # after the selection by -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine cannot do, and say so in a line."""
+    """Deselect the tests that need a tool this machine lacks, and print a line for each such tool."""
     for name, (trial, what) in NEEDED.items():
         asking = [item for item in items if name in getattr(item, "fixturenames", ())]
         if asking and not _works(trial):
@@ -65,7 +65,7 @@ def _works(trial: list[str]) -> bool:
 
 @pytest.fixture
 def table(request: pytest.FixtureRequest) -> Iterator[Table]:
-    """Takes what the tests of this module find."""
+    """The table that collects the results of this module's tests."""
     table = request.config.stash[TABLES].setdefault(request.module.TITLE, Table())
     began = time.monotonic()
     yield table
@@ -74,19 +74,19 @@ def table(request: pytest.FixtureRequest) -> Iterator[Table]:
 
 @pytest.fixture
 def strace(tmp_path: Path) -> list[str]:
-    """The beginning of a command that traces another one with its threads, into the file `trace`."""
+    """Prefix of a command that traces another command and its threads into the file `trace`."""
     return ["strace", "-f", "-qq", "-y", "-o", str(tmp_path / "trace")]
 
 
 @pytest.fixture
 def small_disk() -> list[str]:
-    """The beginning of a command that may mount disks of its own, which end with it."""
+    """Prefix of a command that may mount its own disks, which vanish when it ends."""
     return ["unshare", "-rm"]
 
 
 @pytest.fixture(scope="session")
 def control_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small text, its tokenizer, and an undisturbed run in `control`, for all tests to copy."""
+    """A folder with a small text, its tokenizer, and an undisturbed run in `control`, for all tests to copy."""
     place = tmp_path_factory.mktemp("place")
     text = "\n<|endoftext|>\n".join(stories(12, seed=3))
     (place / "stories.txt").write_text(text, encoding="utf-8")
@@ -98,5 +98,5 @@ def control_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(control_place: Path, tmp_path: Path) -> Path:
-    """The workplace of one test, with the control run in `control`."""
+    """The working folder of one test, with the control run in `control`."""
     return runs.copied(control_place, tmp_path / "place")

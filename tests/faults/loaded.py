@@ -1,4 +1,4 @@
-"""What a run needs, loaded as the command line loads it, once for all the runs that are forked off."""
+"""Imports for a run, in the order of the command line. The fork server loads them once for all runs."""
 
 import matplotlib.backends.backend_agg
 import matplotlib.figure
@@ -12,4 +12,4 @@ from homespun.engine import select
 
 __all__ = ["homespun", "matplotlib", "pytest", "rich", "tests", "tokenizers"]
 
-select.machine()  # PyTorch, with threads that do not spin
+select.machine()  # loads PyTorch with threads that do not spin

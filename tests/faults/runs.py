@@ -1,6 +1,6 @@
-"""Real runs of `homespun` to kill, starve and damage, and what is left of them beside an undisturbed control.
+"""Starts real runs of `homespun` with faults, and compares their files with those of an undisturbed control run.
 
-A run is judged by its files alone: the records in `metrics.jsonl` and the arrays and position in its checkpoints.
+The compared files are the records in `metrics.jsonl`, and the arrays and the position in the checkpoints.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ SAVE_INTERVAL = 5
 STEPS = 60
 WARM_UP = 10
 LONGEST = 900
-"""Seconds that a run may take, on a machine with much else to do."""
+"""Timeout of a run in seconds, generous for a busy machine."""
 
 SHAPE = ["--model-size", "pico", "--n-layers", 1, "--d-model", 32, "--n-heads", 1]
 PACE = [
@@ -33,18 +33,20 @@ PACE = [
     "--sample-prompts", "The cat", "--save-interval", SAVE_INTERVAL,
 ]  # fmt: skip
 RUN = [*SHAPE, *PACE]
-"""A few thousand weights and 60 short steps: accumulation, warm-up, an epoch's edge, evaluations and samples."""
+"""A few thousand weights and 60 short steps, with accumulation, warm-up, two epochs, evaluations and samples."""
 
 
 def start(
     place: Path, *arguments: object, under: Sequence[str] = (), wrong: Sequence[str] = ()
 ) -> "Forked | subprocess.Popen[bytes]":
-    """Start `homespun ARGUMENTS` in a folder, its output in a file beside.
+    """Start `homespun ARGUMENTS` in a folder, with its output in `log_of(place)`.
 
     Args:
-        under: a command that runs it, such as strace; without one it is forked off a process that has loaded PyTorch
-            once and for all.
-        wrong: what is put wrong in it, see `tests.faults.wrong`.
+        place: the working folder.
+        arguments: of the command line.
+        under: prefix of the command, such as strace. Without a prefix the run is forked from a process that has already
+            loaded PyTorch.
+        wrong: names of the faults to put into the run, see `tests.faults.wrong`.
     """
     words = [str(argument) for argument in arguments]
     if not under:
@@ -66,7 +68,7 @@ _forks.set_forkserver_preload(["tests.faults.loaded"])
 
 
 class Forked:
-    """A run in a process of its own, as `subprocess.Popen` has it."""
+    """A forked run, with the interface of `subprocess.Popen`."""
 
     def __init__(self, place: Path, words: list[str], wrong: list[str]) -> None:
         log_of(place).write_text("")
@@ -111,7 +113,7 @@ def log_of(place: Path) -> Path:
 
 
 def run(place: Path, *arguments: object, status: int | None = 0, **how: Any) -> str:
-    """Run `homespun ARGUMENTS` to its end, check its exit status (None: any), and give its output."""
+    """Run `homespun ARGUMENTS` to its end, check its exit status (None: any), and return its output."""
     process = start(place, *arguments, **how)
     process.wait(timeout=LONGEST)
     output = log_of(place).read_text()
@@ -121,7 +123,7 @@ def run(place: Path, *arguments: object, status: int | None = 0, **how: Any) -> 
 
 
 def train(place: Path, folder: str, *more: object, **how: Any) -> str:
-    """Begin the run of this page, or go on with it."""
+    """Start the run of this module in `folder`, or resume it."""
     return run(place, "train", "--resume", "auto", *RUN, "--checkpoint-dir", folder, *more, **how)
 
 
@@ -130,7 +132,7 @@ def until(
     happened: Callable[[], object],
     seconds: float = LONGEST,
 ) -> bool:
-    """Wait until something has happened; False where the process ends before."""
+    """Wait until `happened()` is true. False if the process ends first."""
     end = time.monotonic() + seconds
     while not happened():
         if process.poll() is not None:
@@ -141,18 +143,18 @@ def until(
 
 
 def copied(control: Path, to: Path, *, without: str | None = None) -> Path:
-    """A workplace of one's own: text, tokenizer, tokens, and the control run."""
+    """Copy a working folder: text, tokenizer, tokens, and the control run."""
     ignored = shutil.ignore_patterns(without) if without else None
     return shutil.copytree(control, to, dirs_exist_ok=True, ignore=ignored)
 
 
 class Lost(NamedTuple):
-    """What a run has lost, beside its control."""
+    """Losses of a run, compared with its control."""
 
     steps: int
-    """Whose records are missing, doubled, or not the same to the last bit."""
+    """Steps whose records are missing, doubled, or not identical to the last bit."""
     files: int
-    """That are missing or damaged, or hold other arrays or another position, and temporary ones that were left."""
+    """Files that are missing or damaged, or hold other arrays or another position, and temporary files left behind."""
 
 
 NOTHING = Lost(0, 0)
@@ -173,7 +175,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step that `--resume` would go on from."""
+    """The step from which `--resume` would continue."""
     newest = CheckpointFolder(folder).latest(lambda line: None)
     return newest.step if newest else None
 
@@ -187,7 +189,7 @@ def _by_step(folder: Path) -> defaultdict[int, list[dict[str, Any]]]:
 
 
 CLOCKS = {"training_seconds", "elapsed_seconds", "window"}
-"""What two equal runs may differ in; the window has seconds in it, and is empty where each step is logged."""
+"""Parts of a position that may differ between equal runs. The window holds seconds; it is empty at logged steps."""
 
 
 def _content(path: Path) -> object:

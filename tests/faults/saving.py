@@ -1,8 +1,8 @@
-"""One save by the real folder of checkpoints, without PyTorch, so that it can be killed a hundred times in a minute.
+"""One save by the real `CheckpointFolder`, without PyTorch, fast enough to be killed a hundred times in a minute.
 
     python -m tests.faults.saving SCENARIO FOLDER [SABOTAGE]
 
-Exit status 2, with a line that says why, where it cannot be saved.
+If the save fails, it prints one line with the reason and exits with status 2.
 """
 
 import sys
@@ -15,7 +15,7 @@ from tests.faults.wrong import apply
 
 
 def prepare(path: Path) -> None:
-    """What is there before: a checkpoint of step 1 and the best weights."""
+    """Write the initial content of the folder: a checkpoint of step 1 and the best weights."""
     folder = CheckpointFolder(path, keep=1)
     save(folder, 1, version=1)
     save_best(folder, version=1)

@@ -1,6 +1,6 @@
-"""A run on a disk of its own that fills up under way: `python -m tests.faults.small_disk PLACE [SABOTAGE]`.
+"""A run on its own small disk, which fills up during the run: `python -m tests.faults.small_disk PLACE [SABOTAGE]`.
 
-Has to be run where it may mount (unshare -rm); the disk ends with this process. Prints what came of it as JSON.
+It needs permission to mount (unshare -rm). The disk vanishes with this process. The result is printed as JSON.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ SIZE = "32m"
 
 
 def fill(path: Path) -> None:
-    """Take all the room that there is."""
+    """Fill the disk with a file."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
@@ -27,7 +27,7 @@ def main(place: Path, wrong: list[str]) -> None:
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(disk)], check=True)
     run = ["train", "--resume", "auto", *runs.RUN, "--checkpoint-dir", "disk/run"]
-    # Saves alone write to the disk, and not the line of each step.
+    # With a long log interval only saves write to the disk.
     process = runs.start(place, *run, "--log-interval", 1000, wrong=wrong)
     first = disk / "run" / f"checkpoint_step_{SAVE_INTERVAL}.state.npz"
     runs.until(process, first.exists)

@@ -1,8 +1,8 @@
-"""What `make faults` found in, `results.json` and the tables of docs/faults.md out.
+"""Saves the results of `make faults` in `results.json`, and writes them as tables into docs/faults.md.
 
     python -m tests.faults.table
 
-writes the results into the page, so that no figure in it is typed by hand.
+updates the page, so that nobody types a figure by hand.
 """
 
 import json
@@ -25,21 +25,21 @@ TITLES = ["fault", "tries", "lost steps", "lost files", "result", "turns red whe
 
 
 class Table:
-    """The faults of one page of tests."""
+    """The faults in one module of tests."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """That they took."""
+        """Time that the tests of the faults took."""
         self.rows: dict[str, dict[str, Any]] = {}
 
     def row(self, fault: str, *, tries: int, lost: Lost, result: str) -> None:
-        """What came of a fault."""
+        """Record the result of a fault."""
         self._of(fault).update(
             {"tries": tries, "lost steps": lost.steps, "lost files": lost.files, "result": result}
         )
 
     def red(self, fault: str, sabotage: str) -> None:
-        """The check of this fault was seen to fail under a sabotage."""
+        """Record that the check of this fault fails under a sabotage."""
         self._of(fault)["turns red when"].append(sabotage)
 
     def _of(self, fault: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Table:
 
 
 def save(tables: Mapping[str, Table]) -> None:
-    """Write what was found, by title, in the place of what was found before."""
+    """Write the tables to `results.json`, each in place of the earlier one of its title."""
     results = durable.read_json(RESULTS)
     for title, table in tables.items():
         results[title] = {
@@ -60,7 +60,7 @@ def save(tables: Mapping[str, Table]) -> None:
 
 
 def filled(page: str, results: Mapping[str, Any]) -> str:
-    """The page with the results between its marks, `<!-- results -->` and `<!-- end -->`."""
+    """The page with the results between the marks `<!-- results -->` and `<!-- end -->`."""
     parts = []
     for title, found in results.items():
         lines = [TITLES, ["---", "---:", "---:", "---:", "---", "---"]]

@@ -1,4 +1,4 @@
-"""Steps that are not finite, two runs in one folder, and everything at once."""
+"""Steps with gradients that are not finite, two runs in one folder, and several faults in one run."""
 
 import signal
 from pathlib import Path
@@ -25,7 +25,7 @@ NAN_STEP = 7
 
 
 def batches(place: Path) -> dict[int, str]:
-    """The fingerprint of what each step was given."""
+    """The fingerprint of each step's batch."""
     return {
         record["step"]: record["batch"] for record in kept(place / "control") if "batch" in record
     }
@@ -38,7 +38,7 @@ def arrays(folder: Path, step: int) -> dict[str, str]:
 
 
 def moved_by_a_nan(place: Path, *wrong: str) -> int:
-    """How many of the arrays, weights and moments, a step whose gradients are NaN has changed."""
+    """Number of arrays (weights and moments) changed by a step with a NaN gradient."""
     nan = f"nan-in-batch={batches(place)[NAN_STEP]}"
     every_step = ["--save-interval", 1, "--keep", STEPS, "--max-steps", NAN_STEP + 2]
     runs.train(place, "nan", *every_step, wrong=[nan, *wrong])
@@ -67,7 +67,7 @@ def test_a_nan_would_show(place: Path, table: Table) -> None:
 
 
 def ends_by_itself(place: Path, *wrong: str) -> tuple[bool, str]:
-    """Whether a run that has nothing but NaNs from a step on ends with an error, and what it says."""
+    """Whether a run with NaNs in every step after `NAN_STEP` ends with an error, and its output."""
     fingerprints = ",".join(batch for step, batch in batches(place).items() if step > NAN_STEP)
     process = runs.start(
         place, "train", "--resume", "auto", *runs.RUN, "--checkpoint-dir", "nans",
@@ -82,7 +82,7 @@ def test_nans_without_end(place: Path, table: Table) -> None:
     assert "gradients were not" in output.splitlines()[-1]
     assert runs.newest_step(place / "nans")
     assert all("whole" in line for line in verify(place / "nans"))
-    runs.train(place, "nans")  # where the batches are right again, the run is
+    runs.train(place, "nans")  # it resumes once the batches are finite
     assert runs.newest_step(place / "nans") == STEPS
     table.row(
         MANY_NANS, tries=1, lost=NOTHING, result="ended, cause named; last good checkpoint whole"
@@ -95,7 +95,7 @@ def test_nans_without_end_would_show(place: Path, table: Table) -> None:
 
 
 def second_run(place: Path, *wrong: str) -> tuple[int, str]:
-    """Exit status and words of a run in a folder that another one is in, which is then killed."""
+    """Exit status and output of a second run in a folder in use. The first run is killed afterwards."""
     first = runs.start(
         place, "train", *runs.RUN, "--checkpoint-dir", "shared", wrong=["endless-step=4", *wrong]
     )
@@ -115,7 +115,7 @@ def test_two_runs_in_one_folder(place: Path, table: Table) -> None:
     pid = said.partition(":")[0]
     assert status == 2
     assert f"in use by process {pid} " in said
-    runs.train(place, "shared")  # the lock of the killed one does not count
+    runs.train(place, "shared")  # the lock of a killed run is ignored
     assert lost(place / "control", place / "shared") == NOTHING
     table.row(
         TWO_RUNS,
@@ -130,14 +130,14 @@ def test_two_runs_in_one_folder_would_show(place: Path, table: Table) -> None:
     table.red(TWO_RUNS, "lock-not-taken")
 
 
-# Everything at once
+# Several faults in one run
 
 
 def all_at_once(place: Path, strace: list[str], *wrong: str) -> tuple[list[int], Lost]:
-    """A run with a NaN, whose disk is full from a save on, resumed over a corrupt shard, stopped, and resumed.
+    """A run with a NaN that ends on a full disk, is resumed with a corrupt shard, stopped, and resumed again.
 
     Returns:
-        The exit statuses, and what was lost beside a run that had the NaN alone.
+        The exit statuses, and the losses compared with a run that had only the NaN.
     """
     nan = f"nan-in-batch={batches(place)[NAN_STEP]}"
     under = [*strace, "-e", "trace=rename"]

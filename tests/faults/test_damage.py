@@ -1,4 +1,4 @@
-"""A file that was damaged is named, and an older one taken; a file of something else is refused."""
+"""A damaged file is named and an older one is used; a file of another run is refused."""
 
 import dataclasses
 import hashlib
@@ -38,11 +38,11 @@ METRICS = "metrics.jsonl torn, deleted, or another run's"
 NEWEST = f"checkpoint_step_{STEPS}"
 FILES = (f"{NEWEST}.npz", f"{NEWEST}.state.npz", "best.npz")
 PLACES = (0, 0.5, 1)
-"""Of a file's length: its first byte, its middle, its last byte."""
+"""Positions in a file as fractions of its length: first byte, middle, last byte."""
 
 
 def flip(path: Path, place: float) -> None:
-    """One bit, in a file of its own (not one that is mapped)."""
+    """Flip one bit, in a new file, since a process may have mapped the old one."""
     content = bytearray(path.read_bytes())
     content[int(place * (len(content) - 1))] ^= 4
     path.unlink()
@@ -50,7 +50,7 @@ def flip(path: Path, place: float) -> None:
 
 
 def truncate(path: Path, place: float) -> None:
-    """To nothing, to half, by one byte."""
+    """Cut a file to this fraction of its length; 1 removes one byte."""
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content[: int(place * (len(content) - 1))])
@@ -60,7 +60,7 @@ DAMAGES = [(damage, place) for damage in (flip, truncate) for place in PLACES]
 
 
 def unnoticed(place: Path) -> tuple[int, int]:
-    """Damages, and how many of them somebody was not told about, file by file."""
+    """Number of damages tried, and number of those that some reader did not notice."""
     tries = missed = 0
     for name in FILES:
         for damage, at in DAMAGES:
@@ -73,7 +73,10 @@ def unnoticed(place: Path) -> tuple[int, int]:
 
 
 def _is_noticed(folder: Path, name: str) -> bool:
-    """By `homespun verify`, by one who names the file, and by a resumed run, which falls back to the one before."""
+    """Whether `homespun verify`, a loader of the named file, and a resumed run notice the damage.
+
+    The resumed run must fall back to the previous checkpoint.
+    """
     lines = verify(folder)
     told = False
     try:
@@ -110,14 +113,14 @@ def test_damaged_files(place: Path, table: Table) -> None:
 
 
 def test_a_damage_would_show(place: Path, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homespun.checkpoint.archive.hashlib", archive.hashlib)  # puts it back
+    monkeypatch.setattr("homespun.checkpoint.archive.hashlib", archive.hashlib)  # to be restored
     apply(["hashes-of-arrays-ignored"])
     assert unnoticed(place)[1] > 0
     table.red(DAMAGED, "hashes-of-arrays-ignored")
 
 
 def resumed_from_damaged(place: Path, damage: Any, at: float, name: str, *wrong: str) -> Lost:
-    """What a run has lost that was killed, had its newest checkpoint damaged, and was resumed."""
+    """Losses of a run that was killed, then resumed after damage to its newest checkpoint."""
     shutil.rmtree(place / "damaged", ignore_errors=True)
     runs.train(place, "damaged", wrong=[f"die-in-step={3 * SAVE_INTERVAL}"], status=-9)
     damage(place / "damaged" / f"checkpoint_step_{2 * SAVE_INTERVAL}{name}.npz", at)
@@ -142,7 +145,7 @@ def test_going_on_from_a_damaged_one_would_show(place: Path, table: Table) -> No
     table.red(RESUMED, sabotage)
 
 
-# Of another run
+# Files of another run
 
 RESUME = ["train", "--resume", "--checkpoint-dir", "control", "--max-steps", STEPS + 1]
 
@@ -192,7 +195,7 @@ OTHER_VALUES = {
 
 
 def answers(place: Path) -> dict[str, str]:
-    """For each setting, what comes of asking for another value of it on resume: fixed, announced or free."""
+    """The effect of another value on resume, for each setting: fixed, announced or free."""
     checkpoint = CheckpointFolder(place / "control").open(STEPS)
     stored = checkpoint.weights.header
     asked = TrainConfig(**stored["requested"])
@@ -203,7 +206,7 @@ def answers(place: Path) -> dict[str, str]:
         if other is None:
             other = was * 0.9 if isinstance(was, float) else (was or 0) + 1
         changes = {field.name: other}
-        if field.name in ("batch_size", "grad_accumulation_steps"):  # whose product stays
+        if field.name in ("batch_size", "grad_accumulation_steps"):  # keep their product
             changes = {"batch_size": 4, "grad_accumulation_steps": 1}
         said: list[str] = []
         try:
@@ -235,7 +238,7 @@ def test_every_setting_is_fixed_announced_or_free(place: Path, table: Table) -> 
 
 
 def _largest_id(shard: Path) -> None:
-    """A shard whose every hash is right, and whose last id is outside the vocabulary."""
+    """Put an id outside the vocabulary at the end of a shard, with correct hashes."""
     whole = open_shard(shard)
     ids = whole.ids.astype(int)
     ids[-1] = whole.header.vocab_size
@@ -257,7 +260,7 @@ SHARD_DAMAGES = {
 
 
 def with_damaged_shards(place: Path) -> Lost:
-    """What a run has lost that is killed four times, and whose training shard is damaged each time."""
+    """Losses of a run that is killed four times, with damage to its training shard each time."""
     for damage in SHARD_DAMAGES.values():
         runs.train(place, "tokens", wrong=[f"die-in-step={2 * SAVE_INTERVAL + 1}"], status=-9)
         [shard] = place.glob("tokens/*/training-00000.tokens")

@@ -1,4 +1,4 @@
-"""Killed anywhere and resumed, a run is the uninterrupted one, bit for bit; and what of its state that takes."""
+"""A run killed anywhere and resumed equals the uninterrupted run, bit for bit, and needs all of its stored state."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ STATE = "an entry of the stored state forgotten (each)"
 
 
 class Chain:
-    """Runs that are killed and resumed, folder after folder, until there were enough kills."""
+    """Kills and resumes runs, one folder after the other, for a given number of kills."""
 
     def __init__(self, place: Path, seed: int) -> None:
         self.place, self.random = place, random.Random(seed)
@@ -40,7 +40,7 @@ class Chain:
         self.lost = NOTHING
 
     def kill(self, times: int) -> None:
-        """Compare each run with the control when it has come to its end in spite of all."""
+        """Kill runs `times` times, and compare each completed run with the control."""
         number = 0
         while self.kills < times:
             number += 1
@@ -52,7 +52,7 @@ class Chain:
             shutil.rmtree(self.place / folder)
 
     def _run(self, folder: str, and_kill: bool) -> bool:
-        """Go on with a run; True if it was killed on the way, after its first step."""
+        """Start or resume a run; True if it was killed, after its first step."""
         path = self.place / folder
         process = runs.start(
             self.place, "train", "--resume", "auto", *runs.RUN, "--checkpoint-dir", folder
@@ -60,7 +60,7 @@ class Chain:
         if and_kill and runs.until(
             process, lambda: "\nstep" in runs.log_of(self.place).read_text()
         ):
-            if self.kills % 2:  # as soon as a save has begun, or a little later
+            if self.kills % 2:  # at the start of a save, or shortly after
                 runs.until(process, lambda: runs.leftovers(path))
                 wait = self.random.uniform(0, 0.005)
             else:
@@ -88,7 +88,7 @@ def test_ten_random_kills(place: Path) -> None:
     chain = Chain(place, seed=1)
     chain.kill(10)
     assert chain.lost == NOTHING
-    assert chain.most_repeated <= 2 * SAVE_INTERVAL  # a save may be under way while steps go on
+    assert chain.most_repeated <= 2 * SAVE_INTERVAL  # steps continue during a save
 
 
 @pytest.mark.faults
@@ -117,13 +117,13 @@ def test_a_random_kill_would_show(place: Path, table: Table, sabotage: str) -> N
 
 
 def _die_in_step(step: int, folder: Path) -> str:
-    """As `wrong` counts: from where the run goes on."""
+    """The fault that kills the run in `step`. Its number counts from the step at which the run resumes."""
     return f"die-in-step={step - (runs.newest_step(folder) or 0)}"
 
 
 @pytest.mark.faults
 def test_kills_in_named_places(place: Path, table: Table) -> None:
-    """One run that dies in each of the places that the resume contract names."""
+    """One run is killed at each place that the resume contract names."""
     folder = place / "killed"
     edge = _first_step_of_the_second_epoch(place)
     places = [
@@ -182,12 +182,12 @@ RESTLESS = [
     "--min-learning-rate-ratio", 1, "--max-grad-norm", 0.01, "--threads", 2, "--eval-tokens", 100, "--patience", 2,
     "--sample-prompts", "The cat", "--log-interval", 7, "--save-interval", 1, "--keep", 20,
 ]  # fmt: skip
-"""A run in which everything that is stored matters: rates so high that it soon gets no better and ends by its patience,
-every step clipped, evaluations and samples where they are affordable, lines of metrics that are seldom due."""
+"""A run that depends on each entry of its stored state. High learning rates soon end it by its patience, every step is
+clipped, the intervals of evaluations and samples depend on their cost, and log records cover several steps."""
 
 
 def restless(place: Path, folder: str, status: int | None = 0) -> None:
-    """Begin the restless run, or go on with it; its fifth step is refused."""
+    """Start or resume the restless run. Its fifth step is refused."""
     wrong = [f"nan-in-batch={(place / 'nan').read_text()}"]
     run = ["train", "--resume", "auto", *RESTLESS, "--checkpoint-dir", folder]
     runs.run(place, *run, wrong=wrong, status=status)
@@ -195,7 +195,7 @@ def restless(place: Path, folder: str, status: int | None = 0) -> None:
 
 @pytest.fixture
 def stood_at(place: Path) -> int:
-    """A step at which the restless run stood: in `control` it went on, in `killed` it did not."""
+    """A step of the restless run. `control` holds the complete run, `killed` the run up to that step."""
     shutil.rmtree(place / "control")
     first = ["--max-steps", 5, "--log-interval", 1, "--checkpoint-dir", "first"]
     runs.run(place, "train", *RESTLESS, *first)
@@ -207,7 +207,7 @@ def stood_at(place: Path) -> int:
     (place / "nan").write_text(fifth)
     restless(place, "control")
     end = runs.newest_step(place / "control") or 0
-    step = next(n for n in (end - 4, end - 5) if n % 7)  # a line of metrics is under way
+    step = next(n for n in (end - 4, end - 5) if n % 7)  # between two log records
     shutil.copytree(place / "control", place / "killed")
     for path in (place / "killed").glob("checkpoint_step_*"):
         if int(path.name.split("_")[2].partition(".")[0]) > step:
@@ -216,7 +216,7 @@ def stood_at(place: Path) -> int:
 
 
 def entries(folder: Path, step: int) -> list[str]:
-    """All that a checkpoint stores, by name: groups of arrays, and the leaves of its header."""
+    """Names of all entries of a checkpoint: groups of arrays, and the leaves of its header."""
     checkpoint = CheckpointFolder(folder).open(step)
     groups = {name.partition("/")[0] for name in checkpoint.state.arrays}
     return ["weights", *sorted(groups), *_leaves(checkpoint.state.header)]
@@ -231,7 +231,7 @@ def _leaves(header: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def forget(folder: Path, step: int, entry: str) -> bool:
-    """Write a checkpoint again, whole, with one entry as it is at the start of a run; False where it is so already."""
+    """Rewrite a valid checkpoint with one entry reset to its value at the start of a run. False if unchanged."""
     checkpoint = CheckpointFolder(folder).open(step)
     weights, state = dict(checkpoint.weights.tensors()), dict(checkpoint.state.tensors())
     header = json.loads(json.dumps(checkpoint.state.header))
@@ -260,11 +260,11 @@ MEASURED = {
     "position.training_seconds", "position.elapsed_seconds",
     "position.window.seconds", "position.window.steps", "position.window.clipped",
 }  # fmt: skip
-"""What no two runs have alike, and what is averaged for the next line alone; a time budget counts by the second."""
+"""Measured times, which differ between any two runs, and averages for the next log record."""
 ANOTHER_IS_TAKEN = "weights_sha256"
-"""Without it the checkpoint is not one, and the run falls back to the one before."""
+"""Without this entry the checkpoint is invalid, and the run falls back to the previous one."""
 REFUSED_IN_A_ROW = "position.guard.refused_in_a_row"
-"""Has a test of its own: it matters where a run ends by it."""
+"""Has its own test, since it matters only in a run that ends by it."""
 
 
 @pytest.mark.faults
@@ -284,7 +284,7 @@ def test_the_state_holds_nothing_that_could_be_left_out(
     for name in names:
         shutil.rmtree(again)
         shutil.copytree(killed, again)
-        if forget(again, stood_at, name):  # else this run has no use for it
+        if forget(again, stood_at, name):  # otherwise this run does not use it
             restless(place, "again", status=None)  # some are refused
             (unnoticed if lost(control, again) == NOTHING else noticed).append(name)
     assert unnoticed == []
@@ -298,7 +298,7 @@ def test_the_state_holds_nothing_that_could_be_left_out(
 
 @pytest.mark.faults
 def test_refused_steps_in_a_row_are_counted_on(place: Path, table: Table) -> None:
-    """Ten of them end a run, five before a kill and five after it."""
+    """Ten refused steps in a row end a run, here five before a kill and five after it."""
     batches = {
         record["step"]: record["batch"] for record in kept(place / "control") if "batch" in record
     }

@@ -1,6 +1,6 @@
-"""What is read from a file is taken or refused: in one line, in bounded memory and time, and nothing in it runs.
+"""Loaders accept a file or refuse it in one line, in bounded memory and time, and never run code from it.
 
-Valid files are flipped, cut, spliced and edited: dozens of times each in `make test`, thousands in `make faults`.
+The tests flip, cut, splice and edit valid files: dozens of times each in `make test`, thousands in `make faults`.
 """
 
 import io
@@ -45,16 +45,16 @@ PICKLED = "a pickle in the place of a file of each kind, and inside a .npz"
 Loader = Callable[[Path], object]
 
 SECONDS = 2.0
-"""Of computing, for a file of some kilobytes."""
+"""Limit of CPU time for a file of some kilobytes."""
 
 
 def memory_for(n_bytes: int) -> int:
-    """What reading a file of that size may take: some copies of it, and the buffers of the readers."""
+    """Bytes that reading a file of this size may take: some copies of it, and the buffers of the readers."""
     return 40 * n_bytes + (8 << 20)
 
 
 def refused_or_taken(loader: Loader, path: Path) -> bool:
-    """Whether the loader takes a file; it may refuse it, and nothing else."""
+    """Whether the loader accepts a file. It may refuse it with a `UserError`; any other error fails the test."""
     began = time.process_time()
     tracemalloc.start()
     try:
@@ -71,7 +71,7 @@ def refused_or_taken(loader: Loader, path: Path) -> bool:
     return taken
 
 
-# One valid file of each kind, and what reads it
+# One valid file of each kind, and its loader
 
 TOKENIZER = train(["once upon a time there was a cat " * 20], 270)
 MODEL = shaped(
@@ -179,7 +179,7 @@ def test_a_mutated_file_is_taken_or_refused(
     assert refused_or_taken(loader, path)
 
     def read_with(mutations: list[tuple[str, float, Any]]) -> None:
-        path.unlink()  # another may have it mapped
+        path.unlink()  # an earlier reader may have mapped it
         path.write_bytes(mutated(content, mutations))
         refused_or_taken(loader, path)
 
@@ -201,7 +201,7 @@ def test_a_mutated_file_is_taken_or_refused(
     )
 
 
-# Headers that lie under a right hash: anybody can make one
+# False headers with a correct hash, which anybody can make
 
 odd = st.sampled_from(
     [
@@ -243,7 +243,7 @@ def test_a_header_that_lies_is_refused(examples: int, tmp_path: Path, table: Tab
             if gone:
                 inner.pop(key, None)
             else:
-                inner[key] = json.loads(json.dumps(value))  # not shared
+                inner[key] = json.loads(json.dumps(value))  # a copy
         write_archive(path, weights, header)
         refused_or_taken(lambda path: load(path, engine="numpy"), path)
 
@@ -251,11 +251,11 @@ def test_a_header_that_lies_is_refused(examples: int, tmp_path: Path, table: Tab
     table.row(HEADERS, tries=examples, lost=NOTHING, result="taken, or refused in a line")
 
 
-# Nothing runs
+# No code runs
 
 
 class Payload:
-    """What unpickling this would do is leave a file behind."""
+    """Unpickling this object creates a file."""
 
     def __init__(self, sentinel: Path) -> None:
         self.sentinel = sentinel
@@ -297,7 +297,7 @@ def test_no_loader_runs_a_payload(tmp_path: Path, table: Table) -> None:
         assert CheckpointFolder(tmp_path).latest(lambda line: None) is None
         tries += 1
     assert not sentinel.exists()
-    pickle.loads(payload)  # noqa: S301 - as the sentinel would have it
+    pickle.loads(payload)  # noqa: S301 - shows that the payload works
     assert sentinel.exists()
     table.row(
         PICKLED, tries=tries, lost=NOTHING, result="refused, or read as what it is not; nothing ran"

@@ -1,4 +1,4 @@
-"""Killed or refused at any call inside a save, a folder still has a whole checkpoint, and saving again works."""
+"""After a kill or an error at any system call of a save, a valid checkpoint is left, and saving again works."""
 
 import json
 import shutil
@@ -41,13 +41,13 @@ def refuse(call: str, k: int) -> str:
 class Outcome(NamedTuple):
     tries: int
     lost: Lost
-    """Folders without a whole checkpoint of before or after, and files left over or not as they should be."""
+    """`steps` counts folders without a valid checkpoint of before or after, `files` counts wrong or leftover files."""
 
 
 def at_every_call(
     root: Path, strace: list[str], inject: Inject, calls: tuple[str, ...], *sabotage: str
 ) -> Outcome:
-    """Save in each scenario, once per call that a trace of it shows, each time with something done at that call."""
+    """Save in each scenario, once per system call in its trace, with a kill or an error injected at that call."""
     start = root / "start"
     saving.prepare(start)
     tries, lost = 0, [0, 0]
@@ -79,14 +79,14 @@ def _save(
 
 
 def _loss(done: "subprocess.CompletedProcess[str]", scenario: str, folder: Path) -> Lost:
-    """What is wrong in the folder after a save that was killed or refused, and after saving once more."""
+    """Faults in the folder after a save with a kill or an error, and after saving once more."""
     path = CheckpointFolder(folder, keep=1)
     steps = files = 0
     if done.returncode == -signal.SIGKILL:
         pass
     elif done.returncode == 2:
         files += len(runs.leftovers(folder)) + (done.stderr.count("\n") != 1)
-    else:  # it went on as if nothing were wrong
+    else:  # it ignored the error
         steps += 1
     later = {"next": 2, "same": 1}.get(scenario, 1)
     version = 1.0 if scenario == "best" else 2.0
@@ -147,7 +147,7 @@ def test_a_refusal_would_show(
 
 
 def broken_promises(place: Path, strace: list[str], *sabotage: str) -> list[str]:
-    """Of a real run with three saves and two rounds of best weights."""
+    """Violations of the order of writes in a real run with three saves and two saves of best weights."""
     folder = place / "traced"
     options = ["--max-steps", 3 * SAVE_INTERVAL, "--keep", 1, "--eval-interval", SAVE_INTERVAL]
     under = [*strace, "-e", f"trace={','.join(traces.CALLS)}"]
@@ -187,8 +187,8 @@ def test_a_wrong_order_would_show(
 
 
 def filled_under_way(place: Path, small_disk: list[str], *sabotage: str) -> dict[str, Any]:
-    """What came of a run whose disk was filled after its first save, and was then given room and resumed."""
-    quiet = ["--log-interval", 1000]  # as `small_disk` has it
+    """Result of a run whose disk fills up after its first save, and which is resumed once there is space again."""
+    quiet = ["--log-interval", 1000]  # as in `small_disk`
     runs.run(place, "train", *runs.RUN, *quiet, "--checkpoint-dir", "control")
     program = [sys.executable, "-m", "tests.faults.small_disk", str(place), *sabotage]
     done = subprocess.run(
@@ -219,7 +219,7 @@ def test_a_full_disk_would_show(place: Path, small_disk: list[str], table: Table
 
 
 def test_a_write_of_a_run_that_finds_no_room(place: Path, strace: list[str], table: Table) -> None:
-    """Of all the writes of a run, to any file and to the screen, some two dozen."""
+    """Fail about two dozen of the writes of a run, to any file and to the terminal, one per try."""
     short = ["--max-steps", 2 * SAVE_INTERVAL, "--keep", 1, "--eval-interval", SAVE_INTERVAL]
     under = [*strace, "-e", "trace=write"]
     runs.train(place, "short", *short, under=under)
@@ -232,7 +232,7 @@ def test_a_write_of_a_run_that_finds_no_room(place: Path, strace: list[str], tab
         )
         status = process.wait(timeout=runs.LONGEST)
         assert "Traceback" not in runs.log_of(place).read_text(), k
-        # 0: the next save found room; 141: the screen could not be written.
+        # 0: a later save succeeded; 141: the failed write was to the terminal.
         assert status in (0, 2, 141), k
         runs.train(place, "full", *short)
         assert lost(place / "short", place / "full") == NOTHING, k

@@ -1,4 +1,4 @@
-"""Asked to stop or to save, a run finishes its step, saves and says so; asked twice, it ends at once."""
+"""A signal makes a run finish its step, save and report it; a second stop signal ends the run at once."""
 
 import shutil
 import signal
@@ -19,11 +19,11 @@ TWICE = "SIGINT and SIGTERM twice, in a step that never ends"
 SAVE = "SIGUSR1"
 
 SELDOM = ["--save-interval", 1000]
-"""What is saved is saved because of the signal."""
+"""No save by interval, so that all saves come from the signal."""
 
 
 def signalled(place: Path, folder: str, *numbers: signal.Signals, wrong: list[str]) -> int:
-    """The exit status of a run that gets a signal after its third step (each further one when it has taken note)."""
+    """Exit status of a run that gets a signal after its third step, and each further one after it reacts."""
     process = runs.start(
         place, "train", *runs.RUN, *SELDOM, "--checkpoint-dir", folder, wrong=wrong
     )
@@ -38,7 +38,7 @@ def signalled(place: Path, folder: str, *numbers: signal.Signals, wrong: list[st
 
 
 def stopped(place: Path, number: signal.Signals, *wrong: str) -> Lost:
-    """What a stopped run has lost when it has been resumed; all of its steps, where it saved nothing."""
+    """Losses of a stopped and resumed run; all of its steps if it saved nothing."""
     status = signalled(place, "stopped", number, wrong=list(wrong))
     saved = runs.newest_step(place / "stopped")
     if status != 128 + number or saved is None:
@@ -95,7 +95,7 @@ def test_a_second_signal_would_show(place: Path, table: Table) -> None:
 
 
 def saved_on_demand(place: Path, *wrong: str) -> tuple[int, int, Lost]:
-    """Exit status, checkpoints beside the last one, and what was lost, of a run that is asked to save."""
+    """Exit status, number of checkpoints beside the last one, and losses, of a run that is asked to save."""
     status = signalled(place, "asked", signal.SIGUSR1, wrong=list(wrong))
     extra = len(list((place / "asked").glob("checkpoint_step_*.state.npz"))) - 1
     return status, extra, lost(place / "control", place / "asked")

@@ -1,4 +1,4 @@
-"""The page of faults shows what was found, and points to tests that are there."""
+"""The page of faults shows the saved results, and names tests that exist."""
 
 import json
 import re

@@ -1,8 +1,8 @@
-"""What strace saw of a program in, the promises that it broke out.
+"""Reads a trace of strace, and finds violations of the order of writes that a power cut requires.
 
-A power cut may lose all that was not flushed, and reorder the rest. So a file is flushed before it is renamed, its
-folder is flushed before anything is renamed or removed that relies on the new name, and a checkpoint does not speak of
-records that are not on the disk.
+A power cut may lose all data that was not flushed, and reorder the rest. So a file must be flushed before it is
+renamed. Its folder must be flushed before a rename or removal that relies on the new name. A checkpoint must not refer
+to records that are not on the disk.
 """
 
 import re
@@ -17,7 +17,7 @@ _NAMES = re.compile(r'"([^"]*)"')
 
 
 def calls(trace: Path, within: Path) -> list[tuple[str, list[str], int]]:
-    """Call, files and result of each successful line about files in a folder (or about the folder)."""
+    """Call, files and result of each successful call on the folder `within` or on files in it."""
     found = []
     for line in _lines(trace):
         match = _LINE.match(line)
@@ -29,14 +29,14 @@ def calls(trace: Path, within: Path) -> list[tuple[str, list[str], int]]:
             if call in ("rename", "unlink")
             else _FILE.findall(arguments)[:1]
         )
-        names = [str(within.parent / name) for name in names]  # as it is, if it is absolute
+        names = [str(within.parent / name) for name in names]  # unchanged if absolute
         if names and all(Path(name).is_relative_to(within) for name in names):
             found.append((call, names, int(match["result"])))
     return found
 
 
 def _lines(trace: Path) -> Iterator[str]:
-    """The lines of a trace; a call that another thread came between is whole, where it returns."""
+    """The lines of a trace. A call interrupted by another thread is joined into one line, at its return."""
     begun: dict[str, str] = {}
     for line in trace.read_text(errors="replace").splitlines():
         if interrupted := re.fullmatch(r"((\d+) .*) <unfinished \.\.\.>", line):
@@ -48,7 +48,7 @@ def _lines(trace: Path) -> Iterator[str]:
 
 
 def count(trace: Path) -> Counter[str]:
-    """How often a thread makes each call, at most: what `when=` of strace counts."""
+    """The largest number of each call in any thread. `when=` of strace counts calls per thread."""
     by_thread: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for line in trace.read_text(errors="replace").splitlines():
         if match := re.match(r"(\d+) +(\w+)\(", line):
@@ -57,7 +57,7 @@ def count(trace: Path) -> Counter[str]:
 
 
 def number(trace: Path, call: str, name: str) -> int:
-    """Which of a thread's calls of this kind is the first that speaks of a name, counted from 1."""
+    """Number of the first `call` that mentions `name`, counted from 1 within its thread."""
     seen: Counter[str] = Counter()
     for line in trace.read_text(errors="replace").splitlines():
         if match := re.match(rf"(\d+) +{call}\(", line):
@@ -68,10 +68,10 @@ def number(trace: Path, call: str, name: str) -> int:
 
 
 def violations(trace: Path, folder: Path) -> list[str]:
-    """Where the order of calls would let a power cut take a checkpoint."""
+    """Places where the order of calls would let a power cut destroy a checkpoint."""
     found = []
     unflushed: set[str] = set()
-    renamed: set[str] = set()  # and the folder not flushed since
+    renamed: set[str] = set()  # since the folder was last flushed
     for call, names, _ in calls(trace, folder):
         where = Path(names[-1]).name
         if call == "write":
@@ -97,7 +97,7 @@ def violations(trace: Path, folder: Path) -> list[str]:
 
 
 def records_on_disk(trace: Path, folder: Path) -> dict[int, int]:
-    """Bytes of metrics.jsonl that were flushed when each checkpoint was committed."""
+    """Flushed bytes of metrics.jsonl at the commit of each checkpoint, by step."""
     written = flushed = 0
     found = {}
     for call, names, result in calls(trace, folder):

@@ -1,7 +1,7 @@
-"""Runs a command with something put wrong in it: `python -m tests.faults.wrong NAME[=VALUE] ... -- train ...`
+"""Runs a command with faults put into it: `python -m tests.faults.wrong NAME[=VALUE] ... -- train ...`
 
-Accidents are what the world does to a run: a NaN, a kill at a given place. Sabotages are the mistakes that a program
-could make: under each of them, a check of this folder has to turn red, or it checks nothing.
+Accidents happen to a correct program: a NaN, a kill at a given place. Sabotages are mistakes in the program itself.
+Each sabotage must make a check in this folder fail, which proves that the check works.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def die() -> None:
 
 
 def nth(n: int, act: Callable[[], object], then: Callable[..., Any]) -> Callable[..., Any]:
-    """`then`, with `act` before its n-th call."""
+    """`then`, with a call of `act` before its n-th call."""
     calls = 0
 
     @functools.wraps(then)
@@ -40,7 +40,7 @@ def nth(n: int, act: Callable[[], object], then: Callable[..., Any]) -> Callable
 
 
 def loaded_torch() -> Any:
-    """PyTorch, loaded as the command line does it: with threads that do not spin."""
+    """PyTorch, loaded as the command line loads it, with threads that do not spin."""
     from homespun.engine import select
 
     select.machine()
@@ -53,7 +53,7 @@ def loaded_torch() -> Any:
 
 
 def nan_in_batch(fingerprints: str) -> None:
-    """One gradient of these batches, which are named as in metrics.jsonl and joined by commas, is not a number."""
+    """Set one gradient value to NaN in these batches (fingerprints as in metrics.jsonl, joined by commas)."""
     torch = loaded_torch()
     from homespun.engine.torch.engine import TorchEngine
 
@@ -79,13 +79,13 @@ def nan_in_batch(fingerprints: str) -> None:
 
 
 def die_in_step(number: str) -> None:
-    """Killed inside the accumulation of this step of the process: after the first of its two micro-batches."""
+    """Die inside the accumulation of this step of the process, after the first of its two micro-batches."""
     torch = loaded_torch()
     torch.autograd.backward = nth(2 * int(number), die, torch.autograd.backward)
 
 
 def die_evaluating(number: str) -> None:
-    """Killed before this batch of an evaluation."""
+    """Die before this batch of an evaluation."""
     loaded_torch()
     from homespun.engine.torch.engine import TorchEngine
 
@@ -93,7 +93,7 @@ def die_evaluating(number: str) -> None:
 
 
 def die_sampling(number: str) -> None:
-    """Killed before this token of a sample."""
+    """Die before this token of a sample."""
     loaded_torch()
     from homespun.engine.torch.decoder import TorchDecoder
 
@@ -174,7 +174,7 @@ def old_checkpoint_dropped_first(_: str) -> None:
 
 
 def committed_before_the_weights(_: str) -> None:
-    """The state, which says that a checkpoint is there, is renamed before its weights are."""
+    """The state is renamed before the weights, although its name commits the checkpoint."""
     from homespun.checkpoint import folder
 
     write, late = folder.write_archive, []
@@ -206,7 +206,7 @@ def failed_saves_are_silent(_: str) -> None:
     CheckpointWriter.no_room = lambda writer, error: None  # type: ignore[method-assign]
 
 
-# Sabotages of going on
+# Sabotages of resuming and stopping
 
 
 def records_not_cut_back(_: str) -> None:
@@ -216,7 +216,7 @@ def records_not_cut_back(_: str) -> None:
 
 
 def records_not_flushed(_: str) -> None:
-    """The checkpoint states a length of metrics.jsonl that need not be on the disk."""
+    """The checkpoint states a length of metrics.jsonl that was not flushed to the disk."""
     from homespun.records.metrics import MetricsLog
 
     MetricsLog.sync = lambda log: log.length  # type: ignore[method-assign]
@@ -256,7 +256,7 @@ def lock_not_taken(_: str) -> None:
 
 
 class _Agreeing(str):
-    """A hash that equals all others."""
+    """A hash that equals any other hash."""
 
     __hash__ = str.__hash__
 
@@ -361,7 +361,7 @@ CHANGES: dict[str, Change] = {
 
 
 def apply(words: list[str]) -> None:
-    """Put these wrong in this process."""
+    """Put these faults into this process."""
     for word in words:
         name, _, value = word.partition("=")
         CHANGES[name](value)

@@ -1,4 +1,4 @@
-"""Progress and the time that is left, on a clock that stands still unless it is moved."""
+"""Progress and remaining time, on a fake clock that only the tests move."""
 
 import time
 
@@ -10,7 +10,7 @@ from homespun.training.position import Position
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, in one item."""
+    """The time of the fake clock, as a list of one item."""
     now = [1000.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now

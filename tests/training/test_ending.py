@@ -1,4 +1,4 @@
-"""What is said when a run is over: where everything is, and commands that work as they stand."""
+"""The message at the end of a run: its files, and commands that can be pasted."""
 
 import shlex
 import signal
@@ -54,7 +54,7 @@ def test_commands_name_another_folder_as_a_shell_reads_it(tmp_path: Path) -> Non
     now = what_now(result(folder, "patience"), TrainConfig(checkpoint_dir=str(folder), patience=5))
     assert now["curves"] == f"{folder}/training.png"
     assert shlex.split(now["try it"])[2:] == ["--checkpoint", str(folder), "--interactive"]
-    assert "longer" not in now  # it was getting no better
+    assert "longer" not in now  # its loss no longer improved
 
 
 def test_a_run_that_has_seen_its_text_often_enough_is_not_to_be_trained_on() -> None:

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, with a stand-in for the model whose loss is known."""
+"""The numbers of an evaluation, with a fake engine of known loss."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from homespun.training.evaluate import Evaluator
 
 
 class Half:
-    """Gives every target a probability of one half."""
+    """A fake engine that gives every target a probability of one half."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []

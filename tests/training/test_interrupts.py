@@ -1,4 +1,4 @@
-"""Which signals stop a run, and what is said to whoever sent them."""
+"""The signals that stop a run, and the messages to the sender."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def hang_up() -> Iterator[None]:
-    """As in a terminal, wherever the tests run."""
+    """The default handler of SIGHUP, as in a terminal, even if the tests run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)

@@ -1,4 +1,4 @@
-"""What the loop counts as time of training, on a clock that only work moves."""
+"""The training loop on a fake clock: measured times, intervals, failed saves, and listeners."""
 
 import time
 from collections.abc import Callable
@@ -29,12 +29,15 @@ from homespun.training.run import Run
 from homespun.training.saver import Saver
 
 DISPATCH, STEP, EVALUATION, SAVE = 0.5, 2.0, 100.0, 50.0
-"""Seconds."""
+"""Duration of each kind of work, in seconds of the fake clock."""
 
 
 class Work:
-    """A clock, and an engine and a folder that take time. With `waits` a step is computed before it is handed out, as
-    on a CPU; else while the loop does other things, as on a GPU."""
+    """A fake clock, and a fake engine that takes time on it.
+
+    With `waits`, `train_step` returns when the step is computed, as on a CPU. Otherwise the step is computed while the
+    loop continues, as on a GPU.
+    """
 
     def __init__(self, waits: bool) -> None:
         self.waits = waits
@@ -80,8 +83,11 @@ class Work:
 
 
 class Story:
-    """A loop over `work`: its events, and when it saves. With `failures`, by step, it saves in the background, and
-    each save is done, well or not, before the next step is computed."""
+    """A run of the loop over `work`, with its events and the steps of its saves.
+
+    With `failures`, the errors of saves by step, the run saves in the background. Each save succeeds or fails before
+    the next step is computed.
+    """
 
     def __init__(
         self,
@@ -166,7 +172,7 @@ def test_only_steps_are_time_of_training(
     tokens_per_record = log_interval * run.config.tokens_per_step
     assert sum(tokens_per_record / speed for speed in speeds) == pytest.approx(work.trained)
     assert run.position.training_seconds == work.trained
-    # The first evaluation is the best; the last save is still to come when its header is made.
+    # One save for the first evaluation, which is the best, and one at step 4. The last save is not yet counted.
     assert run.position.elapsed_seconds == work.trained + 4 * EVALUATION + 2 * SAVE
 
 
@@ -198,10 +204,10 @@ def test_evaluations_of_the_recipe_are_tenths_of_the_run_or_what_it_can_afford(
 
     assert evaluated(max_steps=200, eval_tokens=4) == list(range(20, 201, 20))
     assert evaluated(max_steps=205, eval_tokens=4) == [*range(21, 190, 21), 205]
-    # 24 tokens of 8 in a step, at a quarter of the cost: 1.5% of 50 steps.
+    # An evaluation of 24 tokens costs as much as 3/4 of a step of 8 tokens, which is 1.5% of 50 steps.
     assert evaluated(max_steps=200, eval_tokens=24) == [50, 100, 150, 200]
     assert evaluated(max_steps=49, eval_tokens=24) == [49]
-    # By time: 100 s of the second tenth go into the first evaluation itself, and 50 into saving the best.
+    # By time: the second tenth includes 100 s for the first evaluation and 50 s for saving the best weights.
     steps = evaluated(time_budget="2000s", eval_tokens=4)
     assert steps[0] == 80
     assert len(steps) in (9, 10)
@@ -214,13 +220,13 @@ def test_a_failed_save_ends_the_run_at_the_next_step(monkeypatch: pytest.MonkeyP
     work = Work(waits=True)
     with pytest.raises(UserError, match="the disk is gone"):
         Story(monkeypatch, work, {3: UserError("the disk is gone")}, **STEPS)
-    assert len(work.steps) in (3, 4)  # the next one may have been under way
+    assert len(work.steps) in (3, 4)  # the next step may have begun
 
 
 def test_a_full_disk_costs_one_save_unless_it_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     full = DiskFullError("no room")
     run = Story(monkeypatch, Work(waits=True), {6: full}, **STEPS)
-    assert run.saved == [3, 9, 9]  # the last one with the evaluation at the end
+    assert run.saved == [3, 9, 9]  # again after the last evaluation
     complete = {(event.step, event.path) for event in run.events if isinstance(event, Saved)}
     assert complete == {(3, Path("3.npz")), (9, Path("9.npz"))}
     assert run.messages == ["Not saved: no room. The run continues, and the next save tries again."]

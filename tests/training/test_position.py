@@ -1,4 +1,4 @@
-"""The position in a checkpoint keeps its format, whatever the fields are called here."""
+"""The position in a checkpoint keeps its format, independent of the field names in the code."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which text and which tokenizer a run takes, and what it says about them."""
+"""The text and the tokenizer that a run chooses, and its messages about them."""
 
 import dataclasses
 import shutil
@@ -17,7 +17,7 @@ from homespun.training.stages import check_sizes, choose_text, choose_tokenizer
 
 @pytest.fixture
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was said, in a folder with two texts and a tokenizer of one of them."""
+    """The messages, in a folder with two texts and a tokenizer of one of them."""
     monkeypatch.chdir(tmp_path)
     for name, seed in (("book.txt", 1), ("other.txt", 2)):
         text = f"\n{END_OF_TEXT}\n".join(stories(60, seed))

@@ -1,4 +1,4 @@
-"""The best evaluation, patience, and steps that stand out or had to be refused."""
+"""The best evaluation, patience, spikes, and refused steps."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ NAN = result(math.nan, math.nan, applied=False)
 
 
 def usual(guard: StepGuard, steps: int, since: int = 0) -> None:
-    """Steps that are much alike."""
+    """Observe steps with the usual loss and norm."""
     for step in range(since + 1, since + 1 + steps):
         guard.observe_step(step, result(), Limits(), "abcd", CONFIG)
 
@@ -48,7 +48,7 @@ def usual(guard: StepGuard, steps: int, since: int = 0) -> None:
 def test_the_best_evaluation_is_remembered_and_the_others_are_counted() -> None:
     guard = StepGuard()
     better = [guard.observe_evaluation(loss) for loss in (3.0, 2.0, 2.0, 2.5)]
-    assert better == [True, True, False, False]  # an equal one is no better
+    assert better == [True, True, False, False]  # an equal loss is no better
     assert guard.best_val_loss == 2.0
     assert guard.evaluations_without_better == 2
     assert guard.observe_evaluation(1.9)
@@ -102,18 +102,18 @@ def test_gradients_that_are_not_finite_are_told_apart_from_a_loss_that_is_not() 
 def test_limits_are_far_above_recent_steps_and_need_enough_of_them() -> None:
     guard = StepGuard()
     usual(guard, MIN_RECENT_STEPS)
-    assert guard.limits(MIN_RECENT_STEPS + 1) == Limits()  # the last step may not be known yet
+    assert guard.limits(MIN_RECENT_STEPS + 1) == Limits()  # the last step may be unread
     usual(guard, 1, since=MIN_RECENT_STEPS)
     limits = guard.limits(MIN_RECENT_STEPS + 2)
     assert limits.loss == pytest.approx(4.0 * 1.2)
     assert limits.norm == pytest.approx(0.5 * 5)
-    for step in range(1000, 1000 + RECENT_STEPS):  # noisier, and only the last ones count
+    for step in range(1000, 1000 + RECENT_STEPS):  # noisier; older steps are forgotten
         guard.observe_step(step, result(8.0 + step % 3), Limits(), "abcd", CONFIG)
     assert guard.limits(2000).loss == pytest.approx(9.0 + 15)
 
 
 def test_limits_do_not_depend_on_whether_the_last_step_has_been_read() -> None:
-    """Where a device computes a step while the next is dispatched, it has not; after a checkpoint it has."""
+    """On a device that computes asynchronously the last step is unread, but after a checkpoint it has been read."""
     guard = StepGuard()
     for step in range(1, RECENT_STEPS + 1):
         guard.observe_step(step, result(4.0 + step, 0.1 * step), Limits(), "abcd", CONFIG)

@@ -1,4 +1,4 @@
-"""Every cause turns up in a run that was made for it, and none in an ordinary one."""
+"""Each cause is found in a run that is made to show it, and none in an ordinary run."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def seen(
     killed_after: int = 0,
     config: ResolvedConfig = CONFIG,
 ) -> Iterator[tuple[int, str]]:
-    """What is said of a run with such losses, up to noise as it is between batches, and at which step."""
+    """Step and cause of each advice for a run with these losses and typical noise between batches."""
     watch, noise = TrendWatch().begin(config, UNIGRAM_LOSS), random.Random(0)
     for step in range(1, steps + 1):
         result = StepResult(loss(step) + noise.gauss(0, 0.15), norm, clipped=norm > 1, applied=True)
@@ -48,7 +48,7 @@ def seen(
 
 
 def falling(step: int) -> float:
-    """A power of the step, as losses are."""
+    """A loss that falls as a power of the step, as in real runs."""
     return 2.0 + 5.0 * step**-0.3
 
 
@@ -96,7 +96,7 @@ def test_a_loss_that_stays_while_the_rate_decays_is_left_alone() -> None:
 
 def test_all_gradients_far_above_the_limit() -> None:
     assert [cause for _, cause in seen(falling, 500, norm=3.1)] == ["constant clipping"]
-    assert not list(seen(falling, 500, norm=2.0))  # as in many runs that go well
+    assert not list(seen(falling, 500, norm=2.0))  # common in healthy runs
 
 
 def test_a_loss_that_is_high_but_falls_is_left_alone() -> None:
@@ -174,6 +174,6 @@ def test_a_real_run(
     said = [
         r for r in records(workplace / "checkpoints") if "advice" in r and r["cause"] != "spike"
     ]
-    # A cause that lasts is named again when the run is four times as old.
+    # A lasting cause is named again when the run is four times as long.
     assert {record["cause"] for record in said} == ({cause} if cause else set())
     assert all(advised in record["advice"] for record in said)
