@@ -1,7 +1,6 @@
 """Checks the engines of this machine: whether they agree with NumPy and with each other, and how fast they train.
 
-It is the first command on a new machine. Its output belongs into every report of a fault, so it contains nothing
-personal.
+It is the first command on a new machine. Reports of faults should include its output, so it contains nothing personal.
 """
 
 import dataclasses
@@ -28,14 +27,14 @@ from homespun.terminal import Say
 
 Weights = dict[str, Floats]
 
-# Limits of the checks. Where only rounding differs:
+# Limits where only rounding differs:
 MAX_ERROR = 1e-5
 """Relative error of one computation."""
 MAX_COSINE_DISTANCE = 1e-6
 """1 - cosine of two gradients."""
 MAX_ERROR_AFTER_STEPS = 1e-3
 """Relative error after some training steps."""
-# Where the method or the precision adds an error of its own:
+# Limits where the method or the precision adds an error:
 MAX_SLOPE_ERROR = 2e-2
 """Relative error of a slope computed from two float32 losses."""
 MAX_HALF_ERROR = 3e-2
@@ -79,7 +78,7 @@ class Check:
 
 
 def tiny_model(family: Family) -> ModelConfig:
-    """A model that is checked in a moment, with grouped key/value heads where the family has them."""
+    """A model small enough for quick checks, with grouped key/value heads where the family has them."""
     shape = {"vocab_size": 97, "seq_len": 24, "n_layers": 2, "d_model": 32, "n_heads": 4}
     base = family.default_shape(n_layers=2, d_model=64, n_heads=4)
     return shaped(base, {**shape, "n_kv_heads": 2 if family.has_grouped_heads else 4})
@@ -138,7 +137,7 @@ def _labelled(label: str, checks: Iterable[Check]) -> Iterator[Check]:
     try:
         for check in checks:
             yield dataclasses.replace(check, name=f"{label} {check.name}")
-    except Exception as error:  # any error of an engine belongs into the report
+    except Exception as error:  # every error of an engine is reported
         message = str(error).replace(str(Path.home()), "~").partition("\n")[0]
         yield Check(f"{label} {type(error).__name__}: {message}", math.inf, 0)
 
@@ -295,7 +294,7 @@ def _engine(name: EngineName, config: ModelConfig, optimizer: str, precision: st
 
 
 def _random_weights(config: ModelConfig) -> Weights:
-    """Unlike initial weights: zero biases, unit gains or small weights would hide mistakes."""
+    """Random values for all weights. The zero biases and unit gains of initial weights would hide mistakes."""
     rng = np.random.default_rng(0)
     return {
         p.name: (p.mean + 0.2 * rng.standard_normal(p.shape)).astype(np.float32)
@@ -311,7 +310,7 @@ def _random_batch(config: ModelConfig, seed: int, rows: int = 3) -> Batch:
 
 
 def _loss(engine: Reader, batch: Batch) -> float:
-    """Mean, in nats."""
+    """Mean loss in nats."""
     total, count = engine.loss(batch)
     return total / count
 

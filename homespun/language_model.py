@@ -73,7 +73,7 @@ def _default_weights() -> Archive:
     except CheckpointError as error:
         newest = folder.latest(report=_warn)
         if newest is None:
-            folder.check_free()  # while a run is under way, that is the reason
+            folder.check_free()  # a run that is still active explains the missing weights
             raise
         archive, reason = newest.weights, str(error)
     else:

@@ -1,4 +1,4 @@
-"""A text file in, the folder of a tokenizer out.
+"""Text flows in, the folder of a tokenizer flows out.
 
 The tokenizer is trained on the training side of the data and measured on the validation side.
 """
@@ -15,14 +15,14 @@ from homespun.terminal import Say, bar
 from homespun.tokenizer import REPORT, Tokenizer, check_folder, train
 
 REPORT_BYTES = 4_000_000
-"""About so many bytes of validation text are used to measure compression."""
+"""About this many bytes of validation text are used to measure compression."""
 N_LONGEST = 10
-"""The report shows so many of the longest tokens."""
+"""Number of the longest tokens in the report."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The text that a tokenizer was trained on; None where its folder does not say."""
+    """The text that a tokenizer was trained on; None if its folder does not state it."""
 
     data_file: str | None
     data_sha256: str | None
@@ -42,7 +42,7 @@ def origin(folder: Path) -> Origin:
 
 
 def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
-    """Train a tokenizer, write its folder, and remember it as the last one that was trained here.
+    """Train a tokenizer, write its folder, and record it as the newest tokenizer of this working directory.
 
     Args:
         config: the text, the size of the vocabulary, the folder.
@@ -52,7 +52,7 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
         UserError: no data, or too little for the vocabulary, or the folder cannot be written.
     """
     folder = Path(config.output_dir)
-    check_folder(folder)  # before the text is read
+    check_folder(folder)  # fails before the text is read
     corpus = survey(workspace.chosen_data(config.data_file), say)
     return train_tokenizer_on(corpus, config.vocab_size, folder, say)
 
@@ -65,9 +65,9 @@ def train_tokenizer_on(
     Args:
         corpus: the text.
         vocab_size: number of tokens.
-        folder: written, or left as it is where it holds this tokenizer already.
+        folder: the folder to write; left as it is if it already holds this tokenizer.
         say: called with each line of the report.
-        or_less: take a smaller vocabulary where the text does not support one of that size.
+        or_less: take a smaller vocabulary if the text does not support this size.
 
     Raises:
         UserError: too little text for the vocabulary, or the folder cannot be written.
@@ -100,7 +100,7 @@ def train_tokenizer_on(
 
 
 def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
-    """Measured on the first `REPORT_BYTES`, counting a separator for each document."""
+    """Compression of the first `REPORT_BYTES` of the documents, with a separator for each document."""
     sample, n_bytes = [], 0
     for document in documents:
         sample.append(document)

@@ -266,7 +266,7 @@ class Machine(Protocol):
         """Whether compilation takes almost no time."""
 
     def can_compile(self) -> bool:
-        """Whether compilation works here. To find out takes a few seconds."""
+        """Whether compilation works here. The check takes a few seconds."""
 
     def memory_capacity(self) -> int:
         """Bytes of the device's memory that this process may use."""

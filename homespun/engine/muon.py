@@ -11,8 +11,8 @@ NEWTON_SCHULZ_STEPS = 5
 much progress as a quarter less text."""
 
 MAX_STACK_SIZE = 2**24
-"""Most numbers in the matrices that Muon orthogonalises together. Small matrices are faster in one stack; large stacks
-need memory."""
+"""Largest number of weights in a stack of matrices that Muon orthogonalises together. Small matrices are faster in one
+stack; large stacks need memory."""
 
 ADAMW_RATE_FACTORS: dict[Group, float] = {
     "embedding": 1.0,

@@ -26,7 +26,7 @@ SETTINGS = {
 }
 LEAVE = ("/quit", "/exit", "/q")
 COMMAND_WORDS = ("quit", "exit", "help")
-"""Lines that mean a command without its slash; texts hardly ever begin like that."""
+"""Lines that mean a command without its slash; texts rarely begin with them."""
 HELP = f"""Type the beginning of a text and press Enter (Enter alone: the model begins); Ctrl-C stops a text.
   /help            this list
   /quit            leave, like Ctrl-D

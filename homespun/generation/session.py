@@ -3,8 +3,8 @@
 A session holds what generation needs from a model. Each call reads the prompt, then draws one token per step for every
 sequence of the batch until all have ended. It runs on any engine's `Decoder`.
 
-In training every document begins with the end-of-text mark, so a prompt begins with it too. The mark alone makes the
-model begin a text of its own.
+In training every document begins with the end-of-text mark, so a prompt begins with it too. After the mark
+alone, the model begins a new text.
 """
 
 import secrets
@@ -203,7 +203,7 @@ class _Text:
     def extend(self, logits: Floats) -> str:
         """Draw the next token from `logits` [V]; returns the text that can be shown now.
 
-        A sequence that has ended only keeps pace with its batch.
+        A sequence that has ended adds an end-of-text mark, to stay as long as the others of its batch.
         """
         eot = self._tokenizer.eot_id
         if self.finish:

@@ -1,6 +1,6 @@
 """The memory and the time that training takes, estimated from the shape of a model and the settings of a run.
 
-This is the only place that estimates them, so that every command tells the same numbers.
+This is the only place that estimates them, so that all commands report the same numbers.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class TrainingMemory:
     moments: int
     """The state of the optimizer."""
     activations: int
-    """Numbers that the forward pass keeps for the backward pass, and those of one block on their way back."""
+    """Numbers that the forward pass keeps for the backward pass, and those of one block during its backward pass."""
     casts: int
     """Copies of the matrices in the precision of the computation."""
     head: int

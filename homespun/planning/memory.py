@@ -1,4 +1,4 @@
-"""A planned run flows in; whether its steps fit into memory comes out, and if not, the flags with which they would.
+"""A planned run flows in; if its steps do not fit into memory, an error comes out, with flags that make them fit.
 
 First choice is a smaller micro-batch with more accumulation, which makes the same update; then gradient checkpointing;
 then a smaller model.

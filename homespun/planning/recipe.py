@@ -189,7 +189,7 @@ class Size:
 
     preset: str
     min_flops: float
-    """Operations, at the machine's peak speed, from which on it learns more than the next smaller one."""
+    """Least number of operations, at the machine's peak speed, with which it learns more than the next smaller one."""
     tokens_per_step: int
     """Small batches learn most from a token; larger models need larger ones, since Muon's own work grows with them."""
 

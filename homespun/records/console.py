@@ -27,7 +27,7 @@ SAMPLE_WIDTH = 88
 REFRESH_SECONDS = 0.5
 """Time between two drawings of the bar while steps go by."""
 RESERVED_COLUMNS = 3
-"""Left free behind the bar: a terminal prints `^C` there."""
+"""Columns behind the bar that stay free, because a terminal prints `^C` there."""
 MIN_BAR_WIDTH = 10
 """Columns. Where the bar would be shorter, less text is shown beside it."""
 
@@ -64,11 +64,11 @@ def _fields(record: Record, shown: _Fields) -> list[str]:
 
 
 class Console:
-    """Shows a run: its settings, its records as they come, its progress, and its end.
+    """Shows a run: its settings, its records, its progress, and its end.
 
     When nobody can read the output any more (a closed pipe, a closed terminal), `when_lost` is called once with the
-    reason, and the rest goes to standard error. It goes there as well when the disk is full, but then the run may go
-    on, so `when_lost` is not called.
+    reason, and all later output goes to standard error. The same happens when the disk is full, but then the run can
+    continue, so `when_lost` is not called.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Console:
             self._show_sample(step, record)
 
     def _show_step(self, event: Step) -> None:
-        """Move the bar, as often as one can read it."""
+        """Move the bar, but no more often than a person can read it."""
         if self._bar and time.monotonic() - self._drawn >= REFRESH_SECONDS:
             text = [*_time_left(event.seconds_left), f"step {event.step:,}"]
             self._draw_bar(event.progress, [*text, f"loss {event.loss:.2f}", *self._status])

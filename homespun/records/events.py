@@ -1,5 +1,5 @@
 """The events of a run, typed: the training loop emits them, and listeners turn them into records, console lines, or
-anything else. They stand below both, so that neither the loop nor a listener knows the other.
+anything else. The loop and the listeners depend on this module and not on each other.
 """
 
 import math
@@ -15,7 +15,7 @@ class StopRun(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something happened in a run; these fields say where the run stands."""
+    """Something happened in a run; these fields give the position of the run."""
 
     step: int
     """Optimizer steps done."""
@@ -116,7 +116,7 @@ class Saved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Activity(Event):
-    """Something other than a step begins and takes a while."""
+    """An activity other than a step begins, which may take some time."""
 
     name: str
     """'evaluating', 'saving', ..."""

@@ -1,6 +1,6 @@
 """Text in, token ids out, and back: tokenizers trained here, and any `tokenizer.json` of the `tokenizers` library.
 
-The special tokens of a tokenizer are never read out of a text: `<|endoftext|>` in a document is text.
+Special tokens are never recognised in a text: `<|endoftext|>` in a document is encoded as text.
 """
 
 from homespun.tokenizer.byte_level_bpe import END_OF_TEXT

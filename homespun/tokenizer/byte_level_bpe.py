@@ -1,6 +1,6 @@
 """The kind of tokenizer that is trained here: byte-level BPE, GPT-2's splitting, one special token.
 
-Vocabulary and merges say everything about it. GPT-2's own tokenizer is of this kind.
+Vocabulary and merges define it completely. GPT-2's own tokenizer is of this kind.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class ByteLevelBPE:
         return self.vocabulary[END_OF_TEXT]
 
     def encoder(self) -> "tokenizers.Tokenizer":
-        """Does not know the spelling of the special token."""
+        """The library's tokenizer without the special token, so that its spelling is encoded as text."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
         library = Tokenizer(models.BPE(self.vocabulary, self.merges))
@@ -73,7 +73,7 @@ class ByteLevelBPE:
 
     @classmethod
     def from_specification(cls, specification: Any) -> "ByteLevelBPE | None":
-        """The definition in a parsed `tokenizer.json`; None where it describes another kind."""
+        """The definition in a parsed `tokenizer.json`; None if it describes another kind."""
         try:
             model, splitting = specification["model"], specification["pre_tokenizer"]
             vocabulary, merges = model["vocab"], [merge_pair(merge) for merge in model["merges"]]

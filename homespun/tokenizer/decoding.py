@@ -1,4 +1,4 @@
-"""The decoder of a `tokenizer.json` in, the text behind each token out."""
+"""The decoder of a `tokenizer.json` flows in, the text of each token flows out."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def known_decoding(decoder: Any) -> Decoding | None:
     """How a decoder turns tokens into text: byte-level, or as SentencePiece does; None for any other.
 
     Args:
-        decoder: the part of that name of a `tokenizer.json`.
+        decoder: the entry `decoder` of a `tokenizer.json`.
     """
     steps = _steps(decoder)
     if [step["type"] for step in steps] == ["ByteLevel"]:

@@ -1,6 +1,6 @@
 """The folder of a tokenizer: `tokenizer.json`, `tokenizer_config.json` beside it, and a report.
 
-Written in one step, so that a folder is always whole; an earlier tokenizer there is kept under another name.
+A folder is written in one step, so it is always complete. An earlier tokenizer is kept under another name.
 """
 
 import json
@@ -14,7 +14,7 @@ from homespun.errors import UserError
 SPECIFICATION = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 REPORT = "report.json"
-"""Says what the tokenizer was trained on, and more."""
+"""States the training text of the tokenizer, its compression, and more."""
 
 
 def check_folder(folder: Path) -> None:
@@ -45,13 +45,13 @@ def write_folder(
     """Write a tokenizer's folder; an earlier tokenizer there moves to FOLDER.1 (.2, ...).
 
     Args:
-        folder: where to.
-        specification: the `tokenizer.json`.
-        config: for `tokenizer_config.json`, which the transformers library reads.
-        report: for `report.json`.
+        folder: the folder to write.
+        specification: the content of `tokenizer.json`.
+        config: the content of `tokenizer_config.json`, which the transformers library reads.
+        report: the content of `report.json`.
 
     Returns:
-        Where the earlier tokenizer is now, if there was one.
+        The new place of the earlier tokenizer, if there was one.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
@@ -96,9 +96,9 @@ def read_specification(path: Path) -> tuple[str, Path]:
 
 
 def configured_eos(specification: Path) -> str | None:
-    """The end-of-sequence token that a `tokenizer_config.json` beside a `tokenizer.json` names.
+    """The end-of-sequence token in the `tokenizer_config.json` beside a `tokenizer.json`.
 
-    A config that is missing or cannot be read names none.
+    None if the config is missing or cannot be read.
     """
     try:
         config = json.loads(specification.with_name(CONFIG).read_text(encoding="utf-8"))

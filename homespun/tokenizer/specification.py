@@ -1,6 +1,6 @@
-"""Any `tokenizer.json` of the `tokenizers` library in, the definition of a tokenizer out.
+"""Any `tokenizer.json` of the `tokenizers` library flows in, the definition of a tokenizer flows out.
 
-The library encodes. This module keeps special tokens out of texts and finds the text behind each token.
+The library encodes. This module keeps special tokens out of texts and finds the text of each token.
 """
 
 import json
@@ -23,9 +23,9 @@ MAX_VOCAB_SIZE = 1 << 22
 DOCUMENT_ENDS = (END_OF_TEXT, "<|end_of_text|>")
 """Special tokens that separate documents in pre-training."""
 SEQUENCE_ENDS = ("</s>", "<eos>", "<｜end▁of▁sentence｜>", "<|im_end|>", "<|eot_id|>")
-"""Special tokens that end a text or a turn. They separate documents where there is no better one."""
+"""Special tokens that end a text or a turn. They separate documents if there is no better one."""
 SEPARATES = "separates_documents"
-"""Marks the separator in `added_tokens` where another would be taken. Other libraries ignore the mark."""
+"""Marks the separator in `added_tokens` if another would be chosen otherwise. Other libraries ignore the mark."""
 
 
 class Specification:
@@ -79,7 +79,7 @@ class Specification:
         return self._token_bytes
 
     def identity(self) -> Json:
-        """Everything that decides the ids and the text behind them, equal for old and new forms of a file."""
+        """Everything that determines the ids and their text, equal for old and new forms of a file."""
         specification = json.loads(self._text)
         stated = specification["model"]
         model = {
@@ -120,7 +120,7 @@ def _added_tokens(specification: Json) -> list[Json]:
 
 
 def _type(model: Json) -> str:
-    """Older versions of the library leave it out."""
+    """The type of the model, which older versions of the library leave out."""
     inferred = "Unigram" if isinstance(model["vocab"], list) else "BPE"
     return str(model.get("type", inferred))
 
@@ -137,13 +137,13 @@ def _pieces(model: Json) -> dict[int, str]:
 
 
 def _encoder(specification: Json) -> "tokenizers.Tokenizer":
-    """The library's tokenizer, changed so that it takes the spelling of a special token for text."""
+    """The library's tokenizer, changed to encode the spelling of a special token as text."""
     import tokenizers
 
     model, added = dict(specification["model"]), _added_tokens(specification)
     special = {token["content"] for token in added if token["special"]}
     if isinstance(model["vocab"], list):
-        # Unigram finds its pieces anywhere in a text. An empty one is found nowhere, and keeps its id.
+        # Unigram finds its pieces anywhere in a text. An empty piece is never found, and keeps its id.
         pieces = {piece for piece, _ in model["vocab"]}
         model["vocab"] = [
             ["" if piece in special else piece, score] for piece, score in model["vocab"]
@@ -163,10 +163,10 @@ def _encoder(specification: Json) -> "tokenizers.Tokenizer":
 
 
 def _check_ids(library: "tokenizers.Tokenizer", model: Json, added: Sequence[Json]) -> None:
-    """The library numbers added tokens itself, whatever the file says.
+    """Check the ids in the file, since the library numbers added tokens itself.
 
     Raises:
-        ValueError: the file says otherwise, or no id can be so large.
+        ValueError: the file has other ids than the library, or an id is too large.
     """
     pieces = _pieces(model)
     for token in added:
@@ -178,7 +178,7 @@ def _check_ids(library: "tokenizers.Tokenizer", model: Json, added: Sequence[Jso
 
 
 def _token_bytes(model: Json, added: Sequence[Json], decoding: Decoding) -> list[bytes]:
-    """By id: nothing for special tokens, and for ids that no token has."""
+    """The text of each id as bytes, empty for special tokens and unused ids."""
     by_id = {token: decoding.token_bytes(piece) for token, piece in _pieces(model).items()}
     for token in added:
         by_id[token["id"]] = b"" if token["special"] else token["content"].encode()
@@ -213,10 +213,10 @@ def _listed(names: Sequence[str]) -> str:
 def _check_special_tokens(
     library: "tokenizers.Tokenizer", model: Json, special_ids: dict[str, int]
 ) -> None:
-    """Make sure that no special token comes out of its spelling.
+    """Check that the spelling of a special token is never encoded as this token.
 
     Raises:
-        UserError: one does.
+        UserError: the spelling of one is.
     """
     unknown = (model.get("unk_token"), model.get("unk_id"))  # may stand for any text
     for name, number in special_ids.items():

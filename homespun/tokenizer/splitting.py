@@ -1,7 +1,7 @@
-"""Where a text may be cut so that the ids of its parts, in a row, are the ids of the whole text.
+"""Finds places where a text may be cut, so that the ids of its parts together are the ids of the whole text.
 
 A pre-tokenizer splits a text into words, and no token reaches from one word into the next. So a text may be cut
-wherever a word always ends, whatever stands around that place. This module knows such places for a few splittings.
+at a place where a word ends in every context. This module knows such places for a few splittings.
 """
 
 import re
@@ -13,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Splitting:
-    """A text may be cut before each of `cut_before` that follows other text than white space."""
+    """A text may be cut before each character of `cut_before` that follows a character other than white space."""
 
     cut_before: str
-    """Characters of white space."""
+    """White-space characters."""
     cuts_long_runs: bool = False
-    """Whether `pieces` cuts a text anywhere where it has no such place."""
+    """Whether `pieces` cuts a long run without such a place after any character."""
 
     def pieces(self, text: str, limit: int) -> Iterator[str]:
         """The text in pieces of at most `limit` characters, or up to the next place where it may be cut."""
@@ -32,7 +32,7 @@ class Splitting:
             yield match[0]
 
     def words(self, text: str) -> list[str]:
-        """The text cut at every place, each word with the white space before it."""
+        """The text cut at all such places: each word with the white space before it."""
         return self._word.findall(text)
 
     @cached_property
@@ -47,7 +47,7 @@ class Splitting:
 BEFORE_SPACE_OR_LINE_FEED = Splitting(cut_before=" \n")
 """A word of GPT-2's expression has white space at its start only, and a line feed only among white space."""
 BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE = replace(BEFORE_SPACE_OR_LINE_FEED, cuts_long_runs=True)
-"""Of tokenizers that are trained here: a long run without such a place costs little memory, and is cut."""
+"""For tokenizers that are trained here: a long run without such a place is cut, so that it needs little memory."""
 BEFORE_SPACE = Splitting(cut_before=" ")
 """Punctuation takes the line feeds that follow it into its word."""
 
@@ -90,7 +90,7 @@ _KNOWN: list[tuple[list[dict[str, Any]], Splitting]] = [
         for expression in _PUNCTUATION_TAKES_LINE_FEEDS
     ),
 ]
-"""Pre-tokenizers by their steps. Digits split a text further, which moves no end of a word."""
+"""Pre-tokenizers by their steps. A `Digits` step splits words further, and all earlier ends of words stay."""
 _SAFE_NORMALIZERS = (None, {"type": "NFC"})
 """NFC joins no character to a space or line feed, and moves none across it."""
 
@@ -98,11 +98,11 @@ _SAFE_NORMALIZERS = (None, {"type": "NFC"})
 def known_splitting(
     normalizer: Any, pre_tokenizer: Any, added_tokens: Iterable[dict[str, Any]]
 ) -> Splitting | None:
-    """The splitting of a tokenizer; None where it is not one of those that are known exactly.
+    """The splitting of a tokenizer; None if it is not known exactly.
 
     Args:
-        normalizer: the part of that name of a `tokenizer.json`.
-        pre_tokenizer: likewise.
+        normalizer: the entry `normalizer` of a `tokenizer.json`.
+        pre_tokenizer: the entry `pre_tokenizer`.
         added_tokens: those of the file. The library looks for them before it splits a text, so none may reach across
             a place where the text is cut, or look at the text around it.
     """
@@ -126,7 +126,7 @@ def _steps(pre_tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def _normal_form(step: dict[str, Any]) -> dict[str, Any]:
-    """A step without the option that changes no ids, and with the one that may be left out."""
+    """A step with the default of `use_regex`, and without `trim_offsets`, which changes no ids."""
     if step["type"] != "ByteLevel":
         return step
     return {"use_regex": True} | {key: step[key] for key in step if key != "trim_offsets"}

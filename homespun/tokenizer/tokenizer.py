@@ -1,7 +1,7 @@
 """Text in, token ids out, and back: one class for every kind of tokenizer.
 
-A definition says what its ids mean; the `tokenizers` library encodes. The hash of the definition is the identity of a
-tokenizer, which token shards and checkpoints carry.
+A definition gives the meaning of the ids; the `tokenizers` library encodes. The hash of the definition is the identity
+of a tokenizer, which token shards and checkpoints store.
 """
 
 import codecs
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 PIECE = 1 << 16
-"""Longer texts are encoded in pieces of at most this many characters, where they may be cut."""
+"""Longer texts are cut, if possible, into pieces of at most this many characters before they are encoded."""
 GROUP = 1 << 20
 """About this many characters are encoded at a time: the library needs some 40 bytes of memory for each."""
 
@@ -45,7 +45,7 @@ class Definition(Protocol):
 
     @property
     def splitting(self) -> Splitting | None:
-        """Where texts may be cut before they are encoded; None for nowhere."""
+        """The places where a text may be cut before it is encoded; None if no places are known."""
 
     @property
     def is_lossless(self) -> bool:
@@ -56,19 +56,19 @@ class Definition(Protocol):
         """Whether a space is put before each text, and dropped when it is decoded."""
 
     def encoder(self) -> "tokenizers.Tokenizer":
-        """Takes the spelling of a special token for text."""
+        """The library's tokenizer, which encodes the spelling of a special token as text."""
 
     def token_bytes(self) -> list[bytes]:
-        """The text behind each id, nothing for special tokens and ids that no token has. [vocab_size]"""
+        """The text of each id as bytes, empty for special tokens and unused ids. [vocab_size]"""
 
     def identity(self) -> Any:
-        """The JSON that the identity of the tokenizer is the hash of."""
+        """The JSON whose hash is the identity of the tokenizer."""
 
     def to_json(self) -> str:
         """A `tokenizer.json`."""
 
     def special_names(self) -> dict[str, str]:
-        """Special tokens by the names that `tokenizer_config.json` has for them."""
+        """Special tokens by their names in `tokenizer_config.json`."""
 
 
 class Tokenizer:
@@ -91,7 +91,7 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """The identity, whatever form the file has."""
+        """The identity, which does not depend on the form of the file."""
         canonical = json.dumps(self._definition.identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -118,7 +118,7 @@ class Tokenizer:
         return batch
 
     def join(self, documents: Iterable[str]) -> npt.NDArray[np.int32]:
-        """The stream that a model learns from: each document behind the id `eot_id`. [n_tokens]
+        """The token stream for training: each document follows an `eot_id`. [n_tokens]
 
         Raises:
             UserError: as for `encode`.
@@ -159,8 +159,8 @@ class Tokenizer:
 
         Args:
             ids: the tokens.
-            continued: whether other text stands before them. SentencePiece tokenizers begin each text with a space,
-                which is dropped where nothing stands before it.
+            continued: whether other text precedes them. SentencePiece tokenizers begin each text with a space, which is
+                dropped at the start of a text.
 
         Raises:
             IndexError: there is no such token.
@@ -186,7 +186,7 @@ class Tokenizer:
 
     @cached_property
     def byte_lengths(self) -> npt.NDArray[np.int32]:
-        """Bytes of text behind each token, 0 for special tokens. [vocab_size]"""
+        """Bytes of text of each token, 0 for special tokens. [vocab_size]"""
         return np.array([len(token) for token in self._token_bytes], np.int32)
 
     def stream(self, *, continued: bool = False) -> "StreamDecoder":
@@ -240,11 +240,11 @@ class Tokenizer:
         """Write the folder in one step; an earlier tokenizer there moves to FOLDER.1 (.2, ...).
 
         Args:
-            folder: where to.
-            report: added to `report.json`.
+            folder: the folder to write.
+            report: entries to add to `report.json`.
 
         Returns:
-            Where the earlier tokenizer is now, if there was one.
+            The new place of the earlier tokenizer, if there was one.
 
         Raises:
             UserError: the folder holds something else, or cannot be written.
@@ -262,8 +262,8 @@ class Tokenizer:
         """The tokenizer in a folder, or in a `tokenizer.json`.
 
         Args:
-            path: of either.
-            eos_token: as in `from_json`; an `eos_token` in the `tokenizer_config.json` beside it counts too.
+            path: the folder or the file.
+            eos_token: as in `from_json`; an `eos_token` in the `tokenizer_config.json` beside it is used too.
 
         Raises:
             UserError: there is none, or see `from_json`.
@@ -273,7 +273,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Ids in, text out as soon as its characters are complete: in all, the text that `decode` gives."""
+    """Ids flow in, text flows out as soon as its characters are complete. All pieces together equal `decode`."""
 
     def __init__(self, tokenizer: Tokenizer, drops_first_space: bool):
         self._tokenizer = tokenizer
@@ -281,14 +281,14 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that is complete now; the bytes of an unfinished character are kept back."""
+        """The text that is complete now; the bytes of an unfinished character are held back."""
         text = self._tokenizer.token_bytes(token)
         if self._drops_space and text:
             text, self._drops_space = text.removeprefix(b" "), False
         return self._utf8.decode(text)
 
     def flush(self) -> str:
-        """The end: U+FFFD for a character that stayed unfinished."""
+        """The end of the text: U+FFFD if a character is unfinished."""
         return self._utf8.decode(b"", final=True)
 
 

@@ -1,4 +1,4 @@
-"""Documents in, a tokenizer out: BPE merges learned from a sample that fits in memory."""
+"""Documents flow in, a tokenizer flows out: BPE merges learned from a sample that fits in memory."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def train(
         vocab_size: number of tokens, at least 257.
         max_bytes: bound of the sample, see `SAMPLE_BYTES`.
         max_word_bytes: bound of the sample, see `SAMPLE_WORD_BYTES`.
-        or_less: take a smaller vocabulary where the text does not support that many tokens.
+        or_less: take a smaller vocabulary if the text does not support this many tokens.
 
     Raises:
         UserError: the vocabulary is too small for the bytes or too large for the text, or the text
@@ -90,7 +90,7 @@ def sample(pieces: Iterable[str], max_bytes: int, max_word_bytes: int) -> list[s
 
 
 class _SampleSize:
-    """Memory of some text, and UTF-8 of the distinct words in it (runs of letters, or of signs)."""
+    """The memory that a text takes, and the bytes of its distinct words (runs of letters or of signs)."""
 
     def __init__(self) -> None:
         self.n_bytes = 0

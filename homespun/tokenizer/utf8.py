@@ -1,4 +1,4 @@
-"""Text in, UTF-8 out, with one clear line where the text cannot be encoded."""
+"""Text flows in, UTF-8 flows out. Text that cannot be encoded gives one clear error."""
 
 from homespun.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Words in, their ids out: few words of a text are new, so most ids come from memory.
+"""Words flow in, their ids flow out. Few words of a text are new, so most ids come from the cache.
 
 Valid only for words as `Splitting.words` gives them, whose ids do not depend on the text around them.
 """
@@ -15,9 +15,9 @@ from homespun.tokenizer.utf8 import utf8
 CACHE_BYTES = 1 << 20
 """The cache is emptied when its distinct words have more bytes; each takes some 15 to 20 bytes of memory."""
 WORDS_PER_TEXT = 100
-"""New words are encoded in texts of so many, which takes half the time of one by one."""
+"""New words are encoded in texts of this many words, which takes half the time of encoding them one by one."""
 DOCUMENT_START = ""
-"""Stands among the words before each document; no word is empty."""
+"""Marks the start of each document in a list of words, since no word is empty."""
 
 EncodeBatch = Callable[[Sequence[str]], list[list[int]]]
 
@@ -37,8 +37,8 @@ class WordCache:
             splitting: cuts texts into words.
             encode_batch: gives the ids of several texts.
             eot_id: the id for `DOCUMENT_START`.
-            byte_lengths: bytes of text of each token [vocab_size], where those of a text's tokens add up to the
-                text; None where they may not.
+            byte_lengths: bytes of text of each token [vocab_size]; None if those of a text's tokens may not add up to
+                the length of the text.
         """
         self.splitting = splitting
         self._encode_batch = encode_batch
@@ -89,7 +89,8 @@ class WordCache:
         self.n_bytes += sum(lengths.values())
 
     def _may_join(self, word: str) -> bool:
-        """Whether a text of such words may be cut at each of them, and the lengths of its tokens tell where."""
+        """Whether a word may be encoded in one text with others: the text can be cut before it, and the lengths of the
+        tokens show where."""
         return (
             self._byte_lengths is not None
             and word[0] in self.splitting.cut_before

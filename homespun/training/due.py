@@ -1,4 +1,4 @@
-"""The position of a run flows in; it comes out whether a log line, an evaluation, samples, a save or the end is due."""
+"""The position of a run flows in; decisions come out: whether a log line, evaluation, sample, save or end is due."""
 
 import time
 
@@ -23,8 +23,8 @@ SAMPLING_COST = 16
 
 
 class DueDates:
-    """To be asked after each step. Without a time budget the clock decides only about additional checkpoints, which
-    change no number."""
+    """Decides after each step which actions are due. Without a time budget, the clock affects only additional
+    checkpoints, which change no result."""
 
     def __init__(self, run: Run, position: Position, clock: Clock, eval_tokens: int) -> None:
         self._config, self._limits = run.config, run.limits

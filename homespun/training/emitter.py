@@ -10,8 +10,9 @@ from homespun.training.position import Position
 class Emitter:
     """Adds the state of the run to each event, and calls the listeners.
 
-    An error in one of the project's own listeners ends the run at once: it is a disk that fails. The user's listener
-    must not cost the run: when it raises `StopRun` or anything else, `stopped_by` says so, and the loop saves and ends.
+    An error in one of the project's own listeners ends the run at once, since its cause is a failing disk. The user's
+    listener must not cost the run: when it raises `StopRun` or anything else, `stopped_by` says so, and the loop saves
+    and ends.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Emitter:
         """The error that it raised; it is not called again."""
 
     def __call__(self, kind: Callable[..., Event], **fields: object) -> None:
-        """Make an event and tell it."""
+        """Make an event and pass it to all listeners."""
         state = {
             "step": self._position.step,
             "tokens": self._position.tokens,
@@ -43,11 +44,11 @@ class Emitter:
             self._call_users(self._on_event, event)
 
     def activity(self, name: str) -> None:
-        """Tell that something begins that is not a step."""
+        """Report the beginning of an activity other than a step."""
         self(Activity, name=name)
 
     def message(self, text: str) -> None:
-        """Tell a line for the console."""
+        """Send a line to the console."""
         self(Message, text=text)
 
     def _call_users(self, on_event: Listener, event: Event) -> None:

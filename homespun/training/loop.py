@@ -1,4 +1,4 @@
-"""The story of a run: batch, step, log, evaluate, sample, save, until a limit is reached or someone stops it.
+"""The course of a run: batch, step, log, evaluate, sample, save, until a limit is reached or someone stops it.
 
 A run that is set up flows in; events and checkpoints come out. Listeners turn the events into records and lines.
 """
@@ -72,7 +72,7 @@ class Loop:
             self.log(result, inputs)
 
     def log(self, result: StepResult, inputs: StepInputs) -> None:
-        """Tell of a step, and of anything wrong with it or with the run."""
+        """Report a step, and any findings about it or the run."""
         for finding in findings(self.position, result, inputs, self.config):
             if finding.ends_run:
                 self.fatal = finding
@@ -132,7 +132,7 @@ class Loop:
         self.due.saved()
 
     def tell_saved(self) -> None:
-        """Tell of a checkpoint that has been completed in the background."""
+        """Report a checkpoint that has been completed in the background."""
         if saved := self.saver.completed():
             step, path = saved
             self.emit(Saved, step=step, path=path)

@@ -29,13 +29,13 @@ def requested(
 ) -> tuple[TrainConfig, Checkpoint | None]:
     """The settings of a run, and the checkpoint that it continues from, if it is resumed.
 
-    A setting is taken from `given`, else from the TOML file that `given` names, else from the run that is resumed,
-    else from the defaults. The folder and the engine of the resumed run may differ from the stored ones, as it may have
+    A setting is taken from `given`, else from the TOML file that `given` names, else from the resumed run, else from
+    the defaults. The folder and the engine of the resumed run may differ from the stored ones, as it may have
     moved to another machine.
 
     Args:
         given: settings by name, such as the flags of the command line.
-        config: all settings, from Python; then only `given` is put over it, and nothing of the resumed run is.
+        config: all settings, from Python. Then only `given` overrides them, and the settings of the resumed run do not.
 
     Raises:
         UserError: a setting that does not exist or has a bad value, or a checkpoint that cannot be resumed.
@@ -161,7 +161,7 @@ class _Change(NamedTuple):
 def _changes(
     requested: TrainConfig, resolved: ResolvedConfig, stored: dict[str, Any]
 ) -> list[_Change]:
-    """The settings whose value now is neither the one that was given at first nor the one that came of it."""
+    """The settings whose present value differs both from the value given at first and from the value chosen for it."""
     at_first = dataclasses.asdict(_config_from(TrainConfig, stored["requested"]))
     before = at_first | given_settings(resolved)
     before |= {name: stored["model"][name] for name in SHAPE}

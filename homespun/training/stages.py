@@ -36,7 +36,7 @@ from homespun.training.resume import restore, resumed_corpus, resumed_plan, resu
 from homespun.training.run import Run
 
 AUTO_VOCAB_SIZE = 4096
-"""Of a tokenizer that is trained automatically: small, like the models of short runs."""
+"""Vocabulary size of a tokenizer that is trained automatically: small, like the models of short runs."""
 MIN_TEXT_BYTES = 2_000
 """A shorter text does not fill one sample for training and one for validation."""
 LITTLE_TEXT_BYTES = 100_000
@@ -168,7 +168,7 @@ def _existing_tokenizer(path: Path, corpus: Corpus, say: Say) -> Tokenizer:
 
 
 def _named(text: Origin, corpus: Corpus) -> str:
-    """The text that a tokenizer was trained on, compared with the text of the run."""
+    """Names the training text of a tokenizer in relation to the text of the run."""
     if text.data_sha256 == corpus.sha256:
         return "this text"
     if text.data_file == str(corpus.path):

@@ -30,7 +30,7 @@ class StepInputs:
 
 
 class Steps:
-    """The optimizer steps of a run, in order; moves the position on."""
+    """The optimizer steps of a run, in order; advances the position."""
 
     def __init__(self, run: Run, position: Position, clock: Clock) -> None:
         self._run, self._position, self._clock = run, position, clock

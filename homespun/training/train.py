@@ -42,7 +42,7 @@ def train(
         Exception: an error of `on_event`, after the run has been saved.
     """
     folder = CheckpointFolder(Path(config.checkpoint_dir), config.keep)
-    folder.check_free()  # find out now, not after an hour of tokenizing
+    folder.check_free()  # fails now, not after an hour of tokenizing
     if checkpoint is None:
         folder.check_space(bytes_on_disk(smallest_model(config), config.keep))
     run = set_up(config, checkpoint, say)

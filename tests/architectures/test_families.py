@@ -50,7 +50,7 @@ QWEN3 = ModelConfig(
 )
 LLAMA = dataclasses.replace(QWEN3, architecture="llama")
 SQUARE = dataclasses.replace(GPT2, d_ff=GPT2.d_model)
-"""All matrices of the feed-forward layers are square, so their shape does not tell how they are stored."""
+"""All feed-forward matrices are square, so their shapes do not show whether they are transposed."""
 CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3}
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -62,7 +62,7 @@ def test_all_families_are_tested() -> None:
 
 
 def in_transformers(config: ModelConfig) -> torch.nn.Module:
-    """The model of `transformers`, without memory for the weights."""
+    """The model of `transformers`, without memory allocated for the weights."""
     with torch.device("meta"):
         return of_transformers(config)
 
@@ -166,7 +166,7 @@ def test_initial_values_depend_on_seed_and_name_alone(config: ModelConfig) -> No
     deeper = dict(initial_weights(dataclasses.replace(config, n_layers=5), seed=1))
     for name, values in weights.items():
         assert values.dtype == np.float32
-        if "c_proj" not in name:  # its spread follows from the number of layers
+        if "c_proj" not in name:  # its standard deviation depends on the number of layers
             np.testing.assert_array_equal(values, deeper[name])
     again = dict(initial_weights(config, seed=1))
     other = dict(initial_weights(config, seed=2))
@@ -207,8 +207,9 @@ def test_a_fresh_model_guesses(config: ModelConfig, tied: bool) -> None:
 
 
 def test_cost_of_a_token_by_hand() -> None:
-    # Per block: q, k, v and the projection are 4 d^2, the two feed-forward matrices 8 d^2; the tied head is one more
-    # product; attention is 2 products of d per position, 2 operations each, three times for forward and backward.
+    # Weights of a block: 4 d^2 in q, k, v and the projection, 8 d^2 in the two feed-forward matrices. The tied head is
+    # one more product. Attention takes 2 products of d per position with 2 operations each, times 3 for forward and
+    # backward.
     d, layers, vocab, seq_len = 64, 2, 1000, 16
     assert flops_per_token(GPT2) == 6 * (layers * 12 * d * d + vocab * d) + 3 * (
         layers * 2 * 2 * d * seq_len
@@ -217,7 +218,7 @@ def test_cost_of_a_token_by_hand() -> None:
     assert flops_per_token(QWEN3) == 6 * (3 * (q_and_o + kv + ff) + 1000 * 64) + 3 * (
         3 * 2 * 2 * (4 * 32) * 16
     )
-    # Tying the head saves memory, not work.
+    # Tying the head saves memory but no operations.
     tied = dataclasses.replace(QWEN3, tie_embeddings=True)
     assert flops_per_token(tied) == flops_per_token(QWEN3)
 

@@ -15,16 +15,16 @@ SMALL_QWEN3 = ["pico", "nano", "micro", "mini", "small"]
 
 
 def named(name: str) -> ModelConfig:
-    """A preset at the vocabulary and the context of GPT-2."""
+    """A preset with the vocabulary and the context of GPT-2."""
     return dataclasses.replace(PRESETS[name], seq_len=1024)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_names_and_shapes_and_count_are_those_of_transformers(name: str) -> None:
     config = named(name)
-    with torch.device("meta"):  # no memory for the weights
+    with torch.device("meta"):  # allocates no memory for the weights
         model = of_transformers(config)
-    # Parameters, not the state: there a tied weight comes twice.
+    # The parameters, not the state dict, which lists a tied weight twice.
     theirs = {n: tuple(p.shape) for n, p in model.named_parameters()}
     ours = {p.name: p.shape for p in parameters(config)}
     for matrix, shape in ours.items():
@@ -51,7 +51,7 @@ def test_a_name_is_the_size(name: str, millions: float) -> None:
 
 
 def test_the_gpt2_presets_are_the_published_shapes() -> None:
-    """Radford et al., 2019, table 2; the number of heads does not show in any count."""
+    """Radford et al., 2019, table 2. The number of heads changes no parameter count, so it is tested here."""
     shapes = {
         name: (c.n_layers, c.d_model, c.n_heads)
         for name, c in PRESETS.items()

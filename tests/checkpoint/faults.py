@@ -1,5 +1,6 @@
-"""Stands between the code and the disk: every write, fsync, rename and unlink can be seen, refused
-or answered with a kill, on any platform and without tools.
+"""Intercepts every write, fsync, rename and unlink of the code under test, on any platform.
+
+A test can observe a call, refuse it with an exception, or kill the process before it.
 """
 
 import fcntl
@@ -13,12 +14,12 @@ from typing import Any
 from unittest import mock
 
 Call = tuple[str, str]
-"""What is called (write, fsync, rename, unlink), and the name of the file or folder."""
+"""The kind of call (write, fsync, rename, unlink), and the name of the file or folder."""
 
 
 @contextmanager
 def intercepted(before: Callable[[Call], None]) -> Iterator[None]:
-    """`before` is told of each call that changes the disk, and may raise or not return at all."""
+    """Call `before` at each call that changes the disk. It may raise an exception or kill the process."""
     names: dict[int, str] = {}
     fsync, replace, unlink, open_path = os.fsync, os.replace, os.unlink, Path.open
 
@@ -26,7 +27,7 @@ def intercepted(before: Callable[[Call], None]) -> Iterator[None]:
         def write(self, data: Any) -> int:
             view = memoryview(data).cast("B")
             half = len(view) // 2
-            done = super().write(view[:half])  # whatever happens next finds a torn write
+            done = super().write(view[:half])  # an interruption leaves a torn write
             before(("write", names[self.fileno()]))
             return done + super().write(view[half:])
 
@@ -62,7 +63,7 @@ def intercepted(before: Callable[[Call], None]) -> Iterator[None]:
 
 
 def trace(action: Callable[[], object]) -> list[Call]:
-    """The calls of `action`, each run of writes to one file as one."""
+    """The calls of `action`; consecutive writes to one file are listed once."""
     calls: list[Call] = []
     with intercepted(calls.append):
         action()

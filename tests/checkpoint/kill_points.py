@@ -1,9 +1,9 @@
-"""Runs each scenario once per call that changes the disk, in a process that is killed right there.
+"""Runs each scenario once for every call that changes the disk, in a process that is killed at this call.
 
     python -m tests.checkpoint.kill_points FOLDER
 
-A program of its own, so that it may fork. Prints a JSON line per kill (SIGKILL): where it struck,
-and what was found after it.
+It is a separate program, so that it may fork. It prints a JSON line for each kill (SIGKILL): the interrupted call, and
+the checkpoints that are found afterwards.
 """
 
 import itertools
@@ -39,7 +39,7 @@ def save_best(folder: CheckpointFolder, version: int) -> None:
 
 
 def found(folder: CheckpointFolder) -> dict[str, Any]:
-    """Step of the newest checkpoint, and every version that stands anywhere in it."""
+    """The step of the newest checkpoint, and all versions that its arrays and headers contain."""
     skipped: list[str] = []
     newest = folder.latest(skipped.append)
     if newest is None:
@@ -58,7 +58,7 @@ def best(folder: CheckpointFolder) -> list[float]:
 
 
 def killed_at(k: int, action: Callable[[], object]) -> Call | None:
-    """Run `action` in a process that dies at its k-th call; None if it ends before."""
+    """Run `action` in a process that is killed at its k-th call; returns the call, or None if there are fewer."""
     reader, writer = os.pipe()
     if not (child := os.fork()):
         left = itertools.count(k - 1, -1)
@@ -114,7 +114,7 @@ def main(root: Path) -> None:
     enumerate_kills(root, "best", first, lambda folder: save_best(folder, version=2))
 
     def torn(folder: CheckpointFolder) -> None:
-        """The new weights are there, the state that commits them is not."""
+        """Leave new weights without the state that commits them."""
         first(folder)
         for k in itertools.count(1):
             if killed_at(k, lambda: save(folder, 1, version=3)) == (

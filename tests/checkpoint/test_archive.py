@@ -1,4 +1,4 @@
-"""An archive gives back exactly what went in, or refuses; a failed write leaves what was there."""
+"""An archive returns exactly the stored arrays or is refused; a failed write keeps the earlier file."""
 
 import errno
 import hashlib
@@ -54,7 +54,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-# What goes in comes out
+# Round trips
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -101,7 +101,7 @@ def test_the_layout_in_memory_does_not_matter(path: Path, tmp_path: Path) -> Non
 
 
 def test_the_bytes_never_change(path: Path) -> None:
-    """Equal runs give equal files, on any day, machine and version of Python and NumPy."""
+    """Equal runs write equal files, on any date and machine, and with any version of Python and NumPy."""
     expected = "889ab661a0e3bb2bfbc91d75fbc6b4f74e12e6fe934fc38fb2f9ccc7660f0252"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
 
@@ -218,7 +218,7 @@ def test_a_damaged_manifest_is_named(path: Path) -> None:
 
 
 def seal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest of `path` and make all the rest of the zip agree with it."""
+    """Change the manifest of `path`, and adapt the rest of the zip to it."""
     with zipfile.ZipFile(path) as file:
         manifest = json.loads(file.read("manifest.json"))
         arrays = path.read_bytes()[: file.getinfo("manifest.json").header_offset]
@@ -315,7 +315,7 @@ def test_a_manifest_that_is_none(path: Path, text: bytes) -> None:
 
 
 class Sentinel:
-    """Leaves a trace if it is ever unpickled."""
+    """Creates a folder if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -331,7 +331,7 @@ def npy(array: Any) -> bytes:
 
 
 def test_zips_of_others(path: Path, tmp_path: Path) -> None:
-    """The same manifest, in zips that are not as `write_archive` makes them; each is one trick."""
+    """Zips with the same manifest that differ in one way from the output of `write_archive` are refused."""
     with zipfile.ZipFile(path) as file:
         members = {name: file.read(name) for name in file.namelist()}
         comment = file.comment
@@ -389,7 +389,7 @@ def test_files_of_numpy_are_not_ours(tmp_path: Path) -> None:
 
 
 def test_order_of_a_write(tmp_path: Path) -> None:
-    """For a power cut: the content is durable before its name, and the name before we go on."""
+    """A power cut loses nothing: the content is flushed before the rename, and the folder before the call returns."""
     with mock.patch("secrets.token_hex", return_value="0123abcd"):
         calls = trace(lambda: write_archive(tmp_path / "x.npz", small(), HEADER))
     temporary = "x.npz.0123abcd.tmp"
@@ -412,7 +412,7 @@ def test_every_failing_call_is_loud_and_keeps_the_earlier_file(path: Path) -> No
         "rename",
         "fsync",
     ]
-    for k in range(len(calls) - 1):  # the last one comes when all is done
+    for k in range(len(calls) - 1):  # at the last call, the new file is already in place
         path.write_bytes(earlier)
         left = iter([False] * k + [True])
 

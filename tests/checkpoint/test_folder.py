@@ -1,4 +1,4 @@
-"""A folder always has a whole checkpoint, whatever fails or dies, and only one run writes in it."""
+"""A folder always has a complete checkpoint, even after a failure or a kill, and only one run writes into it."""
 
 import errno
 import json
@@ -199,7 +199,7 @@ def test_nothing_is_pruned_before_the_new_one_reads_back(
     assert newest.step == 1
 
 
-# Death and failure at every point
+# A kill or a failure at every call
 
 
 def test_killed_at_every_call(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_full_disk_at_every_call(tmp_path: Path, step: int) -> None:
         assert newest is not None
         assert [newest.step, newest.state.header["v"]] in ([1, 1], [step, 2])
         assert not any(name.endswith(".tmp") for name in names(folder.path))
-        if newest.state.header["v"] == 1:  # nothing of the new one takes the room that others need
+        if newest.state.header["v"] == 1:  # the failed save left no files that take up room
             assert len(names(folder.path)) == 2
         save(folder, step, version=3)
         assert names(folder.path) == pairs(step)
@@ -303,7 +303,7 @@ with CheckpointFolder(Path(sys.argv[1])).lock():
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Any:
-    """Another process that has the folder until its input ends."""
+    """Another process that holds the lock of the folder until its input ends."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "checkpoints")],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

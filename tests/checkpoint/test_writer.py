@@ -1,4 +1,4 @@
-"""A run goes on while its files are written, and hears of what went wrong."""
+"""A run continues while its files are written, and is told of failures."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ WEIGHTS_BYTES = 400
 
 
 class Model:
-    """Weights that every step changes."""
+    """A model with weights that change in every step."""
 
     def __init__(self) -> None:
         self.weights = np.zeros(100, np.float32)
@@ -34,7 +34,7 @@ class Model:
 
 
 class Disk:
-    """Calls that change the disk wait while it `sleeps`, and fail with `error` if there is one."""
+    """Delays calls that change the disk until `awake` is set, and lets writes fail with `error` if it is set."""
 
     def __init__(self) -> None:
         self.awake = threading.Event()
@@ -50,7 +50,7 @@ class Disk:
 
 
 class Run:
-    """A model, and what saves it."""
+    """A model, its checkpoint folder and the writer."""
 
     def __init__(self, path: Path, in_background: bool = True) -> None:
         self.model = Model()
@@ -101,7 +101,7 @@ def test_steps_go_on_and_the_checkpoint_is_of_the_moment_it_was_asked_for(
     with run.writer:
         run.model.step()
         run.save(1)
-        run.model.step()  # comes here although nothing is on the disk yet
+        run.model.step()  # reached before anything is on the disk
         run.writer.check()
         assert disk.busy.wait(60)
         assert not any(name.endswith(".npz") for name in names(run))

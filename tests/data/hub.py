@@ -1,7 +1,7 @@
-"""A hub of one's own on loopback: two real HTTP servers that speak the Hugging Face hub's protocol.
+"""A test hub on loopback: two real HTTP servers that speak the protocol of the Hugging Face hub.
 
-One server answers like the hub (API, listing, file facts) and redirects to the other, the storage,
-which serves bytes and honours ranges. Both can be told to misbehave.
+One server answers like the hub (API, file listing, headers of a file) and redirects to the other, the storage, which
+serves bytes and supports range requests. Tests can make both of them fail.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ SEPARATOR = "<|endoftext|>"
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests of one kind.
+    """A failure of the next requests of one kind.
 
     `cut`: the connection is closed after `at` bytes. `ignore_ranges`: 200 and the whole file.
     `status`: an error with that number. `loop`: a redirect to itself. `short`, `long`: a body
@@ -32,10 +32,10 @@ class Fault:
 
     kind: str
     where: str = "storage"
-    """api, file (the hub's answer about a file) or storage"""
+    """`api`, `file` (the hub's answer about a file) or `storage`."""
     times: int = 1
     after: int = 0
-    """not before the storage has served so many bytes"""
+    """The failure begins after the storage has served this many bytes."""
     at: int = 0
     status: int = 500
     retry_after: str | None = None
@@ -52,17 +52,17 @@ class Request:
 
 @dataclass
 class Hub:
-    """Repositories by name and commit, what was asked, and what is to go wrong."""
+    """Repositories by name and commit, the requests so far, and the failures to come."""
 
     page_size: int = 1000
     requests: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     bytes_served: int = 0
-    """By the storage, as far as the sockets took them."""
+    """Bytes that the storage has written to its sockets."""
     holding: threading.Event = field(default_factory=threading.Event)
-    """Set while a `hold` is holding."""
+    """Set while a `hold` is active."""
     token: str | None = None
-    """If set, the hub (not the storage) asks for it."""
+    """If set, the hub requires this token; the storage does not."""
 
     def __post_init__(self) -> None:
         self._commits: dict[str, list[str]] = {}
@@ -81,7 +81,7 @@ class Hub:
         return f"http://127.0.0.1:{self.storage_server.server_port}"
 
     def publish(self, repository: str, files: dict[str, bytes]) -> str:
-        """A new commit that holds just these files; returns its name."""
+        """Add a commit with exactly these files; returns its name."""
         content = repr(
             sorted((path, hashlib.sha256(data).digest()) for path, data in files.items())
         )
@@ -91,7 +91,7 @@ class Hub:
         return commit
 
     def publish_tinystories(self, stories: list[str], **more: bytes) -> str:
-        """A repository like roneneldan/TinyStories, with these training stories."""
+        """Publish a repository like roneneldan/TinyStories, with these training stories."""
         text = "".join(f"{story}\n{SEPARATOR}\n" for story in stories).encode()
         return self.publish(
             "roneneldan/TinyStories",
@@ -110,7 +110,7 @@ class Hub:
         return self._files[repository, self._commits[repository][-1]][path]
 
     def alter(self, repository: str, path: str, data: bytes) -> None:
-        """Another content under the same commit, which an honest hub never has."""
+        """Replace a file without a new commit, which the real hub never does."""
         self._files[repository, self._commits[repository][-1]][path] = data
 
     def withdraw(self, repository: str, commit: str) -> None:
@@ -121,7 +121,7 @@ class Hub:
         self.faults.append(Fault(kind, **settings))
 
     def ranges(self) -> list[int]:
-        """Where the ranges start that the storage was asked for."""
+        """The first byte of each range that was requested from the storage."""
         asked = (r.headers.get("range", "") for r in self.requests if r.server == "storage")
         return [int(text.partition("=")[2].partition("-")[0]) for text in asked if text]
 
@@ -131,7 +131,7 @@ class Hub:
             server.shutdown()
             server.server_close()
 
-    # What follows runs in the servers' threads.
+    # The methods below run in the threads of the servers.
 
     def fault(self, where: str, kinds: str) -> Fault | None:
         with self._lock:
@@ -265,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             )
         answer: Callable[[_Handler], None] = getattr(self.hub, f"answer_{self.name}")
-        with contextlib.suppress(ConnectionError):  # a client that has read enough
+        with contextlib.suppress(ConnectionError):  # the client has closed the connection
             answer(self)
         self.close_connection = True
 
@@ -307,7 +307,7 @@ def _serve(hub: Hub, name: str) -> ThreadingHTTPServer:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A running hub, to which `HF_ENDPOINT` points."""
+    """A running hub; `HF_ENDPOINT` is its address."""
     running = Hub()
     monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
     monkeypatch.delenv("HF_TOKEN", raising=False)

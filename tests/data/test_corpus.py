@@ -1,4 +1,4 @@
-"""The split has two clean sides that follow from the text alone."""
+"""The split into training and validation has no overlap and depends on the text alone."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def test_identity_is_of_the_text_and_its_order(tmp_path: Path) -> None:
 
 
 def share(corpus: Corpus) -> float:
-    """Of the bytes, that of validation."""
+    """The share of the bytes that belongs to validation."""
     training, validation = (sum(len(text.encode()) for text in side) for side in sides(corpus))
     return validation / (training + validation)
 

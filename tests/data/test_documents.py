@@ -1,4 +1,4 @@
-"""Reading is lossless under its stated policy, in bounded memory."""
+"""Reading follows its documented policy, loses no text, and needs bounded memory."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tests.data.files import as_parquet, written
 
 MARK = "<|endoftext|>"
 ZIP = b"PK\x03\x04" + bytes(26)
-"""What stands before the first name in a zip archive."""
+"""The bytes before the first file name in a zip archive."""
 
 
 # Policy, kind by kind
@@ -202,7 +202,7 @@ def test_the_blocks_of_a_short_text_are_shorter(tmp_path: Path) -> None:
     assert len(book) == 20_698
     blocks = list(documents(written(tmp_path / "book.txt", book)))
     assert all(20_698 // 40 <= len(block) <= 20_698 // 20 for block in blocks)
-    # In a folder it is all of the text that counts.
+    # In a folder, the size of the whole text counts.
     (tmp_path / "poems").mkdir()
     poems = [f"Poem {i}.\n" + "and so on\n\n" * 60 + "and an end" for i in range(250)]
     for i, poem in enumerate(poems):

@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback: only what is needed, whole or not at all, resumable."""
+"""Downloads from a real server on loopback: they fetch only the needed bytes, are atomic, and can be resumed."""
 
 import errno
 import functools
@@ -38,7 +38,7 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many requests and records in a small download."""
+    """Small blocks, so that a small download has many requests and records."""
     monkeypatch.setattr(hub_module, "BLOCK", 300_000)
     monkeypatch.setattr(download_module, "COMMIT", 100_000)
 
@@ -53,7 +53,7 @@ def tell(n: int, seed: int = 0) -> list[str]:
 
 
 class Log:
-    """What was said, and for how long it slept."""
+    """Collects the messages of a download, and the durations of its pauses."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -81,7 +81,7 @@ def table(texts: list[str], column: str = "text", row_group_size: int = 500) -> 
     return file.getvalue()
 
 
-# What is fetched
+# Choosing files and documents
 
 
 def test_tinystories(hub: Hub, log: Log) -> None:
@@ -182,7 +182,7 @@ def test_a_line_that_is_the_mark_stays_text(hub: Hub, log: Log) -> None:
     assert list(documents(again)) == expected
 
 
-# Nothing twice, nothing lost
+# Resuming
 
 
 def test_what_is_there_is_not_fetched_again(hub: Hub, log: Log) -> None:
@@ -256,7 +256,7 @@ def test_killed_and_resumed(hub: Hub, log: Log, small_blocks: None, kind: str) -
     half = f"\n{MARK}\n".join(["first"] * 9).encode()
     more = {"txt": half, "jsonl": b'"first"\n' * 9, "parquet": table(["first"] * 9)}
     hub.publish("a/b", {f"train-0.{kind}": more[kind], f"train-1.{kind}": files[kind]})
-    # The head of a .txt is looked at before its first document is given out.
+    # The first 1 MiB of a .txt is read before its first document is returned.
     hub.fail("hold", at=200_000, after=1_300_000 if kind == "txt" else 600_000)
     with subprocess.Popen([sys.executable, "-c", CHILD, "a/b", "3000"]) as child:
         try:
@@ -286,7 +286,7 @@ def left_in_data() -> list[str]:
 
 
 def interrupted(hub: Hub, log: Log, n: int) -> None:
-    """A download that has got somewhere, and then stopped."""
+    """Start a download that fails after about 1 MB."""
     hub.fail("status", status=418, after=1_000_000)
     with pytest.raises(UserError, match="HTTP 418"):
         log.fetch(n)
@@ -452,7 +452,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert left_in_data() == []
 
 
-# Who may ask
+# Access
 
 
 def test_the_token_goes_to_the_hub_only(
@@ -558,7 +558,7 @@ def test_a_full_disk(hub: Hub, log: Log, small_blocks: None) -> None:
     assert log.said("continuing after")
 
 
-# The built-in stories, and what is shown
+# The built-in stories, and the output
 
 
 def test_the_built_in_stories(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

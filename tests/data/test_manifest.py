@@ -1,4 +1,4 @@
-"""A text and its tokens are read once, and again only after a change; no manifest is trusted that is not whole."""
+"""A text and its tokens are read once, and again only after a change. A damaged manifest is ignored."""
 
 import json
 import os
@@ -27,13 +27,13 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fine_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system whose clock tells any two changes apart, so that a file of this moment is known again."""
+    """A file system whose times differ after every change, so that a file can be trusted at once."""
     monkeypatch.setattr(manifest_module, "TIMESTAMP_GRANULARITY", 0)
 
 
 @pytest.fixture
 def n_readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each time that a text is read."""
+    """A list that grows by one entry each time a text is read."""
     readings: list[int] = []
     read = corpus_module.documents
 
@@ -46,14 +46,14 @@ def n_readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def later(path: Path, change: Callable[[], object]) -> None:
-    """Make a change that the clock of the file system tells from earlier ones."""
+    """Make a change, repeatedly until the file has a new change time."""
     before = path.stat().st_ctime_ns
     while path.stat().st_ctime_ns == before:
         change()
 
 
 def rewrite(path: Path) -> None:
-    """Other text of the same size and with the same modification time, in the same file."""
+    """Write other text of the same size into the same file, and restore its modification time."""
     times = path.stat()
     later(path, lambda: path.write_text(TEXT.replace("9", "8")))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -62,7 +62,7 @@ def rewrite(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """Another file of the same size in its place."""
+    """Put another file of the same size in its place."""
     path.with_name("new").write_text(TEXT.replace("9", "8"))
     path.with_name("new").replace(path)
 
@@ -107,7 +107,7 @@ def test_a_changed_text_is_read_again(
     again = survey(text)
     assert len(n_readings) == 2
     assert again.sha256 != first.sha256
-    assert list(again.split())  # which compares the identity
+    assert list(again.split())  # raises an error if the text differs from its survey
 
 
 @pytest.mark.usefixtures("fine_clock")
@@ -131,7 +131,7 @@ def test_a_folder_is_read_again_when_a_file_comes_or_goes(
 
 
 def test_a_text_of_this_moment_is_not_trusted(text: Path, n_readings: list[int]) -> None:
-    """It could change within the same tick of the clock, and nobody would see it."""
+    """A change within the same tick of the clock would leave the same times."""
     survey(text)
     survey(text)
     assert len(n_readings) == 2

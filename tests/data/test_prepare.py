@@ -118,7 +118,7 @@ def test_a_damaged_shard_is_named_and_made_again(
     damage: str,
     granularity: int,
 ) -> None:
-    """Also where its bytes have been verified before."""
+    """Damage is found even if the bytes of the shard have been verified before."""
     monkeypatch.setattr(manifest, "TIMESTAMP_GRANULARITY", granularity)
     prepared = prepare(corpus, tokenizer, tmp_path / "tokens")
     before = contents(prepared.folder)
@@ -129,10 +129,10 @@ def test_a_damaged_shard_is_named_and_made_again(
         "truncated": whole[:-1],
         "of another place": neighbour.read_bytes(),
     }
-    victim.unlink()  # and not written over: `prepared` still has it mapped
+    victim.unlink()  # not overwritten, because `prepared` still has it mapped
     if damage != "gone":
         victim.write_bytes(damaged[damage])
-        while victim.stat().st_ctime_ns == written:  # until the clock of the file system moves
+        while victim.stat().st_ctime_ns == written:  # until the clock of the file system ticks
             victim.write_bytes(damaged[damage])
     said: list[str] = []
     again = prepare(corpus, tokenizer, tmp_path / "tokens", say=said.append)
@@ -328,7 +328,7 @@ def test_a_second_process_waits_and_says_so(
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread.start()
         assert waits.wait(60)
-        thread.join(0.3)  # long enough to be done, if it did not wait
+        thread.join(0.3)  # long enough to finish if it did not wait
         assert not (home / "index.json").exists()
     thread.join(60)
     assert "Another process" in said[0]

@@ -1,4 +1,4 @@
-"""Which tokens a sample is made of: a permutation, seekable, that loses nothing."""
+"""The tokens of each sample: shuffled by a permutation, computed for any sample number, with none left out."""
 
 import numpy as np
 import pytest

@@ -69,7 +69,7 @@ def test_another_length_is_found(path: Path) -> None:
 
 
 def test_an_id_beyond_the_vocabulary_is_found(path: Path) -> None:
-    """Also where every hash is right."""
+    """The vocabulary is checked even if all hashes match."""
     packed, payload = header(1, 290).pack(), np.array([290], "<u2").tobytes()
     path.write_bytes(packed + hashlib.sha256(packed + payload).digest() + payload)
     with pytest.raises(UserError, match=r"some\.tokens: id 290 in a vocabulary of 290"):
@@ -135,7 +135,7 @@ def test_the_name_appears_after_the_content_is_on_disk(tmp_path: Path) -> None:
 
 @contextmanager
 def largest_file(n_bytes: int) -> Iterator[None]:
-    """A limit of the system: writing past it fails in the middle, as on a full disk."""
+    """Limit the size of files, so that a write beyond the limit fails part-way, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:

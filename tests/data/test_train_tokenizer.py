@@ -1,4 +1,4 @@
-"""The tokenizer command: what it learns from, what it reports, and what it remembers."""
+"""The tokenizer command: its training text, its report, and its record of the last tokenizer."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from homespun.tokenizer import END_OF_TEXT, Tokenizer, train
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A text whose validation side, and only that, is full of one word."""
+    """A text in which one word is frequent in the validation documents and absent from all others."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "data.txt"
     plain = list(stories(300))

@@ -1,4 +1,4 @@
-"""What is dropped out: the same bits in every framework, at the right places, in training steps only."""
+"""Dropout uses the same bits in every framework, at the right places, and in training steps only."""
 
 import dataclasses
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def numbers(n: int) -> npt.NDArray[np.uint32]:
 
 
 def test_the_bits_are_those_they_have_always_been() -> None:
-    """A run that goes on with another version has to drop the same."""
+    """A run that is resumed with another version must drop the same numbers."""
     given = np.array([0, 1, 2, 2**31, 2**32 - 1], dtype=np.uint32)
     assert list(hash_bits(given)) == [0, 0x688990C0, 0xD1132181, 0xCC4B4124, 0x6768824A]
     assert list(site_keys(seed=0, step=0, n_layers=1)) == [0xBBCAC71F, 0x1ADCD5BD, 0x7069096B]
@@ -75,7 +75,7 @@ def test_torch_drops_what_numpy_says(rate: float) -> None:
             np.testing.assert_array_equal(found.flatten(0, 1).numpy(), expected[rows])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in what inductor imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by imports of inductor
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_kernels_drop_the_same_and_are_made_once(backend: str) -> None:
     x = torch.ones(2, 16, 40)
@@ -125,7 +125,7 @@ def test_a_share_is_dropped_and_no_pattern_shows(rate: float) -> None:
 
 
 def dropped_in_transformers(config: ModelConfig, batch: Batch) -> HuggingFace:
-    """Our masks at the places where GPT-2 has dropout, and at the same ones in Qwen3."""
+    """A model of `transformers` with our masks at the dropout sites of GPT-2, and at the same places in Qwen3."""
     theirs = HuggingFace(config, random_weights(config))
     inner = theirs.model.transformer if config.architecture == "gpt2" else theirs.model.model
     if config.architecture == "gpt2":
@@ -154,7 +154,7 @@ def test_gradients_are_those_of_transformers_with_the_same_dropped(config: Model
 
 
 def worst_difference(config: ModelConfig) -> float:
-    """Between a batch as a whole and divided, over all gradients."""
+    """The largest relative difference of a gradient between a whole batch and the same batch in micro-batches."""
     ours, batch = engine(config), random_batch(config, rows=8)
     whole = dict(ours.gradients([batch], STEP))
     return max(

@@ -1,4 +1,4 @@
-"""Invariants of an engine: accumulation, cache, state, refusal. Every test runs on each of them."""
+"""Invariants of an engine: accumulation, cache, state, refusal. Every test runs on each engine."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ def engine(config: ModelConfig, **options: Any) -> Engine:
 
 
 def uneven_batch(config: ModelConfig) -> Batch:
-    """Eight rows, of which later ones have ever fewer targets."""
+    """Eight rows, each with fewer targets than the one before."""
     batch = random_batch(config, rows=8)
     targets = batch.targets.copy()
     for row in range(8):
@@ -57,7 +57,7 @@ def divided(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @BOTH
 def test_documents_do_not_see_each_other(config: ModelConfig, precision: str) -> None:
-    """The loss of the second of two depends on the first where attention may cross the mark, and else not."""
+    """The loss of the second document depends on the first only if attention may cross the document mark."""
     mark, begins = 0, 9
     inputs = random_batch(config).inputs % (config.vocab_size - 1) + 1
     inputs[:, [0, begins]] = mark
@@ -278,7 +278,7 @@ def test_a_step_above_a_limit_is_refused_and_one_at_the_limit_is_not(config: Mod
     ids=["cuda", "cpu", "python"],
 )
 def test_want_of_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Every way in which it is reported; another error stays what it is."""
+    """Each report of a lack of memory becomes `OutOfMemory`; other errors are not converted."""
     ours = engine(QWEN3)
 
     def fails(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Both optimizers against NumPy, the groups by name, and steps that are refused."""
+"""Both optimizers compared with NumPy, the parameter groups by name, and refused steps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ STEPS = 4
 def by_torch(
     settings: OptimizerSettings, spec: list[Parameter], start: Arrays, gradients: list[Arrays]
 ) -> Arrays:
-    """The weights after some steps with gradients that are divided by 2."""
+    """The weights after one step for each gradient, with a gradient scale of 2."""
     weights = {name: torch.from_numpy(array.copy()) for name, array in start.items()}
     ours = Optimizer(settings, spec, weights, torch.float32)
     for step in gradients:

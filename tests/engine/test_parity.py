@@ -1,4 +1,4 @@
-"""Our models against those of `transformers`, and the mistakes that this comparison has to notice."""
+"""Compares our models with those of `transformers`, and checks that the comparison detects mistakes."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which engine is chosen, what is changed in the process, and the message where a framework is missing."""
+"""The choice of the engine, its changes to the process, and the message when a framework is missing."""
 
 import builtins
 import importlib
@@ -98,7 +98,7 @@ for name in select.THREADING:
 
 
 def loaded(*, reads: bool) -> dict[str, str]:
-    """Which settings of the threads a new process has changed by loading a model."""
+    """The thread settings in the environment of a new process after it has loaded a model."""
     environment = {n: v for n, v in os.environ.items() if n not in select.THREADING}
     done = subprocess.run(
         [sys.executable, "-c", LOADS.format(reads=reads)],
@@ -119,7 +119,7 @@ def test_a_training_run_keeps_the_threads_settings_but_those_of_the_user() -> No
 
 
 def test_a_framework_is_loaded_with_the_threads_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They count only if they are there while it is loaded."""
+    """A framework reads these variables only once, while it is loaded."""
     for name in select.THREADING:
         monkeypatch.delenv(name, raising=False)
     seen: list[dict[str, str]] = []

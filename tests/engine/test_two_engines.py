@@ -1,4 +1,4 @@
-"""PyTorch and MLX, two implementations of one model: each is the judge of the other, and goes on where it stopped."""
+"""PyTorch and MLX implement the same models: their results agree, and each can resume a run of the other."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ RATES = {"adamw": 1e-3, "muon": 1e-2}
 MARK = 3
 STEPS = 20
 CLOSE = 1e-3
-"""Losses after so many steps may differ by that much, relative to each other."""
+"""Largest relative difference of two losses after `STEPS` steps."""
 
 Kind = Callable[[ModelConfig, EngineOptions], Engine]
 
 
 @pytest.fixture(autouse=True)
 def _logits_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one is shorter than the others."""
+    """Compute the logits in slices of which the last is shorter than the others."""
     for module in (torch_loss, mlx_loss):
         monkeypatch.setattr(module, "HEAD_ROWS", 50)
 
@@ -58,7 +58,7 @@ def engine(kind: Kind, config: ModelConfig, optimizer: str = "muon", **others: A
 
 
 def microbatches(config: ModelConfig, step: int = 0) -> list[Batch]:
-    """Two of different size, with marks of documents here and there."""
+    """Two micro-batches of different size, with several document marks."""
     batches = [random_batch(config, rows, seed=2 * (step % 4) + rows) for rows in (3, 1)]
     for batch in batches:
         batch.inputs[:, ::7] = MARK
@@ -66,12 +66,12 @@ def microbatches(config: ModelConfig, step: int = 0) -> list[Batch]:
 
 
 def trained(engine: Engine, config: ModelConfig, steps: Sequence[int]) -> list[float]:
-    """Losses of some steps, by their numbers."""
+    """Train the steps of these numbers; returns their losses."""
     return [engine.train_step(microbatches(config, i), RATES, i).result().loss for i in steps]
 
 
 def handed_over(source: Engine, target: Engine, lost: str = "nothing") -> Engine:
-    """`target`, with the state of the other, but for the kind of moments that gets lost."""
+    """`target` with the state of `source`, with zeros for the moments of the kind `lost`."""
     target.load(
         (name, np.zeros_like(array) if name.startswith(f"{lost}/") else array)
         for name, array in source.state()
@@ -111,7 +111,8 @@ def test_logits_losses_and_gradients_agree(name: str, checkpointing: bool) -> No
 
 
 def after_a_handover(name: str, optimizer: str, lost: str = "nothing") -> float:
-    """How far a run that goes from PyTorch to MLX and back is from the one that stays."""
+    """Largest relative difference of the losses between a run that moves from PyTorch to MLX and back, and a run on
+    PyTorch alone."""
     config = CONFIGS[name]
     control = trained(engine(TorchEngine, config, optimizer), config, range(STEPS))
     first = engine(TorchEngine, config, optimizer)

@@ -1,4 +1,4 @@
-"""A model and a tokenizer small enough to know by heart."""
+"""A small model and tokenizer with known behaviour."""
 
 import codecs
 import hashlib
@@ -14,12 +14,12 @@ VOCAB_SIZE = 257
 
 
 class ByteTokenizer:
-    """Token 0 ends a text, token 1 + b is the byte b."""
+    """Token 0 ends a text; token 1 + b is the byte b."""
 
     eot_id = 0
     vocab_size = VOCAB_SIZE
     chunk = 1
-    """Characters that a stream gives at once, as it would for longer tokens."""
+    """Number of characters that a stream returns at a time, to imitate longer tokens."""
 
     def encode(self, text: str) -> list[int]:
         return [1 + byte for byte in text.encode("utf-8")]
@@ -51,11 +51,11 @@ class ByteStream:
 
 
 Model = Callable[[tuple[int, ...]], Floats]
-"""The tokens of the visible text -> logits [V]."""
+"""Tokens of the visible text -> logits [V]."""
 
 
 def hash_model(seed: int = 0, eot: float = 0.0) -> Model:
-    """Logits that depend on every visible token and its position; `eot` is added to the mark's."""
+    """Random logits that depend on every visible token and its position; `eot` is added to the end-of-text logit."""
 
     def logits(prefix: tuple[int, ...]) -> Floats:
         digest = hashlib.sha256(repr((seed, prefix)).encode()).digest()
@@ -67,7 +67,7 @@ def hash_model(seed: int = 0, eot: float = 0.0) -> Model:
 
 
 def script_model(text: bytes, prompt_length: int = 1) -> Model:
-    """Writes `text`, then ends, whatever the sampler does."""
+    """A model that writes `text` and then ends, independent of the sampling settings."""
 
     def logits(prefix: tuple[int, ...]) -> Floats:
         n = len(prefix) - prompt_length
@@ -79,7 +79,7 @@ def script_model(text: bytes, prompt_length: int = 1) -> Model:
 
 
 class CachingDecoder:
-    """A decoder that sees only what is in its cache, and refuses what no real one could do."""
+    """A decoder that sees only the tokens in its cache, and refuses calls that a real decoder could not serve."""
 
     def __init__(self, model: Model, batch_size: int, max_len: int) -> None:
         self.model = model
@@ -124,7 +124,7 @@ class CachingDecoder:
 
 
 class Factory:
-    """What `Engine.decoder` is; remembers the decoders that it made."""
+    """Takes the place of `Engine.decoder` and keeps a list of the decoders that it made."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -136,7 +136,7 @@ class Factory:
 
     @property
     def decoders(self) -> list[CachingDecoder]:
-        """Those that were made, and their copies."""
+        """The decoders that were made, and their copies."""
         return [*self.made, *(copy for decoder in self.made for copy in decoder.copies)]
 
 
@@ -153,5 +153,5 @@ def decoders() -> Callable[..., Factory]:
 
 @pytest.fixture(scope="session")
 def scripted() -> Callable[..., Factory]:
-    """`scripted(b"...")`: decoders of a model that writes just that after its prompt."""
+    """`scripted(b"...")`: decoders of a model that writes exactly this text after its prompt."""
     return lambda text, prompt_length=1: Factory(script_model(text, prompt_length))

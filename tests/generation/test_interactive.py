@@ -1,4 +1,4 @@
-"""The session as a person has it: a real terminal, real keys, real signals."""
+"""The interactive session on a real terminal, with real keys and signals."""
 
 import os
 import pty
@@ -34,7 +34,7 @@ PROGRAM = textwrap.dedent(
 
 
 class Terminal:
-    """A person at a terminal: reads what appears, then types."""
+    """Controls a session from the other end of its terminal: reads the screen and types keys."""
 
     def __init__(self, home, *arguments):
         self.screen = ""
@@ -52,7 +52,7 @@ class Terminal:
         os.close(slave)
 
     def wait_for(self, text):
-        """Read until `text` appears; returns what came before it."""
+        """Read until `text` appears; returns the output before it."""
         while text not in self.screen:
             assert self._read(within=30), f"no {text!r} in {self.screen!r}"
         before, self.screen = self.screen.split(text, 1)
@@ -62,10 +62,10 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def interrupt(self, effect):
-        """Press Ctrl-C until it shows `effect`.
+        """Press Ctrl-C until `effect` appears.
 
-        A signal that comes just before Python's input() begins to wait is noticed only with the
-        next one; the two then count as one.
+        Python's input() does not notice a signal that arrives just before it starts to wait. The next signal is then
+        noticed, and the two count as one.
         """
         for _ in range(6):
             if effect in self.screen:
@@ -99,7 +99,7 @@ def terminal(tmp_path):
 
 
 def answer(terminal, line):
-    """Type a line; what appears between its echo and the next question."""
+    """Type a line; returns the lines between its echo and the next prompt."""
     terminal.type(line + "\r")
     terminal.wait_for("\n")
     return terminal.wait_for("> ").split("\r\n")[:-1]
@@ -142,7 +142,7 @@ def test_words_that_look_like_a_command_are_answered_not_continued(terminal, wor
 
 def test_ctrl_c_stops_a_text_and_the_session_goes_on(terminal):
     terminal.type("endless\r")
-    terminal.wait_for("endless,")  # the word that has not ended is not shown yet
+    terminal.wait_for("endless,")  # an incomplete word is not shown
     terminal.interrupt("[stopped]\r\n")
     terminal.wait_for("> ")
     assert answer(terminal, "next")[0].startswith("next, t=")

@@ -1,4 +1,4 @@
-"""Drawing a token: exact support sets and probabilities, not statistics."""
+"""Drawing a token: tests compare exact sets of tokens and exact probabilities, without statistics."""
 
 import dataclasses
 from functools import partial
@@ -14,7 +14,7 @@ from homespun.errors import UserError
 from homespun.generation.sampler import Sampler, candidates
 
 plain = partial(SamplingConfig, min_p=0.0)
-"""Nothing but what a test asks for: by default a sampler leaves out what is far too unlikely."""
+"""Only the filters that a test names: min-p is on by default."""
 
 properties = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -50,7 +50,7 @@ FIVE = logits_of(0.1, 0.4, 0.05, 0.25, 0.2)
 
 
 class Fixed:
-    """A generator that is asked for one number and says which."""
+    """A random generator that always returns the same number."""
 
     def __init__(self, value):
         self.value = value
@@ -147,7 +147,7 @@ def test_a_penalty_beyond_all_numbers_gives_a_distribution(logits, history, pena
 
 
 def test_the_order_is_that_of_transformers():
-    """A chain of the library's own processors keeps the same tokens, equally probable."""
+    """A chain of the library's own processors keeps the same tokens with the same probabilities."""
     import torch
     from transformers.generation import logits_process as hf
 

@@ -1,4 +1,4 @@
-"""The decoding loop, against a plain loop without cache, batch or stream."""
+"""The decoding loop, compared with a plain loop without cache, batch or stream."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def prompt_ids(tokenizer, prompt, context):
 
 
 def uncached(model, prompt, config, context, sample=0):
-    """The tokens of one sample: the model reads the whole visible window anew for every token."""
+    """The tokens of one sample, decoded without a cache: the model reads the whole window again for every token."""
     sampler, written, window = Sampler(config, config.seed, sample), [], list(prompt)
     while len(written) < config.max_tokens:
         token = sampler(model(tuple(window)), prompt[1:] + written)
@@ -47,7 +47,7 @@ def test_cached_equals_uncached_also_past_the_context(decoders, tokenizer, conte
 
 
 def test_the_window_after_a_full_cache_is_the_newer_half(decoders, tokenizer):
-    """In numbers: after 8 positions the last 4 tokens are read again, as positions 0 to 3."""
+    """With a context of 8, the last 4 tokens are read again as positions 0 to 3 when the cache is full."""
     factory = decoders(eot=-100)
     config = SamplingConfig(max_tokens=9, seed=0)
     (result,) = Session(factory, tokenizer, 8).generate(None, config)

@@ -26,7 +26,7 @@ def test_memory_holds_weights_gradients_and_moments_and_grows_with_the_batch() -
 
     assert needed(1) > 16 * weights
     assert needed(1) < needed(2) < needed(16)
-    # What the forward pass keeps grows with the batch; all else does not.
+    # Only the activations grow with the batch size.
     assert needed(16) - needed(8) == 2 * (needed(8) - needed(4))
     assert needed(8) - needed(8, "muon") == 4 * matrices
     assert needed(16, half=True) < needed(16)
@@ -70,7 +70,7 @@ def test_each_part_of_the_memory_depends_on_its_own_settings() -> None:
 def test_the_estimates_stay_as_they_were(
     name: str, optimizer: str, half: bool, checkpointing: bool, expected: int
 ) -> None:
-    """They were fitted to measurements (benchmarks/memory.py): a change needs new ones."""
+    """The estimates were fitted to measurements (benchmarks/memory.py), so a change needs new measurements."""
     found = training_bytes(PRESETS[name], 16, optimizer, half=half, checkpointing=checkpointing)
     assert found == expected
 

@@ -1,4 +1,4 @@
-"""A run that does not fit into memory is refused before or ended while it runs, with flags that do fit."""
+"""A run that does not fit into memory is refused before it starts, or ended, with flags that would fit."""
 
 import dataclasses
 import re
@@ -98,7 +98,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_step_that_finds_no_memory_ends_the_run_with_what_to_do(workplace: Path) -> None:
-    """The address space of a real process is limited; what is advised then fits."""
+    """The address space of a real process is limited; a run with the suggested flags then fits."""
     run = [
         "train",
         "--model-size",

@@ -1,4 +1,4 @@
-"""What a run resolves to: the usual settings with a preset, a recipe without one, limits, and contradictions."""
+"""The settings of a planned run: defaults with a preset, the recipe without one, limits, and contradictions."""
 
 import dataclasses
 from typing import Any
@@ -41,7 +41,7 @@ def test_a_preset_comes_with_the_settings_of_the_specification() -> None:
     assert (config.optimizer, config.learning_rate, config.weight_decay) == ("adamw", 3e-4, 0.1)
     assert (config.schedule, config.min_learning_rate_ratio) == ("cosine", 0.1)
     assert (config.batch_size, config.grad_accumulation_steps) == (16, 1)
-    assert config.warmup_steps is None  # 2% of the run, whose length may be a time
+    assert config.warmup_steps is None  # 2% of the run, whose number of steps may be unknown
     assert step_limits(config, 1600) == {"max_epochs": 1000}
 
 
@@ -94,7 +94,7 @@ def test_of_epochs_and_steps_the_one_that_ends_first_comes_first() -> None:
     assert list(step_limits(config, 100).items()) == [("max_epochs", 25), ("max_steps", 100)]
     half = dataclasses.replace(config, max_epochs=0.5, max_steps=None)
     assert step_limits(half, 1000) == {"max_epochs": 63}
-    # However little an epoch is, there is a step to do.
+    # Even the shortest run has one step.
     assert step_limits(half, 1) == {"max_epochs": 1}
 
 
@@ -201,7 +201,7 @@ def test_contradictions_are_refused(wanted: dict[str, Any], complaint: str) -> N
 
 
 def test_only_a_run_that_takes_long_is_compiled() -> None:
-    # Ten minutes of steps at what a machine of this speed reaches.
+    # The number of steps that take ten minutes at this speed.
     tiny = settle(model_size="tiny", max_steps=1).model
     step = flops_per_token(tiny) * 16 * 256
     steps = int(600 * SPEED * UTILISATION / step)

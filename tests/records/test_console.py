@@ -1,4 +1,4 @@
-"""What a run looks like: in a log file, and on a terminal of 80 columns."""
+"""The output of a run in a log file and on a terminal of 80 columns."""
 
 import io
 import math
@@ -43,14 +43,14 @@ def evaluation(loss):
 
 
 class Screen(io.StringIO):
-    """A terminal: what is written to it, and what of it can be seen."""
+    """A terminal that records the output and shows its visible lines."""
 
     def isatty(self):
         return True
 
     @property
     def lines(self):
-        """All lines that were ever complete, as they looked without their colours and the bar."""
+        """The final content of each line, without colours and earlier states of the bar."""
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
         return [line.split("\r")[-1].rstrip() for line in text.split("\n")]
 
@@ -166,7 +166,7 @@ def test_on_a_terminal_every_line_fits_and_the_bar_stays_below(screen):
             console(stepped(500, 3.2101, 0.06, 723.0))
             bar = screen.lines[-1]
             assert re.fullmatch(r"  6% [━╸╺]{10,} 12 min left  step 500  loss 3.21  .*", bar)
-            assert len(bar) <= 77  # and the ^C that a terminal puts behind it
+            assert len(bar) <= 77  # leaves room for the ^C that a terminal prints behind it
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert all(len(line) <= 80 for part in text.split("\n") for line in part.split("\r"))
     assert "compiling" in screen.lines
@@ -271,14 +271,14 @@ def test_when_the_output_is_lost_it_is_said_once_and_the_rest_goes_to_standard_e
         console.show("Stopped", {"go on": "homespun train --resume"})
     assert reasons == (["Broken pipe"] if kind == "closed pipe" else [])
     said = capsys.readouterr().err.splitlines()
-    if kind == "full disk":  # which may pass
+    if kind == "full disk":  # may be temporary, so the console tries again
         line = "The output cannot be written (No space left on device); it continues here."
         assert said.pop(0) == line
     assert said[1:] == ["Stopped", "  go on  homespun train --resume"]
 
 
 def test_a_terminal_that_is_closed_is_lost_too(monkeypatch, capfd):
-    """Its side of the line goes away, and the bar with it."""
+    """The other end of the pseudo-terminal is closed while the bar is shown."""
     monkeypatch.setenv("TERM", "xterm")
     reasons = []
     ours, theirs = os.openpty()

@@ -1,4 +1,4 @@
-"""The record of a run: whole lines, strict JSON, cut back exactly."""
+"""The metrics file of a run: complete lines, strict JSON, exact truncation."""
 
 import errno
 import json

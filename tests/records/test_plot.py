@@ -1,4 +1,4 @@
-"""The picture of a run: drawn from whatever the run has left, with the numbers that it measured."""
+"""The picture of a run: it shows the recorded numbers, however few records there are."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def write_run(path, n_records, every=10, evaluations=()):
 
 @pytest.fixture
 def figure(monkeypatch):
-    """The figure that was saved last."""
+    """A function that returns the figure that was saved last."""
     saved = []
     save = Figure.savefig
     monkeypatch.setattr(

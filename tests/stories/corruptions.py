@@ -1,8 +1,8 @@
-"""One false fact in a true story: the judge's own examination, which its tests and its benchmark set.
+"""Corruptions that put one false fact into a consistent story, for the tests and the benchmark of the judge.
 
-Each corruption takes a consistent story and a generator, and returns the story with one fact
-changed, or None where there is no such fact in it. What might by chance be another consistent story
-is left out: only facts that the story states or uses again are changed.
+Each takes a story and a random generator, and returns the story with one fact changed, or None if the story has no such
+fact. Only facts that the story states or uses again are changed, since a change of another fact could give another
+consistent story.
 """
 
 import re
@@ -32,7 +32,7 @@ from homespun.stories.teller import FORMS
 Option = TypeVar("Option")
 Corruption = Callable[[str, np.random.Generator], str | None]
 
-# Only their own sentence says that these happened, and something later depends on it.
+# Only one sentence states that such an event happened, and a later event depends on it.
 KEY_EVENTS = frozenset(
     [
         "intro",
@@ -69,7 +69,7 @@ KEY_EVENTS = frozenset(
         "gift",
     ]
 )
-# The first makes the second possible.
+# Pairs of events of which the first makes the second possible.
 ORDERED = frozenset(
     [
         "lose-find",
@@ -104,9 +104,9 @@ ORDERED = frozenset(
         "wish-gift",
     ]
 )
-# They say where one and the same thing is.
+# Events that state the place of the same thing.
 SPOTTED = frozenset({"hide", "confess", "fetch", "find", "show", "toss", "tell"})
-# Only one of the characters can have done these.
+# Events with only one possible actor.
 ROLES = frozenset(
     [
         "lose",
@@ -143,7 +143,7 @@ def _sentences(text: str) -> list[tuple[str, Event]]:
 
 
 def _rewrite(text: str, changes: Sequence[tuple[int, str]]) -> str:
-    """The story with some of its sentences, by number, replaced."""
+    """The story with new text for some sentences, which are given by number."""
     new = dict(changes)
     parts, position = [], 0
     for number, (sentence, _) in enumerate(events(text)):
@@ -158,7 +158,7 @@ def _word(word: str) -> str:
 
 
 def _swap(text: str, rng: np.random.Generator, words: Sequence[str]) -> str | None:
-    """In one sentence, put another of `words` for one that other sentences have too."""
+    """Replace one of `words` in one sentence, although other sentences have it too."""
     told = _sentences(text)
     mentions = {
         word: [n for n, (sentence, _) in enumerate(told) if _has(word, sentence)] for word in words
@@ -198,12 +198,12 @@ def swap_colour(text: str, rng: np.random.Generator) -> str | None:
 
 
 def swap_name(text: str, rng: np.random.Generator) -> str | None:
-    """A character is called by the name of somebody else, who is not in the story."""
+    """A character has a name in one sentence that nobody in the story has."""
     return _swap(text, rng, NAMES)
 
 
 def swap_role(text: str, rng: np.random.Generator) -> str | None:
-    """Somebody else of the story does what only one can have done."""
+    """Another character does something that only one of them can have done."""
     told = _sentences(text)
     cast = [event.who[0] for _, event in told if event.kind in ARRIVALS]
     options = [
@@ -221,7 +221,7 @@ def swap_role(text: str, rng: np.random.Generator) -> str | None:
 
 
 def flip_pronoun(text: str, rng: np.random.Generator) -> str | None:
-    """He for she, or the like, once."""
+    """One pronoun has the wrong gender."""
     options = list(re.finditer(r"\b([Hh]e|[Ss]he|[Hh]im|[Hh]er|[Hh]is)\b", text))
     if not options:
         return None
@@ -237,7 +237,7 @@ def flip_pronoun(text: str, rng: np.random.Generator) -> str | None:
 
 
 def swap_place(text: str, rng: np.random.Generator) -> str | None:
-    """One sentence says that it was somewhere else."""
+    """One sentence names another place."""
     told = _sentences(text)
     places = [event.place for _, event in told if event.place]
     numbers = [n for n, (_, event) in enumerate(told) if places.count(event.place) > 1]
@@ -251,7 +251,7 @@ def swap_place(text: str, rng: np.random.Generator) -> str | None:
 
 
 def swap_spot(text: str, rng: np.random.Generator) -> str | None:
-    """A thing is stuck, hidden or found elsewhere than another sentence says."""
+    """A thing is stuck, hidden or found at another spot than in another sentence."""
     told = _sentences(text)
     lies = [n for n, (_, event) in enumerate(told) if event.kind in SPOTTED]
     spots = [told[number][1].spot for number in lies]
@@ -266,7 +266,7 @@ def swap_spot(text: str, rng: np.random.Generator) -> str | None:
 
 
 def delete_event(text: str, rng: np.random.Generator) -> str | None:
-    """Something must have happened, but is not told."""
+    """A necessary event is missing."""
     told = _sentences(text)
     numbers = [n for n, (_, event) in enumerate(told) if event.kind in KEY_EVENTS]
     number = _pick(rng, numbers)
@@ -276,7 +276,7 @@ def delete_event(text: str, rng: np.random.Generator) -> str | None:
 
 
 def swap_order(text: str, rng: np.random.Generator) -> str | None:
-    """What follows from something comes before it."""
+    """A consequence comes before its cause."""
     told = _sentences(text)
     options = [
         (i, j)
@@ -291,7 +291,7 @@ def swap_order(text: str, rng: np.random.Generator) -> str | None:
 
 
 def change_owner(text: str, rng: np.random.Generator) -> str | None:
-    """A thing is said to belong to somebody else."""
+    """A thing belongs to another character in one sentence."""
     told = _sentences(text)
     options = [
         (number, found)
@@ -312,7 +312,7 @@ def change_owner(text: str, rng: np.random.Generator) -> str | None:
 
 
 def swap_creature(text: str, rng: np.random.Generator) -> str | None:
-    """Somebody is called another creature than when they came into the story."""
+    """A character is another creature than at the beginning."""
     told = _sentences(text)
     options = [
         (number, name, creature)
@@ -328,7 +328,7 @@ def swap_creature(text: str, rng: np.random.Generator) -> str | None:
 
 
 def change_lesson(text: str, rng: np.random.Generator) -> str | None:
-    """Somebody learns what nothing in the story teaches."""
+    """A character learns a lesson that the story does not teach."""
     told = _sentences(text)
     facts = Facts()
     for number, (_, event) in enumerate(told):
@@ -348,7 +348,7 @@ def change_lesson(text: str, rng: np.random.Generator) -> str | None:
 
 
 def change_ending(text: str, rng: np.random.Generator) -> str | None:
-    """Somebody of another story ends this one."""
+    """The ending has a character of another story."""
     told = _sentences(text)
     if told[-1][1].kind not in ENDINGS:
         return None
@@ -378,7 +378,7 @@ def no_ending(text: str, rng: np.random.Generator) -> str | None:
 
 
 def cut_off(text: str, rng: np.random.Generator) -> str | None:
-    """The text breaks off somewhere."""
+    """The text is cut off after a random character."""
     return text[: int(rng.integers(1, len(text) - 1))].strip()
 
 

@@ -1,4 +1,4 @@
-"""The judge: accepts what the world has played out, names what does not fit, and takes any text."""
+"""The judge accepts simulated stories, names the contradictions in others, and takes any text."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""The laws of the world, one by one: what may not happen after what."""
+"""The laws of the world, one by one: events that may not follow other events."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The corpus: varied, distinct, small in vocabulary, and the same everywhere."""
+"""The corpus is varied, without duplicates, small in vocabulary, and the same on every machine."""
 
 import hashlib
 import re
@@ -90,7 +90,7 @@ def test_a_story_means_what_happened() -> None:
 
 
 def test_there_are_more_than_a_million_stories() -> None:
-    """Renaming people, places and colours all through a story gives another consistent story."""
+    """A story in which people, places and colours are renamed throughout is another consistent story."""
     inside = [place for place in PLACES if PLACES[place].startswith("in ")]
     rng = np.random.default_rng(0)
     for story in stories(40, seed=21):
@@ -99,6 +99,6 @@ def test_there_are_more_than_a_million_stories() -> None:
             new = "".join(renamed.get(word, word) for word in re.split(r"(\W+)", story))
             assert judge(new).consistent, new
 
-    # Each sequence of events has at least one name, one colour and one place to be renamed.
+    # Each sequence of events has at least one name, one colour and one place that can be renamed.
     sequences = {tuple(event.kind for event in played(number)) for number in range(2000)}
     assert len(sequences) * len(GIRLS) * len(COLOURS) * len(inside) > 1_000_000

@@ -1,4 +1,4 @@
-"""A small tokenizer of our own kind, and text for it."""
+"""A small byte-level BPE tokenizer, and text for it."""
 
 import random
 
@@ -8,7 +8,7 @@ from homespun.tokenizer import Tokenizer, train
 
 
 def story_texts(count: int, seed: int = 0) -> list[str]:
-    """Texts of made-up words, with letters and signs of several bytes."""
+    """Texts of invented words, with letters and signs of several bytes."""
     rng = random.Random(seed)
     syllables = ["ka", "lo", "mi", "ren", "tas", "ul", "vé", "😀", "der", "chen"]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(300)]

@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that are published, as their `tokenizer.json`, and text of all sorts for them.
+"""Small tokenizers of published kinds, each as a `tokenizer.json`, and varied text to test them with.
 
 Splittings, normalizers and decoders are those of the published files; the vocabularies are trained here.
 """
@@ -134,7 +134,7 @@ TEXTS = st.lists(
 
 @cache
 def mixed_text(n_characters: int = 100_000) -> str:
-    """Text of many scripts, code, numbers, signs and white space."""
+    """Text with many scripts, code, numbers, signs and white space."""
     rng = random.Random(0)
     return "".join(rng.choices(WORDS, k=n_characters))[:n_characters]
 
@@ -142,7 +142,7 @@ def mixed_text(n_characters: int = 100_000) -> str:
 def _trained(
     normalizer: Any, pre_tokenizer: Any, special: list[str], missing: str = "", **options: Any
 ) -> Tokenizer:
-    """A byte-level BPE; `missing` are bytes, in the byte alphabet, that the vocabulary lacks and no word has."""
+    """A byte-level BPE. The vocabulary lacks the bytes in `missing`, which are written in the byte alphabet."""
     library = Tokenizer(models.BPE(**options))
     if normalizer is not None:
         library.normalizer = normalizer
@@ -167,7 +167,7 @@ def _split(expression: str) -> Any:
 
 
 def gpt2() -> Tokenizer:
-    """Differs from the tokenizers of our own in its second special token only."""
+    """Differs from the tokenizers that are trained here only in its second special token."""
     pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return _trained(None, pre_tokenizer, ["<|endoftext|>", "<|im_start|>"])
 
@@ -186,7 +186,7 @@ def qwen() -> Tokenizer:
 
 
 def smollm2() -> Tokenizer:
-    """Lacks the byte 0xF1, as the published one lacks some: what has it in UTF-8 is lost."""
+    """Lacks the byte 0xF1, as the published vocabulary lacks some bytes: characters with this byte are lost."""
     pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
@@ -204,21 +204,21 @@ def unknown_normalizer() -> Tokenizer:
 
 
 def spaces_in_added_tokens() -> Tokenizer:
-    """An added token reaches across a place where texts are cut otherwise."""
+    """An added token extends across a place where texts could otherwise be cut."""
     library = gpt2()
     library.add_tokens(["upon The"])
     return library
 
 
 def stripping_added_tokens() -> Tokenizer:
-    """An added token takes the white space around it."""
+    """An added token absorbs the white space around it."""
     library = gpt2()
     library.add_tokens([AddedToken("größer", lstrip=True, rstrip=True)])
     return library
 
 
 def llama2() -> Tokenizer:
-    """BPE of SentencePiece: a space before each text, bytes for unknown characters."""
+    """SentencePiece's BPE: adds a space before each text and encodes unknown characters as bytes."""
     alphabet = [chr(number) for number in range(33, 127)] + ["▁", "\n", "é", "中"]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *alphabet]
     merges = [
@@ -257,7 +257,7 @@ def llama2() -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
-    """As T5 and its kin have it."""
+    """A Unigram model, as in T5."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(chr(number), -4.0 - number / 100) for number in range(33, 127)]
     pieces += [(word, -3.0) for word in ("▁once", "▁The", "▁upon", "▁größer", "é", "中", "\n")]
@@ -294,21 +294,21 @@ def as_json(kind: str) -> str:
 
 
 def specification(kind: str) -> Json:
-    """The same, parsed: a copy to be changed."""
+    """The parsed `tokenizer.json` of a kind, as a copy that a test may change."""
     parsed: Json = json.loads(as_json(kind))
     return parsed
 
 
 @cache
 def library_of(kind: str) -> Tokenizer:
-    """The library's own tokenizer of a kind, which takes special spellings for text as far as it can."""
+    """The library's own tokenizer of a kind, set to encode the spelling of special tokens as text where it can."""
     found = Tokenizer.from_str(as_json(kind))
     found.encode_special_tokens = True
     return found
 
 
 def comparable(kind: str, text: str) -> str:
-    """A text without the special spellings that the library itself finds in texts of this kind."""
+    """The text without the spellings that the library always encodes as special tokens of this kind."""
     if kind in ("llama2", "unigram"):
         for name in ("<unk>", "<pad>", "</s>"):
             text = text.replace(name, "")

@@ -1,4 +1,4 @@
-"""A tokenizer as a folder: written, read, damaged."""
+"""Writing and reading the folder of a tokenizer, and refusing a damaged one."""
 
 import errno
 import json

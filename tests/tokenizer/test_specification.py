@@ -1,4 +1,4 @@
-"""Any `tokenizer.json` is a tokenizer: the same ids as other libraries, and back; what cannot be used is refused."""
+"""Tokenizers from any `tokenizer.json`: same ids and text as the library; unusable files are refused."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ EOT = {
     "llama2": "</s>",
     "unigram": "</s>",
 }
-"""The separator, where it is not END_OF_TEXT."""
+"""The separator of each kind that does not use END_OF_TEXT."""
 
 
 @pytest.fixture(scope="module", params=kinds.KINDS)
@@ -81,7 +81,7 @@ def test_ids_come_back_as_the_text(kind: str, loaded: Tokenizer, text: str) -> N
         assert decoded == unicodedata.normalize("NFC", text)
     if kind == "unigram" and text.startswith(("▁", " ")):
         return  # the library drops all spaces at the start
-    if kind != "stripping_added_tokens":  # the library takes their letters for bytes
+    if kind != "stripping_added_tokens":  # the library decodes their letters as bytes
         assert decoded == kinds.library_of(kind).decode(ids)
 
 
@@ -219,7 +219,7 @@ def spec(tokenizer: Tokenizer) -> Json:
 
 
 def test_a_file_without_the_type_of_its_model_is_read(tokenizer: Tokenizer, spec: Json) -> None:
-    """As older versions of the library write it; GPT-2's own is such a file."""
+    """Older versions of the library leave the type out, as in the file of GPT-2."""
     for parsed, expected in (
         (json.loads(json.dumps(spec)), tokenizer.sha256),
         (kinds.specification("gpt2"), Tokenizer.from_json(kinds.as_json("gpt2")).sha256),
@@ -335,7 +335,7 @@ def test_a_model_that_fails_at_unknown_characters_is_refused() -> None:
 
 
 def test_a_special_token_that_text_can_spell_is_refused() -> None:
-    """Here nothing keeps the spelling from being looked up as a whole."""
+    """Without a pre-tokenizer, the spelling may be found in the vocabulary as a whole."""
     specification = kinds.specification("llama3") | {"pre_tokenizer": None}
     specification["model"]["vocab"]["<|end_of_text|>"] = 5000
     specification["added_tokens"] = [

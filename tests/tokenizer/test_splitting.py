@@ -1,4 +1,4 @@
-"""Cut texts have the ids of whole texts, for every splitting that is known."""
+"""A text that is encoded in pieces has the ids of the whole text, for every known splitting."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +76,7 @@ def test_ids_are_those_of_the_whole_text(kind: str, texts: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def spacious() -> Tokenizer:
-    """Has tokens of much white space, so that the ids show where a run of it was cut."""
+    """A tokenizer with tokens of several white-space characters, so that the ids show where a run was cut."""
     runs = ["".join(run) for length in (2, 3, 4) for run in product(BLANKS[:6], repeat=length)]
     return train(["".join(f"{run}ab.{run}'s" for run in runs)] * 2, 1500, or_less=True)
 

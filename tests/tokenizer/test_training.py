@@ -1,4 +1,4 @@
-"""Training: reproducible, bounded, and refused where the text does not support it."""
+"""Training is reproducible and bounded in memory, and refused if the text is too small."""
 
 import json
 import os

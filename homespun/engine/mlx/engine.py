@@ -71,7 +71,7 @@ class MlxEngine:
         """Made by the first decoder, dropped when the weights change."""
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
-            # Only training needs them: a process that reads a model keeps its own limits.
+            # Only training needs these limits. A process that only reads a model keeps its own.
             machine.set_memory_limits()
             self.optimizer = Optimizer(options.optimizer, trained, muon_dtype=self.dtype)
             self.tensors |= dict(self.optimizer.initial_state())
@@ -162,7 +162,7 @@ class MlxEngine:
         sums = None
         for batch in batches:
             sums = self.accumulate(self.weights, sums, batch)
-            mx.async_eval(sums)  # else the activations of all of them would be held at once
+            mx.async_eval(sums)  # otherwise all activations would be in memory at once
         return sums
 
     def _accumulate(self, weights: Weights, sums: Sums | None, batch: MicroBatch) -> Sums:
@@ -225,23 +225,23 @@ class MlxEngine:
         return row_losses(hidden.flatten(0, 1), model.head, targets.flatten())
 
     def _mask(self, tokens: mx.array, marked: bool) -> mx.array | None:
-        """Keeps documents from seeing each other."""
+        """The attention mask that keeps documents apart, if the micro-batch needs one."""
         mark = self.options.document_mark
         return document_mask(tokens, mark) if marked and mark is not None else None
 
     def _model(self, weights: Weights) -> DecoderModel:
-        """A module for one computation. None is kept: it would hold weights that a step has replaced, or the tracers of
-        a compilation or a derivative."""
+        """A new module for one computation. Modules are not kept, because they would hold weights that a step has
+        replaced, or the tracers of a compilation or a derivative."""
         return self.model_class(self.config, self.dtype).filled(weights)
 
     def _on_device(self, batches: Sequence[Batch], step: int | None = None) -> Iterator[MicroBatch]:
-        """The micro-batches of a step; without its number nothing is dropped out."""
+        """The micro-batches of a step; without a step number there is no dropout."""
         n_targets = sum(batch.n_targets for batch in batches)
         scale = mx.array(self.loss_scale / max(1, n_targets))
         mark = self.options.document_mark
         for batch, dropout in zip(batches, self._dropouts(batches, step), strict=True):
-            # Kernels without a mask are faster, so there is one only where a document begins amid a row. A compiled
-            # step always has one: it would be compiled twice otherwise.
+            # Kernels without a mask are faster, so a mask is used only if a document begins inside a row. A compiled
+            # step always has a mask; otherwise it would be compiled twice.
             marked = mark is not None and (
                 self.options.compiled or bool((batch.inputs[:, 1:] == mark).any())
             )
@@ -265,7 +265,7 @@ class MlxStep:
     max_grad_norm: float
 
     def ready(self) -> bool:
-        """Never known: MLX does not tell whether an array is computed without waiting for it."""
+        """Always False: MLX cannot tell whether an array is computed without waiting for it."""
         return False
 
     @within_memory(*machine.OUT_OF_MEMORY)

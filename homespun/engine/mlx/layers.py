@@ -71,7 +71,7 @@ class RMSNorm(nn.Module):
 
 
 class HeadNorm(RMSNorm):
-    """The RMSNorm of each head, x [B, H, T, C] in float32: as dtypes agree, one kernel does it."""
+    """The RMSNorm of each head, x [B, H, T, C] in float32. The dtypes agree, so one fused kernel computes it."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, self.weight, self.eps)
@@ -125,7 +125,7 @@ def attention(
     """
     if cache is not None:
         k, v = cache.append(k, v)
-    causal = "causal" if q.shape[2] > 1 else None  # the last of T is the last of S
+    causal = "causal" if q.shape[2] > 1 else None  # the last new token is at the last position
     y = mx.fast.scaled_dot_product_attention(
         q, k, v, scale=q.shape[3] ** -0.5, mask=causal if mask is None else mask
     )

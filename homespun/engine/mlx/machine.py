@@ -19,7 +19,7 @@ OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
 FIRST_BFLOAT16_GENERATION = 14
 """The generation of Apple's GPUs, in the M2, that first computes in bfloat16. The M1 emulates it."""
 MIN_FLOAT16_SPEEDUP = 1.1
-"""By which float16 has to be faster than bfloat16 to be used: its range is small, and steps that leave it are
+"""Least speed of float16, relative to bfloat16, at which it is used: its range is small, and steps that leave it are
 refused."""
 CACHE_FRACTION = 0.5
 """Fraction of the memory that may hold freed blocks for the next step."""
@@ -42,7 +42,7 @@ def computing_dtype(precision: str) -> mx.Dtype:
     return dtypes[precision]
 
 
-@cache  # measured speeds vary, but the answer must not
+@cache  # measured speeds vary, but the choice must stay the same
 def fastest_half() -> mx.Dtype:
     """bfloat16, or float16 where an early Apple GPU is clearly faster in it."""
     architecture = re.match(r"applegpu_g(\d+)", str(mx.device_info().get("architecture")))
@@ -61,7 +61,7 @@ def flops_per_second(precision: str) -> float:
 
 
 def measured_flops_per_second(dtype: mx.Dtype) -> float:
-    """Of the fastest of a few runs, each of several square matrix products in a row."""
+    """The speed of the fastest of a few runs, each of several square matrix products in a row."""
     n, in_a_row = (512, 1) if device() == mx.cpu else (2048, 8)
     a = mx.full((n, n), 1 / n, dtype=dtype)
     best = float("inf")
@@ -86,7 +86,7 @@ def can_compile() -> bool:
         return False
     try:
         mx.eval(mx.compile(lambda x: mx.exp(-x))(mx.ones(1)))
-    except RuntimeError:  # whatever is wrong with the compiler, a run works without it
+    except RuntimeError:  # a run works without compilation, whatever the fault of the compiler
         return False
     return True
 

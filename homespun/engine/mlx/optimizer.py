@@ -43,7 +43,7 @@ class Optimizer:
     def step(
         self, old: Tensors, grads: Tensors, lr: Tensors, grad_scale: mx.array, refused: mx.array
     ) -> Tensors:
-        """One update with `grads / grad_scale`: all tensors of `old`, new. Where `refused` is true, none changes."""
+        """One update with `grads / grad_scale`; returns new values of all tensors, unchanged if `refused` is true."""
         new = {STEPS: old[STEPS] + 1.0}
         for (rate, decay), group in self.adam.items():
             for p in group:

@@ -1,7 +1,7 @@
 """A trained model, read with NumPy alone: tokens flow in, logits and losses flow out, in float32 on the CPU.
 
-It cannot train. It loads no framework, so a text begins at once, and it generates from small models faster than PyTorch
-(benchmarks/generation.py). The other engines are checked against it.
+It cannot train. It loads no framework, so generation starts at once, and it generates from small models faster than
+PyTorch (benchmarks/generation.py). The other engines are checked against it.
 """
 
 import importlib

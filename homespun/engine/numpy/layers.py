@@ -85,7 +85,7 @@ def mean_vector(n: int) -> Floats:
 
 
 def root_mean_square(x: Floats, eps: float) -> Floats | float:
-    """x [..., D] -> [..., 1], or a number for a single row: an array of one would take several times as long."""
+    """x [..., D] -> [..., 1], or a number for a single row, since an array of one takes several times as long."""
     if x.size == x.shape[-1]:
         row = x.reshape(-1)
         return math.sqrt(row.dot(row) / row.size + eps)

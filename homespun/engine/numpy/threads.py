@@ -13,15 +13,16 @@ from threadpoolctl import ThreadpoolController
 from homespun.engine.hardware import n_cores
 
 MAX_THREADS = 4
-"""Unless the user asks for more. Generation is limited by memory, which a few threads already read at full speed."""
+"""Largest number of threads that is chosen automatically. A few threads already read memory at full speed, which limits
+generation."""
 SINGLE_THREAD_STEPS = 3
 """Steps that are timed with one thread before several are tried."""
 MAX_TIME_RATIO = 0.9
 """Several threads stay only while a step takes less than this share of its time with one thread."""
 BACKOFF_FACTOR = 10
-"""After slow steps with several threads, one thread is used for this many times as long as was lost in a row, ..."""
+"""After a slow trial of several threads, one thread is used for the time lost in consecutive trials, times this."""
 MIN_BACKOFF = 0.2
-"""... and for this many seconds at least."""
+"""Seconds for which one thread is used at least after a slow trial."""
 
 
 class ProductThreads:
@@ -40,7 +41,7 @@ class ProductThreads:
     """The shortest step with the default number of threads."""
     _n_single_steps: int
     _lost: float
-    """Seconds, in the present trial of several threads."""
+    """Seconds lost in the present trial of several threads."""
 
     def __init__(
         self, wanted: int | None = None, clock: Callable[[], float] = time.perf_counter
@@ -55,28 +56,28 @@ class ProductThreads:
         possible = min(n_cores(), MAX_THREADS) if self._blas else 1
         self._default, self._several = wanted or 1, wanted or possible
         self._clock = clock
-        self._trial_start = -math.inf  # of the present or the next trial with several threads
-        self._lost_in_a_row = 0.0  # seconds, by trials that followed each other closely
+        self._trial_start = -math.inf  # start of the present or the next trial
+        self._lost_in_a_row = 0.0  # seconds lost by trials in close succession
         self._batch_size = 0
         self._forget_times()
 
     def default(self) -> AbstractContextManager[None]:
-        """Around work that does not generate text."""
+        """Set the threads for work that does not generate text."""
         return self._limited(self._default)
 
     def prefill(self) -> AbstractContextManager[None]:
-        """Around reading a prompt, which may take any time."""
+        """Set the threads while a prompt is read. Its time is not measured, since prompts differ in length."""
         return self._limited(self._several if self._try_several(self._clock()) else self._default)
 
     def begin(self, batch_size: int) -> None:
-        """Before the steps of a text: the times of steps with another batch size do not count any more."""
+        """Prepare for the steps of a text, and forget the times of steps with another batch size."""
         if batch_size != self._batch_size:
             self._batch_size = batch_size
             self._forget_times()
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around one of many steps that all take about the same time, which is measured."""
+        """Set the threads for one decoding step, and measure its time. All steps of a text take about the same time."""
         start = self._clock()
         if not self._try_several(start):
             with self._limited(self._default):
@@ -90,7 +91,7 @@ class ProductThreads:
         end = self._clock()
         self._lost = max(0.0, self._lost + end - start - MAX_TIME_RATIO * self._single_seconds)
         if self._lost > 2 * self._single_seconds:
-            if end - self._trial_start > BACKOFF_FACTOR * self._lost:  # it gained more before
+            if end - self._trial_start > BACKOFF_FACTOR * self._lost:  # the trial was long
                 self._lost_in_a_row = 0.0
             self._lost_in_a_row += self._lost
             self._trial_start = end + max(MIN_BACKOFF, BACKOFF_FACTOR * self._lost_in_a_row)

@@ -193,10 +193,10 @@ class TorchEngine:
         return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
 
     def _hidden(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor | None]:
-        """As `DecoderModel.hidden`; no document sees another if the options say so."""
+        """As `DecoderModel.hidden`, with a mask that keeps documents apart if the options have a document mark."""
         tokens, mark, mask = self._on_device(batch.inputs), self.options.document_mark, None
-        # Kernels without a mask are faster, so there is one only where it matters. Compiled steps always have one: two
-        # kinds of steps would be compiled twice.
+        # Kernels without a mask are faster, so a mask is used only if a document begins inside a row. Compiled steps
+        # always have a mask; otherwise they would be compiled twice.
         if mark is not None and (self.options.compiled or (batch.inputs[:, 1:] == mark).any()):
             mask = document_mask(tokens, mark, self.model.dtype)
         checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
@@ -213,7 +213,7 @@ class TorchEngine:
 
 
 class TorchStep:
-    """A dispatched step. On CUDA its figures are on their way to the host; to read them waits for this step, but not
+    """A dispatched step. On CUDA its figures are on their way to the host; reading them waits for this step, but not
     for steps that were dispatched later."""
 
     def __init__(self, figures: Tensor, max_grad_norm: float) -> None:

@@ -67,7 +67,7 @@ class RMSNorm(nn.Module):
 
 
 def zero_parameters(module: nn.Module) -> None:
-    """In place of the framework's random initial values: the engine loads its own."""
+    """Set all parameters to zero, without the framework's random initial values. The engine loads its own values."""
     for parameter in module.parameters(recurse=False):
         nn.init.zeros_(parameter)
 
@@ -137,7 +137,7 @@ def document_mask(tokens: Tensor, mark: int, dtype: torch.dtype) -> Tensor:
     """A mask with which tokens [B, T] see only earlier tokens of their own document; each mark begins a document.
 
     Returns:
-        What is added to the attention scores: 0 or minus infinity, [B, 1, T, T].
+        The numbers to add to the attention scores, 0 or minus infinity, [B, 1, T, T].
     """
     document = (tokens == mark).cumsum(1)
     visible = (document[:, :, None] == document[:, None, :]).tril()

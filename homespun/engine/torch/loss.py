@@ -24,7 +24,7 @@ def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tens
     valid = targets != IGNORED
     index = targets.clamp(min=0).unsqueeze(1)
     probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    # From the most likely token: the probability of the target may underflow to zero.
+    # Computed from the most likely token, because the probability of the target may underflow to zero.
     log_total = logits.amax(1).float() - probabilities.amax(1).log()
     row_loss = log_total - logits.gather(1, index).squeeze(1).float()
     weight = (valid * scale).unsqueeze(1)
@@ -64,7 +64,7 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         [grad] = grad_outputs
         grads = ctx.saved_tensors
-        # To read the value is free on a CPU, and would make the host wait for a GPU.
+        # Reading the value is free on a CPU, but would make the host wait for a GPU.
         if grad.device.type != "cpu" or grad.item() != 1.0:
             for tensor in grads:
                 if tensor is not None:

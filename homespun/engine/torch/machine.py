@@ -82,8 +82,9 @@ def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None
 
 
 def flops_per_second(precision: str) -> float:
-    """Of the fastest of a few matrix products. On a GPU they are large, so that launching them takes no time. On a CPU
-    they are those of a small model, each followed by a norm: where products are fast, norms take the time."""
+    """The speed of the fastest of a few matrix products. On a GPU they are large, so that launching them takes no time.
+    On a CPU they are those of a small model, each followed by a norm, since norms take most of the time if products are
+    fast."""
     rows, n = (8192, 8192) if device().type == "cuda" else (2048, 256)
     dtype = computing_dtype(precision)
     x = torch.ones(rows, n, dtype=dtype, device=device())
@@ -123,7 +124,7 @@ def active_memory() -> int | None:
 
 
 def compiles_at_once() -> bool:
-    """Never: each kernel goes through a compiler."""
+    """False: each kernel goes through a compiler."""
     return False
 
 
@@ -131,14 +132,14 @@ def can_compile() -> bool:
     """Whether there is a C++ compiler that works."""
     try:
         torch.compile(torch.neg)(torch.ones(1, device=device()))
-    except Exception:  # whatever is wrong with the compiler, a run works without it
+    except Exception:  # a run works without compilation, whatever the fault of the compiler
         return False
     return True
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory. Each step frees and allocates the same large blocks; to return them to the
-    system and fetch them again costs page faults. The setting holds for the whole process."""
+    """Tell glibc to keep freed memory. Each step frees and allocates the same large blocks; returning them to
+    the system and fetching them again costs page faults. The setting holds for the whole process."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

@@ -85,7 +85,7 @@ class TrendWatch:
         return cls(**values | {"blocks": blocks} | parts)
 
     def begin(self, config: ResolvedConfig, unigram_loss: float) -> "TrendWatch":
-        """This, or a new one if a resumed run has other settings, about which the past says nothing."""
+        """This watch, or a new one if a resumed run has other settings, to which the earlier steps do not apply."""
         settings = [config.learning_rate, config.muon_learning_rate, config.max_grad_norm]
         return self if settings == self.settings else TrendWatch(settings, unigram_loss)
 
@@ -178,7 +178,7 @@ def stuck(
     before, last = _last_quarters(blocks)
     fall = (
         before.mean - last.mean + 2 * math.hypot(before.error, last.error)
-    )  # the most that is likely
+    )  # the largest likely fall
     if last.mean < 0.97 * unigram_loss or fall > 0.02 * last.mean:
         return None
     if last.mean > 1.05 * unigram_loss and last.mean < 0.95 * first:

@@ -39,7 +39,7 @@ def test_rows_of_different_length_are_as_each_row_alone(config: ModelConfig) -> 
     inputs = random_batch(config, rows=4).inputs
     padded = inputs[:, :10].copy()
     for row, length in enumerate(LENGTHS):
-        padded[row, length:] = -1  # no token at all
+        padded[row, length:] = -1  # not a valid id
     together = ours.decoder(4, config.seq_len)
     found = [together.prefill(padded, LENGTHS)]
     found += [together.step(inputs[:, 10 + i]) for i in range(3)]

@@ -1,4 +1,4 @@
-"""What is MLX's own: compiled and lazy steps, runs that repeat, float16, memory, and what it knows of Apple's chips."""
+"""Features of the MLX engine: compiled and lazy steps, repeatable runs, float16, memory, and Apple's chips."""
 
 import dataclasses
 from typing import Any
@@ -29,7 +29,7 @@ def engine(config: ModelConfig, **options: Any) -> MlxEngine:
 
 
 def microbatches(config: ModelConfig, step: int) -> list[Batch]:
-    """One or two."""
+    """One micro-batch for an even step, two for an odd one."""
     return [random_batch(config, rows=2, seed=seed) for seed in range(step, step + 1 + step % 2)]
 
 
@@ -133,7 +133,7 @@ def test_checkpointing_takes_less_memory() -> None:
 
 
 def chip(monkeypatch: pytest.MonkeyPatch, architecture: str, **speeds: float) -> None:
-    """Let this machine have another GPU, with such speeds."""
+    """Pretend that this machine has a GPU of this architecture, with these speeds by dtype."""
     machine.fastest_half.cache_clear()
     info = {"device_name": "a GPU", "architecture": architecture}
     monkeypatch.setattr(machine, "device", lambda: mx.gpu)

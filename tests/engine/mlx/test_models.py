@@ -1,4 +1,4 @@
-"""Models as modules: their parameters are those of `architectures`, and no module outlives its computation."""
+"""The models as modules: they have the parameters of `architectures`, and no module outlives its computation."""
 
 import dataclasses
 

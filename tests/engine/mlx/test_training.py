@@ -58,7 +58,7 @@ def test_a_weighted_loss_has_weighted_gradients(dtype: mx.Dtype) -> None:
 
 @pytest.fixture
 def auxiliary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block reports the mean square of its result."""
+    """Each block also returns the mean square of its output as an auxiliary loss."""
     for block in (gpt2.GPT2Block, qwen3.Qwen3Block):
 
         def reporting(self: Any, *given: Any, usual: Any = block.__call__, **named: Any) -> Any:
@@ -69,7 +69,7 @@ def auxiliary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def step_loss(config: ModelConfig, weights: dict[str, Any], batches: list[Batch]) -> float:
-    """Of a step that is refused, and so changes nothing."""
+    """The loss of a step that is refused, so that it changes nothing."""
     ours = engine(config)
     ours.load(weights.items())
     result = ours.train_step(batches, RATES, 0, norm_limit=0.0).result()
@@ -81,7 +81,7 @@ def step_loss(config: ModelConfig, weights: dict[str, Any], batches: list[Batch]
 @pytest.mark.usefixtures("auxiliary")
 def test_gradients_of_an_auxiliary_loss_are_its_finite_differences(config: ModelConfig) -> None:
     batches = divided(random_batch(config, rows=4), 2)
-    batches[0].targets[:, :20] = IGNORED  # so that the micro-batches count differently
+    batches[0].targets[:, :20] = IGNORED  # the micro-batches have different numbers of targets
     weights = random_weights(config)
     for name, gradient in engine(config).gradients(batches):
         direction = gradient / np.linalg.norm(gradient)
@@ -134,7 +134,7 @@ def test_an_auxiliary_loss_follows_the_loss_scale_of_float16() -> None:
 
 
 def frozen_parameters(config: ModelConfig) -> frozenset[str]:
-    """The embedding, and of the first block everything but a part."""
+    """The embedding and the parameters of the first block, without its projections."""
     first, *_ = random_weights(config)
     return frozenset(
         name

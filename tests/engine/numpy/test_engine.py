@@ -1,4 +1,4 @@
-"""NumPy reads a model as `transformers` and PyTorch do, and token by token as all at once."""
+"""The NumPy engine agrees with `transformers` and PyTorch, and its cached decoding with the whole forward pass."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def torch_reader(config: ModelConfig) -> TorchEngine:
 
 
 def decoded(decoder: Decoder, tokens: Tokens) -> Floats:
-    """The logits after each of the next tokens: [B, T] -> [B, T, V]."""
+    """Append the tokens one by one; returns the logits after each: [B, T] -> [B, T, V]."""
     return np.stack([decoder.step(tokens[:, i]) for i in range(tokens.shape[1])], axis=1)
 
 
@@ -89,7 +89,8 @@ def test_a_cached_model_gives_the_logits_of_the_whole_text(
 def each_row_alone(
     config: ModelConfig, tokens: Tokens, lengths: Sequence[int], n_steps: int
 ) -> Floats:
-    """Logits after the first `lengths` tokens of each row and after each of the next ones, [B, 1 + steps, V]."""
+    """Decode each row in a batch of one: the logits after its first `lengths` tokens and after each of the next
+    `n_steps`, [B, 1 + steps, V]."""
     ours, found = reader(config), []
     for row, length in zip(tokens, lengths, strict=True):
         decoder = ours.decoder(1, config.seq_len)
@@ -138,7 +139,7 @@ def test_rewound_rows_of_different_length_go_on_where_they_were(config: ModelCon
     assert decoder.length == 6
     expected = each_row_alone(config, tokens, kept, 3)[:, 1:]
     assert relative_error(decoded(decoder, next_tokens(tokens, kept, 3)), expected) < TOLERANCE
-    decoder.rewind(2)  # which all of them have
+    decoder.rewind(2)  # every row has at least two positions
     expected = each_row_alone(config, tokens, (6, 6, 6), 1)[:, 0]
     assert relative_error(decoder.prefill(tokens[:, 2:6]), expected) < TOLERANCE
 
@@ -176,7 +177,7 @@ def test_a_repeated_decoder_is_as_many_that_read_the_same(config: ModelConfig) -
     assert three.length == copies.length == 7
     found, expected = decoded(three, tokens[:, 7:12]), decoded(copies, tokens[:, 7:12])
     assert relative_error(found, expected) < TOLERANCE
-    # The first one is not changed by what the others read.
+    # Tokens that the copies read do not change the original.
     again = decoded(one, tokens[:1, 7:12])
     assert relative_error(again, found[:1]) < TOLERANCE
     with pytest.raises(ValueError, match="only one sequence can be repeated, not 3"):

@@ -1,4 +1,4 @@
-"""Several threads compute the steps of a text while they are faster than one."""
+"""Several threads compute the steps of a text as long as they are faster than one."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def blas_threads() -> int:
 
 
 class Clock:
-    """Stands still until a step takes its time."""
+    """A clock that advances only when a step adds its time."""
 
     now = 100.0
 
@@ -48,7 +48,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def steps(product: ProductThreads, clock: Clock, n: int, with_one: float, with_two: float) -> str:
-    """Run steps that take so long; how many threads each had."""
+    """Run `n` steps of these durations; returns the number of threads of each step, as digits."""
     counts = ""
     for _ in range(n):
         with product.step():
@@ -63,7 +63,7 @@ def test_two_threads_are_tried_and_kept_while_they_are_faster() -> None:
     assert steps(product, clock, 50, 1.0, 0.6) == "1" * SINGLE_THREAD_STEPS + "2" * (
         50 - SINGLE_THREAD_STEPS
     )
-    product.begin(3)  # their steps are slower, which is no reason to give up
+    product.begin(3)  # a larger batch has slower steps, which must not end the trial
     assert steps(product, clock, 50, 9.0, 6.0) == "1" * SINGLE_THREAD_STEPS + "2" * (
         50 - SINGLE_THREAD_STEPS
     )
@@ -142,7 +142,7 @@ def test_an_engine_computes_its_steps_so_and_all_else_with_one(
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA, QWEN3], ids=["gpt2", "llama", "qwen3"])
 def test_the_number_of_threads_changes_no_logits(config: ModelConfig) -> None:
-    # Large enough for a product to be shared.
+    # Large enough for BLAS to divide a product among threads.
     large = {"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_kv_heads": 8, "head_dim": 64}
     config = dataclasses.replace(config, vocab_size=2000, **large)
     inputs = random_batch(config, rows=1).inputs

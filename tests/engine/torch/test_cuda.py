@@ -1,4 +1,4 @@
-"""What the engine decides on CUDA, with a pretended device: no GPU is needed to see what it would do."""
+"""The decisions of the engine on CUDA, tested with a simulated device, so that no GPU is needed."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def test_a_gpu_is_taken_where_there_is_one(cuda: pytest.MonkeyPatch) -> None:
 
 def test_its_precision_is_bfloat16_where_that_is_not_emulated(cuda: pytest.MonkeyPatch) -> None:
     assert machine.computing_dtype("auto") == torch.bfloat16
-    # An older card could, but slower than float32.
+    # Older cards emulate bfloat16, which is slower than float32.
     cuda.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert machine.computing_dtype("auto") == torch.float32
     assert machine.computing_dtype("bfloat16") == torch.bfloat16
@@ -87,7 +87,7 @@ def test_a_step_is_read_when_its_own_figures_have_arrived(monkeypatch: pytest.Mo
 
 
 def dispatch(config: ModelConfig, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step on PyTorch's device that has shapes but no numbers, so that whoever asks for one fails."""
+    """Dispatch a step on PyTorch's meta device, which has shapes but no values, so that reading a value fails."""
     monkeypatch.setattr(machine, "device", lambda: torch.device("meta"))
     monkeypatch.setattr(
         machine, "on_device", lambda array, where: torch.from_numpy(array).to(where)

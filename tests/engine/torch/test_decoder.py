@@ -1,4 +1,4 @@
-"""Decoding: sequences of different length, one prompt for several, weights that are prepared once."""
+"""Decoding: sequences of different length, several copies of one prompt, and weights that are prepared once."""
 
 from typing import Any
 
@@ -36,7 +36,8 @@ def texts(config: ModelConfig) -> Tokens:
 
 
 def alone(ours: TorchEngine, tokens: Tokens, length: int) -> list[Logits]:
-    """The logits [V] after `length` tokens of one text [T], and after each of the next."""
+    """Decode one text [T] in a batch of one: the logits [V] after its first `length` tokens, and after each of the next
+    `N_STEPS`."""
     decoder = ours.decoder(1, len(tokens))
     found = [decoder.prefill(tokens[None, :length])]
     found += [decoder.step(tokens[i : i + 1]) for i in range(length, length + N_STEPS)]
@@ -58,7 +59,7 @@ def test_rows_of_different_length_are_as_each_by_itself(config: ModelConfig) -> 
     decoder = ours.decoder(len(LENGTHS), config.seq_len)
     padded = tokens.copy()
     for row, length in zip(padded, LENGTHS, strict=True):
-        row[length:] = -1  # no token at all
+        row[length:] = -1  # not a valid id
     found = [decoder.prefill(padded, LENGTHS)]
     assert decoder.length == max(LENGTHS)
     found += [decoder.step(next_tokens(tokens, i)) for i in range(N_STEPS)]

@@ -74,7 +74,7 @@ def test_a_state_with_frozen_parameters_goes_on_bit_for_bit(config: ModelConfig)
 
 
 def test_a_frozen_head_gets_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is as large as the vocabulary; nobody would use it."""
+    """Its gradient would be as large as the head itself, and unused."""
     made: list[torch.Size] = []
     original = torch.zeros_like
 

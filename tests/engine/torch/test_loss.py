@@ -1,4 +1,4 @@
-"""The loss of the head multiplies the gradient that reaches it."""
+"""The backward pass of the head's loss multiplies its stored gradients by the incoming gradient."""
 
 from collections.abc import Callable
 
@@ -71,7 +71,7 @@ def test_an_input_without_a_gradient_changes_nothing_for_the_other(kept: int) ->
 
 
 def test_a_kept_graph_is_never_differentiated_wrongly() -> None:
-    """Gradients are multiplied in place; a second pass over the same graph has to fail."""
+    """The stored gradients are multiplied in place, so a second backward pass over the same graph must fail."""
     given = inputs()
     loss = 3 * mean_loss(*given)
     torch.autograd.grad(loss, given, retain_graph=True)

@@ -71,7 +71,7 @@ def test_logits_and_gradients_are_those_of_transformers(family: str, tied: bool)
 
 
 class AuxiliaryBlock(gpt2.GPT2Block):
-    """Also reports the mean square of its output."""
+    """A block that also returns the mean square of its output as an auxiliary loss."""
 
     def forward(self, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         x, _ = super().forward(*inputs)
@@ -104,7 +104,7 @@ def test_an_auxiliary_loss_is_part_of_the_loss(monkeypatch: pytest.MonkeyPatch) 
         _, auxiliary_loss = inner.model.hidden(torch.from_numpy(batch.inputs).long())
     assert auxiliary_loss is not None
     assert step_loss(GPT2, [batch]) == pytest.approx(plain + auxiliary_loss.item(), rel=1e-6)
-    # An evaluation measures the text only.
+    # An evaluation leaves out the auxiliary loss.
     assert inner.loss(batch)[0] / batch.n_targets == pytest.approx(plain, rel=1e-6)
 
 
@@ -149,7 +149,7 @@ def test_gradients_with_an_auxiliary_loss_are_finite_differences() -> None:
         assert slope == pytest.approx(float((gradients[name] * direction).sum()), rel=1e-2)
 
 
-@pytest.mark.filterwarnings("ignore")  # about the inside of the compiler
+@pytest.mark.filterwarnings("ignore")  # from inside the compiler
 @EACH_FAMILY
 def test_all_blocks_share_one_compilation(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
@@ -168,5 +168,5 @@ def test_all_blocks_share_one_compilation(family: str, monkeypatch: pytest.Monke
     batch = random_batch(config)
     for step in range(3):
         made.train_step([batch, batch], {"adamw": 1e-3}, step).result()
-    made.decoder(3, 20).prefill(batch.inputs[:, :9])  # prompts have any length: not compiled
-    assert len(compiled) == 2  # the block, and the loss of the head
+    made.decoder(3, 20).prefill(batch.inputs[:, :9])  # not compiled, since prompts differ in length
+    assert len(compiled) == 2  # the block and the loss of the head

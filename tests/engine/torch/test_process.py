@@ -1,4 +1,4 @@
-"""A model that is only read leaves the process as it is."""
+"""Loading a model for reading does not change the settings of the process."""
 
 import numpy as np
 import pytest
