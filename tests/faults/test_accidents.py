@@ -10,7 +10,7 @@ from homespun.verify import verify
 from tests.faults import runs, traces
 from tests.faults.runs import NOTHING, SAVE_INTERVAL, STEPS, Lost, lost
 from tests.faults.table import Table
-from tests.faults.test_damage import flip
+from tests.faults.test_damage import EVERYWHERE, flip
 from tests.test_resume import kept
 
 pytestmark = pytest.mark.faults
@@ -150,7 +150,7 @@ def all_at_once(place: Path, strace: list[str], *wrong: str) -> tuple[list[int],
     assert runs.newest_step(place / "all") == 2 * SAVE_INTERVAL
     assert runs.leftovers(place / "all") == []
     [shard] = place.glob("tokens/*/training-00000.tokens")
-    flip(shard, 0.7)
+    flip(shard, *EVERYWHERE)
     process = runs.start(place, *run, wrong=[nan, *wrong])
     log = runs.log_of(place)
     runs.until(process, lambda: "Resuming at step" in log.read_text())
