@@ -208,7 +208,7 @@ def answers(place: Path) -> dict[str, str]:
         other = OTHER_VALUES.get(field.name)
         if other is None:
             other = was * 0.9 if isinstance(was, float) else (was or 0) + 1
-        elif other == was:  # the precision, which depends on the processor
+        elif field.name == "precision" and other == was:  # it depends on the processor
             other = "bfloat16"
         changes = {field.name: other}
         if field.name in ("batch_size", "grad_accumulation_steps"):  # keep their product
