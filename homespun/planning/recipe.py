@@ -20,8 +20,8 @@ SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0
 MIN_SECONDS_TO_COMPILE = 600.0
-"""Shorter runs are not compiled by a C++ compiler: that takes half a minute, and makes steps faster by 0% (gpt2) to 11%
-(qwen3), see benchmarks/training.py."""
+"""Shorter runs are not compiled by a C++ compiler: compiling takes half a minute, and the gain depends on model and
+processor (benchmarks/training.py)."""
 
 
 _PRESET = preset_defaults(TrainConfig)
