@@ -165,7 +165,7 @@ class LanguageModel:
         config: SamplingConfig | None = None,
         **settings: Any,
     ) -> list[Continuation]:
-        """Continue several prompts of any length together, each as if it were alone.
+        """Continue several prompts of any length together, each as if it were alone, up to rounding.
 
         Raises:
             UserError: as `generate`, for any of the prompts.

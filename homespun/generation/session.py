@@ -84,7 +84,8 @@ class Session:
     def generate_batch(
         self, prompts: Sequence[str | None], config: SamplingConfig
     ) -> list[Continuation]:
-        """Continue several prompts, which may differ in length, each as if it were alone. Raises as `generate`."""
+        """Continue several prompts, which may differ in length, each as if it were alone, up to
+        rounding. Raises as `generate`."""
         seed = _seed(config)
         texts = [
             _Text(self._tokenizer, self.prompt_ids(prompt), config, seed) for prompt in prompts
