@@ -123,12 +123,14 @@ BAD = [
     (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
     (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
     # Vocabulary and tokenizer.
-    (f"{TOKENIZER} --data-file stories.txt --vocab-size 50000", "a vocabulary of at most 1,"),
     (f"{TOKENIZER} --data-file stories.txt --vocab-size 256", "--vocab-size is 256"),
     ("tokenizer --data-file stories.txt --output-dir folder", "holds other files"),
     ("tokenizer --data-file stories.txt --vocab-size 300 --output-dir short.txt/x", "Not a dir"),
     ("tokenizer --data-file stories.txt --output-dir ''", "--output-dir is empty"),
-    (f"{TRAIN} --vocab-size 500", "--vocab-size is 500, but the tokenizer has 400 tokens"),
+    (
+        f"{TRAIN} --vocab-size 500 --tokenizer-path tokenizer_model",
+        "--vocab-size is 500, but the tokenizer in tokenizer_model has 400 tokens",
+    ),
     (f"{TRAIN} --tokenizer-path missing", "missing: there is no tokenizer here"),
     (f"{TRAIN} --tokenizer-path stories.txt", "stories.txt: not readable as JSON"),
     # Sizes that do not fit.
