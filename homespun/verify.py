@@ -22,6 +22,7 @@ Check = Callable[[], str]
 
 SHARD = ".tokens"
 TOKENIZER = "tokenizer.json"
+UNFINISHED = ".partial"
 
 
 def verify(path: Path) -> Iterator[str]:
@@ -86,7 +87,8 @@ def _folder_checks(path: Path) -> Iterator[Check]:
         return _shard_checks(path)
     if (path / TOKENIZER).exists():
         return iter([partial(_tokenizer, path)])
-    downloads = [entry for entry in sorted(path.glob("*")) if _record_of(entry).exists()]
+    texts = (entry for entry in sorted(path.glob("*")) if entry.suffix != UNFINISHED)
+    downloads = [text for text in texts if _record_of(text).exists()]
     if downloads:
         return (partial(_file, entry) for entry in downloads)
     raise UserError(
@@ -216,8 +218,15 @@ def _download(path: Path) -> str:
         record = durable.read_json(_record_of(path))
     except durable.DamagedRecord as error:
         raise UserError(f"{path}: not checked, because {error}: download it again") from None
+    if "sha256" not in record:
+        return f"{path}: not checked, because {_record_of(path).name} has no hash"
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != record.get("sha256"):
+    if sha256 != record["sha256"]:
         raise UserError(f"{path}: changed since its download: move it away and download it again")
-    return f"{path}: {record.get('documents'):,} documents, whole"
+    documents = record.get("documents")
+    return (
+        f"{path}: {documents:,} documents, whole"
+        if isinstance(documents, int)
+        else f"{path}: whole"
+    )
