@@ -3,7 +3,6 @@
 Every byte is read and checked against the stored hashes, and the files of a folder are checked against each other.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFolder
+from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
@@ -69,7 +69,7 @@ def _file(path: Path) -> str:
         return _metrics(path, [])
     if path.name == TOKENIZER:
         return _tokenizer(path.parent)
-    if path.exists() and _record_of(path).exists():
+    if path.exists() and record_of(path).exists():
         return _download(path)
     return _whole(read_archive(path))
 
@@ -88,7 +88,7 @@ def _folder_checks(path: Path) -> Iterator[Check]:
     if (path / TOKENIZER).exists():
         return iter([partial(_tokenizer, path)])
     texts = (entry for entry in sorted(path.glob("*")) if entry.suffix != UNFINISHED)
-    downloads = [text for text in texts if _record_of(text).exists()]
+    downloads = [text for text in texts if record_of(text).exists()]
     if downloads:
         return (partial(_file, entry) for entry in downloads)
     raise UserError(
@@ -208,25 +208,14 @@ def _tokenizer(folder: Path) -> str:
     return f"{line}, whole"
 
 
-def _record_of(path: Path) -> Path:
-    """The record beside a downloaded text."""
-    return path.with_name(f"{path.name}.json")
-
-
 def _download(path: Path) -> str:
     try:
-        record = durable.read_json(_record_of(path))
+        is_whole = is_as_downloaded(path)
+        documents = durable.read_json(record_of(path)).get("documents")
     except durable.DamagedRecord as error:
         raise UserError(f"{path}: not checked, because {error}: download it again") from None
-    if "sha256" not in record:
-        return f"{path}: not checked, because {_record_of(path).name} has no hash"
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != record["sha256"]:
+    if is_whole is None:
+        return f"{path}: not checked, because {record_of(path).name} has no hash"
+    if not is_whole:
         raise UserError(f"{path}: changed since its download: move it away and download it again")
-    documents = record.get("documents")
-    return (
-        f"{path}: {documents:,} documents, whole"
-        if isinstance(documents, int)
-        else f"{path}: whole"
-    )
+    return f"{path}: {documents:,} documents, whole" if type(documents) is int else f"{path}: whole"

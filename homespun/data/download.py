@@ -123,6 +123,22 @@ def _on_hub(dataset: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
+def is_as_downloaded(path: Path) -> bool | None:
+    """Whether a text has the SHA-256 that was recorded at its download; None if there is no record of one.
+
+    Raises:
+        OSError: the text or its record cannot be read.
+        DamagedRecord: the record is damaged.
+    """
+    sha256 = durable.read_json(record_of(path)).get("sha256")
+    return None if sha256 is None else _sha256(path) == sha256
+
+
+def record_of(output: Path) -> Path:
+    """The file that describes a finished download."""
+    return _beside(output, ".json")
+
+
 def _finished(output: Path) -> dict[str, Any] | None:
     """The record of an earlier download, if its file is unchanged; None if there is no file.
 
@@ -132,7 +148,7 @@ def _finished(output: Path) -> dict[str, Any] | None:
     if not output.exists():
         return None
     try:
-        record = durable.read_json(_beside(output, ".json"))
+        record = durable.read_json(record_of(output))
     except durable.DamagedRecord as error:
         raise UserError(
             f"{output}: this file is in the way, and its record {error}; "
@@ -286,7 +302,7 @@ class _Partial:
         self._output = output
         self._path = _beside(output, ".partial")
         self._record_path = _beside(output, ".partial.json")
-        self._finished_path = _beside(output, ".json")
+        self._finished_path = record_of(output)
         self._request = request
         self._file = self._path.open("ab")
         try:

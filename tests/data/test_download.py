@@ -21,6 +21,7 @@ from homespun import durable, workspace
 from homespun.config import DownloadConfig
 from homespun.data import download as download_module
 from homespun.data import hub as hub_module
+from homespun.data.corpus import survey
 from homespun.data.documents import documents
 from homespun.data.download import download, training_files
 from homespun.errors import UserError
@@ -421,6 +422,24 @@ def test_a_damaged_record_of_a_finished_download_is_named(hub: Hub, log: Log) ->
         log.fetch(20)
     path.rename("elsewhere.txt")
     assert log.fetch(20) == path
+
+
+def test_a_downloaded_text_that_changed_is_named_when_it_is_read(hub: Hub, log: Log) -> None:
+    hub.publish_tinystories(tell(50))
+    path = log.fetch(20)
+    said: list[str] = []
+    for _ in range(2):
+        survey(path, said.append)
+    assert said == []
+    flip(path, 1000)
+    survey(path, said.append)
+    assert said == [f"{path} has changed since its download, see {path.name}.json."]
+    said.clear()
+    flip(Path(f"{path}.json"), 30)
+    flip(path, 1000, bit=1)
+    survey(path, said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"{path} cannot be compared with its download: {path}.json is dam")
 
 
 def test_another_request_does_not_continue_this_one(hub: Hub, log: Log, small_blocks: None) -> None:
