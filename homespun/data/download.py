@@ -57,6 +57,7 @@ def download(
         UserError: no such data, no network, not allowed, or the file cannot be written.
     """
     plan = _plan(config)
+    workspace.recall("data")  # a record that cannot be used is named before the work
     try:
         finished = _finished(plan.output)
         if plan.kind == "hub" and finished and finished.get("request") == plan.request:

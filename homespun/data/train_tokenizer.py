@@ -57,6 +57,7 @@ def train_tokenizer_on(corpus: Corpus, vocab_size: int, folder: Path, say: Say) 
         UserError: the folder cannot be written.
     """
     check_folder(folder)
+    workspace.recall("tokenizer")  # a record that cannot be used is named before the work
     with bar("Training the tokenizer", None):
         tokenizer = train(corpus.training(), vocab_size)
         bytes_per_token = _bytes_per_token(tokenizer, corpus.validation())

@@ -103,6 +103,17 @@ def test_training_again_mends_the_report(data: Path, capsys: pytest.CaptureFixtu
     assert not Path("tokenizer_model.1").exists()
 
 
+def test_a_damaged_record_is_named_before_the_work(data: Path) -> None:
+    workspace.remember("data", data)
+    workspace.RECORD.write_text(workspace.RECORD.read_text().replace("data.txt", "date.txt"))
+    with pytest.raises(UserError, match=r"^\.homespun\.json is damaged .*: delete it"):
+        train_tokenizer(TokenizerConfig(data_file=str(data), vocab_size=300))
+    with pytest.raises(UserError, match=r"^\.homespun\.json is damaged .*: delete it"):
+        homespun.download(dataset="stories", num_samples=3)
+    assert not Path("tokenizer_model").exists()
+    assert not Path("data").exists()
+
+
 def test_training_again_moves_a_damaged_tokenizer_aside(data: Path) -> None:
     config = TokenizerConfig(data_file=str(data), vocab_size=300)
     trained = train_tokenizer(config)
