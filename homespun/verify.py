@@ -87,10 +87,10 @@ def _folder_checks(path: Path) -> Iterator[Check]:
         return _shard_checks(path)
     if (path / TOKENIZER).exists():
         return iter([partial(_tokenizer, path)])
-    texts = (entry for entry in sorted(path.glob("*")) if entry.suffix != UNFINISHED)
-    downloads = [text for text in texts if record_of(text).exists()]
-    if downloads:
-        return (partial(_file, entry) for entry in downloads)
+    entries = set(path.glob("*"))
+    texts = sorted(entry for entry in entries if record_of(entry) in entries)
+    if finished := [text for text in texts if text.suffix != UNFINISHED]:
+        return (partial(_download, text) for text in finished)
     raise UserError(
         f"{path}: there is no run, no tokens, no tokenizer and no download: name the folder of one, or a file"
     )
