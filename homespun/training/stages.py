@@ -155,7 +155,7 @@ def choose_tokenizer(
         there, tokenizer = found
         say(f"Tokenizer: {there}, trained on this text.")
         return tokenizer
-    size = f"of {vocab_size:,} " if vocab_size else ""
+    size = f"of {vocab_size:,} tokens " if vocab_size else ""
     say(f"{_why_none_fits(corpus)}: training one {size}on {corpus.path}.")
     folder = Path(TokenizerConfig.output_dir)
     return train_tokenizer_on(corpus, vocab_size or AUTO_VOCAB_SIZE, folder, say)

@@ -87,7 +87,7 @@ def test_a_tokenizer_of_this_text_is_found_again_after_others(said: list[str]) -
 def test_another_vocabulary_gets_a_tokenizer_of_its_own(said: list[str]) -> None:
     assert tokenizer_for("other.txt", said, vocab_size=400).vocab_size == 400
     assert said[0] == (
-        "The tokenizer in tokenizer_model has 300 tokens: training one of 400 on other.txt."
+        "The tokenizer in tokenizer_model has 300 tokens: training one of 400 tokens on other.txt."
     )
     assert Tokenizer.load("tokenizer_model.1").vocab_size == 300
     said.clear()
