@@ -104,8 +104,11 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the report is damaged or cannot be read.
     """
-    file = path / REPORT if path.is_dir() else path.with_name(REPORT)
-    if not path.is_dir() and path.name != SPECIFICATION:
+    if path.is_dir():
+        file = path / REPORT
+    elif path.name == SPECIFICATION:
+        file = path.with_name(REPORT)
+    else:
         return {}  # a report belongs to the `tokenizer.json` beside it
     try:
         return durable.read_json(file)
