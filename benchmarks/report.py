@@ -38,7 +38,7 @@ def save(name: str, tables: Tables) -> None:
     """Print the tables, and write them to `results/NAME.json` with the command and a description of the machine."""
     RESULTS.mkdir(exist_ok=True)
     result = {"command": _command(), "machine": _machine(), "tables": tables}
-    durable.write_json(RESULTS / f"{name}.json", result)
+    durable.write(RESULTS / f"{name}.json", (json.dumps(result, indent=2) + "\n").encode())
     print(rendered(tables))
 
 

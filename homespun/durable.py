@@ -2,11 +2,14 @@
 
 A new file is written under a temporary name, flushed to the disk and renamed, and then its folder is flushed. An
 earlier file stays until the rename. This module is the only place that implements the protocol.
+
+Records are JSON objects with a checksum, so that a damaged one is never read as another.
 """
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -16,8 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from homespun.errors import UserError
+
 TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """A temporary name. The group is the final name."""
+CHECKSUM = "checksum"
+"""The entry of a record that holds the SHA-256 of all others."""
+
+
+class DamagedRecord(UserError):
+    """A record is not as it was written. The message names the file; the remedy depends on the caller."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -55,20 +66,35 @@ def write(path: Path, *parts: bytes) -> None:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record for `read_json`. Raises the exceptions of `replacing`."""
-    write(path, (json.dumps(record, indent=2) + "\n").encode())
+    sealed = record | {CHECKSUM: _checksum(record)}
+    write(path, (json.dumps(sealed, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a record; it is empty if the file is missing or is not a JSON object.
+    """Read a record; it is empty if the file is missing.
+
+    A record without a checksum, which other programs and earlier versions write, is taken as it is.
 
     Raises:
         OSError: the file exists and cannot be read.
+        DamagedRecord: it is not a JSON object, or its checksum differs.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        if not isinstance(record, dict):
+            raise DamagedRecord(f"{path} is damaged (not a JSON object)")
+        checksum = record.pop(CHECKSUM, None)
+        if checksum is not None and checksum != _checksum(record):
+            raise DamagedRecord(f"{path} is damaged (its checksum differs)")
+    except FileNotFoundError:
         return {}
-    return record if isinstance(record, dict) else {}
+    except (ValueError, RecursionError):
+        raise DamagedRecord(f"{path} is damaged (not JSON)") from None
+    return record
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def remove_leftovers(folder: Path, is_ours: Callable[[str], object]) -> None:

@@ -3,7 +3,6 @@
 Every byte is read and checked against the stored hashes, and the files of a folder are checked against each other.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,21 +10,24 @@ from pathlib import Path
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFolder
+from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
 from homespun.records.metrics import read_lines
-from homespun.tokenizer import REPORT, Tokenizer
+from homespun.tokenizer import REPORT, Tokenizer, read_report
 
 Check = Callable[[], str]
 """Reads a file and returns a summary; raises a UserError if the file is damaged."""
 
 SHARD = ".tokens"
 TOKENIZER = "tokenizer.json"
+UNFINISHED = ".partial"
 
 
 def verify(path: Path) -> Iterator[str]:
-    """Check a checkpoint or the folder of a run, a token shard or a folder of shards, a tokenizer, or a download.
+    """Check a checkpoint or the folder of a run, a token shard or a folder of shards, a tokenizer, or a download or a
+    folder of downloads.
 
     Yields:
         A line for each file.
@@ -67,7 +69,7 @@ def _file(path: Path) -> str:
         return _metrics(path, [])
     if path.name == TOKENIZER:
         return _tokenizer(path.parent)
-    if path.exists() and durable.read_json(_record_of(path)):
+    if path.exists() and record_of(path).exists():
         return _download(path)
     return _whole(read_archive(path))
 
@@ -85,8 +87,12 @@ def _folder_checks(path: Path) -> Iterator[Check]:
         return _shard_checks(path)
     if (path / TOKENIZER).exists():
         return iter([partial(_tokenizer, path)])
+    entries = set(path.glob("*"))
+    texts = sorted(entry for entry in entries if record_of(entry) in entries)
+    if finished := [text for text in texts if text.suffix != UNFINISHED]:
+        return (partial(_download, text) for text in finished)
     raise UserError(
-        f"{path}: there is no run, no tokens and no tokenizer: name the folder of one, or a file"
+        f"{path}: there is no run, no tokens, no tokenizer and no download: name the folder of one, or a file"
     )
 
 
@@ -195,27 +201,21 @@ def _shard(path: Path, text_sha256: str | None = None, folder: str | None = None
 
 
 def _tokenizer(folder: Path) -> str:
-    path = folder / TOKENIZER
     tokenizer = Tokenizer.load(folder)
-    recorded = durable.read_json(folder / REPORT).get("sha256")
-    if recorded is None:
-        return f"{path}: {tokenizer.vocab_size:,} tokens; not checked, because {REPORT} has no hash"
-    if recorded != tokenizer.sha256:
-        raise UserError(
-            f"{path}: damaged, or not the tokenizer that {REPORT} describes: train it again"
-        )
-    return f"{path}: {tokenizer.vocab_size:,} tokens, whole"
-
-
-def _record_of(path: Path) -> Path:
-    """The record beside a downloaded text."""
-    return path.with_name(f"{path.name}.json")
+    line = f"{folder / TOKENIZER}: {tokenizer.vocab_size:,} tokens"
+    if "sha256" not in read_report(folder):
+        return f"{line}; not checked, because {REPORT} has no hash"
+    return f"{line}, whole"
 
 
 def _download(path: Path) -> str:
-    record = durable.read_json(_record_of(path))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != record.get("sha256"):
+    try:
+        is_whole = is_as_downloaded(path)
+        documents = durable.read_json(record_of(path)).get("documents")
+    except durable.DamagedRecord as error:
+        raise UserError(f"{path}: not checked, because {error}: download it again") from None
+    if is_whole is None:
+        return f"{path}: not checked, because {record_of(path).name} has no hash"
+    if not is_whole:
         raise UserError(f"{path}: changed since its download: move it away and download it again")
-    return f"{path}: {record.get('documents'):,} documents, whole"
+    return f"{path}: {documents:,} documents, whole" if type(documents) is int else f"{path}: whole"

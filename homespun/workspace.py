@@ -66,3 +66,8 @@ def _readable_record() -> Iterator[None]:
         raise UserError(
             f"{RECORD} in this folder cannot be used ({error.strerror}): move it away"
         ) from None
+    except durable.DamagedRecord as error:
+        raise UserError(
+            f"{error}: delete it, it only names the last download and the last tokenizer; "
+            "--data-file and --tokenizer-path name others"
+        ) from None

@@ -20,7 +20,7 @@ NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "jobli
 LAYERS = {
     # 1: only the standard library and the listed parts
     "errors": set(),
-    "durable": set(),
+    "durable": {"errors"},
     "terminal": set(),
     "named_array": set(),
     "config": {"errors"},

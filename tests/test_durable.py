@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 from pathlib import Path
 from unittest import mock
@@ -138,11 +137,42 @@ def test_a_path_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
     assert durable.read_json(tmp_path / "record.json") == record
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", json.dumps([1]).encode()])
-def test_what_is_no_record_is_an_empty_one(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "record.json").write_bytes(content)
+def test_a_missing_record_is_empty_and_one_of_others_has_no_checksum(tmp_path: Path) -> None:
     assert durable.read_json(tmp_path / "record.json") == {}
+    (tmp_path / "record.json").write_text('{"data": "a.txt"}')
+    assert durable.read_json(tmp_path / "record.json") == {"data": "a.txt"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[1]", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"]
+)
+def test_what_is_no_record_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(durable.DamagedRecord, match=r"record\.json is damaged"):
+        durable.read_json(tmp_path / "record.json")
+
+
+def test_a_record_with_a_flipped_bit_or_a_lost_end_is_never_another(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    record = {"data": "data/stories_300.txt", "documents": 300, "source": {"offset": 1.5}}
+    durable.write_json(path, record)
+    whole = path.read_bytes()
+    flipped = [
+        whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+        for at in range(len(whole))
+        for bit in range(8)
+    ]
+    named = 0
+    for damaged in flipped + [whole[:length] for length in range(len(whole))]:
+        path.write_bytes(damaged)
+        try:
+            found = durable.read_json(path)
+        except durable.DamagedRecord:
+            named += 1
+        else:
+            known = found.keys() & record.keys()
+            assert {key: found[key] for key in known} == record
+    assert named > len(whole) * 8
 
 
 def test_what_is_set_aside_replaces_nothing(tmp_path: Path) -> None:

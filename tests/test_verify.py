@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_is_whole(run: Path) -> None:
 
 
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run, no tokens and no tokenizer"):
+    with pytest.raises(UserError, match="no run, no tokens, no tokenizer and no download"):
         list(verify(tmp_path))
     with pytest.raises(UserError, match="there is no such file"):
         list(verify(tmp_path / "missing"))
@@ -203,7 +203,7 @@ def test_a_tokenizer(tmp_path: Path) -> None:
     whole = (folder / "tokenizer.json").read_text()
     train(["upon the cat once a time " * 20], 270).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", folder)
-    assert "damaged, or not the tokenizer that report.json describes" in checked(folder)[1][0]
+    assert "damaged, or not the one that report.json describes" in checked(folder)[1][0]
     (folder / "tokenizer.json").write_text(whole[:-100])
     assert "not readable as JSON" in checked(folder)[1][0]
     (folder / "tokenizer.json").write_text(whole)
@@ -219,7 +219,19 @@ def test_a_download(tmp_path: Path) -> None:
     record = {"documents": 1, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     (tmp_path / "book_all.txt.json").write_text(json.dumps(record))
     assert checked(path) == ([f"{path}: 1 documents, whole"], [])
+    assert checked(tmp_path) == ([f"{path}: 1 documents, whole"], [])
     path.write_text("twice\n<|endoftext|>\n")
+    complaint = f"{path}: changed since its download: move it away and download it again"
+    assert checked(path)[1] == [complaint]
+    assert checked(tmp_path)[1] == [complaint]
+
+
+def test_a_damaged_record_of_a_download(tmp_path: Path) -> None:
+    path = tmp_path / "book_all.txt"
+    path.write_text("once\n<|endoftext|>\n")
+    record = tmp_path / "book_all.txt.json"
+    durable.write_json(record, {"documents": 1, "sha256": "0" * 64})
+    record.write_text(record.read_text().replace("0000", "0001", 1))
     assert checked(path)[1] == [
-        f"{path}: changed since its download: move it away and download it again"
+        f"{path}: not checked, because {record} is damaged (its checksum differs): download it again"
     ]

@@ -30,7 +30,8 @@ class TokenizerConfig(Checked):
     data_file: str | None = setting(None, "Text to train on; if omitted, the last download.")
     vocab_size: int = setting(
         8000,
-        "Number of tokens, including the 256 bytes and the end-of-text token.",
+        "Number of tokens, including the 256 bytes and the end-of-text token; fewer if the text does not support as "
+        "many.",
         at_least=257,
         at_most=1_000_000,
     )

@@ -23,7 +23,7 @@ class ShapeConfig(Checked):
 
     vocab_size: int | None = setting(
         None,
-        "Vocabulary size of the tokenizer, or the size of one trained automatically.",
+        "Vocabulary size of the tokenizer. There are fewer tokens if the text does not support as many.",
         at_least=257,
         on_resume="fixed",
     )
@@ -243,7 +243,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     )
     tokenizer_path: str | None = setting(
         None,
-        "Tokenizer folder; if omitted, the last one trained, or else a new one is trained on the data.",
+        "Tokenizer folder; if omitted, one here that was trained on this text, or else a new one.",
     )
     seed: int = setting(
         0,

@@ -5,12 +5,12 @@ documents, and nothing learns from them.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homespun import workspace
+from homespun import durable, workspace
 from homespun.data.documents import (
     block_bytes,
     blocks,
@@ -19,6 +19,7 @@ from homespun.data.documents import (
     files_to_read,
     left_out,
 )
+from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
@@ -100,7 +101,7 @@ def survey(path: Path, say: Say | None = None) -> Corpus:
 
     Args:
         path: a file or a folder.
-        say: receives a message about files that are left out of a folder.
+        say: receives a message about files that are left out of a folder, or that have changed since their download.
 
     Raises:
         UserError: there is nothing to read, a file breaks the policy of `documents`, or the text is too small to be
@@ -114,11 +115,25 @@ def survey(path: Path, say: Say | None = None) -> Corpus:
         corpus = _read(path)
         manifest.note(name, snapshot, _as_fact(corpus))
         manifest.save()
+        if say:
+            _report_changes(files_to_read(path), say)
     else:
         corpus = _from_fact(path, fact)
     if say and (others := left_out(path)):
         say(f"Left out of {path}: {others}.")
     return corpus
+
+
+def _report_changes(files: Sequence[Path], say: Say) -> None:
+    """Say which downloaded texts are no longer as they were downloaded. They may have been edited, or damaged."""
+    for file in files:
+        try:
+            if is_as_downloaded(file) is False:
+                say(f"{file} has changed since its download, see {record_of(file).name}.")
+        except durable.DamagedRecord as error:
+            say(f"{file} cannot be compared with its download: {error}.")
+        except OSError as error:
+            say(f"{file} cannot be compared with its download ({error.strerror}).")
 
 
 def _as_fact(corpus: Corpus) -> dict[str, Any]:

@@ -57,9 +57,10 @@ def download(
         UserError: no such data, no network, not allowed, or the file cannot be written.
     """
     plan = _plan(config)
+    workspace.recall("data")  # a record that cannot be used is named before the work
     try:
         finished = _finished(plan.output)
-        if plan.kind == "hub" and finished and finished["request"] == plan.request:
+        if plan.kind == "hub" and finished and finished.get("request") == plan.request:
             say(f"{plan.output}: already there, {_amount(finished)}")
         else:
             finished = _fetch(plan, say, sleep)
@@ -123,6 +124,22 @@ def _on_hub(dataset: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
+def is_as_downloaded(path: Path) -> bool | None:
+    """Whether a text has the SHA-256 that was recorded at its download; None if there is no record of one.
+
+    Raises:
+        OSError: the text or its record cannot be read.
+        DamagedRecord: the record is damaged.
+    """
+    sha256 = durable.read_json(record_of(path)).get("sha256")
+    return None if sha256 is None else _sha256(path) == sha256
+
+
+def record_of(output: Path) -> Path:
+    """The file that describes a finished download."""
+    return _beside(output, ".json")
+
+
 def _finished(output: Path) -> dict[str, Any] | None:
     """The record of an earlier download, if its file is unchanged; None if there is no file.
 
@@ -131,7 +148,13 @@ def _finished(output: Path) -> dict[str, Any] | None:
     """
     if not output.exists():
         return None
-    record = durable.read_json(_beside(output, ".json"))
+    try:
+        record = durable.read_json(record_of(output))
+    except durable.DamagedRecord as error:
+        raise UserError(
+            f"{output}: this file is in the way, and its record {error}; "
+            "move both, or choose another --output"
+        ) from None
     if output.is_file():
         sha256 = _sha256(output)
         if record.get("sha256") == sha256:
@@ -146,7 +169,7 @@ def _finished(output: Path) -> dict[str, Any] | None:
 
 def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, Any]:
     plan.output.parent.mkdir(parents=True, exist_ok=True)
-    with _Partial(plan.output, plan.request) as partial:
+    with _Partial(plan.output, plan.request, say) as partial:
         if partial.position:
             say(f"{plan.output}: continuing after {partial.n_documents:,} documents")
         try:
@@ -186,6 +209,8 @@ def _hub_documents(hub: Hub, dataset: str, position: Position | None) -> Source:
     # A continued download keeps the commit that it started from.
     commit = position["commit"] if position else hub.commit(repository)
     files = training_files(hub.files(repository, commit), repository, subset)
+    if position and position["file"] not in files:
+        raise Changed(f"{position['file']} is no longer a part of it")
     if position:
         files = files[files.index(position["file"]) :]
     for path in files:
@@ -270,15 +295,15 @@ def _listed(names: list[str]) -> str:
 class _Partial:
     """The unfinished file, and the record of its progress.
 
-    The record is written after the text that it covers is on the disk. Text beyond the record is cut off when another
-    process continues.
+    The record is written after the text that it covers is on the disk, and holds the SHA-256 of this text. Text beyond
+    the record is cut off when another process continues. If record or text are damaged, the download starts over.
     """
 
-    def __init__(self, output: Path, request: dict[str, Any]) -> None:
+    def __init__(self, output: Path, request: dict[str, Any], say: Say) -> None:
         self._output = output
         self._path = _beside(output, ".partial")
         self._record_path = _beside(output, ".partial.json")
-        self._finished_path = _beside(output, ".json")
+        self._finished_path = record_of(output)
         self._request = request
         self._file = self._path.open("ab")
         try:
@@ -290,8 +315,12 @@ class _Partial:
             raise UserError(f"{output}: is being written by another download") from None
         ours = (self._record_path.name, self._finished_path.name)
         durable.remove_leftovers(output.parent, lambda name: name in ours)
-        record = durable.read_json(self._record_path)
-        if record.get("request") == request and record["bytes"] <= self._file.tell():
+        try:
+            record = self._resumable()
+        except durable.DamagedRecord as error:
+            say(f"{output}: starting over, because {error}")
+            record = None
+        if record:
             self._file.truncate(record["bytes"])
             self._record = record
         else:
@@ -299,6 +328,20 @@ class _Partial:
         self.was_resumed = self.position is not None
         self.n_documents: int = self._record["documents"]
         self._n_bytes = self._n_bytes_recorded = self._record["bytes"]
+
+    def _resumable(self) -> dict[str, Any] | None:
+        """The record of an earlier start of this download, and its text hashed; None if there is none.
+
+        Raises:
+            DamagedRecord: the record or its text is damaged.
+        """
+        record = durable.read_json(self._record_path)
+        if record.get("request") != self._request:
+            return None
+        self._digest = _digest(self._path, record["bytes"])
+        if self._digest.hexdigest() != record.get("sha256"):
+            raise durable.DamagedRecord(f"{self._path} is damaged (its SHA-256 differs)")
+        return record
 
     @property
     def position(self) -> Position | None:
@@ -310,6 +353,7 @@ class _Partial:
         """Empty the file."""
         self._record_path.unlink(missing_ok=True)
         self._file.truncate(0)
+        self._digest = hashlib.sha256()
         self._record = {"request": self._request, "position": None, "documents": 0, "bytes": 0}
         self.n_documents = self._n_bytes = self._n_bytes_recorded = 0
         self.was_resumed = False
@@ -319,12 +363,15 @@ class _Partial:
         mark = END_OF_TEXT
         if mark in document:
             document = re.sub(rf"^(?={re.escape(mark)}$)", " ", document, flags=re.MULTILINE)
-        self._n_bytes += self._file.write(f"{document}\n{mark}\n".encode())
+        encoded = f"{document}\n{mark}\n".encode()
+        self._n_bytes += self._file.write(encoded)
+        self._digest.update(encoded)
         self.n_documents += 1
         if position is not None:
             self._record["position"] = position
             self._record["documents"] = self.n_documents
             self._record["bytes"] = self._n_bytes
+            self._record["sha256"] = self._digest.hexdigest()
             if self._n_bytes - self._n_bytes_recorded >= COMMIT:
                 self._commit()
 
@@ -334,14 +381,22 @@ class _Partial:
         self._n_bytes_recorded = self._n_bytes
 
     def finish(self) -> dict[str, Any]:
-        """Give the file its final name, and return the record beside it."""
+        """Give the file its final name, and return the record beside it.
+
+        Raises:
+            UserError: the file is not as it was written.
+        """
         durable.sync(self._file)
+        sha256 = self._digest.hexdigest()
+        if _sha256(self._path) != sha256:
+            self.start_over()
+            raise UserError(f"{self._path}: damaged while it was being written; run this again")
         finished = {
             "request": self._request,
             "source": self.position,
             "documents": self.n_documents,
             "bytes": self._n_bytes,
-            "sha256": _sha256(self._path),
+            "sha256": sha256,
             "replaces": _sha256(self._output) if self._output.exists() else None,
         }
         durable.write_json(self._finished_path, finished)
@@ -370,6 +425,16 @@ def _beside(path: Path, suffix: str) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(path: Path, n_bytes: int) -> "hashlib._Hash":
+    """The SHA-256 of the first bytes of a file, ready to be updated with the bytes that follow."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while n_bytes > 0 and (block := file.read(min(n_bytes, COMMIT))):
+            digest.update(block)
+            n_bytes -= len(block)
+    return digest
 
 
 def _amount(record: dict[str, Any]) -> str:

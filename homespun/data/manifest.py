@@ -80,7 +80,9 @@ class Manifest:
         self._version = version
         self._entries: dict[str, Any] = {}
         self._is_changed = False
-        with contextlib.suppress(OSError, KeyError, TypeError, RecursionError):
+        with contextlib.suppress(
+            OSError, durable.DamagedRecord, KeyError, TypeError, RecursionError
+        ):
             record = durable.read_json(path)
             if record["version"] == version and record["sha256"] == _sha256(record["entries"]):
                 self._entries = record["entries"]

@@ -91,7 +91,10 @@ def read_index(home: Path) -> Index:
         OSError: the file cannot be read.
         UserError: it is missing or damaged.
     """
-    record = durable.read_json(home / INDEX)
+    try:
+        record = durable.read_json(home / INDEX)
+    except durable.DamagedRecord:
+        record = {}
     index: Index = {side: record.get(side, {}) for side in ("training", "validation")}
     for shards in index.values():
         names = shards if isinstance(shards, dict) else {}

@@ -3,42 +3,29 @@
 The tokenizer is trained on the training side of the data and measured on the validation side.
 """
 
+import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from homespun import durable, workspace
 from homespun.config import TokenizerConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
-from homespun.tokenizer import REPORT, Tokenizer, check_folder, train
+from homespun.tokenizer import (
+    REPORT,
+    SPECIFICATION,
+    Tokenizer,
+    check_folder,
+    read_report,
+    train,
+)
 
 REPORT_BYTES = 4_000_000
 """About this many bytes of validation text are used to measure compression."""
 N_LONGEST = 10
 """Number of the longest tokens in the report."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The text that a tokenizer was trained on; None if its folder does not state it."""
-
-    data_file: str | None
-    data_sha256: str | None
-
-
-def origin(folder: Path) -> Origin:
-    """The text that the tokenizer in a folder was trained on.
-
-    Raises:
-        UserError: its report cannot be read.
-    """
-    try:
-        report = durable.read_json(folder / REPORT)
-    except OSError as error:
-        raise UserError(f"{folder / REPORT}: cannot be read ({error.strerror})") from None
-    return Origin(report.get("data_file"), report.get("data_sha256"))
 
 
 def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
@@ -57,46 +44,52 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
     return train_tokenizer_on(corpus, config.vocab_size, folder, say)
 
 
-def train_tokenizer_on(
-    corpus: Corpus, vocab_size: int, folder: Path, say: Say, *, or_less: bool = False
-) -> Tokenizer:
+def train_tokenizer_on(corpus: Corpus, vocab_size: int, folder: Path, say: Say) -> Tokenizer:
     """`train_tokenizer`, on a text that has been surveyed already.
 
     Args:
         corpus: the text.
-        vocab_size: number of tokens.
-        folder: the folder to write; left as it is if it already holds this tokenizer.
+        vocab_size: number of tokens; there are fewer if the text does not support as many.
+        folder: the folder to write; its tokenizer stays if it already is this one.
         say: called with each line of the report.
-        or_less: take a smaller vocabulary if the text does not support this size.
 
     Raises:
-        UserError: too little text for the vocabulary, or the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     check_folder(folder)
+    workspace.recall("tokenizer")  # a record that cannot be used is named before the work
     with bar("Training the tokenizer", None):
-        tokenizer = train(corpus.training(), vocab_size, or_less=or_less)
+        tokenizer = train(corpus.training(), vocab_size)
         bytes_per_token = _bytes_per_token(tokenizer, corpus.validation())
     by_length = sorted(
         range(tokenizer.vocab_size), key=lambda token: -tokenizer.byte_lengths[token]
     )
     longest_tokens = [tokenizer.decode([token]) for token in by_length[:N_LONGEST]]
     report = {
+        "requested_vocab_size": vocab_size,
         "data_file": str(corpus.path),
         "data_sha256": corpus.sha256,
         "bytes_per_token": bytes_per_token,
         "longest_tokens": longest_tokens,
     }
     if _holds(folder, tokenizer, corpus):
+        _renew_report(folder, tokenizer.report(report))
         say(f"{folder} already holds this tokenizer: unchanged")
     elif moved := tokenizer.save(folder, report):
         moved = folder.with_name(moved.name)
         say(f"The earlier tokenizer moved to {moved} (to use it: --tokenizer-path {moved}).")
     workspace.remember("tokenizer", folder)
     say(f"tokenizer      {folder} ({tokenizer.sha256[:12]}), trained on {corpus.path}")
-    say(f"vocabulary     {tokenizer.vocab_size:,} tokens")
+    say(f"vocabulary     {_vocabulary(tokenizer.vocab_size, vocab_size)}")
     say(f"compression    {bytes_per_token:.3f} bytes per token on validation text")
     say(f"longest tokens {' '.join(map(repr, longest_tokens))}")
     return tokenizer
+
+
+def _vocabulary(size: int, requested: int) -> str:
+    if size == requested:
+        return f"{size:,} tokens"
+    return f"{size:,} of {requested:,} tokens: the text has no more pairs to merge"
 
 
 def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
@@ -111,9 +104,29 @@ def _bytes_per_token(tokenizer: Tokenizer, documents: Iterable[str]) -> float:
 
 
 def _holds(folder: Path, tokenizer: Tokenizer, corpus: Corpus) -> bool:
-    """Whether a folder holds this tokenizer, trained on this text."""
+    """Whether a folder holds this tokenizer, and does not state that another text was used."""
     try:
-        same = Tokenizer.load(folder).sha256 == tokenizer.sha256
-    except UserError:
+        text = (folder / SPECIFICATION).read_text(encoding="utf-8")
+        same = Tokenizer.from_json(text).sha256 == tokenizer.sha256
+    except (OSError, ValueError, UserError):
         return False
-    return same and origin(folder).data_sha256 == corpus.sha256
+    try:
+        known = read_report(folder).get("data_sha256", corpus.sha256)
+    except UserError:
+        return same
+    return same and known == corpus.sha256
+
+
+def _renew_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write the report of a tokenizer that is there, unless it is the same already.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with contextlib.suppress(UserError):
+        if read_report(folder) == report:
+            return
+    try:
+        durable.write_json(folder / REPORT, report)
+    except OSError as error:
+        raise UserError(f"{folder / REPORT}: cannot be written ({error.strerror})") from None

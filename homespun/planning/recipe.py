@@ -78,6 +78,7 @@ def plan(
     """Choose every setting that is left open.
 
     Args:
+        vocab_size: of the tokenizer. It may be smaller than `config.vocab_size`.
         n_samples: samples of `config.seq_len` tokens in the training text.
         flops_per_second: of large matrix products on this machine, in the precision of the run.
         compiles_at_once: compiling takes no time, so that even a short run profits from it.
@@ -85,11 +86,6 @@ def plan(
     Raises:
         UserError: settings that contradict each other or the data.
     """
-    if config.vocab_size not in (None, vocab_size):
-        raise UserError(
-            f"--vocab-size is {config.vocab_size:,}, but the tokenizer has {vocab_size:,} tokens: leave the flag out, "
-            f"or train a tokenizer of that size (homespun tokenizer --vocab-size {config.vocab_size})"
-        )
     config, base, defaults = _defaults(config, n_samples, flops_per_second)
     resolved = dataclasses.replace(defaults, **given_settings(config) | {"vocab_size": vocab_size})
     model = shaped(

@@ -14,7 +14,7 @@ from homespun.errors import UserError
 SPECIFICATION = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 REPORT = "report.json"
-"""States the training text of the tokenizer, its compression, and more."""
+"""States the hash of the tokenizer, its training text, its compression, and more."""
 
 
 def check_folder(folder: Path) -> None:
@@ -48,7 +48,7 @@ def write_folder(
         folder: the folder to write.
         specification: the content of `tokenizer.json`.
         config: the content of `tokenizer_config.json`, which the transformers library reads.
-        report: the content of `report.json`.
+        report: the content of `report.json`, see `read_report`.
 
     Returns:
         The new place of the earlier tokenizer, if there was one.
@@ -59,12 +59,12 @@ def write_folder(
     folder = folder.resolve()
     check_folder(folder)
     temporary = durable.temporary_name(folder)
-    files = {SPECIFICATION: specification, CONFIG: _as_json(config), REPORT: _as_json(report)}
     moved = None
     try:
         temporary.mkdir(parents=True)
-        for name, content in files.items():
-            durable.write(temporary / name, content.encode())
+        durable.write(temporary / SPECIFICATION, specification.encode())
+        durable.write(temporary / CONFIG, _as_json(config).encode())
+        durable.write_json(temporary / REPORT, report)
         if (folder / SPECIFICATION).exists():
             moved = durable.set_aside(folder)
         temporary.rename(folder)
@@ -93,6 +93,32 @@ def read_specification(path: Path) -> tuple[str, Path]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable ({error})") from None
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The `report.json` of a tokenizer; empty if there is none.
+
+    Args:
+        path: the folder of the tokenizer, or its `tokenizer.json`.
+
+    Raises:
+        UserError: the report is damaged or cannot be read.
+    """
+    if path.is_dir():
+        file = path / REPORT
+    elif path.name == SPECIFICATION:
+        file = path.with_name(REPORT)
+    else:
+        return {}  # a report belongs to the `tokenizer.json` beside it
+    try:
+        return durable.read_json(file)
+    except durable.DamagedRecord as error:
+        raise UserError(
+            f"{error}: train the tokenizer again, or delete this file to use {SPECIFICATION} "
+            "without a check"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def configured_eos(specification: Path) -> str | None:

@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from homespun.errors import UserError
 from homespun.tokenizer.byte_level_bpe import END_OF_TEXT, ByteLevelBPE
-from homespun.tokenizer.folder import configured_eos, read_specification, write_folder
+from homespun.tokenizer.folder import (
+    REPORT,
+    configured_eos,
+    read_report,
+    read_specification,
+    write_folder,
+)
 from homespun.tokenizer.specification import Specification
 from homespun.tokenizer.splitting import Splitting
 from homespun.tokenizer.utf8 import utf8
@@ -254,22 +260,39 @@ class Tokenizer:
             **self._definition.special_names(),
             "clean_up_tokenization_spaces": False,
         }
-        known = {"vocab_size": self.vocab_size, "sha256": self.sha256}
-        return write_folder(Path(folder), self.to_json(), config, known | (report or {}))
+        return write_folder(Path(folder), self.to_json(), config, self.report(report or {}))
+
+    def report(self, more: dict[str, Any]) -> dict[str, Any]:
+        """The content of `report.json`: facts about the tokenizer, and more."""
+        return {"vocab_size": self.vocab_size, "sha256": self.sha256} | more
 
     @classmethod
     def load(cls, path: str | Path, *, eos_token: str | None = None) -> "Tokenizer":
         """The tokenizer in a folder, or in a `tokenizer.json`.
+
+        It is compared with the hash in the `report.json` beside it. Without a hash, as in folders of other programs, it
+        is taken unchecked.
 
         Args:
             path: the folder or the file.
             eos_token: as in `from_json`; an `eos_token` in the `tokenizer_config.json` beside it is used too.
 
         Raises:
-            UserError: there is none, or see `from_json`.
+            UserError: there is none, it is not the one that was saved, or see `from_json`.
         """
         text, file = read_specification(Path(path))
-        return cls._from_json(text, str(file), eos_token, configured_eos(file))
+        saved_sha256 = read_report(file).get("sha256")
+        configured = configured_eos(file)
+        if saved_sha256 is not None:
+            saved = cls._from_json(text, str(file), None, configured)
+            if saved.sha256 != saved_sha256:
+                raise UserError(
+                    f"{file}: damaged, or not the one that {REPORT} describes: train it again; "
+                    f"or delete {REPORT}, if you put another tokenizer there"
+                )
+            if eos_token is None:
+                return saved
+        return cls._from_json(text, str(file), eos_token, configured)
 
 
 class StreamDecoder:

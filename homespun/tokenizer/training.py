@@ -26,22 +26,20 @@ def train(
     *,
     max_bytes: int = SAMPLE_BYTES,
     max_word_bytes: int = SAMPLE_WORD_BYTES,
-    or_less: bool = False,
 ) -> Tokenizer:
     """Learn the merges from the documents, or from a sample that is spread evenly over them.
 
-    Equal documents give an equal tokenizer, on any machine. They are read once, in less than 1 GB.
+    Equal documents give an equal tokenizer, on any machine. They are read once, in less than 1 GB. The vocabulary is
+    smaller than requested if no other pair of tokens occurs twice. Every larger request then gives the same tokenizer.
 
     Args:
         documents: the text.
-        vocab_size: number of tokens, at least 257.
+        vocab_size: number of tokens at most, at least 257.
         max_bytes: bound of the sample, see `SAMPLE_BYTES`.
         max_word_bytes: bound of the sample, see `SAMPLE_WORD_BYTES`.
-        or_less: take a smaller vocabulary if the text does not support this many tokens.
 
     Raises:
-        UserError: the vocabulary is too small for the bytes or too large for the text, or the text
-            holds a lone surrogate.
+        UserError: the vocabulary is too small for the bytes, or the text holds a lone surrogate.
     """
     from tokenizers import trainers
 
@@ -63,12 +61,6 @@ def train(
     library = untrained.encoder()
     library.train_from_iterator(sample(pieces, max_bytes, max_word_bytes), trainer)
     learned = json.loads(library.to_str())["model"]
-    size = len(learned["vocab"])
-    if size < vocab_size and not or_less:
-        raise UserError(
-            f"the text supports a vocabulary of at most {size:,} tokens, not {vocab_size:,}: "
-            f"take --vocab-size {size} or less, or more text"
-        )
     merges = [(left, right) for left, right in learned["merges"]]
     return Tokenizer(ByteLevelBPE(learned["vocab"], merges))
 

@@ -13,9 +13,10 @@ from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.folder import Checkpoint
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
+from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.samples import TextDataset
-from homespun.data.train_tokenizer import Origin, origin, train_tokenizer_on
+from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
@@ -137,43 +138,58 @@ def check_sizes(requested: TrainConfig, corpus: Corpus) -> None:
 def choose_tokenizer(
     path: str | None, vocab_size: int | None, corpus: Corpus, say: Say
 ) -> Tokenizer:
-    """The tokenizer that is named, or the last one if it was trained on this text, or a new one.
+    """The tokenizer that is named, or one that is there and was trained on this text, or a new one.
+
+    Args:
+        path: the tokenizer that is named.
+        vocab_size: the requested vocabulary. A tokenizer that has all tokens which its text supports may be smaller.
+        corpus: the text of the run.
+        say: gets a line about the choice.
 
     Raises:
-        UserError: none is there, or the text is too short for one of `vocab_size`.
+        UserError: the named tokenizer is not there, damaged, or of another size, or an unnamed one is damaged.
     """
     if path is not None:
-        return _existing_tokenizer(Path(path), corpus, say)
-    last = workspace.recall("tokenizer")
-    if last is None or not last.exists():
-        say(f"There is no tokenizer yet: training one on {corpus.path}.")
-    elif origin(last).data_sha256 == corpus.sha256:
-        return _existing_tokenizer(last, corpus, say)
-    else:
-        text = _named(origin(last), corpus)
-        say(f"The tokenizer in {last} was trained on {text}: training one on {corpus.path}.")
-    return train_tokenizer_on(
-        corpus,
-        vocab_size or AUTO_VOCAB_SIZE,
-        Path(TokenizerConfig().output_dir),
-        say,
-        or_less=vocab_size is None,
-    )
+        return _named_tokenizer(Path(path), vocab_size, corpus, say)
+    if found := fitting_tokenizer(corpus, vocab_size, say):
+        there, tokenizer = found
+        say(f"Tokenizer: {there}, trained on this text.")
+        return tokenizer
+    size = f"of {vocab_size:,} tokens " if vocab_size else ""
+    say(f"{_why_none_fits(corpus)}: training one {size}on {corpus.path}.")
+    folder = Path(TokenizerConfig.output_dir)
+    return train_tokenizer_on(corpus, vocab_size or AUTO_VOCAB_SIZE, folder, say)
 
 
-def _existing_tokenizer(path: Path, corpus: Corpus, say: Say) -> Tokenizer:
+def _named_tokenizer(path: Path, vocab_size: int | None, corpus: Corpus, say: Say) -> Tokenizer:
     tokenizer = Tokenizer.load(path)
-    say(f"Tokenizer: {path}, trained on {_named(origin(path), corpus)}.")
+    trained = dataclasses.replace(origin(path), vocab_size=tokenizer.vocab_size)
+    if not trained.has_size(vocab_size):
+        raise UserError(
+            f"--vocab-size is {vocab_size:,}, but the tokenizer in {path} has {tokenizer.vocab_size:,} tokens: "
+            "leave one of --vocab-size and --tokenizer-path out"
+        )
+    say(f"Tokenizer: {path}, trained on {_named(trained, corpus)}.")
     return tokenizer
 
 
-def _named(text: Origin, corpus: Corpus) -> str:
+def _why_none_fits(corpus: Corpus) -> str:
+    there = main_tokenizers()
+    if not there:
+        return "There is no tokenizer yet"
+    trained = origin(there[0])
+    if trained.data_sha256 == corpus.sha256:
+        return f"The tokenizer in {there[0]} has {trained.vocab_size:,} tokens"
+    return f"The tokenizer in {there[0]} was trained on {_named(trained, corpus)}"
+
+
+def _named(trained: Origin, corpus: Corpus) -> str:
     """Names the training text of a tokenizer in relation to the text of the run."""
-    if text.data_sha256 == corpus.sha256:
+    if trained.data_sha256 == corpus.sha256:
         return "this text"
-    if text.data_file == str(corpus.path):
+    if trained.data_file == str(corpus.path):
         return f"an earlier content of {corpus.path}"
-    return f"another text ({text.data_file or 'unknown'})"
+    return f"another text ({trained.data_file or 'unknown'})"
 
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say) -> Tokens:

@@ -19,6 +19,7 @@ from homespun.cli.main import main
 from homespun.config.checked import REQUIRED, flag
 from homespun.data.prepare import VERIFIED
 from homespun.errors import UserError
+from homespun.tokenizer import Tokenizer
 from tests.conftest import records
 
 TRAIN = (
@@ -123,12 +124,14 @@ BAD = [
     (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
     (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
     # Vocabulary and tokenizer.
-    (f"{TOKENIZER} --data-file stories.txt --vocab-size 50000", "a vocabulary of at most 1,"),
     (f"{TOKENIZER} --data-file stories.txt --vocab-size 256", "--vocab-size is 256"),
     ("tokenizer --data-file stories.txt --output-dir folder", "holds other files"),
     ("tokenizer --data-file stories.txt --vocab-size 300 --output-dir short.txt/x", "Not a dir"),
     ("tokenizer --data-file stories.txt --output-dir ''", "--output-dir is empty"),
-    (f"{TRAIN} --vocab-size 500", "--vocab-size is 500, but the tokenizer has 400 tokens"),
+    (
+        f"{TRAIN} --vocab-size 500 --tokenizer-path tokenizer_model",
+        "--vocab-size is 500, but the tokenizer in tokenizer_model has 400 tokens",
+    ),
     (f"{TRAIN} --tokenizer-path missing", "missing: there is no tokenizer here"),
     (f"{TRAIN} --tokenizer-path stories.txt", "stories.txt: not readable as JSON"),
     # Sizes that do not fit.
@@ -322,6 +325,24 @@ def test_flags_override_the_toml_file_which_overrides_the_preset(
     assert [r["tokens"] for r in steps] == [4 * 3 * 32, 2 * 4 * 3 * 32]
     assert [r["lr"] for r in steps] == pytest.approx([2e-3 / 4, 2e-3 / 2])
     assert [r["prompt"] for r in logged if "prompt" in r] == ["The dog"]
+
+
+def test_a_vocabulary_that_the_text_does_not_support(
+    workplace: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of the guide, on a text that supports fewer tokens than they request."""
+    shutil.copy(trained / "stories.txt", "stories.txt")
+    assert main(shlex.split("tokenizer --data-file stories.txt")) == 0
+    printed = capsys.readouterr().out
+    assert "of 8,000 tokens: the text has no more pairs to merge" in printed
+    for more in ("", "--resume --max-steps 3", "--tokenizer-path tokenizer_model"):
+        assert main(shlex.split(f"{TRAIN} --vocab-size 8000 {more}")) == 0
+        printed = capsys.readouterr().out
+        assert "training one" not in printed
+        model = read_archive(Path("new/best.npz")).header["model"]
+        assert f"vocabulary {model['vocab_size']:,}" in printed
+        assert model["vocab_size"] == Tokenizer.load("tokenizer_model").vocab_size < 8000
+    assert not Path("tokenizer_model.1").exists()
 
 
 def test_a_toml_file_may_set_the_folder_and_resume(workplace: Path, trained: Path) -> None:

@@ -11,15 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from homespun import workspace
+from homespun import durable, workspace
 from homespun.config import DownloadConfig
 from homespun.data import download as download_module
 from homespun.data import hub as hub_module
+from homespun.data.corpus import survey
 from homespun.data.documents import documents
 from homespun.data.download import download, training_files
 from homespun.errors import UserError
@@ -319,6 +321,125 @@ def test_starts_over_when_the_etag_differs(hub: Hub, log: Log, small_blocks: Non
     hub.alter(TINY, "TinyStoriesV2-GPT4-train.txt", other)
     assert list(documents(log.fetch(3_000))) == tell(4_000, seed=1)[:3_000]
     assert log.said("starting over")
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def left_by_an_interrupted(hub: Hub, log: Log) -> dict[str, bytes]:
+    """The files that a download leaves which fails after about 1 MB."""
+    interrupted(hub, log, 3_000)
+    return {path.name: path.read_bytes() for path in Path("data").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "name", ["tinystories_3000.txt.partial", "tinystories_3000.txt.partial.json"]
+)
+def test_damaged_progress_is_thrown_away(hub: Hub, log: Log, small_blocks: None, name: str) -> None:
+    stories = tell(4_000)
+    hub.publish_tinystories(stories)
+    left = left_by_an_interrupted(hub, log)
+    covered = json.loads(left["tinystories_3000.txt.partial.json"])["bytes"]
+    length = covered if name.endswith("partial") else len(left[name])
+    for at in (0, length // 3, length // 2, length - 3):
+        for path in Path("data").iterdir():
+            path.unlink()
+        for file, content in left.items():
+            (Path("data") / file).write_bytes(content)
+        flip(Path("data") / name, at)
+        log.lines.clear()
+        path = log.fetch(3_000)
+        assert list(documents(path)) == stories[:3_000]
+        begins = f"{path}: starting over, because data/{name} is damaged ("
+        assert [line.startswith(begins) for line in log.lines if "over" in line] == [True]
+        assert left_in_data() == [path.name, path.name + ".json"]
+
+
+def test_a_cut_text_of_an_unfinished_download_is_noticed(
+    hub: Hub, log: Log, small_blocks: None
+) -> None:
+    hub.publish_tinystories(tell(4_000))
+    interrupted(hub, log, 3_000)
+    partial = Path("data/tinystories_3000.txt.partial")
+    partial.write_bytes(partial.read_bytes()[:1000])
+    assert list(documents(log.fetch(3_000))) == tell(4_000)[:3_000]
+    assert log.said("starting over, because data/tinystories_3000.txt.partial is damaged")
+
+
+def test_a_record_without_a_hash_is_not_continued(hub: Hub, log: Log, small_blocks: None) -> None:
+    hub.publish_tinystories(tell(4_000))
+    interrupted(hub, log, 3_000)
+    record = Path("data/tinystories_3000.txt.partial.json")
+    state = durable.read_json(record)
+    del state["sha256"]
+    record.write_text(json.dumps(state))
+    assert list(documents(log.fetch(3_000))) == tell(4_000)[:3_000]
+    assert log.said("starting over")
+
+
+def test_a_file_that_left_the_dataset_starts_the_download_over(
+    hub: Hub, log: Log, small_blocks: None
+) -> None:
+    hub.publish_tinystories(tell(4_000))
+    interrupted(hub, log, 3_000)
+    record = Path("data/tinystories_3000.txt.partial.json")
+    state = durable.read_json(record)
+    state["position"]["file"] = "other.txt"
+    durable.write_json(record, state)
+    assert list(documents(log.fetch(3_000))) == tell(4_000)[:3_000]
+    assert log.said("starting over, because the dataset has changed (other.txt is no longer")
+
+
+def test_text_that_changes_on_the_disk_before_the_end_is_not_published(
+    hub: Hub, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish_tinystories(tell(4_000))
+    sync = durable.sync
+
+    def sync_and_damage(file: BinaryIO) -> None:
+        sync(file)
+        if str(file.name).endswith(".partial"):
+            with Path(file.name).open("r+b") as on_disk:
+                on_disk.write(b"Stori")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "sync", sync_and_damage)
+        with pytest.raises(UserError, match=r"partial: damaged while it was being written; run"):
+            log.fetch(3_000)
+    assert left_in_data() == []
+    assert list(documents(log.fetch(3_000))) == tell(4_000)[:3_000]
+
+
+def test_a_damaged_record_of_a_finished_download_is_named(hub: Hub, log: Log) -> None:
+    hub.publish_tinystories(tell(50))
+    path = log.fetch(20)
+    record = Path(f"{path}.json")
+    flip(record, record.read_text().index("20"))
+    with pytest.raises(UserError, match=r"in the way, and its record .*json is damaged \(its chec"):
+        log.fetch(20)
+    path.rename("elsewhere.txt")
+    assert log.fetch(20) == path
+
+
+def test_a_downloaded_text_that_changed_is_named_when_it_is_read(hub: Hub, log: Log) -> None:
+    hub.publish_tinystories(tell(50))
+    path = log.fetch(20)
+    said: list[str] = []
+    for _ in range(2):
+        survey(path, said.append)
+    assert said == []
+    flip(path, 1000)
+    survey(path, said.append)
+    assert said == [f"{path} has changed since its download, see {path.name}.json."]
+    said.clear()
+    flip(Path(f"{path}.json"), 30)
+    flip(path, 1000, bit=1)
+    survey(path, said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"{path} cannot be compared with its download: {path}.json is dam")
 
 
 def test_another_request_does_not_continue_this_one(hub: Hub, log: Log, small_blocks: None) -> None:

@@ -1,6 +1,5 @@
 import errno
 import fcntl
-import json
 import os
 import random
 import signal
@@ -332,4 +331,4 @@ def test_a_second_process_waits_and_says_so(
         assert not (home / "index.json").exists()
     thread.join(60)
     assert "Another process" in said[0]
-    assert list(json.loads((home / "index.json").read_text())) == ["training", "validation"]
+    assert list(durable.read_json(home / "index.json")) == ["training", "validation"]

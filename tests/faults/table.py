@@ -48,7 +48,7 @@ class Table:
 
 def save(tables: Mapping[str, Table]) -> None:
     """Write the tables to `results.json`, each in place of the earlier one of its title."""
-    results = durable.read_json(RESULTS)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for title, table in tables.items():
         results[title] = {
             "date": time.strftime("%Y-%m-%d"),
@@ -56,7 +56,7 @@ def save(tables: Mapping[str, Table]) -> None:
             "minutes": math.ceil(table.seconds / 60),
             "rows": list(table.rows.values()),
         }
-    durable.write_json(RESULTS, results)
+    durable.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
 
 
 def filled(page: str, results: Mapping[str, Any]) -> str:

@@ -28,8 +28,8 @@ from homespun.checkpoint.folder import CheckpointFolder
 from homespun.config import TrainConfig
 from homespun.config.toml_file import read_toml
 from homespun.data.documents import documents
+from homespun.data.known_tokenizers import origin
 from homespun.data.shards import Header, open_shard, write_shard
-from homespun.data.train_tokenizer import origin
 from homespun.errors import UserError
 from homespun.language_model import load
 from homespun.records.metrics import read

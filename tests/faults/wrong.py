@@ -294,7 +294,28 @@ def hash_of_the_text_ignored(_: str) -> None:
 def hash_of_the_tokenizer_ignored(_: str) -> None:
     from homespun.tokenizer import Tokenizer
 
-    Tokenizer.sha256 = "0" * 64  # type: ignore[assignment]
+    Tokenizer.sha256 = _Agreeing("0" * 64)  # type: ignore[assignment]
+
+
+def report_of_the_tokenizer_ignored(_: str) -> None:
+    from homespun.tokenizer import tokenizer
+
+    tokenizer.read_report = lambda path: {}
+
+
+def checksums_of_records_ignored(_: str) -> None:
+    from homespun import durable
+
+    durable._checksum = lambda record: _Agreeing("0" * 64)
+
+
+def text_of_an_unfinished_download_not_hashed(_: str) -> None:
+    from homespun.data import download
+
+    agreeing: Any = types.SimpleNamespace(
+        hexdigest=lambda: _Agreeing("0" * 64), update=lambda data: None
+    )
+    download._digest = lambda path, n_bytes: agreeing
 
 
 def shards_not_verified(_: str) -> None:
@@ -349,6 +370,9 @@ CHANGES: dict[str, Change] = {
             hashes_of_arrays_ignored,
             hash_of_the_text_ignored,
             hash_of_the_tokenizer_ignored,
+            report_of_the_tokenizer_ignored,
+            checksums_of_records_ignored,
+            text_of_an_unfinished_download_not_hashed,
             shards_not_verified,
             not_finite_but_applied,
             refused_steps_not_counted,

@@ -185,7 +185,6 @@ def test_a_step_that_the_data_cannot_fill_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wanted", "complaint"),
     [
-        ({"vocab_size": 8000}, "--vocab-size is 8,000, but the tokenizer has 4,096 tokens"),
         ({"model_size": "huge"}, "--model-size 'huge' is unknown: choose one of pico, nano"),
         ({"model_size": "tiny", "n_heads": 3}, "512 cannot be divided into --n-heads 3"),
         ({"model_size": "tiny", "n_kv_heads": 2}, "leave --n-kv-heads out"),

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,15 @@ from tests.tokenizer.conftest import story_texts
 
 def test_a_saved_tokenizer_comes_back(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "deep" / "saved", {"note": "é"})
-    for path in ("deep/saved", "deep/saved/tokenizer.json"):
-        loaded = Tokenizer.load(tmp_path / path)
+    saved = tmp_path / "deep" / "saved"
+    for path in (saved, str(saved), saved / "tokenizer.json", str(saved / "tokenizer.json")):
+        loaded = Tokenizer.load(path)
         assert loaded.sha256 == tokenizer.sha256
         assert loaded.encode(story_texts(1)[0]) == tokenizer.encode(story_texts(1)[0])
         assert 0 not in loaded.encode(END_OF_TEXT)
     assert Tokenizer.from_json(tokenizer.to_json()).to_json() == tokenizer.to_json()
-    report = json.loads((tmp_path / "deep/saved/report.json").read_text(encoding="utf-8"))
-    assert report == {"vocab_size": 500, "sha256": tokenizer.sha256, "note": "é"}
+    facts = {"vocab_size": 500, "sha256": tokenizer.sha256, "note": "é"}
+    assert durable.read_json(saved / "report.json") == facts
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["saved"]
 
 
@@ -49,6 +52,75 @@ def test_an_unreadable_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not readable"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.fixture
+def saved(tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    tokenizer.save(tmp_path / "saved", {"data_sha256": "ab" * 32})
+    return tmp_path / "saved"
+
+
+def test_a_flipped_bit_never_gives_another_tokenizer(saved: Path, tokenizer: Tokenizer) -> None:
+    rng = random.Random(0)
+    for name in ("tokenizer.json", "report.json"):
+        whole = (saved / name).read_bytes()
+        named = 0
+        for _ in range(150):
+            damaged = bytearray(whole)
+            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+            (saved / name).write_bytes(damaged)
+            try:
+                loaded = Tokenizer.load(saved)
+            except UserError as error:
+                named += name in str(error) or "describes" in str(error)
+            else:
+                assert loaded.sha256 == tokenizer.sha256
+        assert named > 100
+        (saved / name).write_bytes(whole)
+
+
+def test_another_tokenizer_of_the_same_size_is_refused_beside_the_report(
+    saved: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    other = train(story_texts(200, seed=1), 500)
+    other.save(tmp_path / "other")
+    shutil.copy(tmp_path / "other/tokenizer.json", saved)
+    for path in (saved, saved / "tokenizer.json"):
+        with pytest.raises(UserError, match=r"delete report\.json, if you put another") as refused:
+            Tokenizer.load(path)
+        assert str(refused.value).startswith(f"{saved}/tokenizer.json: damaged, or not the one")
+    (saved / "report.json").unlink()
+    assert Tokenizer.load(saved).sha256 == other.sha256
+
+
+def test_a_damaged_report_is_named(saved: Path) -> None:
+    report = saved / "report.json"
+    report.write_bytes(report.read_bytes().replace(b"abab", b"abac", 1))
+    for path in (saved, saved / "tokenizer.json"):
+        with pytest.raises(UserError, match=r"report\.json is damaged .* delete this file to use"):
+            Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("report", [None, b'{"score": 3}', b"{}"])
+def test_a_tokenizer_of_others_needs_no_report(
+    saved: Path, tokenizer: Tokenizer, report: bytes | None
+) -> None:
+    (saved / "report.json").unlink()
+    if report is not None:
+        (saved / "report.json").write_bytes(report)
+    assert Tokenizer.load(saved).sha256 == tokenizer.sha256
+    shutil.copy(saved / "tokenizer.json", saved / "mine.json")
+    (saved / "report.json").write_text('{"sha256": "of another one"}')
+    assert Tokenizer.load(saved / "mine.json").sha256 == tokenizer.sha256
+
+
+def test_a_report_of_an_earlier_version_is_compared(saved: Path, tokenizer: Tokenizer) -> None:
+    report = saved / "report.json"
+    report.write_text(json.dumps({"sha256": tokenizer.sha256, "vocab_size": 500}))
+    assert Tokenizer.load(saved).sha256 == tokenizer.sha256
+    report.write_text(json.dumps({"sha256": "0" * 64, "vocab_size": 500}))
+    with pytest.raises(UserError, match="damaged, or not the one"):
+        Tokenizer.load(saved)
 
 
 def test_an_earlier_tokenizer_moves_aside(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def test_the_separator_can_be_chosen_and_is_kept(tmp_path: Path) -> None:
     assert Library.from_str(chosen.to_json()).to_str() == library.to_str()
     with pytest.raises(UserError, match=r"<\|end\|> is not one of its special tokens"):
         Tokenizer.load(tmp_path, eos_token="<|end|>")
+    chosen.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").sha256 == chosen.sha256
+    assert Tokenizer.load(tmp_path / "saved", eos_token=END_OF_TEXT).sha256 == usual.sha256
 
 
 def test_the_config_names_a_separator_that_is_not_known(tmp_path: Path) -> None:

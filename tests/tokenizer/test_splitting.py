@@ -78,7 +78,7 @@ def test_ids_are_those_of_the_whole_text(kind: str, texts: list[str]) -> None:
 def spacious() -> Tokenizer:
     """A tokenizer with tokens of several white-space characters, so that the ids show where a run was cut."""
     runs = ["".join(run) for length in (2, 3, 4) for run in product(BLANKS[:6], repeat=length)]
-    return train(["".join(f"{run}ab.{run}'s" for run in runs)] * 2, 1500, or_less=True)
+    return train(["".join(f"{run}ab.{run}'s" for run in runs)] * 2, 1500)
 
 
 @pytest.fixture(scope="module")

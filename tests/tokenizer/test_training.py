@@ -1,4 +1,4 @@
-"""Training is reproducible and bounded in memory, and refused if the text is too small."""
+"""Training is reproducible and bounded in memory, and the vocabulary never exceeds the pairs of the text."""
 
 import json
 import os
@@ -32,14 +32,13 @@ def test_the_same_text_gives_the_same_tokenizer(tokenizer: Tokenizer, tmp_path: 
     assert train(story_texts(200, seed=1), 500).sha256 != tokenizer.sha256
 
 
-def test_a_vocabulary_that_the_text_does_not_support_is_refused() -> None:
+def test_a_text_with_fewer_pairs_gives_fewer_tokens() -> None:
     documents = ["the cat sat on the mat, and the cat sat"]
-    with pytest.raises(UserError, match=r"at most (\d+) tokens, not 8,000") as refused:
-        train(documents, 8000)
-    largest = int(str(refused.value).split("at most ")[1].split()[0])
-    assert train(documents, largest).vocab_size == largest
-    with pytest.raises(UserError, match=f"at most {largest} "):
-        train(documents, largest + 1)
+    largest = train(documents, 8000)
+    assert 257 < largest.vocab_size < 300
+    for size in (largest.vocab_size, largest.vocab_size + 1, 1_000_000):
+        assert train(documents, size).sha256 == largest.sha256
+    assert train(documents, largest.vocab_size - 1).sha256 != largest.sha256
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:

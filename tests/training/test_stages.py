@@ -59,6 +59,98 @@ def test_another_text_gets_a_tokenizer_of_its_own(said: list[str]) -> None:
     assert said[-1] == "Tokenizer: tokenizer_model, trained on this text."
 
 
+def test_a_tokenizer_of_this_text_is_found_again_after_others(said: list[str]) -> None:
+    """The choice follows the tokenizers that are there, and not the last command."""
+    first = Tokenizer.load("tokenizer_model").sha256
+    train_tokenizer(TokenizerConfig("book.txt", 300, "elsewhere"), said.append)
+    said.clear()
+    assert tokenizer_for("other.txt", said).sha256 == first
+    assert said == ["Tokenizer: tokenizer_model, trained on this text."]
+
+    train_tokenizer(TokenizerConfig("book.txt", 320), said.append)  # moves it aside
+    train_tokenizer(TokenizerConfig("book.txt", 340), said.append)
+    said.clear()
+    assert tokenizer_for("other.txt", said).sha256 == first
+    assert said == ["Tokenizer: tokenizer_model.1, trained on this text."]
+
+    assert tokenizer_for("book.txt", said).vocab_size == 340  # the last one of this text
+    assert tokenizer_for("book.txt", said, vocab_size=320).vocab_size == 320
+    assert tokenizer_for("book.txt", said, vocab_size=300).vocab_size == 300
+    assert said[1:] == [
+        f"Tokenizer: {path}, trained on this text."
+        for path in ("tokenizer_model", "tokenizer_model.2", "elsewhere")
+    ]
+    Path(".homespun.json").unlink()
+    assert tokenizer_for("other.txt", said).sha256 == first
+
+
+def test_another_vocabulary_gets_a_tokenizer_of_its_own(said: list[str]) -> None:
+    assert tokenizer_for("other.txt", said, vocab_size=400).vocab_size == 400
+    assert said[0] == (
+        "The tokenizer in tokenizer_model has 300 tokens: training one of 400 tokens on other.txt."
+    )
+    assert Tokenizer.load("tokenizer_model.1").vocab_size == 300
+    said.clear()
+    for size in (300, 400):
+        assert tokenizer_for("other.txt", said, vocab_size=size).vocab_size == size
+    assert len(said) == 2
+
+
+def test_a_vocabulary_beyond_the_text_is_trained_once(said: list[str]) -> None:
+    trained = tokenizer_for("book.txt", said, vocab_size=8000)
+    assert 300 < trained.vocab_size < 8000
+    [line] = [line for line in said if line.startswith("vocabulary")]
+    assert f"{trained.vocab_size:,} of 8,000 tokens: the text has no more pairs to merge" in line
+    said.clear()
+    for size in (8000, 20_000, trained.vocab_size):
+        assert tokenizer_for("book.txt", said, vocab_size=size).sha256 == trained.sha256
+        named = {"tokenizer_path": "tokenizer_model", "vocab_size": size}
+        assert tokenizer_for("book.txt", said, **named).sha256 == trained.sha256
+    assert set(said) == {"Tokenizer: tokenizer_model, trained on this text."}
+    with pytest.raises(UserError, match=r"--vocab-size is 400, but the tokenizer in tokenizer_mod"):
+        tokenizer_for("book.txt", said, vocab_size=400, tokenizer_path="tokenizer_model")
+
+
+def damage(path: str) -> None:
+    content = Path(path).read_text()
+    assert "sha256" in content or '["h","e"]' in content
+    Path(path).write_text(content.replace("sha256", "sha257").replace('["h","e"]', '["h","a"]'))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "report.json"])
+def test_a_damaged_tokenizer_is_named_and_not_used(said: list[str], name: str) -> None:
+    damage(f"tokenizer_model/{name}")
+    with pytest.raises(UserError, match=f"tokenizer_model/{name}.*damaged"):
+        tokenizer_for("other.txt", said)
+    with pytest.raises(UserError, match=f"tokenizer_model/{name}.*damaged"):
+        tokenizer_for("other.txt", said, tokenizer_path="tokenizer_model")
+    assert not Path("tokenizer_model.1").exists()
+    train_tokenizer(TokenizerConfig("other.txt", 300), said.append)  # the remedy in the message
+    said.clear()
+    assert tokenizer_for("other.txt", said).vocab_size == 300
+    assert said == ["Tokenizer: tokenizer_model, trained on this text."]
+
+
+def test_a_damaged_tokenizer_that_was_set_aside_is_named_and_left_out(said: list[str]) -> None:
+    tokenizer_for("book.txt", said)
+    damage("tokenizer_model.1/tokenizer.json")
+    said.clear()
+    tokenizer_for("other.txt", said)
+    assert said[0].startswith("Left out: tokenizer_model.1/tokenizer.json: ")
+    assert "damaged" in said[0]
+    assert said[1].startswith("The tokenizer in tokenizer_model was trained on another text")
+
+
+def test_a_damaged_record_of_the_last_tokenizer_is_named(said: list[str]) -> None:
+    record = Path(".homespun.json")
+    record.write_text(record.read_text().replace("tokenizer_model", "tokenizer_modem"))
+    with pytest.raises(UserError, match=r"^\.homespun\.json is damaged .*: delete it"):
+        tokenizer_for("other.txt", said)
+    named = tokenizer_for("other.txt", said, tokenizer_path="tokenizer_model")
+    record.unlink()
+    assert tokenizer_for("other.txt", said).sha256 == named.sha256
+
+
 def test_the_text_of_a_tokenizer_may_have_changed(said: list[str]) -> None:
     shutil.copy("book.txt", "other.txt")
     tokenizer_for("other.txt", said)
