@@ -1,0 +1,247 @@
+"""Documents flow in, the samples of one pass over the text flow out: each as pieces of the text, one after the other.
+
+A pass uses every token once. Only `n_tokens % seq_len` tokens in a row are left out of it, because samples are full.
+Their place is another one in each pass, so that over many passes each token is used equally often. The rest of the text
+is laid out as follows:
+
+- Documents of more than `seq_len` tokens follow each other in random order and are cut into windows of `seq_len`.
+- All others, in random order too, are divided into blocks. Inside a block they are packed into samples so that few are
+  cut and the cuts leave short rests.
+
+The cuts lie elsewhere in each pass, because its order is another and it begins at another token.
+
+A piece that is the rest of a document has no end-of-text token in front of it. It therefore always begins a sample:
+an engine that keeps documents apart by their end-of-text tokens would join it to the document before it.
+"""
+
+import functools
+from bisect import bisect_left, bisect_right
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
+
+BLOCK = 256
+"""Number of samples that are laid out together."""
+
+
+class Piece(NamedTuple):
+    """Consecutive tokens of a text."""
+
+    start: int
+    length: int
+
+
+Sample = list[Piece]
+"""Pieces of `seq_len` tokens together."""
+
+
+class Pass:
+    """The samples of one pass over a text. Everything follows from the text and the key."""
+
+    def __init__(
+        self, documents: Positions, n_tokens: int, seq_len: int, begin: int, key: np.uint64
+    ) -> None:
+        """Put the documents of the pass into their order.
+
+        Args:
+            documents: first tokens of all documents, ascending; the first of them is 0.
+            n_tokens: length of the text, at least `seq_len`.
+            seq_len: number of tokens in a sample.
+            begin: the token with which the pass begins. Those before it are left out.
+            key: random bits that choose the order.
+        """
+        self.seq_len = seq_len
+        self.n = n_tokens // seq_len
+        """Number of samples."""
+        to_order, self._to_mix, self._to_shuffle = mixed(np.arange(3, dtype=np.uint64), key)
+        left_out = n_tokens % seq_len
+        gap = begin - left_out
+        starts = documents
+        for cut in (begin, gap % n_tokens):
+            at = np.searchsorted(starts, cut)
+            if at == len(starts) or starts[at] != cut:
+                starts = np.insert(starts, at, cut)
+        lengths = np.diff(starts, append=n_tokens)
+        in_order = permuted(np.arange(len(starts), dtype=np.uint64), len(starts), to_order)
+        first = np.searchsorted(starts, begin)
+        is_used = (starts - gap) % n_tokens >= left_out
+        is_used[first] = False
+        in_order = in_order[is_used[in_order]]
+        is_long = lengths[in_order] > seq_len
+        # The piece at `begin` may be the rest of a document, which must begin a sample.
+        in_order = np.concatenate(([first], in_order[is_long], in_order[~is_long])).astype(np.int64)
+        self._starts = starts[in_order]
+        self._ends = np.cumsum(lengths[in_order])
+        """Of the pieces in the order of the pass."""
+        self._n_windows = int(self._ends[np.count_nonzero(is_long)]) // seq_len
+        self._block_of_windows = functools.lru_cache(2)(self._windows)
+        self._block_of_packed = functools.lru_cache(2)(self._packed)
+
+    def sample(self, index: int) -> Sample:
+        """The pieces of a sample. Windows of long documents and packed samples are evenly mixed."""
+        n_packed = self.n - self._n_windows
+        packed = index * n_packed // self.n  # number of packed samples before this one
+        if (index + 1) * n_packed // self.n > packed:
+            return self._block_of_packed(packed // BLOCK)[packed % BLOCK]
+        window = index - packed
+        return self._block_of_windows(window // BLOCK)[window % BLOCK]
+
+    def _windows(self, block: int) -> list[Sample]:
+        """A block of the windows, which are in random order."""
+        last = min((block + 1) * BLOCK, self._n_windows)
+        numbers = np.arange(block * BLOCK, last, dtype=np.uint64)
+        windows = permuted(numbers, self._n_windows, self._to_mix).astype(np.int64)
+        return self._between(windows * self.seq_len)
+
+    def _packed(self, block: int) -> list[Sample]:
+        """A block of packed samples, in random order."""
+        first = self._n_windows + block * BLOCK
+        n = min(BLOCK, self.n - first)
+        [[opening, *pieces]] = self._between(np.array([first * self.seq_len]), n * self.seq_len)
+        samples = packed(opening, pieces, self.seq_len)
+        [key] = mixed(np.array([block], dtype=np.uint64), self._to_shuffle)
+        order = permuted(np.arange(n, dtype=np.uint64), n, key)
+        return [samples[int(i)] for i in order]
+
+    def _between(self, begins: Positions, length: int | None = None) -> list[Sample]:
+        """The pieces from each of the positions on. Positions count the tokens in the order of the pass."""
+        ends = begins + (length or self.seq_len)
+        firsts = np.searchsorted(self._ends, begins, side="right")
+        lasts = np.searchsorted(self._ends, ends, side="left")
+        samples = []
+        for begin, end, first, last in zip(
+            begins.tolist(), ends.tolist(), firsts.tolist(), lasts.tolist(), strict=True
+        ):
+            starts = self._starts[first : last + 1].tolist()
+            piece_ends = self._ends[first : last + 1].tolist()
+            at = int(self._ends[first - 1]) if first else 0
+            starts[0] += begin - at
+            piece_ends[-1] = end
+            begun = [begin, *piece_ends[:-1]]
+            lengths = (after - before for before, after in zip(begun, piece_ends, strict=True))
+            samples.append(list(map(Piece, starts, lengths)))
+        return samples
+
+
+def packed(opening: Piece, pieces: Sample, seq_len: int) -> list[Sample]:
+    """Arrange pieces in full samples.
+
+    Args:
+        opening: begins the first sample.
+        pieces: documents from their beginnings, of `seq_len` tokens at most. Together with the first piece they fill
+            whole samples.
+        seq_len: number of tokens in a sample.
+    """
+    return _Packing(pieces, seq_len).samples(opening)
+
+
+class _Packing:
+    """The pieces that are not used yet, and the sample that is being filled."""
+
+    def __init__(self, pieces: Sample, seq_len: int) -> None:
+        in_order = sorted((piece.length, piece.start) for piece in pieces)
+        self._lengths = [length for length, _ in in_order]
+        self._starts = [start for _, start in in_order]
+        self._seq_len = self._space = seq_len
+        self._samples: list[Sample] = [[]]
+
+    def samples(self, opening: Piece) -> list[Sample]:
+        """All samples, each full."""
+        self._add(opening)
+        while self._lengths:
+            self._fill()
+        return self._samples[:-1]
+
+    def _fill(self) -> None:
+        """Choose the next piece, or two."""
+        lengths, space = self._lengths, self._space
+        after = bisect_right(lengths, space)
+        if not after:
+            self._take(0)
+            return
+        left = space - lengths[after - 1]
+        if left == 0 or left >= 2 * lengths[0]:
+            self._take(after - 1)
+        elif space == self._seq_len:
+            self._begin(after - 1, left)
+        elif (
+            left < lengths[0]
+            and after < len(lengths)
+            and lengths[after] - space <= lengths[0] - left
+        ):
+            self._take(after)
+        else:
+            self._take(after - 1)
+
+    def _begin(self, longest: int, left: int) -> None:
+        """Begin a sample of which the longest piece would leave too little for most others.
+
+        If another piece fits exactly, both are a sample. Otherwise the longest piece is kept for the next sample, where
+        it follows a rest of `left` tokens, and this one is filled so that it has such a rest.
+        """
+        partner = bisect_left(self._lengths, left)
+        if partner < longest and self._lengths[partner] == left:
+            self._take(longest)
+            self._take(partner)
+            return
+        if longest < 2:
+            self._take(longest)
+            return
+        self._take(0)
+        wanted = self._space + left
+        near = bisect_left(self._lengths, wanted, hi=len(self._lengths) - 1)
+        if near and wanted - self._lengths[near - 1] < self._lengths[near] - wanted:
+            near -= 1
+        self._take(near)
+
+    def _take(self, index: int) -> None:
+        self._add(Piece(self._starts.pop(index), self._lengths.pop(index)))
+
+    def _add(self, piece: Piece) -> None:
+        """Add a piece to the sample. If it is too long, its rest begins the next one."""
+        start, length = piece
+        here = min(length, self._space)
+        self._samples[-1].append(Piece(start, here))
+        self._space -= here
+        if not self._space:
+            self._samples.append([])
+            self._space = self._seq_len
+        if here < length:
+            self._add(Piece(start + here, length - here))
+
+
+ROUNDS = 4
+
+
+def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
+    """Apply a permutation of 0 .. n - 1, chosen by `key`, to each index. No table of the permutation is needed.
+
+    It is a Feistel network over the smallest power of four that is at least n. Results of n or more go through the
+    network again until they are below n (Black and Rogaway, 2002).
+    """
+    half_bits = np.uint64(max(1, ((max(2, n) - 1).bit_length() + 1) >> 1))
+    low = np.uint64((1 << int(half_bits)) - 1)
+    keys = mixed(np.arange(ROUNDS, dtype=np.uint64), key)
+    result = indices.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half_bits, result[outside] & low
+        for round_key in keys:
+            scrambled = mixed(right, round_key) & low
+            left, right = right, left ^ scrambled
+        result[outside] = (left << half_bits) | right
+        outside = result >= np.uint64(n)
+    return result
+
+
+def mixed(values: Indices, key: np.uint64) -> Indices:
+    """A 64-bit hash with unsigned overflow: the finalizer of SplitMix64 (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64(0x9E3779B97F4A7C15) * (key + np.uint64(1))
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return cast(Indices, z ^ (z >> np.uint64(31)))
