@@ -91,6 +91,16 @@ class Corpus:
         """Stream the validation documents."""
         return (document for document, is_validation in self.split() if is_validation)
 
+    def unevenness(self) -> str | None:
+        """A message about a validation side that is far from a tenth of the text; None if it is not."""
+        share = self.validation_bytes / self.n_bytes
+        if MIN_VALIDATION_SHARE <= share <= MAX_VALIDATION_SHARE:
+            return None
+        return (
+            f"Held out for validation: {share:.1%} of {self.path} instead of about a tenth. Its documents are few, "
+            "long or often the same, or the validation documents were removed earlier."
+        )
+
     def _is_validation(self, sha256: str) -> bool:
         chosen = self.validation_hashes
         return _is_divisible(sha256) if chosen is None else sha256 in chosen
@@ -122,12 +132,6 @@ def survey(path: Path, say: Say | None = None) -> Corpus:
         corpus = _from_fact(path, fact)
     if say and (others := left_out(path)):
         say(f"Left out of {path}: {others}.")
-    share = corpus.validation_bytes / corpus.n_bytes
-    if say and not MIN_VALIDATION_SHARE <= share <= MAX_VALIDATION_SHARE:
-        say(
-            f"Held out for validation: {share:.1%} of {path} instead of about a tenth. Its documents are few, long or "
-            "often the same, or the validation documents were removed earlier."
-        )
     return corpus
 
 

@@ -125,6 +125,8 @@ def choose_text(data_file: str | None, say: Say) -> Corpus:
         raise UserError(size + needed)
     if corpus.n_bytes < LITTLE_TEXT_BYTES:
         say(f"{size}{needed} to learn anything.")
+    if unevenness := corpus.unevenness():
+        say(unevenness)
     return corpus
 
 
