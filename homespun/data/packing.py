@@ -16,7 +16,7 @@ an engine that keeps documents apart by their end-of-text tokens would join it t
 
 import functools
 from bisect import bisect_left, bisect_right
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,8 @@ BLOCK = 256
 """Number of samples that are laid out together."""
 
 
-class Piece(NamedTuple):
-    """Consecutive tokens of a text."""
-
-    start: int
-    length: int
-
-
+Piece = tuple[int, int]
+"""The first of some consecutive tokens of a text, and their number."""
 Sample = list[Piece]
 """Pieces of `seq_len` tokens together."""
 
@@ -123,12 +118,15 @@ class Pass:
             piece_ends[-1] = end
             begun = [begin, *piece_ends[:-1]]
             lengths = (after - before for before, after in zip(begun, piece_ends, strict=True))
-            samples.append(list(map(Piece, starts, lengths)))
+            samples.append(list(zip(starts, lengths, strict=True)))
         return samples
 
 
 def packed(opening: Piece, pieces: Sample, seq_len: int) -> list[Sample]:
     """Arrange pieces in full samples.
+
+    The longest pieces come first. If one of them would leave too little space for any other, it is kept for the next
+    sample, where it follows a rest of just that size, and the present sample is filled so that it has such a rest.
 
     Args:
         opening: begins the first sample.
@@ -136,82 +134,61 @@ def packed(opening: Piece, pieces: Sample, seq_len: int) -> list[Sample]:
             whole samples.
         seq_len: number of tokens in a sample.
     """
-    return _Packing(pieces, seq_len).samples(opening)
+    in_order = sorted((length, start) for start, length in pieces)
+    lengths, starts = [length for length, _ in in_order], [start for _, start in in_order]
+    samples: list[Sample] = [[]]
+    space = seq_len
 
-
-class _Packing:
-    """The pieces that are not used yet, and the sample that is being filled."""
-
-    def __init__(self, pieces: Sample, seq_len: int) -> None:
-        in_order = sorted((piece.length, piece.start) for piece in pieces)
-        self._lengths = [length for length, _ in in_order]
-        self._starts = [start for _, start in in_order]
-        self._seq_len = self._space = seq_len
-        self._samples: list[Sample] = [[]]
-
-    def samples(self, opening: Piece) -> list[Sample]:
-        """All samples, each full."""
-        self._add(opening)
-        while self._lengths:
-            self._fill()
-        return self._samples[:-1]
-
-    def _fill(self) -> None:
-        """Choose the next piece, or two."""
-        lengths, space = self._lengths, self._space
-        after = bisect_right(lengths, space)
-        if not after:
-            self._take(0)
-            return
-        left = space - lengths[after - 1]
-        if left == 0 or left >= 2 * lengths[0]:
-            self._take(after - 1)
-        elif space == self._seq_len:
-            self._begin(after - 1, left)
-        elif (
-            left < lengths[0]
-            and after < len(lengths)
-            and lengths[after] - space <= lengths[0] - left
-        ):
-            self._take(after)
-        else:
-            self._take(after - 1)
-
-    def _begin(self, longest: int, left: int) -> None:
-        """Begin a sample of which the longest piece would leave too little for most others.
-
-        If another piece fits exactly, both are a sample. Otherwise the longest piece is kept for the next sample, where
-        it follows a rest of `left` tokens, and this one is filled so that it has such a rest.
-        """
-        partner = bisect_left(self._lengths, left)
-        if partner < longest and self._lengths[partner] == left:
-            self._take(longest)
-            self._take(partner)
-            return
-        if longest < 2:
-            self._take(longest)
-            return
-        self._take(0)
-        wanted = self._space + left
-        near = bisect_left(self._lengths, wanted, hi=len(self._lengths) - 1)
-        if near and wanted - self._lengths[near - 1] < self._lengths[near] - wanted:
-            near -= 1
-        self._take(near)
-
-    def _take(self, index: int) -> None:
-        self._add(Piece(self._starts.pop(index), self._lengths.pop(index)))
-
-    def _add(self, piece: Piece) -> None:
+    def add(start: int, length: int) -> None:
         """Add a piece to the sample. If it is too long, its rest begins the next one."""
-        start, length = piece
-        here = min(length, self._space)
-        self._samples[-1].append(Piece(start, here))
-        self._space -= here
-        if not self._space:
-            self._samples.append([])
-            self._space = self._seq_len
-        if here < length:
-            self._add(Piece(start + here, length - here))
+        nonlocal space
+        if length < space:
+            samples[-1].append((start, length))
+            space -= length
+            return
+        samples[-1].append((start, space))
+        rest = length - space
+        samples.append([(start + space, rest)] if rest else [])
+        space = seq_len - rest
+
+    def take(index: int) -> None:
+        add(starts.pop(index), lengths.pop(index))
+
+    add(*opening)
+    while lengths:
+        longest = bisect_right(lengths, space) - 1  # of those that fit
+        if longest < 0:
+            take(0)
+            continue
+        left = space - lengths[longest]
+        if left == 0 or left >= 2 * lengths[0]:
+            take(longest)
+        elif space < seq_len:
+            cut = longest + 1  # the one that leaves the shortest rest
+            is_shorter = cut < len(lengths) and lengths[cut] - space <= lengths[0] - left
+            take(cut if is_shorter else longest)
+        elif (partner := _index(lengths, left)) is not None and partner < longest:
+            take(longest)
+            take(partner)
+        elif longest < 2:
+            take(longest)
+        else:
+            take(0)
+            take(_nearest(lengths, space + left))
+    return samples[:-1]
+
+
+def _index(numbers: list[int], wanted: int) -> int | None:
+    """The index of a number in ascending numbers."""
+    index = bisect_left(numbers, wanted)
+    return index if index < len(numbers) and numbers[index] == wanted else None
+
+
+def _nearest(numbers: list[int], wanted: int) -> int:
+    """The index of the nearest of ascending numbers."""
+    index = bisect_left(numbers, wanted, hi=len(numbers) - 1)
+    is_below = index > 0 and wanted - numbers[index - 1] < numbers[index] - wanted
+    return index - 1 if is_below else index
 
 
 ROUNDS = 4

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homespun.data.packing import BLOCK, Pass, Piece, packed, permuted
+from homespun.data.packing import BLOCK, Pass, packed, permuted
 
 
 @settings(derandomize=True, deadline=None)
@@ -16,19 +16,19 @@ def test_an_order_holds_every_index_once(n: int, key: int) -> None:
 
 
 def test_pieces_that_fit_together_exactly_are_not_cut() -> None:
-    pieces = [Piece(100 * i, length) for i, length in enumerate([9, 1, 8, 2, 7, 3, 6, 4])]
-    samples = packed(Piece(1000, 10), pieces, 10)
-    assert samples[0] == [Piece(1000, 10)]
+    pieces = [(100 * i, length) for i, length in enumerate([9, 1, 8, 2, 7, 3, 6, 4])]
+    samples = packed((1000, 10), pieces, 10)
+    assert samples[0] == [(1000, 10)]
     assert sorted(piece for sample in samples[1:] for piece in sample) == pieces
 
 
 def test_a_long_piece_follows_the_rest_of_a_shorter_one() -> None:
     """The rest is as short as the longest piece allows."""
-    pieces = [Piece(100, 9), Piece(200, 6), Piece(300, 5)]
-    assert packed(Piece(0, 10), pieces, 10) == [
-        [Piece(0, 10)],
-        [Piece(300, 5), Piece(200, 5)],
-        [Piece(205, 1), Piece(100, 9)],
+    pieces = [(100, 9), (200, 6), (300, 5)]
+    assert packed((0, 10), pieces, 10) == [
+        [(0, 10)],
+        [(300, 5), (200, 5)],
+        [(205, 1), (100, 9)],
     ]
 
 
