@@ -104,17 +104,20 @@ class Batches:
 
     def batch(self, first: int, count: int) -> Batch:
         """The samples `first` to `first + count - 1`, [count, seq_len]."""
-        inputs = np.empty((count, self.dataset.seq_len), dtype=np.int32)
-        targets = np.empty_like(inputs)
-        for row in range(count):
-            number, index = divmod(first + row, self.dataset.samples_per_pass)
-            at = 0
-            for start, length in self._pass(number).sample(index):
-                tokens = self.dataset.tokens(start, length + 1)
-                inputs[row, at : at + length] = tokens[:-1]
-                targets[row, at : at + length] = tokens[1:]
+        seq_len, per_pass = self.dataset.seq_len, self.dataset.samples_per_pass
+        tokens = np.empty(count * seq_len + 1, dtype=np.int32)
+        # The last token of each piece is a target alone; in `tokens` the next piece takes its place.
+        ends, after = [], []
+        at = 0
+        for number in range(first, first + count):
+            for start, length in self._pass(number // per_pass).sample(number % per_pass):
+                tokens[at : at + length + 1] = self.dataset.tokens(start, length + 1)
                 at += length
-        return Batch(inputs, targets)
+                ends.append(at - 1)
+                after.append(tokens[at])
+        targets = tokens[1:].copy()
+        targets[ends] = after
+        return Batch(tokens[:-1].reshape(count, seq_len), targets.reshape(count, seq_len))
 
     def microbatches(self, first: int, batch_size: int, n: int) -> list[Batch]:
         """The next `n * batch_size` samples in `n` batches. The order does not depend on `n`."""
