@@ -27,7 +27,6 @@ Positions = npt.NDArray[np.int64]
 BLOCK = 256
 """Number of samples that are laid out together."""
 
-
 Piece = tuple[int, int]
 """The first of some consecutive tokens of a text, and their number."""
 Sample = list[Piece]
@@ -79,10 +78,10 @@ class Pass:
     def sample(self, index: int) -> Sample:
         """The pieces of a sample. Windows of long documents and packed samples are evenly mixed."""
         n_packed = self.n - self._n_windows
-        packed = index * n_packed // self.n  # number of packed samples before this one
-        if (index + 1) * n_packed // self.n > packed:
-            return self._block_of_packed(packed // BLOCK)[packed % BLOCK]
-        window = index - packed
+        before = index * n_packed // self.n  # packed samples before this one
+        if (index + 1) * n_packed // self.n > before:
+            return self._block_of_packed(before // BLOCK)[before % BLOCK]
+        window = index - before
         return self._block_of_windows(window // BLOCK)[window % BLOCK]
 
     def _windows(self, block: int) -> list[Sample]:
