@@ -17,6 +17,8 @@ import homespun
 from tests.fixtures.make import FIXTURES, MEASURED, PROMPT, SAMPLING, TEXT, processor
 
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.json"))
+HALFWAY_STEP = 30
+"""The step at which the runs were stopped."""
 CLOSE = 1e-4
 """Tolerated relative difference of losses if the processor or a library differs from those that made the files."""
 
@@ -50,26 +52,34 @@ def test_best_weights_load_and_write_the_same_texts(name: str) -> None:
     assert loss == pytest.approx(expected(name)["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_goes_on_to_the_records_of_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+def resumed(name: str, place: Path, module: str) -> tuple[str, list[dict[str, Any]]]:
+    """The output of a run that a program resumes, and its records."""
     engine = name.rpartition("-")[2]
     if not importlib.util.find_spec(engine):
         pytest.skip(f"{engine} is not installed here")
-    run = tmp_path / "run"
-    shutil.copytree(FIXTURES / name / "run", run)
-    shutil.copy(FIXTURES / TEXT, tmp_path)
-    before = facts(run)
-    subprocess.run(
-        [sys.executable, "-m", "homespun", "train", "--resume", "--checkpoint-dir", "run", "--engine", engine],
-        cwd=tmp_path,
+    shutil.copytree(FIXTURES / name / "run", place / "run")
+    shutil.copy(FIXTURES / TEXT, place)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "train", "--resume", "--checkpoint-dir", "run", "--engine", engine],
+        cwd=place,
         env={**os.environ, "PYTHONPATH": str(FIXTURES.parents[1])},
         check=True,
         timeout=300,
+        capture_output=True,
+        text=True,
     )  # fmt: skip
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    now = [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
+    lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
+    return done.stdout, records
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_goes_on_to_the_records_of_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    """The order of the samples is the earlier one."""
+    _, now = resumed(name, tmp_path, "tests.fixtures.earlier_order")
     then = expected(name)["records"]
-    if facts(run) == before and processor() == expected(name)["processor"]:
+    before = facts(FIXTURES / name / "run")
+    if facts(tmp_path / "run") == before and processor() == expected(name)["processor"]:
         assert now == then
         return
     assert [sorted(record) for record in now] == [sorted(record) for record in then]
@@ -78,3 +88,18 @@ def test_a_run_goes_on_to_the_records_of_the_uninterrupted_one(name: str, tmp_pa
             assert ours.get(what) == theirs.get(what)
         for what in ("loss", "val_loss"):
             assert math.isclose(ours.get(what, 0), theirs.get(what, 0), rel_tol=CLOSE), ours
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_says_that_the_order_of_its_samples_is_new(name: str, tmp_path: Path) -> None:
+    """All else that can be equal is: the records so far, the rates, and the steps of all records."""
+    output, now = resumed(name, tmp_path, "homespun")
+    assert output.count("From here on it takes its samples in a new order.") == 1
+    then = expected(name)["records"]
+    begun = [record for record in then if record["step"] <= HALFWAY_STEP]
+    assert now[: len(begun)] == begun
+    assert [sorted(record) for record in now] == [sorted(record) for record in then]
+    for ours, theirs in zip(now, then, strict=True):
+        for what in ("step", "tokens", "lr", "prompt"):
+            assert ours.get(what) == theirs.get(what)
+        assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=0.2)

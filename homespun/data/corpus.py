@@ -29,14 +29,16 @@ VALIDATION_SHARE = 0.1
 ACCEPTED_SHARES = (0.7 * VALIDATION_SHARE, 1.3 * VALIDATION_SHARE)
 """The least and the largest share that a split by hashes alone may have."""
 MAX_VALIDATION_SHARE = 2 * VALIDATION_SHARE
-"""No choice of documents by size exceeds this share."""
+"""No choice of documents by size exceeds this share of the text, or of its different documents."""
+MIN_VALIDATION_SHARE = VALIDATION_SHARE / 2
+"""A smaller share is announced, as is one above the maximum."""
 LARGE_CORPUS = 1 << 16
 """From this number of documents on, the split is by hashes alone. Sizes are compared only in smaller texts."""
 MIN_DOCUMENTS = 10
 """A text of fewer documents is cut into blocks, since a tenth of it is less than one document."""
 MIN_DOCUMENTS_TO_DETECT_SPLIT = 100
 """If none of this many documents has a hash divisible by ten, the validation documents were removed earlier."""
-RULES = 1
+RULES = 2
 """The version of the rules in this module and in `documents`. Raise it when either of them reads or splits a text
 differently; surveys by earlier rules are then forgotten."""
 
@@ -46,9 +48,9 @@ class Corpus:
     """The documents of a text, and their split into training and validation.
 
     A document belongs to validation if its SHA-256 is divisible by ten. That is about a tenth of the documents, and
-    equal documents are on the same side. If it is not about a tenth of the text, as happens with few documents,
-    others are chosen by hash and size, see `_validation_hashes`. A text of fewer than ten different documents is cut
-    into blocks, and each block counts as a document.
+    equal documents are on the same side. If it is not about a tenth of the text, as happens with few documents or
+    with many copies of one, others are chosen by hash and size, see `_validation_hashes`. A text of fewer than ten
+    different documents is cut into blocks, and each block counts as a document.
     """
 
     path: Path
@@ -59,6 +61,8 @@ class Corpus:
     """Number of documents, or of blocks if the documents are cut."""
     n_bytes: int
     """Bytes of UTF-8, without separators."""
+    validation_bytes: int
+    """Those of the validation documents."""
     validation_hashes: frozenset[str] | None = None
     """SHA-256 of the validation documents; None if they are those divisible by ten."""
     max_block_bytes: int | None = None
@@ -87,6 +91,16 @@ class Corpus:
     def validation(self) -> Iterator[str]:
         """Stream the validation documents."""
         return (document for document, is_validation in self.split() if is_validation)
+
+    def unevenness(self) -> str | None:
+        """A message about a validation side that is far from a tenth of the text; None if it is not."""
+        share = self.validation_bytes / self.n_bytes
+        if MIN_VALIDATION_SHARE <= share <= MAX_VALIDATION_SHARE:
+            return None
+        return (
+            f"Held out for validation: {share:.1%} of {self.path} instead of about a tenth. Its documents are few, "
+            "long or often the same, or the validation documents were removed earlier."
+        )
 
     def _is_validation(self, sha256: str) -> bool:
         chosen = self.validation_hashes
@@ -142,6 +156,7 @@ def _as_fact(corpus: Corpus) -> dict[str, Any]:
         "sha256": corpus.sha256,
         "n_documents": corpus.n_documents,
         "n_bytes": corpus.n_bytes,
+        "validation_bytes": corpus.validation_bytes,
         "validation_hashes": None if hashes is None else sorted(hashes),
         "max_block_bytes": corpus.max_block_bytes,
     }
@@ -153,69 +168,93 @@ def _from_fact(path: Path, fact: dict[str, Any]) -> Corpus:
     return Corpus(path=path, **{**fact, "validation_hashes": hashes})
 
 
+class _Sizes:
+    """Bytes of each different document, with and without its copies."""
+
+    def __init__(self) -> None:
+        self.of_one: dict[str, int] = {}
+        """By SHA-256, of the first `LARGE_CORPUS` different documents."""
+        self.of_all: dict[str, int] = {}
+        """The same with all copies of the document."""
+        self.n_documents = 0
+        self.total = self.divisible = 0
+        """Of all documents, and of those whose SHA-256 is divisible by ten."""
+
+    def add(self, sha256: str, size: int) -> None:
+        self.n_documents += 1
+        self.total += size
+        if _is_divisible(sha256):
+            self.divisible += size
+        if sha256 in self.of_one or len(self.of_one) < LARGE_CORPUS:
+            self.of_one[sha256] = size
+            self.of_all[sha256] = self.of_all.get(sha256, 0) + size
+
+
 def _read(path: Path) -> Corpus:
     """Read and hash all documents."""
     identity = hashlib.sha256()
-    n_documents = n_bytes = 0
-    sizes: dict[str, int] = {}  # of the first `LARGE_CORPUS` different documents
+    sizes = _Sizes()
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
         for document in documents(path):
             encoded = document.encode()
             digest = hashlib.sha256(encoded)
             identity.update(digest.digest())
-            if len(sizes) < LARGE_CORPUS:
-                sizes[digest.hexdigest()] = len(encoded)
-            n_documents += 1
-            n_bytes += len(encoded)
+            sizes.add(digest.hexdigest(), len(encoded))
             advance(len(encoded))
+    n_bytes = sizes.total
     max_block_bytes = None
-    if len(sizes) < MIN_DOCUMENTS:
-        max_block_bytes = 2 * block_bytes(sum(sizes.values()))
-        sizes, n_documents = {}, 0
+    if len(sizes.of_one) < MIN_DOCUMENTS:
+        max_block_bytes = 2 * block_bytes(sum(sizes.of_one.values()))
+        sizes = _Sizes()
         for document in documents(path):
             for block in blocks(document.encode(), max_block_bytes):
-                sizes[_sha256(block)] = len(block.encode())
-                n_documents += 1
-    if len(sizes) < 2:
+                sizes.add(_sha256(block), len(block.encode()))
+    if len(sizes.of_one) < 2:
         raise UserError(
             f"{path}: too little text to hold some out for validation ({n_bytes:,} bytes); "
             "give more text, or more than one document"
         )
+    hashes = _validation_hashes(sizes)
     return Corpus(
         path=path,
         sha256=identity.hexdigest(),
-        n_documents=n_documents,
+        n_documents=sizes.n_documents,
         n_bytes=n_bytes,
-        validation_hashes=_validation_hashes(sizes),
+        validation_bytes=sizes.divisible
+        if hashes is None
+        else sum(sizes.of_all[sha256] for sha256 in hashes),
+        validation_hashes=hashes,
         max_block_bytes=max_block_bytes,
     )
 
 
-def _validation_hashes(sizes: dict[str, int]) -> frozenset[str] | None:
+def _validation_hashes(sizes: _Sizes) -> frozenset[str] | None:
     """Choose the validation documents; None if those divisible by ten are a fair choice.
 
     Documents are taken in the order of their hashes until they hold a tenth of the text. A document that would raise
-    the share above a fifth is passed over. If every single document is larger than that, the shortest one is taken.
-
-    Args:
-        sizes: bytes of each different document by its SHA-256, of `LARGE_CORPUS` documents at most.
+    the share above a fifth, of the text or of its different documents, is passed over. If every single document is
+    larger than that, the one with the fewest bytes is taken.
     """
-    if len(sizes) >= LARGE_CORPUS:
+    if len(sizes.of_one) >= LARGE_CORPUS:
         return None
-    total = sum(sizes.values())
-    divisible = sum(size for sha256, size in sizes.items() if _is_divisible(sha256))
     least, largest = ACCEPTED_SHARES
-    if least * total <= divisible <= largest * total:
+    if least * sizes.total <= sizes.divisible <= largest * sizes.total:
         return None
-    if not divisible and len(sizes) >= MIN_DOCUMENTS_TO_DETECT_SPLIT:
-        return frozenset({min(sizes)})
+    if not sizes.divisible and len(sizes.of_one) >= MIN_DOCUMENTS_TO_DETECT_SPLIT:
+        return frozenset({min(sizes.of_one)})
+    most, most_different = (
+        MAX_VALIDATION_SHARE * total for total in (sizes.total, sum(sizes.of_one.values()))
+    )
     chosen: set[str] = set()
-    n_bytes = 0
-    for sha256, size in sorted(sizes.items()):
-        if n_bytes < VALIDATION_SHARE * total and n_bytes + size <= MAX_VALIDATION_SHARE * total:
+    n_bytes = n_different = 0
+    for sha256, size in sorted(sizes.of_all.items()):
+        fits = n_bytes + size <= most and n_different + sizes.of_one[sha256] <= most_different
+        if n_bytes < VALIDATION_SHARE * sizes.total and fits:
             chosen.add(sha256)
             n_bytes += size
-    return frozenset(chosen or {min(sizes, key=lambda sha256: (sizes[sha256], sha256))})
+            n_different += sizes.of_one[sha256]
+    smallest = min(sizes.of_all, key=lambda sha256: (sizes.of_all[sha256], sha256))
+    return frozenset(chosen or {smallest})
 
 
 def _is_divisible(sha256: str) -> bool:

@@ -43,7 +43,14 @@ class Prepared:
     validation: TokenStream
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = print) -> Prepared:
+def prepare(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    any_split: bool = False,
+    say: Say = print,
+) -> Prepared:
     """Tokenize a corpus into its own subfolder of `folder`, or open the tokens that are there.
 
     Missing and damaged shards are made again. A shard is verified in full once; after that it is taken as it is while
@@ -53,6 +60,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
         corpus: the documents.
         tokenizer: encodes the documents.
         folder: has one subfolder for each pair of text and tokenizer.
+        any_split: take tokens that are there although an earlier version divided the text in another way, as a run
+            that began with them does. Otherwise they are made again.
         say: receives messages. Progress is shown as a bar on a terminal.
 
     Raises:
@@ -61,14 +70,16 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
     """
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
-        if prepared := _open(home, corpus, tokenizer):
+        if prepared := _open(home, corpus, tokenizer, any_split):
             return prepared
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home, say):
-            prepared = _open(home, corpus, tokenizer)  # another process may have finished by now
+            prepared = _open(
+                home, corpus, tokenizer, any_split
+            )  # another process may have finished by now
             if prepared is None:
                 _tokenize(corpus, tokenizer, home, say)
-                prepared = _open(home, corpus, tokenizer)
+                prepared = _open(home, corpus, tokenizer, any_split)
     except OSError as error:
         raise UserError(
             f"{home}: tokens cannot be written ({error.strerror or error}); "
@@ -105,8 +116,8 @@ def read_index(home: Path) -> Index:
     return index
 
 
-def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
-    """Open the finished folder; None if anything in it is missing or damaged."""
+def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> Prepared | None:
+    """Open the finished folder; None if anything in it is missing or damaged, or divided in another way."""
     verified = Manifest(home / VERIFIED, VERSION)
     try:
         index = read_index(home)
@@ -120,6 +131,9 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
     except UserError:
         return None
     if sum(shard.header.n_documents for shard in training + validation) != corpus.n_documents:
+        return None
+    validation_bytes = sum(shard.header.n_bytes for shard in validation)
+    if validation_bytes != corpus.validation_bytes and not any_split:
         return None
     verified.save()
     return Prepared(

@@ -169,7 +169,7 @@ class TokenStream:
     """The ids of several shards as one sequence."""
 
     def __init__(self, shards: Sequence[npt.NDArray[np.integer[Any]]]):
-        self._shards = shards
+        self._shards = [np.asarray(shard) for shard in shards]  # slices of a memmap take longer
         self._ends = list(accumulate(map(len, shards)))
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
 from homespun.data.prepare import Prepared, prepare
-from homespun.data.samples import TextDataset
+from homespun.data.samples import ORDER, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
@@ -76,16 +76,21 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         stored = checkpoint.weights.header
         planned = resumed_plan(requested, stored, say)
         corpus = resumed_corpus(requested, stored)
-        tokens = tokenize(corpus, resumed_tokenizer(requested, stored), planned.config.seq_len, say)
+        tokenizer = resumed_tokenizer(requested, stored)
+        tokens = tokenize(corpus, tokenizer, planned.config.seq_len, say, any_split=True)
     else:
         corpus = choose_text(requested.data_file, say)
         check_sizes(requested, corpus)
         tokenizer = choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
         tokens = tokenize(corpus, tokenizer, requested.seq_len, say)
-        planned = choose_plan(requested, tokenizer.vocab_size, len(tokens.dataset), say)
+        planned = choose_plan(requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if checkpoint:
         restore(engine, checkpoint, say)
+        if stored.get("sample_order") != ORDER:
+            say(
+                "This run began with another version of homespun. From here on it takes its samples in a new order."
+            )
     return Run(
         config=config,
         model=planned.model,
@@ -102,8 +107,9 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
             "requested": dataclasses.asdict(requested),
             "resolved": dataclasses.asdict(config),
             "facts": engine.facts,
+            "sample_order": ORDER,
         },
-        limits=step_limits(config, len(tokens.dataset)),
+        limits=step_limits(config, tokens.dataset.samples_per_pass),
     )
 
 
@@ -120,6 +126,8 @@ def choose_text(data_file: str | None, say: Say) -> Corpus:
         raise UserError(size + needed)
     if corpus.n_bytes < LITTLE_TEXT_BYTES:
         say(f"{size}{needed} to learn anything.")
+    if unevenness := corpus.unevenness():
+        say(unevenness)
     return corpus
 
 
@@ -192,13 +200,16 @@ def _named(trained: Origin, corpus: Corpus) -> str:
     return f"another text ({trained.data_file or 'unknown'})"
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say) -> Tokens:
-    """The text as tokens, from the disk if they are there.
+def tokenize(
+    corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say, *, any_split: bool = False
+) -> Tokens:
+    """The text as tokens, from the disk if they are there; see `prepare` for `any_split`.
 
     Raises:
         UserError: the tokens cannot be written, or do not fill one sample.
     """
-    prepared = prepare(corpus, tokenizer, workspace.tokens_folder(corpus.path), say=say)
+    folder = workspace.tokens_folder(corpus.path)
+    prepared = prepare(corpus, tokenizer, folder, any_split=any_split, say=say)
     document_starts = prepared.training.positions(tokenizer.eot_id)
     dataset = TextDataset(prepared.training, seq_len, document_starts)
     return Tokens(tokenizer, prepared, dataset)

@@ -85,14 +85,18 @@ def test_of_few_documents_a_tenth_is_validation_in_the_order_of_their_hashes(
     candidates = (f"story {i}" + " and so on" * lengths[i % 4] for i in range(1000))
     texts = [text for text in candidates if is_validation(text) is side][:40]
     texts.sort(key=hash_of)
-    corpus = survey(lines(tmp_path / "a.jsonl", texts[20:] + texts))
-    wanted, n_bytes, total = [], 0, sum(map(len, texts))
+    copies = texts[20:] + texts
+    corpus = survey(lines(tmp_path / "a.jsonl", copies))
+    different: list[str] = []
+    n_bytes, total = 0, sum(map(len, copies))
     for text in texts:
-        if n_bytes < total / 10 and n_bytes + len(text) <= total / 5:
-            wanted.append(text)
-            n_bytes += len(text)
-    assert set(sides(corpus)[1]) == set(wanted)
-    assert not set(sides(corpus)[0]) & set(wanted)
+        size = len(text) * copies.count(text)
+        few = sum(map(len, [*different, text])) <= sum(map(len, texts)) / 5
+        if n_bytes < total / 10 and n_bytes + size <= total / 5 and few:
+            different.append(text)
+            n_bytes += size
+    assert set(sides(corpus)[1]) == set(different)
+    assert not set(sides(corpus)[0]) & set(different)
 
 
 def test_the_shortest_is_validation_where_each_is_more_than_a_fifth(tmp_path: Path) -> None:
@@ -124,6 +128,48 @@ def test_a_lone_document_is_cut_into_blocks(tmp_path: Path, copies: int) -> None
     assert " ".join(block for block, _ in corpus.split()).split() == text.split() * copies
     assert corpus.n_documents == len(training) + len(validation)
     assert corpus.n_bytes == copies * len(text)
+
+
+@pytest.mark.parametrize("side", [False, True])
+@pytest.mark.parametrize(("n_documents", "copies"), [(400, 10), (400, 100), (400, 1000), (12, 200)])
+def test_copies_of_a_document_count_with_all_their_bytes(
+    tmp_path: Path, side: bool, n_documents: int, copies: int
+) -> None:
+    candidates = [f"story {i}" + " and so on" * (i % 7) for i in range(2 * n_documents)]
+    copied = next(text for text in candidates if is_validation(text) is side)
+    texts = candidates[:n_documents] + [copied] * copies
+    corpus = survey(lines(tmp_path / "a.jsonl", texts))
+    training, validation = sides(corpus)
+    assert not set(training) & set(validation)
+    assert corpus.validation_bytes == sum(map(len, validation))
+    assert share(corpus) <= 0.2
+    assert len(set(validation)) <= 0.25 * len(set(texts))
+    message = corpus.unevenness()
+    if share(corpus) < 0.05:
+        assert message
+        assert message.startswith(f"Held out for validation: {share(corpus):.1%} of {corpus.path}")
+    else:
+        assert message is None
+
+
+def test_a_repeated_line_is_announced(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt", "This is a text file.\n" * 500)
+    corpus = survey(path)
+    assert 0 < share(corpus) < 0.05
+    assert f"{share(corpus):.1%} of {path} instead of" in str(corpus.unevenness())
+    assert survey(path) == corpus  # from the manifest
+
+
+def test_copies_in_a_large_text_are_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homespun.data.corpus.LARGE_CORPUS", 100)
+    texts = [f"story {i}" for i in range(150)]
+    copied = next(text for text in texts if is_validation(text))
+    corpus = survey(lines(tmp_path / "a.jsonl", texts + [copied] * 100))
+    assert corpus.validation_bytes == sum(map(len, sides(corpus)[1]))
+    assert share(corpus) > 0.2
+    assert f"{share(corpus):.1%}" in str(corpus.unevenness())
 
 
 @pytest.mark.parametrize("texts", [["hello"], ["hello"] * 50, ["a" * 2_000]])

@@ -1,5 +1,7 @@
+import dataclasses
 import errno
 import fcntl
+import hashlib
 import os
 import random
 import signal
@@ -102,6 +104,27 @@ def test_other_data_and_other_tokenizers_have_folders_of_their_own(
     assert len({one.folder for one in prepared}) == 3
     for one, (data, encoder) in zip(prepared, pairs, strict=True):
         assert one.training[:].tolist() == encoder.join(data.training()).tolist()
+
+
+def test_tokens_of_another_split_serve_only_the_runs_that_began_with_them(
+    corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    earlier = dataclasses.replace(
+        corpus,
+        validation_bytes=100,
+        validation_hashes=frozenset(
+            hashlib.sha256(text.encode()).hexdigest() for text in corpus.training()
+        ),
+    )
+    folder = tmp_path / "tokens"
+    first = prepare(earlier, tokenizer, folder, any_split=True)
+    validation = tokenizer.join(corpus.training()).tolist()
+    assert first.validation[:].tolist() == validation
+    again = prepare(corpus, tokenizer, folder, any_split=True)
+    assert again.validation[:].tolist() == validation
+    fair = prepare(corpus, tokenizer, folder)
+    assert fair.training[:].tolist() == validation
+    assert first.validation[:].tolist() == validation  # still mapped
 
 
 # Damage -----------------------------------------------------------------------------------------

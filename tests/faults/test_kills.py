@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from homespun.checkpoint.archive import write_archive
@@ -27,6 +28,7 @@ IN_PLACES = (
     "evaluating, sampling"
 )
 IN_CALLS = "a real run killed at every fsync, rename and unlink"
+EACH_TOKEN = "killed three times in a pass over the text: how often each token was trained on"
 STATE = "an entry of the stored state forgotten (each)"
 
 
@@ -147,7 +149,7 @@ def test_kills_in_named_places(place: Path, table: Table) -> None:
 
 def _first_step_of_the_second_epoch(place: Path) -> int:
     shards = place.glob("tokens/*/training-*.tokens")
-    n_samples = (sum(open_shard(shard).header.n_tokens for shard in shards) - 1) // 16
+    n_samples = sum(open_shard(shard).header.n_tokens for shard in shards) // 16
     return n_samples // 4 + 1
 
 
@@ -172,6 +174,56 @@ def test_killed_at_every_call_of_a_real_run(place: Path, table: Table, strace: l
             kills += 1
     assert kills > 10
     table.row(IN_CALLS, tries=kills, lost=NOTHING, result="equal to control")
+
+
+def uneven_passes(place: Path, *wrong: str) -> list[int]:
+    """Kill and resume a run, and compare the targets of each of its passes with the text.
+
+    Returns:
+        For each whole pass the number of tokens that were a target twice, or are missing although a pass has room for
+        them.
+    """
+    taken = place / "taken"
+    taken.mkdir()
+    for step in (7, 20, 33, None):  # three kills, and the end
+        die = [_die_in_step(step, place / "killed")] if step else []
+        runs.train(
+            place,
+            "killed",
+            wrong=[f"keep-batches={taken}", *wrong, *die],
+            status=-9 if die else 0,
+        )
+    shards = sorted(place.glob("tokens/*/training-*.tokens"))
+    tokens = np.concatenate([open_shard(shard).ids for shard in shards]).astype(np.int64)
+    steps = sorted(taken.iterdir(), key=lambda path: int(path.stem))
+    assert len(steps) == STEPS
+    targets = np.concatenate([np.load(path) for path in steps])
+    n_samples, left_out = divmod(len(tokens), targets.shape[1])
+    in_text = np.bincount(tokens, minlength=400)
+    uneven = []
+    for first in range(0, len(targets) - n_samples + 1, n_samples):
+        missing = in_text - np.bincount(targets[first:][:n_samples].ravel(), minlength=400)
+        uneven.append(int(np.abs(missing).sum()) - left_out)
+    assert len(uneven) >= 1
+    return uneven
+
+
+@pytest.mark.faults
+def test_each_token_is_a_target_once_a_pass_whatever_kills_the_run(
+    place: Path, table: Table
+) -> None:
+    uneven = uneven_passes(place)
+    assert not any(uneven)
+    found = lost(place / "control", place / "killed")
+    assert found == NOTHING
+    table.row(EACH_TOKEN, tries=3, lost=found, result="each token once a pass")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sabotage", ["samples-moved-to-documents", "pass-begun-again"])
+def test_tokens_left_out_would_show(place: Path, table: Table, sabotage: str) -> None:
+    assert any(uneven_passes(place, sabotage))
+    table.red(EACH_TOKEN, sabotage)
 
 
 # The inventory of the state

@@ -100,6 +100,23 @@ def die_sampling(number: str) -> None:
     TorchDecoder.step = nth(int(number), die, TorchDecoder.step)  # type: ignore[method-assign]
 
 
+def keep_batches(folder: str) -> None:
+    """Keep the targets of each step in a file of its number."""
+    loaded_torch()
+    import numpy as np
+
+    from homespun.engine.torch.engine import TorchEngine
+
+    train_step = TorchEngine.train_step
+
+    def keeping(engine: Any, microbatches: Any, lr: Any, step: int, **limits: float) -> Any:
+        targets = np.concatenate([batch.targets for batch in microbatches])
+        np.save(Path(folder) / f"{step}.npy", targets)
+        return train_step(engine, microbatches, lr, step, **limits)
+
+    TorchEngine.train_step = keeping  # type: ignore[method-assign]
+
+
 def endless_step(number: str) -> None:
     """This step of the process never ends."""
     loaded_torch()
@@ -246,6 +263,27 @@ def save_on_demand_forgotten(_: str) -> None:
     Interrupts._save = lambda *arguments: None  # type: ignore[method-assign]
 
 
+def samples_moved_to_documents(_: str) -> None:
+    """Samples begin with their document where it is near, so that other tokens are left out."""
+    from homespun.data.samples import Batches
+    from tests.fixtures.earlier_order import microbatches
+
+    Batches.microbatches = microbatches  # type: ignore[method-assign]
+
+
+def pass_begun_again(_: str) -> None:
+    """A resumed run begins at the beginning of its pass, instead of in the middle."""
+    from homespun.training.steps import Steps
+
+    begin = Steps.__init__
+
+    def at_the_beginning(steps: Steps, run: Any, position: Any, clock: Any) -> None:
+        position.next_sample -= position.next_sample % run.dataset.samples_per_pass
+        begin(steps, run, position, clock)
+
+    Steps.__init__ = at_the_beginning  # type: ignore[method-assign]
+
+
 def lock_not_taken(_: str) -> None:
     from homespun.checkpoint.folder import CheckpointFolder
 
@@ -355,6 +393,7 @@ CHANGES: dict[str, Change] = {
             die_in_step,
             die_evaluating,
             die_sampling,
+            keep_batches,
             endless_step,
             no_fsync_of_files,
             no_fsync_of_folders,
@@ -366,6 +405,8 @@ CHANGES: dict[str, Change] = {
             signals_end_at_once,
             second_signal_ignored,
             save_on_demand_forgotten,
+            samples_moved_to_documents,
+            pass_begun_again,
             lock_not_taken,
             hashes_of_arrays_ignored,
             hash_of_the_text_ignored,

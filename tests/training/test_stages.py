@@ -199,6 +199,17 @@ def test_too_little_text(said: list[str]) -> None:
     assert "bytes; a model needs at least about 100 kB (a short book has 300 kB) to" in said[0]
 
 
+def test_an_uneven_split_is_announced(said: list[str]) -> None:
+    Path("lines.txt").write_text("This is a text file.\n" * 500)
+    choose_text("lines.txt", said.append)
+    assert said[-1].startswith(
+        "Held out for validation: 3.8% of lines.txt instead of about a tenth."
+    )
+    said.clear()
+    choose_text("book.txt", said.append)
+    assert len(said) == 1  # about its length
+
+
 def test_no_text_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
