@@ -55,11 +55,12 @@ _CUTS = [
     for end in (
         rb"(?=\n[ \t\r]*\n|\r[ \t]*\r)",  # end of a paragraph
         rb"(?=[\r\n])",  # end of a line
-        rb"[.!?][^\w\s]*(?=\s)",  # end of a sentence, with its quotation marks
+        rb"[.!?][^\w\s]*+(\s)?",  # end of a sentence, with its quotation marks
         rb"(?= )",  # end of a word
     )
 ]
-"""The places where a text may be cut, best first."""
+"""The places where a text may be cut, best first. A match of an expression with a group counts only if the group does,
+and the cut is before the group. So a run of marks is passed over as a whole, and no search is slower than linear."""
 
 _WORD = ("a Word document", "in Word: Save as, Plain Text")
 _PAGE = ("a web page", "pandoc -t plain page.html -o page.txt strips the tags")
@@ -272,8 +273,11 @@ def _cut(text: bytes, most: int) -> int:
     if len(text) <= most:
         return len(text)
     for place in _CUTS:
-        if found := place.search(text, (most + 1) // 2):
-            return found.end()
+        for found in place.finditer(text, (most + 1) // 2):
+            if not place.groups:
+                return found.end()
+            if found[1]:
+                return found.start(1)
     while most > 1 and text[most] & 0xC0 == 0x80:  # in the middle of a character
         most -= 1
     return most
