@@ -20,7 +20,8 @@ LIMIT = 60
 TEXTS = """
 N = 300_000
 MARK = "<|endoftext|>"
-parts = [".", '"', '."', ". ", ".x", " ", "\\n", "\\r", "\\t", "\\n ", "\\n\\r", "\\r ", "x", "x ", "x\\t", "?! ", "<", "漢", "1s"]
+parts = [".", '"', '."', ". ", ".x", "x", "x ", "x\\t", "?! ", "<", "漢", "1s"]
+parts += [" ", "\\n", "\\r", "\\t", "\\n ", "\\n\\r", "\\r "]
 texts = [part * (N // len(part)) for part in [*parts, MARK, MARK + "\\n", MARK + " "]]
 texts += ["x" + text + "x" for text in texts]
 """

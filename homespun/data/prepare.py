@@ -18,7 +18,7 @@ from homespun import durable
 from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
-from homespun.errors import UserError
+from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 
@@ -61,22 +61,18 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
     """
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
-        if prepared := _open(home, corpus, tokenizer):
+        if prepared := _whole(home, corpus, tokenizer):
             return prepared
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home, say):
-            prepared = _open(home, corpus, tokenizer)  # another process may have finished by now
-            if prepared is None:
-                _tokenize(corpus, tokenizer, home, say)
-                prepared = _open(home, corpus, tokenizer)
+            if prepared := _whole(home, corpus, tokenizer):  # another process has finished by now
+                return prepared
+            _tokenize(corpus, tokenizer, home, say)
+            return _open(home, corpus, tokenizer)
     except OSError as error:
-        raise UserError(
-            f"{home}: tokens cannot be written ({error.strerror or error}); "
-            "make room there and try again"
+        raise cannot_write(
+            error, f"{home}: tokens cannot be written", "choose another folder"
         ) from None
-    if prepared is None:
-        raise UserError(f"{home}: the tokens just written cannot be read back; check the disk")
-    return prepared
 
 
 def folder_name(data_sha256: str, tokenizer_sha256: str) -> str:
@@ -102,28 +98,36 @@ def read_index(home: Path) -> Index:
     return index
 
 
-def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
-    """Open the finished folder; None if anything in it is missing or damaged."""
-    verified = Manifest(home / VERIFIED, VERSION)
+def _whole(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared | None:
+    """`_open`, or None if anything in the folder is missing or damaged."""
     try:
-        index = read_index(home)
-        training, validation = (
-            [
-                _open_shard(home / name, text_sha256, corpus, tokenizer, verified)
-                for name, text_sha256 in index[side].items()
-            ]
-            for side in ("training", "validation")
-        )
+        return _open(home, corpus, tokenizer)
+    except ResourceError:
+        raise
     except UserError:
         return None
-    if sum(shard.header.n_documents for shard in training + validation) != corpus.n_documents:
-        return None
-    verified.save()
-    return Prepared(
-        folder=home,
-        training=TokenStream([shard.ids for shard in training]),
-        validation=TokenStream([shard.ids for shard in validation]),
+
+
+def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer) -> Prepared:
+    """Open the finished folder.
+
+    Raises:
+        UserError: something in it is missing or damaged.
+    """
+    verified = Manifest(home / VERIFIED, VERSION)
+    index = read_index(home)
+    training, validation = (
+        [
+            _open_shard(home / name, text_sha256, corpus, tokenizer, verified)
+            for name, text_sha256 in index[side].items()
+        ]
+        for side in ("training", "validation")
     )
+    n_documents = sum(shard.header.n_documents for shard in training + validation)
+    if n_documents != corpus.n_documents:
+        raise UserError(f"{home}: {n_documents:,} documents, not {corpus.n_documents:,}")
+    verified.save()
+    return Prepared(folder=home, training=TokenStream(training), validation=TokenStream(validation))
 
 
 def _open_shard(
@@ -133,7 +137,7 @@ def _open_shard(
     try:
         snapshot = Snapshot([path])
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise cannot_read(error, f"{path}: cannot be read") from None
     is_verified = verified.recall(path.name, snapshot) is not None
     shard = open_shard(
         path,
@@ -218,6 +222,8 @@ def _make_shard(
         try:
             _open_shard(path, text_sha256, corpus, tokenizer, verified)
             return len(documents)
+        except ResourceError:
+            raise
         except UserError as error:
             say(f"{error}; made again")
     ids = tokenizer.join(documents)

@@ -129,7 +129,7 @@ def test_a_damaged_shard_is_named_and_made_again(
         "truncated": whole[:-1],
         "of another place": neighbour.read_bytes(),
     }
-    victim.unlink()  # not overwritten, because `prepared` still has it mapped
+    victim.unlink()
     if damage != "gone":
         victim.write_bytes(damaged[damage])
         while victim.stat().st_ctime_ns == written:  # until the clock of the file system ticks

@@ -245,7 +245,7 @@ def test_every_setting_is_fixed_announced_or_free(place: Path, table: Table) -> 
 def _largest_id(shard: Path) -> None:
     """Put an id outside the vocabulary at the end of a shard, with correct hashes."""
     whole = open_shard(shard)
-    ids = whole.ids.astype(int)
+    ids = whole[:].astype(int)
     ids[-1] = whole.header.vocab_size
     shard.unlink()
     larger = dataclasses.replace(whole.header, vocab_size=whole.header.vocab_size + 1)
