@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homespun import workspace
 from homespun.data.documents import (
     block_bytes,
     blocks,
@@ -92,7 +91,7 @@ class Corpus:
         return _is_divisible(sha256) if chosen is None else sha256 in chosen
 
 
-def survey(path: Path, say: Say | None = None) -> Corpus:
+def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Corpus:
     """Find out which documents a text has and how they split.
 
     All of the text is read, with a progress bar on a terminal. The result is kept in a manifest, so that the next
@@ -101,19 +100,21 @@ def survey(path: Path, say: Say | None = None) -> Corpus:
     Args:
         path: a file or a folder.
         say: receives a message about files that are left out of a folder.
+        folder: holds the manifest; without it, none is kept.
 
     Raises:
         UserError: there is nothing to read, a file breaks the policy of `documents`, or the text is too small to be
             split.
     """
     snapshot = Snapshot(files_to_read(path))
-    name = path.resolve().name
-    manifest = Manifest(workspace.tokens_folder(path) / f"{name}.survey.json", RULES)
-    fact = manifest.recall(name, snapshot)
+    manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
+    place = str(path.resolve())  # texts of the same name share a manifest
+    fact = manifest and manifest.recall(place, snapshot)
     if fact is None:
         corpus = _read(path)
-        manifest.note(name, snapshot, _as_fact(corpus))
-        manifest.save()
+        if manifest:
+            manifest.note(place, snapshot, _as_fact(corpus))
+            manifest.save()
     else:
         corpus = _from_fact(path, fact)
     if say and (others := left_out(path)):

@@ -6,8 +6,10 @@ only on the text and the tokenizer, so a run that was killed keeps its finished 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,9 +72,29 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
             _tokenize(corpus, tokenizer, home, say)
             return _open(home, corpus, tokenizer)
     except OSError as error:
-        raise cannot_write(
-            error, f"{home}: tokens cannot be written", "choose another folder"
-        ) from None
+        raise _cannot_write(error, home) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure, without writing, that tokens can be written to a folder, or that it holds tokens already.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK) and not any(folder.glob(f"*/{INDEX}")):
+            raise PermissionError(errno.EACCES, f"{nearest} is read-only")
+    except OSError as error:
+        raise _cannot_write(error, folder) from None
+
+
+def _cannot_write(error: OSError, folder: Path) -> UserError:
+    return cannot_write(
+        error, f"{folder}: tokens cannot be written", "choose another folder (--tokens-dir)"
+    )
 
 
 def folder_name(data_sha256: str, tokenizer_sha256: str) -> str:

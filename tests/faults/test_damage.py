@@ -268,7 +268,7 @@ def with_damaged_shards(place: Path) -> Lost:
     """Losses of a run that is killed four times, with damage to its training shard each time."""
     for damage in SHARD_DAMAGES.values():
         runs.train(place, "tokens", wrong=[f"die-in-step={2 * SAVE_INTERVAL + 1}"], status=-9)
-        [shard] = place.glob("tokens/*/training-00000.tokens")
+        [shard] = place.glob("data/tokens/*/training-00000.tokens")
         damage(shard)
         with pytest.raises(UserError, match=r"training-00000\.tokens"):
             open_shard(shard)
@@ -285,7 +285,7 @@ def test_damaged_shards(place: Path, table: Table) -> None:
 
 def test_damaged_shards_would_show(place: Path, table: Table) -> None:
     runs.train(place, "tokens", wrong=["die-in-step=12"], status=-9)
-    [shard] = place.glob("tokens/*/training-00000.tokens")
+    [shard] = place.glob("data/tokens/*/training-00000.tokens")
     flip(shard, *EVERYWHERE)
     folder = ["--checkpoint-dir", "tokens"]
     command = ["train", "--resume", "auto", *runs.RUN, *folder]
