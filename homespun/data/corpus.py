@@ -16,11 +16,13 @@ from homespun.data.documents import (
     bytes_to_read,
     documents,
     files_to_read,
+    how_to_mark,
     left_out,
 )
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
+from homespun.tokenizer import END_OF_TEXT
 
 VALIDATION_SHARE = 0.1
 """The share of the text that is held out for validation."""
@@ -61,6 +63,8 @@ class Corpus:
     """SHA-256 of the validation documents; None if they are those divisible by ten."""
     max_block_bytes: int | None = None
     """Largest size of a block; None if the documents are not cut."""
+    n_marks: int = 0
+    """Number of end-of-text marks inside the documents, where they are ordinary text."""
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -99,7 +103,7 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
 
     Args:
         path: a file or a folder.
-        say: receives a message about files that are left out of a folder.
+        say: receives messages about files that are left out of a folder, and about marks inside the documents.
         folder: holds the manifest; without it, none is kept.
 
     Raises:
@@ -109,7 +113,7 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
     snapshot = Snapshot(files_to_read(path))
     manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
     place = str(path.resolve())  # texts of the same name share a manifest
-    fact = manifest and manifest.recall(place, snapshot)
+    fact = manifest.recall(place, snapshot) if manifest else None
     if fact is None:
         corpus = _read(path)
         if manifest:
@@ -119,6 +123,11 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         corpus = _from_fact(path, fact)
     if say and (others := left_out(path)):
         say(f"Left out of {path}: {others}.")
+    if say and corpus.n_marks:
+        say(
+            f"{path}: {corpus.n_marks:,} {END_OF_TEXT} inside documents, where it is ordinary text and ends none. "
+            f"If it is meant to end documents, {how_to_mark(path)}"
+        )
     return corpus
 
 
@@ -130,6 +139,7 @@ def _as_fact(corpus: Corpus) -> dict[str, Any]:
         "n_bytes": corpus.n_bytes,
         "validation_hashes": None if hashes is None else sorted(hashes),
         "max_block_bytes": corpus.max_block_bytes,
+        "n_marks": corpus.n_marks,
     }
 
 
@@ -142,7 +152,7 @@ def _from_fact(path: Path, fact: dict[str, Any]) -> Corpus:
 def _read(path: Path) -> Corpus:
     """Read and hash all documents."""
     identity = hashlib.sha256()
-    n_documents = n_bytes = 0
+    n_documents = n_bytes = n_marks = 0
     sizes: dict[str, int] = {}  # of the first `LARGE_CORPUS` different documents
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
         for document in documents(path):
@@ -153,6 +163,7 @@ def _read(path: Path) -> Corpus:
                 sizes[digest.hexdigest()] = len(encoded)
             n_documents += 1
             n_bytes += len(encoded)
+            n_marks += document.count(END_OF_TEXT)
             advance(len(encoded))
     max_block_bytes = None
     if len(sizes) < MIN_DOCUMENTS:
@@ -174,6 +185,7 @@ def _read(path: Path) -> Corpus:
         n_bytes=n_bytes,
         validation_hashes=_validation_hashes(sizes),
         max_block_bytes=max_block_bytes,
+        n_marks=n_marks,
     )
 
 
