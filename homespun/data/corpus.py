@@ -18,6 +18,7 @@ from homespun.data.documents import (
     files_to_read,
     how_to_mark,
     left_out,
+    looks_like_jsonl,
 )
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.errors import UserError
@@ -103,7 +104,8 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
 
     Args:
         path: a file or a folder.
-        say: receives messages about files that are left out of a folder, and about marks inside the documents.
+        say: receives messages about files that are left out of a folder, JSON under the name of a text, and marks
+            inside the documents.
         folder: holds the manifest; without it, none is kept.
 
     Raises:
@@ -123,6 +125,11 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         corpus = _from_fact(path, fact)
     if say and (others := left_out(path)):
         say(f"Left out of {path}: {others}.")
+    if say and looks_like_jsonl(path):
+        say(
+            f"{path}: its lines are JSON and are read as they are. To read only the text in them, give the file a "
+            "name that ends in .jsonl"
+        )
     if say and corpus.n_marks:
         say(
             f"{path}: {corpus.n_marks:,} {END_OF_TEXT} inside documents, where it is ordinary text and ends none. "

@@ -51,10 +51,20 @@ MIN_BLOCK_BYTES = 200
 """Bytes. Blocks do not become smaller than this, because they would hardly be texts."""
 MAX_LINE = 1 << 27
 """Bytes in a line of .jsonl, which is read into memory as a whole."""
-EAST_ASIAN = ("GB18030", "BIG5", "SHIFT_JIS", "EUC-JP", "EUC-KR")
-"""Encodings in which letters take several bytes, by names that Python and iconv know."""
+_HIRAGANA, _HANGUL = "[\u3041-\u309f]", "[\uac00-\ud7a3]"
+EAST_ASIAN = {
+    "SHIFT_JIS": (_HIRAGANA, 0.2),
+    "EUC-JP": (_HIRAGANA, 0.2),
+    "EUC-KR": (_HANGUL, 0.8),
+    "GB18030": ("[的一是不了在人有我他和小大上来到这个]", 0.02),
+    "BIG5": ("[的一是不了在人有我他和小大上來到這個]", 0.02),
+}
+"""Encodings in which letters take several bytes, by names that Python and iconv know. With each, characters that are
+frequent in its languages, and the least share of them in a text."""
 MIN_ZEROS = 16
 """Zero bytes at the start of a file, from which on their places may show UTF-16."""
+TEXT_COLUMNS = ("text", "story", "content")
+"""The columns of .jsonl and .parquet that may hold the documents."""
 MAX_SHOWN_NAME = 40
 """Characters of a column's name in a message."""
 _READ = 1 << 18
@@ -205,6 +215,20 @@ def how_to_mark(path: Path) -> str:
     unpack, file = (f"{packed[2]} {file} | ", "") if packed else ("", f" {file}")
     own_line = rf"perl -pe 's/{re.escape(END_OF_TEXT)}/\n$&\n/g'"
     return f"give each a line of its own: {unpack}{own_line}{file} > marked.txt"
+
+
+def looks_like_jsonl(path: Path) -> bool:
+    """Whether a file that is read as text has lines of .jsonl."""
+    if path.is_dir() or suffix(path.name) in (".jsonl", ".parquet"):
+        return False
+    with _opened(path) as file:
+        codec = _codec(path.name, file)
+        first = (_decompressed(file, codec) if codec else file).readline(_READ)
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and any(column in record for column in TEXT_COLUMNS)
 
 
 def left_out(path: Path) -> str:
@@ -504,30 +528,41 @@ def _iconv(encoding: str, name: str) -> str:
     return f"{unpack}{command}{'' if unpack else f' {file}'} > utf8{suffix(name) or '.txt'}"
 
 
-def _other_encoding(text: bytes, error: UnicodeDecodeError, name: str) -> str:
-    """Advice for a text that is not UTF-8."""
-    if not text[: error.start].isascii():
+def _other_encoding(before: bytes, text: bytes, name: str) -> str:
+    """Advice for a text that is not UTF-8.
+
+    Args:
+        before: the part of the document that is UTF-8.
+        text: some of the text that follows.
+        name: the file.
+    """
+    if not before.isascii():
         return (
             "the text before is UTF-8, so the file is damaged there or was joined from several; without the wrong "
             f"bytes: {_iconv('UTF-8', name).replace('iconv', 'iconv -c')}"
         )
-    if not re.search(rb"[\x80-\xff]{4}", text):
-        encodings = ["WINDOWS-1252"]
-    else:
-        encodings = [name for name in EAST_ASIAN if _may_be(name, text)]
-        encodings = encodings or ["WINDOWS-1251", "KOI8-R"]
-    if encodings == ["WINDOWS-1252"]:
-        return f"if it is Latin-1 or Windows-1252 text, convert it: {_iconv(encodings[0], name)}"
+    n_letters = len(re.findall(rb"[\x80-\xff]", text))
+    in_words = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", text)))
+    if in_words < n_letters / 2:  # single letters with accents between those of ASCII
+        return f"if it is Latin-1 or Windows-1252 text, convert it: {_iconv('WINDOWS-1252', name)}"
+    possible = {encoding: _is_likely(encoding, text) for encoding in EAST_ASIAN}
+    likely = [encoding for encoding, is_likely in possible.items() if is_likely]
+    decoded = [encoding for encoding, is_likely in possible.items() if is_likely is not None]
+    encodings = likely or decoded or ["WINDOWS-1251", "KOI8-R"]
+    right = " from the right one" if len(encodings) > 1 else ""
     listed = " or ".join(encodings)
-    return f"if it is {listed} text, convert it from the right one: {_iconv(encodings[0], name)}"
+    return f"if it is {listed} text, convert it{right}: {_iconv(encodings[0], name)}"
 
 
-def _may_be(encoding: str, text: bytes) -> bool:
+def _is_likely(encoding: str, text: bytes) -> bool | None:
+    """Whether a text has the characters that are frequent in an encoding's languages; None if it is not encoded so."""
     try:
-        codecs.getincrementaldecoder(encoding)().decode(text)
+        decoded = codecs.getincrementaldecoder(encoding)().decode(text)
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
+    frequent, least_share = EAST_ASIAN[encoding]
+    n_letters = len(re.findall(r"[^\x00-\x7f]", decoded))
+    return len(re.findall(frequent, decoded)) >= least_share * n_letters
 
 
 def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
@@ -538,7 +573,8 @@ def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
         return _clean(text.decode())
     except UnicodeDecodeError as error:
         line = _line_number(file, offset + error.start)
-        advice = _other_encoding(text, error, name)
+        file.seek(offset + error.start)
+        advice = _other_encoding(text[: error.start], file.read(_READ), name)
         raise UserError(f"{name}: not UTF-8 in line {line:,}; {advice}") from None
 
 
@@ -643,7 +679,7 @@ def _parquet_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
 def _text_column(columns: list[str], place: str) -> str:
     if "text" in columns:
         return "text"
-    candidates = [column for column in columns if column in ("story", "content")]
+    candidates = [column for column in columns if column in TEXT_COLUMNS]
     if len(candidates) != 1:
         raise UserError(
             f"{place}: which column is the text? Name it `text`; it has {_listed(columns)}"

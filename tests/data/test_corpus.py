@@ -178,3 +178,16 @@ def test_the_size_of_blocks_follows_the_text_and_not_its_compressed_size(tmp_pat
     assert survey(
         written(tmp_path / "b.txt.gz", gzip.compress(book.encode()))
     ) == dataclasses.replace(plain, path=tmp_path / "b.txt.gz")
+
+
+def test_json_under_the_name_of_a_text_is_named(tmp_path: Path) -> None:
+    texts = [json.dumps({"text": f"story {number}"}) for number in range(50)]
+    said: list[str] = []
+    for name, content in (
+        ("a.txt", "\n".join(texts)),
+        ("b.jsonl", "\n".join(texts)),
+        ("c.txt", "\n".join(f"[{number}]" for number in range(500))),
+    ):
+        survey(written(tmp_path / name, content), said.append)
+    [line] = said
+    assert "a.txt: its lines are JSON and are read as they are. To read only the text" in line

@@ -95,11 +95,13 @@ def test_text_column(tmp_path: Path, columns: tuple[str, ...], taken: str | None
         ("book", ("wide" * 9).encode("utf-16-be"), r"UTF-16 .* -f UTF-16BE .*book > utf8\.txt"),
         ("a.txt", ("wide" * 9).encode("utf-32"), "UTF-32 text; convert it: iconv -f UTF-32 -t"),
         ("a.txt", ("wide" * 9).encode("utf-32-le"), "UTF-32 text; .* -f UTF-32LE -t"),
-        ("a.jsonl", '{"text": "中文的句子"}'.encode("gbk"), r"1; if it is GB18030 .*> utf8\.jsonl"),
+        ("a.jsonl", '{"text": "中文的句子"}'.encode("gbk"), r"-f GB18030 -t UTF-8 .*> utf8\.jsonl"),
+        ("a.txt", "這是一個中文的句子".encode("big5"), r"if it is BIG5 .*-f BIG5"),
+        ("a.txt", "안녕하세요 오늘은".encode("euc_kr"), "if it is EUC-KR .*-f EUC-KR"),
         (
             "a.txt",
             "日本語の文章です。".encode("shift_jis"),
-            "SHIFT_JIS .* convert it from the right",
+            "if it is SHIFT_JIS text, convert it: iconv",
         ),
         (
             "a.txt",
