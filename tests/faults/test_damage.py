@@ -44,7 +44,7 @@ PLACES = (0, 0.5, 1)
 
 
 def flip(path: Path, *places: float) -> None:
-    """Flip a bit at each place, in a new file, since a process may have mapped the old one."""
+    """Flip a bit at each place, in a new file, since a process may have the old one open."""
     content = bytearray(path.read_bytes())
     for place in places:
         content[int(place * (len(content) - 1))] ^= 4

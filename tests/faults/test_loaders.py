@@ -179,7 +179,7 @@ def test_a_mutated_file_is_taken_or_refused(
     assert refused_or_taken(loader, path)
 
     def read_with(mutations: list[tuple[str, float, Any]]) -> None:
-        path.unlink()  # an earlier reader may have mapped it
+        path.unlink()  # an earlier reader may have it open
         path.write_bytes(mutated(content, mutations))
         refused_or_taken(loader, path)
 
