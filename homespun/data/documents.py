@@ -520,10 +520,10 @@ def _wide_encoding(beginning: bytes) -> str | None:
     return patterns.get(is_zero)
 
 
-def _iconv(encoding: str, name: str) -> str:
+def _iconv(encoding: str, name: str, option: str = "") -> str:
     """The command that converts a file to UTF-8, and keeps the suffix that tells its kind."""
     outer = Path(name).suffix.lower()
-    command, file = f"iconv -f {encoding} -t UTF-8", shlex.quote(name)
+    command, file = f"iconv{option} -f {encoding} -t UTF-8", shlex.quote(name)
     unpack = f"{COMPRESSIONS[outer][2]} {file} | " if outer in COMPRESSIONS else ""
     return f"{unpack}{command}{'' if unpack else f' {file}'} > utf8{suffix(name) or '.txt'}"
 
@@ -539,7 +539,7 @@ def _other_encoding(before: bytes, text: bytes, name: str) -> str:
     if not before.isascii():
         return (
             "the text before is UTF-8, so the file is damaged there or was joined from several; without the wrong "
-            f"bytes: {_iconv('UTF-8', name).replace('iconv', 'iconv -c')}"
+            f"bytes: {_iconv('UTF-8', name, ' -c')}"
         )
     n_letters = len(re.findall(rb"[\x80-\xff]", text))
     in_words = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", text)))
