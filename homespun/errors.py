@@ -16,10 +16,41 @@ class DiskFullError(UserError):
     """A file could not be written because the disk is full. This may pass, so a caller may try again later."""
 
 
-def cannot_write(error: OSError, message: str) -> UserError:
-    """The exception with this message for a failed write: `DiskFullError` if the disk or quota is full."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return DiskFullError(message) if full else UserError(message)
+class ResourceError(UserError):
+    """The process has too many open files or too little memory. The file that was to be opened may be whole."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RESOURCES = {
+    errno.EMFILE: "allow more open files first, for example with: ulimit -n 1024",
+    errno.ENFILE: "close other programs, which have too many files open",
+    errno.ENOMEM: "close other programs, or give this one more memory",
+}
+
+
+def cannot_write(error: OSError, what: str, otherwise: str) -> UserError:
+    """The exception for a failed write: `DiskFullError` if the disk or quota is full.
+
+    Args:
+        error: the cause.
+        what: the beginning of the message, such as "FILE cannot be written".
+        otherwise: advice unless the cause is a full disk or a lack of resources, such as "choose another folder".
+    """
+    if error.errno in _FULL:
+        return DiskFullError(f"{what} ({_reason(error)}): make room there, or {otherwise}")
+    return cannot_read(error, what, otherwise)
+
+
+def cannot_read(error: OSError, what: str, otherwise: str = "") -> UserError:
+    """The exception for a failed reading: `ResourceError` if the file is not at fault; see `cannot_write`."""
+    if advice := _RESOURCES.get(error.errno or 0):
+        return ResourceError(f"{what} ({_reason(error)}): {advice}")
+    advice = "check the disk" if error.errno == errno.EIO else otherwise
+    return UserError(f"{what} ({_reason(error)})" + (advice and f": {advice}"))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:

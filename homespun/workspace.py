@@ -1,4 +1,4 @@
-"""The places of a project: its newest download and tokenizer by name, and the folder of tokens of a text.
+"""The places of a project: its newest download and its newest tokenizer, by name.
 
 The names are kept in `.homespun.json` in the working directory. File times play no part, because copying or touching
 a file must not change which text a run reads.
@@ -51,11 +51,6 @@ def chosen_data(named: str | None) -> Path:
             "homespun download --dataset stories (needs no network)"
         )
     return path
-
-
-def tokens_folder(data: Path) -> Path:
-    """The folder for everything that is made from a text and can be made again: tokens, and what is known of it."""
-    return data.parent / "tokens"
 
 
 @contextmanager

@@ -167,8 +167,8 @@ def write_archive(
     except OSError as error:
         raise cannot_write(
             error,
-            f"{path} could not be saved ({error.strerror}): "
-            "make room there or choose another folder",
+            f"{path} could not be saved",
+            "choose another folder",
         ) from error
     return sha256
 

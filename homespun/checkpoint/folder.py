@@ -288,7 +288,7 @@ class CheckpointFolder:
         except OSError as error:
             raise cannot_write(
                 error,
-                f"{self.path} cannot be written ({error.strerror}): "
+                f"{self.path} cannot be written",
                 "choose another folder (--checkpoint-dir)",
             ) from error
 

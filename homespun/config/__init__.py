@@ -4,7 +4,7 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 """
 
 from homespun.config.commands import DoctorConfig, ModelsConfig, VerifyConfig
-from homespun.config.data import DownloadConfig, TokenizerConfig
+from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.generation import (
     GenerateConfig,
     JudgeConfig,
@@ -29,6 +29,7 @@ from homespun.config.training import (
 
 __all__ = [
     "LONGEST_CONTEXT",
+    "TOKENS_DIR",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",

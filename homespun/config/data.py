@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from homespun.config.checked import Checked, setting
 
+TOKENS_DIR = "data/tokens"
+"""The default folder of tokens, in the working directory."""
+
 
 @dataclass(frozen=True)
 class DownloadConfig(Checked):

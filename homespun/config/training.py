@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from homespun.config.checked import Checked, seconds, setting
+from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 
 Optimizer = Literal["adamw", "muon"]
@@ -214,6 +215,9 @@ class RecordConfig(Checked):
     )
     save_interval: int = setting(1000, "Steps between checkpoints.", at_least=1)
     keep: int = setting(3, "Number of recent checkpoints to keep, besides the best.", at_least=1)
+    tokens_dir: str = setting(
+        TOKENS_DIR, "Folder for the tokens of texts, which later runs use again."
+    )
 
 
 @dataclass(frozen=True)

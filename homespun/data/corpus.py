@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homespun import durable, workspace
+from homespun import durable
 from homespun.data.documents import (
     block_bytes,
     blocks,
     bytes_to_read,
     documents,
     files_to_read,
+    how_to_mark,
     left_out,
+    looks_like_jsonl,
 )
 from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
+from homespun.tokenizer import END_OF_TEXT
 
 VALIDATION_SHARE = 0.1
 """The share of the text that is held out for validation."""
@@ -67,6 +70,8 @@ class Corpus:
     """SHA-256 of the validation documents; None if they are those divisible by ten."""
     max_block_bytes: int | None = None
     """Largest size of a block; None if the documents are not cut."""
+    n_marks: int = 0
+    """Number of end-of-text marks inside the documents, where they are ordinary text."""
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -107,7 +112,7 @@ class Corpus:
         return _is_divisible(sha256) if chosen is None else sha256 in chosen
 
 
-def survey(path: Path, say: Say | None = None) -> Corpus:
+def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Corpus:
     """Find out which documents a text has and how they split.
 
     All of the text is read, with a progress bar on a terminal. The result is kept in a manifest, so that the next
@@ -115,26 +120,39 @@ def survey(path: Path, say: Say | None = None) -> Corpus:
 
     Args:
         path: a file or a folder.
-        say: receives a message about files that are left out of a folder, or that have changed since their download.
+        say: receives messages about files that are left out of a folder, or that have changed since their download,
+            JSON under the name of a text, and marks inside the documents.
+        folder: holds the manifest; without it, none is kept.
 
     Raises:
         UserError: there is nothing to read, a file breaks the policy of `documents`, or the text is too small to be
             split.
     """
     snapshot = Snapshot(files_to_read(path))
-    name = path.resolve().name
-    manifest = Manifest(workspace.tokens_folder(path) / f"{name}.survey.json", RULES)
-    fact = manifest.recall(name, snapshot)
+    manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
+    place = str(path.resolve())  # texts of the same name share a manifest
+    fact = manifest.recall(place, snapshot) if manifest else None
     if fact is None:
         corpus = _read(path)
-        manifest.note(name, snapshot, _as_fact(corpus))
-        manifest.save()
+        if manifest:
+            manifest.note(place, snapshot, _as_fact(corpus))
+            manifest.save()
         if say:
             _report_changes(files_to_read(path), say)
     else:
         corpus = _from_fact(path, fact)
     if say and (others := left_out(path)):
         say(f"Left out of {path}: {others}.")
+    if say and looks_like_jsonl(path):
+        say(
+            f"{path}: its lines are JSON and are read as they are. To read only the text in them, give the file a "
+            "name that ends in .jsonl"
+        )
+    if say and corpus.n_marks:
+        say(
+            f"{path}: {corpus.n_marks:,} {END_OF_TEXT} inside documents, where it is ordinary text and ends none. "
+            f"If it is meant to end documents, {how_to_mark(path)}"
+        )
     return corpus
 
 
@@ -159,6 +177,7 @@ def _as_fact(corpus: Corpus) -> dict[str, Any]:
         "validation_bytes": corpus.validation_bytes,
         "validation_hashes": None if hashes is None else sorted(hashes),
         "max_block_bytes": corpus.max_block_bytes,
+        "n_marks": corpus.n_marks,
     }
 
 
@@ -194,12 +213,14 @@ def _read(path: Path) -> Corpus:
     """Read and hash all documents."""
     identity = hashlib.sha256()
     sizes = _Sizes()
+    n_marks = 0
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
         for document in documents(path):
             encoded = document.encode()
             digest = hashlib.sha256(encoded)
             identity.update(digest.digest())
             sizes.add(digest.hexdigest(), len(encoded))
+            n_marks += document.count(END_OF_TEXT)
             advance(len(encoded))
     n_bytes = sizes.total
     max_block_bytes = None
@@ -225,6 +246,7 @@ def _read(path: Path) -> Corpus:
         else sum(sizes.of_all[sha256] for sha256 in hashes),
         validation_hashes=hashes,
         max_block_bytes=max_block_bytes,
+        n_marks=n_marks,
     )
 
 

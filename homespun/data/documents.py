@@ -5,6 +5,8 @@ All text that the project learns from is read here, under one policy:
 - A source is a .txt, .md, .jsonl or .parquet file, a file without a suffix (read as text), or a folder. A folder stands
   for its .txt, .md, .jsonl and .parquet files in the order of their names. Other files, hidden files and subfolders are
   left out.
+- A text or .jsonl file may be compressed with gzip or zstd. Its first bytes decide, and .gz or .zst may follow its
+  suffix. It is decompressed piece by piece.
 - Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its first 1 MiB is one
   long text, such as a book, and is cut into blocks, see `block_bytes`. Inside other lines `<|endoftext|>` is ordinary
   text.
@@ -21,15 +23,18 @@ A change of this policy needs a new `corpus.RULES`.
 """
 
 import codecs
+import contextlib
+import io
 import itertools
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
-from homespun.errors import UserError, did_you_mean
+from homespun.errors import UserError, cannot_read, did_you_mean
 from homespun.tokenizer import END_OF_TEXT
 
 BOM = b"\xef\xbb\xbf"
@@ -46,32 +51,70 @@ MIN_BLOCK_BYTES = 200
 """Bytes. Blocks do not become smaller than this, because they would hardly be texts."""
 MAX_LINE = 1 << 27
 """Bytes in a line of .jsonl, which is read into memory as a whole."""
+_HIRAGANA, _HANGUL = "[\u3041-\u309f]", "[\uac00-\ud7a3]"
+EAST_ASIAN = {
+    "SHIFT_JIS": (_HIRAGANA, 0.2),
+    "EUC-JP": (_HIRAGANA, 0.2),
+    "EUC-KR": (_HANGUL, 0.8),
+    "GB18030": ("[的一是不了在人有我他和小大上来到这个]", 0.02),
+    "BIG5": ("[的一是不了在人有我他和小大上來到這個]", 0.02),
+}
+"""Encodings in which letters take several bytes, by names that Python and iconv know. With each, characters that are
+frequent in its languages, and the least share of them in a text."""
+MIN_ZEROS = 16
+"""Zero bytes at the start of a file, from which on their places may show UTF-16."""
+TEXT_COLUMNS = ("text", "story", "content")
+"""The columns of .jsonl and .parquet that may hold the documents."""
 MAX_SHOWN_NAME = 40
 """Characters of a column's name in a message."""
 _READ = 1 << 18
+_HEAD = 1 << 12
+"""Bytes at the start of a file that show which kind of file it is."""
 _LINE_END = re.compile(rb"\r\n?|\n")
 _CUTS = [
     re.compile(end)
     for end in (
         rb"(?=\n[ \t\r]*\n|\r[ \t]*\r)",  # end of a paragraph
         rb"(?=[\r\n])",  # end of a line
-        rb"[.!?][^\w\s]*(?=\s)",  # end of a sentence, with its quotation marks
+        rb"[.!?][^\w\s]*+(\s)?",  # end of a sentence, with its quotation marks
         rb"(?= )",  # end of a word
     )
 ]
-"""The places where a text may be cut, best first."""
+"""The places where a text may be cut, best first. A match of an expression with a group counts only if the group does,
+and the cut is before the group. So a run of marks is passed over as a whole, and no search is slower than linear."""
 
-_WORD = ("a Word document", "in Word: Save as, Plain Text")
-_PAGE = ("a web page", "pandoc -t plain page.html -o page.txt strips the tags")
+COMPRESSIONS = {
+    ".gz": ("gzip", rb"\x1f\x8b", "gzip -dc"),
+    ".zst": ("zstd", rb"(?s:\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18)", "zstd -dc"),
+}
+"""By suffix: the codec, the first bytes, and a command that decompresses."""
+
+_SAVE = "save it as plain text (.txt, UTF-8) first: "
+_UNPACK = "unpack it first: "
+_WORD = ("a Word document", _SAVE + "in Word: Save as, Plain Text")
+_PAGE = ("a web page", _SAVE + "pandoc -t plain {file} -o page.txt strips the tags")
+_TAR = ("a tar archive", _UNPACK + "tar -xf {file}")
 _CONVERTIBLE = {
-    ".pdf": ("a PDF", "pdftotext book.pdf book.txt"),
-    ".epub": ("an e-book", "in Calibre: Convert books, to TXT"),
+    ".pdf": ("a PDF", _SAVE + "pdftotext {file} book.txt"),
+    ".epub": ("an e-book", _SAVE + "in Calibre: Convert books, to TXT"),
     ".docx": _WORD,
     ".doc": _WORD,
     ".rtf": _WORD,
-    ".odt": ("a LibreOffice document", "in LibreOffice: Save as, Text"),
+    ".odt": ("a LibreOffice document", _SAVE + "in LibreOffice: Save as, Text"),
     ".html": _PAGE,
     ".htm": _PAGE,
+    ".json": ("a JSON file", "make a line of each document: jq -c '.[]' {file} > text.jsonl"),
+    ".zip": ("a zip archive", _UNPACK + "unzip {file}"),
+    ".tar": _TAR,
+    ".tgz": _TAR,
+    ".7z": ("a 7-Zip archive", _UNPACK + "7z x {file}"),
+    ".rar": ("a RAR archive", _UNPACK + "unrar x {file}"),
+    ".bz2": ("compressed by bzip2", _UNPACK + "bzip2 -dc {file} > unpacked{suffix}"),
+    ".xz": ("compressed by xz", _UNPACK + "xz -dc {file} > unpacked{suffix}"),
+    ".parquet.gz": ("a compressed parquet file", _UNPACK + "gzip -dc {file} > unpacked.parquet"),
+    ".parquet.zst": ("a compressed parquet file", _UNPACK + "zstd -dc {file} > unpacked.parquet"),
+    ".gz": ("compressed twice", _UNPACK + "gzip -dc {file} > unpacked{suffix}"),
+    ".zst": ("compressed twice", _UNPACK + "zstd -dc {file} > unpacked{suffix}"),
 }
 """Kinds of files that are not text, each with a way to convert it."""
 _DISGUISED = {
@@ -79,8 +122,15 @@ _DISGUISED = {
     ".epub": rb"PK\x03\x04.{26}mimetypeapplication/epub",
     ".odt": rb"PK\x03\x04.{26}mimetypeapplication/vnd\.oasis",
     ".docx": rb"PK\x03\x04.{26}(\[Content_Types|_rels|docProps|word)",
+    ".zip": rb"PK\x03\x04",
     ".doc": rb"\xd0\xcf\x11\xe0",
     ".rtf": rb"\{\\rtf",
+    ".tar": rb".{257}ustar",
+    ".7z": rb"7z\xbc\xaf\x27\x1c",
+    ".rar": rb"Rar!\x1a\x07",
+    ".bz2": rb"BZh[1-9]1AY&SY",
+    ".xz": rb"\xfd7zXZ\x00",
+    **{suffix: first for suffix, (_, first, _) in COMPRESSIONS.items()},
 }
 """The first bytes of these kinds, to recognise them under another suffix."""
 
@@ -103,25 +153,82 @@ def block_bytes(text_bytes: int) -> int:
 
 
 def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
-    block = block_bytes(sum(file.stat().st_size for file in files))
+    block = block_bytes(sum(map(_size, files)))
     empty = True
     for name in files:
-        try:
-            with name.open("rb") as file:
-                for document, _ in read(file, str(name), block=block):
-                    empty = False
-                    yield document
-        except OSError as error:
-            raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+        with _opened(name) as file:
+            for document, _ in read(file, str(name), block=block):
+                empty = False
+                yield document
     if empty:
         raise UserError(f"{path}: there is no text in it")
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes.
+
+    Raises:
+        UserError: it cannot be opened, or, inside the block, not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise cannot_read(error, f"{path}: cannot be read") from None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file. Of a compressed one only as many of its text are counted as matter to `block_bytes`."""
+    with _opened(path) as file:
+        codec = _codec(path.name, file)
+        if codec is None:
+            return os.fstat(file.fileno()).st_size
+        return len(_decompressed(file, codec).read(BLOCK_BYTES * BLOCKS_OF_SHORT_TEXT))
+
+
 def bytes_to_read(path: Path) -> int | None:
     """Bytes of text in a file or folder; None if it is compressed, so that the number is unknown."""
-    files = files_to_read(path)
-    is_compressed = any(file.suffix.lower() == ".parquet" for file in files)
-    return None if is_compressed else sum(file.stat().st_size for file in files)
+    total = 0
+    for name in files_to_read(path):
+        with _opened(name) as file:
+            if suffix(name.name) == ".parquet" or _codec(name.name, file):
+                return None
+            total += os.fstat(file.fileno()).st_size
+    return total
+
+
+def suffix(name: str) -> str:
+    """The suffix that tells the kind of a file, in small letters: `.jsonl` for `a.jsonl` and for `a.jsonl.gz`."""
+    outer, inner = Path(name).suffix.lower(), Path(Path(name).stem).suffix.lower()
+    if outer not in COMPRESSIONS:
+        return outer
+    return inner + outer if inner == ".parquet" else inner
+
+
+def how_to_mark(path: Path) -> str:
+    """How the marks inside the documents of a source become ends of documents."""
+    if path.is_dir() or suffix(path.name) in (".jsonl", ".parquet"):
+        return "give each document a line (.jsonl) or a row (.parquet) of its own"
+    file = shlex.quote(str(path))
+    packed = COMPRESSIONS.get(path.suffix.lower())
+    unpack, file = (f"{packed[2]} {file} | ", "") if packed else ("", f" {file}")
+    own_line = rf"perl -pe 's/{re.escape(END_OF_TEXT)}/\n$&\n/g'"
+    return f"give each a line of its own: {unpack}{own_line}{file} > marked.txt"
+
+
+def looks_like_jsonl(path: Path) -> bool:
+    """Whether a file that is read as text has lines of .jsonl."""
+    if path.is_dir() or suffix(path.name) in (".jsonl", ".parquet"):
+        return False
+    with _opened(path) as file:
+        codec = _codec(path.name, file)
+        first = (_decompressed(file, codec) if codec else file).readline(_READ)
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and any(column in record for column in TEXT_COLUMNS)
 
 
 def left_out(path: Path) -> str:
@@ -142,7 +249,7 @@ def left_out(path: Path) -> str:
 def _is_read(entry: Path) -> bool:
     """Whether a file is read as part of its folder."""
     hidden = entry.name.startswith(".")
-    return entry.suffix.lower() in SUFFIXES and not hidden and entry.is_file()
+    return suffix(entry.name) in SUFFIXES and not hidden and entry.is_file()
 
 
 def files_to_read(path: Path) -> list[Path]:
@@ -166,29 +273,29 @@ def files_to_read(path: Path) -> list[Path]:
             close = did_you_mean(path.name, names, "")
             raise UserError(f"{path}: there is no such file or folder" + (close and f": {close}"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    suffix = path.suffix.lower()
-    if suffix in _CONVERTIBLE:
-        raise _not_text(str(path), suffix)
-    if suffix and suffix not in SUFFIXES:
+        raise cannot_read(error, f"{path}: cannot be read") from None
+    kind = suffix(path.name)
+    if kind in _CONVERTIBLE:
+        raise _not_text(str(path), kind)
+    if kind and kind not in SUFFIXES:
         raise UserError(f"{path}: cannot read this kind of file; give a {SUPPORTED} file")
     return [path]
 
 
 def _not_text(name: str, kind: str) -> UserError:
     what, how = _CONVERTIBLE[kind]
-    suffix = Path(name).suffix
-    disguised = "" if suffix.lower() == kind else f" with the name {suffix or Path(name).name}"
-    return UserError(
-        f"{name}: this is {what}{disguised}: save it as plain text (.txt, UTF-8) first: {how}"
-    )
+    shown = Path(name).suffix
+    disguised = "" if suffix(name) == kind else f" with the name {shown or Path(name).name}"
+    inner = suffix(name) if suffix(name) in SUFFIXES else suffix(Path(name).stem)
+    how = how.replace("{suffix}", inner or ".txt").replace("{file}", shlex.quote(name))
+    return UserError(f"{name}: this is {what}{disguised}: {how}")
 
 
 def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) -> Iterator[Located]:
     """Stream the documents of one seekable file, each with the position after it.
 
     A position is a byte offset in text and .jsonl, and a row in .parquet. Reading with a position as `start` gives the
-    documents after it. Inside one long value the position is None, because reading cannot start there.
+    documents after it. The position is None where reading cannot start: inside one long value and in a compressed file.
 
     Args:
         file: open for reading bytes.
@@ -199,20 +306,109 @@ def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) ->
     Raises:
         UserError: the file breaks the policy of this module.
     """
-    suffix = Path(name).suffix.lower()
-    if suffix == ".jsonl":
+    kind = suffix(name)
+    codec = None
+    if start == 0 and kind != ".parquet":
+        if codec := _codec(name, file):
+            file = _decompressed(file, codec)
+        _check_is_text(_head(file), name)
+    if kind == ".jsonl":
         pieces = _read_values(_jsonl_values(file, name, start))
-    elif suffix == ".parquet":
+    elif kind == ".parquet":
         pieces = _read_values(_parquet_values(file, name, start))
     else:
         pieces = _read_text(file, name, start, block)
-    return ((document, position) for document, position in pieces if document)
+    for document, position in pieces:
+        if document:
+            yield document, None if codec else position
+
+
+def _head(file: BinaryIO) -> bytes:
+    """The first bytes of a file, whose position is at the start after that."""
+    file.seek(0)
+    head = file.read(_HEAD)
+    file.seek(0)
+    return head
+
+
+def _codec(name: str, file: BinaryIO) -> str | None:
+    """The compression of a text or .jsonl file by its first bytes."""
+    if suffix(name) == ".parquet":
+        return None
+    head = _head(file)
+    return next((codec for codec, first, _ in COMPRESSIONS.values() if re.match(first, head)), None)
+
+
+def _decompressed(file: BinaryIO, codec: str) -> BinaryIO:
+    """The content of a compressed file. Damage raises an OSError where it is read."""
+    return cast(BinaryIO, io.BufferedReader(_Decompressed(file, codec), _READ))
+
+
+class _Decompressed(io.RawIOBase):
+    """The content of a compressed file, decompressed piece by piece."""
+
+    def __init__(self, file: BinaryIO, codec: str) -> None:
+        self._file, self._codec = file, codec
+        self._restart()
+
+    def _restart(self) -> None:
+        import pyarrow
+
+        self._file.seek(0)
+        self._stream = pyarrow.CompressedInputStream(
+            pyarrow.PythonFile(_Borrowed(self._file), mode="r"), self._codec
+        )
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET:
+            raise io.UnsupportedOperation("only an offset from the start is known")
+        if offset < self._position:
+            self._restart()
+        while self._position < offset:
+            skipped = self._stream.read(min(_READ, offset - self._position))
+            if not skipped:
+                break
+            self._position += len(skipped)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+class _Borrowed:
+    """A file that stays open when its reader closes it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
 
 
 def _read_text(file: BinaryIO, name: str, start: int, block: int) -> Iterator[Located]:
     file.seek(0)
     buffer = file.read(MAX_DOCUMENT + len(END_OF_TEXT) + 2)
-    _check_is_text(buffer, name)
     is_book = _find_separator(buffer, 0, MAX_DOCUMENT + 1, at_end=True) is None
     most = 2 * block if is_book else MAX_DOCUMENT
     if start:
@@ -272,8 +468,11 @@ def _cut(text: bytes, most: int) -> int:
     if len(text) <= most:
         return len(text)
     for place in _CUTS:
-        if found := place.search(text, (most + 1) // 2):
-            return found.end()
+        for found in place.finditer(text, (most + 1) // 2):
+            if not place.groups:
+                return found.end()
+            if found[1]:
+                return found.start(1)
     while most > 1 and text[most] & 0xC0 == 0x80:  # in the middle of a character
         most -= 1
     return most
@@ -296,15 +495,74 @@ def _check_is_text(beginning: bytes, name: str) -> None:
     Raises:
         UserError: names the kind of file, and a way to convert it.
     """
+    if re.match(rb"PAR1[\x00-\x1f]", beginning):
+        raise UserError(f"{name}: this is a parquet file: give it a name that ends in .parquet")
     for kind, bytes_of_kind in _DISGUISED.items():
         if re.match(bytes_of_kind, beginning, re.DOTALL):
             raise _not_text(name, kind)
+    if encoding := _wide_encoding(beginning):
+        family = encoding[:6]
+        raise UserError(f"{name}: this is {family} text; convert it: {_iconv(encoding, name)}")
+
+
+def _wide_encoding(beginning: bytes) -> str | None:
+    """UTF-16 or UTF-32, by a byte-order mark or by the zero bytes of Latin letters."""
+    if beginning.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
     if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{name}: this is UTF-16 text; {_converted('UTF-16', name)}")
+        return "UTF-16"
+    n_zeros = [beginning[place::4].count(0) for place in range(4)]
+    many, few = len(beginning) // 4 * 0.3, len(beginning) // 4 * 0.01
+    is_zero = "".join("0" if n > many else "x" if n <= few else "?" for n in n_zeros)
+    if sum(n_zeros) < MIN_ZEROS:
+        return None
+    patterns = {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}
+    return patterns.get(is_zero)
 
 
-def _converted(encoding: str, name: str) -> str:
-    return f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > utf8.txt"
+def _iconv(encoding: str, name: str, option: str = "") -> str:
+    """The command that converts a file to UTF-8, and keeps the suffix that tells its kind."""
+    outer = Path(name).suffix.lower()
+    command, file = f"iconv{option} -f {encoding} -t UTF-8", shlex.quote(name)
+    unpack = f"{COMPRESSIONS[outer][2]} {file} | " if outer in COMPRESSIONS else ""
+    return f"{unpack}{command}{'' if unpack else f' {file}'} > utf8{suffix(name) or '.txt'}"
+
+
+def _other_encoding(before: bytes, text: bytes, name: str) -> str:
+    """Advice for a text that is not UTF-8.
+
+    Args:
+        before: the part of the document that is UTF-8.
+        text: some of the text that follows.
+        name: the file.
+    """
+    if not before.isascii():
+        return (
+            "the text before is UTF-8, so the file is damaged there or was joined from several; without the wrong "
+            f"bytes: {_iconv('UTF-8', name, ' -c')}"
+        )
+    n_letters = len(re.findall(rb"[\x80-\xff]", text))
+    in_words = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", text)))
+    if in_words < n_letters / 2:  # single letters with accents between those of ASCII
+        return f"if it is Latin-1 or Windows-1252 text, convert it: {_iconv('WINDOWS-1252', name)}"
+    possible = {encoding: _is_likely(encoding, text) for encoding in EAST_ASIAN}
+    likely = [encoding for encoding, is_likely in possible.items() if is_likely]
+    decoded = [encoding for encoding, is_likely in possible.items() if is_likely is not None]
+    encodings = likely or decoded or ["WINDOWS-1251", "KOI8-R"]
+    right = " from the right one" if len(encodings) > 1 else ""
+    listed = " or ".join(encodings)
+    return f"if it is {listed} text, convert it{right}: {_iconv(encodings[0], name)}"
+
+
+def _is_likely(encoding: str, text: bytes) -> bool | None:
+    """Whether a text has the characters that are frequent in an encoding's languages; None if it is not encoded so."""
+    try:
+        decoded = codecs.getincrementaldecoder(encoding)().decode(text)
+    except UnicodeDecodeError:
+        return None
+    frequent, least_share = EAST_ASIAN[encoding]
+    n_letters = len(re.findall(r"[^\x00-\x7f]", decoded))
+    return len(re.findall(frequent, decoded)) >= least_share * n_letters
 
 
 def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
@@ -315,10 +573,9 @@ def _decode(text: bytes, name: str, offset: int, file: BinaryIO) -> str:
         return _clean(text.decode())
     except UnicodeDecodeError as error:
         line = _line_number(file, offset + error.start)
-        raise UserError(
-            f"{name}: not UTF-8 in line {line:,}; if it is Latin-1 or Windows-1252 text, "
-            + _converted("WINDOWS-1252", name)
-        ) from None
+        file.seek(offset + error.start)
+        advice = _other_encoding(text[: error.start], file.read(_READ), name)
+        raise UserError(f"{name}: not UTF-8 in line {line:,}; {advice}") from None
 
 
 def _line_number(file: BinaryIO, offset: int) -> int:
@@ -412,13 +669,17 @@ def _parquet_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
     except UnicodeDecodeError:
         raise UserError(f"{name}: not UTF-8 in row {row + 1} or shortly after") from None
     except (pyarrow.ArrowException, OSError) as error:
+        if row == 0:
+            for packed in COMPRESSIONS:
+                if re.match(COMPRESSIONS[packed][1], _head(file)):
+                    raise _not_text(name, f".parquet{packed}") from None
         raise UserError(f"{name}: not readable as parquet ({_first_line(error)})") from None
 
 
 def _text_column(columns: list[str], place: str) -> str:
     if "text" in columns:
         return "text"
-    candidates = [column for column in columns if column in ("story", "content")]
+    candidates = [column for column in columns if column in TEXT_COLUMNS]
     if len(candidates) != 1:
         raise UserError(
             f"{place}: which column is the text? Name it `text`; it has {_listed(columns)}"

@@ -96,7 +96,7 @@ def _plan(config: DownloadConfig) -> _Plan:
         kind, name = "stories", "stories"
     elif path.exists():
         path = path.resolve()
-        kind, name = "local", path.name if path.is_dir() else path.stem
+        kind, name = "local", path.name if path.is_dir() else _bare(path)
         wanted = config.num_samples
     else:
         repository, subset = _on_hub(config.dataset)
@@ -112,11 +112,16 @@ def _plan(config: DownloadConfig) -> _Plan:
     return _Plan(kind, config, wanted, output, request)
 
 
+def _bare(path: Path) -> str:
+    """The name of a file without its suffixes."""
+    return Path(path.stem).stem if path.suffix.lower() in documents.COMPRESSIONS else path.stem
+
+
 def _on_hub(dataset: str) -> tuple[str, str | None]:
     """Split `owner/name:subset` into repository and subset."""
     name = r"[A-Za-z0-9][\w.-]*"
     match = re.fullmatch(rf"({name}/{name})(?::(\S+))?", dataset)
-    if not match or Path(dataset).suffix.lower() in documents.SUFFIXES:
+    if not match or documents.suffix(dataset) in documents.SUFFIXES:
         raise UserError(
             f"--dataset {dataset}: not a local file or folder, and not a dataset on the hub "
             "(owner/name or owner/name:subset); `stories` is built in"

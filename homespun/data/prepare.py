@@ -6,8 +6,10 @@ only on the text and the tokenizer, so a run that was killed keeps its finished 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,7 @@ from homespun import durable
 from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
-from homespun.errors import UserError
+from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 
@@ -70,24 +72,39 @@ def prepare(
     """
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
-        if prepared := _open(home, corpus, tokenizer, any_split):
+        if prepared := _whole(home, corpus, tokenizer, any_split):
             return prepared
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home, say):
-            prepared = _open(
-                home, corpus, tokenizer, any_split
-            )  # another process may have finished by now
-            if prepared is None:
-                _tokenize(corpus, tokenizer, home, say)
-                prepared = _open(home, corpus, tokenizer, any_split)
+            # Another process may have finished by now.
+            if prepared := _whole(home, corpus, tokenizer, any_split):
+                return prepared
+            _tokenize(corpus, tokenizer, home, say)
+            return _open(home, corpus, tokenizer, any_split)
     except OSError as error:
-        raise UserError(
-            f"{home}: tokens cannot be written ({error.strerror or error}); "
-            "make room there and try again"
-        ) from None
-    if prepared is None:
-        raise UserError(f"{home}: the tokens just written cannot be read back; check the disk")
-    return prepared
+        raise _cannot_write(error, home) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure, without writing, that tokens can be written to a folder, or that it holds tokens already.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK) and not any(folder.glob(f"*/{INDEX}")):
+            raise PermissionError(errno.EACCES, f"{nearest} is read-only")
+    except OSError as error:
+        raise _cannot_write(error, folder) from None
+
+
+def _cannot_write(error: OSError, folder: Path) -> UserError:
+    return cannot_write(
+        error, f"{folder}: tokens cannot be written", "choose another folder (--tokens-dir)"
+    )
 
 
 def folder_name(data_sha256: str, tokenizer_sha256: str) -> str:
@@ -116,31 +133,39 @@ def read_index(home: Path) -> Index:
     return index
 
 
-def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> Prepared | None:
-    """Open the finished folder; None if anything in it is missing or damaged, or divided in another way."""
-    verified = Manifest(home / VERIFIED, VERSION)
+def _whole(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> Prepared | None:
+    """`_open`, or None if anything in the folder is missing or damaged, or divided in another way."""
     try:
-        index = read_index(home)
-        training, validation = (
-            [
-                _open_shard(home / name, text_sha256, corpus, tokenizer, verified)
-                for name, text_sha256 in index[side].items()
-            ]
-            for side in ("training", "validation")
-        )
+        return _open(home, corpus, tokenizer, any_split)
+    except ResourceError:
+        raise
     except UserError:
         return None
-    if sum(shard.header.n_documents for shard in training + validation) != corpus.n_documents:
-        return None
+
+
+def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> Prepared:
+    """Open the finished folder.
+
+    Raises:
+        UserError: something in it is missing or damaged, or divided in another way.
+    """
+    verified = Manifest(home / VERIFIED, VERSION)
+    index = read_index(home)
+    training, validation = (
+        [
+            _open_shard(home / name, text_sha256, corpus, tokenizer, verified)
+            for name, text_sha256 in index[side].items()
+        ]
+        for side in ("training", "validation")
+    )
+    n_documents = sum(shard.header.n_documents for shard in training + validation)
+    if n_documents != corpus.n_documents:
+        raise UserError(f"{home}: {n_documents:,} documents, not {corpus.n_documents:,}")
     validation_bytes = sum(shard.header.n_bytes for shard in validation)
     if validation_bytes != corpus.validation_bytes and not any_split:
-        return None
+        raise UserError(f"{home}: the validation side was chosen by another rule")
     verified.save()
-    return Prepared(
-        folder=home,
-        training=TokenStream([shard.ids for shard in training]),
-        validation=TokenStream([shard.ids for shard in validation]),
-    )
+    return Prepared(folder=home, training=TokenStream(training), validation=TokenStream(validation))
 
 
 def _open_shard(
@@ -150,7 +175,7 @@ def _open_shard(
     try:
         snapshot = Snapshot([path])
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise cannot_read(error, f"{path}: cannot be read") from None
     is_verified = verified.recall(path.name, snapshot) is not None
     shard = open_shard(
         path,
@@ -235,6 +260,8 @@ def _make_shard(
         try:
             _open_shard(path, text_sha256, corpus, tokenizer, verified)
             return len(documents)
+        except ResourceError:
+            raise
         except UserError as error:
             say(f"{error}; made again")
     ids = tokenizer.join(documents)

@@ -2,29 +2,37 @@
 
 A shard is a header of 176 bytes followed by the ids: little-endian uint16 if the vocabulary fits, else uint32. The
 header states the tokenizer and the text, and ends with a SHA-256 over the rest of the file, so any damage is found.
+
+Ids are read from the file when they are needed. They are not mapped into memory, because the system ends a process that
+touches a part of a mapping whose file has become shorter. Few files are open at a time, however many shards there are.
 """
 
 import bisect
 import hashlib
 import os
+import resource
 import struct
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.errors import UserError
+from homespun.errors import ResourceError, UserError, cannot_read
 
 MAGIC = b"HSTOKENS"
 VERSION = 1
 _FIELDS = struct.Struct("<8sIIQQQQ32s32s32s")  # the SHA-256 follows
 _HEADER_BYTES = _FIELDS.size + hashlib.sha256().digest_size
 _BLOCK = 1 << 20
+MAX_OPEN_FILES = 64
+"""The most shards that are open at a time."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,115 @@ def write_shard(path: Path, ids: npt.NDArray[np.integer[Any]], header: Header) -
     durable.write(path, packed, digest, payload)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A shard on disk."""
+FileState = tuple[int, int, int]
+"""Size, modification time and inode of a file. An equal state means that the bytes are those verified before."""
 
-    header: Header
-    ids: np.memmap[Any, np.dtype[Any]]
-    """[n_tokens], uint16 or uint32, mapped into memory and not read."""
+
+def _state(descriptor: int) -> FileState:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+class _OpenFile:
+    """An open file, which is closed when nobody uses it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):  # it is missing if `os.open` has failed
+            os.close(self.descriptor)
+
+
+class _OpenFiles:
+    """The files that were read last, which stay open for the next read."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[Path, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, path: Path) -> _OpenFile:
+        """The open file of a path.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        with self._lock:
+            if file := self._files.get(path):
+                self._files.move_to_end(path)
+                return file
+            soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            while len(self._files) >= min(MAX_OPEN_FILES, max(1, soft_limit // 4)):
+                self._files.popitem(last=False)
+            file = self._files[path] = _OpenFile(path)
+            return file
+
+    def close(self, path: Path) -> None:
+        """Open the path anew at the next read."""
+        with self._lock:
+            self._files.pop(path, None)
+
+
+_open_files = _OpenFiles()
+
+
+class Shard:
+    """A shard on disk, as a sequence of ids."""
+
+    def __init__(self, path: Path, header: Header, state: FileState) -> None:
+        """`state` is that of the file when it was verified."""
+        self.path = path
+        self.header = header
+        self._state = state
+
+    def __len__(self) -> int:
+        return self.header.n_tokens
+
+    def __getitem__(self, window: slice) -> npt.NDArray[np.integer[Any]]:
+        """The ids of a contiguous window, uint16 or uint32, read from the file.
+
+        A file that has changed since it was verified is verified again.
+
+        Raises:
+            UserError: the file was truncated, damaged, replaced by other tokens or deleted, or cannot be read.
+        """
+        start, stop, _ = window.indices(len(self))
+        itemsize = self.header.dtype.itemsize
+        n_bytes, offset = max(0, stop - start) * itemsize, _HEADER_BYTES + start * itemsize
+        try:
+            file = self._unchanged()
+            read = os.pread(file.descriptor, n_bytes, offset)
+            if len(read) < n_bytes:  # it became shorter just now
+                raise self._changed(f"{self.path}: truncated token shard")
+        except OSError as error:
+            raise cannot_read(error, f"{self.path}: the token shard cannot be read") from None
+        return np.frombuffer(read, self.header.dtype)
+
+    def _unchanged(self) -> _OpenFile:
+        """The open file, whose bytes have been verified."""
+        file = _open_files.open(self.path)
+        if _state(file.descriptor) == self._state:
+            return file
+        _open_files.close(self.path)  # another file may have this path by now
+        try:
+            again = open_shard(self.path)
+        except ResourceError:
+            raise
+        except UserError as error:
+            raise self._changed(str(error)) from None
+        if again.header != self.header:
+            raise self._changed(f"{self.path}: holds other tokens")
+        self._state = again._state
+        file = _open_files.open(self.path)
+        if _state(file.descriptor) != self._state:
+            raise self._changed(f"{self.path}: is being written")
+        return file
+
+    def _changed(self, problem: str) -> UserError:
+        return UserError(
+            f"{problem}: it has changed since this process started; the next start with this text makes it "
+            "again (a run continues with --resume)"
+        )
 
 
 def open_shard(
@@ -98,7 +208,7 @@ def open_shard(
     data_sha256: str | None = None,
     is_verified: bool = False,
 ) -> Shard:
-    """Verify a shard against its SHA-256 and its vocabulary, and map it into memory.
+    """Verify a shard against its SHA-256 and its vocabulary.
 
     Args:
         path: the shard.
@@ -108,9 +218,11 @@ def open_shard(
 
     Raises:
         UserError: the file is missing, not a shard, truncated, damaged, or of another tokenizer or text.
+        ResourceError: there are too many open files.
     """
     try:
         with path.open("rb") as file:
+            state = _state(file.fileno())
             header, digest = _read_header(file, path)
             if tokenizer_sha256 not in (None, header.tokenizer_sha256):
                 made_by = header.tokenizer_sha256[:12]
@@ -119,12 +231,9 @@ def open_shard(
                 raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
             if not is_verified:
                 verify_ids(file, path, header, digest)
-            shape = (header.n_tokens,)
-            return Shard(header, np.memmap(file, header.dtype, "r", _HEADER_BYTES, shape))
+            return Shard(path, header, state)
     except OSError as error:
-        raise UserError(
-            f"{path}: the token shard cannot be read ({error.strerror or error})"
-        ) from None
+        raise cannot_read(error, f"{path}: the token shard cannot be read") from None
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[Header, bytes]:
@@ -165,11 +274,18 @@ def verify_ids(file: BinaryIO, path: Path, header: Header, digest: bytes) -> Non
         raise UserError(f"{path}: id {largest} in a vocabulary of {header.vocab_size:,}")
 
 
+class Ids(Protocol):
+    """A sequence of ids: a shard or an array."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, window: slice, /) -> npt.NDArray[np.integer[Any]]: ...
+
+
 class TokenStream:
     """The ids of several shards as one sequence."""
 
-    def __init__(self, shards: Sequence[npt.NDArray[np.integer[Any]]]):
-        self._shards = [np.asarray(shard) for shard in shards]  # slices of a memmap take longer
+    def __init__(self, shards: Sequence[Ids]):
+        self._shards = shards
         self._ends = list(accumulate(map(len, shards)))
 
     def __len__(self) -> int:
@@ -184,12 +300,12 @@ class TokenStream:
 
     def positions(self, token: int) -> npt.NDArray[np.int64]:
         """All positions of an id, ascending. Those of the end-of-text token are the beginnings of the documents."""
-        begins = [0, *self._ends]
-        found = [
-            np.flatnonzero(shard == token) + begin
-            for shard, begin in zip(self._shards, begins, strict=False)
-        ]
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        found = [np.empty(0, dtype=np.int64)]
+        for shard, begin in zip(self._shards, [0, *self._ends], strict=False):
+            for start in range(0, len(shard), _BLOCK):
+                block = shard[start : start + _BLOCK]
+                found.append(np.flatnonzero(block == token) + (begin + start))
+        return np.concatenate(found)
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int32]:
         """`count` ids from `start` on, [count].

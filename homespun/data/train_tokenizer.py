@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable, workspace
-from homespun.config import TokenizerConfig
+from homespun.config import TOKENS_DIR, TokenizerConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.errors import UserError
 from homespun.terminal import Say, bar
@@ -40,7 +40,7 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
     """
     folder = Path(config.output_dir)
     check_folder(folder)  # fails before the text is read
-    corpus = survey(workspace.chosen_data(config.data_file), say)
+    corpus = survey(workspace.chosen_data(config.data_file), say, Path(TOKENS_DIR))
     return train_tokenizer_on(corpus, config.vocab_size, folder, say)
 
 

@@ -176,7 +176,8 @@ class MetricsLog:
     def _unwritable(self, error: OSError) -> UserError:
         return cannot_write(
             error,
-            f"{self.path} cannot be written ({error.strerror}): make room or choose another folder",
+            f"{self.path} cannot be written",
+            "choose another folder (--checkpoint-dir)",
         )
 
 

@@ -99,7 +99,8 @@ def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:
     Raises:
         UserError: it is another text.
     """
-    corpus = survey(Path(requested.data_file or stored["data_file"]))
+    data = Path(requested.data_file or stored["data_file"])
+    corpus = survey(data, None, Path(requested.tokens_dir))
     if corpus.sha256 != stored["data_sha256"]:
         raise UserError(
             f"{corpus.path} is not the text of this run: name the right one with --data-file, "

@@ -14,7 +14,7 @@ from homespun.checkpoint.folder import Checkpoint
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
-from homespun.data.prepare import Prepared, prepare
+from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import select
@@ -72,17 +72,19 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
     """
+    folder = Path(requested.tokens_dir)
+    check_folder(folder)
     if checkpoint:
         stored = checkpoint.weights.header
         planned = resumed_plan(requested, stored, say)
         corpus = resumed_corpus(requested, stored)
         tokenizer = resumed_tokenizer(requested, stored)
-        tokens = tokenize(corpus, tokenizer, planned.config.seq_len, say, any_split=True)
+        tokens = tokenize(corpus, tokenizer, planned.config.seq_len, folder, say, any_split=True)
     else:
-        corpus = choose_text(requested.data_file, say)
+        corpus = choose_text(requested.data_file, say, folder)
         check_sizes(requested, corpus)
         tokenizer = choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
-        tokens = tokenize(corpus, tokenizer, requested.seq_len, say)
+        tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
         planned = choose_plan(requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if checkpoint:
@@ -113,13 +115,13 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     )
 
 
-def choose_text(data_file: str | None, say: Say) -> Corpus:
-    """The text that is named, or the last download.
+def choose_text(data_file: str | None, say: Say, folder: Path | None = None) -> Corpus:
+    """The text that is named, or the last download. `folder` keeps the record of its survey.
 
     Raises:
         UserError: there is no text, or too little.
     """
-    corpus = survey(workspace.chosen_data(data_file), say)
+    corpus = survey(workspace.chosen_data(data_file), say, folder)
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
     needed = "a model needs at least about 100 kB (a short book has 300 kB)"
     if corpus.n_bytes < MIN_TEXT_BYTES:
@@ -201,14 +203,19 @@ def _named(trained: Origin, corpus: Corpus) -> str:
 
 
 def tokenize(
-    corpus: Corpus, tokenizer: Tokenizer, seq_len: int, say: Say, *, any_split: bool = False
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    folder: Path,
+    say: Say,
+    *,
+    any_split: bool = False,
 ) -> Tokens:
-    """The text as tokens, from the disk if they are there; see `prepare` for `any_split`.
+    """The text as tokens, from the folder of tokens if they are there; see `prepare` for `any_split`.
 
     Raises:
         UserError: the tokens cannot be written, or do not fill one sample.
     """
-    folder = workspace.tokens_folder(corpus.path)
     prepared = prepare(corpus, tokenizer, folder, any_split=any_split, say=say)
     document_starts = prepared.training.positions(tokenizer.eot_id)
     dataset = TextDataset(prepared.training, seq_len, document_starts)

@@ -202,6 +202,7 @@ BAD = [
     (f"{TRAIN} --checkpoint-dir short.txt/x", "short.txt/x cannot be written"),
     (f"{TRAIN} --checkpoint-dir {'x' * 300}", "cannot be written (File name too long)"),
     (f"{TRAIN} --checkpoint-dir ''", "--checkpoint-dir is empty"),
+    (f"{TRAIN} --tokens-dir short.txt", "short.txt is a file): choose another folder (--tokens-d"),
     ("train --resume --checkpoint-dir short.txt", "short.txt cannot be read as a folder"),
     ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer of this run"),
     ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to resume"),

@@ -1,13 +1,17 @@
 """The split into training and validation has no overlap and depends on the text alone."""
 
+import dataclasses
+import gzip
 import hashlib
 import json
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from homespun.data import manifest
 from homespun.data.corpus import Corpus, survey
 from homespun.errors import UserError
 from tests.data.files import as_parquet, written
@@ -184,3 +188,56 @@ def test_data_that_changes_is_noticed(tmp_path: Path) -> None:
     lines(path, ["one", "two", "four"])
     with pytest.raises(UserError, match="changed while it was being read"):
         list(corpus.split())
+
+
+def test_marks_inside_documents_are_counted_and_the_remedy_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "TIMESTAMP_GRANULARITY", 0)  # so that the text is read once
+    said: list[str] = []
+    text = written(
+        tmp_path / "a b.txt",
+        "\n".join(f"{i} one {MARK} {i} two {MARK}three {i}" for i in range(50)),
+    )
+    assert survey(text, said.append, tmp_path).n_marks == 100
+    assert survey(text, said.append, tmp_path).n_marks == 100
+    [line, again] = said
+    assert f"a b.txt: 100 {MARK} inside documents, where it is ordinary text and ends none" in line
+    assert line == again
+    assert "\n" not in line
+    command = line.partition("own: ")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    marked = survey(tmp_path / "marked.txt", said.append)
+    assert (marked.n_documents, marked.n_marks) == (101, 0)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "folder"])
+def test_marks_inside_the_documents_of_other_sources(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "a.jsonl", tmp_path / "folder" / "a.jsonl"):
+        lines(path, [f"story {number} {MARK}" for number in range(30)])
+    said: list[str] = []
+    survey(tmp_path / name, said.append)
+    assert "a line (.jsonl) or a row (.parquet) of its own" in said[0]
+
+
+def test_the_size_of_blocks_follows_the_text_and_not_its_compressed_size(tmp_path: Path) -> None:
+    book = "\n\n".join(f"Paragraph {i}." + " word" * (20 + i % 90) for i in range(300))
+    plain = survey(written(tmp_path / "a.txt", book))
+    assert survey(
+        written(tmp_path / "b.txt.gz", gzip.compress(book.encode()))
+    ) == dataclasses.replace(plain, path=tmp_path / "b.txt.gz")
+
+
+def test_json_under_the_name_of_a_text_is_named(tmp_path: Path) -> None:
+    texts = [json.dumps({"text": f"story {number}"}) for number in range(50)]
+    said: list[str] = []
+    for name, content in (
+        ("a.txt", "\n".join(texts)),
+        ("b.jsonl", "\n".join(texts)),
+        ("c.txt", "\n".join(f"[{number}]" for number in range(500))),
+    ):
+        survey(written(tmp_path / name, content), said.append)
+    [line] = said
+    assert "a.txt: its lines are JSON and are read as they are. To read only the text" in line

@@ -1,8 +1,12 @@
 """Reading follows its documented policy, loses no text, and needs bounded memory."""
 
+import gzip
 import io
 import json
+import subprocess
+import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,6 +90,54 @@ def test_text_column(tmp_path: Path, columns: tuple[str, ...], taken: str | None
             "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 .*a.txt",
         ),
         ("a.txt", "\ufeffwide".encode("utf-16-be"), "UTF-16 text; convert it"),
+        ("a.jsonl", "wide".encode("utf-16"), r"iconv -f UTF-16 -t UTF-8 .*a\.jsonl > utf8\.jsonl"),
+        ("a.md", ("wide" * 9).encode("utf-16-le"), r"UTF-16 .* -f UTF-16LE .*a\.md > utf8\.md"),
+        ("book", ("wide" * 9).encode("utf-16-be"), r"UTF-16 .* -f UTF-16BE .*book > utf8\.txt"),
+        ("a.txt", ("wide" * 9).encode("utf-32"), "UTF-32 text; convert it: iconv -f UTF-32 -t"),
+        ("a.txt", ("wide" * 9).encode("utf-32-le"), "UTF-32 text; .* -f UTF-32LE -t"),
+        ("a.jsonl", '{"text": "中文的句子"}'.encode("gbk"), r"-f GB18030 -t UTF-8 .*> utf8\.jsonl"),
+        ("a.txt", "這是一個中文的句子".encode("big5"), r"if it is BIG5 .*-f BIG5"),
+        ("a.txt", "안녕하세요 오늘은".encode("euc_kr"), "if it is EUC-KR .*-f EUC-KR"),
+        (
+            "a.txt",
+            "日本語の文章です。".encode("shift_jis"),
+            "if it is SHIFT_JIS text, convert it: iconv",
+        ),
+        (
+            "a.txt",
+            "русские буквы".encode("cp1251"),
+            "WINDOWS-1251 or KOI8-R text, .*iconv -f WINDOWS",
+        ),
+        (
+            "a.txt",
+            "café".encode() + b" \xff",
+            r"file is damaged there .*iconv -c -f UTF-8 -t UTF-8",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'"caf\xe9"'),
+            r"gzip -dc .*a\.jsonl\.gz \| iconv -f WINDOWS-1252 ",
+        ),
+        ("a.jsonl.gz", gzip.compress(b'"a"')[:-9], r"a\.jsonl\.gz: cannot be read \(Truncated"),
+        (
+            "a.txt",
+            gzip.compress(gzip.compress(b"a")),
+            r"compressed twice .*unpack it first: gzip -dc",
+        ),
+        ("a.txt", ZIP + b"a.txt", r"a zip archive with the name \.txt: unpack it first: unzip "),
+        ("a.zip", ZIP + b"a.txt", "this is a zip archive: unpack it first: unzip "),
+        ("a.txt.xz", b"\xfd7zXZ\0", r"compressed by xz: .*: xz -dc .*a\.txt\.xz > unpacked\.txt"),
+        ("a.jsonl", b"BZh91AY&SY", r"bzip2 with the name \.jsonl: .* > unpacked\.jsonl"),
+        ("a.tar.gz", b"", r"a tar archive: unpack it first: tar -xf .*a\.tar\.gz"),
+        ("a.txt", gzip.compress(b"a" * 257 + b"ustar"), r"a tar archive with the name \.txt: "),
+        ("a.txt", b"PAR1\x15\4", r"a parquet file: give it a name that ends in \.parquet"),
+        ("a.parquet", gzip.compress(b"PAR1"), "a compressed parquet file .* > unpacked.parquet"),
+        ("a.parquet.zst", b"", "a compressed parquet file: .*zstd -dc .* > unpacked.parquet"),
+        (
+            "a.json",
+            b"[]",
+            r"a JSON file: make a line of each document: jq -c '\.\[\]' .*a\.json > ",
+        ),
         ("a.txt", b"%PDF-1.7\n%\xb5\xb5", r"this is a PDF with the name \.txt: .* pdftotext"),
         ("book", b"%PDF-1.7\n%\xb5\xb5", "this is a PDF with the name book: "),
         ("a.txt", ZIP + b"[Content_Types].xml", r"this is a Word document with the name \.txt"),
@@ -115,6 +167,64 @@ def test_refused(tmp_path: Path, name: str, content: bytes, message: str) -> Non
     with pytest.raises(UserError, match=message) as caught:
         list(documents(path))
     assert "\n" not in str(caught.value)
+
+
+def zstd(content: bytes) -> bytes:
+    packed: bytes = pa.Codec("zstd").compress(content, asbytes=True)
+    return packed
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+@pytest.mark.parametrize("ending", [".gz", ".zst", ""])
+def test_compressed_text_is_read_like_text(
+    tmp_path: Path, pack: Callable[[bytes], bytes], ending: str
+) -> None:
+    book = "\n\n".join(f"Paragraph {i}." + " word" * (20 + i % 90) for i in range(300)).encode()
+    stories = f"\n{MARK}\n".join(f"story {i}" for i in range(300)).encode()
+    lines = "\n".join(json.dumps(f"story {i}") for i in range(300)).encode()
+    for name, content in (("a.txt", book), ("a.md", stories), ("a.jsonl", lines), ("book", book)):
+        plain = list(documents(written(tmp_path / name, content)))
+        (tmp_path / name).unlink()
+        parts = pack(content[:1000]) + pack(content[1000:])  # as parallel packers write them
+        packed = written(tmp_path / f"{name}{ending}", parts)
+        assert list(documents(packed)) == plain
+        assert bytes_to_read(packed) is None
+        with packed.open("rb") as file:
+            assert {position for _, position in read(file, packed.name)} == {None}
+        packed.unlink()
+    unpacked = written(tmp_path / "a.jsonl.gz", lines)  # decompressed under its old name
+    assert list(documents(unpacked)) == [f"story {i}" for i in range(300)]
+    assert bytes_to_read(unpacked) == len(lines)
+
+
+def test_compressed_files_of_a_folder(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt.gz", gzip.compress(b"one"))
+    written(tmp_path / "b.jsonl.zst", zstd(b'"two"'))
+    written(tmp_path / "c.txt", "three")
+    written(tmp_path / "d.tar.gz", "not this")
+    written(tmp_path / "e.parquet.gz", "not this")
+    assert list(documents(tmp_path)) == ["one", "two", "three"]
+    assert left_out(tmp_path) == "2 other files"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+def test_decompressing_needs_little_memory(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = written(tmp_path / "bomb.txt", pack(b"word " * 20_000_000))
+    assert path.stat().st_size < 200_000
+    program = (
+        "import resource; from pathlib import Path; from homespun.data.documents import documents\n"
+        "import pyarrow, pyarrow.parquet\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "n = sum(len(document) for document in documents(Path('bomb.txt')))\n"
+        "print(n, peak() - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    n, grown = map(int, result.stdout.split())
+    assert 99_900_000 < n < 100_000_000
+    assert grown < (40 << 20 if sys.platform == "darwin" else 40 << 10)
 
 
 def test_missing_and_unreadable(tmp_path: Path) -> None:

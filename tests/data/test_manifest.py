@@ -10,14 +10,20 @@ import pytest
 from homespun.data import corpus as corpus_module
 from homespun.data import manifest as manifest_module
 from homespun.data import prepare as prepare_module
-from homespun.data.corpus import Corpus, survey
+from homespun.data.corpus import Corpus
 from homespun.data.manifest import TIMESTAMP_GRANULARITY, Manifest, Snapshot
 from homespun.data.prepare import prepare
 from homespun.data.shards import Shard, open_shard
+from homespun.terminal import Say
 from homespun.tokenizer import train
 from tests.data.files import written
 
 TEXT = "\n<|endoftext|>\n".join(f"story number {i}" for i in range(300))
+
+
+def survey(path: Path, say: Say | None = None) -> Corpus:
+    """The survey of a text, with its manifest in the folder `tokens` beside it."""
+    return corpus_module.survey(path, say, path.parent / "tokens")
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from homespun.data import manifest, shards
 from homespun.data import prepare as module
 from homespun.data.corpus import Corpus, survey
 from homespun.data.manifest import TIMESTAMP_GRANULARITY
-from homespun.data.prepare import VERIFIED, Prepared, prepare
-from homespun.errors import UserError
+from homespun.data.prepare import VERIFIED, Prepared, check_folder, prepare
+from homespun.errors import ResourceError, UserError, cannot_read
 from homespun.tokenizer import END_OF_TEXT, Tokenizer, train
 
 SHARD_BYTES = 4_000
@@ -151,7 +151,7 @@ def test_a_damaged_shard_is_named_and_made_again(
         "truncated": whole[:-1],
         "of another place": neighbour.read_bytes(),
     }
-    victim.unlink()  # not overwritten, because `prepared` still has it mapped
+    victim.unlink()
     if damage != "gone":
         victim.write_bytes(damaged[damage])
         while victim.stat().st_ctime_ns == written:  # until the clock of the file system ticks
@@ -234,6 +234,45 @@ def test_a_folder_that_cannot_be_made_is_refused(
     (tmp_path / "tokens").write_text("a file")
     with pytest.raises(UserError, match="tokens"):
         prepare(corpus, tokenizer, tmp_path / "tokens")
+
+
+def test_a_folder_is_checked_without_writing(
+    corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new" / "tokens"
+    check_folder(folder)
+    assert not folder.parent.exists()
+    with pytest.raises(UserError, match=r"data\.txt is a file\): .*--tokens-dir"):
+        check_folder(corpus.path / "tokens")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=r"new/tokens: tokens cannot be written .*--tokens-dir"):
+        check_folder(folder)
+    prepare(corpus, tokenizer, folder)
+    check_folder(folder)  # it is only read
+
+
+def test_a_lack_of_resources_does_not_make_tokens_again(
+    corpus: Corpus, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tokens"
+    prepared = prepare(corpus, tokenizer, folder)
+    before = contents(prepared.folder)
+
+    def exhausted(path: Path, **_: object) -> None:
+        raise cannot_read(OSError(errno.EMFILE, os.strerror(errno.EMFILE)), str(path))
+
+    monkeypatch.setattr(module, "open_shard", exhausted)
+    with monkeypatch.context() as patched:
+        patched.setattr(Corpus, "split", exhausted)  # the text is not even read
+        with pytest.raises(
+            ResourceError, match=r"00000\.tokens.*Too many open files\): allow more"
+        ):
+            prepare(corpus, tokenizer, folder)
+    (prepared.folder / "index.json").unlink()
+    with pytest.raises(ResourceError, match=r"00000\.tokens.*Too many open files\): allow more"):
+        prepare(corpus, tokenizer, folder)
+    before.pop("index.json")
+    assert contents(prepared.folder) == before
 
 
 # More than one process --------------------------------------------------------------------------

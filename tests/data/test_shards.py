@@ -1,4 +1,6 @@
+import dataclasses
 import hashlib
+import os
 import resource
 import tracemalloc
 from collections.abc import Iterator
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homespun.data.shards import Header, TokenStream, open_shard, write_shard
-from homespun.errors import UserError
+from homespun.data import shards
+from homespun.data.shards import MAX_OPEN_FILES, Header, TokenStream, open_shard, write_shard
+from homespun.errors import ResourceError, UserError
 from tests.checkpoint.faults import trace
 
 TOKENIZER, DATA, TEXT = ("1" * 64, "2" * 64, "3" * 64)
@@ -35,11 +38,10 @@ def test_every_id_survives(tmp_path: Path, vocab_size: int, itemsize: int) -> No
     ids = np.array([0, 1, 255, 256, vocab_size - 1])
     write_shard(tmp_path / "s", ids, header(5, vocab_size))
     shard = open_shard(tmp_path / "s", tokenizer_sha256=TOKENIZER, data_sha256=DATA)
-    assert isinstance(shard.ids, np.memmap)
-    assert shard.ids.dtype.itemsize == itemsize
-    assert shard.ids.tolist() == ids.tolist()
+    assert shard[:].dtype.itemsize == itemsize
+    assert shard[:].tolist() == ids.tolist()
     assert shard.header == header(5, vocab_size)
-    assert TokenStream([shard.ids]).read(0, 5).tolist() == ids.tolist()
+    assert TokenStream([shard]).read(0, 5).tolist() == ids.tolist()
     assert (tmp_path / "s").stat().st_size == 176 + 5 * itemsize
 
 
@@ -122,7 +124,98 @@ def test_verifying_needs_little_memory(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 4_000_000 < shard.ids.nbytes
+    assert peak < 4_000_000 < 2 * len(shard)
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def few_open_files(n: int) -> Iterator[None]:
+    """Allow `n` more open files than now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe + n, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_open_files_do_not_grow_with_the_text(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.tokens" for number in range(3 * MAX_OPEN_FILES)]
+    for number, path in enumerate(paths):
+        write_shard(path, np.array([number, 0]), header(2))
+    with few_open_files(MAX_OPEN_FILES + 2):
+        stream = TokenStream([open_shard(path) for path in paths])
+        assert stream[:].tolist() == [id for number in range(len(paths)) for id in (number, 0)]
+        assert stream.positions(5).tolist() == [10]
+
+
+def test_too_many_open_files_are_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = open_shard(path)
+    monkeypatch.setattr(shards, "_open_files", shards._OpenFiles())  # none that could be closed
+    with few_open_files(0):
+        for read in (lambda: open_shard(path), lambda: shard[:]):
+            with pytest.raises(ResourceError, match=r"Too many open files.*: allow more .*ulimit"):
+                read()
+    assert shard[:].tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("length", [0, 10, 176, 200, 275])
+def test_a_shard_that_becomes_shorter_while_in_use_is_named(path: Path, length: int) -> None:
+    shard = open_shard(path)
+    assert shard[40:].tolist() == list(range(40, 50))
+    os.truncate(path, length)
+    for window in (slice(0, 5), slice(40, 50)):
+        with pytest.raises(UserError, match=r"some\.tokens: .*it has changed since .* --resume"):
+            shard[window]
+
+
+def test_a_shard_that_becomes_shorter_between_the_check_and_the_reading_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = open_shard(path)
+    monkeypatch.setattr(os, "pread", lambda *arguments: b"\0")
+    with pytest.raises(UserError, match=r"some\.tokens: truncated token shard: it has changed"):
+        shard[40:]
+
+
+def rewritten(path: Path, content: bytes) -> None:
+    """Write into the file itself until its time changes."""
+    before = path.stat().st_mtime_ns
+    while path.stat().st_mtime_ns == before:
+        with path.open("r+b") as file:
+            file.write(content)
+
+
+def test_a_shard_that_changes_while_in_use_is_verified_again(path: Path) -> None:
+    shard, whole = open_shard(path), path.read_bytes()
+    assert shard[:3].tolist() == [0, 1, 2]
+    rewritten(path, whole)
+    assert shard[:3].tolist() == [0, 1, 2]
+    rewritten(path, whole[:-1] + b"\1")
+    with pytest.raises(UserError, match=r"some\.tokens: damaged .*it has changed"):
+        shard[:3]
+    write_shard(path, np.arange(50)[::-1], header(50))
+    path.with_name("copy").write_bytes(whole)
+    path.with_name("copy").replace(path)
+    assert shard[:3].tolist() == [0, 1, 2]
+
+
+def test_a_shard_that_was_made_from_other_documents_meanwhile_is_refused(path: Path) -> None:
+    shard = open_shard(path)
+    write_shard(path, np.arange(50), dataclasses.replace(header(50), text_sha256="4" * 64))
+    with pytest.raises(UserError, match=r"some\.tokens: holds other tokens"):
+        shard[:3]
+
+
+def test_a_shard_that_is_deleted_while_it_is_open_can_still_be_read(path: Path) -> None:
+    shard = open_shard(path)
+    assert shard[:1].tolist() == [0]
+    path.unlink()
+    assert shard[:].tolist() == list(range(50))
 
 
 # Writing ----------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def all_at_once(place: Path, strace: list[str], *wrong: str) -> tuple[list[int],
     statuses = [runs.start(place, *run, under=full, wrong=[nan, *wrong]).wait(timeout=runs.LONGEST)]
     assert runs.newest_step(place / "all") == 2 * SAVE_INTERVAL
     assert runs.leftovers(place / "all") == []
-    [shard] = place.glob("tokens/*/training-00000.tokens")
+    [shard] = place.glob("data/tokens/*/training-00000.tokens")
     flip(shard, *EVERYWHERE)
     process = runs.start(place, *run, wrong=[nan, *wrong])
     log = runs.log_of(place)

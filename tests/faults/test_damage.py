@@ -44,7 +44,7 @@ PLACES = (0, 0.5, 1)
 
 
 def flip(path: Path, *places: float) -> None:
-    """Flip a bit at each place, in a new file, since a process may have mapped the old one."""
+    """Flip a bit at each place, in a new file, since a process may have the old one open."""
     content = bytearray(path.read_bytes())
     for place in places:
         content[int(place * (len(content) - 1))] ^= 4
@@ -245,7 +245,7 @@ def test_every_setting_is_fixed_announced_or_free(place: Path, table: Table) -> 
 def _largest_id(shard: Path) -> None:
     """Put an id outside the vocabulary at the end of a shard, with correct hashes."""
     whole = open_shard(shard)
-    ids = whole.ids.astype(int)
+    ids = whole[:].astype(int)
     ids[-1] = whole.header.vocab_size
     shard.unlink()
     larger = dataclasses.replace(whole.header, vocab_size=whole.header.vocab_size + 1)
@@ -268,7 +268,7 @@ def with_damaged_shards(place: Path) -> Lost:
     """Losses of a run that is killed four times, with damage to its training shard each time."""
     for damage in SHARD_DAMAGES.values():
         runs.train(place, "tokens", wrong=[f"die-in-step={2 * SAVE_INTERVAL + 1}"], status=-9)
-        [shard] = place.glob("tokens/*/training-00000.tokens")
+        [shard] = place.glob("data/tokens/*/training-00000.tokens")
         damage(shard)
         with pytest.raises(UserError, match=r"training-00000\.tokens"):
             open_shard(shard)
@@ -285,7 +285,7 @@ def test_damaged_shards(place: Path, table: Table) -> None:
 
 def test_damaged_shards_would_show(place: Path, table: Table) -> None:
     runs.train(place, "tokens", wrong=["die-in-step=12"], status=-9)
-    [shard] = place.glob("tokens/*/training-00000.tokens")
+    [shard] = place.glob("data/tokens/*/training-00000.tokens")
     flip(shard, *EVERYWHERE)
     folder = ["--checkpoint-dir", "tokens"]
     command = ["train", "--resume", "auto", *runs.RUN, *folder]

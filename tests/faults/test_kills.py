@@ -148,7 +148,7 @@ def test_kills_in_named_places(place: Path, table: Table) -> None:
 
 
 def _first_step_of_the_second_epoch(place: Path) -> int:
-    shards = place.glob("tokens/*/training-*.tokens")
+    shards = place.glob("data/tokens/*/training-*.tokens")
     n_samples = sum(open_shard(shard).header.n_tokens for shard in shards) // 16
     return n_samples // 4 + 1
 

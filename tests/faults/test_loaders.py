@@ -109,7 +109,7 @@ TEXT = "Once upon a time, there was a café.\n<|endoftext|>\nThe cat ran.\r\n\n"
 FILES: dict[str, tuple[bytes, Loader]] = {
     "weights.npz": (_weights(), lambda path: read_archive(path).verify()),
     "model.npz": (_weights(), lambda path: load(path, engine="numpy")),
-    "training.tokens": (_shard(), lambda path: open_shard(path).ids.sum()),
+    "training.tokens": (_shard(), lambda path: open_shard(path)[:].sum()),
     "tokenizer.json": (TOKENIZER.to_json().encode(), lambda path: Tokenizer.load(path.parent)),
     "report.json": (
         b'{"data_file": "a.txt", "data_sha256": "abc"}',
@@ -179,7 +179,7 @@ def test_a_mutated_file_is_taken_or_refused(
     assert refused_or_taken(loader, path)
 
     def read_with(mutations: list[tuple[str, float, Any]]) -> None:
-        path.unlink()  # an earlier reader may have mapped it
+        path.unlink()  # an earlier reader may have it open
         path.write_bytes(mutated(content, mutations))
         refused_or_taken(loader, path)
 

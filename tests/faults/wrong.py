@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import resource
 import signal
 import sys
 import types
@@ -128,6 +129,33 @@ def endless_step(number: str) -> None:
             signal.pause()
 
     TorchEngine.train_step = nth(int(number), wait, TorchEngine.train_step)  # type: ignore[method-assign]
+
+
+def truncate_shards_in_step(number: str) -> None:
+    """Cut all shards of training tokens to 1,000 bytes before this step of the process."""
+    loaded_torch()
+    from homespun.engine.torch.engine import TorchEngine
+
+    def truncate() -> None:
+        for shard in Path("data/tokens").glob("*/training-*.tokens"):
+            os.truncate(shard, 1_000)
+
+    TorchEngine.train_step = nth(int(number), truncate, TorchEngine.train_step)  # type: ignore[method-assign]
+
+
+def a_shard_for_each_document(_: str) -> None:
+    from homespun.data import prepare
+
+    prepare.SHARD_BYTES = 1
+
+
+def few_open_files(more: str) -> None:
+    """Allow this many more open files than the process has after loading PyTorch."""
+    loaded_torch()
+    unused = os.open(os.devnull, os.O_RDONLY)
+    os.close(unused)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused + int(more), hard))
 
 
 # Sabotages of saving
@@ -362,6 +390,35 @@ def shards_not_verified(_: str) -> None:
     shards.verify_ids = lambda *arguments: None
 
 
+def shards_mapped(_: str) -> None:
+    """Tokens are read through a mapping of the file."""
+    import numpy as np
+
+    from homespun.data.shards import Shard
+
+    def ids(shard: Any, window: slice) -> Any:
+        if not hasattr(shard, "mapped"):
+            shape = (len(shard),)
+            shard.mapped = np.memmap(shard.path, shard.header.dtype, "r", 176, shape)
+        return shard.mapped[window]
+
+    Shard.__getitem__ = ids  # type: ignore[method-assign,assignment]
+
+
+def shards_stay_open(_: str) -> None:
+    """No shard is closed again."""
+    from homespun.data import shards
+
+    kept = []
+    init = shards._OpenFile.__init__
+
+    def keep(file: Any, path: Path) -> None:
+        init(file, path)
+        kept.append(file)
+
+    shards._OpenFile.__init__ = keep  # type: ignore[method-assign]
+
+
 def not_finite_but_applied(_: str) -> None:
     loaded_torch()
     from homespun.engine.torch.optimizer import Optimizer
@@ -395,6 +452,9 @@ CHANGES: dict[str, Change] = {
             die_sampling,
             keep_batches,
             endless_step,
+            truncate_shards_in_step,
+            a_shard_for_each_document,
+            few_open_files,
             no_fsync_of_files,
             no_fsync_of_folders,
             old_checkpoint_dropped_first,
@@ -415,6 +475,8 @@ CHANGES: dict[str, Change] = {
             checksums_of_records_ignored,
             text_of_an_unfinished_download_not_hashed,
             shards_not_verified,
+            shards_mapped,
+            shards_stay_open,
             not_finite_but_applied,
             refused_steps_not_counted,
         )

@@ -1,6 +1,7 @@
 """The text and the tokenizer that a run chooses, and its messages about them."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from homespun.data.train_tokenizer import train_tokenizer
 from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT, Tokenizer
-from homespun.training.stages import check_sizes, choose_text, choose_tokenizer
+from homespun.training.stages import check_sizes, choose_text, choose_tokenizer, set_up
 
 
 @pytest.fixture
@@ -186,6 +187,35 @@ def test_settings_are_refused_before_a_tokenizer_is_trained(
     with pytest.raises(UserError, match=message):
         tokenizer_for("book.txt", said, **settings)
     assert not Path("tokenizer_model.1").exists()
+
+
+def test_the_folder_of_tokens_is_checked_before_any_work(said: list[str]) -> None:
+    config = TrainConfig(data_file="missing.txt", tokens_dir="book.txt/tokens")
+    with pytest.raises(UserError, match=r"book\.txt is a file\): choose .*\(--tokens-dir\)"):
+        set_up(config, None, said.append)
+    assert said == []
+
+
+def test_nothing_is_written_beside_the_text(said: list[str], tmp_path: Path) -> None:
+    for name in ("here", "texts"):
+        Path(name).mkdir()
+    text = shutil.copy("book.txt", "texts")
+    os.chdir("here")
+    config = TrainConfig(
+        data_file="../texts/book.txt",
+        tokenizer_path="../tokenizer_model",
+        model_size="pico",
+        n_layers=1,
+        max_steps=1,
+        compile="off",
+    )
+    for tokens_dir in ("data/tokens", "../elsewhere"):
+        set_up(dataclasses.replace(config, tokens_dir=tokens_dir), None, said.append)
+        assert sorted(path.name for path in Path(tokens_dir).glob("*/*.tokens")) == [
+            "training-00000.tokens",
+            "validation-00000.tokens",
+        ]
+    assert list((tmp_path / "texts").iterdir()) == [tmp_path / text]
 
 
 def test_too_little_text(said: list[str]) -> None:

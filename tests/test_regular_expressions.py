@@ -1,0 +1,137 @@
+"""No regular expression takes more than linear time on a text: each gets the texts that are its worst case.
+
+A quadratic search of these texts takes many minutes, far more than `LIMIT`. All of these together take seconds.
+"""
+
+import ast
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from homespun.data import documents
+
+PACKAGE = Path(__file__).parent.parent / "homespun"
+LIMIT = 60
+"""Seconds for all searches of one module."""
+
+TEXTS = """
+N = 300_000
+MARK = "<|endoftext|>"
+parts = [".", '"', '."', ". ", ".x", "x", "x ", "x\\t", "?! ", "<", "漢", "1s"]
+parts += [" ", "\\n", "\\r", "\\t", "\\n ", "\\n\\r", "\\r "]
+texts = [part * (N // len(part)) for part in [*parts, MARK, MARK + "\\n", MARK + " "]]
+texts += ["x" + text + "x" for text in texts]
+"""
+
+SEARCHES = {
+    "data.documents": """
+        import io, json
+        from homespun.data import documents
+        for text in texts:
+            encoded = text.encode()
+            documents.blocks(encoded, N // 2)
+            value = json.dumps(text, ensure_ascii=False).encode()
+            for name, content in (("a.txt", encoded), ("a.txt", (MARK + "\\n").encode() + encoded), ("a.jsonl", value)):
+                for _ in documents.read(io.BytesIO(content), name):
+                    pass
+        """,
+    "data.download": """
+        from pathlib import Path
+        from homespun.data.download import _Partial
+        partial = _Partial(Path("out.txt"), {})
+        for text in texts:
+            partial.add(text, None)
+        """,
+    "tokenizer.splitting": """
+        from homespun.tokenizer import splitting
+        for kind in (splitting.BEFORE_SPACE, splitting.BEFORE_SPACE_OR_LINE_FEED_OR_ANYWHERE):
+            for text in texts:
+                for _ in kind.pieces(text, 1 << 16):
+                    pass
+                kind.words(text)
+                kind.may_cut(text)
+        """,
+    "tokenizer.training": """
+        from homespun.tokenizer.training import sample
+        for text in texts:
+            sample([text], 1 << 30, 1 << 30)
+        """,
+    "tokenizer.decoding": """
+        from homespun.tokenizer.decoding import known_decoding
+        steps = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
+        decoding = known_decoding({"type": "Sequence", "decoders": steps})
+        for text in texts:
+            decoding.token_bytes(text)
+        """,
+    "stories.judge": """
+        from homespun.stories.judge import judge
+        for text in texts:
+            judge(text[:50_000])
+        """,
+    "config.checked": """
+        from homespun.config.checked import seconds
+        from homespun.errors import UserError
+        for text in [*texts, "1" * N, "1." * (N // 2), "1 " * (N // 2)]:
+            try:
+                seconds(text)
+            except UserError:
+                pass
+        """,
+}
+"""For each module with regular expressions on texts: a program that runs them over `texts`."""
+SHORT = {
+    "checkpoint.archive": "names in a manifest",
+    "checkpoint.folder": "names of files",
+    "data.hub": "headers and addresses of the hub",
+    "durable": "names of files",
+    "engine.mlx.machine": "the name of a chip",
+    "stories.teller": "the forms of the package itself",
+    "terminal": "the words of one line",
+}
+"""Modules whose regular expressions see short texts only."""
+
+
+@pytest.mark.parametrize("module", SEARCHES)
+def test_the_worst_texts_take_linear_time(module: str, tmp_path: Path) -> None:
+    lines = [line.removeprefix(" " * 8) for line in SEARCHES[module].split("\n")]
+    program = TEXTS + "\n".join(lines)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, timeout=LIMIT, check=True)
+
+
+def test_every_module_with_a_regular_expression_is_known() -> None:
+    with_expressions = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import) and "re" in [alias.name for alias in node.names]
+    }
+    assert with_expressions == SEARCHES.keys() | SHORT.keys()
+
+
+def test_a_cut_can_be_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends the reading of a document of dots."""
+    (tmp_path / "dots.txt").write_text("<|endoftext|>\n" + "." * (8 * documents.MAX_DOCUMENT))
+    program = (
+        "from pathlib import Path; from homespun.data.documents import documents\n"
+        "print('begin', flush=True)\n"
+        "while True:\n"
+        "    for _ in documents(Path('dots.txt')): pass\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "begin\n"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert "KeyboardInterrupt" in error
