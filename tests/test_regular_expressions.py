@@ -41,7 +41,7 @@ SEARCHES = {
     "data.download": """
         from pathlib import Path
         from homespun.data.download import _Partial
-        partial = _Partial(Path("out.txt"), {})
+        partial = _Partial(Path("out.txt"), {}, print)
         for text in texts:
             partial.add(text, None)
         """,
@@ -86,6 +86,7 @@ SHORT = {
     "checkpoint.archive": "names in a manifest",
     "checkpoint.folder": "names of files",
     "data.hub": "headers and addresses of the hub",
+    "data.known_tokenizers": "names of folders",
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",
     "stories.teller": "the forms of the package itself",
