@@ -7,7 +7,7 @@ the time.
 from dataclasses import dataclass
 from typing import Literal
 
-from homespun.config.checked import Checked, seconds, setting
+from homespun.config.checked import Checked, PathName, seconds, setting
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 
 Optimizer = Literal["adamw", "muon"]
@@ -221,7 +221,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
     omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
 
-    data_file: str | None = setting(
+    data_file: PathName | None = setting(
         None,
         "Text to train on (.txt, .jsonl, .parquet, or a folder of them); if omitted, the last download.",
     )
@@ -233,7 +233,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     model_size: str | None = setting(
         None, "Preset; `homespun models` lists them.", on_resume="fixed"
     )
-    checkpoint_dir: str = setting(
+    checkpoint_dir: PathName = setting(
         "checkpoints", "Folder of the run: checkpoints, metrics.jsonl and plot."
     )
     resume: Literal["never", "latest", "auto"] = setting(
@@ -241,7 +241,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         "--resume continues from the newest checkpoint; --resume auto starts a new run if there is none.",
         const="latest",
     )
-    tokenizer_path: str | None = setting(
+    tokenizer_path: PathName | None = setting(
         None,
         "Tokenizer folder; if omitted, the last one trained, or else a new one is trained on the data.",
     )
@@ -251,7 +251,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         at_least=0,
         on_resume="fixed",
     )
-    config: str | None = setting(
+    config: PathName | None = setting(
         None,
         "TOML file with any of these settings (underscores instead of dashes); flags override it.",
     )
