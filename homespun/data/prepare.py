@@ -19,7 +19,7 @@ from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import UserError
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, say
 from homespun.tokenizer import Tokenizer
 
 INDEX = "index.json"
@@ -43,7 +43,7 @@ class Prepared:
     validation: TokenStream
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = print) -> Prepared:
+def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = say) -> Prepared:
     """Tokenize a corpus into its own subfolder of `folder`, or open the tokens that are there.
 
     Missing and damaged shards are made again. A shard is verified in full once; after that it is taken as it is while

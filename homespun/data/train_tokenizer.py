@@ -11,7 +11,7 @@ from homespun import durable, workspace
 from homespun.config import TokenizerConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.errors import UserError
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, say
 from homespun.tokenizer import REPORT, Tokenizer, check_folder, train
 
 REPORT_BYTES = 4_000_000
@@ -41,7 +41,7 @@ def origin(folder: Path) -> Origin:
     return Origin(report.get("data_file"), report.get("data_sha256"))
 
 
-def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, say: Say = say) -> Tokenizer:
     """Train a tokenizer, write its folder, and record it as the newest tokenizer of this working directory.
 
     Args:
@@ -51,6 +51,7 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
     Raises:
         UserError: no data, or too little for the vocabulary, or the folder cannot be written.
     """
+    workspace.check()
     folder = Path(config.output_dir)
     check_folder(folder)  # fails before the text is read
     corpus = survey(workspace.chosen_data(config.data_file), say)
