@@ -8,11 +8,11 @@ could control the terminal.
 import contextlib
 import errno
 import os
-import re
 import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,10 @@ _UNPRINTABLE = dict.fromkeys(
 
 BAR_UPDATE_SECONDS = 0.1
 """Time between two updates of a bar. Each costs as much as reading several documents."""
+
+
+LONGEST_MOVED = 30
+"""Columns of the longest word that moves to the next line while it is written."""
 
 
 def duration(seconds: float) -> str:
@@ -215,23 +219,51 @@ def wrapped(text: str, width: int | None, indent: str = "") -> str:
 
 
 def wrapped_stream(pieces: Iterable[str], width: int | None) -> Iterator[str]:
-    """`wrapped` for a text that arrives in pieces. A word is held back until it is complete."""
-    column = 0
-    for word in _words(pieces) if width else pieces:
-        if width and column and column + len(word) > width:
-            yield "\n"
-            column = 0
-        yield word
-        column = 0 if word.endswith("\n") else column + len(word)
+    """`wrapped` for a text that arrives in pieces, each of which is shown at once.
 
+    A word that turns out to be too long for its line is erased there and repeated on the next line. Lines also break
+    between wide characters, such as Chinese ones. Words of more than `LONGEST_MOVED` columns are left to the terminal.
 
-def _words(pieces: Iterable[str]) -> Iterator[str]:
-    """The words of a text, each with the space or line break after it."""
-    incomplete = ""
+    Args:
+        pieces: the text.
+        width: columns of the terminal; None leaves the text as it is.
+    """
+    if width is None:
+        yield from pieces
+        return
+    column = 0  # of the cursor
+    word = ""  # the characters before the cursor that belong together
     for piece in pieces:
-        *complete, incomplete = re.split(r"(?<=[ \n])", incomplete + piece)
-        yield from complete
-    yield incomplete
+        shown = ""
+        for char in piece:
+            cells, length = _cells(char), _width(word)
+            # The last column is for blanks: behind it, terminals differ in where the cursor is.
+            if column and cells and not char.isspace() and column + cells >= width:
+                if not word or cells == 2:
+                    shown += "\n"
+                    column, word = 0, ""
+                elif length < column and length <= LONGEST_MOVED:
+                    shown += "\b" * length + " " * length + "\n" + word
+                    column = length
+            shown += char
+            word = "" if cells == 2 or char.isspace() else word + char
+            column += 8 - column % 8 if char == "\t" else cells
+            if char == "\n":
+                column = 0
+            elif column > width:
+                column = cells
+        yield shown
+
+
+def _width(text: str) -> int:
+    return sum(map(_cells, text))
+
+
+def _cells(char: str) -> int:
+    """The columns that a character takes: 0 for marks that join the character before them, 2 for wide characters."""
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 @contextmanager

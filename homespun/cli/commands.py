@@ -4,6 +4,7 @@ Each checks its settings and then imports its part of the package, so that help 
 """
 
 import dataclasses
+import io
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -107,10 +108,9 @@ def models(settings: Settings) -> int:
             f"{flops_per_token(model) / 1e9:,.2f} G",
             *(f"{gigabytes:,.1f} GB" for gigabytes in memory),
         )
-    console = Console(color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    put(captured.get(), end="")
+    text = io.StringIO()
+    Console(file=text, width=Console().width).print(table)
+    put(text.getvalue(), end="")
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
         f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens; "

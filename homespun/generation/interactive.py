@@ -96,8 +96,10 @@ def _next_line(terminal: bool) -> str | None:
 def write(prompt: str, pieces: Iterator[str]) -> None:
     """Print a text while it is written. Nothing appears before the prompt has been accepted."""
     text = _joined_with_prompt(prompt, pieces)
-    for words in wrapped_stream(map(printable, text), columns(sys.stdout)):
-        put(words, end="")
+    can_erase = os.environ.get("TERM") != "dumb"
+    width = columns(sys.stdout) if can_erase else None
+    for piece in wrapped_stream(map(printable, text), width):
+        put(piece, end="")
     put("")
 
 

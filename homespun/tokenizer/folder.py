@@ -64,7 +64,8 @@ def write_folder(
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
-            durable.write(temporary / name, content.encode())
+            # A file name may have bytes that are not UTF-8; backslashreplace makes them JSON escapes.
+            durable.write(temporary / name, content.encode(errors="backslashreplace"))
         if (folder / SPECIFICATION).exists():
             moved = durable.set_aside(folder)
         temporary.rename(folder)
