@@ -1,5 +1,6 @@
 """The public functions: what the command line does, from a script or a notebook."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ from homespun.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from homespun.config.checked import replaced
+from homespun.config.checked import settings_of, shown
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
+from homespun.errors import UserError
 from homespun.records.events import Listener, TrainResult
-from homespun.terminal import say
+from homespun.terminal import occupy_standard_descriptors, say
 from homespun.tokenizer import Tokenizer
 from homespun.training.resume import requested
 from homespun.training.train import train as run_training
@@ -27,7 +29,8 @@ def download(config: DownloadConfig | None = None, **settings: Any) -> Path:
     Raises:
         UserError: no such data, no network, not allowed, or the file cannot be written.
     """
-    return run_download(replaced(config or DownloadConfig(), settings), say)
+    occupy_standard_descriptors()
+    return run_download(settings_of(DownloadConfig, config, settings), say)
 
 
 def train_tokenizer(config: TokenizerConfig | None = None, **settings: Any) -> Tokenizer:
@@ -39,7 +42,8 @@ def train_tokenizer(config: TokenizerConfig | None = None, **settings: Any) -> T
     Raises:
         UserError: no data, or too little for the vocabulary, or the folder cannot be written.
     """
-    return run_tokenizer_training(replaced(config or TokenizerConfig(), settings), say)
+    occupy_standard_descriptors()
+    return run_tokenizer_training(settings_of(TokenizerConfig, config, settings), say)
 
 
 def train(
@@ -55,6 +59,14 @@ def train(
 
     Raises:
         UserError: something that the user can fix: data, settings, folder, checkpoint.
+        KeyboardInterrupt: Ctrl-C was pressed, and the run has been saved. At a second Ctrl-C, it has not.
     """
+    occupy_standard_descriptors()
+    if on_event is not None and not callable(on_event):
+        raise UserError(f"on_event is {shown(on_event)}: a function is expected")
     wanted, checkpoint = requested(settings, say, config)
-    return run_training(wanted, checkpoint, say, on_event)
+    result = run_training(wanted, checkpoint, say, on_event)
+    if result.stopped_by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # The signal was meant for the whole program, which may be a sweep of many runs.
+        signal.raise_signal(result.stopped_by)
+    return result

@@ -1,7 +1,6 @@
 """A trained model and its tokenizer, from any source of weights: logits, losses and text come out."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
 from homespun.config import LoadConfig, Precision, ReaderName, SamplingConfig, TrainConfig
-from homespun.config.checked import replaced
+from homespun.config.checked import PathName, checked, settings_of, shown
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
 from homespun.engine.base import Floats, Reader
@@ -19,7 +18,7 @@ from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.stored_model import StoredModel
-from homespun.terminal import say
+from homespun.terminal import warn
 
 
 def load(
@@ -41,8 +40,9 @@ def load(
     Raises:
         UserError: there is no model, it is damaged, or a setting is impossible.
     """
-    config = LoadConfig(None if path is None else str(path), engine, precision, threads)
-    archive = _default_weights() if path is None else open_weights(Path(path), report=_warn)
+    named = None if path is None else checked("path", path, PathName)
+    config = LoadConfig(named, engine, precision, threads)
+    archive = _default_weights() if named is None else open_weights(Path(named), report=warn)
     return load_stored(from_checkpoint(archive), config)
 
 
@@ -68,10 +68,10 @@ def _default_weights() -> Archive:
     """
     folder = CheckpointFolder(Path(TrainConfig.checkpoint_dir))
     try:
-        archive = open_weights(folder.path, report=_warn)
+        archive = open_weights(folder.path, report=warn)
         archive.verify()
     except CheckpointError as error:
-        newest = folder.latest(report=_warn)
+        newest = folder.latest(report=warn)
         if newest is None:
             folder.check_free()  # a run that is still active explains the missing weights
             raise
@@ -79,12 +79,8 @@ def _default_weights() -> Archive:
     else:
         reason = "the run has not been evaluated yet"
     if archive.path.name not in BEST:
-        _warn(f"{reason}; taking {archive.path}")
+        warn(f"{reason}; taking {archive.path}")
     return archive
-
-
-def _warn(line: str) -> None:
-    say(line, sys.stderr)
 
 
 class LanguageModel:
@@ -141,7 +137,8 @@ class LanguageModel:
         Raises:
             UserError: the prompt is empty, or longer than the context.
         """
-        [written] = self.continuations(prompt, config, **settings)
+        sampling = settings_of(SamplingConfig, config, settings)
+        [written] = self._session.generate(prompt, sampling)
         return (prompt or "") + written.text
 
     def continuations(
@@ -156,12 +153,13 @@ class LanguageModel:
         Raises:
             UserError: as `generate`.
         """
-        sampling = replaced(config or SamplingConfig(), settings)
-        return self._session.generate(prompt, sampling, num_samples)
+        sampling = settings_of(SamplingConfig, config, settings)
+        count = checked("num_samples", num_samples, int, {"at_least": 1})
+        return self._session.generate(prompt, sampling, count)
 
     def generate_batch(
         self,
-        prompts: Sequence[str | None],
+        prompts: Iterable[str | None],
         config: SamplingConfig | None = None,
         **settings: Any,
     ) -> list[Continuation]:
@@ -170,8 +168,10 @@ class LanguageModel:
         Raises:
             UserError: as `generate`, for any of the prompts.
         """
-        sampling = replaced(config or SamplingConfig(), settings)
-        return self._session.generate_batch(prompts, sampling)
+        sampling = settings_of(SamplingConfig, config, settings)
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+            raise UserError(f"prompts is {shown(prompts)}: a list of texts is expected")
+        return self._session.generate_batch(list(prompts), sampling)
 
     def stream(
         self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
@@ -181,7 +181,7 @@ class LanguageModel:
         Raises:
             UserError: as `generate`, when the first piece is requested.
         """
-        sampling = replaced(config or SamplingConfig(), settings)
+        sampling = settings_of(SamplingConfig, config, settings)
         return self._session.stream(prompt, sampling)
 
     def save_weights(self, path: str | Path) -> None:
@@ -190,7 +190,8 @@ class LanguageModel:
         Raises:
             UserError: the file cannot be written.
         """
-        write_archive(Path(path), self.engine.state(), self.stored.header, step=self.stored.step)
+        file = Path(checked("path", path, PathName))
+        write_archive(file, self.engine.state(), self.stored.header, step=self.stored.step)
 
     def _ids(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
         ids = np.asarray(tokens)

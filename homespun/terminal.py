@@ -1,15 +1,21 @@
 """Output for a person at a terminal: messages, wrapped text, progress bars, and sizes and durations in words.
 
-Text from models and files is printed without characters that could control the terminal.
+All output of the package goes through this module. A stream may be missing, closed or full, may have any encoding, and
+may be any object of a program that uses the package. Text from models and files is printed without characters that
+could control the terminal.
 """
 
-import re
+import contextlib
+import errno
+import os
 import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 Say = Callable[[str], None]
@@ -23,6 +29,10 @@ _UNPRINTABLE = dict.fromkeys(
 
 BAR_UPDATE_SECONDS = 0.1
 """Time between two updates of a bar. Each costs as much as reading several documents."""
+
+
+LONGEST_MOVED = 30
+"""Columns of the longest word that moves to the next line while it is written."""
 
 
 def duration(seconds: float) -> str:
@@ -48,15 +58,151 @@ def printable(text: str) -> str:
     return text.translate(_UNPRINTABLE)
 
 
-def columns(file: TextIO) -> int | None:
+def encodable(text: str, file: object) -> str:
+    """`text` with escapes such as \\xe9 for the characters that the encoding of `file` lacks."""
+    encoding = getattr(file, "encoding", None)
+    try:
+        return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    except (LookupError, TypeError, UnicodeError):
+        return _ascii(text)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def is_terminal(file: object) -> bool:
+    """Whether a stream is a terminal; False for a stream that is missing, closed or cannot tell."""
+    with contextlib.suppress(Exception):
+        return bool(file.isatty())  # type: ignore[attr-defined]
+    return False
+
+
+def columns(file: object) -> int | None:
     """The width of the terminal that `file` is; None if it is not a terminal, as its lines are then not wrapped."""
-    return shutil.get_terminal_size().columns if file.isatty() else None
+    return shutil.get_terminal_size().columns if is_terminal(file) else None
 
 
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print a message to `file`, by default standard output."""
-    file = file or sys.stdout
-    print(wrapped(printable(text), columns(file)), file=file, flush=True)
+class OutputLost(Exception):
+    """The output cannot be written."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(why(error))
+        self.reader_is_gone = reader_is_gone(error)
+
+
+def why(error: Exception) -> str:
+    """The reason of a failed write, for a message."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def reader_is_gone(error: Exception) -> bool:
+    """Whether nobody can read the output any more: a closed pipe or connection, or a closed terminal."""
+    return isinstance(error, ConnectionError) or getattr(error, "errno", 0) in (
+        errno.EPIPE,
+        errno.EIO,
+    )
+
+
+def write(text: str, file: TextIO) -> None:
+    """Write text into a stream of any kind, and flush it.
+
+    Raises:
+        Exception: any exception of the stream.
+    """
+    try:
+        file.write(encodable(text, file))
+    except UnicodeError:  # the stream does not tell its encoding
+        file.write(_ascii(text))
+    if flush := getattr(file, "flush", None):
+        flush()
+
+
+@contextmanager
+def nowhere(file: object) -> Iterator[None]:
+    """Discard the text that a stream still holds, and all text that is written to it inside the block.
+
+    After a failed write, a stream would try again to write its text, and fail again, when it is flushed.
+    """
+    try:
+        descriptor = file.fileno()  # type: ignore[attr-defined]
+        kept = os.dup(descriptor)
+    except Exception:  # not a file of the system
+        with contextlib.suppress(Exception):
+            yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), descriptor)
+        with contextlib.suppress(Exception):
+            yield
+        with contextlib.suppress(Exception):
+            file.flush()  # type: ignore[attr-defined]
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+def say(text: str) -> None:
+    """Print a message beside the work. If standard output cannot take it, standard error gets it.
+
+    Raises:
+        OutputLost: the reader of standard output is gone. Any other fault of the output costs no more than the message.
+    """
+    file = sys.stdout
+    if file is None:
+        return
+    try:
+        write(wrapped(printable(text), columns(file)) + "\n", file)
+    except Exception as error:
+        with nowhere(file):
+            pass
+        if reader_is_gone(error):
+            raise OutputLost(error) from error
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Print a message to standard error, if that is possible."""
+    file = sys.stderr
+    if file is None:
+        return
+    try:
+        write(wrapped(printable(text), columns(file)) + "\n", file)
+    except Exception:
+        with nowhere(file):
+            pass
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Print the text that a command is asked for to standard output, as it is.
+
+    Raises:
+        OutputLost: it cannot be written, or standard output is closed.
+    """
+    file = sys.stdout
+    try:
+        if file is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        write(text + end, file)
+    except Exception as error:
+        with nowhere(file):
+            pass
+        raise OutputLost(error) from error
+
+
+def occupy_standard_descriptors() -> None:
+    """Open the null device in place of each standard stream that is closed.
+
+    The next file that is opened would take its number, and messages of the system and of libraries would be written
+    into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_WRONLY if number else os.O_RDONLY)
+            os.set_inheritable(opened, True)
 
 
 def wrapped(text: str, width: int | None, indent: str = "") -> str:
@@ -73,23 +219,51 @@ def wrapped(text: str, width: int | None, indent: str = "") -> str:
 
 
 def wrapped_stream(pieces: Iterable[str], width: int | None) -> Iterator[str]:
-    """`wrapped` for a text that arrives in pieces. A word is held back until it is complete."""
-    column = 0
-    for word in _words(pieces) if width else pieces:
-        if width and column and column + len(word) > width:
-            yield "\n"
-            column = 0
-        yield word
-        column = 0 if word.endswith("\n") else column + len(word)
+    """`wrapped` for a text that arrives in pieces, each of which is shown at once.
 
+    A word that turns out to be too long for its line is erased there and repeated on the next line. Lines also break
+    between wide characters, such as Chinese ones. Words of more than `LONGEST_MOVED` columns are left to the terminal.
 
-def _words(pieces: Iterable[str]) -> Iterator[str]:
-    """The words of a text, each with the space or line break after it."""
-    incomplete = ""
+    Args:
+        pieces: the text.
+        width: columns of the terminal; None leaves the text as it is.
+    """
+    if width is None:
+        yield from pieces
+        return
+    column = 0  # of the cursor
+    word = ""  # the characters before the cursor that belong together
     for piece in pieces:
-        *complete, incomplete = re.split(r"(?<=[ \n])", incomplete + piece)
-        yield from complete
-    yield incomplete
+        shown = ""
+        for char in piece:
+            cells, length = _cells(char), _width(word)
+            # The last column is for blanks: behind it, terminals differ in where the cursor is.
+            if column and cells and not char.isspace() and column + cells >= width:
+                if not word or cells == 2:
+                    shown += "\n"
+                    column, word = 0, ""
+                elif length < column and length <= LONGEST_MOVED:
+                    shown += "\b" * length + " " * length + "\n" + word
+                    column = length
+            shown += char
+            word = "" if cells == 2 or char.isspace() else word + char
+            column += 8 - column % 8 if char == "\t" else cells
+            if char == "\n":
+                column = 0
+            elif column > width:
+                column = cells
+        yield shown
+
+
+def _width(text: str) -> int:
+    return sum(map(_cells, text))
+
+
+def _cells(char: str) -> int:
+    """The columns that a character takes: 0 for marks that join the character before them, 2 for wide characters."""
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 @contextmanager
@@ -104,23 +278,39 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
         A function to call with each amount of work that has been done.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    terminal = Console(stderr=True)
-    columns = Progress.get_default_columns()
-    if total is None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=terminal, disable=not terminal.is_terminal, transient=True
-    ) as progress:
-        task = progress.add_task(title, total=total)
-        done, updated = 0.0, time.monotonic()
+    unknown = total is None
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *([TimeElapsedColumn()] if unknown else [TaskProgressColumn(), TimeRemainingColumn()]),
+        console=Console(stderr=True),
+        disable=not is_terminal(sys.stderr),
+        transient=True,
+    )
+    task = progress.add_task(encodable(printable(title), sys.stderr), total=total)
+    done, updated = 0.0, time.monotonic()
 
-        def advance(amount: float) -> None:
-            nonlocal done, updated
-            done += amount
-            if (now := time.monotonic()) - updated >= BAR_UPDATE_SECONDS:
-                progress.update(task, completed=done)
-                updated = now
+    def advance(amount: float) -> None:
+        nonlocal done, updated
+        done += amount
+        if (now := time.monotonic()) - updated >= BAR_UPDATE_SECONDS:
+            progress.update(task, completed=done)
+            updated = now
 
+    # A terminal that was closed costs the bar, not the work.
+    with contextlib.suppress(OSError):
+        progress.start()
+    try:
         yield advance
+    finally:
+        with contextlib.suppress(OSError):
+            progress.stop()

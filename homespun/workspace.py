@@ -17,6 +17,20 @@ RECORD = Path(".homespun.json")
 Kind = Literal["data", "tokenizer"]
 
 
+def check() -> None:
+    """Check that there is a working directory.
+
+    Raises:
+        UserError: it was deleted, or it cannot be reached.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(
+            f"the working directory cannot be used ({error.strerror}): change to another one"
+        ) from None
+
+
 def remember(kind: Kind, path: Path) -> None:
     """Record `path` as the newest one of its kind.
 

@@ -1,5 +1,10 @@
 """The Python API: train, load, evaluate, generate, write."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,6 +238,155 @@ def test_an_error_of_a_listener_is_raised_after_the_run_is_saved(
         homespun.train(SMALL, checkpoint_dir="failed", on_event=fail)
     assert Path("failed/checkpoint_step_2.state.npz").exists()
     assert homespun.train(checkpoint_dir="failed", resume="latest").steps == 3
+
+
+PROGRAM = """
+import os, signal, sys
+import homespun
+from homespun.records.events import Step
+from tests.test_api import SMALL
+
+presses, number = int(sys.argv[1]), int(sys.argv[2])
+
+def press(event):
+    if isinstance(event, Step) and event.step == 2:
+        for _ in range(presses):
+            os.kill(os.getpid(), number)
+
+try:
+    for rate in (1e-3, 2e-3):
+        print("begins", rate, flush=True)
+        homespun.train(SMALL, learning_rate=rate, checkpoint_dir=f"sweep/{rate}", on_event=press)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+finally:
+    print("cleaned up")
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_ends_a_sweep_and_the_program_cleans_up(
+    folder: Path, tmp_path: Path, presses: int
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(presses), str(int(signal.SIGINT))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith(("beg", "Key", "cle"))]
+    assert said == ["begins 0.001", "KeyboardInterrupt", "cleaned up"]
+    assert (tmp_path / "sweep/0.001/checkpoint_step_2.state.npz").exists()
+
+
+def test_a_program_is_terminated_after_the_run_is_saved(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "1", str(int(signal.SIGTERM))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert done.stdout.count("begins") == 1
+    assert (tmp_path / "sweep/0.001/checkpoint_step_2.state.npz").exists()
+
+
+def test_the_program_decides_about_a_signal_that_it_handles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Step):
+            signal.raise_signal(signal.SIGTERM)
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        result = homespun.train(SMALL, checkpoint_dir="handled", on_event=stop)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (result.steps, result.ended_by, received) == (1, "SIGTERM", [signal.SIGTERM])
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_listener_that_leaves_the_program_does_not_cost_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.chdir(folder)
+
+    def leave(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 2:
+            raise error
+
+    with pytest.raises(type(error)):
+        homespun.train(SMALL, checkpoint_dir="left", on_event=leave)
+    assert Path("left/checkpoint_step_2.state.npz").exists()
+
+
+def test_paths_and_numbers_of_other_libraries_are_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    path = homespun.download(dataset=Path("stories.txt"), output=Path("copy.txt"))
+    result = homespun.train(
+        SMALL,
+        data_file=path,
+        checkpoint_dir=Path("~") / "paths",
+        batch_size=np.int64(4),
+        learning_rate=np.float32(1e-3),
+        max_steps=np.array(2),
+    )
+    assert result.best == folder / "paths/best.npz"
+    model = homespun.load(Path("~/paths"), threads=np.int64(1))  # type: ignore[arg-type]
+    model.save_weights(Path("~/saved.npz"))
+    assert homespun.load("~/saved.npz").config == model.config
+    [written] = model.continuations("The cat", num_samples=np.int64(1), max_tokens=np.int64(3))  # type: ignore[arg-type]
+    assert len(written.token_ids) <= 3
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "2", None])
+def test_a_number_of_samples_is_at_least_one(model: homespun.LanguageModel, number: Any) -> None:
+    with pytest.raises(UserError, match=r"^--num-samples is "):
+        model.continuations("The cat", num_samples=number)
+
+
+def test_arguments_of_another_kind_are_refused_in_a_line(model: homespun.LanguageModel) -> None:
+    calls: list[Any] = [
+        lambda: homespun.train("stories.txt"),  # type: ignore[arg-type]
+        lambda: homespun.train(homespun.SamplingConfig()),  # type: ignore[arg-type]
+        lambda: homespun.train(SMALL, on_event=5),  # type: ignore[arg-type]
+        lambda: homespun.train_tokenizer("stories.txt"),  # type: ignore[arg-type]
+        lambda: homespun.download("stories"),  # type: ignore[arg-type]
+        lambda: homespun.load(5),  # type: ignore[arg-type]
+        lambda: homespun.load(b"checkpoints"),  # type: ignore[arg-type]
+        lambda: homespun.load(""),
+        lambda: homespun.load(threads=0),
+        lambda: model.generate(5),  # type: ignore[arg-type]
+        lambda: model.generate(b"The cat"),  # type: ignore[arg-type]
+        lambda: model.generate("The cat", 100),  # type: ignore[arg-type]
+        lambda: model.generate("The cat", num_samples=2),
+        lambda: model.generate("The cat", max_token=2),
+        lambda: model.generate_batch("The cat"),
+        lambda: model.generate_batch(5),  # type: ignore[arg-type]
+        lambda: model.generate_batch(["The cat", 5]),  # type: ignore[list-item]
+        lambda: next(model.stream(["The cat"])),  # type: ignore[arg-type]
+        lambda: model.stream("The cat", 100),  # type: ignore[arg-type]
+        lambda: model.save_weights(5),  # type: ignore[arg-type]
+        lambda: model.save_weights(""),
+        lambda: model.save_weights("missing/weights.npz"),
+    ]
+    for call in calls:
+        with pytest.raises(UserError) as refused:
+            call()
+        assert "\n" not in str(refused.value)
+    assert model.generate_batch([]) == []
 
 
 def test_settings_come_from_flags_then_the_file_then_the_resumed_run_then_the_defaults(

@@ -307,6 +307,7 @@ def open_weights(path: Path, report: Say = warnings.warn) -> Archive:
     """
     candidates = [path]
     if path.is_dir():
+        _names_in(path)  # a folder that cannot be read is no empty folder
         candidates = [path / name for name in BEST]
     elif path.name == BEST[0]:
         candidates = [path.with_name(name) for name in BEST]

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from homespun.config.checked import REQUIRED, Checked, flag, parse_value
 from homespun.errors import UserError, did_you_mean
-from homespun.terminal import wrapped
+from homespun.terminal import put, wrapped
 
 Field = dataclasses.Field[Any]
 
@@ -67,6 +67,11 @@ def _with_dashes(word: str) -> str:
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: object = None) -> None:
+        put(message, end="")
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Breaks lines between words only, never inside a flag."""
 
@@ -77,7 +82,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def _parser(command: Command, choices: Mapping[str, Iterable[str]]) -> argparse.ArgumentParser:
     """The settings of a command, then a group for each class that it inherits settings from."""
     kind = command.config
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"homespun {command.name}",
         usage=_usage(command),
         description=_paragraph(command.description),

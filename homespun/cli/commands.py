@@ -4,6 +4,8 @@ Each checks its settings and then imports its part of the package, so that help 
 """
 
 import dataclasses
+import io
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from homespun.config import (
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import printable, say
+from homespun.terminal import columns, printable, put, say, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -37,7 +39,7 @@ def download(settings: Settings) -> int:
     config = DownloadConfig(**settings)
     from homespun.data.download import download
 
-    download(config)
+    download(config, say)
     return 0
 
 
@@ -45,7 +47,7 @@ def tokenizer(settings: Settings) -> int:
     config = TokenizerConfig(**settings)
     from homespun.data.train_tokenizer import train_tokenizer
 
-    train_tokenizer(config)
+    train_tokenizer(config, say)
     return 0
 
 
@@ -55,7 +57,7 @@ def train(settings: Settings) -> int:
     from homespun.training.train import train
 
     config, checkpoint = requested(settings, say)
-    stopped_by = train(config, checkpoint, say).stopped_by
+    stopped_by = train(config, checkpoint, say, quits=True).stopped_by
     return 128 + stopped_by if stopped_by else 0
 
 
@@ -72,8 +74,9 @@ def generate(settings: Settings) -> int:
     else:
         samples = model.continuations(config.prompt, config, config.num_samples)
         for number, sample in enumerate(samples, start=1):
-            print(f"--- {number} of {config.num_samples} ---")
-            say((config.prompt or "") + sample.text)
+            put(f"--- {number} of {config.num_samples} ---")
+            text = printable((config.prompt or "") + sample.text)
+            put(wrapped(text, columns(sys.stdout)))
     return 0
 
 
@@ -105,7 +108,9 @@ def models(settings: Settings) -> int:
             f"{flops_per_token(model) / 1e9:,.2f} G",
             *(f"{gigabytes:,.1f} GB" for gigabytes in memory),
         )
-    Console().print(table)
+    text = io.StringIO()
+    Console(file=text, width=Console().width).print(table)
+    put(text.getvalue(), end="")
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
         f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens; "
@@ -126,8 +131,8 @@ def judge(settings: Settings) -> int:
         if verdict.problems and shown < SHOWN_CONTRADICTIONS:
             shown += 1
             problem = verdict.problems[0]
-            print(printable(f"story {number}: {problem.what}: {problem.text}"))
-    print(f"{consistent} of {config.num_samples} stories are consistent from start to end.")
+            put(printable(f"story {number}: {problem.what}: {problem.text}"))
+    put(f"{consistent} of {config.num_samples} stories are consistent from start to end.")
     return 0
 
 

@@ -3,16 +3,22 @@
 Exit status: 0 done; 2 an error that the user can fix; 128 + the number of the signal that stopped the command.
 """
 
-import errno
-import io
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
 from homespun.errors import UserError, did_you_mean
-from homespun.terminal import say, wrapped
+from homespun.terminal import (
+    OutputLost,
+    occupy_standard_descriptors,
+    put,
+    warn,
+    wrapped,
+)
 
 ABOUT = "Train your own language model, from data to generation, on the machine you own."
 
@@ -22,40 +28,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The encoding of a terminal may lack some characters of a generated text.
-        sys.stdout.reconfigure(errors="replace")
+    occupy_standard_descriptors()
+    if sys.stderr is None:  # input() needs it
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     try:
-        status = _run(given)
-        sys.stdout.flush()
-        return status
+        return _run(given)
+    except KeyboardInterrupt:
+        return 130
+    except OutputLost as lost:
+        if lost.reader_is_gone:
+            return 141
+        message = f"the output cannot be written ({lost})"
     except UserError as error:
         if debug:
             raise
-        say(f"error: {error}", sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of the output is gone. Without a stream, Python cannot fail again when it closes it at exit.
-        sys.stdout = None
-        return 141
+        message = str(error)
     except OSError as error:
-        if debug or error.errno != errno.ENOSPC:
+        if debug:
             raise
-        sys.stdout = None
-        say(f"error: the output cannot be written ({error.strerror})", sys.stderr)
-        return 2
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    warn(f"error: {message}")
+    return 2
 
 
 def _run(given: list[str]) -> int:
     if given == ["--version"]:
         import homespun
 
-        print(f"homespun {homespun.__version__}")
+        put(f"homespun {homespun.__version__}")
         return 0
     if not given or given[0] in ("-h", "--help", "help"):
-        print(_overview(shutil.get_terminal_size().columns))
+        put(_overview(shutil.get_terminal_size().columns))
         return 0
     name, *words = given
     if name not in COMMANDS:

@@ -7,13 +7,21 @@ import contextlib
 import dataclasses
 import math
 import operator
+import os
 import re
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from homespun.errors import UserError, did_you_mean
 
 OnResume = Literal["fixed", "free", "announced"]
 """Whether `--resume` accepts another value. *fixed*: no. *announced*: yes, with a message. *free*: yes."""
+
+PathName = Annotated[str, "path"]
+"""The type of a setting that names a file or a folder. A leading `~` or `~user` stands for a home folder."""
+
+LONGEST_SHOWN = 100
+"""Characters of a refused value that a message repeats."""
 
 REQUIRED = dataclasses.MISSING
 """In place of the default of a setting that has none."""
@@ -79,26 +87,79 @@ def parse_value(kind: type["Checked"], name: str, text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Base class that checks types, bounds and texts when a config is made. A list is accepted for a tuple.
+    """Base class that checks and converts values when a config is made, see `checked`.
 
     Raises:
-        UserError: a value is of another type, out of bounds, not finite, or an empty text.
+        UserError: a setting refuses its value.
     """
 
     def __post_init__(self) -> None:
-        types = get_type_hints(type(self))
+        types = get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), types[field.name]
-            if isinstance(value, list):
-                value = tuple(value)
-                object.__setattr__(self, field.name, value)
-            if not _fits(value, kind):
-                expected = _describe_type(kind)
-                raise UserError(f"{flag(field.name)} is {value!r}: {expected} is expected")
-            if isinstance(value, str):
-                _check_text(flag(field.name), value)
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                _check_number(flag(field.name), value, field.metadata.get("bounds", {}))
+            given, bounds = getattr(self, field.name), field.metadata.get("bounds", {})
+            value = checked(field.name, given, types[field.name], bounds)
+            object.__setattr__(self, field.name, value)
+
+
+def checked(name: str, value: Any, kind: Any, bounds: Mapping[str, float] | None = None) -> Any:
+    """The value of a setting as Python's own type.
+
+    Numbers of NumPy and of tensor libraries are accepted for numbers, a list for a tuple, and a `pathlib.Path` for a
+    text. A path has its home folder filled in.
+
+    Args:
+        name: the name of the setting.
+        value: the value that was given.
+        kind: the annotated type, see `PathName`.
+        bounds: limits of a number, named as in `COMPARISONS`.
+
+    Raises:
+        UserError: the value is of another type, out of bounds, not finite, or an empty text.
+    """
+    several = isinstance(value, list | tuple)
+    value = tuple(map(_as_builtin, value)) if several else _as_builtin(value)
+    if not _fits(value, kind):
+        raise UserError(f"{flag(name)} is {shown(value)}: {_describe_type(kind)} is expected")
+    if isinstance(value, str):
+        _check_text(flag(name), value)
+        if _is_path(kind):
+            return _with_home(flag(name), value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _check_number(flag(name), value, bounds or {})
+    return value
+
+
+def shown(value: object) -> str:
+    """A value of any type and size in one short line, for a message."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of thousands of digits, or a type whose repr fails
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def _as_builtin(value: Any) -> Any:
+    """A path as text, a number of another library as Python's own."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        return value.item()
+    return value
+
+
+def _is_path(kind: Any) -> bool:
+    return kind == PathName or PathName in get_args(kind)
+
+
+def _with_home(name: str, path: str) -> str:
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - pathlib would also change `a//b` and `./a`
+    if expanded.startswith("~"):
+        home = path.partition("/")[0]
+        raise UserError(
+            f"{name} is {shown(path)}: there is no home folder {home}; "
+            f"a file of that name is ./{home}"
+        )
+    return expanded
 
 
 def _check_text(name: str, text: str) -> None:
@@ -107,9 +168,11 @@ def _check_text(name: str, text: str) -> None:
         raise UserError(f"{name} {problem}: give a value or leave it out")
 
 
-def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
+def _check_number(name: str, value: float, bounds: Mapping[str, float]) -> None:
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(f"{name} has {len(str(abs(value)))} digits: give a smaller number")
+        few = value.bit_length() < 10_000  # Python refuses to convert thousands of digits to text
+        digits = len(str(abs(value))) if few else "thousands of"
+        raise UserError(f"{name} has {digits} digits: give a smaller number")
     if not math.isfinite(value):
         raise UserError(f"{name} is {value}: give a finite number")
     for bound, limit in bounds.items():
@@ -120,8 +183,10 @@ def _check_number(name: str, value: float, bounds: dict[str, float]) -> None:
 def _fits(value: object, kind: Any) -> bool:
     """Whether a value is of an annotated type. An int is accepted for a float."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, arguments[0])
     if origin is Literal:
-        return value in arguments
+        return isinstance(value, str) and value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if arguments:
@@ -150,29 +215,39 @@ def seconds(text: str) -> float:
     Raises:
         UserError: it is not a positive duration of less than 1e9 seconds.
     """
-    if re.fullmatch(r"[1-9]\d*", text):
-        raise UserError(f"--time-budget is '{text}': add a unit, as in {text}s, {text}m or {text}h")
+    if re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise UserError(
+            f"--time-budget is {shown(text)}: add a unit, as in {text}s, {text}m or {text}h"
+        )
     lengths = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     part = r"(\d+(?:\.\d+)?)\s*(s(?:ec)?|m(?:in)?|h|d)\s*"
     parts = re.findall(part, text) if re.fullmatch(rf"\s*(?:{part})+", text) else []
     total = sum(float(number) * lengths[unit[0]] for number, unit in parts)
     if not 0 < total < 1e9:
-        raise UserError(f"--time-budget is '{text}': give a duration such as 90s, 20m or 1h30m")
+        raise UserError(
+            f"--time-budget is {shown(text)}: give a duration such as 90s, 20m or 1h30m"
+        )
     return total
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Checked)
 
 
-def replaced(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
-    """A copy of `config` with some settings replaced.
+def settings_of(
+    kind: type[AnyConfig], config: AnyConfig | None, settings: Mapping[str, Any]
+) -> AnyConfig:
+    """The arguments of a public function as one config: `config`, or the defaults, with `settings` replaced.
 
     Raises:
-        UserError: a setting is unknown, or refuses its value.
+        UserError: `config` is something else, a setting is unknown, or a setting refuses its value.
     """
-    known = [field.name for field in dataclasses.fields(config)]
+    if config is not None and not isinstance(config, kind):
+        raise UserError(
+            f"config is {shown(config)}: a {kind.__name__} is expected; give single settings by name"
+        )
+    known = [field.name for field in dataclasses.fields(kind)]
     for name in settings:
         if name not in known:
             advice = did_you_mean(name, known, f"choose from {', '.join(known)}")
             raise UserError(f"unknown setting {name}: {advice}")
-    return dataclasses.replace(config, **settings)
+    return dataclasses.replace(kind() if config is None else config, **settings)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from homespun.config.checked import REQUIRED, Checked, preset_defaults, setting
+from homespun.config.checked import REQUIRED, Checked, PathName, preset_defaults, setting
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 from homespun.config.training import StepConfig
 from homespun.errors import UserError
@@ -40,6 +40,6 @@ class DoctorConfig(Checked):
 class VerifyConfig(Checked):
     """Check every byte of a checkpoint, a run, tokens, a tokenizer or a download."""
 
-    path: str = setting(
+    path: PathName = setting(
         REQUIRED, "A file, or the folder of a run, of tokens (data/tokens/...) or of a tokenizer."
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from homespun.config.checked import Checked, setting
+from homespun.config.checked import Checked, PathName, setting
 from homespun.config.training import Precision
 from homespun.errors import UserError
 
@@ -44,7 +44,7 @@ class SamplingConfig(Checked):
 class LoadConfig(Checked):
     """Model and machine. The trained model, and the engine that runs it."""
 
-    checkpoint: str | None = setting(
+    checkpoint: PathName | None = setting(
         None,
         "Model: an .npz file or the folder of a run; if omitted, the best model of the run in `checkpoints`.",
     )
@@ -79,7 +79,7 @@ class GenerateConfig(LoadConfig, SamplingConfig):
     )
     num_samples: int = setting(1, "Number of texts.", at_least=1, at_most=1024)
     interactive: bool = setting(False, "Ask for prompts until you leave.")
-    tokenizer_path: str | None = setting(
+    tokenizer_path: PathName | None = setting(
         None, "Not needed, as the checkpoint includes its tokenizer; if given, it must be the same."
     )
     model_size: str | None = setting(

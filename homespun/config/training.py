@@ -7,7 +7,7 @@ the time.
 from dataclasses import dataclass
 from typing import Literal
 
-from homespun.config.checked import Checked, seconds, setting
+from homespun.config.checked import Checked, PathName, seconds, setting
 from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 
@@ -215,7 +215,7 @@ class RecordConfig(Checked):
     )
     save_interval: int = setting(1000, "Steps between checkpoints.", at_least=1)
     keep: int = setting(3, "Number of recent checkpoints to keep, besides the best.", at_least=1)
-    tokens_dir: str = setting(
+    tokens_dir: PathName = setting(
         TOKENS_DIR, "Folder for the tokens of texts, which later runs use again."
     )
 
@@ -225,7 +225,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
     omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
 
-    data_file: str | None = setting(
+    data_file: PathName | None = setting(
         None,
         "Text to train on (.txt, .jsonl, .parquet, or a folder of them); if omitted, the last download.",
     )
@@ -237,7 +237,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     model_size: str | None = setting(
         None, "Preset; `homespun models` lists them.", on_resume="fixed"
     )
-    checkpoint_dir: str = setting(
+    checkpoint_dir: PathName = setting(
         "checkpoints", "Folder of the run: checkpoints, metrics.jsonl and plot."
     )
     resume: Literal["never", "latest", "auto"] = setting(
@@ -245,7 +245,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         "--resume continues from the newest checkpoint; --resume auto starts a new run if there is none.",
         const="latest",
     )
-    tokenizer_path: str | None = setting(
+    tokenizer_path: PathName | None = setting(
         None,
         "Tokenizer folder; if omitted, one here that was trained on this text, or else a new one.",
     )
@@ -255,7 +255,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         at_least=0,
         on_resume="fixed",
     )
-    config: str | None = setting(
+    config: PathName | None = setting(
         None,
         "TOML file with any of these settings (underscores instead of dashes); flags override it.",
     )

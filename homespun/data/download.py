@@ -24,7 +24,7 @@ from homespun.config import DownloadConfig
 from homespun.data import documents
 from homespun.data.hub import Changed, Hub, Missing
 from homespun.errors import UserError
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, say
 from homespun.tokenizer import END_OF_TEXT
 
 NUM_SAMPLES = 10_000
@@ -43,7 +43,7 @@ Source = Iterator[tuple[str, Position | None]]
 
 def download(
     config: DownloadConfig,
-    say: Say = print,
+    say: Say = say,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Fetch a dataset into one text file, and remember it as the newest data of this folder.
@@ -56,6 +56,7 @@ def download(
     Raises:
         UserError: no such data, no network, not allowed, or the file cannot be written.
     """
+    workspace.check()
     plan = _plan(config)
     workspace.recall("data")  # a record that cannot be used is named before the work
     try:

@@ -21,7 +21,7 @@ from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, say
 from homespun.tokenizer import Tokenizer
 
 INDEX = "index.json"
@@ -51,7 +51,7 @@ def prepare(
     folder: Path,
     *,
     any_split: bool = False,
-    say: Say = print,
+    say: Say = say,
 ) -> Prepared:
     """Tokenize a corpus into its own subfolder of `folder`, or open the tokens that are there.
 

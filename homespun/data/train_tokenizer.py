@@ -12,7 +12,7 @@ from homespun import durable, workspace
 from homespun.config import TOKENS_DIR, TokenizerConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.errors import UserError
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, say
 from homespun.tokenizer import (
     REPORT,
     SPECIFICATION,
@@ -28,7 +28,7 @@ N_LONGEST = 10
 """Number of the longest tokens in the report."""
 
 
-def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, say: Say = say) -> Tokenizer:
     """Train a tokenizer, write its folder, and record it as the newest tokenizer of this working directory.
 
     Args:
@@ -38,6 +38,7 @@ def train_tokenizer(config: TokenizerConfig, say: Say = print) -> Tokenizer:
     Raises:
         UserError: no data, or too little for the vocabulary, or the folder cannot be written.
     """
+    workspace.check()
     folder = Path(config.output_dir)
     check_folder(folder)  # fails before the text is read
     corpus = survey(workspace.chosen_data(config.data_file), say, Path(TOKENS_DIR))

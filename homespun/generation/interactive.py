@@ -12,7 +12,7 @@ from typing import Any
 from homespun.config import SamplingConfig
 from homespun.config.checked import parse_value
 from homespun.errors import UserError
-from homespun.terminal import columns, printable, wrapped_stream
+from homespun.terminal import columns, is_terminal, printable, put, wrapped_stream
 
 Reply = Callable[[str | None, SamplingConfig], Iterator[str]]
 """(prompt, settings) -> the continuation, piece by piece; without a prompt the model begins."""
@@ -42,30 +42,32 @@ def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = No
     On a terminal, lines can be edited and the history outlives the session. Ctrl-C stops a text or clears the line, and
     leaves when pressed twice. A mistake prints one line and does not end the session.
     """
-    terminal = sys.stdin.isatty()
+    if sys.stdin is None:
+        raise UserError("standard input is closed: --interactive reads the prompts from it")
+    terminal = is_terminal(sys.stdin)
     if isinstance(sys.stdin, io.TextIOWrapper):
         # Bytes that are not UTF-8 reach the check of the prompt instead of ending the session.
         sys.stdin.reconfigure(errors="surrogateescape")
     with _line_editing() if terminal else contextlib.nullcontext():
         if terminal:
-            print("/help shows what you can do, Ctrl-D leaves.")
+            put("/help shows what you can do, Ctrl-D leaves.")
         line = _next_line(terminal) if first_prompt is None else first_prompt
         while line is not None and line.strip() not in LEAVE:
             try:
                 if line.startswith("/"):
                     config = _run_command(line, config)
                 elif terminal and line in COMMAND_WORDS:
-                    print("(to leave: /quit or Ctrl-D; /help shows what you can do)")
+                    put("(to leave: /quit or Ctrl-D; /help shows what you can do)")
                 elif line.strip():
                     write(line, reply(line, config))
                 elif terminal:
                     write("", reply(None, config))
             except UserError as error:
-                print("error:", str(error).removeprefix("--"))
+                put(printable(f"error: {str(error).removeprefix('--')}"))
             except KeyboardInterrupt:
                 if not terminal:
                     raise
-                print(" [stopped]")
+                put(" [stopped]")
             line = _next_line(terminal)
 
 
@@ -74,27 +76,31 @@ def _next_line(terminal: bool) -> str | None:
     interrupted = False
     while True:
         try:
-            return input("> " if terminal else "")
-        except EOFError:
             if terminal:
-                print()
+                return input("> ")
+            line = sys.stdin.readline()
+            return line.removesuffix("\n") if line else None
+        except EOFError:
+            put("")
             return None
         except KeyboardInterrupt:
             if not terminal:
                 raise
-            print()
+            put("")
             if interrupted:
                 return None
-            print("Ctrl-C once more leaves.")
+            put("Ctrl-C once more leaves.")
             interrupted = True
 
 
 def write(prompt: str, pieces: Iterator[str]) -> None:
     """Print a text while it is written. Nothing appears before the prompt has been accepted."""
     text = _joined_with_prompt(prompt, pieces)
-    for words in wrapped_stream(map(printable, text), columns(sys.stdout)):
-        print(words, end="", flush=True)
-    print()
+    can_erase = os.environ.get("TERM") != "dumb"
+    width = columns(sys.stdout) if can_erase else None
+    for piece in wrapped_stream(map(printable, text), width):
+        put(piece, end="")
+    put("")
 
 
 def _joined_with_prompt(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
@@ -111,7 +117,7 @@ def _run_command(line: str, config: SamplingConfig) -> SamplingConfig:
     """
     command, _, value = line.strip().partition(" ")
     if command == "/help":
-        print(HELP)
+        put(HELP)
         return config
     if command not in SETTINGS:
         raise UserError(f"there is no {command!r}: /help lists what there is")
@@ -122,7 +128,7 @@ def _run_command(line: str, config: SamplingConfig) -> SamplingConfig:
         change: dict[str, Any] = {name: None if off else parse_value(SamplingConfig, name, text)}
         config = dataclasses.replace(config, **change)
     current = getattr(config, name)
-    print(command[1:], "off" if current is None else current)
+    put(f"{command[1:]} {'off' if current is None else current}")
     return config
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from homespun.config import SamplingConfig
+from homespun.config.checked import shown
 from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats
 from homespun.errors import UserError
@@ -120,6 +121,8 @@ class Session:
         """
         if prompt is None:
             return [self._tokenizer.eot_id]
+        if not isinstance(prompt, str):
+            raise UserError(f"the prompt is {shown(prompt)}: text is expected")
         if not prompt:
             raise UserError(
                 "the prompt is empty: leave --prompt out to let the model begin by itself"

@@ -4,7 +4,6 @@ On a terminal a progress bar stays below the lines; anywhere else (a log file, a
 control codes. All numbers in the lines are those of the records.
 """
 
-import errno
 import math
 import os
 import sys
@@ -12,12 +11,23 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from homespun.records.events import Activity, Advice, Ended, Event, Message, Started, Step
 from homespun.records.metrics import Record, as_record
-from homespun.terminal import columns, duration, printable, size, wrapped
+from homespun.terminal import (
+    columns,
+    duration,
+    encodable,
+    is_terminal,
+    nowhere,
+    printable,
+    reader_is_gone,
+    size,
+    why,
+    wrapped,
+    write,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -66,9 +76,9 @@ def _fields(record: Record, shown: _Fields) -> list[str]:
 class Console:
     """Shows a run: its settings, its records, its progress, and its end.
 
-    When nobody can read the output any more (a closed pipe, a closed terminal), `when_lost` is called once with the
-    reason, and all later output goes to standard error. The same happens when the disk is full, but then the run can
-    continue, so `when_lost` is not called.
+    When the output cannot be written, all later output goes to standard error, and is dropped if that fails too. When
+    nobody can read it any more (a closed pipe, a closed terminal), `when_lost` is called with the reason. After every
+    other fault, such as a full disk, the run continues.
     """
 
     def __init__(
@@ -78,13 +88,13 @@ class Console:
         file: TextIO | None = None,
     ) -> None:
         self._when_lost = when_lost
-        self._file = file or sys.stdout
+        self._file: TextIO | None = sys.stdout if file is None else file
         self._total_steps: int | None = None
         self._best_val_loss = math.inf
         self._status: list[str] = []
         self._drawn = -math.inf
         self._bar: Progress | None = None
-        if self._file.isatty() and os.environ.get("TERM") != "dumb":
+        if self._file and is_terminal(self._file) and os.environ.get("TERM") != "dumb":
             self._bar = _progress_bar(self._file)
 
     def __enter__(self) -> "Console":
@@ -189,9 +199,10 @@ class Console:
             if self._bar:
                 from rich.text import Text
 
+                text = encodable(text, self._file)
                 self._bar.console.print(Text(text, style), soft_wrap=True)
-            else:
-                print(text, file=self._file, flush=True)
+            elif self._file:
+                write(text + "\n", self._file)
 
     def _draw_bar(self, progress: float, beside: list[str]) -> None:
         """Draw the bar, and beside it as many of the texts as there is room for."""
@@ -211,18 +222,16 @@ class Console:
         """Survive the loss of the output, since the run must continue until it is saved."""
         try:
             yield
-        except OSError as error:
-            # Later writes, such as the flush at exit, must not fail again.
-            with Path(os.devnull).open("wb") as nothing:
-                os.dup2(nothing.fileno(), self._file.fileno())
-            if self._bar:
-                self._bar.stop()
-            self._file, self._bar = sys.stderr, None
-            reason = error.strerror or str(error)
-            if error.errno == errno.ENOSPC:
-                self.say(f"The output cannot be written ({reason}); it continues here.")
+        except Exception as error:
+            lost, bar = self._file, self._bar
+            with nowhere(lost):
+                if bar:
+                    bar.stop()
+            self._file, self._bar = None if lost is sys.stderr else sys.stderr, None
+            if reader_is_gone(error):
+                self._when_lost(why(error))
             else:
-                self._when_lost(reason)
+                self.say(f"The output cannot be written ({why(error)}); it continues here.")
 
 
 def _progress_bar(file: TextIO) -> "Progress":

@@ -11,8 +11,8 @@ class Emitter:
     """Adds the state of the run to each event, and calls the listeners.
 
     An error in one of the project's own listeners ends the run at once, since its cause is a failing disk. The user's
-    listener must not cost the run: when it raises `StopRun` or anything else, `stopped_by` says so, and the loop saves
-    and ends.
+    listener must not cost the run: when it raises `StopRun` or anything else, even SystemExit, `stopped_by` says so,
+    and the loop saves and ends.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Emitter:
         self._listeners, self._on_event = listeners, on_event
         self.stopped_by: str | None = None
         """Set when the user's listener has ended the run: `on_event`, with the reason if it gave one."""
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """The error that it raised; it is not called again."""
 
     def __call__(self, kind: Callable[..., Event], **fields: object) -> None:
@@ -56,7 +56,7 @@ class Emitter:
             on_event(event)
         except StopRun as stop:
             reason = str(stop)
-        except Exception as error:
+        except BaseException as error:
             self.error, reason = error, repr(error)
         else:
             return

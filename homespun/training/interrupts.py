@@ -1,7 +1,7 @@
 """Signals flow in, requests come out, which the loop reads between two steps, so that no step or file is cut off.
 
-SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed): finish the step, save, end; a second one quits at once.
-SIGUSR1: save and continue. A closed pipe behind the output ends a run too, like SIGPIPE.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed): finish the step, save, end. A second one does not wait for
+that. SIGUSR1: save and continue. A closed pipe behind the output ends a run too, like SIGPIPE.
 """
 
 import contextlib
@@ -10,9 +10,9 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
-from homespun.terminal import columns, wrapped
+from homespun.terminal import columns, is_terminal, wrapped
 
 CLEAR_LINE = b"\r\x1b[2K"
 """Erases the progress bar, and the ^C that the terminal has printed behind it."""
@@ -23,7 +23,14 @@ SHOW_CURSOR = b"\x1b[?25h"
 class Interrupts:
     """Handles the signals inside the `with` block; outside the main thread it leaves them alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quits: bool = False) -> None:
+        """Prepare the handlers.
+
+        Args:
+            quits: a second signal ends the process at once, as on the command line. Otherwise it gets the handler that
+                the program had for it: Python's own raises KeyboardInterrupt for Ctrl-C.
+        """
+        self._quits = quits
         self.stopped_by: signal.Signals | None = None
         self.save_wanted = False
         self._before: dict[signal.Signals, Any] = {}
@@ -51,17 +58,41 @@ class Interrupts:
         if self.stopped_by is None:
             self.stopped_by = signal.Signals(number)
             _tell("Finishing this step and saving. Press Ctrl-C again to quit now.")
-        elif number != signal.SIGHUP:  # a terminal that is closed may send it twice
+        elif number == signal.SIGHUP:
+            pass  # a terminal that is closed may send it twice
+        elif self._quits:
             _tell("Stopped without saving. Steps after the last checkpoint are lost.", SHOW_CURSOR)
             os._exit(128 + number)
+        else:
+            self._as_before(signal.Signals(number), frame)
+
+    def _as_before(self, number: signal.Signals, frame: FrameType | None) -> None:
+        """Do what the program would do without the run."""
+        handler = self._before[number]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:
+            signal.signal(number, handler)
+            signal.raise_signal(number)
 
     def _save(self, number: int, frame: FrameType | None) -> None:
         self.save_wanted = True
 
 
 def _tell(message: str, control: bytes = b"") -> None:
-    """Write without print, which is not safe inside a signal handler."""
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        if os.isatty(1):
-            os.write(1, CLEAR_LINE + control)
-        os.write(2, wrapped(message, columns(sys.stderr)).encode() + b"\n")
+    """Show a message to the sender of a signal, if that is possible."""
+    if is_terminal(sys.stdout):
+        _write(CLEAR_LINE + control, sys.stdout)
+    _write(wrapped(message, columns(sys.stderr)).encode() + b"\n", sys.stderr)
+
+
+def _write(text: bytes, file: TextIO | None) -> None:
+    """Write without the buffer of a stream, which may be in use when a signal arrives."""
+    with contextlib.suppress(Exception):  # closed or missing
+        assert file
+        try:
+            descriptor = file.fileno()
+        except Exception:  # not a file of the system, as in a notebook
+            file.write(text.decode())
+        else:
+            os.write(descriptor, text)

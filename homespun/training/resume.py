@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from homespun.architectures.families import model_config
 from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
 from homespun.config import TrainConfig
-from homespun.config.checked import flag, replaced
+from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
@@ -41,8 +41,10 @@ def requested(
         UserError: a setting that does not exist or has a bad value, or a checkpoint that cannot be resumed.
     """
     if file := given.get("config"):
-        given = read_toml(Path(file), TrainConfig) | dict(given)
-    wanted = replaced(config or TrainConfig(), dict(given))
+        named = TrainConfig(config=file).config
+        assert named
+        given = read_toml(Path(named), TrainConfig) | dict(given)
+    wanted = settings_of(TrainConfig, config, given)
     checkpoint = find_checkpoint(wanted, say)
     if checkpoint and config is None:
         at_first = _config_from(TrainConfig, checkpoint.weights.header["requested"])

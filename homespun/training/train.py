@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from homespun import workspace
 from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFolder
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import TrainConfig
@@ -30,17 +31,21 @@ def train(
     checkpoint: Checkpoint | None,
     say: Say,
     on_event: Listener | None = None,
+    *,
+    quits: bool = False,
 ) -> TrainResult:
     """Set a run up and run it.
 
     Args:
         checkpoint: where a resumed run continues, see `resume.requested`.
         on_event: gets each event after the records and the console. When it raises `StopRun`, the run saves and ends.
+        quits: a second signal ends the process at once, see `Interrupts`.
 
     Raises:
         UserError: something that the user can fix; earlier checkpoints are still there.
-        Exception: an error of `on_event`, after the run has been saved.
+        BaseException: an error of `on_event`, after the run has been saved.
     """
+    workspace.check()
     folder = CheckpointFolder(Path(config.checkpoint_dir), config.keep)
     folder.check_free()  # fails now, not after an hour of tokenizing
     if checkpoint is None:
@@ -53,7 +58,7 @@ def train(
     position = Position.restored(stored["position"]) if stored else Position()
     with (
         folder.lock(),
-        Interrupts() as interrupts,
+        Interrupts(quits=quits) as interrupts,
         MetricsLog(folder.path / METRICS) as metrics,
         Console(when_lost=interrupts.output_lost) as console,
     ):

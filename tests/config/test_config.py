@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from homespun.config import (
     TrainConfig,
     VerifyConfig,
 )
-from homespun.config.checked import Checked, preset_defaults, seconds
+from homespun.config.checked import Checked, PathName, parse_value, preset_defaults, seconds
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError
 from homespun.planning.recipe import plan
@@ -94,7 +95,15 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
         (TrainConfig, {"gradient_checkpointing": 1}, "true or false"),
         (TrainConfig, {"sample_prompts": "The king"}, "a list of strings"),
         (TrainConfig, {"time_budget": 90}, "text"),
-        (DownloadConfig, {"output": Path("stories.txt")}, "text"),
+        (DownloadConfig, {"output": b"stories.txt"}, "text"),
+        (TrainConfig, {"batch_size": np.float64(4.0)}, "a whole number"),
+        (TrainConfig, {"batch_size": np.bool_(True)}, "a whole number"),
+        (TrainConfig, {"batch_size": np.array([4])}, "a whole number"),
+        (TrainConfig, {"learning_rate": np.bool_(True)}, "a number"),
+        (TrainConfig, {"learning_rate": Path("3e-4")}, "a number"),
+        (TrainConfig, {"gradient_checkpointing": np.int64(1)}, "true or false"),
+        (TrainConfig, {"gradient_checkpointing": 10**5000}, "true or false"),
+        (TrainConfig, {"optimizer": np.array(["adamw", "muon"])}, '"adamw" or "muon"'),
         (SamplingConfig, {"stop": "END"}, "a list of strings"),
         (SamplingConfig, {"stop": [1]}, "a list of strings"),
         (TrainConfig, {"engine": "jax"}, '"auto" or "torch" or "mlx"'),
@@ -107,6 +116,91 @@ def test_a_value_of_another_type_is_refused(
     flag = "--" + name.replace("_", "-")
     with pytest.raises(UserError, match=f"^{flag} is .*: {expected} is expected$"):
         config_with(kind, **values)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ModelsConfig])
+def test_numbers_of_numpy_become_numbers_of_python(kind: type[Any]) -> None:
+    for field in dataclasses.fields(kind):
+        types = get_type_hints(kind)[field.name]
+        for number, numpys in ((int, np.int32), (float, np.float64), (bool, np.bool_)):
+            if number not in (types, *get_args(types)):
+                continue
+            usable = {"n_heads": 8, "n_kv_heads": 8, "vocab_size": 300}.get(field.name)
+            usable = usable or field.metadata["bounds"].get("at_least", 0) or 0.5
+            value = number(usable)
+            for offered in (numpys(value), np.array(value)):
+                taken = getattr(config_with(kind, **{field.name: offered}), field.name)
+                assert type(taken) is number, field.name
+                assert taken == value
+
+
+PATHS = [
+    (kind, field.name)
+    for kind in [*KINDS, VerifyConfig]
+    for field in dataclasses.fields(kind)
+    for hint in [get_type_hints(kind, include_extras=True)[field.name]]
+    if PathName in (hint, *get_args(hint))
+]
+
+
+def test_these_settings_are_paths() -> None:
+    assert {name for _, name in PATHS} == {
+        "data_file", "checkpoint_dir", "tokenizer_path", "config", "dataset", "output",
+        "output_dir", "checkpoint", "path",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), PATHS)
+def test_a_path_may_come_from_pathlib_and_begin_with_the_home_folder(
+    kind: type[Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    for offered, expected in {
+        "~/runs/a": "/home/of/mine/runs/a",
+        Path("~"): "/home/of/mine",
+        Path("runs") / "a": "runs/a",
+        "./~/runs": "./~/runs",
+        "runs/~": "runs/~",
+    }.items():
+        assert getattr(config_with(kind, **{name: offered}), name) == expected
+    with pytest.raises(UserError, match="there is no home folder ~nobody-of-that-name; a file"):
+        config_with(kind, **{name: "~nobody-of-that-name/runs"})
+
+
+def test_only_paths_have_a_home_folder() -> None:
+    assert GenerateConfig(prompt="~").prompt == "~"
+    assert SamplingConfig(stop=["~"]).stop == ("~",)  # type: ignore[arg-type]
+
+
+HUGE = {
+    "digits": 10**5000,
+    "negative": -(10**5000),
+    "text": "x" * 10**6,
+    "list": ["a\nb"] * 10**5,
+    "array": np.zeros(99),
+}
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE.keys())
+@pytest.mark.parametrize("kind", [*KINDS, ModelsConfig])
+def test_a_value_of_any_size_is_refused_in_a_short_line(kind: type[Any], value: Any) -> None:
+    refusals = []
+    for field in dataclasses.fields(kind):
+        try:
+            config_with(kind, **{field.name: value})
+        except UserError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert all(len(refusal) < 300 and "\n" not in refusal for refusal in refusals)
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "-" + "9" * 5000, "0b" + "1" * 20_000])
+def test_a_number_of_thousands_of_digits_is_refused_everywhere(tmp_path: Path, digits: str) -> None:
+    assert parse_value(TrainConfig, "max_steps", digits) == digits
+    with pytest.raises(UserError, match="--max-steps is '"):
+        TrainConfig(max_steps=digits)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"run\.toml: "):
+        toml(tmp_path, f"max_steps = {digits}")
 
 
 def test_a_list_is_accepted_for_a_tuple_and_an_int_for_a_float() -> None:

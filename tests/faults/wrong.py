@@ -312,6 +312,35 @@ def pass_begun_again(_: str) -> None:
     Steps.__init__ = at_the_beginning  # type: ignore[method-assign]
 
 
+def signals_answered_with_print(_: str) -> None:
+    from homespun.training import interrupts
+
+    def tell(message: str, control: bytes = b"") -> None:
+        assert sys.__stderr__
+        sys.__stderr__.write(message)
+
+    interrupts._tell = tell
+
+
+def failed_output_ends_the_run(_: str) -> None:
+    from homespun.records.console import Console
+
+    Console._writing = lambda console: contextlib.nullcontext()  # type: ignore[method-assign,assignment,return-value]
+
+
+def characters_not_escaped(_: str) -> None:
+    from homespun.records import console
+
+    def write(text: str, file: Any) -> None:
+        print(text, end="", file=file, flush=True)
+
+    def writing(_: console.Console) -> Any:
+        return contextlib.nullcontext()
+
+    console.write = write
+    console.Console._writing = writing  # type: ignore[method-assign]
+
+
 def lock_not_taken(_: str) -> None:
     from homespun.checkpoint.folder import CheckpointFolder
 
@@ -467,6 +496,9 @@ CHANGES: dict[str, Change] = {
             save_on_demand_forgotten,
             samples_moved_to_documents,
             pass_begun_again,
+            signals_answered_with_print,
+            failed_output_ends_the_run,
+            characters_not_escaped,
             lock_not_taken,
             hashes_of_arrays_ignored,
             hash_of_the_text_ignored,

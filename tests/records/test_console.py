@@ -11,6 +11,7 @@ import pytest
 from homespun.records.console import Console, three_digits
 from homespun.records.events import Activity, Advice, Ended, Message, Started, Step
 from homespun.terminal import duration, size
+from tests.test_terminal import STREAMS, UNWRITABLE
 
 STEP = {
     "step": 500,
@@ -275,6 +276,25 @@ def test_when_the_output_is_lost_it_is_said_once_and_the_rest_goes_to_standard_e
         line = "The output cannot be written (No space left on device); it continues here."
         assert said.pop(0) == line
     assert said[1:] == ["Stopped", "  go on  homespun train --resume"]
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_run_is_shown_on_any_stream_and_a_failure_does_not_end_it(kind, monkeypatch, capsys):
+    reasons = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", STREAMS[kind]())
+        with Console(when_lost=reasons.append) as console:
+            console.record(SAMPLE | {"prompt": "Un café \udce9"}, None)
+            console.show("Stopped", {"go on": "homespun train --resume"})
+        if kind == "full disk":
+            sys.stdout.close()
+    said = capsys.readouterr().err
+    if kind in UNWRITABLE - {"missing"}:
+        assert said.startswith("The output cannot be written (")
+        assert said.endswith("  go on  homespun train --resume\n")
+    else:
+        assert said == ""
+    assert reasons == []
 
 
 def test_a_terminal_that_is_closed_is_lost_too(monkeypatch, capfd):

@@ -1,8 +1,12 @@
 """The signals that stop a run, and the messages to the sender."""
 
+import io
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +32,7 @@ def hang_up() -> Iterator[None]:
 def test_the_second_signal_ends_at_once_and_says_so(
     number: signal.Signals, exits: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Interrupts() as interrupts:
+    with Interrupts(quits=True) as interrupts:
         signal.raise_signal(number)
         assert (interrupts.stopped_by, exits) == (number, [])
         signal.raise_signal(number)
@@ -38,8 +42,52 @@ def test_the_second_signal_ends_at_once_and_says_so(
     assert second == "Stopped without saving. Steps after the last checkpoint are lost."
 
 
+def test_in_a_program_the_second_signal_gets_the_handler_of_the_program(exits: list[int]) -> None:
+    calls: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.stopped_by == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (calls, exits) == ([signal.SIGTERM], [])
+
+
+class Broken:
+    """A stream that fails in every way."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+@pytest.mark.parametrize("stream", [None, Broken(), io.StringIO()], ids=["none", "broken", "text"])
+def test_a_signal_is_obeyed_without_standard_streams(
+    stream: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is written to descriptors that belong to other files."""
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    kept = os.dup(2)
+    with (tmp_path / "weights").open("wb") as weights:
+        os.dup2(weights.fileno(), 2)
+        try:
+            with Interrupts() as interrupts:
+                signal.raise_signal(signal.SIGTERM)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    assert interrupts.stopped_by == signal.SIGTERM
+    assert (tmp_path / "weights").read_bytes() == b""
+    if isinstance(stream, io.StringIO):
+        assert "Finishing this step" in stream.getvalue()
+
+
 def test_a_terminal_that_is_closed_never_ends_a_run_at_once(exits: list[int]) -> None:
-    with Interrupts() as interrupts:
+    with Interrupts(quits=True) as interrupts:
         interrupts.output_lost("Input/output error")
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)
