@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.data.batch import Batch, Tokens
+from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
@@ -48,8 +49,14 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(UserError):
     """A computation does not fit into the memory of the device."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "out of memory: the model with its texts takes more than is free here: take fewer or shorter texts, "
+            "or close other programs"
+        )
 
 
 @contextmanager
@@ -66,7 +73,7 @@ def within_memory(*signs: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
-            raise OutOfMemory from error
+            raise OutOfMemory() from error
         raise
 
 
@@ -87,7 +94,8 @@ class StepHandle(Protocol):
 class Decoder(Protocol):
     """Runs the model one token at a time for B sequences, which may differ in length, and owns the key/value cache.
 
-    The logits of a sequence do not depend on the other sequences of the batch, up to rounding.
+    The logits of a sequence do not depend on the other sequences of the batch, up to rounding. All methods raise
+    `OutOfMemory` if they need more memory than there is.
     """
 
     @property
@@ -189,10 +197,11 @@ class Reader(Protocol):
         """
 
     def logits(self, tokens: Tokens) -> Floats:
-        """[B, T] -> [B, T, V]."""
+        """[B, T] -> [B, T, V]. Raises as `loss`."""
 
     def decoder(self, batch_size: int, max_len: int) -> Decoder:
-        """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
+        """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now. Raises
+        as `loss`."""
 
     def state(self) -> Iterator[NamedArray]:
         """The weights by name, one tensor at a time. Each is a copy, which later steps do not change."""
@@ -201,6 +210,7 @@ class Reader(Protocol):
         """Take the tensors of `state()`, in any order.
 
         Raises:
+            OutOfMemory: the weights need more memory than there is.
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
         """
 

@@ -278,6 +278,12 @@ def hashes_of_arrays_ignored(_: str) -> None:
     archive.hashlib = types.SimpleNamespace(sha256=sha256)
 
 
+def structure_not_limited(_: str) -> None:
+    from homespun.checkpoint import archive
+
+    archive.check_structure = lambda text, limit: None
+
+
 def hash_of_the_text_ignored(_: str) -> None:
     from homespun.training import resume
 
@@ -347,6 +353,7 @@ CHANGES: dict[str, Change] = {
             save_on_demand_forgotten,
             lock_not_taken,
             hashes_of_arrays_ignored,
+            structure_not_limited,
             hash_of_the_text_ignored,
             hash_of_the_tokenizer_ignored,
             shards_not_verified,

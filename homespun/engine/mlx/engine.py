@@ -119,6 +119,7 @@ class MlxEngine:
         losses = self.row_losses(self.weights, tokens, targets, marked)
         return float(machine.to_array(losses).sum(dtype=np.float64)), batch.n_targets
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         model = self._model(self.weights)
         hidden, _ = model.hidden(mx.array(tokens))
@@ -132,6 +133,7 @@ class MlxEngine:
         for name, grad in sums[1].items():
             yield name, machine.to_array(grad / self.loss_scale)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> MlxDecoder:
         if self.decoding_model is None:
             self.decoding_model = self._model(self.weights).for_decoding()
@@ -141,6 +143,7 @@ class MlxEngine:
         for name, tensor in self.tensors.items():
             yield name, machine.to_array(tensor)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}

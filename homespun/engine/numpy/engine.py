@@ -14,7 +14,7 @@ import numpy.typing as npt
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, checked
+from homespun.engine.base import HEAD_ROWS, Floats, checked, within_memory
 from homespun.engine.numpy.layers import Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
 from homespun.engine.numpy.threads import ProductThreads
@@ -36,6 +36,7 @@ class NumpyEngine:
         file = importlib.import_module(f"homespun.engine.numpy.models.{config.architecture}")
         self.model_file = cast(ModelFile, file)
 
+    @within_memory()
     def load(self, tensors: Iterable[NamedArray]) -> None:
         """Weights by name.
 
@@ -54,12 +55,14 @@ class NumpyEngine:
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])
 
+    @within_memory()
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]."""
         with self.threads.default():
             hidden = self.hidden(tokens).reshape(-1, self.config.d_model)
             return linear(hidden, self.head).reshape(*tokens.shape, -1)
 
+    @within_memory()
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets."""
         with self.threads.default():
@@ -78,6 +81,7 @@ class NumpyEngine:
             total += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
         return total
 
+    @within_memory()
     def decoder(self, batch_size: int, max_len: int) -> "NumpyDecoder":
         """A decoder for `batch_size` sequences of at most `max_len` positions.
 
@@ -130,6 +134,7 @@ class NumpyDecoder:
         self._shorter_by: npt.NDArray[np.int64] | None = None
         engine.threads.begin(cache.shape[1])
 
+    @within_memory()
     def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
         """See `Decoder.prefill`.
 
@@ -150,6 +155,7 @@ class NumpyDecoder:
             self._set_lengths(ends)
             return linear(hidden[np.arange(len(ends)), ends - 1], self.engine.head)
 
+    @within_memory()
     def step(self, tokens: Tokens) -> Floats:
         """See `Decoder.step`."""
         with self.engine.threads.step():
@@ -167,6 +173,7 @@ class NumpyDecoder:
         else:
             self._set_lengths(np.minimum(self.length - self._shorter_by, length))
 
+    @within_memory()
     def repeated(self, n: int) -> "NumpyDecoder":
         """See `Decoder.repeated`.
 

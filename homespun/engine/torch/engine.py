@@ -111,6 +111,7 @@ class TorchEngine:
             total = summed_loss(hidden.flatten(0, 1), self.model.head, targets)
             return total.item(), batch.n_targets
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         with torch.no_grad(), machine.use_threads(self.call_threads):
             hidden, _ = self.model.hidden(self._on_device(tokens))
@@ -124,6 +125,7 @@ class TorchEngine:
             yield name, machine.to_array(grad)
         self._release_gradients()
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
         if self.decoding_model is None:
             # A decoder keeps its weights when training continues; without training, copies would only take memory.
@@ -134,6 +136,7 @@ class TorchEngine:
         for name, tensor in self._tensors():
             yield name, machine.to_array(tensor)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
         ours = dict(self._tensors())

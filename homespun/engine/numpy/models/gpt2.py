@@ -7,10 +7,10 @@ from homespun.engine.numpy.layers import (
     Positions,
     Weights,
     attention,
-    block_weights,
     gelu,
     layer_norm,
     linear,
+    weights_by_block,
 )
 
 FUSED: dict[str, str] = {}
@@ -24,9 +24,7 @@ class Model:
         self.config = config
         self.embedding = weights["transformer.wte.weight"]
         self.position_embedding = weights["transformer.wpe.weight"]
-        self.blocks = [
-            block_weights(weights, "transformer.h", layer) for layer in range(config.n_layers)
-        ]
+        self.blocks = weights_by_block(weights, "transformer.h", config.n_layers)
         self.norm = weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]
 
     def __call__(self, tokens: Tokens, positions: Positions, cache: Floats) -> Floats:

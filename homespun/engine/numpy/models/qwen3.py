@@ -7,15 +7,14 @@ from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
 from homespun.engine.numpy.layers import (
     Positions,
+    RotaryTables,
     Weights,
     attention,
-    block_weights,
     linear,
     rms_norm,
-    rotary_angles,
-    rotary_tables,
     rotate,
     silu,
+    weights_by_block,
 )
 
 FUSED = {
@@ -35,10 +34,8 @@ class Model:
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self.embedding = weights["model.embed_tokens.weight"]
-        self.rotary_tables = rotary_tables(config)
-        self.blocks = [
-            block_weights(weights, "model.layers", layer) for layer in range(config.n_layers)
-        ]
+        self.rotary_tables = RotaryTables(config)
+        self.blocks = weights_by_block(weights, "model.layers", config.n_layers)
         if self.has_qk_norm:
             for block in self.blocks:
                 norms = [block["self_attn.q_norm.weight"]] * config.n_heads
@@ -50,7 +47,7 @@ class Model:
         batch, n_new = tokens.shape
         x = self.embedding[tokens]  # [B, T, D]
         x = x.reshape(batch * n_new, -1)
-        angles = rotary_angles(self.rotary_tables, positions)
+        angles = self.rotary_tables(positions)
         for weights, block_cache in zip(self.blocks, cache, strict=True):
             self.add_block(x, weights, tokens.shape, positions, angles, block_cache)
         x = rms_norm(x, self.norm, self.config.norm_eps)
