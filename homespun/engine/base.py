@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 LONGEST_IN_FULL = 512
 """The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
 there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
+MEASURING_SECONDS = 0.5
+"""After this time a measurement of speed repeats nothing more."""
 HEAD_ROWS = 512
 """The number of positions whose logits are in memory at a time."""
 
@@ -144,9 +146,9 @@ class EngineOptions:
     compiled: bool = False
     gradient_checkpointing: bool = False
     document_mark: int | None = None
-    """The token that begins a document. If it is given, no document sees another in training and evaluation."""
+    """The token that begins a document. If it is given, no document sees another in training, losses and logits."""
     threads: int | None = None
-    """The number of CPU threads; None: one per core."""
+    """The number of CPU threads; None: one for each usable processor."""
     seed: int | None = 0
     """The seed of the initial weights and of dropout; None: the weights are zeros until others are loaded."""
     dropout: float = 0.0
@@ -266,8 +268,9 @@ class Engine(Reader, Protocol):
 class Machine(Protocol):
     """This machine as an engine sees it, without a model."""
 
-    def flops_per_second(self, precision: str) -> float:
-        """The speed of large matrix products, from a measurement of less than a second."""
+    def flops_per_second(self, precision: str, threads: int | None = None) -> float:
+        """The speed of large matrix products with so many CPU threads, by default as many as an engine takes. It is
+        measured in about a second, also where a precision is emulated."""
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""

@@ -16,7 +16,7 @@ from homespun.data.corpus import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.samples import TextDataset
 from homespun.data.train_tokenizer import Origin, origin, train_tokenizer_on
-from homespun.engine import select
+from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
 from homespun.planning.memory import check_memory, out_of_memory
@@ -71,6 +71,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
     """
+    hardware.limit_workers(requested.threads)
     if checkpoint:
         stored = checkpoint.weights.header
         planned = resumed_plan(requested, stored, say)
@@ -196,7 +197,7 @@ def choose_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Sa
     """
     machine = select.machine(requested.engine)
     with bar("Measuring the speed of this machine", None):
-        flops_per_second = machine.flops_per_second(requested.precision)
+        flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
         requested,
         vocab_size=vocab_size,

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,8 @@ from homespun.data.train_tokenizer import train_tokenizer
 from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT, Tokenizer
-from homespun.training.stages import check_sizes, choose_text, choose_tokenizer
+from homespun.training import stages
+from homespun.training.stages import check_sizes, choose_plan, choose_text, choose_tokenizer
 
 
 @pytest.fixture
@@ -113,3 +115,19 @@ def test_no_text_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"homespun download --dataset stories \(needs no network\)"
     ):
         choose_text(None, print)
+
+
+@pytest.mark.parametrize("threads", [1, None])
+def test_the_machine_is_measured_with_the_threads_of_the_run(
+    threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def flops_per_second(precision: str, threads: int | None) -> float:
+        asked.append((precision, threads))
+        return 1e11
+
+    machine = SimpleNamespace(flops_per_second=flops_per_second, compiles_at_once=lambda: False)
+    monkeypatch.setattr(stages.select, "machine", lambda name: machine)
+    choose_plan(TrainConfig(threads=threads, precision="bfloat16"), 400, 10_000, print)
+    assert asked == [("bfloat16", threads)]

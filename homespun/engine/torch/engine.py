@@ -12,7 +12,7 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import EngineOptions, Floats, StepResult, checked, within_memory
 from homespun.engine.dropout import site_keys
-from homespun.engine.hardware import n_cores
+from homespun.engine.hardware import usable_cpus
 from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
@@ -42,7 +42,7 @@ class TorchEngine:
         trains = options.optimizer is not None
         self.call_threads: int | None = None
         if self.device.type == "cpu":
-            threads = options.threads or n_cores()
+            threads = options.threads or usable_cpus()
             if trains:
                 torch.set_num_threads(threads)
                 machine.keep_freed_memory()
@@ -106,7 +106,7 @@ class TorchEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad(), machine.use_threads(self.call_threads):
-            hidden, _ = self._hidden(batch)
+            hidden, _ = self._hidden(batch.inputs)
             targets = self._on_device(batch.targets).flatten()
             total = summed_loss(hidden.flatten(0, 1), self.model.head, targets)
             return total.item(), batch.n_targets
@@ -114,7 +114,7 @@ class TorchEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         with torch.no_grad(), machine.use_threads(self.call_threads):
-            hidden, _ = self.model.hidden(self._on_device(tokens))
+            hidden, _ = self._hidden(tokens)
             return machine.to_array(self.model.logits(hidden))
 
     def gradients(
@@ -167,7 +167,7 @@ class TorchEngine:
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
         for batch, dropout in zip(microbatches, self._dropouts(microbatches, step), strict=True):
-            hidden, auxiliary_loss = self._hidden(batch, dropout)
+            hidden, auxiliary_loss = self._hidden(batch.inputs, dropout)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -195,12 +195,14 @@ class TorchEngine:
         shapes = [batch.inputs.shape for batch in microbatches]
         return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
 
-    def _hidden(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor | None]:
+    def _hidden(
+        self, inputs: Tokens, dropout: Dropout | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """As `DecoderModel.hidden`, with a mask that keeps documents apart if the options have a document mark."""
-        tokens, mark, mask = self._on_device(batch.inputs), self.options.document_mark, None
+        tokens, mark, mask = self._on_device(inputs), self.options.document_mark, None
         # Kernels without a mask are faster, so a mask is used only if a document begins inside a row. Compiled steps
         # always have a mask; otherwise they would be compiled twice.
-        if mark is not None and (self.options.compiled or (batch.inputs[:, 1:] == mark).any()):
+        if mark is not None and (self.options.compiled or (inputs[:, 1:] == mark).any()):
             mask = document_mask(tokens, mark, self.model.dtype)
         checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
         return self.model.hidden(
