@@ -122,7 +122,9 @@ class MlxEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         model = self._model(self.weights)
-        hidden, _ = model.hidden(mx.array(tokens))
+        inputs, mark = mx.array(tokens), self.options.document_mark
+        marked = mark is not None and bool((tokens[:, 1:] == mark).any())
+        hidden, _ = model.hidden(inputs, mask=self._mask(inputs, marked))
         return machine.to_array(model.logits(hidden))
 
     def gradients(

@@ -30,8 +30,12 @@ class NumpyEngine:
     model: Model
     weights: Weights
 
-    def __init__(self, config: ModelConfig, threads: int | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, threads: int | None = None, document_mark: int | None = None
+    ) -> None:
+        """`document_mark` as in `EngineOptions`."""
         self.config = config
+        self.document_mark = document_mark
         self.threads = ProductThreads(threads)
         file = importlib.import_module(f"homespun.engine.numpy.models.{config.architecture}")
         self.model_file = cast(ModelFile, file)
@@ -59,7 +63,7 @@ class NumpyEngine:
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]."""
         with self.threads.default():
-            hidden = self.hidden(tokens).reshape(-1, self.config.d_model)
+            hidden = self.hidden_apart(tokens).reshape(-1, self.config.d_model)
             return linear(hidden, self.head).reshape(*tokens.shape, -1)
 
     @within_memory()
@@ -69,7 +73,7 @@ class NumpyEngine:
             return self._summed_loss(batch), batch.n_targets
 
     def _summed_loss(self, batch: Batch) -> float:
-        hidden = self.hidden(batch.inputs).reshape(-1, self.config.d_model)
+        hidden = self.hidden_apart(batch.inputs).reshape(-1, self.config.d_model)
         targets = batch.targets.reshape(-1)
         total = 0.0
         for start in range(0, len(hidden), HEAD_ROWS):
@@ -104,18 +108,34 @@ class NumpyEngine:
         c = self.config
         return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), np.float32)
 
-    def hidden(self, tokens: Tokens, cache: Floats | None = None, start: int = 0) -> Floats:
-        """Tokens [B, T] from position `start` on -> the normed hidden states [B, T, D]."""
+    def hidden_apart(self, tokens: Tokens) -> Floats:
+        """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another."""
+        mark, documents = self.document_mark, None
+        if mark is not None and (tokens[:, 1:] == mark).any():
+            documents = (tokens == mark).cumsum(1)
+        return self.hidden(tokens, documents=documents)
+
+    def hidden(
+        self,
+        tokens: Tokens,
+        cache: Floats | None = None,
+        start: int = 0,
+        documents: npt.NDArray[np.intp] | None = None,
+    ) -> Floats:
+        """Tokens [B, T] from position `start` on -> the normed hidden states [B, T, D].
+
+        `documents` [B, T] has the number of the document of each token, where `start` is 0; without it, all see all.
+        """
         batch, n = tokens.shape
         cache = self.empty_cache(batch, n) if cache is None else cache
-        parts = [
-            self.model(
-                tokens[:, first : first + SLICE_LENGTH],
-                slice(start + first, start + min(n, first + SLICE_LENGTH)),
-                cache,
-            )
-            for first in range(0, n, SLICE_LENGTH)
-        ]
+        parts = []
+        for first in range(0, n, SLICE_LENGTH):
+            end = min(n, first + SLICE_LENGTH)
+            apart = None
+            if documents is not None:
+                apart = documents[:, None, first:end, None] != documents[:, None, None, :end]
+            positions = slice(start + first, start + end)
+            parts.append(self.model(tokens[:, first:end], positions, cache, apart))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 

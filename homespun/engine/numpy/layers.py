@@ -25,6 +25,10 @@ Positions = slice | npt.NDArray[np.int64]
 """The places of the new tokens in the cache: a slice of T where they are the same in each sequence, else [B, T]."""
 
 
+Apart = npt.NDArray[np.bool_]
+"""Which positions each new token does not see because they are of another document, [B, 1, T, S]."""
+
+
 def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
     """Memory for the weights by name. Fused matrices lie below each other and have one more name together.
 
@@ -156,8 +160,10 @@ def rotate(x: Floats, angles: Floats) -> Floats:
     return rotated
 
 
-def attention(heads: Floats, cache: Floats, positions: Positions) -> Floats:
-    """Causal attention of the new tokens to themselves and to those before them.
+def attention(
+    heads: Floats, cache: Floats, positions: Positions, apart: Apart | None = None
+) -> Floats:
+    """Causal attention of the new tokens to themselves and to those before them that are not `apart`.
 
     heads [B, H + 2 * K, T, C] are the queries, keys and values of the new tokens -> [N, H * C]. Keys and values are
     added to the cache of this block, [B, 2 * K, S, C].
@@ -179,6 +185,8 @@ def attention(heads: Floats, cache: Floats, positions: Positions) -> Floats:
     if n_new > 1 or not isinstance(positions, slice):
         later = later_positions(positions, n_seen)
         np.copyto(scores.reshape(batch, n_heads, n_new, n_seen), -np.inf, where=later)
+    if apart is not None:
+        np.copyto(scores.reshape(batch, n_heads, n_new, n_seen), -np.inf, where=apart)
     scores -= np.maximum.reduce(scores, -1, keepdims=True)
     np.exp(scores, out=scores)
     y: Floats = np.matmul(scores, v)
