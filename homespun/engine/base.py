@@ -281,6 +281,9 @@ class Machine(Protocol):
     def can_compile(self) -> bool:
         """Whether compilation works here. The check takes a few seconds."""
 
+    def has_own_memory(self) -> bool:
+        """Whether the device has memory apart from that of the processor, as CUDA's have."""
+
     def memory_capacity(self) -> int:
         """Bytes of the device's memory that this process may use."""
 

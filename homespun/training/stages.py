@@ -251,10 +251,13 @@ def _compiled(wanted: bool, machine: Machine, say: Say) -> bool:
     """Whether kernels are compiled: where that is wanted and possible."""
     if not wanted:
         return False
+    at_once = machine.compiles_at_once()
+    if not at_once:
+        say("Trying the C++ compiler, which takes up to a minute or so ...")
     with bar("Trying the C++ compiler", None):
         possible = machine.can_compile()
     if not possible:
         say("Without compiled kernels: no C++ compiler works on this machine.")
-    elif not machine.compiles_at_once():
-        say("Compiling kernels: the first step takes up to a minute longer.")
+    elif not at_once:
+        say("It works: kernels are compiled in the first step, which takes up to a minute longer.")
     return possible

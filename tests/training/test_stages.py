@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -131,3 +132,21 @@ def test_the_machine_is_measured_with_the_threads_of_the_run(
     monkeypatch.setattr(stages.select, "machine", lambda name: machine)
     choose_plan(TrainConfig(threads=threads, precision="bfloat16"), 400, 10_000, print)
     assert asked == [("bfloat16", threads)]
+
+
+@pytest.mark.parametrize(("works", "last"), [(True, "kernels are compiled"), (False, "no C++")])
+def test_the_trial_of_the_compiler_is_announced_before_it_begins(works: bool, last: str) -> None:
+    """It takes a minute on a slow machine, and a pipe shows no bar."""
+    happened: list[str] = []
+
+    def can_compile() -> bool:
+        happened.append("tried")
+        return works
+
+    machine: Any = SimpleNamespace(can_compile=can_compile, compiles_at_once=lambda: False)
+    assert stages._compiled(True, machine, happened.append) is works
+    assert happened[0].startswith("Trying the C++ compiler, which takes up to a minute")
+    assert happened[1] == "tried"
+    assert last in happened[2]
+    assert not stages._compiled(False, machine, happened.append)
+    assert len(happened) == 3

@@ -94,6 +94,10 @@ def can_compile() -> bool:
     return True
 
 
+def has_own_memory() -> bool:
+    return False
+
+
 def memory_capacity() -> int:
     """Bytes that a GPU may use of the memory that it shares with the CPU; on a CPU, the memory of this process."""
     on_gpu = mx.device_info().get("max_recommended_working_set_size")

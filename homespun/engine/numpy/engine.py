@@ -4,6 +4,7 @@ It cannot train. It loads no framework, so generation starts at once, and it gen
 PyTorch (benchmarks/generation.py). The other engines are checked against it.
 """
 
+import copy
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -94,7 +95,8 @@ class NumpyEngine:
         """
         if max_len > self.config.seq_len:
             raise ValueError(f"{max_len} positions are more than the model's {self.config.seq_len}")
-        return NumpyDecoder(self, self.empty_cache(batch_size, max_len))
+        # A copy refers to the weights of this moment, which `load` replaces.
+        return NumpyDecoder(copy.copy(self), self.empty_cache(batch_size, max_len))
 
     @property
     def head(self) -> Floats:

@@ -138,11 +138,15 @@ class TorchEngine:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def load(self, tensors: Iterable[NamedArray]) -> None:
+        # Without an optimizer, decoders share the weights, and keep those that they began with.
+        shared = self.decoding_model is not None and self.optimizer is None
         self.decoding_model = None
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
         for name, array in checked(tensors, shapes, self.weights):
             with torch.no_grad():
+                if shared:
+                    ours[name].data = torch.empty_like(ours[name])
                 ours[name].copy_(torch.from_numpy(array))
 
     def peak_memory(self) -> int:

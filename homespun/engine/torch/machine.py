@@ -106,6 +106,10 @@ def flops_per_second(precision: str, threads: int | None = None) -> float:
     return 2 * rows * n * n / best
 
 
+def has_own_memory() -> bool:
+    return device().type == "cuda"
+
+
 def memory_capacity() -> int:
     if device().type == "cuda":
         return torch.cuda.get_device_properties(device()).total_memory
