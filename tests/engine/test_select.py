@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from homespun.config import LoadConfig, ModelConfig, TrainConfig
-from homespun.config import LoadConfig, TrainConfig
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
 from homespun.engine.mlx import machine as mlx_machine
