@@ -24,7 +24,7 @@ from homespun import tokenizer
 from homespun.architectures.families import count_parameters, initial_weights
 from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
 from homespun.engine import select
-from homespun.engine.hardware import n_cores
+from homespun.engine.hardware import usable_cpus
 from homespun.generation.session import Session
 from homespun.tokenizer import Tokenizer
 
@@ -158,7 +158,7 @@ def main(
         tables[f"{n_layers} x {d_model} ({size:.1f} M), {precision}"] = against_transformers(
             n_layers, d_model, vocab_size, precision, n_tokens, rounds
         )
-    for (n_layers, d_model), n_busy in itertools.product(shapes, (0, n_cores())):
+    for (n_layers, d_model), n_busy in itertools.product(shapes, (0, usable_cpus())):
         beside = f"beside {n_busy} busy processes" if n_busy else "on a quiet machine"
         config = model_config("gpt2", n_layers, d_model, vocab_size)
         tables[f"threads, {n_layers} x {d_model}, {beside}"] = by_threads(

@@ -52,7 +52,8 @@ def load_stored(stored: StoredModel, config: LoadConfig) -> "LanguageModel":
     Raises:
         UserError: a tensor is damaged, missing or of another shape, or the engine is not installed.
     """
-    reader = select.reader(stored.config, config)
+    # Every model is trained with documents that do not see each other, so its losses are computed in this way, too.
+    reader = select.reader(stored.config, config, document_mark=stored.tokenizer.eot_id)
     try:
         reader.load(stored.tensors())
     except ValueError as error:
@@ -101,7 +102,8 @@ class LanguageModel:
     def __call__(
         self, tokens: npt.ArrayLike, targets: npt.ArrayLike | None = None
     ) -> Floats | tuple[Floats, float]:
-        """Compute logits and, with targets, the loss.
+        """Compute logits and, with targets, the loss, as in training: a document, which begins with the end-of-text
+        token, does not see another one before it.
 
         Args:
             tokens: ids, [T] or [B, T], at most `config.seq_len` long.

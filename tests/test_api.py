@@ -16,10 +16,14 @@ import pytest
 import homespun
 from homespun.checkpoint.archive import CheckpointError, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
+from homespun.data.batch import Batch
+from homespun.engine import select
+from homespun.engine.base import EngineOptions
 from homespun.errors import UserError
 from homespun.records import events
 from homespun.training.resume import find_checkpoint, requested
 from tests.conftest import records
+from tests.reference import random_batch, random_weights, relative_error
 
 SMALL = homespun.TrainConfig(
     data_file="stories.txt",
@@ -83,6 +87,27 @@ def test_logits_and_loss_agree_with_each_other(model: homespun.LanguageModel) ->
     assert one_loss == pytest.approx(nats[0].mean(), rel=1e-5)
     targets[0], targets[2] = -1, -1
     assert model(inputs, targets)[1] == pytest.approx(nats[1].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch", "mlx"])
+def test_the_loss_of_a_model_is_the_one_of_training(
+    engine: Any, model: homespun.LanguageModel, tmp_path: Path
+) -> None:
+    """In training no document sees another. The weights are far from initial ones, whose attention does nothing."""
+    weights, mark = random_weights(model.config), model.tokenizer.eot_id
+    path = tmp_path / "random.npz"
+    write_archive(path, weights.items(), model.stored.header)
+    loaded = homespun.load(path, engine=engine, precision="float32")
+    tokens = random_batch(model.config).inputs
+    tokens[:, 7] = tokens[1, 20] = mark
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    options = EngineOptions(precision="float32", document_mark=mark, seed=None)
+    training = select.create(model.config, options)
+    training.load(weights.items())
+    total, n_targets = training.loss(Batch(inputs.copy(), targets.copy()))
+    logits, loss = loaded(inputs, targets)
+    assert loss == pytest.approx(total / n_targets, rel=1e-5)
+    assert relative_error(logits, training.logits(inputs.copy())) < 1e-5
 
 
 def test_the_stored_loss_is_the_models(model: homespun.LanguageModel, folder: Path) -> None:

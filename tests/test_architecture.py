@@ -53,6 +53,7 @@ LAYERS = {
         "engine.select",
         "planning",
         "generation",
+        "model_formats",
     },
     "model_formats": {
         "config",

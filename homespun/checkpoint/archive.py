@@ -35,12 +35,17 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 1 << 28
 """Bytes. The largest part is the tokenizer, which takes about 100 MB for a million tokens."""
+STRUCTURE_LIMIT = 1 << 16
+"""Bytes of a header outside its strings, see `check_structure`. The position of a long run takes some 15,000."""
 
 DTYPES = frozenset(
     ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 )
 NAME = re.compile(r"(?!\.{1,2}(/|$))[\w.-]+(/(?!\.{1,2}(/|$))[\w.-]+)*", re.ASCII)
 """One or more parts, separated by '/'; no part is '.' or '..'."""
+
+
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class CheckpointError(UserError):
@@ -132,6 +137,30 @@ class Archive:
             pass
 
 
+def check_structure(text: str, limit: int) -> None:
+    """Refuse a JSON text that would take far more memory than its size. Call this before it is parsed.
+
+    A parsed value can take 30 times its text, such as an empty list, but a string takes at most four times.
+
+    Args:
+        text: the JSON text, which may be damaged.
+        limit: the largest number of characters outside of its strings.
+
+    Raises:
+        ValueError: the text has more of them.
+    """
+    end = outside = 0
+    for string in _STRING.finditer(text):
+        outside += string.start() - end + 2  # with its quotation marks
+        end = string.end()
+        if outside > limit:
+            break
+    else:
+        outside += len(text) - end
+    if outside > limit:
+        raise ValueError(f"more than {limit:,} characters outside of strings")
+
+
 def write_archive(
     path: Path,
     tensors: Iterable[NamedArray],
@@ -182,7 +211,7 @@ def read_archive(path: Path) -> Archive:
     with _readable(path) as file:
         length = file.seek(0, os.SEEK_END)
         manifest = _find_manifest(path, file, length)
-        archive = _parse(path, manifest)
+        archive = _parse(path, manifest, length)
         if sum(info.nbytes for info in archive.arrays.values()) > length:
             raise CheckpointError(
                 f"{path} is not a checkpoint: its arrays would be larger than the file"
@@ -257,9 +286,17 @@ def _find_manifest(path: Path, file: BinaryIO, length: int) -> bytes:
     return manifest
 
 
-def _parse(path: Path, text: bytes) -> Archive:
+def _parse(path: Path, text: bytes, length: int) -> Archive:
+    """The content of a manifest, in a file of `length` bytes.
+
+    Raises:
+        CheckpointError: it is no manifest, or would take far more memory than the file.
+    """
     try:
-        manifest = json.loads(text)
+        manifest_text = text.decode("ascii")
+        # Each array takes four times as much of the file as of the structure of the manifest.
+        check_structure(manifest_text, STRUCTURE_LIMIT + (length - len(text)) // 4)
+        manifest = json.loads(manifest_text, parse_constant=_refuse_constant)
         if manifest["schema"] != SCHEMA:
             raise CheckpointError(
                 f"{path} was written by another version of homespun: read it with that version"
@@ -270,10 +307,17 @@ def _parse(path: Path, text: bytes) -> Archive:
         kind, step, header = manifest["kind"], manifest["step"], manifest["header"]
         if kind not in get_args(Kind) or type(step) is not int or not isinstance(header, dict):
             raise ValueError("a field has the wrong type")
+        if not 0 <= step < 2**63:
+            raise ValueError(f"step {step}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint: its manifest is wrong") from error
     arrays = {info.name: info for info in listed}
     return Archive(path, kind, step, header, arrays, hashlib.sha256(text).hexdigest())
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and infinity are not JSON, and `write_archive` refuses them."""
+    raise ValueError(name)
 
 
 # The zip format: sections 4.3.7 to 4.3.16 and 4.5.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
@@ -335,7 +379,7 @@ def ending_of(arrays: Collection[ArrayInfo], manifest: bytes) -> tuple[int, byte
     These are the manifest, the directory, and the end of the zip with the SHA-256 of the manifest as its comment.
     """
     start = 0
-    directory = b""
+    directory = bytearray()
     for member in map(_Member.of, arrays):
         directory += member.entry(start)
         start += len(member.header) + member.size

@@ -46,7 +46,9 @@ def download(settings: Settings) -> int:
 def tokenizer(settings: Settings) -> int:
     config = TokenizerConfig(**settings)
     from homespun.data.train_tokenizer import train_tokenizer
+    from homespun.engine import hardware
 
+    hardware.limit_workers(None)
     train_tokenizer(config, say)
     return 0
 

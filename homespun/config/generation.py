@@ -57,7 +57,7 @@ class LoadConfig(Checked):
     )
     threads: int | None = setting(
         None,
-        "CPU threads; if omitted, one per core with PyTorch, and with NumPy as many as make it faster.",
+        "CPU threads; if omitted, one per usable processor with PyTorch, and with NumPy as many as make it faster.",
         at_least=1,
         at_most=1024,
     )

@@ -6,7 +6,7 @@ from homespun.config.checked import REQUIRED, Checked, setting
 from homespun.errors import UserError
 
 LONGEST_CONTEXT = 1 << 17
-"""Tokens. Tables of rotary positions are made for the whole context, so a file must not claim an arbitrary one."""
+"""Tokens."""
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ class MachineConfig(Checked):
         False, "Use less memory for activations, at about a third more computation."
     )
     threads: int | None = setting(
-        None, "CPU threads; if omitted, one per core.", at_least=1, at_most=1024
+        None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.data.batch import Batch, Tokens
+from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
@@ -22,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 LONGEST_IN_FULL = 512
 """The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
 there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
+MEASURING_SECONDS = 0.5
+"""After this time a measurement of speed repeats nothing more."""
 HEAD_ROWS = 512
 """The number of positions whose logits are in memory at a time."""
 
@@ -48,8 +51,14 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(UserError):
     """A computation does not fit into the memory of the device."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "out of memory: the model with its texts takes more than is free here: take fewer or shorter texts, "
+            "or close other programs"
+        )
 
 
 @contextmanager
@@ -66,7 +75,7 @@ def within_memory(*signs: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in signs):
-            raise OutOfMemory from error
+            raise OutOfMemory() from error
         raise
 
 
@@ -87,7 +96,8 @@ class StepHandle(Protocol):
 class Decoder(Protocol):
     """Runs the model one token at a time for B sequences, which may differ in length, and owns the key/value cache.
 
-    The logits of a sequence do not depend on the other sequences of the batch, up to rounding.
+    The logits of a sequence do not depend on the other sequences of the batch, up to rounding. All methods raise
+    `OutOfMemory` if they need more memory than there is.
     """
 
     @property
@@ -136,9 +146,9 @@ class EngineOptions:
     compiled: bool = False
     gradient_checkpointing: bool = False
     document_mark: int | None = None
-    """The token that begins a document. If it is given, no document sees another in training and evaluation."""
+    """The token that begins a document. If it is given, no document sees another in training, losses and logits."""
     threads: int | None = None
-    """The number of CPU threads; None: one per core."""
+    """The number of CPU threads; None: one for each usable processor."""
     seed: int | None = 0
     """The seed of the initial weights and of dropout; None: the weights are zeros until others are loaded."""
     dropout: float = 0.0
@@ -189,10 +199,11 @@ class Reader(Protocol):
         """
 
     def logits(self, tokens: Tokens) -> Floats:
-        """[B, T] -> [B, T, V]."""
+        """[B, T] -> [B, T, V]. Raises as `loss`."""
 
     def decoder(self, batch_size: int, max_len: int) -> Decoder:
-        """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now."""
+        """A decoder for `batch_size` sequences of at most `max_len` positions, with the weights as they are now. Raises
+        as `loss`."""
 
     def state(self) -> Iterator[NamedArray]:
         """The weights by name, one tensor at a time. Each is a copy, which later steps do not change."""
@@ -201,6 +212,7 @@ class Reader(Protocol):
         """Take the tensors of `state()`, in any order.
 
         Raises:
+            OutOfMemory: the weights need more memory than there is.
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
         """
 
@@ -256,8 +268,9 @@ class Engine(Reader, Protocol):
 class Machine(Protocol):
     """This machine as an engine sees it, without a model."""
 
-    def flops_per_second(self, precision: str) -> float:
-        """The speed of large matrix products, from a measurement of less than a second."""
+    def flops_per_second(self, precision: str, threads: int | None = None) -> float:
+        """The speed of large matrix products with so many CPU threads, by default as many as an engine takes. It is
+        measured in about a second, also where a precision is emulated."""
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""
@@ -267,6 +280,9 @@ class Machine(Protocol):
 
     def can_compile(self) -> bool:
         """Whether compilation works here. The check takes a few seconds."""
+
+    def has_own_memory(self) -> bool:
+        """Whether the device has memory apart from that of the processor, as CUDA's have."""
 
     def memory_capacity(self) -> int:
         """Bytes of the device's memory that this process may use."""

@@ -62,8 +62,10 @@ def _create(config: ModelConfig, options: EngineOptions, name: EngineName) -> En
         return TorchEngine(config, options)
 
 
-def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
+def reader(config: ModelConfig, wanted: LoadConfig, document_mark: int | None = None) -> Reader:
     """An engine that reads a trained model, still without weights. The environment of the process stays as it is.
+
+    `document_mark` as in `EngineOptions`.
 
     Raises:
         UserError: the framework is not installed.
@@ -75,8 +77,13 @@ def reader(config: ModelConfig, wanted: LoadConfig) -> Reader:
     if name == "numpy":
         from homespun.engine.numpy.engine import NumpyEngine
 
-        return NumpyEngine(config, threads=wanted.threads)
-    options = EngineOptions(precision=wanted.precision, threads=wanted.threads, seed=None)
+        return NumpyEngine(config, wanted.threads, document_mark)
+    options = EngineOptions(
+        precision=wanted.precision,
+        document_mark=document_mark,
+        threads=wanted.threads,
+        seed=None,
+    )
     with _threading_while_loading():
         return _create(config, options, name)
 

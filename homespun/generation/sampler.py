@@ -1,4 +1,4 @@
-"""Logits and the tokens so far flow in; one token id comes out.
+"""Logits flow in; one token id comes out.
 
 It is computed in float64 with NumPy, so every engine draws the same token from the same logits. The filters apply in
 the order of the `transformers` library: repetition penalty, temperature, top-k, top-p, min-p.
@@ -22,20 +22,34 @@ class Sampler:
     """Draws the tokens of one text.
 
     The random numbers depend on `seed` and `sample` alone: the third of ten samples is also the
-    third of three.
+    third of three. The repetition penalty applies to the tokens of the prompt and to all tokens drawn.
     """
 
-    def __init__(self, config: SamplingConfig, seed: int, sample: int = 0) -> None:
+    def __init__(
+        self, config: SamplingConfig, seed: int, sample: int = 0, prompt: Sequence[int] = ()
+    ) -> None:
         self.config = config
         self.random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sample,)))
+        self._prompt = prompt
+        self._seen: npt.NDArray[np.bool_] | None = None
+        """Whether the text has each token, [V]: the work for a token does not grow with the text."""
 
-    def __call__(self, logits: Floats, history: Sequence[int] = ()) -> int:
-        """Draw a token id after `logits` [V]; the repetition penalty applies to `history`.
+    def __call__(self, logits: Floats) -> int:
+        """Draw a token id after `logits` [V], which is of the same size each time.
 
         Raises:
             UserError: a logit is NaN or infinite.
         """
-        ids, probabilities = candidates(logits, history, self.config)
+        if self.config.repetition_penalty == 1:
+            return self._draw(*candidates(logits, (), self.config))
+        if self._seen is None:
+            self._seen = np.zeros(len(logits), dtype=np.bool_)
+            self._seen[np.asarray(self._prompt, dtype=np.intp)] = True
+        token = self._draw(*candidates(logits, np.flatnonzero(self._seen), self.config))
+        self._seen[token] = True
+        return token
+
+    def _draw(self, ids: Ids, probabilities: Float64s) -> int:
         if len(ids) == 1:
             return int(ids[0])
         cumulative = probabilities.cumsum()
@@ -47,9 +61,10 @@ class Sampler:
 
 @np.errstate(over="ignore", under="ignore")
 def candidates(
-    logits: Floats, history: Sequence[int], config: SamplingConfig
+    logits: Floats, seen: Sequence[int] | Ids, config: SamplingConfig
 ) -> tuple[Ids, Float64s]:
-    """The ids that may be drawn after `logits` [V], at least one, in ascending order, and their probabilities.
+    """The ids that may be drawn after `logits` [V], at least one, in ascending order, and their probabilities. The
+    repetition penalty applies to the ids in `seen`, however often each is there.
 
     Of equally likely tokens at the edge of a set the lower ids are kept. The ids are not sorted by probability, so a
     rounding difference between two engines moves the borders between tokens a little and never swaps them.
@@ -64,7 +79,7 @@ def candidates(
             "use an earlier checkpoint"
         )
     if config.repetition_penalty != 1:
-        scores = _penalize(scores, history, config.repetition_penalty)
+        scores = _penalize(scores, seen, config.repetition_penalty)
     if config.temperature == 0:
         return np.array([scores.argmax()]), np.ones(1)
 
@@ -89,16 +104,16 @@ def candidates(
     return ids, _softmax(scaled)
 
 
-def _penalize(scores: Float64s, history: Sequence[int], penalty: float) -> Float64s:
-    """Make the ids in `history` less likely (CTRL, Keskar et al. 2019, section 4.1).
+def _penalize(scores: Float64s, seen: Sequence[int] | Ids, penalty: float) -> Float64s:
+    """Make the ids in `seen` less likely (CTRL, Keskar et al. 2019, section 4.1).
 
     The paper divides scores by the penalty. Negative scores are multiplied, since division would make them more likely.
     """
-    seen = np.unique(np.asarray(history, dtype=np.intp))
+    ids = np.asarray(seen, dtype=np.intp)
     largest = np.finfo(np.float64).max
-    penalized = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
+    penalized = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)
     scores = scores.copy()
-    scores[seen] = np.clip(penalized, -largest, largest)
+    scores[ids] = np.clip(penalized, -largest, largest)
     return scores
 
 

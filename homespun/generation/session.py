@@ -188,7 +188,8 @@ class _Text:
         self.finish: Finish | None = None
         self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
-        self._sampler = Sampler(config, seed, sample)
+        # The mark at the start does not count as a repetition: a penalty on it would keep texts from ending.
+        self._sampler = Sampler(config, seed, sample, prompt[1:])
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
         self._released: list[str] = []
@@ -213,9 +214,8 @@ class _Text:
         if self.finish:
             self.ids.append(eot)
             return ""
-        # Rows beyond the tokenizer's vocabulary are padding. The mark at the start does not count as a repetition:
-        # a penalty on it would keep texts from ending.
-        token = self._sampler(logits[: self._tokenizer.vocab_size], self.ids[1:])
+        # Rows beyond the tokenizer's vocabulary are padding.
+        token = self._sampler(logits[: self._tokenizer.vocab_size])
         self.ids.append(token)
         if token == eot:
             self.finish = "end"

@@ -35,6 +35,8 @@ class TrainingMemory:
     """Numbers that the forward pass keeps for the backward pass, and those of one block during its backward pass."""
     casts: int
     """Copies of the matrices in the precision of the computation."""
+    mask: int
+    """Which tokens see each other, so that documents are kept apart: a number for each pair in a sequence."""
     head: int
     """Some rows of logits with their derivatives, and the gradient of the head while it is summed up."""
 
@@ -44,7 +46,13 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
+    config: ModelConfig,
+    batch_size: int,
+    optimizer: str,
+    *,
+    half: bool,
+    checkpointing: bool,
+    full_attention: bool = True,
 ) -> TrainingMemory:
     """Estimated memory of a training step; its total is within 15% of the measured one on a CPU (benchmarks/memory.py).
 
@@ -52,6 +60,7 @@ def training_memory(
         batch_size: sequences in a micro-batch.
         half: the model computes in a format of 16 bits.
         checkpointing: the backward pass computes the activations of each block again.
+        full_attention: a model that computes in 16 bits keeps all attention weights of short contexts, as on a CPU.
     """
     c = config
     parameter_bytes = FLOAT32_BYTES * count_parameters(c)
@@ -63,7 +72,8 @@ def training_memory(
     moments = 2 * parameter_bytes - (FLOAT32_BYTES * matrices if optimizer == "muon" else 0)
 
     kept = family(c.architecture).activations(c)
-    attention_weights = c.n_heads * c.seq_len if half and c.seq_len <= LONGEST_IN_FULL else 0
+    in_full = half and full_attention and c.seq_len <= LONGEST_IN_FULL
+    attention_weights = c.n_heads * c.seq_len if in_full else 0
     block = tokens * (
         FLOAT32_BYTES * kept.float32 + number_bytes * (kept.computed + attention_weights)
     )
@@ -82,16 +92,28 @@ def training_memory(
         moments=moments,
         activations=activations + block,
         casts=casts,
+        mask=number_bytes * tokens * c.seq_len,
         head=logits + c.vocab_size * c.d_model * head_gradients,
     )
 
 
 def training_bytes(
-    config: ModelConfig, batch_size: int, optimizer: str, *, half: bool, checkpointing: bool
+    config: ModelConfig,
+    batch_size: int,
+    optimizer: str,
+    *,
+    half: bool,
+    checkpointing: bool,
+    full_attention: bool = True,
 ) -> int:
     """The total of `training_memory`."""
     return training_memory(
-        config, batch_size, optimizer, half=half, checkpointing=checkpointing
+        config,
+        batch_size,
+        optimizer,
+        half=half,
+        checkpointing=checkpointing,
+        full_attention=full_attention,
     ).total
 
 

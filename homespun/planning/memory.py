@@ -67,11 +67,12 @@ def what_fits(plan: Plan, limit: int) -> str:
 
 def _needed(plan: Plan, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
     """Estimated bytes of a step, as planned or with another batch size or checkpointing."""
-    c = plan.config
+    c, machine = plan.config, select.machine(plan.config.engine)
     return training_bytes(
         plan.model,
         c.batch_size if batch_size is None else batch_size,
         c.optimizer,
-        half=select.machine(c.engine).computes_in_half(c.precision),
+        half=machine.computes_in_half(c.precision),
+        full_attention=not machine.has_own_memory(),
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
     )

@@ -25,25 +25,30 @@ processor (benchmarks/training.py)."""
 
 
 _PRESET = preset_defaults(TrainConfig)
+_CHOSEN: dict[str, Any] = {
+    setting.name: dataclasses.field(default=_PRESET.get(setting.name), metadata=setting.metadata)
+    for setting in dataclasses.fields(TrainConfig)
+}
+"""Fields with the rules of the settings, and with the defaults of a preset."""
 
 
 @dataclass(frozen=True)
 class ResolvedConfig(TrainConfig):
     """The settings of a run with no gap that affects training. The defaults are those of a preset."""
 
-    batch_size: int = _PRESET["batch_size"]
-    grad_accumulation_steps: int = _PRESET["grad_accumulation_steps"]
-    optimizer: Optimizer = _PRESET["optimizer"]
-    learning_rate: float = _PRESET["learning_rate"]
-    muon_learning_rate: float = _PRESET["muon_learning_rate"]
-    schedule: Schedule = _PRESET["schedule"]
-    min_learning_rate_ratio: float = _PRESET["min_learning_rate_ratio"]
-    weight_decay: float = _PRESET["weight_decay"]
-    beta2: float = _PRESET["beta2"]
-    log_interval: int = _PRESET["log_interval"]
-    eval_interval: int | None = _PRESET["eval_interval"]
+    batch_size: int = _CHOSEN["batch_size"]
+    grad_accumulation_steps: int = _CHOSEN["grad_accumulation_steps"]
+    optimizer: Optimizer = _CHOSEN["optimizer"]
+    learning_rate: float = _CHOSEN["learning_rate"]
+    muon_learning_rate: float = _CHOSEN["muon_learning_rate"]
+    schedule: Schedule = _CHOSEN["schedule"]
+    min_learning_rate_ratio: float = _CHOSEN["min_learning_rate_ratio"]
+    weight_decay: float = _CHOSEN["weight_decay"]
+    beta2: float = _CHOSEN["beta2"]
+    log_interval: int = _CHOSEN["log_interval"]
+    eval_interval: int | None = _CHOSEN["eval_interval"]
     """None: about ten times in a run, see `training.due`; the same for the next."""
-    sample_interval: int | None = _PRESET["sample_interval"]
+    sample_interval: int | None = _CHOSEN["sample_interval"]
 
     @property
     def sequences_per_step(self) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from homespun.checkpoint.stored_values import restored
 from homespun.training.diagnostics.step_guard import StepGuard
 from homespun.training.diagnostics.trends import TrendWatch
 
@@ -53,14 +54,20 @@ class Position:
         return values
 
     @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Position":
-        """The inverse of `stored`, after conversion to JSON and back."""
-        guard = dict(values["guard"])
-        guard.pop("best_step", None)  # stored by earlier versions
-        watch = TrendWatch()
-        if "watch" in values:  # not stored by earlier versions
-            names = {stored: name for name, stored in STORED_NAMES.items()}
-            renamed = {names.get(name, name): value for name, value in values["watch"].items()}
-            watch = TrendWatch.restored(renamed)
-        parts = {"guard": StepGuard(**guard), "watch": watch, "window": Window(**values["window"])}
-        return cls(**values | parts)
+    def restored(cls, values: Any) -> "Position":
+        """The inverse of `stored`, after conversion to JSON and back.
+
+        Raises:
+            ValueError: these are not the values of a position.
+        """
+        if isinstance(values, dict):
+            values = dict(values)
+            if isinstance(guard := values.get("guard"), dict):
+                # "best_step" was stored by earlier versions
+                values["guard"] = {
+                    name: value for name, value in guard.items() if name != "best_step"
+                }
+            if isinstance(watch := values.get("watch"), dict):
+                names = {stored: name for name, stored in STORED_NAMES.items()}
+                values["watch"] = {names.get(name, name): value for name, value in watch.items()}
+        return restored(cls, values, "position")

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from homespun.architectures.families import model_config
 from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
+from homespun.checkpoint.stored_values import restored
 from homespun.config import TrainConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
 from homespun.errors import UserError
+from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
 from homespun.terminal import Say
 from homespun.tokenizer import Tokenizer
@@ -79,20 +81,20 @@ def _check_headers(checkpoint: Checkpoint) -> None:
         UserError: something is missing or has another type.
     """
     stored, state = checkpoint.weights.header, checkpoint.state.header
+    model = from_checkpoint(checkpoint.weights).config
     try:
-        _config_from(ResolvedConfig, stored["resolved"])
+        resolved = _config_from(ResolvedConfig, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
-        model_config(stored["model"])
-        texts = [stored[name] for name in ("tokenizer", "data_file", "data_sha256")]
-        texts += stored["facts"].values()
-        understood = all(isinstance(text, str) for text in texts)
-        length = state["metrics_length"]
-        understood &= type(length) is int and length >= 0
-        understood &= Position.restored(state["position"]).step == checkpoint.step
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        for name in ("data_file", "data_sha256"):
+            restored(str, stored[name], name)
+        restored(dict[str, str], stored["facts"], "facts")
+        restored(int, state["metrics_length"], "metrics_length")
+        position = Position.restored(state["position"])
+    except (LookupError, ValueError) as error:
         raise _other_version(repr(error)) from None
-    if not understood:
-        raise _other_version("a field has another type")
+    fits = (resolved.vocab_size, resolved.seq_len) == (model.vocab_size, model.seq_len)
+    if position.step != checkpoint.step or not fits:
+        raise _other_version("its parts do not fit each other")
 
 
 def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:

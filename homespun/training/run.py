@@ -79,6 +79,9 @@ class Run:
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
         c, machine = self.config, select.machine(self.config.engine)
+        copies = COPY_SIZE * self.weights_bytes
+        if machine.has_own_memory():  # the step is there, the copies are not
+            return copies <= hardware.capacity()
         step = training_bytes(
             self.model,
             c.batch_size,
@@ -86,7 +89,7 @@ class Run:
             half=machine.computes_in_half(c.precision),
             checkpointing=c.gradient_checkpointing,
         )
-        return step + COPY_SIZE * self.weights_bytes <= hardware.capacity()
+        return step + copies <= hardware.capacity()
 
 
 def bytes_on_disk(model: ModelConfig, keep: int) -> int:

@@ -17,7 +17,7 @@ from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_token
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
-from homespun.engine import select
+from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
 from homespun.planning.memory import check_memory, out_of_memory
@@ -74,6 +74,7 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     """
     folder = Path(requested.tokens_dir)
     check_folder(folder)
+    hardware.limit_workers(requested.threads)
     if checkpoint:
         stored = checkpoint.weights.header
         planned = resumed_plan(requested, stored, say)
@@ -230,7 +231,7 @@ def choose_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Sa
     """
     machine = select.machine(requested.engine)
     with bar("Measuring the speed of this machine", None):
-        flops_per_second = machine.flops_per_second(requested.precision)
+        flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
         requested,
         vocab_size=vocab_size,
@@ -284,10 +285,13 @@ def _compiled(wanted: bool, machine: Machine, say: Say) -> bool:
     """Whether kernels are compiled: where that is wanted and possible."""
     if not wanted:
         return False
+    at_once = machine.compiles_at_once()
+    if not at_once:
+        say("Trying the C++ compiler, which takes up to a minute or so ...")
     with bar("Trying the C++ compiler", None):
         possible = machine.can_compile()
     if not possible:
         say("Without compiled kernels: no C++ compiler works on this machine.")
-    elif not machine.compiles_at_once():
-        say("Compiling kernels: the first step takes up to a minute longer.")
+    elif not at_once:
+        say("It works: kernels are compiled in the first step, which takes up to a minute longer.")
     return possible

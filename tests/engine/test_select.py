@@ -9,9 +9,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
-from homespun.config import LoadConfig, TrainConfig
+from homespun.config import LoadConfig, ModelConfig, TrainConfig
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
 from homespun.engine.mlx import machine as mlx_machine
@@ -19,7 +20,7 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import machine as torch_machine
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
-from tests.reference import GPT2
+from tests.reference import GPT2, QWEN3, random_batch, random_weights
 
 READS = EngineOptions(seed=None)
 
@@ -131,3 +132,17 @@ def test_a_framework_is_loaded_with_the_threads_settings(monkeypatch: pytest.Mon
     select.reader(GPT2, LoadConfig(engine="torch"))
     assert seen == [select.THREADING]
     assert not select.THREADING.keys() & os.environ.keys()
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "mlx"])
+@pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+def test_a_decoder_keeps_its_weights_when_others_are_loaded(name: Any, config: ModelConfig) -> None:
+    reader = select.reader(config, LoadConfig(engine=name, precision="float32", threads=1))
+    tokens = random_batch(config).inputs[:, :5]
+    reader.load(random_weights(config).items())
+    decoder = reader.decoder(3, 10)
+    before = decoder.prefill(tokens)
+    reader.load(random_weights(config, seed=1).items())
+    decoder.rewind(0)
+    np.testing.assert_array_equal(decoder.prefill(tokens), before)
+    assert not np.allclose(reader.decoder(3, 10).prefill(tokens), before)

@@ -3,13 +3,15 @@
 The tests flip, cut, splice and edit valid files: dozens of times each in `make test`, thousands in `make faults`.
 """
 
+import contextlib
+import dataclasses
 import io
 import json
 import pickle
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +25,39 @@ from pyarrow import parquet
 from homespun import durable
 from homespun.architectures.families import initial_weights
 from homespun.architectures.presets import preset, shaped
-from homespun.checkpoint.archive import read_archive, write_archive
+from homespun.checkpoint import archive
+from homespun.checkpoint.archive import ArrayInfo, ending_of, read_archive, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.config import TrainConfig
+from homespun.config import ReaderName, TrainConfig
 from homespun.config.toml_file import read_toml
 from homespun.data.documents import documents
 from homespun.data.known_tokenizers import origin
 from homespun.data.shards import Header, open_shard, write_shard
+from homespun.engine import select
+from homespun.engine.base import StepResult
 from homespun.errors import UserError
 from homespun.language_model import load
+from homespun.planning.recipe import ResolvedConfig, given_settings
 from homespun.records.metrics import read
 from homespun.tokenizer import Tokenizer, train
+from homespun.training.diagnostics.step_guard import Limits
+from homespun.training.diagnostics.trends import TrendWatch
+from homespun.training.position import Position
+from homespun.training.resume import find_checkpoint
 from tests.faults.runs import NOTHING
 from tests.faults.table import Table
+from tests.faults.wrong import apply
 
 TITLE = "Files from elsewhere"
 FUZZED = "a file of each kind that is read, mutated"
 HEADERS = "a checkpoint whose hashes are right and whose header is not"
+BOMBS = "a checkpoint whose manifest takes many times its size when it is parsed"
 PICKLED = "a pickle in the place of a file of each kind, and inside a .npz"
 
 Loader = Callable[[Path], object]
 
+MEMORY_OF_BOMBS = 8
+"""Limit of memory for a manifest that is refused, relative to the file."""
 SECONDS = 2.0
 """Limit of CPU time for a file of some kilobytes."""
 
@@ -226,29 +240,215 @@ odd = st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(3000, marks=pytest.mark.faults)])
-def test_a_header_that_lies_is_refused(examples: int, tmp_path: Path, table: Table) -> None:
-    path = tmp_path / "best.npz"
-    weights = list(initial_weights(MODEL, 0))
-    keys = [("model", key) for key in vars(MODEL)] + [("model",), ("tokenizer",), ("model", "new")]
+Place = tuple[str | int, ...]
+"""The keys and indices that lead to a value in JSON."""
+
+
+def places(value: Any, before: Place = ()) -> Iterator[Place]:
+    """All places in a JSON value; of a list, the first two items."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = [*value.items(), ("new", 1)]
+    elif isinstance(value, list):
+        items = enumerate(value[:2])
+    for key, inner in items:
+        yield (*before, key)
+        yield from places(inner, (*before, key))
+
+
+def changed(header: dict[str, Any], changes: Mapping[Place, Any], gone: bool) -> dict[str, Any]:
+    """The header with other values in some places, or without them."""
+    header = json.loads(json.dumps(header))
+    for (*parents, key), value in changes.items():
+        inner: Any = header
+        with contextlib.suppress(LookupError, TypeError):
+            for parent in parents:
+                inner = inner[parent]
+            if gone and isinstance(inner, dict):
+                inner.pop(key, None)
+            elif isinstance(inner, dict | list):
+                inner[key] = json.loads(json.dumps(value))  # a copy
+    return header
+
+
+def long_position() -> Position:
+    """The position of a run that has filled all its parts."""
+    position, config = Position(step=700, next_sample=2800, tokens=22_400), ResolvedConfig()
+    position.watch = TrendWatch().begin(config, 5.0)
+    for step in range(1, 701):
+        result = StepResult(5.0 - step / 1000, 0.5, clipped=False, applied=True)
+        position.guard.observe_step(step, result, Limits(), "batch", config)
+        position.watch.observe_step(step, result, 1.0, config)
+        if step % 50 == 0:
+            position.guard.observe_evaluation(5.0)
+            position.watch.observe_evaluation(step, 5.0, config)
+    position.watch.advised_at["plateau"] = 600
+    return position
+
+
+PLANNED = TrainConfig(model_size="pico", seq_len=8, vocab_size=270)
+WEIGHTS_HEADER = {
+    "model": vars(MODEL),
+    "tokenizer": TOKENIZER.to_json(),
+    "tokenizer_sha256": TOKENIZER.sha256,
+    "data_file": "text.txt",
+    "data_sha256": "ab" * 32,
+    "requested": dataclasses.asdict(PLANNED),
+    "resolved": dataclasses.asdict(ResolvedConfig(**given_settings(PLANNED))),
+    "facts": {"engine": "torch 2", "threads": "2"},
+    "val_loss": 5.0,
+}
+STATE_HEADER = {"position": long_position().stored(), "metrics_length": 1234}
+PLACES = [("weights", *place) for place in places(WEIGHTS_HEADER)]
+PLACES += [("state", *place) for place in places(STATE_HEADER)]
+
+
+def saved(folder: Path, weights: dict[str, Any], state: dict[str, Any]) -> Path:
+    """A checkpoint with these headers and right hashes."""
+    tensors = list(initial_weights(MODEL, 0))
+    path = folder / "checkpoint_step_700.npz"
+    sha256 = write_archive(path, tensors, weights, step=700)
+    commit = {**state, "weights_sha256": sha256}
+    write_archive(folder / "checkpoint_step_700.state.npz", [], commit, kind="state", step=700)
+    return path
+
+
+def used(path: Path) -> None:
+    """Load the weights, and resume: a position that is accepted can go on."""
+    load(path, engine="numpy")
+    found = find_checkpoint(TrainConfig(resume="latest", checkpoint_dir=str(path.parent)), print)
+    assert found
+    position = Position.restored(found.state.header["position"])
+    config = ResolvedConfig(**found.weights.header["resolved"])
+    watch = position.watch.begin(config, 5.0)
+    for step in range(position.step + 1, position.step + 200):
+        result = StepResult(5.0, 0.5, clipped=True, applied=True)
+        guard = position.guard
+        guard.observe_step(step, result, guard.limits(step), "batch", config)
+        watch.observe_step(step, result, 1.0, config)
+        if step % 20 == 0:
+            guard.observe_evaluation(5.0)
+            watch.observe_evaluation(step, 5.0, config)
+
+
+def test_a_true_header_is_taken(tmp_path: Path) -> None:
+    assert refused_or_taken(used, saved(tmp_path, WEIGHTS_HEADER, STATE_HEADER))
+
+
+@pytest.mark.parametrize("examples", [100, pytest.param(3000, marks=pytest.mark.faults)])
+def test_a_header_that_lies_is_refused(
+    examples: int, tmp_path: Path, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "sync", lambda file: file.flush())  # only faster
+    monkeypatch.setattr(durable, "sync_folder", lambda folder: None)
 
     @settings(derandomize=True, deadline=None, max_examples=examples, database=None)
-    @given(st.dictionaries(st.sampled_from(keys), odd, min_size=1, max_size=3), st.booleans())
-    def load_it(changes: dict[tuple[str, ...], Any], gone: bool) -> None:
-        header: Any = {"model": dict(vars(MODEL)), "tokenizer": TOKENIZER.to_json()}
-        for (*parents, key), value in changes.items():
-            inner = header.get(parents[0]) if parents else header
-            if not isinstance(inner, dict):
-                continue
-            if gone:
-                inner.pop(key, None)
-            else:
-                inner[key] = json.loads(json.dumps(value))  # a copy
-        write_archive(path, weights, header)
-        refused_or_taken(lambda path: load(path, engine="numpy"), path)
+    @given(st.dictionaries(st.sampled_from(PLACES), odd, min_size=1, max_size=3), st.booleans())
+    def load_it(changes: dict[Place, Any], gone: bool) -> None:
+        headers = changed({"weights": WEIGHTS_HEADER, "state": STATE_HEADER}, changes, gone)
+        if all(isinstance(header, dict) for header in headers.values()):
+            refused_or_taken(used, saved(tmp_path, headers["weights"], headers["state"]))
 
     load_it()
     table.row(HEADERS, tries=examples, lost=NOTHING, result="taken, or refused in a line")
+
+
+def sealed(path: Path, **parts: str) -> Path:
+    """A whole checkpoint whose manifest has these parts in their spelling."""
+    tensors: list[ArrayInfo] = []
+    manifest = {"schema": "1", "kind": '"weights"', "step": "0", "header": "{}", "arrays": "[]"}
+    text = ", ".join(f'"{name}": {part}' for name, part in (manifest | parts).items())
+    path.write_bytes(ending_of(tensors, f"{{{text}}}".encode())[1])
+    return path
+
+
+BOMB = "[" + ",".join(["{}"] * 300_000) + "]"
+
+
+def bombs(folder: Path) -> Iterator[tuple[Loader, Path]]:
+    """Files whose parsed content would take many times their size, and their loaders."""
+    for part in ("header", "arrays", "step"):
+        yield read_archive, sealed(folder / f"{part}.npz", **{part: BOMB})
+    escaped = BOMB.encode("utf-16").decode("latin-1")
+    yield read_archive, sealed(folder / "utf-16.npz", header=json.dumps({"a": 1}) + escaped)
+    header = {**WEIGHTS_HEADER, "tokenizer": BOMB}
+    path = folder / "tokenizer.npz"
+    write_archive(path, initial_weights(MODEL, 0), header)
+    yield lambda path: load(path, engine="numpy"), path
+
+
+def memory_of_bombs(folder: Path) -> float:
+    """The most memory that reading such a file takes, relative to its size."""
+    worst = 0.0
+    for loader, path in bombs(folder):
+        tracemalloc.start()
+        try:
+            with pytest.raises(UserError):
+                loader(path)
+            worst = max(worst, tracemalloc.get_traced_memory()[1] / path.stat().st_size)
+        finally:
+            tracemalloc.stop()
+    return worst
+
+
+def test_a_manifest_takes_no_more_memory_than_its_size_justifies(
+    tmp_path: Path, table: Table
+) -> None:
+    assert memory_of_bombs(tmp_path) < MEMORY_OF_BOMBS
+    table.row(
+        BOMBS, tries=len(list(bombs(tmp_path))), lost=NOTHING, result="refused before it is parsed"
+    )
+
+
+def test_a_manifest_that_is_parsed_at_once_would_show(
+    tmp_path: Path, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "check_structure", archive.check_structure)  # to be restored
+    apply(["structure-not-limited"])
+    assert memory_of_bombs(tmp_path) > MEMORY_OF_BOMBS
+    table.red(BOMBS, "structure-not-limited")
+
+
+def test_many_arrays_are_read_in_linear_time() -> None:
+    began = time.process_time()
+    arrays = [ArrayInfo(f"a{i}", (), "<f4") for i in range(60_000)]
+    assert len(ending_of(arrays, b"")[1]) > 60_000 * 80
+    assert time.process_time() - began < SECONDS
+
+
+# Models that are small on the disk only
+
+CLAIMS: dict[str, dict[str, Any]] = {
+    "a long context of wide heads": {"head_dim": 1000, "seq_len": 1 << 17},
+    "a smaller vocabulary than its tokenizer": {"vocab_size": 100},
+}
+
+
+@pytest.mark.parametrize("engine", ["numpy", "torch"])
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_small_file_stays_small(claim: str, engine: ReaderName, tmp_path: Path) -> None:
+    config = dataclasses.replace(MODEL, **CLAIMS[claim])
+    path = tmp_path / "model.npz"
+    header = {"model": vars(config), "tokenizer": TOKENIZER.to_json()}
+    write_archive(path, initial_weights(config, 0), header)
+
+    def generate(path: Path) -> None:
+        model = load(path, engine=engine, precision="float32")
+        model.generate("once upon", max_tokens=3, seed=1)
+        rope = getattr(getattr(model.engine, "decoding_model", None), "rope", None)
+        assert rope is None or rope.shape[1] <= 32
+
+    if engine == "torch":
+        select.machine("torch")  # loads the library, which is not part of reading a file
+    assert refused_or_taken(generate, path) is ("tokenizer" not in claim)
+
+
+def test_layers_that_are_not_in_the_file_cost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    config = dataclasses.replace(MODEL, n_layers=10_000)
+    header = {"model": vars(config), "tokenizer": TOKENIZER.to_json()}
+    write_archive(path, initial_weights(MODEL, 0), header)
+    assert not refused_or_taken(lambda path: load(path, engine="numpy"), path)
 
 
 # No code runs

@@ -373,6 +373,12 @@ def hashes_of_arrays_ignored(_: str) -> None:
     archive.hashlib = types.SimpleNamespace(sha256=sha256)
 
 
+def structure_not_limited(_: str) -> None:
+    from homespun.checkpoint import archive
+
+    archive.check_structure = lambda text, limit: None
+
+
 def hash_of_the_text_ignored(_: str) -> None:
     from homespun.training import resume
 
@@ -501,6 +507,7 @@ CHANGES: dict[str, Change] = {
             characters_not_escaped,
             lock_not_taken,
             hashes_of_arrays_ignored,
+            structure_not_limited,
             hash_of_the_text_ignored,
             hash_of_the_tokenizer_ignored,
             report_of_the_tokenizer_ignored,

@@ -238,8 +238,24 @@ def test_whatever_the_settings_a_token_is_drawn_from_a_distribution(logits, conf
     assert np.isfinite(probabilities).all()
     assert abs(probabilities.sum() - 1) < 1e-12
     assert len(ids) <= (config.top_k or len(logits))
-    token = Sampler(config, seed=0)(logits, history)
+    token = Sampler(config, seed=0, prompt=history)(logits)
     assert probabilities[ids.tolist().index(token)] > 0
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_each_token_is_drawn_as_with_the_whole_text_before_it(penalty):
+    """The sampler remembers the tokens that a text has; the distribution is the one of the text."""
+    config, random = plain(temperature=1, repetition_penalty=penalty), np.random.default_rng(0)
+    text = [3, 3, 17]
+    sampler = Sampler(config, seed=5, prompt=tuple(text))
+    points = Sampler(config, seed=5).random
+    for _ in range(60):
+        logits = random.normal(scale=3, size=40).astype(np.float32)
+        ids, probabilities = candidates(logits, text, config)
+        cumulative = probabilities.cumsum()
+        expected = ids[cumulative.searchsorted(points.random() * cumulative[-1], side="right")]
+        text.append(sampler(logits))
+        assert text[-1] == expected
 
 
 @properties

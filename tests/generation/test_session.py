@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from homespun.config import SamplingConfig
 from homespun.errors import UserError
 from homespun.generation.sampler import Sampler
-from homespun.generation.session import MAX_BATCH, Session
+from homespun.generation.session import MAX_BATCH, Session, _Text
 
 
 def prompt_ids(tokenizer, prompt, context):
@@ -18,9 +19,9 @@ def prompt_ids(tokenizer, prompt, context):
 
 def uncached(model, prompt, config, context, sample=0):
     """The tokens of one sample, decoded without a cache: the model reads the whole window again for every token."""
-    sampler, written, window = Sampler(config, config.seed, sample), [], list(prompt)
+    sampler, written, window = Sampler(config, config.seed, sample, prompt[1:]), [], list(prompt)
     while len(written) < config.max_tokens:
-        token = sampler(model(tuple(window)), prompt[1:] + written)
+        token = sampler(model(tuple(window)))
         if token == 0:
             break
         written.append(token)
@@ -250,3 +251,28 @@ def test_a_bad_prompt_is_refused_before_anything_runs(decoders, tokenizer, promp
 def test_an_empty_stop_string_is_refused(decoders, tokenizer):
     with pytest.raises(UserError, match="stop string is empty"):
         Session(decoders(), tokenizer, 8).generate(None, SamplingConfig(stop=("a", "")))
+
+
+class LongText(list):
+    """Token ids that are too many to be read for each new token."""
+
+    def __getitem__(self, index):
+        assert not isinstance(index, slice), "the text is copied"
+        return super().__getitem__(index)
+
+    def __iter__(self):
+        raise AssertionError("the text is read again")
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_the_work_for_a_token_does_not_grow_with_the_text(tokenizer, penalty):
+    config = SamplingConfig(max_tokens=9, repetition_penalty=penalty, temperature=0)
+    text = _Text(tokenizer, [0, 98], config, seed=1)
+    text.ids = LongText(text.ids)
+    logits = np.zeros(tokenizer.vocab_size, dtype=np.float32)
+    logits[[98, 99, 100]] = 3.0, 2.9, 2.8
+    drawn = []
+    for _ in range(3):
+        text.extend(logits)
+        drawn.append(text.ids[-1])
+    assert drawn == ([98, 98, 98] if penalty == 1 else [99, 100, 98])

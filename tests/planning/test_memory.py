@@ -69,6 +69,7 @@ def test_what_cannot_fit_is_refused_and_what_does_not_fit_now_is_said(
 ) -> None:
     machine = SimpleNamespace(
         computes_in_half=lambda precision: False,
+        has_own_memory=lambda: False,
         memory_capacity=lambda: 8 * GIGABYTE,
         memory_available=lambda: 5 * GIGABYTE,
     )

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,14 @@ from homespun.data.train_tokenizer import train_tokenizer
 from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT, Tokenizer
-from homespun.training.stages import check_sizes, choose_text, choose_tokenizer, set_up
+from homespun.training import stages
+from homespun.training.stages import (
+    check_sizes,
+    choose_plan,
+    choose_text,
+    choose_tokenizer,
+    set_up,
+)
 
 
 @pytest.fixture
@@ -246,3 +255,37 @@ def test_no_text_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"homespun download --dataset stories \(needs no network\)"
     ):
         choose_text(None, print)
+
+
+@pytest.mark.parametrize("threads", [1, None])
+def test_the_machine_is_measured_with_the_threads_of_the_run(
+    threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def flops_per_second(precision: str, threads: int | None) -> float:
+        asked.append((precision, threads))
+        return 1e11
+
+    machine = SimpleNamespace(flops_per_second=flops_per_second, compiles_at_once=lambda: False)
+    monkeypatch.setattr(stages.select, "machine", lambda name: machine)
+    choose_plan(TrainConfig(threads=threads, precision="bfloat16"), 400, 10_000, print)
+    assert asked == [("bfloat16", threads)]
+
+
+@pytest.mark.parametrize(("works", "last"), [(True, "kernels are compiled"), (False, "no C++")])
+def test_the_trial_of_the_compiler_is_announced_before_it_begins(works: bool, last: str) -> None:
+    """It takes a minute on a slow machine, and a pipe shows no bar."""
+    happened: list[str] = []
+
+    def can_compile() -> bool:
+        happened.append("tried")
+        return works
+
+    machine: Any = SimpleNamespace(can_compile=can_compile, compiles_at_once=lambda: False)
+    assert stages._compiled(True, machine, happened.append) is works
+    assert happened[0].startswith("Trying the C++ compiler, which takes up to a minute")
+    assert happened[1] == "tried"
+    assert last in happened[2]
+    assert not stages._compiled(False, machine, happened.append)
+    assert len(happened) == 3

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from homespun.data.batch import Tokens
-from homespun.engine.base import Floats
+from homespun.engine.base import Floats, within_memory
 from homespun.engine.mlx import machine
 from homespun.engine.mlx.cache import Cache
 from homespun.engine.mlx.model import DecoderModel
@@ -32,6 +32,7 @@ class MlxDecoder:
     def length(self) -> int:
         return self.cache.length
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
         """
         Raises:
@@ -52,6 +53,7 @@ class MlxDecoder:
     def rewind(self, length: int) -> None:
         self.cache.truncate([length] * len(self.cache.lengths))
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def repeated(self, n: int) -> "MlxDecoder":
         """
         Raises:

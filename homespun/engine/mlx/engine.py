@@ -119,9 +119,12 @@ class MlxEngine:
         losses = self.row_losses(self.weights, tokens, targets, marked)
         return float(machine.to_array(losses).sum(dtype=np.float64)), batch.n_targets
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         model = self._model(self.weights)
-        hidden, _ = model.hidden(mx.array(tokens))
+        inputs, mark = mx.array(tokens), self.options.document_mark
+        marked = mark is not None and bool((tokens[:, 1:] == mark).any())
+        hidden, _ = model.hidden(inputs, mask=self._mask(inputs, marked))
         return machine.to_array(model.logits(hidden))
 
     def gradients(
@@ -132,6 +135,7 @@ class MlxEngine:
         for name, grad in sums[1].items():
             yield name, machine.to_array(grad / self.loss_scale)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> MlxDecoder:
         if self.decoding_model is None:
             self.decoding_model = self._model(self.weights).for_decoding()
@@ -141,6 +145,7 @@ class MlxEngine:
         for name, tensor in self.tensors.items():
             yield name, machine.to_array(tensor)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}

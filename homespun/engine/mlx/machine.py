@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from homespun.engine import hardware
-from homespun.engine.base import Floats
+from homespun.engine.base import MEASURING_SECONDS, Floats
 
 OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
 """Parts of the messages of errors for lack of memory."""
@@ -56,7 +56,8 @@ def computes_in_half(precision: str) -> bool:
     return computing_dtype(precision) != mx.float32
 
 
-def flops_per_second(precision: str) -> float:
+def flops_per_second(precision: str, threads: int | None = None) -> float:
+    """See `base.Machine`. MLX chooses its threads itself."""
     return measured_flops_per_second(computing_dtype(precision))
 
 
@@ -64,7 +65,7 @@ def measured_flops_per_second(dtype: mx.Dtype) -> float:
     """The speed of the fastest of a few runs, each of several square matrix products in a row."""
     n, in_a_row = (512, 1) if device() == mx.cpu else (2048, 8)
     a = mx.full((n, n), 1 / n, dtype=dtype)
-    best = float("inf")
+    best, began = float("inf"), time.perf_counter()
     for _ in range(4):
         start = time.perf_counter()
         product = a
@@ -72,6 +73,8 @@ def measured_flops_per_second(dtype: mx.Dtype) -> float:
             product = product @ a
         mx.eval(product)
         best = min(best, time.perf_counter() - start)
+        if time.perf_counter() - began > MEASURING_SECONDS:
+            break
     return in_a_row * 2 * n**3 / best
 
 
@@ -89,6 +92,10 @@ def can_compile() -> bool:
     except RuntimeError:  # a run works without compilation, whatever the fault of the compiler
         return False
     return True
+
+
+def has_own_memory() -> bool:
+    return False
 
 
 def memory_capacity() -> int:

@@ -4,6 +4,7 @@ It cannot train. It loads no framework, so generation starts at once, and it gen
 PyTorch (benchmarks/generation.py). The other engines are checked against it.
 """
 
+import copy
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, checked
+from homespun.engine.base import HEAD_ROWS, Floats, checked, within_memory
 from homespun.engine.numpy.layers import Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
 from homespun.engine.numpy.threads import ProductThreads
@@ -30,12 +31,17 @@ class NumpyEngine:
     model: Model
     weights: Weights
 
-    def __init__(self, config: ModelConfig, threads: int | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, threads: int | None = None, document_mark: int | None = None
+    ) -> None:
+        """`document_mark` as in `EngineOptions`."""
         self.config = config
+        self.document_mark = document_mark
         self.threads = ProductThreads(threads)
         file = importlib.import_module(f"homespun.engine.numpy.models.{config.architecture}")
         self.model_file = cast(ModelFile, file)
 
+    @within_memory()
     def load(self, tensors: Iterable[NamedArray]) -> None:
         """Weights by name.
 
@@ -54,19 +60,21 @@ class NumpyEngine:
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])
 
+    @within_memory()
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]."""
         with self.threads.default():
-            hidden = self.hidden(tokens).reshape(-1, self.config.d_model)
+            hidden = self.hidden_apart(tokens).reshape(-1, self.config.d_model)
             return linear(hidden, self.head).reshape(*tokens.shape, -1)
 
+    @within_memory()
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets."""
         with self.threads.default():
             return self._summed_loss(batch), batch.n_targets
 
     def _summed_loss(self, batch: Batch) -> float:
-        hidden = self.hidden(batch.inputs).reshape(-1, self.config.d_model)
+        hidden = self.hidden_apart(batch.inputs).reshape(-1, self.config.d_model)
         targets = batch.targets.reshape(-1)
         total = 0.0
         for start in range(0, len(hidden), HEAD_ROWS):
@@ -78,6 +86,7 @@ class NumpyEngine:
             total += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
         return total
 
+    @within_memory()
     def decoder(self, batch_size: int, max_len: int) -> "NumpyDecoder":
         """A decoder for `batch_size` sequences of at most `max_len` positions.
 
@@ -86,7 +95,8 @@ class NumpyEngine:
         """
         if max_len > self.config.seq_len:
             raise ValueError(f"{max_len} positions are more than the model's {self.config.seq_len}")
-        return NumpyDecoder(self, self.empty_cache(batch_size, max_len))
+        # A copy refers to the weights of this moment, which `load` replaces.
+        return NumpyDecoder(copy.copy(self), self.empty_cache(batch_size, max_len))
 
     @property
     def head(self) -> Floats:
@@ -100,18 +110,34 @@ class NumpyEngine:
         c = self.config
         return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), np.float32)
 
-    def hidden(self, tokens: Tokens, cache: Floats | None = None, start: int = 0) -> Floats:
-        """Tokens [B, T] from position `start` on -> the normed hidden states [B, T, D]."""
+    def hidden_apart(self, tokens: Tokens) -> Floats:
+        """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another."""
+        mark, documents = self.document_mark, None
+        if mark is not None and (tokens[:, 1:] == mark).any():
+            documents = (tokens == mark).cumsum(1)
+        return self.hidden(tokens, documents=documents)
+
+    def hidden(
+        self,
+        tokens: Tokens,
+        cache: Floats | None = None,
+        start: int = 0,
+        documents: npt.NDArray[np.intp] | None = None,
+    ) -> Floats:
+        """Tokens [B, T] from position `start` on -> the normed hidden states [B, T, D].
+
+        `documents` [B, T] has the number of the document of each token, where `start` is 0; without it, all see all.
+        """
         batch, n = tokens.shape
         cache = self.empty_cache(batch, n) if cache is None else cache
-        parts = [
-            self.model(
-                tokens[:, first : first + SLICE_LENGTH],
-                slice(start + first, start + min(n, first + SLICE_LENGTH)),
-                cache,
-            )
-            for first in range(0, n, SLICE_LENGTH)
-        ]
+        parts = []
+        for first in range(0, n, SLICE_LENGTH):
+            end = min(n, first + SLICE_LENGTH)
+            apart = None
+            if documents is not None:
+                apart = documents[:, None, first:end, None] != documents[:, None, None, :end]
+            positions = slice(start + first, start + end)
+            parts.append(self.model(tokens[:, first:end], positions, cache, apart))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
@@ -130,6 +156,7 @@ class NumpyDecoder:
         self._shorter_by: npt.NDArray[np.int64] | None = None
         engine.threads.begin(cache.shape[1])
 
+    @within_memory()
     def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
         """See `Decoder.prefill`.
 
@@ -150,6 +177,7 @@ class NumpyDecoder:
             self._set_lengths(ends)
             return linear(hidden[np.arange(len(ends)), ends - 1], self.engine.head)
 
+    @within_memory()
     def step(self, tokens: Tokens) -> Floats:
         """See `Decoder.step`."""
         with self.engine.threads.step():
@@ -167,6 +195,7 @@ class NumpyDecoder:
         else:
             self._set_lengths(np.minimum(self.length - self._shorter_by, length))
 
+    @within_memory()
     def repeated(self, n: int) -> "NumpyDecoder":
         """See `Decoder.repeated`.
 

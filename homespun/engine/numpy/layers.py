@@ -25,6 +25,10 @@ Positions = slice | npt.NDArray[np.int64]
 """The places of the new tokens in the cache: a slice of T where they are the same in each sequence, else [B, T]."""
 
 
+Apart = npt.NDArray[np.bool_]
+"""Which positions each new token does not see because they are of another document, [B, 1, T, S]."""
+
+
 def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
     """Memory for the weights by name. Fused matrices lie below each other and have one more name together.
 
@@ -48,10 +52,14 @@ def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
     return weights
 
 
-def block_weights(weights: Weights, prefix: str, layer: int) -> Weights:
-    """The weights of one block by their names within it."""
-    start = f"{prefix}.{layer}."
-    return {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
+def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weights]:
+    """The weights of each block by their names within it."""
+    blocks: list[Weights] = [{} for _ in range(n_layers)]
+    for name, weight in weights.items():
+        if name.startswith(f"{prefix}."):
+            layer, _, inner = name.removeprefix(f"{prefix}.").partition(".")
+            blocks[int(layer)][inner] = weight
+    return blocks
 
 
 def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
@@ -116,23 +124,35 @@ def silu(x: Floats) -> Floats:
     return y
 
 
-def rotary_tables(config: ModelConfig) -> Floats:
-    """cos and sin of each position's angles, [2, seq_len, C] (Su et al., 2021; by halves, not interleaved)."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-    rates = np.float32(config.rope_theta) ** -exponents
-    angles = np.arange(config.seq_len, dtype=np.float32)[:, None] * rates
-    tables: Floats = np.stack((np.cos(angles), np.sin(angles)))
-    return np.concatenate((tables, tables), axis=-1)
+class RotaryTables:
+    """cos and sin of the angles of the positions that have been used (Su et al., 2021; by halves, not interleaved).
 
+    The tables grow with the positions, so their memory follows from the text and not from the context that a file
+    states.
+    """
 
-def rotary_angles(tables: Floats, positions: Positions) -> Floats:
-    """The rows of `rotary_tables` at these positions: [2, T, C], or [2, B, 1, T, C] where sequences differ."""
-    rows: Floats = tables[:, positions]
-    return rows if isinstance(positions, slice) else rows[:, :, None]
+    def __init__(self, config: ModelConfig) -> None:
+        exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+        self._rates = np.float32(config.rope_theta) ** -exponents
+        self._tables = self._computed(0)  # [2, positions, C]
+
+    def __call__(self, positions: Positions) -> Floats:
+        """The tables at these positions: [2, T, C], or [2, B, 1, T, C] where sequences differ."""
+        end = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
+        n_known = self._tables.shape[1]
+        if end > n_known:
+            self._tables = self._computed(max(end, 2 * n_known))
+        rows: Floats = self._tables[:, positions]
+        return rows if isinstance(positions, slice) else rows[:, :, None]
+
+    def _computed(self, n_positions: int) -> Floats:
+        angles = np.arange(n_positions, dtype=np.float32)[:, None] * self._rates
+        tables: Floats = np.stack((np.cos(angles), np.sin(angles)))
+        return np.concatenate((tables, tables), axis=-1)
 
 
 def rotate(x: Floats, angles: Floats) -> Floats:
-    """Rotate the channels of x [B, H, T, C] by cos and sin of `rotary_angles`."""
+    """Rotate the channels of x [B, H, T, C] by cos and sin of `RotaryTables`."""
     half = x.shape[-1] // 2
     rotated = np.concatenate((-x[..., half:], x[..., :half]), axis=-1)
     rotated *= angles[1]
@@ -140,8 +160,10 @@ def rotate(x: Floats, angles: Floats) -> Floats:
     return rotated
 
 
-def attention(heads: Floats, cache: Floats, positions: Positions) -> Floats:
-    """Causal attention of the new tokens to themselves and to those before them.
+def attention(
+    heads: Floats, cache: Floats, positions: Positions, apart: Apart | None = None
+) -> Floats:
+    """Causal attention of the new tokens to themselves and to those before them that are not `apart`.
 
     heads [B, H + 2 * K, T, C] are the queries, keys and values of the new tokens -> [N, H * C]. Keys and values are
     added to the cache of this block, [B, 2 * K, S, C].
@@ -163,6 +185,8 @@ def attention(heads: Floats, cache: Floats, positions: Positions) -> Floats:
     if n_new > 1 or not isinstance(positions, slice):
         later = later_positions(positions, n_seen)
         np.copyto(scores.reshape(batch, n_heads, n_new, n_seen), -np.inf, where=later)
+    if apart is not None:
+        np.copyto(scores.reshape(batch, n_heads, n_new, n_seen), -np.inf, where=apart)
     scores -= np.maximum.reduce(scores, -1, keepdims=True)
     np.exp(scores, out=scores)
     y: Floats = np.matmul(scores, v)

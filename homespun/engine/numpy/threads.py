@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from threadpoolctl import ThreadpoolController
 
-from homespun.engine.hardware import n_cores
+from homespun.engine.hardware import usable_cpus
 
 MAX_THREADS = 4
 """Largest number of threads that is chosen automatically. A few threads already read memory at full speed, which limits
@@ -53,7 +53,7 @@ class ProductThreads:
         """
         self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
         # The library of a Mac cannot be controlled: it chooses its number of threads itself.
-        possible = min(n_cores(), MAX_THREADS) if self._blas else 1
+        possible = min(usable_cpus(), MAX_THREADS) if self._blas else 1
         self._default, self._several = wanted or 1, wanted or possible
         self._clock = clock
         self._trial_start = -math.inf  # start of the present or the next trial

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from homespun.data.batch import Tokens
-from homespun.engine.base import Floats
+from homespun.engine.base import Floats, within_memory
 from homespun.engine.torch import machine
 from homespun.engine.torch.cache import Cache
 from homespun.engine.torch.model import DecoderModel
@@ -35,6 +35,7 @@ class TorchDecoder:
     def length(self) -> int:
         return self.cache.length
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def prefill(self, tokens: Tokens, lengths: Sequence[int] | None = None) -> Floats:
         if lengths is not None:
             self._check_lengths(tokens, lengths)
@@ -50,6 +51,7 @@ class TorchDecoder:
     def rewind(self, length: int) -> None:
         self.cache.truncate([length] * len(self.cache.lengths))
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def repeated(self, n: int) -> "TorchDecoder":
         """
         Raises:

@@ -12,7 +12,7 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import EngineOptions, Floats, StepResult, checked, within_memory
 from homespun.engine.dropout import site_keys
-from homespun.engine.hardware import n_cores
+from homespun.engine.hardware import usable_cpus
 from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
@@ -42,7 +42,7 @@ class TorchEngine:
         trains = options.optimizer is not None
         self.call_threads: int | None = None
         if self.device.type == "cpu":
-            threads = options.threads or n_cores()
+            threads = options.threads or usable_cpus()
             if trains:
                 torch.set_num_threads(threads)
                 machine.keep_freed_memory()
@@ -106,14 +106,15 @@ class TorchEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad(), machine.use_threads(self.call_threads):
-            hidden, _ = self._hidden(batch)
+            hidden, _ = self._hidden(batch.inputs)
             targets = self._on_device(batch.targets).flatten()
             total = summed_loss(hidden.flatten(0, 1), self.model.head, targets)
             return total.item(), batch.n_targets
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         with torch.no_grad(), machine.use_threads(self.call_threads):
-            hidden, _ = self.model.hidden(self._on_device(tokens))
+            hidden, _ = self._hidden(tokens)
             return machine.to_array(self.model.logits(hidden))
 
     def gradients(
@@ -124,6 +125,7 @@ class TorchEngine:
             yield name, machine.to_array(grad)
         self._release_gradients()
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
         if self.decoding_model is None:
             # A decoder keeps its weights when training continues; without training, copies would only take memory.
@@ -134,12 +136,17 @@ class TorchEngine:
         for name, tensor in self._tensors():
             yield name, machine.to_array(tensor)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
     def load(self, tensors: Iterable[NamedArray]) -> None:
+        # Without an optimizer, decoders share the weights, and keep those that they began with.
+        shared = self.decoding_model is not None and self.optimizer is None
         self.decoding_model = None
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
         for name, array in checked(tensors, shapes, self.weights):
             with torch.no_grad():
+                if shared:
+                    ours[name].data = torch.empty_like(ours[name])
                 ours[name].copy_(torch.from_numpy(array))
 
     def peak_memory(self) -> int:
@@ -164,7 +171,7 @@ class TorchEngine:
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
         for batch, dropout in zip(microbatches, self._dropouts(microbatches, step), strict=True):
-            hidden, auxiliary_loss = self._hidden(batch, dropout)
+            hidden, auxiliary_loss = self._hidden(batch.inputs, dropout)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -192,12 +199,14 @@ class TorchEngine:
         shapes = [batch.inputs.shape for batch in microbatches]
         return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
 
-    def _hidden(self, batch: Batch, dropout: Dropout | None = None) -> tuple[Tensor, Tensor | None]:
+    def _hidden(
+        self, inputs: Tokens, dropout: Dropout | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """As `DecoderModel.hidden`, with a mask that keeps documents apart if the options have a document mark."""
-        tokens, mark, mask = self._on_device(batch.inputs), self.options.document_mark, None
+        tokens, mark, mask = self._on_device(inputs), self.options.document_mark, None
         # Kernels without a mask are faster, so a mask is used only if a document begins inside a row. Compiled steps
         # always have a mask; otherwise they would be compiled twice.
-        if mark is not None and (self.options.compiled or (batch.inputs[:, 1:] == mark).any()):
+        if mark is not None and (self.options.compiled or (inputs[:, 1:] == mark).any()):
             mask = document_mask(tokens, mark, self.model.dtype)
         checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
         return self.model.hidden(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from homespun.engine import hardware
+from homespun.engine.base import MEASURING_SECONDS
 from homespun.errors import UserError
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
@@ -81,23 +82,32 @@ def to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None
     return on_host, arrived
 
 
-def flops_per_second(precision: str) -> float:
-    """The speed of the fastest of a few matrix products. On a GPU they are large, so that launching them takes no time.
-    On a CPU they are those of a small model, each followed by a norm, since norms take most of the time if products are
-    fast."""
+def flops_per_second(precision: str, threads: int | None = None) -> float:
+    """The speed of the fastest of a few matrix products with so many CPU threads.
+
+    On a GPU they are large, so that launching them takes no time. On a CPU they are those of a small model, each
+    followed by a norm, since norms take most of the time if products are fast.
+    """
     rows, n = (8192, 8192) if device().type == "cuda" else (2048, 256)
     dtype = computing_dtype(precision)
     x = torch.ones(rows, n, dtype=dtype, device=device())
     weight = torch.ones(n, n, dtype=dtype, device=device())
-    best = float("inf")
-    for _ in range(8 if device().type == "cuda" else 100):
-        start = time.perf_counter()
-        y = x @ weight
-        if device().type == "cpu":
-            torch.nn.functional.rms_norm(y.float(), (n,)).to(dtype)
-        y[0, 0].item()
-        best = min(best, time.perf_counter() - start)
+    best, began = float("inf"), time.perf_counter()
+    with use_threads((threads or hardware.usable_cpus()) if device().type == "cpu" else None):
+        for _ in range(8 if device().type == "cuda" else 100):
+            start = time.perf_counter()
+            y = x @ weight
+            if device().type == "cpu":
+                torch.nn.functional.rms_norm(y.float(), (n,)).to(dtype)
+            y[0, 0].item()
+            best = min(best, time.perf_counter() - start)
+            if time.perf_counter() - began > MEASURING_SECONDS:
+                break
     return 2 * rows * n * n / best
+
+
+def has_own_memory() -> bool:
+    return device().type == "cuda"
 
 
 def memory_capacity() -> int:

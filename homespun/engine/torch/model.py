@@ -56,9 +56,11 @@ class DecoderModel(nn.Module):
         """The blocks, first to last."""
 
     @abstractmethod
-    def embed(self, tokens: Tensor, positions: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, T] at some positions, a slice for all rows or [B, T] -> the stream [B, T, D] in float32, and the
-        rotary tables of these positions if the blocks use them."""
+    def embed(
+        self, tokens: Tensor, positions: slice | Tensor, end: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, T] at some positions below `end`, a slice for all rows or [B, T] -> the stream [B, T, D] in
+        float32, and the rotary tables of these positions if the blocks use them."""
 
     @abstractmethod
     def final_norm(self, x: Tensor) -> Tensor:
@@ -90,9 +92,11 @@ class DecoderModel(nn.Module):
         """
         n = tokens.shape[1]
         positions: slice | Tensor = slice(0, n)
+        end = n
         if cache is not None:
+            end = cache.length + n
             positions, mask = cache.next_positions(n)
-        x, rope = self.embed(tokens, positions)
+        x, rope = self.embed(tokens, positions, end)
         x = apply_dropout(x.to(self.dtype), dropout, 0)
         auxiliary_loss = None
         for i, block in enumerate(self.blocks):
@@ -128,7 +132,7 @@ class DecoderModel(nn.Module):
             copy: whether later changes of this model's weights must leave the result as it is. Otherwise weights that
                 need no cast are shared.
         """
-        ready: dict[int, Tensor] = {id(buffer): buffer for buffer in self.buffers()}
+        ready: dict[int, Tensor] = {}
         for module in self.modules():
             in_dtype = isinstance(module, (Linear, Embedding))
             for weight in module.parameters(recurse=False):

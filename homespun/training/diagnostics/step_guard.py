@@ -55,7 +55,7 @@ class StepGuard:
     refused: int = 0
     """Steps that changed nothing, since they were not finite or spikes."""
     refused_in_a_row: int = 0
-    recent: list[list[float]] = field(default_factory=list)
+    recent: list[tuple[int, float, float]] = field(default_factory=list)
     """Number, loss and gradient norm of the last applied steps: one more than are compared with, since the last one may
     not count yet."""
     spike_at: int = 0
@@ -97,7 +97,7 @@ class StepGuard:
         if self.refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
             finding = self._standstill(step, result, batch, config)
         if result.applied:
-            self.recent = [*self.recent[-RECENT_STEPS:], [step, result.loss, result.grad_norm]]
+            self.recent = [*self.recent[-RECENT_STEPS:], (step, result.loss, result.grad_norm)]
         return finding
 
     def _spike(

@@ -6,10 +6,11 @@ The state is plain numbers, stored with each checkpoint. It does not depend on t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from homespun.checkpoint.stored_values import Signed
 from homespun.data.shards import TokenStream
 from homespun.engine.base import StepResult
 from homespun.planning.recipe import ResolvedConfig
@@ -37,7 +38,7 @@ class Block(NamedTuple):
     loss: float = 0.0
     square: float = 0.0
     clipped: float = 0.0
-    log_norm: float = 0.0
+    log_norm: Signed = 0.0
     """Logarithm of the gradient norm before clipping."""
     rate: float = 0.0
     """Learning rate as a fraction of its peak."""
@@ -56,6 +57,13 @@ class Block(NamedTuple):
         """Standard error of the mean loss."""
         return self.deviation / math.sqrt(self.steps)
 
+    def is_possible(self) -> bool:
+        """Whether steps can have these sums: a rate is at most 1, and a norm is a number of the machine."""
+        return (
+            max(self.clipped, self.rate) <= 1.001 * self.steps
+            and abs(self.log_norm) <= 700 * self.steps
+        )
+
 
 @dataclass
 class TrendWatch:
@@ -72,17 +80,23 @@ class TrendWatch:
     """The block that is not full yet."""
     since_evaluation: Block = field(default_factory=Block)
     """The steps since the last evaluation."""
-    evaluations: list[list[float]] = field(default_factory=list)
+    evaluations: list[tuple[int, float, float]] = field(default_factory=list)
     """The best one and the last two after it: step, validation loss, and mean training loss since the one before."""
     advised_at: dict[str, int] = field(default_factory=dict)
     """The step of the last finding, by cause."""
 
-    @classmethod
-    def restored(cls, values: dict[str, Any]) -> "TrendWatch":
-        """The inverse of `dataclasses.asdict`, after conversion to JSON and back."""
-        blocks = [Block(*block) for block in values["blocks"]]
-        parts = {name: Block(*values[name]) for name in ("current_block", "since_evaluation")}
-        return cls(**values | {"blocks": blocks} | parts)
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: no run has these blocks.
+        """
+        short = self.block_steps == FIRST_BLOCK_STEPS or len(self.blocks) >= MAX_BLOCKS // 2
+        if not short or len(self.blocks) >= MAX_BLOCKS:
+            raise ValueError(f"{len(self.blocks)} blocks of {self.block_steps} steps")
+        whole = all(block.steps == self.block_steps for block in self.blocks)
+        parts = [*self.blocks, self.current_block, self.since_evaluation]
+        if not whole or not all(block.is_possible() for block in parts):
+            raise ValueError("impossible sums over steps")
 
     def begin(self, config: ResolvedConfig, unigram_loss: float) -> "TrendWatch":
         """This watch, or a new one if a resumed run has other settings, to which the earlier steps do not apply."""
@@ -123,7 +137,7 @@ class TrendWatch:
         """Count an evaluation."""
         if not self.since_evaluation.steps or not math.isfinite(val_loss):
             return []
-        self.evaluations.append([step, val_loss, self.since_evaluation.mean])
+        self.evaluations.append((step, val_loss, self.since_evaluation.mean))
         self.since_evaluation = Block()
         best = min(self.evaluations, key=lambda evaluation: evaluation[1])
         after = [evaluation for evaluation in self.evaluations if evaluation[0] > best[0]]

@@ -268,3 +268,23 @@ def test_numpy_reads_small_models_unless_another_precision_is_asked_for() -> Non
     assert isinstance(select.reader(GPT2, LoadConfig(engine="torch")), TorchEngine)
     assert isinstance(select.reader(large, LoadConfig()), TorchEngine)
     assert isinstance(select.reader(large, LoadConfig(engine="numpy")), NumpyEngine)
+
+
+@ALL
+@pytest.mark.parametrize("slice_length", [7, 256])
+def test_documents_are_kept_apart_as_in_training(
+    config: ModelConfig, slice_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numpy_engine, "SLICE_LENGTH", slice_length)
+    batch, mark = random_batch(config), 5
+    inputs = np.where(batch.inputs == mark, 6, batch.inputs)
+    inputs[0, 9] = inputs[1, [0, 3, 14]] = mark
+    batch = Batch(inputs, batch.targets)
+    ours = NumpyEngine(config, document_mark=mark)
+    options = EngineOptions(precision="float32", document_mark=mark, threads=2, seed=None)
+    theirs = TorchEngine(config, options)
+    for engine in (ours, theirs):
+        engine.load(random_weights(config).items())
+    assert relative_error(ours.logits(inputs), theirs.logits(inputs)) < TOLERANCE
+    assert ours.loss(batch)[0] == pytest.approx(theirs.loss(batch)[0], rel=1e-5)
+    assert ours.loss(batch)[0] != pytest.approx(reader(config).loss(batch)[0], rel=1e-4)

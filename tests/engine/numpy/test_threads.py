@@ -41,7 +41,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(threads, "n_cores", lambda: 2)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 2)
     with threadpool_limits(3):
         yield
         assert blas_threads() == 3, "not those of the process again"

@@ -62,3 +62,25 @@ def test_a_new_model_draws_no_random_numbers() -> None:
     before = torch.random.get_rng_state()
     TorchEngine(QWEN3, EngineOptions(precision="float32", threads=2))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("wanted", "used"), [(1, 1), (None, 2)])
+def test_the_speed_is_measured_with_the_threads_of_the_run(
+    wanted: int | None, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulated product takes a long time, so the clock ends the measurement."""
+    monkeypatch.setattr(machine.hardware, "usable_cpus", lambda: 2)
+    threads: list[int] = []
+    original = torch.nn.functional.rms_norm
+
+    def rms_norm(x: torch.Tensor, shape: tuple[int]) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        return original(x, shape)
+
+    monkeypatch.setattr(torch.nn.functional, "rms_norm", rms_norm)
+    ticks = iter(range(1000))
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: 0.1 * next(ticks))
+    torch.set_num_threads(3)
+    assert machine.flops_per_second("float32", wanted) > 0
+    assert threads == [used] * 2
+    assert torch.get_num_threads() == 3

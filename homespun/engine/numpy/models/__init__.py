@@ -9,7 +9,7 @@ from typing import Protocol
 from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
-from homespun.engine.numpy.layers import Positions, Weights
+from homespun.engine.numpy.layers import Apart, Positions, Weights
 
 
 class Model(Protocol):
@@ -18,8 +18,12 @@ class Model(Protocol):
     embedding: Floats
     """[V, D]"""
 
-    def __call__(self, tokens: Tokens, positions: Positions, cache: Floats) -> Floats:
+    def __call__(
+        self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
+    ) -> Floats:
         """Read tokens [B, T] at `positions` and add their keys and values to the cache [layers, B, 2 * K, S, C].
+
+        `apart` as in `layers.attention`.
 
         Returns the normed hidden states [B, T, D].
         """

@@ -4,13 +4,14 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
 from homespun.engine.numpy.layers import (
+    Apart,
     Positions,
     Weights,
     attention,
-    block_weights,
     gelu,
     layer_norm,
     linear,
+    weights_by_block,
 )
 
 FUSED: dict[str, str] = {}
@@ -24,30 +25,36 @@ class Model:
         self.config = config
         self.embedding = weights["transformer.wte.weight"]
         self.position_embedding = weights["transformer.wpe.weight"]
-        self.blocks = [
-            block_weights(weights, "transformer.h", layer) for layer in range(config.n_layers)
-        ]
+        self.blocks = weights_by_block(weights, "transformer.h", config.n_layers)
         self.norm = weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]
 
-    def __call__(self, tokens: Tokens, positions: Positions, cache: Floats) -> Floats:
+    def __call__(
+        self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
+    ) -> Floats:
         batch, n_new = tokens.shape
         x = self.embedding[tokens]  # [B, T, D]
         x = x + self.position_embedding[positions]
         x = x.reshape(batch * n_new, -1)
         for weights, block_cache in zip(self.blocks, cache, strict=True):
-            self.add_block(x, weights, tokens.shape, positions, block_cache)
+            self.add_block(x, weights, tokens.shape, positions, block_cache, apart)
         x = layer_norm(x, *self.norm, self.config.norm_eps)
         return x.reshape(batch, n_new, -1)
 
     def add_block(
-        self, x: Floats, w: Weights, shape: tuple[int, ...], positions: Positions, cache: Floats
+        self,
+        x: Floats,
+        w: Weights,
+        shape: tuple[int, ...],
+        positions: Positions,
+        cache: Floats,
+        apart: Apart | None,
     ) -> None:
         """Add attention and feed-forward layer of one block to x [N, D] in place; `shape` is B, T."""
         c = self.config
         h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
         h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])  # [N, 3 * H * C]
         heads = h.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, 3 * H, T, C]
-        h = attention(heads, cache, positions)
+        h = attention(heads, cache, positions, apart)
         x += linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
         h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
         h = gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # [N, F]

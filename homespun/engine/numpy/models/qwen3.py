@@ -6,16 +6,16 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
 from homespun.engine.numpy.layers import (
+    Apart,
     Positions,
+    RotaryTables,
     Weights,
     attention,
-    block_weights,
     linear,
     rms_norm,
-    rotary_angles,
-    rotary_tables,
     rotate,
     silu,
+    weights_by_block,
 )
 
 FUSED = {
@@ -35,10 +35,8 @@ class Model:
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self.embedding = weights["model.embed_tokens.weight"]
-        self.rotary_tables = rotary_tables(config)
-        self.blocks = [
-            block_weights(weights, "model.layers", layer) for layer in range(config.n_layers)
-        ]
+        self.rotary_tables = RotaryTables(config)
+        self.blocks = weights_by_block(weights, "model.layers", config.n_layers)
         if self.has_qk_norm:
             for block in self.blocks:
                 norms = [block["self_attn.q_norm.weight"]] * config.n_heads
@@ -46,13 +44,15 @@ class Model:
                 block["self_attn.qk_norm.weight"] = np.stack(norms)[:, None]  # [H + K, 1, C]
         self.norm = weights["model.norm.weight"]
 
-    def __call__(self, tokens: Tokens, positions: Positions, cache: Floats) -> Floats:
+    def __call__(
+        self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
+    ) -> Floats:
         batch, n_new = tokens.shape
         x = self.embedding[tokens]  # [B, T, D]
         x = x.reshape(batch * n_new, -1)
-        angles = rotary_angles(self.rotary_tables, positions)
+        angles = self.rotary_tables(positions)
         for weights, block_cache in zip(self.blocks, cache, strict=True):
-            self.add_block(x, weights, tokens.shape, positions, angles, block_cache)
+            self.add_block(x, weights, tokens.shape, positions, angles, block_cache, apart)
         x = rms_norm(x, self.norm, self.config.norm_eps)
         return x.reshape(batch, n_new, -1)
 
@@ -64,6 +64,7 @@ class Model:
         positions: Positions,
         angles: Floats,
         cache: Floats,
+        apart: Apart | None,
     ) -> None:
         """Add attention and feed-forward layer of one block to x [N, D] in place; `shape` is B, T."""
         c = self.config
@@ -75,7 +76,7 @@ class Model:
         if self.has_qk_norm:
             normed = rms_norm(qk, w["self_attn.qk_norm.weight"], c.norm_eps)
         qk[...] = rotate(normed, angles)
-        h = attention(heads, cache, positions)
+        h = attention(heads, cache, positions, apart)
         x += linear(h, w["self_attn.o_proj.weight"])
         h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
         h = linear(h, w["mlp.gate_up_proj.weight"])  # [N, 2 * F]

@@ -88,7 +88,9 @@ class Model(DecoderModel):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.h
 
-    def embed(self, tokens: Tensor, positions: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+    def embed(
+        self, tokens: Tensor, positions: slice | Tensor, end: int
+    ) -> tuple[Tensor, Tensor | None]:
         return self.transformer.wte(tokens) + self.transformer.wpe.weight[positions], None
 
     def final_norm(self, x: Tensor) -> Tensor:

@@ -138,12 +138,11 @@ class Decoder(nn.Module):
 
 class Model(DecoderModel):
     has_qk_norm = True
-    rope: Tensor
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__(config, dtype)
         self.model = Decoder(config, self.has_qk_norm)
-        self.register_buffer("rope", rotary_tables(config, config.seq_len), persistent=False)
+        self.rope: Tensor | None = None
         self.add_head()
 
     @property
@@ -154,11 +153,23 @@ class Model(DecoderModel):
     def blocks(self) -> nn.ModuleList:
         return self.model.layers
 
-    def embed(self, tokens: Tensor, positions: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        rope = self.rope[:, positions]  # [2, T, C], or [2, B, T, C]
+    def embed(
+        self, tokens: Tensor, positions: slice | Tensor, end: int
+    ) -> tuple[Tensor, Tensor | None]:
+        rope = self.rotary_tables(end)[:, positions]  # [2, T, C], or [2, B, T, C]
         if rope.ndim == 4:
             rope = rope.unsqueeze(2)  # [2, B, 1, T, C]
         return self.model.embed_tokens(tokens), rope
+
+    def rotary_tables(self, end: int) -> Tensor:
+        """The tables of at least the positions below `end`. They grow with the positions that are used, so their memory
+        does not follow from the context that a file states."""
+        n_known = 0 if self.rope is None else self.rope.shape[1]
+        if self.rope is None or end > n_known:
+            # Tensors that are made in inference mode could not be used in training.
+            with torch.inference_mode(False), self.embedding.device:
+                self.rope = rotary_tables(self.config, max(end, 2 * n_known))
+        return self.rope
 
     def final_norm(self, x: Tensor) -> Tensor:
         normed: Tensor = self.model.norm(x)
