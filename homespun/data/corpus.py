@@ -21,7 +21,7 @@ from homespun.data.documents import (
 )
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.errors import UserError
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, counted
 
 VALIDATION_SHARE = 0.1
 """The share of the text that is held out for validation."""
@@ -163,7 +163,7 @@ def _read(path: Path) -> Corpus:
                 n_documents += 1
     if len(sizes) < 2:
         raise UserError(
-            f"{path}: too little text to hold some out for validation ({n_bytes:,} bytes); "
+            f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
             "give more text, or more than one document"
         )
     return Corpus(

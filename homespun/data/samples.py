@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from homespun.data.batch import Batch, Tokens
 from homespun.errors import UserError
+from homespun.terminal import counted
 
 Indices = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
@@ -50,7 +51,7 @@ class TextDataset:
         """
         if len(token_ids) <= seq_len:
             raise UserError(
-                f"the text has {len(token_ids):,} tokens, too few for one sample of --seq-len {seq_len}: "
+                f"the text has {counted(len(token_ids), 'token')}, too few for one sample of --seq-len {seq_len}: "
                 "give more text or a shorter --seq-len"
             )
         self.token_ids = token_ids

@@ -28,12 +28,13 @@ class Origin:
     data_sha256: str | None
 
 
-def origin(folder: Path) -> Origin:
-    """The text that the tokenizer in a folder was trained on.
+def origin(path: Path) -> Origin:
+    """The text that the tokenizer in a folder, or in its `tokenizer.json`, was trained on.
 
     Raises:
         UserError: its report cannot be read.
     """
+    folder = path if path.is_dir() else path.parent
     try:
         report = durable.read_json(folder / REPORT)
     except OSError as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from homespun.records.events import Activity, Advice, Ended, Event, Message, Started, Step
 from homespun.records.metrics import Record, as_record
-from homespun.terminal import columns, duration, printable, size, wrapped
+from homespun.terminal import columns, duration, fixed_columns, printable, size, wrapped
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -235,7 +235,7 @@ def _progress_bar(file: TextIO) -> "Progress":
         BarColumn(bar_width=None),
         TextColumn("{task.fields[beside]}", markup=False),
         TextColumn(" " * (RESERVED_COLUMNS - 1)),  # and the blank between two columns
-        console=Terminal(file=file, highlight=False),
+        console=Terminal(file=file, highlight=False, width=fixed_columns()),
         auto_refresh=False,
         transient=True,
         expand=True,
