@@ -67,7 +67,7 @@ class _Parser:
         self._words = list(words)
         self._hints = get_type_hints(self._kind)
         fields = _own_first(self._kind)
-        self._flags = {flag(f.name): f.name for f in fields if not f.metadata["positional"]}
+        self._flags = {flag(f.name): f.name for f in fields}
         self._positional = [f.name for f in fields if f.metadata["positional"]]
         self._given: dict[str, Any] = {}
         self._last = ""

@@ -69,6 +69,7 @@ def parsed(line: str) -> dict[str, Any]:
         ),
         ("train --gradient-checkpointing=False", {"gradient_checkpointing": False}),
         ("verify checkpoints", {"path": "checkpoints"}),
+        ("verify --path checkpoints", {"path": "checkpoints"}),
         ("verify", {}),
     ],
 )
