@@ -71,7 +71,7 @@ class _Parser:
         self._positional = [f.name for f in fields if f.metadata["positional"]]
         self._given: dict[str, Any] = {}
         self._last = ""
-        """The flag before the next word, with its values."""
+        """The last flag."""
         self._last_values: list[str] = []
 
     def settings(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class _Parser:
         name, words = texts[0] if texts else "", following
         if self._last_values and self._takes_one_text(last):
             name, words = last, self._last_values + following
-        if len(words) > 1 and name in DATA and all(Path(file).exists() for file in words):
+        if len(words) > 1 and name in DATA and all(map(_exists, words)):
             return f"{name} takes one file or one folder: put the files into a folder and name that"
         if words is not following:
             example = f"{name} {_quoted(words)}"
@@ -203,6 +203,14 @@ def _owner(kind: type, field: Field) -> type:
 def _kinds(hint: Any) -> tuple[Any, ...]:
     """The types that a setting accepts."""
     return (hint,) if get_origin(hint) in (None, tuple, Literal) else get_args(hint)
+
+
+def _exists(file: str) -> bool:
+    """Whether there is such a file or folder; a name that no file can have names none."""
+    try:
+        return Path(file).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _negated(name: str) -> str:

@@ -183,6 +183,8 @@ def test_several_files_of_text_are_told_to_go_into_a_folder(
         parsed("download --dataset a.txt b.txt --seed 1")
     with pytest.raises(UserError, match=r'needs quotes: --data-file "a\.txt c\.txt"'):
         parsed("train --data-file a.txt c.txt")
+    with pytest.raises(UserError, match="needs quotes: "):
+        parsed(f"train --data-file {'x' * 5000} b")
 
 
 def test_names_of_other_programs_lead_to_settings_of_some_command() -> None:
