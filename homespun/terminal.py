@@ -27,6 +27,9 @@ _UNPRINTABLE = dict.fromkeys(
     {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {9, 10}
 )
 
+MIN_COLUMNS, MAX_COLUMNS = 20, 1000
+"""Widths that texts and bars are laid out for; `COLUMNS` may name any."""
+
 BAR_UPDATE_SECONDS = 0.1
 """Time between two updates of a bar. Each costs as much as reading several documents."""
 
@@ -53,9 +56,24 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 0.9995e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun: '1 step', '1,200 steps', '1 story' or '2 stories'; the plural ends in s unless given."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def printable(text: str) -> str:
     """`text` without the characters that could control a terminal. Apply it to everything that a model wrote."""
     return text.translate(_UNPRINTABLE)
+
+
+def terminal_columns() -> int:
+    """The width of the terminal, or that in COLUMNS, within reason."""
+    return min(max(shutil.get_terminal_size().columns, MIN_COLUMNS), MAX_COLUMNS)
+
+
+def fixed_columns() -> int | None:
+    """The width for a `rich` console: that in COLUMNS, within reason; None if it follows the terminal."""
+    return terminal_columns() if os.environ.get("COLUMNS", "").isdigit() else None
 
 
 def encodable(text: str, file: object) -> str:
@@ -80,7 +98,7 @@ def is_terminal(file: object) -> bool:
 
 def columns(file: object) -> int | None:
     """The width of the terminal that `file` is; None if it is not a terminal, as its lines are then not wrapped."""
-    return shutil.get_terminal_size().columns if is_terminal(file) else None
+    return terminal_columns() if is_terminal(file) else None
 
 
 class OutputLost(Exception):
@@ -292,7 +310,7 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         *([TimeElapsedColumn()] if unknown else [TaskProgressColumn(), TimeRemainingColumn()]),
-        console=Console(stderr=True),
+        console=Console(stderr=True, width=fixed_columns()),
         disable=not is_terminal(sys.stderr),
         transient=True,
     )

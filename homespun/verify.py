@@ -15,6 +15,7 @@ from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
 from homespun.records.metrics import read_lines
+from homespun.terminal import counted
 from homespun.tokenizer import REPORT, Tokenizer, read_report
 
 Check = Callable[[], str]
@@ -164,12 +165,13 @@ def _metrics(path: Path, whole: list[Checkpoint]) -> str:
                 f"{path}: not the record that {checkpoint.path.name} was saved with, "
                 f"which had {length} bytes up to step {step:,}"
             )
-    return f"{path}: {len(ends) - 1:,} records up to step {steps[-1]:,}, whole"
+    return f"{path}: {counted(len(ends) - 1, 'record')} up to step {steps[-1]:,}, whole"
 
 
 def _shard_checks(path: Path) -> Iterator[Check]:
     def index() -> str:
-        return f"{path / INDEX}: {sum(map(len, read_index(path).values())):,} shards"
+        n_shards = sum(map(len, read_index(path).values()))
+        return f"{path / INDEX}: {counted(n_shards, 'shard')}"
 
     yield index
     try:
@@ -197,7 +199,8 @@ def _shard(path: Path, text_sha256: str | None = None, folder: str | None = None
         )
     if text_sha256 not in (None, header.text_sha256):
         raise UserError(f"{path}: holds other documents than {INDEX} states")
-    return f"{path}: {header.n_tokens:,} tokens of {header.n_documents:,} documents, whole"
+    n_tokens = counted(header.n_tokens, "token")
+    return f"{path}: {n_tokens} of {counted(header.n_documents, 'document')}, whole"
 
 
 def _tokenizer(folder: Path) -> str:
@@ -218,4 +221,5 @@ def _download(path: Path) -> str:
         return f"{path}: not checked, because {record_of(path).name} has no hash"
     if not is_whole:
         raise UserError(f"{path}: changed since its download: move it away and download it again")
-    return f"{path}: {documents:,} documents, whole" if type(documents) is int else f"{path}: whole"
+    size = counted(documents, "document") if type(documents) is int else "unknown size"
+    return f"{path}: {size}, whole"

@@ -74,7 +74,7 @@ LAYERS = {
         "engine.select",
         "generation",
     },
-    "verify": {"errors", "durable", "checkpoint", "data", "records", "tokenizer"},
+    "verify": {"errors", "durable", "terminal", "checkpoint", "data", "records", "tokenizer"},
     "doctor": {
         "config",
         "terminal",

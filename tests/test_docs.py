@@ -46,12 +46,27 @@ def test_the_table_of_settings_agrees_with_the_settings() -> None:
             assert not re.search(r"\d", default), name
         else:
             assert default == shown(field.default), name
+        rules = field.metadata
         if field.name in usual:
             assert with_preset == shown(usual[field.name]), name
+        elif rules["with_preset_words"] != "no limit":
+            assert with_preset == (rules["with_preset_words"] or ""), name
+        if rules["recipe"]:
+            assert by_recipe == rules["recipe"], name
         value = getattr(recipe, field.name)
         if field.name in OptimizerConfig.__annotations__ and value != field.default:
             assert by_recipe.split(" ")[0] == shown(value), name
         assert on_resume == field.metadata.get("on_resume", "free"), name
+
+
+def test_the_figures_in_words_are_those_of_the_run_in_the_readme() -> None:
+    words = (ROOT / "docs" / "words.md").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", ROOT / "docs" / "02-tokenizer.md"]  # about the same text
+    shown = " ".join(" ".join(page.read_text(encoding="utf-8") for page in pages).split())
+    settings = ("--", "gpt2", "0.8", "256 tokens")
+    quotes = [q for q in re.findall(r"`([^`]*\d[^`]*)`", words) if not q.startswith(settings)]
+    assert len(quotes) > 15
+    assert [quote for quote in quotes if quote not in shown] == []
 
 
 @EVERY_PAGE

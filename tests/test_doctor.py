@@ -143,6 +143,11 @@ def test_speed_and_memory_of_what_the_machine_can_do(monkeypatch: pytest.MonkeyP
     assert "left out" in list(doctor.training_speed("torch"))[1]
 
 
-def test_the_command_says_what_it_can_check(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 2
-    assert "homespun doctor --engine" in capsys.readouterr().err
+@pytest.mark.parametrize("flags", [[], ["--engine"]])
+def test_the_only_check_runs_with_and_without_its_flag(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(doctor, "examine_engines", lambda say: not asked.append(say))
+    assert main(["doctor", *flags]) == 0
+    assert len(asked) == 1

@@ -18,12 +18,15 @@ from homespun.terminal import (
     OutputLost,
     bar,
     columns,
+    counted,
     encodable,
+    fixed_columns,
     is_terminal,
     nowhere,
     printable,
     put,
     say,
+    terminal_columns,
     warn,
     wrapped,
     wrapped_stream,
@@ -130,6 +133,35 @@ def test_a_message_fits_a_terminal_and_is_one_line_elsewhere(
     ]
 
 
+@pytest.mark.parametrize(
+    ("width", "found"), [("0", 80), ("1", 20), ("4", 20), ("100000000", 1000), ("50", 50)]
+)
+def test_the_width_is_within_reason(
+    width: str, found: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert terminal_columns() == found
+    assert fixed_columns() == found
+    monkeypatch.delenv("COLUMNS")
+    assert fixed_columns() is None
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with bar("Counting", 2) as advance:
+        advance(2)
+    assert max(map(len, capsys.readouterr().err.splitlines())) < 2 * found + 200
+
+
+def test_a_number_comes_with_its_noun() -> None:
+    assert [counted(n, "step") for n in (0, 1, 2, 1200)] == [
+        "0 steps",
+        "1 step",
+        "2 steps",
+        "1,200 steps",
+    ]
+    assert [counted(n, "story", "stories") for n in (1, 2)] == ["1 story", "2 stories"]
+
+
 @pytest.mark.parametrize("total", [200, None])
 def test_a_bar_shows_on_a_terminal_and_is_erased(
     total: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -147,7 +179,13 @@ def test_a_bar_shows_on_a_terminal_and_is_erased(
     assert shown.endswith("\r\x1b[1A\x1b[2K")  # the line of the bar, emptied
 
 
-def test_a_bar_shows_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "variable", ["FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NOTHING"]
+)
+def test_a_bar_shows_nowhere_else(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, "1")
     with bar("Counting", 2) as advance:
         advance(2)
     assert capsys.readouterr() == ("", "")

@@ -218,8 +218,8 @@ def test_a_download(tmp_path: Path) -> None:
     path.write_text("once\n<|endoftext|>\n")
     record = {"documents": 1, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     (tmp_path / "book_all.txt.json").write_text(json.dumps(record))
-    assert checked(path) == ([f"{path}: 1 documents, whole"], [])
-    assert checked(tmp_path) == ([f"{path}: 1 documents, whole"], [])
+    assert checked(path) == ([f"{path}: 1 document, whole"], [])
+    assert checked(tmp_path) == ([f"{path}: 1 document, whole"], [])
     path.write_text("twice\n<|endoftext|>\n")
     complaint = f"{path}: changed since its download: move it away and download it again"
     assert checked(path)[1] == [complaint]

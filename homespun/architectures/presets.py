@@ -4,6 +4,7 @@ The presets called gpt2 have the published shapes. The small ones and the larges
 """
 
 import dataclasses
+import difflib
 from typing import Any
 
 from homespun.architectures.families import family, model_config
@@ -32,6 +33,20 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
+OTHER_NAMES = {
+    "gpt2": "gpt2-small",
+    "gpt": "gpt2-small",
+    "124m": "gpt2-small",
+    "345m": "gpt2-medium",
+    "350m": "gpt2-medium",
+    "355m": "gpt2-medium",
+    "774m": "gpt2-large",
+    "1.5b": "gpt2-xl",
+    "1558m": "gpt2-xl",
+}
+"""What the sizes are called elsewhere."""
+
+
 def preset(name: str) -> ModelConfig:
     """The shape of that name.
 
@@ -39,8 +54,21 @@ def preset(name: str) -> ModelConfig:
         UserError: there is no such preset.
     """
     if name not in PRESETS:
-        raise UserError(f"--model-size '{name}' is unknown: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"--model-size '{name}' is unknown: {_meant(name)}")
     return PRESETS[name]
+
+
+def _meant(name: str) -> str:
+    """Advice for an unknown name: the preset that may be meant, and all names."""
+    plain = name.lower().replace("_", "-").removeprefix("openai-community/")
+    meant = OTHER_NAMES.get(plain.removeprefix("gpt2-"), plain)
+    close = difflib.get_close_matches(meant, PRESETS, n=1, cutoff=0.7)
+    choices = f"choose one of {', '.join(PRESETS)}"
+    if not close:
+        return choices
+    shape = PRESETS[close[0]]
+    described = f"{shape.architecture}, {shape.n_layers} layers x {shape.d_model}"
+    return f"did you mean {close[0]} ({described})? Or {choices}"
 
 
 def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:

@@ -4,7 +4,6 @@ Each checks its settings and then imports its part of the package, so that help 
 """
 
 import dataclasses
-import io
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from homespun.config import (
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import columns, printable, put, say, wrapped
+from homespun.terminal import columns, counted, printable, put, say, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -84,35 +83,32 @@ def generate(settings: Settings) -> int:
 
 def models(settings: Settings) -> int:
     config = ModelsConfig(**settings)
-    from rich.console import Console
-    from rich.table import Table
-
     from homespun.architectures.families import count_parameters, flops_per_token
     from homespun.architectures.presets import PRESETS, shaped
     from homespun.planning.estimate import training_bytes
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("preset", "block", "layers x width"):
-        table.add_column(title, no_wrap=True)
-    for title in ("parameters", "FLOPs/token", "float32", "bfloat16"):
-        table.add_column(title, justify="right", no_wrap=True)
+    titles = ("preset", "block", "layers x width")
+    figures = ("parameters", "FLOPs/token", "float32", "bfloat16")
+    rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
         memory = [
             training_bytes(model, config.batch_size, "adamw", half=half, checkpointing=False) / 1e9
             for half in (False, True)
         ]
-        table.add_row(
-            name,
-            model.architecture,
-            f"{model.n_layers} x {model.d_model}",
-            f"{count_parameters(model) / 1e6:,.1f} M",
-            f"{flops_per_token(model) / 1e9:,.2f} G",
-            *(f"{gigabytes:,.1f} GB" for gigabytes in memory),
+        shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
+        millions, billions = count_parameters(model) / 1e6, flops_per_token(model) / 1e9
+        costs = [f"{millions:,.1f} M", f"{billions:,.2f} G"]
+        rows.append([*shape, *costs, *(f"{gigabytes:,.1f} GB" for gigabytes in memory)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        put(
+            "  ".join(
+                f"{cell:{'<' if n < len(titles) else '>'}{width}}"
+                for n, (cell, width) in enumerate(cells)
+            )
         )
-    text = io.StringIO()
-    Console(file=text, width=Console().width).print(table)
-    put(text.getvalue(), end="")
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
         f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens; "
@@ -134,7 +130,8 @@ def judge(settings: Settings) -> int:
             shown += 1
             problem = verdict.problems[0]
             put(printable(f"story {number}: {problem.what}: {problem.text}"))
-    put(f"{consistent} of {config.num_samples} stories are consistent from start to end.")
+    stories = counted(config.num_samples, "story is", "stories are")
+    put(f"{consistent} of {stories} consistent from start to end.")
     return 0
 
 
@@ -147,6 +144,8 @@ def doctor(settings: Settings) -> int:
 
 def verify(settings: Settings) -> int:
     config = VerifyConfig(**settings)
+    if not settings and not Path(config.path).exists():
+        raise UserError(f"there is no run in {config.path}: name what to check, a file or a folder")
     from homespun.verify import verify
 
     for line in verify(Path(config.path)):
@@ -217,6 +216,11 @@ COMMANDS: dict[str, Command] = {
                 "homespun train --model-size tiny --batch-size 16 --max-epochs 10 --learning-rate 3e-4",
             ),
             _train_choices,
+            most_used=(
+                *("data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
+                *("batch_size", "seq_len", "learning_rate", "vocab_size"),
+                *("checkpoint_dir", "resume", "config"),
+            ),
         ),
         Command(
             "generate",

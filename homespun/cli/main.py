@@ -4,18 +4,18 @@ Exit status: 0 done; 2 an error that the user can fix; 128 + the number of the s
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from homespun.cli.arguments import parse
+from homespun.cli.arguments import HELP, help_text, parse
 from homespun.cli.commands import COMMANDS
 from homespun.errors import UserError, did_you_mean
 from homespun.terminal import (
     OutputLost,
     occupy_standard_descriptors,
     put,
+    terminal_columns,
     warn,
     wrapped,
 )
@@ -57,14 +57,20 @@ def _run(given: list[str]) -> int:
 
         put(f"homespun {homespun.__version__}")
         return 0
-    if not given or given[0] in ("-h", "--help", "help"):
-        put(_overview(shutil.get_terminal_size().columns))
-        return 0
+    if not given or given[0] in ("help", *HELP):
+        if len(given) < 2:
+            put(_overview(terminal_columns()))
+            return 0
+        given = [*given[1:2], "--help"]  # `homespun help train`
     name, *words = given
     if name not in COMMANDS:
         meant = did_you_mean(name, COMMANDS, "homespun --help lists all commands")
         raise UserError(f"unknown command '{name}': {meant}")
-    return COMMANDS[name].run(parse(COMMANDS[name], words))
+    command = COMMANDS[name]
+    if not set(HELP).isdisjoint(words):
+        put(help_text(command, terminal_columns()))
+        return 0
+    return command.run(parse(command, words))
 
 
 def _overview(width: int) -> str:
@@ -77,7 +83,7 @@ def _overview(width: int) -> str:
     lines = ["usage: homespun COMMAND [SETTINGS]", "", ABOUT]
     for title, rows in (("commands:", summaries), ("options:", options)):
         lines += ["", title, *(f"  {name:<10} {text}." for name, text in rows.items())]
-    lines += ["", "homespun COMMAND --help lists the settings of a command. Start with:"]
+    lines += ["", "homespun help COMMAND lists the settings of a command. Start with:"]
     indents = (" " * 13 if line.startswith(" ") else "" for line in lines)
     text = [wrapped(line, width, indent) for line, indent in zip(lines, indents, strict=True)]
     return "\n".join([*text, f"  {COMMANDS['train'].examples[0]}"])

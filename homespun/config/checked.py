@@ -9,9 +9,10 @@ import math
 import operator
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from homespun.config.other_names import OTHER_NAMES
 from homespun.errors import UserError, did_you_mean
 
 OnResume = Literal["fixed", "free", "announced"]
@@ -25,6 +26,8 @@ LONGEST_SHOWN = 100
 
 REQUIRED = dataclasses.MISSING
 """In place of the default of a setting that has none."""
+
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 COMPARISONS = {
     "at_least": operator.ge,
@@ -40,23 +43,41 @@ def setting(
     help: str,
     *,
     with_preset: Any = None,
+    with_preset_words: str | None = None,
     on_resume: OnResume = "free",
     const: str | None = None,
+    if_omitted: str | None = None,
+    recipe: str | None = None,
+    off: Any = dataclasses.MISSING,
+    positional: bool = False,
+    escapes: bool = False,
     **bounds: float,
 ) -> Any:
     """A dataclass field with its help text and rules.
 
     Args:
         with_preset: the default with --model-size, where `default` is None.
+        with_preset_words: for the help, the same where it is not one value.
         const: the value of the flag alone, as in `argparse`.
+        if_omitted: for the help, the effect of leaving out a setting whose default is None.
+        recipe: for the help, the value that is chosen without --model-size.
+        off: the value that the word "off" stands for, where it is understood.
+        positional: the value is typed without a flag.
+        escapes: \\n, \\t and \\\\ are typed for a line break, a tab and a backslash.
         bounds: limits of a number, named as in `COMPARISONS`.
     """
     assert bounds.keys() <= COMPARISONS.keys()
     metadata = {
         "help": help,
         "with_preset": with_preset,
+        "with_preset_words": with_preset_words,
         "on_resume": on_resume,
         "const": const,
+        "if_omitted": if_omitted,
+        "recipe": recipe,
+        "off": off,
+        "positional": positional,
+        "escapes": escapes,
         "bounds": bounds,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -77,8 +98,15 @@ def flag(name: str) -> str:
 
 
 def parse_value(kind: type["Checked"], name: str, text: str) -> Any:
-    """`text` as a number if the setting is one. Other text stays as it is, for `Checked` to accept or refuse."""
-    hint = get_type_hints(kind)[name]
+    """The value that a typed text stands for: a number if the setting is one, "off", or a text with escapes.
+
+    Other text stays as it is, for `Checked` to accept or refuse.
+    """
+    hint, rules = get_type_hints(kind)[name], kind.__dataclass_fields__[name].metadata
+    if text == "off" and rules["off"] is not dataclasses.MISSING:
+        return rules["off"]
+    if rules["escapes"]:
+        return re.sub(r"\\[nt\\]", lambda found: _ESCAPES[found[0]], text)
     numbers = [number for number in (int, float) if number in (hint, *get_args(hint))]
     with contextlib.suppress(ValueError):
         return numbers[0](text) if numbers else text
@@ -230,6 +258,23 @@ def seconds(text: str) -> float:
     return total
 
 
+def meant_setting(
+    kind: type[Checked], name: str, otherwise: str, written: Callable[[str], str] = str
+) -> str:
+    """Advice for an unknown setting: the setting that other programs call so or that is spelled alike, or `otherwise`.
+
+    Args:
+        written: writes the name of a setting, for example as a flag.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    plain = name.strip("-").replace("-", "_").lower()
+    for own in OTHER_NAMES.get(plain, ()):
+        if own in known:
+            help = kind.__dataclass_fields__[own].metadata["help"]
+            return f"did you mean {written(own)}? {help}"
+    return did_you_mean(written(plain), map(written, known), otherwise)
+
+
 AnyConfig = TypeVar("AnyConfig", bound=Checked)
 
 
@@ -248,6 +293,6 @@ def settings_of(
     known = [field.name for field in dataclasses.fields(kind)]
     for name in settings:
         if name not in known:
-            advice = did_you_mean(name, known, f"choose from {', '.join(known)}")
+            advice = meant_setting(kind, name, f"choose from {', '.join(known)}")
             raise UserError(f"unknown setting {name}: {advice}")
     return dataclasses.replace(kind() if config is None else config, **settings)

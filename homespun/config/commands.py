@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from homespun.config.checked import REQUIRED, Checked, PathName, preset_defaults, setting
+from homespun.config.checked import Checked, PathName, preset_defaults, setting
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
-from homespun.config.training import StepConfig
-from homespun.errors import UserError
+from homespun.config.training import StepConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,9 @@ class DoctorConfig(Checked):
 
     engine: bool = setting(
         False,
-        "Compare each engine with NumPy and with the others, and time a training step; about two minutes.",
+        "Compare each engine with NumPy and with the others, and time a training step; about two minutes. This is the "
+        "only check, so it also runs without the flag.",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.engine:
-            raise UserError("name a check: homespun doctor --engine")
 
 
 @dataclass(frozen=True)
@@ -41,5 +36,7 @@ class VerifyConfig(Checked):
     """Check every byte of a checkpoint, a run, tokens, a tokenizer or a download."""
 
     path: PathName = setting(
-        REQUIRED, "A file, or the folder of a run, of tokens (data/tokens/...) or of a tokenizer."
+        TrainConfig.checkpoint_dir,
+        "A file, or the folder of a run, of tokens or of a tokenizer.",
+        positional=True,
     )

@@ -20,24 +20,39 @@ class SamplingConfig(Checked):
     temperature: float = setting(
         0.8, "0: always the most likely token; 1: the model's own distribution.", at_least=0
     )
-    top_k: int | None = setting(None, "Sample from the k most likely tokens.", at_least=1)
+    top_k: int | None = setting(
+        None, "Sample from the k most likely tokens.", if_omitted="off", off=None, at_least=1
+    )
     top_p: float = setting(
         1.0,
         "Sample from the smallest set of tokens that together have this probability.",
+        off=1.0,
         above=0,
         at_most=1,
     )
     min_p: float = setting(
         0.2,
         "Leave out tokens less likely than this fraction of the most likely token.",
+        off=0.0,
         at_least=0,
         at_most=1,
     )
     repetition_penalty: float = setting(
-        1.0, "Above 1: tokens that already occurred become less likely.", above=0
+        1.0, "Above 1: tokens that already occurred become less likely.", off=1.0, above=0
     )
-    seed: int | None = setting(None, "Random seed; the same seed gives the same text.", at_least=0)
-    stop: tuple[str, ...] = setting((), "Strings that end the text; they are not printed.")
+    seed: int | None = setting(
+        None,
+        "Random seed; the same seed gives the same text.",
+        if_omitted="random",
+        off=None,
+        at_least=0,
+    )
+    stop: tuple[str, ...] = setting(
+        (),
+        r"Strings that end the text; they are not printed. \n stands for a line break, \t for a tab, \\ for a "
+        "backslash.",
+        escapes=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -96,10 +111,13 @@ class JudgeConfig(LoadConfig, SamplingConfig):
         0.3,
         "Leave out tokens less likely than this fraction of the most likely token. The stories are so regular that "
         "such tokens are mistakes.",
+        off=0.0,
         at_least=0,
         at_most=1,
     )
     max_tokens: int = setting(
         400, "Length at which a story that has not ended is cut off.", at_least=1
     )
-    seed: int | None = setting(0, "Random seed; the same seed gives the same stories.", at_least=0)
+    seed: int | None = setting(
+        0, "Random seed; the same seed gives the same stories.", off=None, at_least=0
+    )

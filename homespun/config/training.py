@@ -17,39 +17,64 @@ OnSpike = Literal["warn", "skip", "stop"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "torch", "mlx"]
 
+FROM_PRESET = "from the preset"
+
 
 @dataclass(frozen=True)
 class ShapeConfig(Checked):
-    """Model shape. With --model-size, these settings replace those of the preset."""
+    """Model shape. The preset is that of --model-size or, without it, one that suits the machine and the time."""
 
     vocab_size: int | None = setting(
         None,
         "Vocabulary size of the tokenizer. There are fewer tokens if the text does not support as many.",
+        if_omitted="that of the tokenizer; at most 4,096 if one is trained automatically",
         at_least=257,
         on_resume="fixed",
     )
-    architecture: str | None = setting(None, "Model family.", on_resume="fixed")
-    n_layers: int | None = setting(
-        None, "Number of blocks.", at_least=1, at_most=10_000, on_resume="fixed"
+    architecture: str | None = setting(
+        None, "Model family.", if_omitted=FROM_PRESET, on_resume="fixed"
     )
-    n_heads: int | None = setting(None, "Attention heads.", at_least=1, on_resume="fixed")
+    n_layers: int | None = setting(
+        None,
+        "Number of blocks.",
+        if_omitted=FROM_PRESET,
+        at_least=1,
+        at_most=10_000,
+        on_resume="fixed",
+    )
+    n_heads: int | None = setting(
+        None,
+        "Attention heads.",
+        if_omitted=f"{FROM_PRESET}; they follow --d-model",
+        at_least=1,
+        on_resume="fixed",
+    )
     n_kv_heads: int | None = setting(
         None,
         "Key/value heads, for grouped-query attention; divides --n-heads.",
+        if_omitted=f"{FROM_PRESET}, or --n-heads if that or --d-model is given",
         at_least=1,
         on_resume="fixed",
     )
     d_model: int | None = setting(
-        None, "Width of the residual stream.", at_least=2, on_resume="fixed"
+        None,
+        "Width of the residual stream.",
+        if_omitted=FROM_PRESET,
+        at_least=2,
+        on_resume="fixed",
     )
     d_ff: int | None = setting(
-        None, "Width of the feed-forward layers.", at_least=1, on_resume="fixed"
+        None,
+        "Width of the feed-forward layers.",
+        if_omitted=f"{FROM_PRESET}; it follows --d-model",
+        at_least=1,
+        on_resume="fixed",
     )
 
 
 @dataclass(frozen=True)
 class StepConfig(Checked):
-    """Step and length. The size of a training step, and when training ends."""
+    """Length. The size of a training step, and when training ends."""
 
     seq_len: int = setting(
         ModelConfig.seq_len,
@@ -58,21 +83,41 @@ class StepConfig(Checked):
         at_most=LONGEST_CONTEXT,
         on_resume="fixed",
     )
-    batch_size: int | None = setting(None, "Sequences per micro-batch.", with_preset=16, at_least=1)
+    batch_size: int | None = setting(
+        None,
+        "Sequences per micro-batch.",
+        with_preset=16,
+        recipe="1,024 to 4,096 tokens per step, by size",
+        at_least=1,
+    )
     grad_accumulation_steps: int | None = setting(
         None,
         "Micro-batches per optimizer step; the update is that of one large batch.",
         with_preset=1,
+        recipe="1",
         at_least=1,
     )
     max_epochs: float | None = setting(
-        None, "Maximum passes over the training data.", above=0, at_most=1e6, on_resume="announced"
+        None,
+        "Maximum passes over the training data.",
+        with_preset_words="10 if no limit is given",
+        recipe="10 where the time allows more",
+        above=0,
+        at_most=1e6,
+        on_resume="announced",
     )
     max_steps: int | None = setting(
-        None, "Maximum number of optimizer steps.", at_least=1, on_resume="announced"
+        None,
+        "Maximum number of optimizer steps.",
+        if_omitted="no limit",
+        at_least=1,
+        on_resume="announced",
     )
     patience: int | None = setting(
-        None, "Stop after this many evaluations without a lower validation loss.", at_least=1
+        None,
+        "Stop after this many evaluations without a lower validation loss.",
+        if_omitted="no limit",
+        at_least=1,
     )
 
 
@@ -84,12 +129,14 @@ class OptimizerConfig(Checked):
         None,
         "AdamW, or Muon for matrices and AdamW for the other weights.",
         with_preset="adamw",
+        recipe="muon",
         on_resume="fixed",
     )
     learning_rate: float | None = setting(
         None,
         "Peak learning rate of AdamW.",
         with_preset=3e-4,
+        recipe="0.04",
         above=0,
         at_most=1,
         on_resume="announced",
@@ -98,6 +145,7 @@ class OptimizerConfig(Checked):
         None,
         "Peak learning rate of Muon.",
         with_preset=0.02,
+        recipe="0.017 for 2,048 tokens per step, more for more",
         above=0,
         at_most=1,
         on_resume="announced",
@@ -106,11 +154,14 @@ class OptimizerConfig(Checked):
         None,
         "Learning rate after the warm-up: cosine decay to the minimum, or constant and then linear decay.",
         with_preset="cosine",
+        recipe="linear",
         on_resume="announced",
     )
     warmup_steps: int | None = setting(
         None,
-        "Steps of linear warm-up; with --model-size 2% of the run, at most 2,000.",
+        "Steps of linear warm-up.",
+        with_preset_words="2% of the run, at most 2,000",
+        recipe="10",
         at_least=0,
         on_resume="announced",
     )
@@ -118,6 +169,7 @@ class OptimizerConfig(Checked):
         None,
         "Final learning rate as a fraction of the peak.",
         with_preset=0.1,
+        recipe="0",
         at_least=0,
         at_most=1,
         on_resume="announced",
@@ -126,6 +178,7 @@ class OptimizerConfig(Checked):
         None,
         "Decoupled weight decay of matrices and embeddings; biases and norms have none.",
         with_preset=0.1,
+        recipe="0.03 (0.3 from 1.2 passes over the text on, 0.5 from 5 on)",
         at_least=0,
         on_resume="announced",
     )
@@ -140,6 +193,7 @@ class OptimizerConfig(Checked):
         None,
         "AdamW: decay rate of the mean squared gradient.",
         with_preset=0.95,
+        recipe="0.99",
         at_least=0,
         below=1,
         on_resume="announced",
@@ -167,7 +221,8 @@ class MachineConfig(Checked):
     """Machine. Engine, precision, memory and threads."""
 
     engine: EngineName = setting(
-        "auto", "Framework to train with; auto: MLX on Apple silicon, PyTorch elsewhere."
+        "auto",
+        "Framework to train with, on the GPU if it finds one; auto: MLX on Apple silicon, PyTorch elsewhere.",
     )
     precision: Precision = setting(
         "auto",
@@ -191,11 +246,14 @@ class MachineConfig(Checked):
 class RecordConfig(Checked):
     """Records. What is printed and saved during training."""
 
-    log_interval: int | None = setting(None, "Steps between metrics.", with_preset=10, at_least=1)
+    log_interval: int | None = setting(
+        None, "Steps between metrics.", with_preset=10, recipe="every 51,200 tokens", at_least=1
+    )
     eval_interval: int | None = setting(
         None,
-        "Steps between evaluations; without --model-size about ten per run.",
+        "Steps between evaluations.",
         with_preset=500,
+        recipe="up to ten times in a run",
         at_least=1,
     )
     eval_tokens: int = setting(
@@ -206,15 +264,24 @@ class RecordConfig(Checked):
     )
     sample_interval: int | None = setting(
         None,
-        "Steps between sample texts; without --model-size about ten times per run.",
+        "Steps between sample texts.",
         with_preset=500,
+        recipe="up to ten times in a run",
         at_least=1,
     )
     sample_prompts: tuple[str, ...] = setting(
         ("Once upon a time", "The cat", "In space"), "Prompts of the sample texts."
     )
-    save_interval: int = setting(1000, "Steps between checkpoints.", at_least=1)
-    keep: int = setting(3, "Number of recent checkpoints to keep, besides the best.", at_least=1)
+    save_interval: int = setting(
+        1000,
+        "Steps between checkpoints; a run also saves every five minutes and at its end.",
+        at_least=1,
+    )
+    keep: int = setting(
+        3,
+        "Number of checkpoints to keep, besides the best: the newest ones; older ones are deleted.",
+        at_least=1,
+    )
     tokens_dir: PathName = setting(
         TOKENS_DIR, "Folder for the tokens of texts, which later runs use again."
     )
@@ -232,10 +299,15 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     time_budget: str | None = setting(
         None,
         "Training time, such as 90s, 20m or 3h; training ends earlier if it reaches --max-epochs or --max-steps.",
+        with_preset_words="no limit",
+        recipe="10m if no limit is given",
         on_resume="announced",
     )
     model_size: str | None = setting(
-        None, "Preset; `homespun models` lists them.", on_resume="fixed"
+        None,
+        "Preset; `homespun models` lists them.",
+        if_omitted="one that suits the machine and the time",
+        on_resume="fixed",
     )
     checkpoint_dir: PathName = setting(
         "checkpoints", "Folder of the run: checkpoints, metrics.jsonl and plot."
@@ -247,7 +319,8 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     )
     tokenizer_path: PathName | None = setting(
         None,
-        "Tokenizer folder; if omitted, one here that was trained on this text, or else a new one.",
+        "Tokenizer: a folder or a tokenizer.json; if omitted, one here that was trained on this text, or else a new "
+        "one.",
     )
     seed: int = setting(
         0,

@@ -24,7 +24,7 @@ from homespun.data.documents import (
 from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.errors import UserError
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, counted
 from homespun.tokenizer import END_OF_TEXT
 
 VALIDATION_SHARE = 0.1
@@ -232,7 +232,7 @@ def _read(path: Path) -> Corpus:
                 sizes.add(_sha256(block), len(block.encode()))
     if len(sizes.of_one) < 2:
         raise UserError(
-            f"{path}: too little text to hold some out for validation ({n_bytes:,} bytes); "
+            f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
             "give more text, or more than one document"
         )
     hashes = _validation_hashes(sizes)

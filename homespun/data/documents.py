@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from homespun.errors import UserError, cannot_read, did_you_mean
+from homespun.terminal import counted
 from homespun.tokenizer import END_OF_TEXT
 
 BOM = b"\xef\xbb\xbf"
@@ -240,7 +241,7 @@ def left_out(path: Path) -> str:
     ]
     n_folders = sum(entry.is_dir() for entry in others)
     return " and ".join(
-        f"{n:,} {kind}{'s' if n > 1 else ''}"
+        counted(n, kind)
         for n, kind in ((len(others) - n_folders, "other file"), (n_folders, "folder"))
         if n
     )

@@ -24,7 +24,7 @@ from homespun.config import DownloadConfig
 from homespun.data import documents
 from homespun.data.hub import Changed, Hub, Missing
 from homespun.errors import UserError
-from homespun.terminal import Say, bar, say
+from homespun.terminal import Say, bar, counted, say
 from homespun.tokenizer import END_OF_TEXT
 
 NUM_SAMPLES = 10_000
@@ -177,7 +177,7 @@ def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, A
     plan.output.parent.mkdir(parents=True, exist_ok=True)
     with _Partial(plan.output, plan.request, say) as partial:
         if partial.position:
-            say(f"{plan.output}: continuing after {partial.n_documents:,} documents")
+            say(f"{plan.output}: continuing after {counted(partial.n_documents, 'document')}")
         try:
             _take(_source(plan, partial.position, sleep), partial, plan.wanted, say)
         except (Changed, Missing) as error:
@@ -444,7 +444,7 @@ def _digest(path: Path, n_bytes: int) -> "hashlib._Hash":
 
 
 def _amount(record: dict[str, Any]) -> str:
-    return f"{record['documents']:,} documents, {record['bytes']:,} bytes"
+    return f"{counted(record['documents'], 'document')}, {counted(record['bytes'], 'byte')}"
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from homespun.data.batch import Batch, Tokens
 from homespun.data.packing import Pass, Positions, mixed
 from homespun.errors import UserError
+from homespun.terminal import counted
 
 ORDER = 2
 """The version of the order in which a run takes its samples. A run that began with another one continues with this."""
@@ -56,7 +57,7 @@ class TextDataset:
         """
         if len(token_ids) <= seq_len:
             raise UserError(
-                f"the text has {len(token_ids):,} tokens, too few for one sample of --seq-len {seq_len}: "
+                f"the text has {counted(len(token_ids), 'token')}, too few for one sample of --seq-len {seq_len}: "
                 "give more text or a shorter --seq-len"
             )
         self.token_ids = token_ids

@@ -31,7 +31,7 @@ HELP = f"""Type the beginning of a text and press Enter (Enter alone: the model 
   /help            this list
   /quit            leave, like Ctrl-D
   /SETTING         show a setting
-  /SETTING VALUE   change it; "off" stands for none
+  /SETTING VALUE   change it; /top-k, /top-p, /min-p, /repetition-penalty and /seed take "off"
 The settings are {", ".join(SETTINGS)}.
 A text that begins with a slash, or is one of {", ".join(COMMAND_WORDS)}, needs a blank before it."""
 
@@ -123,12 +123,11 @@ def _run_command(line: str, config: SamplingConfig) -> SamplingConfig:
         raise UserError(f"there is no {command!r}: /help lists what there is")
     name = SETTINGS[command]
     if value.strip():
-        text = value.strip()
-        off = text == "off" and getattr(SamplingConfig, name) is None
-        change: dict[str, Any] = {name: None if off else parse_value(SamplingConfig, name, text)}
+        change: dict[str, Any] = {name: parse_value(SamplingConfig, name, value.strip())}
         config = dataclasses.replace(config, **change)
     current = getattr(config, name)
-    put(f"{command[1:]} {'off' if current is None else current}")
+    off = current == parse_value(SamplingConfig, name, "off")
+    put(f"{command[1:]} {'off' if off else current}")
     return config
 
 

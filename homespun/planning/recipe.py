@@ -13,6 +13,7 @@ from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
 from homespun.config.checked import preset_defaults, seconds
 from homespun.errors import UserError
 from homespun.planning.estimate import expected_seconds_per_step, expected_tokens_per_second
+from homespun.terminal import counted
 
 LIMITS = ("max_epochs", "max_steps", "time_budget")
 SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
@@ -139,7 +140,7 @@ def check_step_fits(sequences_per_step: int, seq_len: int, n_samples: int) -> No
     """
     if sequences_per_step > n_samples:
         raise UserError(
-            f"a step takes {sequences_per_step:,} sequences of {seq_len} tokens, but the training text "
+            f"a step takes {counted(sequences_per_step, 'sequence')} of {seq_len} tokens, but the training text "
             f"has only {n_samples:,}: lower --batch-size or --seq-len, or give more text"
         )
 

@@ -19,6 +19,7 @@ from homespun.terminal import (
     columns,
     duration,
     encodable,
+    fixed_columns,
     is_terminal,
     nowhere,
     printable,
@@ -244,7 +245,7 @@ def _progress_bar(file: TextIO) -> "Progress":
         BarColumn(bar_width=None),
         TextColumn("{task.fields[beside]}", markup=False),
         TextColumn(" " * (RESERVED_COLUMNS - 1)),  # and the blank between two columns
-        console=Terminal(file=file, highlight=False),
+        console=Terminal(file=file, highlight=False, width=fixed_columns()),
         auto_refresh=False,
         transient=True,
         expand=True,

@@ -6,6 +6,7 @@ from homespun.config import TrainConfig
 from homespun.config.checked import flag, seconds
 from homespun.planning.recipe import LIMITS
 from homespun.records.events import TrainResult
+from homespun.terminal import counted
 
 PLOT = "training.png"
 OVERFITTING_RATIO = 1.01
@@ -21,11 +22,11 @@ def headline(result: TrainResult, config: TrainConfig, was_complete: bool) -> st
         return f"Stopped at step {result.steps:,} and saved{by}"
     limit = _flag(result.ended_by, getattr(config, result.ended_by))
     done = "This run is complete" if was_complete else "Done"
-    return f"{done}: {result.steps:,} steps ({limit})"
+    return f"{done}: {counted(result.steps, 'step')} ({limit})"
 
 
-def what_now(result: TrainResult, config: TrainConfig) -> dict[str, str]:
-    """The files of the run, and the commands that may follow."""
+def what_now(result: TrainResult, config: TrainConfig, is_complete: bool) -> dict[str, str]:
+    """The files of the run, and the commands that may follow; a run that `is_complete` has nothing left to do."""
     resume, generate = "homespun train --resume", "homespun generate"
     if config.checkpoint_dir != TrainConfig.checkpoint_dir:
         resume += f" {_flag('checkpoint_dir', shlex.quote(config.checkpoint_dir))}"
@@ -35,12 +36,12 @@ def what_now(result: TrainResult, config: TrainConfig) -> dict[str, str]:
         now["best"] = f"validation loss {result.best_val_loss:.4f}, in {result.best}"
     if (picture := result.checkpoint_dir / PLOT).exists():
         now["curves"] = str(picture)
-    if _stopped(result) and result.steps:
-        now["resume"] = resume
-    elif not _stopped(result):
+    if is_complete:
         now["try it"] = f"{generate} --interactive"
-        if not _trained_enough(result, config):
-            now["longer"] = f"{resume} {_twice(result.ended_by, config)}"
+    elif result.steps:
+        now["resume"] = resume
+    if not _stopped(result) and not _trained_enough(result, config):
+        now["longer"] = f"{resume} {_twice(result.ended_by, config)}"
     return now
 
 

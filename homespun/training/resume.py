@@ -19,7 +19,7 @@ from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
-from homespun.terminal import Say
+from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.position import Position
 
@@ -148,7 +148,7 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
     config = dataclasses.replace(resolved, **changed)
     if config.sequences_per_step != resolved.sequences_per_step:
         raise UserError(
-            f"a resumed run keeps its {resolved.sequences_per_step} sequences per step: "
+            f"a resumed run keeps its {counted(resolved.sequences_per_step, 'sequence')} per step: "
             "--batch-size times --grad-accumulation-steps has to be that"
         )
     return Plan(model_config(stored["model"]), config)

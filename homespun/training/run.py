@@ -13,6 +13,7 @@ from homespun.engine import hardware, select
 from homespun.engine.base import Engine
 from homespun.planning.estimate import training_bytes
 from homespun.planning.recipe import ResolvedConfig
+from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.schedule import RateCurve, rate_curve
 
@@ -50,23 +51,23 @@ class Run:
         if c.optimizer == "muon":
             rates = f"{c.muon_learning_rate:g} for Muon, {rates} for AdamW"
         steps, share = self.rate_curve.warmup_steps, self.rate_curve.warmup_share
-        warm_up = f"{steps:,} steps" if steps else f"{share:.0%} of the run"
-        lengths = [f"{n:,} steps ({flag(name)})" for name, n in self.limits.items()]
+        warm_up = counted(steps, "step") if steps else f"{share:.0%} of the run"
+        lengths = [f"{counted(n, 'step')} ({flag(name)})" for name, n in self.limits.items()]
         if c.time_budget:
             lengths.append(f"{c.time_budget} (--time-budget)")
         return {
-            "model": f"{model.architecture}, {model.n_layers} layers x {model.d_model}, "
-            f"{model.n_heads} heads, {count_parameters(model) / 1e6:.1f} M parameters",
+            "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
+            f"{counted(model.n_heads, 'head')}, {count_parameters(model) / 1e6:.1f} M parameters",
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
-            "step": f"{c.tokens_per_step:,} tokens: {c.batch_size} sequences of {c.seq_len} tokens"
+            "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
             + (f", {c.grad_accumulation_steps} times" if c.grad_accumulation_steps != 1 else ""),
             "length": " or ".join(lengths)
             + (", whichever comes first" if len(lengths) > 1 else ""),
             "optimizer": f"{c.optimizer}, peak rate {rates}",
             "schedule": f"{c.schedule}, warm-up {warm_up}",
             "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}"
-            + (f", {facts['threads']} threads" if "threads" in facts else "")
+            + (f", {counted(int(facts['threads']), 'thread')}" if "threads" in facts else "")
             + (", compiled" if facts["compiled"] == "yes" else ""),
             "folder": c.checkpoint_dir,
         }

@@ -117,7 +117,7 @@ def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
         Ended,
         result=result,
         title=headline(result, config, complete),
-        facts=what_now(result, config),
+        facts=what_now(result, config, loop.due.is_complete()),
     )
     return result
 

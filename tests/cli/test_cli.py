@@ -17,9 +17,10 @@ from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.cli.commands import COMMANDS
 from homespun.cli.main import main
-from homespun.config.checked import REQUIRED, flag
+from homespun.config.checked import flag
 from homespun.data.prepare import VERIFIED
 from homespun.errors import UserError
+from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
 from tests.conftest import records
 
@@ -144,6 +145,15 @@ BAD = [
     (f"{TRAIN} --n-kv-heads 3", "--n-heads has to be a multiple of --n-kv-heads"),
     (f"{TRAIN} --architecture gpt2 --n-kv-heads 1", "leave --n-kv-heads out"),
     (f"{TRAIN} --model-size huge", "--model-size 'huge' is unknown: choose one of pico, "),
+    (
+        f"{TRAIN} --model-size gpt2",
+        "did you mean gpt2-small (gpt2, 12 layers x 768)? Or choose one of pico, ",
+    ),
+    (
+        f"{TRAIN} --model-size Tiny",
+        "did you mean tiny (gpt2, 8 layers x 512)? Or choose one of pico, ",
+    ),
+    (f"{TRAIN} --model-size 124M", "did you mean gpt2-small (gpt2, 12 layers x 768)?"),
     # Numbers.
     (f"{TRAIN} --learning-rate nan", "--learning-rate is nan: give a finite number"),
     (f"{TRAIN} --learning-rate inf", "--learning-rate is inf: give a finite number"),
@@ -181,10 +191,13 @@ BAD = [
     ("train --time-budget 5 min", 'needs quotes: --time-budget "5 min"'),
     ("generate --prompt Once upon --seed 1", 'needs quotes: --prompt "Once upon"'),
     ("generate Once upon --seed 1", 'before it: homespun generate --prompt "Once upon"'),
-    ("verify", "PATH is missing: usage: homespun verify PATH"),
     ("verify torn checkpoints", "'checkpoints' is one too many: homespun verify takes one path"),
     (f"{TRAIN} --batch-size", "--batch-size needs a value"),
-    (f"{TRAIN} --gradient-checkpointing yes", "'yes' has no flag before it"),
+    (f"{TRAIN} --gradient-checkpointing yes", "--gradient-checkpointing takes no value: write"),
+    ("help tain", "unknown command 'tain': did you mean train?"),
+    ("generate checkpoints/best.npz", "homespun generate --checkpoint checkpoints/best.npz"),
+    ("train --data-file stories.txt latin1.txt", "put the files into a folder and name that"),
+    (f"{TRAIN} --lr 1", "unknown flag --lr: did you mean --learning-rate?"),
     (f"{TRAIN} --optimizer sgd", '--optimizer is \'sgd\': "adamw" or "muon" is expected'),
     (f"{TRAIN} --precision float64", "--precision is 'float64': \"auto\" or "),
     ("train --resume perhaps", "--resume is 'perhaps': \"never\" or "),
@@ -269,6 +282,33 @@ def test_without_data_the_error_names_the_download_command(
         complained = capsys.readouterr().err
         assert "homespun download" in complained
         assert complained.count("\n") == 1
+
+
+@pytest.mark.parametrize("width", [1, 40, 100_000_000])
+def test_a_narrow_terminal_cuts_no_figure(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["models"])
+    expected = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", str(width))
+    main(["models"])
+    assert capsys.readouterr().out == expected
+    assert "…" not in expected
+    assert {len(line) for line in expected.splitlines()[: 1 + len(PRESETS)]} == {78}
+    for name in COMMANDS:
+        assert main(["help", name]) == 0
+
+
+def test_verify_without_a_path_says_what_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify"]) == 2
+    complained = capsys.readouterr().err
+    assert complained == (
+        "error: there is no run in checkpoints: name what to check, a file or a folder\n"
+    )
 
 
 def test_debug_shows_the_traceback(place: Path) -> None:
@@ -372,13 +412,11 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
         assert "usage: homespun" in shown
         assert all(f"  {name} " in shown for name in COMMANDS)
     for name, command in COMMANDS.items():
-        with pytest.raises(SystemExit) as ended:
-            main([name, "--help"])
-        assert ended.value.code == 0
+        assert main([name, "--help"]) == 0
         shown = capsys.readouterr().out
         assert f"usage: homespun {name}" in shown
         for field in dataclasses.fields(command.config):
-            assert ("PATH" if field.default is REQUIRED else flag(field.name)) in shown
+            assert ("PATH" if field.metadata["positional"] else flag(field.name)) in shown
         assert "None" not in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"homespun {homespun.__version__}\n"
@@ -386,12 +424,18 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
     listed = capsys.readouterr().out
     assert all(name in listed for name in PRESETS)
     assert "124.4 M" in listed or "123.8 M" in listed
-    n_records = len((place / "checkpoints/metrics.jsonl").read_text().splitlines())
+    assert main(["verify"]) == 0
+    whole = capsys.readouterr().out
+    n_records = counted(
+        len((place / "checkpoints/metrics.jsonl").read_text().splitlines()), "record"
+    )
     assert main(["verify", "checkpoints"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    shown = capsys.readouterr().out
+    assert shown == whole
+    assert shown.splitlines() == [
         "checkpoints/checkpoint_step_2.npz: step 2, whole",
         "checkpoints/best.npz: step 2, whole",
-        f"checkpoints/metrics.jsonl: {n_records} records up to step 2, whole",
+        f"checkpoints/metrics.jsonl: {n_records} up to step 2, whole",
     ]
 
 

@@ -24,7 +24,14 @@ from homespun.config import (
     TrainConfig,
     VerifyConfig,
 )
-from homespun.config.checked import Checked, PathName, parse_value, preset_defaults, seconds
+from homespun.config.checked import (
+    Checked,
+    PathName,
+    parse_value,
+    preset_defaults,
+    seconds,
+    settings_of,
+)
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError
 from homespun.planning.recipe import plan
@@ -355,7 +362,8 @@ def test_toml_sets_every_type_of_setting(tmp_path: Path) -> None:
     [
         ("learnin_rate = 1", "unknown key 'learnin_rate': did you mean learning_rate?"),
         ("learning-rate = 1", "unknown key 'learning-rate': did you mean learning_rate?"),
-        ('config = "other.toml"', "unknown key 'config'"),
+        ('config = "other.toml"', "a TOML file cannot name another one: remove the key config"),
+        ("lr = 1", "unknown key 'lr': did you mean learning_rate? Peak learning rate"),
         (
             "[train]\nbatch_size = 8",
             "unknown key 'train': homespun train --help lists all settings",
@@ -381,6 +389,19 @@ def test_bad_toml_is_refused_with_its_place(tmp_path: Path, text: str, complaint
     assert complaint in str(caught.value)
     assert "run.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_toml_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert toml(tmp_path, "\ufeffbatch_size = 8\n") == {"batch_size": 8}
+
+
+def test_an_unknown_setting_from_python_is_explained() -> None:
+    with pytest.raises(UserError, match=r"^unknown setting lr: did you mean learning_rate\? "):
+        settings_of(TrainConfig, None, {"lr": 1e-3})
+    with pytest.raises(UserError, match=r"^unknown setting temprature: did you mean temperature\?"):
+        settings_of(SamplingConfig, None, {"temprature": 1})
+    with pytest.raises(UserError, match=r"^unknown setting x: choose from max_tokens, "):
+        settings_of(SamplingConfig, None, {"x": 1})
 
 
 @pytest.mark.parametrize(

@@ -707,7 +707,7 @@ def test_progress_as_a_bar(
     monkeypatch.setenv("TERM", "xterm")
     Path("a.txt").write_text("text")
     log.fetch(1, "a.txt")
-    assert log.lines == ["data/a_1.txt: 1 documents, 19 bytes"]
+    assert log.lines == ["data/a_1.txt: 1 document, 19 bytes"]
     shown = capsys.readouterr()
     assert "documents" in shown.err
     assert shown.out == ""

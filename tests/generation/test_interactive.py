@@ -126,6 +126,13 @@ def test_settings_change_for_the_next_text_and_bad_ones_are_explained(terminal):
     assert answer(terminal, "bad") == ["error: the prompt is bad"]
     assert answer(terminal, "a") == ["a, t=0.5, k=40, n=200, s=7[31m."]
     assert answer(terminal, "/top-k off") == ["top-k off"]
+    for name in ("top-p", "min-p", "repetition-penalty", "seed"):
+        assert answer(terminal, f"/{name} off") == [f"{name} off"]
+    assert answer(terminal, "a") == ["a, t=0.5, k=None, n=200, s=None[31m."]
+    assert answer(terminal, "/min-p 0.1") == ["min-p 0.1"]
+    assert answer(terminal, "/temperature off") == [
+        "error: temperature is 'off': a number is expected"
+    ]
     assert "/min-p" in "".join(answer(terminal, "/help"))
 
 

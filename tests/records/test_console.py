@@ -250,6 +250,29 @@ def test_a_narrow_terminal_shows_what_matters_and_breaks_no_words(screen, monkey
     assert "step     500  val loss 3.0000  1.021 bits/byte" in lines
 
 
+@pytest.mark.parametrize("width", ["0", "1", "100000000"])
+def test_a_width_that_makes_no_sense_is_not_believed(screen, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", width)
+    with Console(file=screen) as console:
+        console(started(total_steps=10_000))
+        console.show("Training", {"model": "qwen3, 3 layers x 192, 3 heads, 2.9 M parameters"})
+        console.record(STEP, None)
+        console.record(SAMPLE, None)
+        console(stepped(500, 3.2101, 0.5, 723.0))
+    assert "loss 3.2101" in screen.getvalue()
+    assert max(map(len, screen.lines)) <= 1000
+
+
+def test_colours_that_are_forced_bring_no_bar_into_a_log(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    log = io.StringIO()
+    with Console(file=log) as console:
+        console.record(STEP, None)
+        console(stepped(500, 3.2101, 0.5, 723.0))
+    assert len(log.getvalue().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "kind",
     [

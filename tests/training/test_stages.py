@@ -167,11 +167,12 @@ def test_the_text_of_a_tokenizer_may_have_changed(said: list[str]) -> None:
     assert "was trained on an earlier content of other.txt: training one on" in said[0]
 
 
-def test_a_tokenizer_that_is_named_is_taken_for_any_text(said: list[str]) -> None:
+@pytest.mark.parametrize("name", ["tokenizer_model", "tokenizer_model/tokenizer.json"])
+def test_a_tokenizer_that_is_named_is_taken_for_any_text(said: list[str], name: str) -> None:
     last = Tokenizer.load(Path("tokenizer_model")).sha256
-    taken = tokenizer_for("book.txt", said, tokenizer_path="tokenizer_model")
+    taken = tokenizer_for("book.txt", said, tokenizer_path=name)
     assert taken.sha256 == last
-    assert said == ["Tokenizer: tokenizer_model, trained on another text (other.txt)."]
+    assert said == [f"Tokenizer: {name}, trained on another text (other.txt)."]
 
 
 def test_a_tokenizer_that_was_deleted_is_trained_again(said: list[str]) -> None:
