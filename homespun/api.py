@@ -14,7 +14,6 @@ from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_train
 from homespun.records.events import Listener, TrainResult
 from homespun.terminal import say
 from homespun.tokenizer import Tokenizer
-from homespun.training.resume import requested
 from homespun.training.train import train as run_training
 
 
@@ -56,5 +55,4 @@ def train(
     Raises:
         UserError: something that the user can fix: data, settings, folder, checkpoint.
     """
-    wanted, checkpoint = requested(settings, say, config)
-    return run_training(wanted, checkpoint, say, on_event)
+    return run_training(settings, say, on_event, config)

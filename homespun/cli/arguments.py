@@ -128,7 +128,7 @@ def _options(
         return options | {"action": argparse.BooleanOptionalAction}
     options |= {
         "type": partial(parse_value, kind, field.name),
-        "metavar": _metavar(field.name, hint, choices),
+        "metavar": field.metadata["metavar"] or _metavar(field.name, hint, choices),
     }
     if _takes_several(hint):
         options["nargs"] = "*"

@@ -34,6 +34,7 @@ def setting(
     with_preset: Any = None,
     on_resume: OnResume = "free",
     const: str | None = None,
+    metavar: str | None = None,
     **bounds: float,
 ) -> Any:
     """A dataclass field with its help text and rules.
@@ -41,6 +42,7 @@ def setting(
     Args:
         with_preset: the default with --model-size, where `default` is None.
         const: the value of the flag alone, as in `argparse`.
+        metavar: the placeholder of a value in the help, where the type does not give one.
         bounds: limits of a number, named as in `COMPARISONS`.
     """
     assert bounds.keys() <= COMPARISONS.keys()
@@ -49,6 +51,7 @@ def setting(
         "with_preset": with_preset,
         "on_resume": on_resume,
         "const": const,
+        "metavar": metavar,
         "bounds": bounds,
     }
     return dataclasses.field(default=default, metadata=metadata)

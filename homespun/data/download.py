@@ -145,7 +145,7 @@ def _finished(output: Path) -> dict[str, Any] | None:
 
 
 def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, Any]:
-    plan.output.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(plan.output.parent)
     with _Partial(plan.output, plan.request) as partial:
         if partial.position:
             say(f"{plan.output}: continuing after {partial.n_documents:,} documents")

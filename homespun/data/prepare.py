@@ -63,7 +63,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, say: Say = pr
     try:
         if prepared := _open(home, corpus, tokenizer):
             return prepared
-        home.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(home)
         with _locked(home, say):
             prepared = _open(home, corpus, tokenizer)  # another process may have finished by now
             if prepared is None:

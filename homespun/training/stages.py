@@ -10,7 +10,6 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
-from homespun.checkpoint.folder import Checkpoint
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.prepare import Prepared, prepare
@@ -32,7 +31,13 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
-from homespun.training.resume import restore, resumed_corpus, resumed_plan, resumed_tokenizer
+from homespun.training.resume import (
+    ResumePoint,
+    restore,
+    resumed_corpus,
+    resumed_plan,
+    resumed_tokenizer,
+)
 from homespun.training.run import Run
 
 AUTO_VOCAB_SIZE = 4096
@@ -65,14 +70,14 @@ def smallest_model(config: TrainConfig) -> ModelConfig:
     return shaped(base, given | {"vocab_size": vocab_size})
 
 
-def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Run:
+def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
     """Make a new run ready, or a resumed one.
 
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
     """
-    if checkpoint:
-        stored = checkpoint.weights.header
+    if point:
+        stored = point.header
         planned = resumed_plan(requested, stored, say)
         corpus = resumed_corpus(requested, stored)
         tokens = tokenize(corpus, resumed_tokenizer(requested, stored), planned.config.seq_len, say)
@@ -83,8 +88,8 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         tokens = tokenize(corpus, tokenizer, requested.seq_len, say)
         planned = choose_plan(requested, tokenizer.vocab_size, len(tokens.dataset), say)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
-    if checkpoint:
-        restore(engine, checkpoint, say)
+    if point:
+        restore(engine, point, say)
     return Run(
         config=config,
         model=planned.model,
