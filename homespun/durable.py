@@ -184,11 +184,17 @@ def open_file(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK) or path.is_symlink():
             raise OSError(errno.ELOOP, "it is a link", str(path)) from None
+        if error.errno == errno.ENXIO:
+            raise _irregular(path) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise _irregular(path)
     return descriptor
+
+
+def _irregular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def free_name(path: Path) -> Path:

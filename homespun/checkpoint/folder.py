@@ -358,6 +358,7 @@ class FolderLock:
                 return self._set_aside_inside()
             of_earlier, self._held = self._held, []
             try:
+                self._made += durable.make_folder(folder)
                 self._take()
             finally:
                 for descriptor in of_earlier:

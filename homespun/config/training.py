@@ -244,7 +244,6 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         "file of weights goes back to that point.",
         const="latest",
         metavar="{never,latest,auto,STEP,FILE}",
-        at_least=0,
     )
     tokenizer_path: str | None = setting(
         None,

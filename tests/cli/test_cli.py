@@ -199,7 +199,7 @@ BAD = [
     (f"{TRAIN} --checkpoint-dir short.txt/x", "short.txt/x cannot be written"),
     (f"{TRAIN} --checkpoint-dir {'x' * 300}", "cannot be written (File name too long)"),
     (f"{TRAIN} --checkpoint-dir ''", "--checkpoint-dir is empty"),
-    ("train --resume --checkpoint-dir short.txt", "short.txt cannot be read as a folder"),
+    ("train --resume --checkpoint-dir short.txt", "short.txt cannot be written (Not a directory)"),
     ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer of this run"),
     ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to resume"),
     ("generate --tokenizer-path other_tokenizer", "leave --tokenizer-path out"),
