@@ -365,7 +365,7 @@ class FolderLock:
                     os.close(descriptor)
         return earlier
 
-    def go_back(self, step: int, metrics_length: int) -> Path | None:
+    def go_back(self, step: int, metrics_length: int, *, with_step: bool = False) -> Path | None:
         """Move everything that was saved after a step to PATH/later.1 (.2, ...), with a copy of the whole record.
 
         Checkpoints move newest first, so that the folder is that of a run at every moment.
@@ -373,6 +373,7 @@ class FolderLock:
         Args:
             step: stays the newest one.
             metrics_length: length of the record up to the step, in bytes. The caller cuts the record.
+            with_step: move the checkpoint of the step as well, because a new one takes its place.
 
         Returns:
             The new folder, which is the folder of a run as well; None if nothing was saved after the step.
@@ -382,7 +383,7 @@ class FolderLock:
         """
         path, record = self.folder.path, self.folder.path / METRICS
         with self.folder.writing():
-            steps = [n for n in self.folder.steps() if n > step]
+            steps = [n for n in self.folder.steps() if n > step or (with_step and n == step)]
             best = [name for name in BEST if _step_of(path / name) > step]
             is_longer = record.exists() and record.stat().st_size > metrics_length
             if not (steps or best or is_longer):

@@ -186,6 +186,8 @@ def _in_file(file: Path) -> ResumePoint:
     match = STEP_FILE.fullmatch(file.name)
     if match and CheckpointFolder(file.parent).file(int(match[1]), ".state").exists():
         return _at_step(CheckpointFolder(file.parent), int(match[1]))
+    if not file.exists():
+        raise UserError(f"--resume {file}: there is no such file")
     weights = open_weights(file)
     weights.verify()
     return ResumePoint(weights, None, is_named=True)

@@ -112,9 +112,9 @@ def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> Position:
             say(f"The earlier run in {folder} is now in {earlier}.")
     elif point.is_named:
         length = point.metrics_length(folder / METRICS)
-        if later := lock.go_back(point.weights.step, length):
+        if later := lock.go_back(point.weights.step, length, with_step=point.state is None):
             say(
-                f"Going back to step {point.weights.step:,}: the checkpoints after it, and all records, "
+                f"Going back to step {point.weights.step:,}: the later checkpoints, and a copy of all records, "
                 f"are now in {later}."
             )
     position = point.position() if point else Position()
