@@ -433,7 +433,7 @@ class FolderLock:
             if not self._hold(path):
                 continue
             if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path / LOCK))
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             file = path / LOCK
             if not self._hold(file):
                 continue

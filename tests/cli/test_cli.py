@@ -120,7 +120,7 @@ BAD = [
     (f"{DOWNLOAD} --dataset latin1.txt", "latin1.txt: not UTF-8 in line 1"),
     (f"{DOWNLOAD} --dataset paper.pdf", "paper.pdf: this is a PDF"),
     (f"{DOWNLOAD} --dataset stories --output short.txt", "short.txt: this file is in the way"),
-    (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
+    (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: Not a directory"),
     (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
     # Vocabulary and tokenizer.
     (f"{TOKENIZER} --data-file stories.txt --vocab-size 50000", "a vocabulary of at most 1,"),
