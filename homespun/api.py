@@ -16,7 +16,6 @@ from homespun.errors import UserError
 from homespun.records.events import Listener, TrainResult
 from homespun.terminal import occupy_standard_descriptors, say
 from homespun.tokenizer import Tokenizer
-from homespun.training.resume import requested
 from homespun.training.train import train as run_training
 
 
@@ -64,8 +63,7 @@ def train(
     occupy_standard_descriptors()
     if on_event is not None and not callable(on_event):
         raise UserError(f"on_event is {shown(on_event)}: a function is expected")
-    wanted, checkpoint = requested(settings, say, config)
-    result = run_training(wanted, checkpoint, say, on_event)
+    result = run_training(settings, say, on_event, config)
     if result.stopped_by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # The signal was meant for the whole program, which may be a sweep of many runs.
         signal.raise_signal(result.stopped_by)

@@ -15,6 +15,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,11 +114,126 @@ def remove_leftovers(folder: Path, is_ours: Callable[[str], object]) -> None:
             entry.unlink()
 
 
+def make_folder(path: Path, mode: int = 0o777) -> list[Path]:
+    """Make a folder with its parents, if they are missing, and flush their names to the disk.
+
+    Returns:
+        The folders that were made, the outermost first.
+
+    Raises:
+        OSError: a folder cannot be made, or a file is in the way.
+    """
+    missing = list(itertools.takewhile(lambda folder: not folder.is_dir(), [path, *path.parents]))
+    made = []
+    for folder in reversed(missing):
+        try:
+            folder.mkdir(mode=mode)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise NotADirectoryError(
+                    errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)
+                ) from None
+        else:
+            made.append(folder)
+        sync_folder(folder.parent)
+    return made
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Make a folder under a temporary name beside `path`; the block fills it and gives it its name.
+
+    The folder is removed if it still has its temporary name after the block, and by the next call for the same `path`
+    if this process is killed.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    make_folder(path.parent)
+    _remove_dead_folders(path)
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        try_lock(descriptor)
+        yield temporary
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_dead_folders(path: Path) -> None:
+    """Remove the temporary folders of killed writers of `path`. A writer that is alive has locked its folder."""
+    for entry in path.parent.glob("*.tmp"):
+        match = TEMPORARY.fullmatch(entry.name)
+        if not match or match[1] != path.name:
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if try_lock(descriptor):
+                    shutil.rmtree(entry, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file or folder until it is closed.
+
+    Returns:
+        False if another process has locked it; None if the file system cannot lock it, such as a folder on NFS.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Open a file of our own for writing, and make it if it is missing.
+
+    A link is refused, because the file behind it belongs to somebody else.
+
+    Returns:
+        A file descriptor.
+
+    Raises:
+        OSError: the path is a link or no regular file, or the file cannot be opened.
+    """
+    try:
+        descriptor = os.open(
+            path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
+        )
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK) or path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link", str(path)) from None
+        if error.errno == errno.ENXIO:
+            raise _irregular(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _irregular(path)
+    return descriptor
+
+
+def _irregular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def free_name(path: Path) -> Path:
+    """The first free name of PATH.1, PATH.2, ..."""
+    names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def set_aside(path: Path) -> Path:
     """Move a file or folder to the first free name of PATH.1, PATH.2, ..., and return that name."""
-    names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(1))
-    free = next(name for name in names if not name.exists())
+    free = free_name(path)
     path.rename(free)
+    sync_folder(path.parent)
     return free
 
 
@@ -127,8 +244,11 @@ def sync(file: BinaryIO) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, if the system supports that."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Flush the names in a folder to the disk, if the system supports that and the folder may be read."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         sync_descriptor(descriptor)
     except OSError as error:

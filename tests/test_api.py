@@ -21,7 +21,8 @@ from homespun.engine import select
 from homespun.engine.base import EngineOptions
 from homespun.errors import UserError
 from homespun.records import events
-from homespun.training.resume import find_checkpoint, requested
+from homespun.training import train
+from homespun.training.resume import find_point, given_config, with_stored
 from tests.conftest import records
 from tests.reference import random_batch, random_weights, relative_error
 
@@ -421,17 +422,19 @@ def test_settings_come_from_flags_then_the_file_then_the_resumed_run_then_the_de
     homespun.train(SMALL, checkpoint_dir="first", weight_decay=0.3, beta2=0.9, max_steps=1)
     Path("run.toml").write_text("weight_decay = 0.2\nlearning_rate = 0.1\n")
     given = {"config": "run.toml", "learning_rate": 0.01, "checkpoint_dir": "first"}
-    new, checkpoint = requested(given, print)
-    assert checkpoint is None
+    new = given_config(given)
+    assert find_point(new, print) is None
     assert (new.learning_rate, new.weight_decay, new.beta2) == (0.01, 0.2, None)
-    resumed, checkpoint = requested(given | {"resume": "latest"}, print)
-    assert checkpoint is not None
+    given["resume"] = "latest"
+    point = find_point(given_config(given), print)
+    assert point is not None
+    resumed = with_stored(given_config(given), given, point)
     assert (resumed.learning_rate, resumed.weight_decay, resumed.beta2) == (0.01, 0.2, 0.9)
-    assert resumed.max_steps == 1
+    assert (resumed.max_steps, resumed.resume) == (1, "latest")
     # A complete config from Python is used unchanged.
     config = homespun.TrainConfig(checkpoint_dir="first", resume="latest")
-    whole, checkpoint = requested({"learning_rate": 0.01}, print, config)
-    assert checkpoint is not None
+    monkeypatch.setattr(train, "_train", lambda wanted, *more: wanted)
+    whole: Any = train.train({"learning_rate": 0.01}, print, None, config)
     assert (whole.learning_rate, whole.weight_decay, whole.beta2) == (0.01, None, None)
 
 
@@ -534,7 +537,7 @@ def test_a_header_that_makes_no_sense_is_refused_before_anything_is_done(
         folder.save(found.step, *tensors, found.weights.header, found.state.header)
     config = homespun.TrainConfig(checkpoint_dir=str(folder.path), resume="auto")
     with pytest.raises(UserError) as refused:
-        find_checkpoint(config, print)
+        find_point(config, print)
     assert "\n" not in str(refused.value)
 
 

@@ -36,7 +36,15 @@ LAYERS = {
     "engine": {"config", "errors", "named_array", "architectures", "data.batch"},
     "planning": {"config", "errors", "terminal", "architectures", "engine.base", "engine.select"},
     # 4: work with a model
-    "generation": {"config", "errors", "terminal", "engine.base", "tokenizer", "data.batch"},
+    "generation": {
+        "config",
+        "errors",
+        "durable",
+        "terminal",
+        "engine.base",
+        "tokenizer",
+        "data.batch",
+    },
     "training": {
         "config",
         "errors",

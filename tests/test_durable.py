@@ -182,3 +182,38 @@ def test_what_is_set_aside_replaces_nothing(tmp_path: Path) -> None:
         (folder / "file").write_text(str(number))
         assert durable.set_aside(folder) == tmp_path / f"run.{number}"
     assert [(tmp_path / f"run.{number}/file").read_text() for number in (1, 2, 3)] == list("123")
+
+
+def test_new_folders_are_flushed_from_the_outside_in(tmp_path: Path) -> None:
+    flushed: list[Path] = []
+    with mock.patch.object(durable, "sync_folder", flushed.append):
+        assert durable.make_folder(tmp_path / "a" / "b") == [tmp_path / "a", tmp_path / "a" / "b"]
+        assert flushed == [tmp_path, tmp_path / "a"]
+        assert durable.make_folder(tmp_path / "a" / "b") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        durable.make_folder(tmp_path / "file" / "below")
+
+
+def test_no_other_module_makes_folders() -> None:
+    package = Path(durable.__file__).parent
+    makers = [path.name for path in package.rglob("*.py") if "mkdir(" in path.read_text()]
+    assert makers == ["durable.py"]
+
+
+def test_a_folder_of_a_killed_writer_is_removed_and_that_of_a_live_one_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model"
+    dead = tmp_path / "model.0123abcd.tmp"
+    others = [tmp_path / name for name in ("other.0123abcd.tmp", "model.tmp", "model.1")]
+    for folder in (dead, *others):
+        folder.mkdir()
+        (folder / "file").touch()
+    with durable.replacing_folder(path) as alive:
+        assert not dead.exists()
+        with durable.replacing_folder(path) as second:
+            assert alive.exists()
+            second.rename(path)
+        assert names(tmp_path) == sorted([alive.name, "model", *(one.name for one in others)])
+    assert names(tmp_path) == sorted(["model", *(one.name for one in others)])

@@ -225,8 +225,9 @@ def test_what_is_refused_and_advised_does_not_depend_on_kills(
     output = finished(touchy(*run, *folder, "--on-spike", "stop"), status=2)
     [error] = [line for line in output.splitlines() if line.startswith("error: ")]
     assert error.startswith(f"error: spike: in step {spikes[0]} the ")
+    assert "continue from the last checkpoint with --resume --on-spike skip" in error
     output = finished(touchy("train", "--resume", *folder, "--on-spike", "skip"))
-    assert f"Resuming at step {spikes[0]}\n" in output
+    assert f"Resuming at step {(spikes[0] - 1) // 15 * 15}\n" in output
     assert "changed for the rest of the run: on_spike is skip, was stop" in output
     assert_equal_tensors(workplace / "whole", workplace / "stopped", step=260)
 

@@ -7,7 +7,7 @@ that verifies. Clocks and file times play no part.
 
 import contextlib
 import datetime
-import fcntl
+import errno
 import math
 import os
 import re
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from homespun import durable
 from homespun.checkpoint.archive import (
@@ -35,8 +35,19 @@ from homespun.terminal import Say
 BEST = ("best.npz", "best_model.npz")
 """The files of weights to generate from, in order of preference. A run writes the first one."""
 METRICS = "metrics.jsonl"
+PLOT = "training.png"
 LOCK = ".lock"
 STEP_FILE = re.compile(r"checkpoint_step_(0|[1-9]\d{0,17})(\.state|\.replaced)?\.npz", re.ASCII)
+SUFFIXES = (".state", "", ".replaced")
+"""The files of a step. A step loses its `.state` first, without which the others do not count."""
+EARLIER, LATER = "earlier", "later"
+"""Folders inside the folder of a run, numbered from 1: an earlier run, and the part of this run after a step."""
+NOT_OF_A_RUN = re.compile(rf"{re.escape(LOCK)}|lost\+found|{EARLIER}\.\d+")
+CANNOT_MOVE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
+"""The errors for a folder that cannot be renamed although its files can: a mount point, a parent of somebody else."""
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+MOVED_MEANWHILE = 10
+"""Attempts to lock a folder that other processes move away at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +87,23 @@ class CheckpointFolder:
     """Number of checkpoints to keep, besides the best weights."""
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator["FolderLock"]:
         """Make the folder, lock it for this process, and remove half-written files.
 
-        The system releases the lock when the process ends, however it ends, so a lock is never stale.
+        The system releases the lock when the process ends, however it ends, so a lock is never stale. If the block
+        fails before there is anything of a run in the folder, what was made here is removed.
 
         Raises:
             UserError: another run has locked the folder, or it cannot be written.
         """
-        with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / LOCK).open("a+", encoding="utf-8")
-        with file:
-            with self._writing():
-                self._take(file)
-                durable.remove_leftovers(
-                    self.path, lambda name: STEP_FILE.fullmatch(name) or name == BEST[0]
-                )
-            yield
+        lock = FolderLock(self)
+        try:
+            yield lock
+        except BaseException:
+            lock.undo()
+            raise
+        finally:
+            lock.release()
 
     def check_free(self) -> None:
         """Check that no other run uses the folder and, if it exists, that it can be written.
@@ -101,7 +111,7 @@ class CheckpointFolder:
         Raises:
             UserError: another run uses it, or it cannot be written.
         """
-        with self._writing():
+        with self.writing():
             try:
                 self.path.lstat()
             except FileNotFoundError:
@@ -109,27 +119,9 @@ class CheckpointFolder:
         with self.lock():
             pass
 
-    def set_aside(self) -> Path | None:
-        """Move an earlier run to the first free name of PATH.1, PATH.2, ... and leave an empty folder.
-
-        Returns:
-            The new place of the earlier run; None if there was none, in which case nothing is changed.
-
-        Raises:
-            UserError: the earlier run has not ended, or the folder cannot be moved.
-        """
-        if not any(STEP_FILE.fullmatch(n) or n in (*BEST, METRICS) for n in _names_in(self.path)):
-            return None
-        with self.lock(), self._writing():
-            folder = self.path.resolve() if self.path.is_symlink() else self.path
-            if Path.cwd().is_relative_to(folder.resolve()):
-                raise UserError(
-                    f"{self.path} holds an earlier run and is your working directory: "
-                    "choose another folder"
-                )
-            earlier = durable.set_aside(folder)
-            folder.mkdir()
-        return earlier
+    def has_run(self) -> bool:
+        """Whether there is anything of a run in the folder."""
+        return any(_is_of_run(name) for name in _names_in(self.path))
 
     def check_space(self, bytes_needed: int, need: str = "the checkpoints need") -> None:
         """Check that there is room on the disk before something is written.
@@ -172,23 +164,23 @@ class CheckpointFolder:
             CheckpointError: the written files do not read back.
             ValueError: see `write_archive`.
         """
-        path = self._file(step)
+        path = self.file(step)
         earlier = self._opened(step)
         if (
             earlier and earlier.weights.path == path
         ):  # it stays usable until the new state is written
-            with self._writing():
-                path.replace(self._file(step, ".replaced"))
+            with self.writing():
+                path.replace(self.file(step, ".replaced"))
                 durable.sync_folder(self.path)
         try:
             sha256 = write_archive(path, weights, header, step=step)
             commit = {**state_header, "weights_sha256": sha256}
-            write_archive(self._file(step, ".state"), state, commit, kind="state", step=step)
+            write_archive(self.file(step, ".state"), state, commit, kind="state", step=step)
         except BaseException:
             self._drop_uncommitted(step)
             raise
         self.open(step).verify()
-        with self._writing():
+        with self.writing():
             self._prune(step)
         return path
 
@@ -218,17 +210,21 @@ class CheckpointFolder:
         matches = (STEP_FILE.fullmatch(name) for name in _names_in(self.path))
         return sorted({int(match[1]) for match in matches if match}, reverse=True)
 
+    def newest_before(self, step: int) -> int | None:
+        """The newest step before this one whose pair is complete, if there is one."""
+        return next((n for n in self.steps() if n < step and self._opened(n)), None)
+
     def open(self, step: int) -> Checkpoint:
         """Open the pair of a step, and check everything except the arrays.
 
         Raises:
             CheckpointError: the pair is incomplete or damaged.
         """
-        weights, commit = self._file(step), self._file(step, ".state")
+        weights, commit = self.file(step), self.file(step, ".state")
         if not commit.exists():
             raise CheckpointError(f"{weights} was not saved completely ({commit.name} is missing)")
         state = _read(commit, "state", step)
-        for path in (weights, self._file(step, ".replaced")):
+        for path in (weights, self.file(step, ".replaced")):
             if path.exists():
                 archive = _read(path, "weights", step)
                 if archive.sha256 == state.header.get("weights_sha256"):
@@ -236,23 +232,6 @@ class CheckpointFolder:
         raise CheckpointError(
             f"{commit}: {weights.name} is missing, or is not the file that was saved with it"
         )
-
-    def _take(self, file: TextIO) -> None:
-        """Lock the lock file until it is closed, and write the name of this process into it."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()):
-                raise BlockingIOError  # the folder was moved away, and another run has taken its place
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{self.path} is in use by {holder}: wait for it or choose another folder"
-            ) from None
-        file.truncate(0)
-        since = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}"
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, running since {since}\n")
-        file.flush()
 
     def _opened(self, step: int) -> Checkpoint | None:
         """The pair of a step; None if it is incomplete or damaged."""
@@ -263,7 +242,7 @@ class CheckpointFolder:
 
     def _drop_uncommitted(self, step: int) -> None:
         """Remove weights without a matching state, to free room on a full disk."""
-        path, whole = self._file(step), self._opened(step)
+        path, whole = self.file(step), self._opened(step)
         if whole is None or whole.path != path:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -274,23 +253,247 @@ class CheckpointFolder:
         kept = [n for n in older if self._opened(n)][: self.keep - 1]
         for n in older:
             if n not in kept:
-                for suffix in (".state", "", ".replaced"):
-                    self._file(n, suffix).unlink(missing_ok=True)
-        self._file(step, ".replaced").unlink(missing_ok=True)
+                for suffix in SUFFIXES:
+                    self.file(n, suffix).unlink(missing_ok=True)
+        self.file(step, ".replaced").unlink(missing_ok=True)
 
-    def _file(self, step: int, suffix: str = "") -> Path:
+    def finish_replacements(self) -> None:
+        """After a kill while a step was saved again, keep the weights that fit its state, under their usual name."""
+        for step in self.steps():
+            replaced = self.file(step, ".replaced")
+            found = self._opened(step) if replaced.exists() else None
+            if found and found.path == replaced:
+                replaced.replace(self.file(step))
+                durable.sync_folder(self.path)
+            elif found:
+                with contextlib.suppress(CheckpointError):
+                    found.weights.verify()
+                    replaced.unlink()
+
+    def file(self, step: int, suffix: str = "") -> Path:
+        """The path of one of the files of a step."""
         return self.path / f"checkpoint_step_{step}{suffix}.npz"
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Raise a UserError for any OSError inside the block."""
         try:
             yield
         except OSError as error:
+            file = Path(str(error.filename))
+            if error.errno == errno.ELOOP and file.name in (LOCK, METRICS):
+                raise UserError(
+                    f"{file} is a link to another file, which a run must not overwrite: remove the link, "
+                    "or choose another folder (--checkpoint-dir)"
+                ) from error
             raise cannot_write(
                 error,
-                f"{self.path} cannot be written",
+                f"{file if file.name in (LOCK, METRICS) else self.path} cannot be written",
                 "choose another folder (--checkpoint-dir)",
             ) from error
+
+
+class FolderLock:
+    """The lock on the folder of a run, held by this process, and the moves that need it.
+
+    The folder itself is locked, so that nobody can remove the lock, and a file in it as well: some file systems, such
+    as NFS, can only lock files. The file also names the holder.
+    """
+
+    def __init__(self, folder: CheckpointFolder) -> None:
+        self.folder = folder
+        self._held: list[int] = []
+        self._is_taken = self._folder_is_locked = False
+        self._made: list[Path] = []
+        self._had_file = os.path.lexists(folder.path / LOCK)
+        try:
+            with folder.writing():
+                self._take()
+                self._tidy()
+        except BaseException:
+            self.undo()
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the lock back."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def undo(self) -> None:
+        """Remove the files and folders that were made for the lock, if there is no run."""
+        path = self.folder.path
+        with contextlib.suppress(OSError, UserError):
+            if self._is_taken and not self._had_file and not self.folder.has_run():
+                (path / LOCK).unlink()
+            for made in reversed(self._made):
+                made.rmdir()
+
+    def set_aside(self) -> Path | None:
+        """Move an earlier run to the first free name of PATH.1, PATH.2, ..., and leave an empty folder.
+
+        A folder that cannot be renamed, such as a mount point, stays, and the run moves to PATH/earlier.1 (.2, ...).
+
+        Returns:
+            The new place of the earlier run; None if there was none, in which case nothing is changed.
+
+        Raises:
+            UserError: the earlier run cannot be moved.
+        """
+        path = self.folder.path
+        if not self.folder.has_run():
+            return None
+        with self.folder.writing():
+            folder = path.resolve() if path.is_symlink() else path
+            if Path.cwd().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"{path} holds an earlier run and is your working directory: "
+                    "choose another folder"
+                )
+            try:
+                earlier = durable.set_aside(folder)
+            except OSError as error:
+                if error.errno not in CANNOT_MOVE:
+                    raise
+                return self._set_aside_inside()
+            of_earlier, self._held = self._held, []
+            try:
+                self._made += durable.make_folder(folder)
+                self._take()
+            finally:
+                for descriptor in of_earlier:
+                    os.close(descriptor)
+        return earlier
+
+    def go_back(self, step: int, metrics_length: int, *, with_step: bool = False) -> Path | None:
+        """Move everything that was saved after a step to PATH/later.1 (.2, ...), with a copy of the whole record.
+
+        Checkpoints move newest first, so that the folder is that of a run at every moment.
+
+        Args:
+            step: stays the newest one.
+            metrics_length: length of the record up to the step, in bytes. The caller cuts the record.
+            with_step: move the checkpoint of the step as well, because a new one takes its place.
+
+        Returns:
+            The new folder, which is the folder of a run as well; None if nothing was saved after the step.
+
+        Raises:
+            UserError: the files cannot be moved.
+        """
+        path, record = self.folder.path, self.folder.path / METRICS
+        with self.folder.writing():
+            steps = [n for n in self.folder.steps() if n > step or (with_step and n == step)]
+            best = [name for name in BEST if _step_of(path / name) > step]
+            is_longer = record.exists() and record.stat().st_size > metrics_length
+            if not (steps or best or is_longer):
+                return None
+            later = durable.free_name(path / LATER)
+            durable.make_folder(later)
+            if record.exists():
+                with record.open("rb") as source, durable.replacing(later / METRICS) as copy:
+                    shutil.copyfileobj(source, copy)
+            files = [self.folder.file(n, suffix).name for n in steps for suffix in SUFFIXES]
+            for name in [*best, *files]:
+                if (path / name).exists():
+                    (path / name).rename(later / name)
+            durable.sync_folder(later)
+            durable.sync_folder(path)
+        return later
+
+    def _set_aside_inside(self) -> Path:
+        """Move the files of an earlier run into a folder inside its own, the newest checkpoint and the record last."""
+        path = self.folder.path
+        earlier = durable.free_name(path / EARLIER)
+        durable.make_folder(earlier)
+        for name in sorted(_names_in(path), key=_by_age):
+            if NOT_OF_A_RUN.fullmatch(name):
+                continue
+            try:
+                (path / name).rename(earlier / name)
+            except OSError:
+                if _is_of_run(name):
+                    raise
+        durable.sync_folder(earlier)
+        durable.sync_folder(path)
+        return earlier
+
+    def _take(self) -> None:
+        """Make the folder if it is missing, lock it and its lock file, and write the name of this process there.
+
+        Raises:
+            UserError: another process has locked it.
+            OSError: it cannot be made, locked or written.
+        """
+        path = self.folder.path
+        self._is_taken = False
+        for _ in range(MOVED_MEANWHILE):
+            self.release()
+            self._made += durable.make_folder(path)
+            if not self._hold(path):
+                continue
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            file = path / LOCK
+            if not self._hold(file):
+                continue
+            since = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}"
+            note = f"process {os.getpid()} on {socket.gethostname()}, running since {since}\n"
+            os.ftruncate(self._held[-1], 0)
+            os.pwrite(self._held[-1], note.encode(), 0)
+            self._is_taken = True
+            return
+        raise self._in_use()
+
+    def _hold(self, path: Path) -> bool:
+        """Open and lock the folder, or its lock file; False if the path is no longer what was opened.
+
+        Raises:
+            UserError: another process has locked it.
+            OSError: it cannot be opened, or neither the folder nor the file can be locked.
+        """
+        is_folder = path == self.folder.path
+        try:
+            descriptor = (
+                os.open(path, FOLDER_FLAGS) if is_folder else durable.open_file(path, os.O_RDWR)
+            )
+        except FileNotFoundError:
+            return False
+        self._held.append(descriptor)
+        locked = durable.try_lock(descriptor)
+        if locked is False:
+            raise self._in_use()
+        if is_folder:
+            self._folder_is_locked = bool(locked)
+        elif not (locked or self._folder_is_locked):
+            raise OSError(errno.ENOLCK, "its file system has no locks", str(path))
+        try:
+            return os.path.samestat(os.fstat(descriptor), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _in_use(self) -> UserError:
+        holder = ""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(
+                self.folder.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            )
+            holder = os.read(descriptor, 1000).decode(errors="replace").partition("\n")[0].strip()
+            os.close(descriptor)
+        return UserError(
+            f"{self.folder.path} is in use by {holder or 'another process'}: "
+            "wait for it or choose another folder"
+        )
+
+    def _tidy(self) -> None:
+        """Remove the files that a killed process has left, and see whether the record can be written."""
+        path = self.folder.path
+        durable.remove_leftovers(
+            path, lambda name: STEP_FILE.fullmatch(name) or name in (BEST[0], METRICS, PLOT)
+        )
+        self.folder.finish_replacements()
+        if os.path.lexists(path / METRICS):
+            os.close(durable.open_file(path / METRICS, os.O_WRONLY))
 
 
 def open_weights(path: Path, report: Say = warnings.warn) -> Archive:
@@ -335,6 +538,24 @@ def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:
     if step is not None and archive.step != step:
         raise CheckpointError(f"{path} was saved at step {archive.step}: rename it accordingly")
     return archive
+
+
+def _is_of_run(name: str) -> bool:
+    return bool(STEP_FILE.fullmatch(name)) or name in (*BEST, METRICS)
+
+
+def _by_age(name: str) -> tuple[bool, int, str]:
+    """Sorts the files of a run: the record last, and the newest checkpoint just before it."""
+    match = STEP_FILE.fullmatch(name)
+    return name == METRICS, int(match[1]) if match else -1, name
+
+
+def _step_of(weights: Path) -> int:
+    """The step of a file of weights; -1 if it is missing or damaged."""
+    try:
+        return read_archive(weights).step
+    except CheckpointError:
+        return -1
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -281,7 +281,7 @@ def _label(field: Field, hint: Any, choices: Iterable[str]) -> str:
         return field.name.upper()
     if hint is bool:
         return f"{name}, {_negated(name)}"
-    value = _placeholder(field.name, hint, choices)
+    value = field.metadata["metavar"] or _placeholder(field.name, hint, choices)
     if get_origin(hint) is tuple:
         return f"{name} [{value} ...]"
     return f"{name} [{value}]" if field.metadata["const"] else f"{name} {value}"

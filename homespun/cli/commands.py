@@ -54,11 +54,9 @@ def tokenizer(settings: Settings) -> int:
 
 def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
-    from homespun.training.resume import requested
     from homespun.training.train import train
 
-    config, checkpoint = requested(settings, say)
-    stopped_by = train(config, checkpoint, say, quits=True).stopped_by
+    stopped_by = train(settings, say, quits=True).stopped_by
     return 128 + stopped_by if stopped_by else 0
 
 

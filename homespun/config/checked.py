@@ -51,6 +51,7 @@ def setting(
     off: Any = dataclasses.MISSING,
     positional: bool = False,
     escapes: bool = False,
+    metavar: str | None = None,
     **bounds: float,
 ) -> Any:
     """A dataclass field with its help text and rules.
@@ -64,6 +65,7 @@ def setting(
         off: the value that the word "off" stands for, where it is understood.
         positional: the value is typed without a flag.
         escapes: \\n, \\t and \\\\ are typed for a line break, a tab and a backslash.
+        metavar: the placeholder of a value in the help, where the type does not give one.
         bounds: limits of a number, named as in `COMPARISONS`.
     """
     assert bounds.keys() <= COMPARISONS.keys()
@@ -78,6 +80,7 @@ def setting(
         "off": off,
         "positional": positional,
         "escapes": escapes,
+        "metavar": metavar,
         "bounds": bounds,
     }
     return dataclasses.field(default=default, metadata=metadata)

@@ -5,11 +5,13 @@ the time.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from homespun.config.checked import Checked, PathName, seconds, setting
 from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.errors import UserError
 
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
@@ -312,10 +314,12 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     checkpoint_dir: PathName = setting(
         "checkpoints", "Folder of the run: checkpoints, metrics.jsonl and plot."
     )
-    resume: Literal["never", "latest", "auto"] = setting(
+    resume: Literal["never", "latest", "auto"] | int | PathName = setting(
         "never",
-        "--resume continues from the newest checkpoint; --resume auto starts a new run if there is none.",
+        "--resume continues from the newest checkpoint; --resume auto starts a new run if there is none; a step or a "
+        "file of weights goes back to that point.",
         const="latest",
+        metavar="{never,latest,auto,STEP,FILE}",
     )
     tokenizer_path: PathName | None = setting(
         None,
@@ -337,3 +341,13 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         super().__post_init__()
         if self.time_budget is not None:
             seconds(self.time_budget)
+        if (file := self.resume_file()) and file.suffix != ".npz":
+            raise UserError(
+                f"--resume is {self.resume!r}: "
+                '"never" or "latest" or "auto", a step, or a file of weights (.npz) is expected'
+            )
+
+    def resume_file(self) -> Path | None:
+        """The file to resume from, if one is named."""
+        named = isinstance(self.resume, str) and self.resume not in ("never", "latest", "auto")
+        return Path(str(self.resume)) if named else None

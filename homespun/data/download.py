@@ -174,7 +174,7 @@ def _finished(output: Path) -> dict[str, Any] | None:
 
 
 def _fetch(plan: _Plan, say: Say, sleep: Callable[[float], None]) -> dict[str, Any]:
-    plan.output.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(plan.output.parent)
     with _Partial(plan.output, plan.request, say) as partial:
         if partial.position:
             say(f"{plan.output}: continuing after {counted(partial.n_documents, 'document')}")

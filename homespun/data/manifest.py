@@ -118,7 +118,7 @@ class Manifest:
                 "entries": self._entries,
             }
             with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                durable.make_folder(self._path.parent)
                 durable.write_json(self._path, record)
                 self._is_changed = False
 

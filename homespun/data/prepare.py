@@ -74,7 +74,7 @@ def prepare(
     try:
         if prepared := _whole(home, corpus, tokenizer, any_split):
             return prepared
-        home.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(home)
         with _locked(home, say):
             # Another process may have finished by now.
             if prepared := _whole(home, corpus, tokenizer, any_split):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from homespun import durable
 from homespun.config import SamplingConfig
 from homespun.config.checked import parse_value
 from homespun.errors import UserError
@@ -148,7 +149,7 @@ def _line_editing() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError, RuntimeError):
             file = _history_file()
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_folder(file.parent, mode=0o700)
             file.touch(mode=0o600)
             readline.write_history_file(file)
 

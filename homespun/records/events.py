@@ -143,6 +143,8 @@ class TrainResult:
     """Of the last evaluation, in nats per token; None where there was none since the start."""
     best_val_loss: float | None
     stopped_by: signal.Signals | None
+    saved_step: int | None = None
+    """The step from which --resume continues; None if there is no checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

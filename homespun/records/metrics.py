@@ -84,14 +84,16 @@ class MetricsLog:
     process, is cut off when the file is opened.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or is a link to another file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held_back = b""
         try:
-            self.file = path.open("ab", buffering=0)
+            self.file = os.fdopen(
+                durable.open_file(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0
+            )
             self._cut(_whole_lines(path))
         except OSError as error:
             raise self._unwritable(error) from None
@@ -179,6 +181,21 @@ class MetricsLog:
             f"{self.path} cannot be written",
             "choose another folder (--checkpoint-dir)",
         )
+
+
+def length_up_to(path: Path, step: int) -> int:
+    """Length of the lines before the first record of a later step, in bytes; 0 if there is no file.
+
+    Raises:
+        UserError: the file cannot be read, or a complete line is not a JSON object.
+    """
+    length = 0
+    if path.exists():
+        for end, record in read_lines(path):
+            if record.get("step", 0) > step:
+                break
+            length = end
+    return length
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

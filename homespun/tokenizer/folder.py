@@ -4,7 +4,6 @@ A folder is written in one step, so it is always complete. An earlier tokenizer 
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +57,20 @@ def write_folder(
     """
     folder = folder.resolve()
     check_folder(folder)
-    temporary = durable.temporary_name(folder)
     moved = None
     try:
-        temporary.mkdir(parents=True)
-        durable.write(temporary / SPECIFICATION, specification.encode())
-        durable.write(temporary / CONFIG, _as_json(config).encode())
-        durable.write_json(temporary / REPORT, report)
-        if (folder / SPECIFICATION).exists():
-            moved = durable.set_aside(folder)
-        temporary.rename(folder)
-        durable.sync_folder(folder.parent)
+        with durable.replacing_folder(folder) as temporary:
+            durable.write(temporary / SPECIFICATION, specification.encode())
+            durable.write(temporary / CONFIG, _as_json(config).encode())
+            durable.write_json(temporary / REPORT, report)
+            if (folder / SPECIFICATION).exists():
+                moved = durable.set_aside(folder)
+            temporary.rename(folder)
+            durable.sync_folder(folder.parent)
     except OSError as error:
         raise UserError(
             f"{folder}: the tokenizer cannot be written ({error.strerror or error})"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return moved
 
 

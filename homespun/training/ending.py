@@ -2,13 +2,13 @@
 
 import shlex
 
+from homespun.checkpoint.folder import PLOT
 from homespun.config import TrainConfig
 from homespun.config.checked import flag, seconds
 from homespun.planning.recipe import LIMITS
 from homespun.records.events import TrainResult
 from homespun.terminal import counted
 
-PLOT = "training.png"
 OVERFITTING_RATIO = 1.01
 """If the last validation loss is above the best one times this, the model is memorizing the text."""
 
@@ -19,7 +19,8 @@ def headline(result: TrainResult, config: TrainConfig, was_complete: bool) -> st
         by = "" if result.stopped_by else f" ({result.ended_by})"
         if not result.steps:
             return f"Stopped before the first step{by}"
-        return f"Stopped at step {result.steps:,} and saved{by}"
+        saved = "and saved" if result.saved_step == result.steps else "and not saved"
+        return f"Stopped at step {result.steps:,} {saved}{by}"
     limit = _flag(result.ended_by, getattr(config, result.ended_by))
     done = "This run is complete" if was_complete else "Done"
     return f"{done}: {counted(result.steps, 'step')} ({limit})"
@@ -36,7 +37,10 @@ def what_now(result: TrainResult, config: TrainConfig, is_complete: bool) -> dic
         now["best"] = f"validation loss {result.best_val_loss:.4f}, in {result.best}"
     if (picture := result.checkpoint_dir / PLOT).exists():
         now["curves"] = str(picture)
-    if is_complete:
+    if _stopped(result) and not is_complete:
+        if result.saved_step:
+            now["resume"] = resume
+    elif result.steps:
         now["try it"] = f"{generate} --interactive"
     elif result.steps:
         now["resume"] = resume

@@ -3,11 +3,14 @@
 A run that is set up flows in; events and checkpoints come out. Listeners turn the events into records and lines.
 """
 
+import math
+import shlex
+
 from homespun.engine.base import StepResult
 from homespun.errors import UserError
 from homespun.records.events import Advice, Evaluation, Sample, Saved, Step
 from homespun.training.clock import Clock
-from homespun.training.diagnostics.step_guard import SPIKE, Finding
+from homespun.training.diagnostics.step_guard import FROM_LAST, SPIKE, Finding
 from homespun.training.diagnostics.trends import unigram_loss
 from homespun.training.due import DueDates
 from homespun.training.emitter import Emitter
@@ -64,6 +67,8 @@ class Loop:
             self.save()
         self.saver.finish()
         self.tell_saved()
+        if self.saver.saved_at != self.position.step:
+            self.emit.message(self.not_saved())
         return ended_by
 
     def finish_step(self) -> None:
@@ -94,10 +99,26 @@ class Loop:
         Raises:
             UserError: always.
         """
+        self.saver.wait()
+        finding = finding._replace(text=finding.text.replace(FROM_LAST, self.way_back(finding)))
         self.emit(Advice, **finding._asdict())
-        if finding.cause == SPIKE:  # the step was refused, so the weights are those before it
-            self.save()
         raise UserError(f"{finding.cause}: {finding.text}") from self.emit.error
+
+    def way_back(self, finding: Finding) -> str:
+        """How to continue after the run has ended with this finding: words that end with the flag to resume.
+
+        The weights of the newest checkpoint may be the cause of a standstill. They are known to be usable if a step
+        after them was applied.
+        """
+        recent, newest = self.position.guard.recent, self.saver.newest
+        last_applied = recent[-1][0] if recent else 0
+        if newest and (finding.cause == SPIKE or newest < last_applied):
+            return FROM_LAST
+        if earlier := self.saver.newest_before(int(last_applied)):
+            return f"go back to the checkpoint before the last one with --resume {earlier}"
+        if self.saver.best.exists():
+            return f"go back to the best weights with --resume {shlex.quote(str(self.saver.best))}"
+        return "there is no checkpoint to go back to: start again with"
 
     def evaluate(self) -> None:
         """Measure the model on the validation text; save the weights if they are the best so far."""
@@ -107,7 +128,7 @@ class Loop:
         self.val_loss, bits_per_byte = self.evaluator(self.run.engine)
         position.evaluated_at = position.step
         if best := position.guard.observe_evaluation(self.val_loss):
-            self.saver.save_best(self.val_loss)
+            self.saver.save_best(self.val_loss, self.clock.elapsed())
         self.emit(Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best)
         for finding in position.watch.observe_evaluation(position.step, self.val_loss, self.config):
             self.emit(Advice, **finding._asdict())
@@ -124,12 +145,34 @@ class Loop:
                 self.emit(Sample, prompt=prompt, text=text)
 
     def save(self) -> None:
-        """Begin to write a checkpoint of this moment."""
+        """Begin to write a checkpoint of this moment, or of the moment when the weights are known to be usable again.
+
+        Weights with which a step was refused may be ruined, and must not take the place of earlier ones.
+        """
         self.finish_step()
+        if self.refusal():
+            self.interrupts.save_wanted = True
+            return
         self.emit.activity("saving")
         self.interrupts.save_wanted = False
         self.saver.save(self.clock.elapsed())
         self.due.saved()
+
+    def refusal(self) -> str | None:
+        """The reason why the present weights may be unusable, if there is one."""
+        position = self.position
+        if position.guard.refused_in_a_row:
+            return f"step {position.step:,} was refused"
+        measured = self.val_loss if position.evaluated_at == position.step else None
+        if measured is not None and not math.isfinite(measured):
+            return "its validation loss is not finite"
+        return None
+
+    def not_saved(self) -> str:
+        """The message of a run that ends with weights that may be unusable."""
+        newest = self.saver.newest
+        kept = f"the newest checkpoint is that of step {newest:,}" if newest else "no step is saved"
+        return f"Step {self.position.step:,} is not saved, because {self.refusal()}: {kept}."
 
     def tell_saved(self) -> None:
         """Report a checkpoint that has been completed in the background."""

@@ -4,12 +4,14 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from homespun.architectures.families import model_config
-from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
+from homespun.checkpoint.archive import Archive
+from homespun.checkpoint.folder import STEP_FILE, CheckpointFolder, open_weights
 from homespun.checkpoint.stored_values import restored
 from homespun.config import TrainConfig
 from homespun.config.checked import flag, settings_of
@@ -18,82 +20,202 @@ from homespun.data.corpus import Corpus, survey
 from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.checkpoint import from_checkpoint
+from homespun.named_array import NamedArray
 from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
+from homespun.records.metrics import length_up_to
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
+from homespun.training.diagnostics.step_guard import StepGuard
 from homespun.training.position import Position
 
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
 
-def requested(
-    given: Mapping[str, Any], say: Say, config: TrainConfig | None = None
-) -> tuple[TrainConfig, Checkpoint | None]:
-    """The settings of a run, and the checkpoint that it continues from, if it is resumed.
+@dataclass(frozen=True)
+class ResumePoint:
+    """The point from which a resumed run continues: the newest checkpoint of the folder, or one that is named."""
 
-    A setting is taken from `given`, else from the TOML file that `given` names, else from the resumed run, else from
-    the defaults. The folder and the engine of the resumed run may differ from the stored ones, as it may have
-    moved to another machine.
+    weights: Archive
+    state: Archive | None
+    """None for weights alone, such as the best ones. Then the moments of the optimizer begin anew."""
+    is_named: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The file of the weights."""
+        return self.weights.path
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Everything that is stored about the run."""
+        return self.weights.header
+
+    def tensors(self) -> Iterator[NamedArray]:
+        """Stream the weights, and then the moments, if they are there."""
+        yield from self.weights.tensors()
+        if self.state:
+            yield from self.state.tensors()
+
+    def position(self) -> Position:
+        """The position of the run at this point.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError: it is missing or has another form.
+        """
+        if self.state:
+            return Position.restored(self.state.header["position"])
+        if "position" in self.header:
+            return Position.restored(self.header["position"])
+        step, config = self.weights.step, _config_from(ResolvedConfig, self.header["resolved"])
+        return Position(
+            step=step,
+            next_sample=step * config.sequences_per_step,
+            tokens=step * config.tokens_per_step,
+            evaluated_at=step,
+            sampled_at=step,
+            guard=StepGuard(best_val_loss=self.header.get("val_loss")),
+        )
+
+    def metrics_length(self, record: Path) -> int:
+        """Length of the record up to this point, in bytes; `record` is the file.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if self.state:
+            length: int = self.state.header["metrics_length"]
+            return length
+        return length_up_to(record, self.weights.step)
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a run in this folder continues its own earlier steps."""
+        return self.path.parent.resolve() == folder.resolve()
+
+
+def given_config(given: Mapping[str, Any], config: TrainConfig | None = None) -> TrainConfig:
+    """The settings of a run, before it is known whether they override those of a resumed run.
+
+    Without --checkpoint-dir, a run that continues from a file stays in the folder of the file.
 
     Args:
-        given: settings by name, such as the flags of the command line.
-        config: all settings, from Python. Then only `given` overrides them, and the settings of the resumed run do not.
+        given: settings by name, such as the flags of the command line. They override the TOML file that they name.
+        config: all other settings, from Python.
 
     Raises:
-        UserError: a setting that does not exist or has a bad value, or a checkpoint that cannot be resumed.
+        UserError: a setting that does not exist or has a bad value.
     """
-    if file := given.get("config"):
-        named = TrainConfig(config=file).config
-        assert named
-        given = read_toml(Path(named), TrainConfig) | dict(given)
-    wanted = settings_of(TrainConfig, config, given)
-    checkpoint = find_checkpoint(wanted, say)
-    if checkpoint and config is None:
-        at_first = _config_from(TrainConfig, checkpoint.weights.header["requested"])
-        place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
-        wanted = dataclasses.replace(at_first, **{**given, **place})
-    return wanted, checkpoint
+    wanted = settings_of(TrainConfig, config, with_file(given))
+    is_default = wanted.checkpoint_dir == TrainConfig.checkpoint_dir
+    if (file := wanted.resume_file()) and is_default and "checkpoint_dir" not in given:
+        wanted = dataclasses.replace(wanted, checkpoint_dir=str(file.parent))
+    return wanted
 
 
-def find_checkpoint(config: TrainConfig, say: Say) -> Checkpoint | None:
-    """The checkpoint that `config.resume` asks for.
+def with_file(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given, and those in the TOML file that they name.
+
+    Raises:
+        UserError: the file cannot be read, or has a bad setting.
+    """
+    file = given.get("config")
+    return (read_toml(Path(file), TrainConfig) if file else {}) | dict(given)
+
+
+def with_stored(wanted: TrainConfig, given: Mapping[str, Any], point: ResumePoint) -> TrainConfig:
+    """The settings of a resumed run: those given now, else its own.
+
+    The folder and the engine of the resumed run may differ from the stored ones, as it may have moved to another
+    machine.
+
+    Raises:
+        UserError: a setting has a bad value, or the checkpoint is of another version.
+    """
+    at_first = _config_from(TrainConfig, point.header["requested"])
+    place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
+    return dataclasses.replace(at_first, **{**with_file(given), **place})
+
+
+def find_point(config: TrainConfig, say: Say) -> ResumePoint | None:
+    """The point that `config.resume` asks for; None for a new run.
 
     Raises:
         UserError: `--resume` where there is no checkpoint, or none that this version can read.
     """
     if config.resume == "never":
         return None
-    found = CheckpointFolder(Path(config.checkpoint_dir)).latest(report=say)
-    if found is None and config.resume == "latest":
+    folder = CheckpointFolder(Path(config.checkpoint_dir))
+    if isinstance(config.resume, int):
+        point = _at_step(folder, config.resume)
+    elif file := config.resume_file():
+        point = _in_file(file)
+    else:
+        found = folder.latest(report=say)
+        if found is None and config.resume == "auto":
+            return None
+        if found is None:
+            raise UserError(
+                f"{config.checkpoint_dir} holds no checkpoint to resume: leave --resume out to start a run, "
+                "or use --resume auto"
+            )
+        point = ResumePoint(found.weights, found.state)
+    _check_headers(point)
+    return point
+
+
+def _at_step(folder: CheckpointFolder, step: int) -> ResumePoint:
+    """The checkpoint of a step.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if step not in (steps := folder.steps()):
+        listed = ", ".join(map(str, reversed(steps))) or "none"
         raise UserError(
-            f"{config.checkpoint_dir} holds no checkpoint to resume: leave --resume out to start a run, "
-            "or use --resume auto"
+            f"{folder.path} holds no checkpoint of step {step} (there are: {listed}): "
+            "name one of these, or a file of weights such as best.npz"
         )
-    if found:
-        _check_headers(found)
-    return found
+    found = folder.open(step)
+    found.verify()
+    return ResumePoint(found.weights, found.state, is_named=True)
 
 
-def _check_headers(checkpoint: Checkpoint) -> None:
+def _in_file(file: Path) -> ResumePoint:
+    """A file of weights, with the state beside it if that is there.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    match = STEP_FILE.fullmatch(file.name)
+    if match and CheckpointFolder(file.parent).file(int(match[1]), ".state").exists():
+        return _at_step(CheckpointFolder(file.parent), int(match[1]))
+    if not file.exists():
+        raise UserError(f"--resume {file}: there is no such file")
+    weights = open_weights(file)
+    weights.verify()
+    return ResumePoint(weights, None, is_named=True)
+
+
+def _check_headers(point: ResumePoint) -> None:
     """Make sure that the checkpoint has all that a resumed run needs.
 
     Raises:
         UserError: something is missing or has another type.
     """
-    stored, state = checkpoint.weights.header, checkpoint.state.header
-    model = from_checkpoint(checkpoint.weights).config
+    stored = point.header
+    model = from_checkpoint(point.weights).config
     try:
         resolved = _config_from(ResolvedConfig, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
         for name in ("data_file", "data_sha256"):
             restored(str, stored[name], name)
         restored(dict[str, str], stored["facts"], "facts")
-        restored(int, state["metrics_length"], "metrics_length")
-        position = Position.restored(state["position"])
+        if point.state:
+            restored(int, point.state.header["metrics_length"], "metrics_length")
+        position = point.position()
     except (LookupError, ValueError) as error:
         raise _other_version(repr(error)) from None
     fits = (resolved.vocab_size, resolved.seq_len) == (model.vocab_size, model.seq_len)
-    if position.step != checkpoint.step or not fits:
+    if position.step != point.weights.step or not fits:
         raise _other_version("its parts do not fit each other")
 
 
@@ -201,21 +323,26 @@ def _check_changes(changes: list[_Change], say: Say) -> None:
             say(f"changed for the rest of the run: {name} is {now}, was {_shown(before)}")
 
 
-def restore(engine: Engine, checkpoint: Checkpoint, say: Say) -> None:
+def restore(engine: Engine, point: ResumePoint, say: Say) -> None:
     """Load weights and moments into the engine, and say if its results may differ now.
 
     Raises:
         UserError: they belong to another model.
     """
     try:
-        engine.load(checkpoint.tensors())
+        engine.load(point.tensors())
     except ValueError as error:
-        raise UserError(f"{checkpoint.path} does not fit this model: {error}") from error
+        raise UserError(f"{point.path} does not fit this model: {error}") from error
     differing = [
         f"{name} was {was}, is {engine.facts[name]}"
-        for name, was in checkpoint.weights.header["facts"].items()
+        for name, was in point.header["facts"].items()
         if engine.facts.get(name, was) != was
     ]
+    if point.state is None:
+        say(
+            f"{point.path} holds weights alone: the means of the optimizer begin anew, so the run differs from "
+            "one that continues from a checkpoint."
+        )
     if differing:
         say(
             f"From here on the last digits may differ from an uninterrupted run: {'; '.join(differing)}."

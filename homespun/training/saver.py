@@ -5,6 +5,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from homespun.architectures.families import parameters
+from homespun.checkpoint.folder import BEST
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.errors import DiskFullError
 from homespun.named_array import NamedArray
@@ -24,11 +25,26 @@ class Saver:
         self._told: tuple[int, Path] | None = None
         self.saved_at: int | None = position.step
         """The step that was saved last; None where the position has changed since then."""
+        self._resumed_at = position.step or None
 
     @property
     def folder(self) -> Path:
         """The folder of the run."""
         return self._writer.folder.path
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is complete on the disk; None if there is none."""
+        return self._writer.saved[0] if self._writer.saved else self._resumed_at
+
+    @property
+    def best(self) -> Path:
+        """The file of the best weights."""
+        return self.folder / BEST[0]
+
+    def newest_before(self, step: int) -> int | None:
+        """The newest step before this one that has a complete checkpoint, if there is one."""
+        return self._writer.folder.newest_before(step)
 
     @property
     def seconds_to_save(self) -> float:
@@ -53,9 +69,14 @@ class Saver:
             {"position": position.stored(), "metrics_length": metrics_length},
         )
 
-    def save_best(self, val_loss: float) -> None:
-        """Begin to write the weights, the best so far."""
-        header = {**self._run.header, "val_loss": val_loss}
+    def save_best(self, val_loss: float, elapsed: float) -> None:
+        """Begin to write the weights, the best so far, with the position of the run."""
+        self._position.elapsed_seconds = elapsed
+        header = {
+            **self._run.header,
+            "val_loss": val_loss,
+            "position": self._position.stored(),
+        }
         self._writer.save_best(self._position.step, self._weights(), header)
 
     def completed(self) -> tuple[int, Path] | None:
@@ -68,6 +89,10 @@ class Saver:
         saved, told = self._writer.saved, self._told
         self._told = saved
         return None if saved is told else saved
+
+    def wait(self) -> None:
+        """Wait for the running save. Raises as `CheckpointWriter.wait`."""
+        self._writer.wait()
 
     def finish(self) -> None:
         """Wait for the last save. Raises as `CheckpointWriter.finish`."""

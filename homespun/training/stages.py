@@ -10,7 +10,6 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
-from homespun.checkpoint.folder import Checkpoint
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
@@ -33,7 +32,13 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
-from homespun.training.resume import restore, resumed_corpus, resumed_plan, resumed_tokenizer
+from homespun.training.resume import (
+    ResumePoint,
+    restore,
+    resumed_corpus,
+    resumed_plan,
+    resumed_tokenizer,
+)
 from homespun.training.run import Run
 
 AUTO_VOCAB_SIZE = 4096
@@ -66,7 +71,7 @@ def smallest_model(config: TrainConfig) -> ModelConfig:
     return shaped(base, given | {"vocab_size": vocab_size})
 
 
-def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> Run:
+def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
     """Make a new run ready, or a resumed one.
 
     Raises:
@@ -75,8 +80,8 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
     folder = Path(requested.tokens_dir)
     check_folder(folder)
     hardware.limit_workers(requested.threads)
-    if checkpoint:
-        stored = checkpoint.weights.header
+    if point:
+        stored = point.header
         planned = resumed_plan(requested, stored, say)
         corpus = resumed_corpus(requested, stored)
         tokenizer = resumed_tokenizer(requested, stored)
@@ -88,8 +93,8 @@ def set_up(requested: TrainConfig, checkpoint: Checkpoint | None, say: Say) -> R
         tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
         planned = choose_plan(requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
-    if checkpoint:
-        restore(engine, checkpoint, say)
+    if point:
+        restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
             say(
                 "This run began with another version of homespun. From here on it takes its samples in a new order."

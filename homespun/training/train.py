@@ -1,9 +1,12 @@
 """Settings and text flow in; a folder with a trained model, its checkpoints and its metrics comes out."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from homespun import workspace
-from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFolder
+from homespun.checkpoint.folder import BEST, METRICS, PLOT, CheckpointFolder, FolderLock
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds
@@ -17,28 +20,36 @@ from homespun.records.plot import plot_run
 from homespun.terminal import Say
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
-from homespun.training.ending import PLOT, headline, what_now
+from homespun.training.ending import headline, what_now
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
 from homespun.training.position import Position
+from homespun.training.resume import ResumePoint, find_point, given_config, with_stored
 from homespun.training.run import Run, bytes_on_disk
 from homespun.training.saver import Saver
 from homespun.training.stages import set_up, smallest_model
 
+LEAST_KEPT = 2
+"""Checkpoints that stay, even with --keep 1. Only a later step shows that the weights of the newest are usable."""
+
 
 def train(
-    config: TrainConfig,
-    checkpoint: Checkpoint | None,
+    given: Mapping[str, Any],
     say: Say,
     on_event: Listener | None = None,
+    config: TrainConfig | None = None,
     *,
     quits: bool = False,
 ) -> TrainResult:
     """Set a run up and run it.
 
+    The folder of the run is locked from here to the end, before anything is read from it.
+
     Args:
-        checkpoint: where a resumed run continues, see `resume.requested`.
+        given: settings by name, such as the flags of the command line. A setting is taken from here, else from the TOML
+            file that is named here, else from the resumed run, else from the defaults.
         on_event: gets each event after the records and the console. When it raises `StopRun`, the run saves and ends.
+        config: all settings, from Python. Then only `given` overrides them, and the settings of a resumed run do not.
         quits: a second signal ends the process at once, see `Interrupts`.
 
     Raises:
@@ -46,24 +57,38 @@ def train(
         BaseException: an error of `on_event`, after the run has been saved.
     """
     workspace.check()
-    folder = CheckpointFolder(Path(config.checkpoint_dir), config.keep)
-    folder.check_free()  # fails now, not after an hour of tokenizing
-    if checkpoint is None:
-        folder.check_space(bytes_on_disk(smallest_model(config), config.keep))
-    run = set_up(config, checkpoint, say)
-    folder.check_space(bytes_on_disk(run.model, run.config.keep))
-    if checkpoint is None and (earlier := folder.set_aside()):
-        say(f"The earlier run in {folder.path} is now in {earlier}.")
-    stored = checkpoint.state.header if checkpoint else None
-    position = Position.restored(stored["position"]) if stored else Position()
+    wanted = given_config(given, config)
+    with CheckpointFolder(Path(wanted.checkpoint_dir)).lock() as lock:
+        point = find_point(wanted, say)
+        if point and config is None:
+            wanted = with_stored(wanted, given, point)
+        return _train(wanted, point, lock, say, on_event, quits=quits)
+
+
+def _train(
+    config: TrainConfig,
+    point: ResumePoint | None,
+    lock: FolderLock,
+    say: Say,
+    on_event: Listener | None,
+    *,
+    quits: bool,
+) -> TrainResult:
+    """`train`, from the resumed point on, or from the start."""
+    folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
+    if point is None:
+        folder.check_space(bytes_on_disk(smallest_model(config), folder.keep))
+    run = set_up(config, point, say)
+    folder.check_space(bytes_on_disk(run.model, folder.keep))
+    position = _begin(point, lock, say)
+    continues = point is not None and point.state is not None and point.is_in(folder.path)
     with (
-        folder.lock(),
         Interrupts(quits=quits) as interrupts,
         MetricsLog(folder.path / METRICS) as metrics,
         Console(when_lost=interrupts.output_lost) as console,
     ):
-        if stored:
-            metrics.truncate(stored["metrics_length"])
+        if point and point.is_in(folder.path):
+            metrics.truncate(point.metrics_length(metrics.path))
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None)
         # The record comes first: the console and the user see nothing that is not in the file.
@@ -75,12 +100,36 @@ def train(
             report=emit.message,
         ) as writer:
             saver = Saver(run, position, writer, metrics)
-            result = _run_loop(
-                Loop(run, position, clock, saver, emit, interrupts), bool(checkpoint)
-            )
+            if point and not continues:
+                saver.save(clock.elapsed())  # from here on, the folder has a checkpoint of its own
+            result = _run_loop(Loop(run, position, clock, saver, emit, interrupts), bool(point))
     if emit.error:
         raise emit.error
     return result
+
+
+def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> Position:
+    """Make the folder that of the run at its first position, and return the position.
+
+    The folder may hold another run, or later steps of this one. Both are moved aside.
+    """
+    folder = lock.folder.path
+    if point is None or not point.is_in(folder):
+        if earlier := lock.set_aside():
+            say(f"The earlier run in {folder} is now in {earlier}.")
+    elif point.is_named:
+        length = point.metrics_length(folder / METRICS)
+        if later := lock.go_back(point.weights.step, length, with_step=point.state is None):
+            say(
+                f"Going back to step {point.weights.step:,}: the later checkpoints, and a copy of all records, "
+                f"are now in {later}."
+            )
+    position = point.position() if point else Position()
+    guard = position.guard
+    if guard.best_val_loss is not None and not any((folder / name).exists() for name in BEST):
+        say(f"{folder} has no {BEST[0]}: the next evaluation begins a new one.")
+        guard.best_val_loss, guard.evaluations_without_better = None, 0
+    return position
 
 
 def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
@@ -110,6 +159,7 @@ def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
         val_loss=loop.val_loss,
         best_val_loss=position.guard.best_val_loss,
         stopped_by=loop.interrupts.stopped_by,
+        saved_step=loop.saver.newest,
     )
     if result.steps:
         _draw_curves(run, folder, emit)

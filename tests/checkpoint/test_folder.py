@@ -1,22 +1,28 @@
 """A folder always has a complete checkpoint, even after a failure or a kill, and only one run writes into it."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from homespun import durable
 from homespun.checkpoint.archive import CheckpointError, write_archive
 from homespun.checkpoint.folder import CheckpointFolder, open_weights
 from homespun.errors import UserError
+from homespun.records.metrics import MetricsLog
 from tests.checkpoint.faults import Call, intercepted, trace
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +43,11 @@ def save(folder: CheckpointFolder, *steps: int, version: float | None = None) ->
 
 def names(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.name != ".lock")
+
+
+def set_aside(folder: CheckpointFolder) -> Path | None:
+    with folder.lock() as lock:
+        return lock.set_aside()
 
 
 def pairs(*steps: int) -> list[str]:
@@ -222,7 +233,8 @@ def test_killed_at_every_call(tmp_path: Path) -> None:
         3,
         1,
     )
-    assert (struck["torn", "fsync"], struck["torn", "rename"]) == (4, 2)
+    # The earlier weights first get their usual name back.
+    assert (struck["torn", "fsync"], struck["torn", "rename"]) == (6, 4)
     assert (struck["best", "fsync"], struck["best", "rename"]) == (2, 1)
 
     whole = {
@@ -238,6 +250,34 @@ def test_killed_at_every_call(tmp_path: Path) -> None:
         assert [kill["again"]["step"], kill["again"]["versions"]] == later, kill
         assert kill["again"]["skipped"] == [], kill
         assert kill["files"] == sorted([".lock", "best.npz", *pairs(later[0])]), kill
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_replaced_file_is_not_left_behind(tmp_path: Path, committed: bool) -> None:
+    """A run was killed while it saved a step again, before or after the new state was in its place."""
+    folder = CheckpointFolder(_made(tmp_path / "run"))
+    save(folder, 1, version=1)
+    weights, replaced = (folder.path / f"checkpoint_step_1{s}.npz" for s in ("", ".replaced"))
+    if committed:
+        shutil.copy(weights, replaced)
+        save_over(folder)
+    else:
+        weights.rename(replaced)
+        write_archive(weights, tensors(2), {}, step=1)
+    with folder.lock():
+        assert names(folder.path) == pairs(1)
+        found = folder.open(1)
+        found.verify()
+        assert found.weights.header == {"v": 2 if committed else 1}
+
+
+def save_over(folder: CheckpointFolder) -> None:
+    """Save step 1 again, and put the earlier weights back under their temporary name."""
+    replaced = folder.path / "checkpoint_step_1.replaced.npz"
+    earlier = replaced.read_bytes()
+    replaced.unlink()
+    save(folder, 1, version=2)
+    replaced.write_bytes(earlier)
 
 
 def test_order_of_a_save(tmp_path: Path) -> None:
@@ -324,7 +364,7 @@ def test_the_second_run_is_told_who_has_the_folder(holder: Any, tmp_path: Path) 
     assert "\n" not in str(caught.value)
     (folder.path / "metrics.jsonl").touch()
     with pytest.raises(UserError, match="in use"):
-        folder.set_aside()
+        set_aside(folder)
     assert names(tmp_path) == ["checkpoints"]
 
 
@@ -371,17 +411,94 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
 def test_a_lock_in_a_folder_that_was_moved_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening the lock file and locking it, another process sets the folder aside."""
+    """Between opening the folder and locking it, another process sets it aside and takes its place."""
     folder = CheckpointFolder(_made(tmp_path / "run"))
+    flock, moved = fcntl.flock, []
 
-    def late(file: Any, operation: int) -> None:
-        folder.path.rename(tmp_path / "run.1")
-        _made(folder.path)
-        (folder.path / ".lock").write_text("process 1")
+    def late(descriptor: int, operation: int) -> None:
+        if not moved:
+            folder.path.rename(tmp_path / "run.1")
+            descriptors = [os.open(_made(folder.path), os.O_RDONLY)]
+            flock(descriptors[0], operation)
+            moved.extend(descriptors)
+            (folder.path / ".lock").write_text("process 1")
+        flock(descriptor, operation)
 
     monkeypatch.setattr("fcntl.flock", late)
-    with pytest.raises(UserError, match="in use"), folder.lock():
+    with pytest.raises(UserError, match="in use by process 1"), folder.lock():
         pass
+    os.close(moved[0])
+    with folder.lock():
+        assert (tmp_path / "run").samefile(folder.path)
+
+
+def test_a_removed_lock_file_lets_nobody_in(holder: Any, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    (folder.path / ".lock").unlink()
+    with pytest.raises(UserError, match="in use by another process"), folder.lock():
+        pass
+    assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOTSUP])
+def test_where_folders_cannot_be_locked_the_file_is(
+    holder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    flock = fcntl.flock
+
+    def like_nfs(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", like_nfs)
+    with (
+        pytest.raises(UserError, match=f"process {holder.pid} "),
+        CheckpointFolder(tmp_path / "checkpoints").lock(),
+    ):
+        pass
+    with CheckpointFolder(tmp_path / "other").lock():
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
+def test_a_link_in_place_of_a_file_is_refused_and_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("no line end")
+    run = _made(tmp_path / "run")
+    for target in ("precious", "missing"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(tmp_path / target)
+        with pytest.raises(UserError, match=f"{name} is a link"), CheckpointFolder(run).lock():
+            pass
+        with pytest.raises(UserError, match="is a link"):
+            MetricsLog(run / name)
+    assert (tmp_path / "precious").read_text() == "no line end"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["precious", "run"]
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(UserError, match="no regular file"), CheckpointFolder(run).lock():
+        pass
+
+
+def test_a_failure_before_there_is_a_run_leaves_nothing(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "a" / "b")
+    with contextlib.suppress(UserError), folder.lock():
+        raise UserError("no text")
+    assert list(tmp_path.iterdir()) == []
+    with contextlib.suppress(UserError), folder.lock():
+        (folder.path / "metrics.jsonl").touch()
+        raise UserError("standstill")
+    assert names(folder.path) == ["metrics.jsonl"]
+
+
+def test_the_name_of_a_new_folder_is_flushed(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "runs" / "a")
+    with mock.patch.object(durable, "sync_folder") as flushed, folder.lock() as lock:
+        assert [call.args[0] for call in flushed.mock_calls] == [tmp_path, tmp_path / "runs"]
+        (folder.path / "best.npz").touch()
+        flushed.reset_mock()
+        lock.set_aside()
+    assert {call.args[0] for call in flushed.mock_calls} == {tmp_path / "runs"}
 
 
 # Folders
@@ -392,21 +509,106 @@ def test_a_lock_in_a_folder_that_was_moved_is_none(
 )
 def test_an_earlier_run_is_set_aside(tmp_path: Path, name: str) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")
-    assert folder.set_aside() is None
-    _made(folder.path)
     for n in (1, 2):
-        assert folder.set_aside() is None
+        assert set_aside(folder) is None
         (folder.path / name).write_text(str(n))
         (folder.path / "notes.txt").touch()
-        assert folder.set_aside() == tmp_path / f"checkpoints.{n}"
+        assert set_aside(folder) == tmp_path / f"checkpoints.{n}"
         assert (tmp_path / f"checkpoints.{n}" / name).read_text() == str(n)
         assert names(folder.path) == []
+
+
+def test_after_a_run_was_set_aside_both_folders_are_guarded(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"))
+    (folder.path / "best.npz").touch()
+    with folder.lock() as lock:
+        assert lock.set_aside() == tmp_path / "run.1"
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} "), folder.lock():
+            pass
+        with CheckpointFolder(tmp_path / "run.1").lock():  # nobody works in the earlier one
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EACCES])
+def test_a_folder_that_cannot_be_renamed_keeps_earlier_runs_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As a mount point, or below a folder of somebody else."""
+    folder = CheckpointFolder(_made(tmp_path / "run"))
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path == folder.path:
+            raise OSError(number, os.strerror(number))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    (folder.path / "lost+found").mkdir()
+    for n in (1, 2):
+        save(folder, n)
+        (folder.path / "metrics.jsonl").write_text(str(n))
+        (folder.path / "training.png").touch()
+        with folder.lock() as lock:
+            assert lock.set_aside() == folder.path / f"earlier.{n}"
+            with pytest.raises(UserError, match="in use"), folder.lock():
+                pass
+        earlier = CheckpointFolder(folder.path / f"earlier.{n}")
+        assert names(earlier.path) == sorted([*pairs(n), "metrics.jsonl", "training.png"])
+        assert earlier.latest() is not None
+        assert names(folder.path) == [*(f"earlier.{k}" for k in range(1, n + 1)), "lost+found"]
+
+
+def test_going_back_keeps_the_later_part_as_a_run_of_its_own(tmp_path: Path) -> None:
+    folder = CheckpointFolder(_made(tmp_path / "run"), keep=9)
+    save(folder, 1, 2, 3)
+    folder.save_best(3, tensors(3), {})
+    (folder.path / "metrics.jsonl").write_text("1\n2\n3\n")
+    with folder.lock() as lock:
+        assert lock.go_back(1, 2) == folder.path / "later.1"
+    assert names(folder.path) == sorted([*pairs(1), "later.1", "metrics.jsonl"])
+    later = CheckpointFolder(folder.path / "later.1")
+    assert names(later.path) == sorted([*pairs(2, 3), "best.npz", "metrics.jsonl"])
+    assert (later.path / "metrics.jsonl").read_text() == "1\n2\n3\n"
+    assert later.latest() is not None
+    (folder.path / "metrics.jsonl").write_text("1\n")
+    with folder.lock() as lock:
+        assert lock.go_back(1, 2) is None
+    assert names(folder.path) == sorted([*pairs(1), "later.1", "metrics.jsonl"])
+
+
+def test_killed_while_going_back_the_folder_is_that_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every rename, the newest checkpoint is one of the run, and nothing is lost."""
+    rename = Path.rename
+    for k in range(1, 6):
+        folder = CheckpointFolder(_made(tmp_path / str(k)), keep=9)
+        save(folder, 1, 2, 3)
+        folder.save_best(3, tensors(3), {})
+        left = iter(range(k - 1, -1, -1))
+
+        def killed(path: Path, target: Path, left: Any = left) -> Path:
+            if next(left) == 0:
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt), folder.lock() as lock:
+            lock.go_back(1, 0)
+        monkeypatch.setattr(Path, "rename", rename)
+        newest = folder.latest(lambda line: None)
+        assert newest is not None
+        with folder.lock() as lock:
+            lock.go_back(1, 0)
+        assert names(folder.path)[:2] == pairs(1)
+        aside = sorted(path.name for path in folder.path.glob("later.*/*"))
+        assert aside == sorted([*pairs(2, 3), "best.npz"])
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     folder = CheckpointFolder(_made(tmp_path / "run"))
     (folder.path / "thesis.txt").touch()
-    assert folder.set_aside() is None
+    assert set_aside(folder) is None
     assert names(folder.path) == ["thesis.txt"]
 
 
@@ -415,7 +617,7 @@ def test_a_linked_folder_stays_on_its_disk(tmp_path: Path) -> None:
     (tmp_path / "disk" / "run" / "best.npz").touch()
     (tmp_path / "checkpoints").symlink_to(tmp_path / "disk" / "run")
     folder = CheckpointFolder(tmp_path / "checkpoints")
-    assert folder.set_aside() == tmp_path / "disk" / "run.1"
+    assert set_aside(folder) == tmp_path / "disk" / "run.1"
     assert names(folder.path) == []
 
 
@@ -425,7 +627,7 @@ def test_the_folder_one_is_in_does_not_move(
     (tmp_path / "best.npz").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="is your working directory"):
-        CheckpointFolder(Path()).set_aside()
+        set_aside(CheckpointFolder(Path()))
 
 
 def test_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,14 +643,21 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="cannot be written"), CheckpointFolder(path).lock():
             pass
-        with pytest.raises(UserError, match="cannot be read"):
-            CheckpointFolder(path).set_aside()
 
     def read_only(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(Path, "open", read_only)
-    with pytest.raises(UserError, match="Read-only"), CheckpointFolder(tmp_path / "run").lock():
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "open_file", read_only)
+        with pytest.raises(UserError, match="Read-only"), CheckpointFolder(tmp_path / "run").lock():
+            pass
+    # A run that was there before: its lock file can be written, and its folder cannot.
+    folder = CheckpointFolder(_made(tmp_path / "protected"))
+    save(folder, 1)
+    with folder.lock():
+        pass
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder.path)
+    with pytest.raises(UserError, match=r"protected.* cannot be written"), folder.lock():
         pass
 
 

@@ -123,7 +123,7 @@ BAD = [
     (f"{DOWNLOAD} --dataset latin1.txt", "latin1.txt: not UTF-8 in line 1"),
     (f"{DOWNLOAD} --dataset paper.pdf", "paper.pdf: this is a PDF"),
     (f"{DOWNLOAD} --dataset stories --output short.txt", "short.txt: this file is in the way"),
-    (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: File exists"),
+    (f"{DOWNLOAD} --dataset stories --output short.txt/x", "short.txt: Not a directory"),
     (f"{DOWNLOAD} --dataset stories --num-samples 0", "--num-samples is 0"),
     # Vocabulary and tokenizer.
     (f"{TOKENIZER} --data-file stories.txt --vocab-size 256", "--vocab-size is 256"),
@@ -217,7 +217,7 @@ BAD = [
     (f"{TRAIN} --checkpoint-dir {'x' * 300}", "cannot be written (File name too long)"),
     (f"{TRAIN} --checkpoint-dir ''", "--checkpoint-dir is empty"),
     (f"{TRAIN} --tokens-dir short.txt", "short.txt is a file): choose another folder (--tokens-d"),
-    ("train --resume --checkpoint-dir short.txt", "short.txt cannot be read as a folder"),
+    ("train --resume --checkpoint-dir short.txt", "short.txt cannot be written (Not a directory)"),
     ("train --resume --tokenizer-path other_tokenizer", "not the tokenizer of this run"),
     ("train --resume --checkpoint-dir torn", "torn holds no checkpoint to resume"),
     ("generate --tokenizer-path other_tokenizer", "leave --tokenizer-path out"),

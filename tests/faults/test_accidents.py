@@ -1,5 +1,6 @@
 """Steps with gradients that are not finite, two runs in one folder, and several faults in one run."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -19,6 +20,12 @@ TITLE = "Accidents of a run"
 ONE_NAN = "NaN in the gradients of one batch"
 MANY_NANS = "NaN in the gradients of every batch from some step on"
 TWO_RUNS = "two runs in one folder; a folder whose run was killed"
+RUINED = (
+    "an applied step that ruins the weights, with --keep 1, saving every 5 steps and every step"
+)
+ONE_AFTER_THE_OTHER = (
+    "two resumed runs, the first suspended between its choice of a checkpoint and its first step"
+)
 AT_ONCE = "a NaN, a corrupt shard, a full disk and a SIGTERM in one run"
 
 NAN_STEP = 7
@@ -128,6 +135,80 @@ def test_two_runs_in_one_folder(place: Path, table: Table) -> None:
 def test_two_runs_in_one_folder_would_show(place: Path, table: Table) -> None:
     assert second_run(place, "lock-not-taken")[0] == 0
     table.red(TWO_RUNS, "lock-not-taken")
+
+
+RUIN_STEP = 12
+
+
+def way_back(place: Path, interval: int, *wrong: str) -> str | None:
+    """The advised flag with which a run gets out of a standstill; None if there is none, or it does not work.
+
+    The weights are ruined by a step between two evaluations.
+    """
+    folder = f"ruined-{interval}"
+    pace = ["--save-interval", interval, "--keep", 1, "--checkpoint-dir", folder]
+    ruined = [f"ruined-in-step={RUIN_STEP}", *wrong]
+    output = runs.run(place, "train", *runs.RUN, *pace, wrong=ruined, status=2)
+    advice = re.search(r"(--resume(?: \d+)?) (--learning-rate \S+)", " ".join(output.split()))
+    if not advice:
+        return None
+    flags = f"{advice[1]} {advice[2]}".split()
+    process = runs.start(place, "train", *flags, "--checkpoint-dir", folder, wrong=wrong)
+    works = process.wait(timeout=runs.LONGEST) == 0 and runs.newest_step(place / folder) == STEPS
+    return advice[1] if works else None
+
+
+def test_ruined_weights_replace_nothing(place: Path, table: Table) -> None:
+    assert way_back(place, SAVE_INTERVAL) == "--resume"
+    assert way_back(place, 1) == f"--resume {RUIN_STEP - 1}"
+    table.row(
+        RUINED,
+        tries=2,
+        lost=NOTHING,
+        result="nothing is saved after a refused step; the advised flag goes back to usable weights, and the run ends",
+    )
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "interval"), [("refused-steps-saved", 5), ("newest-checkpoint-alone-kept", 1)]
+)
+def test_ruined_weights_would_show(place: Path, table: Table, sabotage: str, interval: int) -> None:
+    assert way_back(place, interval, sabotage) is None
+    table.red(RUINED, sabotage)
+
+
+def overtaken(place: Path, *wrong: str) -> tuple[int | None, Lost]:
+    """A second run resumes while the first one is suspended in its set-up, which then continues.
+
+    Returns:
+        The exit status of the second run, and the losses after both have ended.
+    """
+    runs.train(place, "shared", wrong=[f"die-in-step={2 * SAVE_INTERVAL + 2}"], status=-9)
+    other = runs.copied(place, place.parent / "other")
+    resume = ["train", "--resume", "--checkpoint-dir", place / "shared"]
+    first = runs.start(place, *resume, wrong=[*wrong, "stopped-in-set-up"])
+    runs.until(first, lambda: "set-up begins" in runs.log_of(place).read_text())
+    second = runs.start(other, *resume, wrong=wrong)
+    status = second.wait(timeout=runs.LONGEST)
+    first.send_signal(signal.SIGCONT)
+    first.wait(timeout=runs.LONGEST)
+    return status, lost(place / "control", place / "shared")
+
+
+def test_a_run_that_is_suspended_in_its_set_up_is_not_overtaken(place: Path, table: Table) -> None:
+    status, found = overtaken(place)
+    assert (status, found) == (2, NOTHING)
+    table.row(
+        ONE_AFTER_THE_OTHER,
+        tries=1,
+        lost=found,
+        result="the second is refused, because the folder is locked before a checkpoint is chosen",
+    )
+
+
+def test_an_overtaken_run_would_show(place: Path, table: Table) -> None:
+    assert overtaken(place, "lock-taken-after-the-set-up")[0] == 0
+    table.red(ONE_AFTER_THE_OTHER, "lock-taken-after-the-set-up")
 
 
 # Several faults in one run

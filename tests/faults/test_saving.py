@@ -1,6 +1,7 @@
 """After a kill or an error at any system call of a save, a valid checkpoint is left, and saving again works."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.faults
 TITLE = "Saving"
 KILLED = "killed inside a save, at every write, fsync, rename and unlink"
 POWER = "power loss: the order of write, fsync, rename, fsync of the folder"
+NEW_FOLDERS = "power loss: the name of each new folder, of the run, its parents, its tokens, and an earlier run"
 REFUSED = "disk full or broken at every write, fsync and rename of a save"
 FULL = "disk really full in the middle of a run (a small tmpfs)"
 FULL_RUN = "disk full at every write of a real run"
@@ -181,6 +183,46 @@ def test_a_wrong_order_would_show(
 ) -> None:
     assert broken_promises(place, strace, sabotage) != []
     table.red(POWER, sabotage)
+
+
+def unflushed_folders(place: Path, strace: list[str], *sabotage: str) -> tuple[int, list[str]]:
+    """The folders that two runs made or renamed, the second over the first, and those with no later fsync of their
+    parent before the next file got its name in them."""
+    shutil.rmtree(place / "tokens")
+    made, unflushed = 0, []
+    for _ in range(2):
+        under = [*strace, "-e", "trace=mkdir,rename,fsync"]
+        runs.run(
+            place, "train", *runs.RUN, "--max-steps", 2, "--checkpoint-dir", "runs/a/b",
+            under=under, wrong=list(sabotage),
+        )  # fmt: skip
+        waiting: dict[Path, str] = {}
+        for line in (place.parent / "trace").read_text().splitlines():
+            names = [place / name for name in re.findall(r'"([^"]*)"', line)]
+            if re.search(r"fsync\(", line) and (match := re.search(r"<([^>]*)>", line)):
+                waiting.pop(Path(match[1]), None)
+            elif " mkdir(" in line or (" rename(" in line and names[-1].is_dir()):
+                if names[-1].is_relative_to(place) and line.endswith("= 0"):
+                    made += 1
+                    waiting[names[-1].parent] = line
+            elif " rename(" in line and names[-1].parent.parent in waiting:
+                unflushed.append(waiting[names[-1].parent.parent])
+        unflushed += waiting.values()
+    return made, unflushed
+
+
+def test_the_names_of_new_folders_are_flushed(place: Path, strace: list[str], table: Table) -> None:
+    made, unflushed = unflushed_folders(place, strace)
+    assert unflushed == []
+    assert made >= 7
+    table.row(
+        NEW_FOLDERS, tries=made, lost=NOTHING, result="asserted from the traces of two real runs"
+    )
+
+
+def test_an_unflushed_folder_would_show(place: Path, strace: list[str], table: Table) -> None:
+    assert unflushed_folders(place, strace, "new-folders-not-flushed")[1] != []
+    table.red(NEW_FOLDERS, "new-folders-not-flushed")
 
 
 # Disk full

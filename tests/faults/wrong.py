@@ -341,10 +341,87 @@ def characters_not_escaped(_: str) -> None:
     console.Console._writing = writing  # type: ignore[method-assign]
 
 
-def lock_not_taken(_: str) -> None:
-    from homespun.checkpoint.folder import CheckpointFolder
+def ruined_in_step(number: str) -> None:
+    """This step of the process is applied, and leaves weights that are not finite."""
+    torch = loaded_torch()
+    from homespun.engine.torch.engine import TorchEngine
 
-    CheckpointFolder._take = lambda *arguments: None  # type: ignore[method-assign]
+    step = TorchEngine.train_step
+    calls = 0
+
+    def ruining(engine: Any, *arguments: Any, **limits: float) -> Any:
+        nonlocal calls
+        calls += 1
+        handle = step(engine, *arguments, **limits)
+        if calls == int(number):
+            with torch.no_grad():
+                next(iter(engine.weights.values())).fill_(float("inf"))
+        return handle
+
+    TorchEngine.train_step = ruining  # type: ignore[method-assign]
+
+
+def stopped_in_set_up(_: str) -> None:
+    """The process stops after it has chosen its checkpoint, as if it were suspended."""
+    from homespun.training import train
+
+    set_up = train.set_up
+
+    def stopping(*arguments: Any) -> Any:
+        print("set-up begins", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return set_up(*arguments)
+
+    train.set_up = stopping
+
+
+def refused_steps_saved(_: str) -> None:
+    from homespun.training.loop import Loop
+
+    Loop.refusal = lambda loop: None  # type: ignore[method-assign]
+
+
+def newest_checkpoint_alone_kept(_: str) -> None:
+    from homespun.training import train
+
+    train.LEAST_KEPT = 1
+
+
+def lock_taken_after_the_set_up(_: str) -> None:
+    """The lock is given back as soon as it is taken, and taken again after the set-up."""
+    from homespun.training import train
+
+    set_up = train.set_up
+    run = train._train
+
+    def unlocked(config: Any, point: Any, lock: Any, *more: Any) -> Any:
+        lock.release()
+
+        def then_locked(*arguments: Any) -> Any:
+            found = set_up(*arguments)
+            lock._take()
+            return found
+
+        train.set_up = then_locked
+        return run(config, point, lock, *more)
+
+    train._train = unlocked
+
+
+def new_folders_not_flushed(_: str) -> None:
+    from homespun import durable
+
+    def make_folder(path: Path, mode: int = 0o777) -> list[Path]:
+        path.mkdir(mode, parents=True, exist_ok=True)
+        return []
+
+    durable.make_folder = make_folder
+
+
+def lock_not_taken(_: str) -> None:
+    from homespun import durable
+
+    durable.try_lock = lambda descriptor: True
 
 
 # Sabotages of checking
@@ -490,6 +567,12 @@ CHANGES: dict[str, Change] = {
             truncate_shards_in_step,
             a_shard_for_each_document,
             few_open_files,
+            ruined_in_step,
+            stopped_in_set_up,
+            refused_steps_saved,
+            newest_checkpoint_alone_kept,
+            lock_taken_after_the_set_up,
+            new_folders_not_flushed,
             no_fsync_of_files,
             no_fsync_of_folders,
             old_checkpoint_dropped_first,

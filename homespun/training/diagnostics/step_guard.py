@@ -28,6 +28,9 @@ SPIKE = "spike"
 NOT_FINITE = "not finite"
 STANDSTILL = "standstill"
 
+FROM_LAST = "continue from the last checkpoint with --resume"
+"""Part of the remedy of a finding that ends the run. The loop replaces it where another checkpoint is the right one."""
+
 
 class Limits(NamedTuple):
     """The highest loss and gradient norm of a step that is no spike."""
@@ -111,8 +114,8 @@ class StepGuard:
         if config.on_spike == "skip":
             return Finding(SPIKE, f"{jumped}: refused; if that repeats, {lower_rate(config)}")
         if config.on_spike == "stop":
-            resume = "--resume continues after this step; add --on-spike skip to skip later spikes"
-            return Finding(SPIKE, f"in step {step:,} {jumped}: refused and saved; {resume}", True)
+            remedy = f"{FROM_LAST} --on-spike skip, which skips this step and later spikes"
+            return Finding(SPIKE, f"in step {step:,} {jumped}: refused; {remedy}", True)
         if self.spike_at and step - self.spike_at < RECENT_STEPS:
             return None  # reported already, and the new level is not the usual one yet
         self.spike_at = step
@@ -124,7 +127,7 @@ class StepGuard:
         observed = _not_finite(result)
         if result.finite:
             observed = "loss or gradient norm was far above the usual"
-        cure = f"continue from the last checkpoint with --resume {lower_rate(config)}"
+        cure = f"{FROM_LAST} {lower_rate(config)}"
         if math.isfinite(result.loss) and not result.finite and config.precision == "bfloat16":
             cure += ", or with --precision float32"
         return Finding(

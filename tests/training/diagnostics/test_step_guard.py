@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import homespun
@@ -219,6 +218,4 @@ def test_a_real_run_in_which_nothing_is_finite_ends_and_has_changed_nothing(
     run = workplace / "checkpoints"
     said = [record["cause"] for record in records(run) if "advice" in record]
     assert said == [NOT_FINITE] * 9 + ["standstill"]
-    before, after = (dict(CheckpointFolder(run, 3).open(step).tensors()) for step in (15, 20))
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(tensor, after[name], err_msg=name)
+    assert CheckpointFolder(run).steps() == [15, 10, 5]  # step 20 was refused, so it is not saved
