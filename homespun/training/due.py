@@ -46,9 +46,12 @@ class DueDates:
 
     def _check(self, interval: int | None, last: int, cost: float) -> bool:
         """Every `interval` steps. Without one, after every tenth of the run, but not before the training since the
-        `last` one is much more work than the `cost`, in training tokens.
+        `last` one is much more work than the `cost`, in training tokens. Once at a step, also if the run was stopped
+        and resumed there.
         """
         step = self._position.step
+        if step == last:
+            return False
         if interval is not None:
             return step % interval == 0
         affordable = cost <= MAX_CHECK_SHARE * (step - last) * self._config.tokens_per_step
@@ -75,5 +78,6 @@ class DueDates:
         return next((name for name, limit in self._limits.items() if step >= limit), None)
 
     def is_complete(self) -> bool:
-        """Whether nothing is left to do, not even the last evaluation."""
-        return bool(self.end()) and self._position.evaluated_at == self._position.step
+        """Whether nothing is left to do, not even the last evaluation and samples."""
+        evaluated = self._position.evaluated_at == self._position.step
+        return bool(self.end()) and evaluated and not self.samples()

@@ -15,7 +15,7 @@ from homespun.training.evaluate import Evaluator
 from homespun.training.interrupts import Interrupts
 from homespun.training.position import Position
 from homespun.training.run import Run
-from homespun.training.sampling import sample_texts
+from homespun.training.sampling import sample_text
 from homespun.training.saver import Saver
 from homespun.training.steps import StepInputs, Steps, findings
 
@@ -44,27 +44,34 @@ class Loop:
 
     def train(self) -> str:
         """Run to the end, evaluate and save the last step; returns the reason of the end."""
+        self.settle()  # a stopped run may have left something to do
         while not (ended_by := self.ending()):
             batch = self.steps.next_batch()
             for result, inputs in self.steps.take(batch):
                 self.log(result, inputs)
             if self.fatal:
                 self.halt(self.fatal)
-            if self.due.evaluation():
-                self.evaluate()
-            if self.due.samples() and not self.interrupts.stopped_by:
-                self.sample()
-            if self.interrupts.save_wanted or self.due.checkpoint(self.saver.seconds_to_save):
-                self.save()
-            self.tell_saved()
+            self.settle()
         if self.position.evaluated_at != self.position.step and not self.stopped():
             self.evaluate()
-            self.saver.saved_at = None  # the checkpoint has to hold this evaluation
+            ended_by = self.stopped() or ended_by
         if self.saver.saved_at != self.position.step:
             self.save()
         self.saver.finish()
         self.tell_saved()
         return ended_by
+
+    def settle(self) -> None:
+        """Do everything that is due at this step. A stop leaves evaluation and samples to the resumed run."""
+        if self.due.evaluation() and not self.stopped():
+            self.evaluate()
+        if self.due.samples() and not self.stopped():
+            self.sample()
+        if self.saver.saved_at != self.position.step and (
+            self.interrupts.save_wanted or self.due.checkpoint(self.saver.seconds_to_save)
+        ):
+            self.save()
+        self.tell_saved()
 
     def finish_step(self) -> None:
         """Read and log the step that the device is still computing, if there is one."""
@@ -100,12 +107,19 @@ class Loop:
         raise UserError(f"{finding.cause}: {finding.text}") from self.emit.error
 
     def evaluate(self) -> None:
-        """Measure the model on the validation text; save the weights if they are the best so far."""
+        """Measure the model on the validation text; save the weights if they are the best so far.
+
+        A stop ends this early, without a result.
+        """
         self.finish_step()
         self.emit.activity("evaluating")
         position = self.position
-        self.val_loss, bits_per_byte = self.evaluator(self.run.engine)
+        measured = self.evaluator.measure(self.run.engine, self.stopped)
+        if measured is None:
+            return
+        self.val_loss, bits_per_byte = measured
         position.evaluated_at = position.step
+        self.saver.saved_at = None
         if best := position.guard.observe_evaluation(self.val_loss):
             self.saver.save_best(self.val_loss)
         self.emit(Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best)
@@ -113,15 +127,22 @@ class Loop:
             self.emit(Advice, **finding._asdict())
 
     def sample(self) -> None:
-        """Let the model continue the prompts."""
+        """Let the model continue the prompts. A stop leaves the last ones to the resumed run."""
         self.finish_step()
         self.emit.activity("writing samples")
-        self.position.sampled_at = self.position.step
-        for prompt, text in sample_texts(self.run):
+        position = self.position
+        self.saver.saved_at = None
+        for prompt in self.config.sample_prompts[position.prompts_done :]:
+            text = sample_text(self.run, prompt)
+            position.prompts_done += 1
             if isinstance(text, UserError):
                 self.emit.message(f'no sample after "{prompt}": {text}')
             else:
                 self.emit(Sample, prompt=prompt, text=text)
+            if self.stopped():
+                break
+        if position.prompts_done >= len(self.config.sample_prompts):
+            position.sampled_at, position.prompts_done = position.step, 0
 
     def save(self) -> None:
         """Begin to write a checkpoint of this moment."""

@@ -228,6 +228,19 @@ def signals_end_at_once(_: str) -> None:
     Interrupts.__enter__ = lambda interrupts: interrupts  # type: ignore[method-assign]
 
 
+def due_checks_forgotten(_: str) -> None:
+    """A resumed run does not look back at the evaluation and samples of the step at which it was stopped."""
+    from homespun.training.loop import Loop
+
+    settle = Loop.settle
+
+    def later(loop: Loop) -> None:
+        if loop.saver.saved_at != loop.position.step:
+            settle(loop)
+
+    Loop.settle = later  # type: ignore[method-assign]
+
+
 def second_signal_ignored(_: str) -> None:
     from homespun.training.interrupts import Interrupts
 
@@ -343,6 +356,7 @@ CHANGES: dict[str, Change] = {
             records_not_cut_back,
             records_not_flushed,
             signals_end_at_once,
+            due_checks_forgotten,
             second_signal_ignored,
             save_on_demand_forgotten,
             lock_not_taken,
