@@ -80,9 +80,10 @@ class Loop:
 
     def log(self, result: StepResult, inputs: StepInputs) -> None:
         """Report a step, and any findings about it or the run."""
+        fatal = None
         for finding in findings(self.position, result, inputs, self.config):
             if finding.ends_run:
-                self.fatal = finding
+                fatal = finding
             else:
                 self.emit(Advice, **finding._asdict())
         self.emit(
@@ -94,6 +95,9 @@ class Loop:
             batch=inputs.batch,
             log=self.steps.logged() if self.due.log() else None,
         )
+        if fatal and not self.fatal:  # a step that was under way already may have the same finding
+            self.fatal = fatal
+            self.emit(Advice, **fatal._asdict())
 
     def halt(self, finding: Finding) -> None:
         """End a run that cannot or must not continue.
@@ -101,7 +105,6 @@ class Loop:
         Raises:
             UserError: always.
         """
-        self.emit(Advice, **finding._asdict())
         if finding.cause == SPIKE:  # the step was refused, so the weights are those before it
             self.save()
         raise UserError(f"{finding.cause}: {finding.text}") from self.emit.error

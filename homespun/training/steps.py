@@ -50,7 +50,8 @@ class Steps:
         )
 
     def take(self, microbatches: Sequence[Batch]) -> Iterator[tuple[StepResult, StepInputs]]:
-        """Dispatch a step, yield the one before it, and this one too if it is done already."""
+        """Dispatch a step, yield the one before it, and this one too if it is done already, or if it may end the run
+        by a spike: then no later step has changed the weights that are saved."""
         c, position = self._run.config, self._position
         limits = position.guard.limits(position.step + 1)
         rates = self._rates()
@@ -67,7 +68,7 @@ class Steps:
         position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
         self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
-        if handle.ready():
+        if handle.ready() or c.on_spike == "stop":
             yield from self.finish()
 
     def finish(self) -> Iterator[tuple[StepResult, StepInputs]]:

@@ -22,6 +22,7 @@ from homespun.training.loop import Loop
 from homespun.training.position import Position
 from homespun.training.run import Run, bytes_on_disk
 from homespun.training.saver import Saver
+from homespun.training.schedule import unreached_peak
 from homespun.training.stages import set_up, smallest_model
 
 
@@ -92,11 +93,15 @@ def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
         )
+        if line := unreached_peak(config, run.total_steps):
+            emit.message(line)
     try:
         ended_by = loop.train()
     except OutOfMemory as error:
         saved = bool(loop.saver.saved_at)
         raise out_of_memory(Plan(run.model, config), saved=saved) from error
+    if ended_by == "time_budget" and (line := unreached_peak(config, position.step)):
+        emit.message(line)
     result = TrainResult(
         checkpoint_dir=folder,
         best=folder / BEST[0],

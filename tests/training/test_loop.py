@@ -19,7 +19,7 @@ from homespun.data.samples import TextDataset
 from homespun.engine.base import StepResult
 from homespun.errors import DiskFullError, UserError
 from homespun.planning.recipe import ResolvedConfig, step_limits
-from homespun.records.events import Evaluation, Event, Message, Sample, Saved, Step, StopRun
+from homespun.records.events import Advice, Evaluation, Event, Message, Sample, Saved, Step, StopRun
 from homespun.records.metrics import as_record
 from homespun.training.clock import Clock
 from homespun.training.due import MAX_SAVING_SHARE, MAX_UNSAVED_SECONDS
@@ -46,7 +46,10 @@ class Work:
         self.now = self.free = 0.0
         self.trained = 0.0
         self.steps: list[int] = []
+        self.saved: list[int] = []
+        """The saves of the run."""
         self.before_step: Callable[[], object] = lambda: None
+        self.results: Callable[[int], StepResult] = lambda step: StepResult(1.0, 1.0, False, True)
         self.before_loss: Callable[[], object] = lambda: None
 
     def pass_by(self, seconds: float) -> None:
@@ -67,7 +70,7 @@ class Work:
 
         def result() -> StepResult:
             self.now = max(self.now, done)
-            return StepResult(loss=1.0, grad_norm=1.0, clipped=False, applied=True)
+            return self.results(step + 1)
 
         return SimpleNamespace(ready=lambda: self.now >= done, result=result)
 
@@ -105,6 +108,7 @@ class Story:
     ) -> None:
         self.events: list[Event] = []
         self.saved: list[int] = []
+        work.saved = self.saved
         self.checkpoint: dict[str, Any] | None = None
         """The position and the number of records that were saved last."""
         self.position = position or Position()
@@ -395,3 +399,34 @@ def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(
     records, (step, evaluated_at, *_) = resumed(monkeypatch, stopped, **settings, batch_size=1)
     assert (step, evaluated_at) == (6, 6)
     assert "val_loss" in records[-1]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("cause", ["spike", "standstill"])
+def test_message_record_and_checkpoint_of_a_step_that_ends_a_run_agree(
+    monkeypatch: pytest.MonkeyPatch, waits: bool, cause: str
+) -> None:
+    """Also on a device that computes a step while the one before it is read."""
+    bad = 60 if cause == "spike" else 51  # the first of a standstill, which has ten
+    last = 60
+
+    def results(step: int) -> StepResult:
+        jumped = step == bad if cause == "spike" else step >= bad
+        return StepResult(9.0 if jumped else 1.0, 1.0, clipped=False, applied=not jumped)
+
+    work = Work(waits)
+    work.results = results
+    on_spike = "stop" if cause == "spike" else "skip"
+    settings = {"max_steps": 99, "save_interval": 7, "eval_interval": 100, "sample_prompts": ()}
+    events: list[Event] = []
+    with pytest.raises(UserError, match=f"in step {last}[ ,]") as raised:
+        Story(
+            monkeypatch, work, on_event=events.append, on_spike=on_spike, log_interval=1, **settings
+        )
+    assert str(raised.value).startswith(f"{cause}: ")
+    said = [event for event in events if isinstance(event, Advice) and event.ends_run]
+    assert [event.step for event in said] == [last]
+    if cause == "spike":
+        assert work.steps[-1] == last - 1  # no later step was begun
+        assert work.saved[-1] == last
+        assert [event.step for event in events if isinstance(event, Step)][-1] == last
