@@ -227,7 +227,8 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     )
     time_budget: str | None = setting(
         None,
-        "Training time, such as 90s, 20m or 3h; training ends earlier if it reaches --max-epochs or --max-steps.",
+        "Training time, such as 90s, 20m or 3h, with evaluations, samples and saves; the preparations and the last "
+        "evaluation and save come on top. Training ends earlier if it reaches --max-epochs or --max-steps.",
         on_resume="announced",
     )
     model_size: str | None = setting(

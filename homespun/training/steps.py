@@ -2,7 +2,6 @@
 GPU never waits for the loop.
 """
 
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ class Steps:
     def next_batch(self) -> list[Batch]:
         """The micro-batches of the next step, [batch_size, seq_len] each."""
         if self._pending is None:  # the time since the last step was not training time
-            self._mark = time.perf_counter()
+            self._mark = self._clock.now()
         c = self._run.config
         return self._batches.microbatches(
             self._position.next_sample, c.batch_size, c.grad_accumulation_steps
@@ -79,7 +78,7 @@ class Steps:
         self._pending = None
         result = handle.result()
         position, window = self._position, self._position.window
-        now = time.perf_counter()
+        now = self._clock.now()
         position.training_seconds += now - self._mark
         window.seconds += now - self._mark
         self._mark = now

@@ -21,6 +21,7 @@ from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
 from homespun.training.position import Position
 from homespun.training.run import Run, bytes_on_disk
+from homespun.training.running_time import RunningTime
 from homespun.training.saver import Saver
 from homespun.training.schedule import unreached_peak
 from homespun.training.stages import set_up, smallest_model
@@ -57,11 +58,12 @@ def train(
         Interrupts() as interrupts,
         MetricsLog(folder.path / METRICS) as metrics,
         Console(when_lost=interrupts.output_lost) as console,
+        RunningTime() as now,
     ):
         if stored:
             metrics.truncate(stored["metrics_length"])
         budget = run.config.time_budget
-        clock = Clock(position, run.total_steps, seconds(budget) if budget else None)
+        clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
         emit = Emitter(position, clock, [metrics, console], on_event)
         with CheckpointWriter(
@@ -69,6 +71,7 @@ def train(
             run.weights_bytes,
             in_background=run.has_room_for_copies(),
             report=emit.message,
+            now=now,
         ) as writer:
             saver = Saver(run, position, writer, metrics)
             result = _run_loop(
