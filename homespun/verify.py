@@ -3,6 +3,7 @@
 Every byte is read and checked against the stored hashes, and the files of a folder are checked against each other.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -64,7 +65,7 @@ def _file(path: Path) -> str:
     if path.suffix == SHARD:
         return _shard(path)
     if path.name == METRICS:
-        return _metrics(path, [])
+        return _metrics(path, _openable(CheckpointFolder(path.parent)))
     if path.name == TOKENIZER:
         return _tokenizer(path.parent)
     if path.exists() and durable.read_json(_record_of(path)):
@@ -109,6 +110,15 @@ def _run_checks(folder: CheckpointFolder) -> Iterator[Check]:
         yield partial(_metrics, folder.path / METRICS, whole)
 
 
+def _openable(folder: CheckpointFolder) -> list[Checkpoint]:
+    """The checkpoints in a folder whose headers are whole."""
+    found = []
+    for step in folder.steps():
+        with contextlib.suppress(CheckpointError):
+            found.append(folder.open(step))
+    return found
+
+
 def _whole(found: Archive | Checkpoint) -> str:
     found.verify()
     path = found.path
@@ -140,23 +150,31 @@ def _best(path: Path, whole: list[Checkpoint], known: float | None) -> str:
 def _metrics(path: Path, whole: list[Checkpoint]) -> str:
     """Check the record of a run.
 
-    Steps must ascend. For each checkpoint, a line must end at the stored length; steps up to the checkpoint must be
-    before that place, and later steps after it.
+    Steps must ascend. For each checkpoint, a line must end at the stored length, and all lines up to there must have
+    the stored hash; steps up to the checkpoint must be before that place, and later steps after it.
     """
-    ends, steps = [0], [0]
-    for end, record in read_lines(path):
-        step = record.get("step")
-        if not isinstance(step, int) or step < steps[-1]:
-            raise UserError(f"{path}, line {len(ends)}: step {step} after step {steps[-1]}")
+    ends, steps, hashes = [0], [0], [""]
+    for end, sha256, record in read_lines(path):
+        if record["step"] < steps[-1]:
+            raise UserError(
+                f"{path}, line {len(ends)}: step {record['step']} after step {steps[-1]}"
+            )
         ends.append(end)
-        steps.append(step)
-    for checkpoint in whole:
-        length, step = checkpoint.state.header.get("metrics_length"), checkpoint.step
+        steps.append(record["step"])
+        hashes.append(sha256)
+    for checkpoint in reversed(whole):
+        stored, step = checkpoint.state.header, checkpoint.step
+        length, sha256 = stored.get("metrics_length"), stored.get("metrics_sha256")
         n = ends.index(length) if length in ends else len(ends)
         if n == len(ends) or steps[n] > step or any(later < step for later in steps[n + 1 :]):
             raise UserError(
                 f"{path}: not the record that {checkpoint.path.name} was saved with, "
                 f"which had {length} bytes up to step {step:,}"
+            )
+        if sha256 not in (None, hashes[n]):  # earlier versions stored none
+            raise UserError(
+                f"{path}: not the record that {checkpoint.path.name} was saved with: "
+                f"a line up to step {step:,} has changed"
             )
     return f"{path}: {len(ends) - 1:,} records up to step {steps[-1]:,}, whole"
 

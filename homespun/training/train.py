@@ -60,12 +60,13 @@ def train(
         Console(when_lost=interrupts.output_lost) as console,
         RunningTime() as now,
     ):
-        if stored:
-            metrics.truncate(stored["metrics_length"])
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
         emit = Emitter(position, clock, [metrics, console], on_event)
+        metrics.report = emit.message
+        if stored:
+            metrics.truncate(stored["metrics_length"], stored.get("metrics_sha256"))
         with CheckpointWriter(
             folder,
             run.weights_bytes,
@@ -130,8 +131,10 @@ def _draw_curves(run: Run, folder: Path, emit: Emitter) -> None:
     emit.activity("drawing the curves")
     picture = folder / PLOT
     try:
-        plot_run(folder / METRICS, picture, run.config.max_grad_norm)
-    except OSError as error:
+        if (folder / METRICS).stat().st_size:  # otherwise an earlier picture shows more
+            plot_run(folder / METRICS, picture, run.config.max_grad_norm, emit.message)
+    except Exception as error:  # the run is saved, and no picture is worth an error
+        reason = error.strerror if isinstance(error, OSError) else error
         emit.message(
-            f"{picture} cannot be written ({error.strerror}). Nothing else of the run is missing."
+            f"{picture} cannot be written ({reason or repr(error)}). Nothing else of the run is missing."
         )

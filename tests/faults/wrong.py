@@ -212,7 +212,7 @@ def failed_saves_are_silent(_: str) -> None:
 def records_not_cut_back(_: str) -> None:
     from homespun.records.metrics import MetricsLog
 
-    MetricsLog.truncate = lambda log, length: None  # type: ignore[method-assign]
+    MetricsLog.truncate = lambda log, *stored: None  # type: ignore[method-assign]
 
 
 def records_not_flushed(_: str) -> None:
@@ -310,6 +310,13 @@ def hash_of_the_tokenizer_ignored(_: str) -> None:
     Tokenizer.sha256 = "0" * 64  # type: ignore[assignment]
 
 
+def hash_of_the_records_ignored(_: str) -> None:
+    from homespun.records.metrics import MetricsLog
+
+    truncate = MetricsLog.truncate
+    MetricsLog.truncate = lambda log, length, sha256: truncate(log, length)  # type: ignore[method-assign,misc]
+
+
 def shards_not_verified(_: str) -> None:
     from homespun.data import shards
 
@@ -363,6 +370,7 @@ CHANGES: dict[str, Change] = {
             hashes_of_arrays_ignored,
             hash_of_the_text_ignored,
             hash_of_the_tokenizer_ignored,
+            hash_of_the_records_ignored,
             shards_not_verified,
             not_finite_but_applied,
             refused_steps_not_counted,

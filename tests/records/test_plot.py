@@ -102,3 +102,17 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
     with pytest.raises(OSError, match="disk full"):
         plot.plot_run(metrics, tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes() == b"old"
+
+
+def test_a_damaged_record_is_left_out_of_the_picture_and_named(tmp_path, figure):
+    metrics = write_run(tmp_path / "metrics.jsonl", 40)
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0].replace(b"step", b"stdp")
+    lines[4] = b"{\n"
+    metrics.write_bytes(b"".join(lines))
+    said = []
+    plot.plot_run(metrics, tmp_path / "run.png", report=said.append)
+    assert len(figure().axes[0].lines[0].get_xydata()) == 38
+    [line] = said
+    assert "metrics.jsonl, line 1: its step is missing" in line
+    assert "(and 1 more)" in line

@@ -147,7 +147,7 @@ class Story:
             folder, 0, in_background=failures is not None, report=self.emit.message
         )
         work.before_step = lambda: writer.under_way and futures.wait([writer.under_way])
-        log: Any = SimpleNamespace(sync=lambda: len(self.records))
+        log: Any = SimpleNamespace(sync=lambda: len(self.records), sha256="")
         with writer:
             saver = Saver(run, self.position, writer, log)
             loop = Loop(run, self.position, clock, saver, self.emit, interrupts or Interrupts())
