@@ -14,6 +14,7 @@ from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_train
 from homespun.records.events import Listener, TrainResult
 from homespun.terminal import say
 from homespun.tokenizer import Tokenizer
+from homespun.training.interrupts import Interrupts
 from homespun.training.resume import requested
 from homespun.training.train import train as run_training
 
@@ -55,6 +56,9 @@ def train(
 
     Raises:
         UserError: something that the user can fix: data, settings, folder, checkpoint.
+        KeyboardInterrupt: a signal before the first step. After that, the step is finished and saved, and the result
+            says so.
     """
-    wanted, checkpoint = requested(settings, say, config)
-    return run_training(wanted, checkpoint, say, on_event)
+    with Interrupts() as interrupts:
+        wanted, checkpoint = requested(settings, say, config)
+        return run_training(wanted, checkpoint, say, interrupts, on_event)

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
@@ -103,9 +104,8 @@ def _run_checks(folder: CheckpointFolder) -> Iterator[Check]:
     for step in folder.steps():
         yield partial(checkpoint, step)
     best = [folder.path / name for name in BEST if (folder.path / name).exists()]
-    known = _best_val_loss(whole[0]) if whole else None
-    if best or known is not None:
-        yield partial(_best, best[0] if best else folder.path / BEST[0], whole, known)
+    if best or (whole and _best_val_loss(whole[0]) is not None):
+        yield partial(_best, best[0] if best else folder.path / BEST[0], whole)
     if (folder.path / METRICS).exists():
         yield partial(_metrics, folder.path / METRICS, whole)
 
@@ -134,17 +134,29 @@ def _best_val_loss(checkpoint: Checkpoint) -> float | None:
     return loss if isinstance(loss, float) else None
 
 
-def _best(path: Path, whole: list[Checkpoint], known: float | None) -> str:
-    """Check the best weights. Their loss must not be above the lowest loss that the newest checkpoint states."""
+def _best(path: Path, whole: list[Checkpoint]) -> str:
+    """Check the best weights.
+
+    Their loss must not be above the lowest loss that the newest checkpoint states, unless that one evaluates otherwise.
+    """
     archive = read_archive(path)
     line = _whole(archive)
-    loss = archive.header.get("val_loss")
+    if not whole or _evaluation(archive) != _evaluation(whole[0].weights):
+        return line
+    loss, known = archive.header.get("val_loss"), _best_val_loss(whole[0])
     if known is not None and isinstance(loss, float) and loss > known:
         raise CheckpointError(
             f"{path}: its validation loss is {loss:.4f}, but {whole[0].path.name} states {known:.4f}: "
             "it is older, or belongs to another run"
         )
     return line
+
+
+def _evaluation(weights: Archive) -> list[Any]:
+    """The settings on which a validation loss depends."""
+    resolved = weights.header.get("resolved")
+    settings = resolved if isinstance(resolved, dict) else {}
+    return [settings.get(name) for name in ("eval_tokens", "precision")]
 
 
 def _metrics(path: Path, whole: list[Checkpoint]) -> str:

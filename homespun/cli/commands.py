@@ -51,11 +51,14 @@ def tokenizer(settings: Settings) -> int:
 
 def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
-    from homespun.training.resume import requested
-    from homespun.training.train import train
+    from homespun.training.interrupts import Interrupts
 
-    config, checkpoint = requested(settings, say)
-    stopped_by = train(config, checkpoint, say).stopped_by
+    with Interrupts() as interrupts:  # before the imports, which may take seconds
+        from homespun.training.resume import requested
+        from homespun.training.train import train
+
+        config, checkpoint = requested(settings, say)
+        stopped_by = train(config, checkpoint, say, interrupts).stopped_by
     return 128 + stopped_by if stopped_by else 0
 
 

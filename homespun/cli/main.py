@@ -6,6 +6,7 @@ Exit status: 0 done; 2 an error that the user can fix; 128 + the number of the s
 import errno
 import io
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -34,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {error}", sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except BrokenPipeError:
         # The reader of the output is gone. Without a stream, Python cannot fail again when it closes it at exit.
         sys.stdout = None

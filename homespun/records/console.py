@@ -144,6 +144,8 @@ class Console:
         if "advice" in record:
             advice = f"{step}  {record['cause']}: {record['advice']}"
             self._print(advice, style="bold yellow", indent=" " * (len(step) + 2))
+        if "eval_tokens" in record:
+            self._show_new_measure(step, record)
         if "text" in record:
             self._show_sample(step, record)
 
@@ -167,6 +169,17 @@ class Console:
             self._print_line([*fields, "best so far"], style="bold green")
         else:
             self._print_line(fields, style="bold")
+
+    def _show_new_measure(self, step: str, record: Record) -> None:
+        best = record["best_val_loss"]
+        self._best_val_loss = math.inf if best is None else best
+        found = "there are no best weights to measure again, so the next are the best"
+        if best is not None:
+            found = f"the best weights (step {record['best_step']:,}) have val loss {best:.4f}"
+        line = (
+            f"{step}  from here on evaluations differ ({record['eval_tokens']:,} tokens): {found}"
+        )
+        self._print(line, indent=" " * (len(step) + 2))
 
     def _show_sample(self, step: str, record: Record) -> None:
         prompt = record.get("prompt") or ""

@@ -24,6 +24,7 @@ from homespun.records.events import (
     Evaluation,
     Event,
     LoggedSteps,
+    Remeasured,
     Sample,
     Step,
     perplexity,
@@ -36,7 +37,8 @@ Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipp
 the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
 (where it is known), `seconds`, the exact loss as `loss_hex` (`float.hex`), and `batch` (a fingerprint of its tokens).
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
-two), `advice`.
+two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
+`best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
 """
 
 
@@ -53,6 +55,12 @@ def as_record(event: Event) -> Record | None:
             }
         case Sample():
             values = {"prompt": event.prompt, "text": event.text}
+        case Remeasured():
+            values = {
+                "eval_tokens": event.eval_tokens,
+                "best_val_loss": event.best_val_loss,
+                "best_step": event.best_step,
+            }
         case Advice():
             values = {"cause": event.cause, "advice": event.text}
         case _:
@@ -194,7 +202,7 @@ class MetricsLog:
     def _keep(self, length: float = math.inf) -> None:
         """Keep the complete lines of the first `length` bytes."""
         self.length, self.sha256 = 0, ""
-        with open(os.dup(self.file.fileno()), "rb") as lines:
+        with os.fdopen(os.dup(self.file.fileno()), "rb") as lines:
             lines.seek(0)
             for line in lines:
                 if not line.endswith(b"\n") or self.length + len(line) > length:
@@ -295,6 +303,7 @@ TEXTS = {"loss_hex", "batch", "prompt", "text", "cause", "advice"}
 NUMBERS = {
     "tokens", "loss", "perplexity", "lr", "muon_lr", "grad_norm", "clipped", "refused", "tokens_per_second",
     "memory_bytes", "active_memory_bytes", "seconds", "val_loss", "val_perplexity", "val_bits_per_byte",
+    "eval_tokens", "best_val_loss", "best_step",
 }  # fmt: skip
 """The fields that are numbers, or null in place of one that is not finite. Later versions may write other fields."""
 

@@ -89,13 +89,18 @@ def _curves(
     """All numbers of the run by name, without those that are not finite."""
     points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for record in read(metrics, on_damage):
+        if "eval_tokens" in record:  # later losses do not compare with earlier ones
+            points["earlier_val_loss"] += points.pop("val_loss", [])
+            points["best"] = []
+            if is_number(record.get("best_step")) and is_number(record.get("best_val_loss")):
+                points["best"] = [(record["best_step"], record["best_val_loss"])]
         for name, value in record.items():
             if is_number(value):
                 points[name].append((record["step"], value))
     nothing: Curve = np.empty(0), np.empty(0)
     curves: defaultdict[str, Curve] = defaultdict(lambda: nothing)
     for name, pairs in points.items():
-        steps, values = np.array(pairs, dtype=np.float64).T
+        steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         curves[name] = steps, values
     return curves
 
@@ -114,9 +119,14 @@ def _headline(curves: defaultdict[str, Curve]) -> str:
 
 def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
     _draw_with_mean(panel, curves["loss"], BLUE, label="training")
-    steps, losses = curves["val_loss"]
+    if len(curves["earlier_val_loss"][1]):
+        earlier = "validation, measured otherwise"
+        _draw(panel, curves["earlier_val_loss"], ORANGE, label=earlier, marker="o", alpha=0.3)
+    if len(curves["val_loss"][1]):
+        _draw(panel, curves["val_loss"], ORANGE, label="validation", marker="o")
+    candidates = [curves["best"], curves["val_loss"]]
+    steps, losses = (np.concatenate(values) for values in zip(*candidates, strict=True))
     if len(losses):
-        _draw(panel, (steps, losses), ORANGE, label="validation", marker="o")
         best = int(np.argmin(losses))
         panel.plot(
             steps[best],

@@ -25,18 +25,21 @@ from homespun.training.running_time import RunningTime
 from homespun.training.saver import Saver
 from homespun.training.schedule import unreached_peak
 from homespun.training.stages import set_up, smallest_model
+from homespun.training.yardstick import renew
 
 
 def train(
     config: TrainConfig,
     checkpoint: Checkpoint | None,
     say: Say,
+    interrupts: Interrupts,
     on_event: Listener | None = None,
 ) -> TrainResult:
     """Set a run up and run it.
 
     Args:
         checkpoint: where a resumed run continues, see `resume.requested`.
+        interrupts: handles the signals already, since the preparations may take long.
         on_event: gets each event after the records and the console. When it raises `StopRun`, the run saves and ends.
 
     Raises:
@@ -55,7 +58,6 @@ def train(
     position = Position.restored(stored["position"]) if stored else Position()
     with (
         folder.lock(),
-        Interrupts() as interrupts,
         MetricsLog(folder.path / METRICS) as metrics,
         Console(when_lost=interrupts.output_lost) as console,
         RunningTime() as now,
@@ -75,30 +77,33 @@ def train(
             now=now,
         ) as writer:
             saver = Saver(run, position, writer, metrics)
-            result = _run_loop(
-                Loop(run, position, clock, saver, emit, interrupts), bool(checkpoint)
-            )
+            loop = Loop(run, position, clock, saver, emit, interrupts)
+            result = _run_loop(loop, checkpoint, folder)
     if emit.error:
         raise emit.error
     return result
 
 
-def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
+def _run_loop(loop: Loop, checkpoint: Checkpoint | None, folder: CheckpointFolder) -> TrainResult:
     """Run the loop between the first and the last event."""
     run, position, emit = loop.run, loop.position, loop.emit
-    config, folder = run.config, loop.saver.folder
+    config = run.config
     emit.activity("compiling, up to a minute" if config.compile == "on" else "first step")
     complete = loop.due.is_complete()
     if not complete:
         emit(
             Started,
-            title=f"Resuming at step {position.step:,}" if resumed else "Training",
+            title=f"Resuming at step {position.step:,}" if checkpoint else "Training",
             facts=run.description(),
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
         )
         if line := unreached_peak(config, run.total_steps):
             emit.message(line)
+        if checkpoint:
+            renew(run, position, checkpoint, folder, emit, loop.stopped)
+            emit.activity("first step")
+    loop.interrupts.steps_begun = True
     try:
         ended_by = loop.train()
     except OutOfMemory as error:
@@ -107,8 +112,8 @@ def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
     if ended_by == "time_budget" and (line := unreached_peak(config, position.step)):
         emit.message(line)
     result = TrainResult(
-        checkpoint_dir=folder,
-        best=folder / BEST[0],
+        checkpoint_dir=folder.path,
+        best=folder.path / BEST[0],
         steps=position.step,
         ended_by=ended_by,
         val_loss=loop.val_loss,
@@ -116,7 +121,7 @@ def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
         stopped_by=loop.interrupts.stopped_by,
     )
     if result.steps:
-        _draw_curves(run, folder, emit)
+        _draw_curves(run, folder.path, emit)
     emit(
         Ended,
         result=result,
@@ -136,5 +141,5 @@ def _draw_curves(run: Run, folder: Path, emit: Emitter) -> None:
     except Exception as error:  # the run is saved, and no picture is worth an error
         reason = error.strerror if isinstance(error, OSError) else error
         emit.message(
-            f"{picture} cannot be written ({reason or repr(error)}). Nothing else of the run is missing."
+            f"{picture} cannot be written ({str(reason) or repr(error)}). Nothing else of the run is missing."
         )
