@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ SAMPLE_WIDTH = 88
 """Columns of a sample text, unless the terminal is narrower."""
 REFRESH_SECONDS = 0.5
 """Time between two drawings of the bar while steps go by."""
+SILENT_SECONDS = 5.0
+"""Without a terminal, an activity that takes longer is named in a line of its own."""
 RESERVED_COLUMNS = 3
 """Columns behind the bar that stay free, because a terminal prints `^C` there."""
 MIN_BAR_WIDTH = 10
@@ -84,6 +87,8 @@ class Console:
         self._status: list[str] = []
         self._drawn = -math.inf
         self._bar: Progress | None = None
+        self._waiting: threading.Timer | None = None
+        """Names the activity that goes on, if it takes long."""
         if self._file.isatty() and os.environ.get("TERM") != "dumb":
             self._bar = _progress_bar(self._file)
 
@@ -94,12 +99,14 @@ class Console:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._wait_for(None)
         with self._writing():
             if self._bar:
                 self._bar.stop()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self._wait_for(event if isinstance(event, Activity) else None)
         match event:
             case Started():
                 self._total_steps = event.total_steps
@@ -120,6 +127,17 @@ class Console:
                     self.record(record, event.seconds_left)
         if isinstance(event, Step):
             self._show_step(event)
+
+    def _wait_for(self, activity: Activity | None) -> None:
+        """Name this activity after a while, and no longer the one before it."""
+        if self._waiting:
+            self._waiting.cancel()
+            self._waiting = None
+        if activity and not self._bar:
+            line = f"{self._step(activity.step)}  {activity.name} ..."
+            self._waiting = threading.Timer(SILENT_SECONDS, self.say, [line])
+            self._waiting.daemon = True
+            self._waiting.start()
 
     def say(self, text: str) -> None:
         """Show a message."""

@@ -2,7 +2,8 @@
 
 SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed): finish the step, save, end; a second one quits at once.
 Before the first step there is nothing to finish, and the first one raises `StoppedInSetUp`.
-SIGUSR1: save and continue; before the first step it is remembered. A closed pipe behind the output ends a run too, like SIGPIPE.
+SIGUSR1: save and continue; before the first step it is remembered.
+A closed pipe behind the output ends a run too, like SIGPIPE.
 """
 
 import contextlib
@@ -65,7 +66,8 @@ class Interrupts:
                 raise StoppedInSetUp(number)
             _tell("Finishing this step and saving. Press Ctrl-C again to quit now.")
         elif number != signal.SIGHUP:  # a terminal that is closed may send it twice
-            _tell("Stopped without saving. Steps after the last checkpoint are lost.", SHOW_CURSOR)
+            lost = " Steps after the last checkpoint are lost." if self.steps_begun else ""
+            _tell(f"Stopped without saving.{lost}", SHOW_CURSOR)
             os._exit(128 + number)
 
     def _save(self, number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """Steps with gradients that are not finite, two runs in one folder, and several faults in one run."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -19,6 +20,7 @@ TITLE = "Accidents of a run"
 ONE_NAN = "NaN in the gradients of one batch"
 MANY_NANS = "NaN in the gradients of every batch from some step on"
 TWO_RUNS = "two runs in one folder; a folder whose run was killed"
+OTHER_EVALUATION = "a run continued with other --eval-tokens"
 AT_ONCE = "a NaN, a corrupt shard, a full disk and a SIGTERM in one run"
 
 NAN_STEP = 7
@@ -128,6 +130,50 @@ def test_two_runs_in_one_folder(place: Path, table: Table) -> None:
 def test_two_runs_in_one_folder_would_show(place: Path, table: Table) -> None:
     assert second_run(place, "lock-not-taken")[0] == 0
     table.red(TWO_RUNS, "lock-not-taken")
+
+
+def best_after_another_evaluation(place: Path, *wrong: str) -> tuple[float, float | None]:
+    """A run is continued with the evaluation of the control.
+
+    Returns:
+        The loss of its best weights according to the control, and according to its own next checkpoint.
+    """
+    shutil.rmtree(place / "few", ignore_errors=True)
+    runs.train(place, "few", "--eval-tokens", 16)
+    again = ["train", "--resume", "--checkpoint-dir", "few", "--eval-tokens", 300]
+    output = runs.run(
+        place, *again, "--max-steps", STEPS + 1, "--eval-interval", 1000, wrong=list(wrong)
+    )
+    assert wrong or "from here on evaluations differ" in output
+    losses = {
+        record["step"]: record["val_loss"]
+        for record in kept(place / "control")
+        if "val_loss" in record
+    }
+    measured = [record for record in kept(place / "few") if "eval_tokens" in record]
+    step = measured[0]["best_step"] if measured else max(losses)
+    list(verify(place / "few"))
+    newest = CheckpointFolder(place / "few").open(STEPS + 1)
+    last = kept(place / "few")[-1]["val_loss"]
+    return min(losses[step], last), newest.state.header["position"]["guard"]["best_val_loss"]
+
+
+def test_another_evaluation_is_another_yardstick(place: Path, table: Table) -> None:
+    expected, stated = best_after_another_evaluation(place)
+    assert expected == stated
+    table.row(
+        OTHER_EVALUATION,
+        tries=1,
+        lost=NOTHING,
+        result="the best weights are measured again; later losses are compared with that",
+    )
+
+
+def test_another_evaluation_would_show(place: Path, table: Table) -> None:
+    sabotage = "best-weights-not-measured-again"
+    expected, stated = best_after_another_evaluation(place, sabotage)
+    assert expected != stated
+    table.red(OTHER_EVALUATION, sabotage)
 
 
 # Several faults in one run

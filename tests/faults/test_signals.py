@@ -19,6 +19,7 @@ STOP = "SIGINT, SIGTERM, SIGHUP"
 DUE = "SIGINT, SIGTERM, SIGHUP after a step with an evaluation and samples due"
 TWICE = "SIGINT and SIGTERM twice, in a step that never ends"
 SAVE = "SIGUSR1"
+EARLY = "SIGINT, SIGTERM, SIGHUP and SIGUSR1 before the first step"
 
 SELDOM = ["--save-interval", 1000]
 """No save by interval, so that all saves come from the signal."""
@@ -155,3 +156,40 @@ def test_a_save_on_demand(place: Path, table: Table) -> None:
 def test_a_save_on_demand_would_show(place: Path, table: Table) -> None:
     assert saved_on_demand(place, "save-on-demand-forgotten")[1] == 0
     table.red(SAVE, "save-on-demand-forgotten")
+
+
+def signalled_early(place: Path, number: signal.Signals, *wrong: str) -> tuple[int, str]:
+    """Exit status and output of a run that gets a signal during its preparations."""
+    process = runs.start(
+        place, "train", *runs.RUN, *SELDOM, "--checkpoint-dir", "early",
+        wrong=["slow-set-up=go", *wrong],
+    )  # fmt: skip
+    log = runs.log_of(place)
+    runs.until(process, lambda: "for ever" in log.read_text())
+    process.send_signal(number)
+    (place / "go").touch()
+    return process.wait(timeout=runs.LONGEST), log.read_text()
+
+
+def test_a_signal_before_the_first_step(place: Path, table: Table) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        status, output = signalled_early(place, number)
+        assert (status, output.splitlines()[-1]) == (128 + number, "Stopped before the first step.")
+        assert "Traceback" not in output
+        (place / "go").unlink()
+    assert signalled_early(place, signal.SIGUSR1)[0] == 0
+    assert (place / "early" / "checkpoint_step_1.npz").exists()
+    assert lost(place / "control", place / "early") == NOTHING
+    table.row(
+        EARLY,
+        tries=4,
+        lost=NOTHING,
+        result="one line, exit status 130, 143, 129; SIGUSR1: saved after the first step, equal to control",
+    )
+
+
+def test_a_signal_before_the_first_step_would_show(place: Path, table: Table) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        assert signalled_early(place, number, "signals-end-at-once")[0] == -number
+        (place / "go").unlink()
+    table.red(EARLY, "signals-end-at-once")

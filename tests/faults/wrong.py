@@ -11,6 +11,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -111,6 +112,21 @@ def endless_step(number: str) -> None:
             signal.pause()
 
     TorchEngine.train_step = nth(int(number), wait, TorchEngine.train_step)  # type: ignore[method-assign]
+
+
+def slow_set_up(name: str) -> None:
+    """The preparations wait until a file of this name is there."""
+    from homespun.training import stages
+
+    tokenize = stages.tokenize
+
+    def slow(*arguments: Any) -> Any:
+        print("these preparations take for ever", flush=True)
+        while not Path(name).exists():
+            time.sleep(0.01)
+        return tokenize(*arguments)
+
+    stages.tokenize = slow
 
 
 # Sabotages of saving
@@ -241,6 +257,12 @@ def due_checks_forgotten(_: str) -> None:
     Loop.settle = later  # type: ignore[method-assign]
 
 
+def best_weights_not_measured_again(_: str) -> None:
+    from homespun.training import train
+
+    train.renew = lambda *arguments: None
+
+
 def second_signal_ignored(_: str) -> None:
     from homespun.training.interrupts import Interrupts
 
@@ -355,6 +377,7 @@ CHANGES: dict[str, Change] = {
             die_evaluating,
             die_sampling,
             endless_step,
+            slow_set_up,
             no_fsync_of_files,
             no_fsync_of_folders,
             old_checkpoint_dropped_first,
@@ -364,6 +387,7 @@ CHANGES: dict[str, Change] = {
             records_not_flushed,
             signals_end_at_once,
             due_checks_forgotten,
+            best_weights_not_measured_again,
             second_signal_ignored,
             save_on_demand_forgotten,
             lock_not_taken,

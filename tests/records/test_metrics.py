@@ -275,7 +275,7 @@ def test_a_file_that_is_cut_during_a_run_is_noticed_at_the_next_save(tmp_path, l
 def test_a_line_that_is_no_record_is_named_or_left_out(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 3, "loss": null}\n')
-    with pytest.raises(UserError, match="line 2: .* damaged there"):
+    with pytest.raises(UserError, match=r"line 2: .* damaged there"):
         list(read(path))
     damaged = []
     assert [record["step"] for record in read(path, damaged.append)] == [1, 3]
