@@ -199,7 +199,8 @@ class RecordConfig(Checked):
     )
     eval_tokens: int = setting(
         200_000,
-        "Maximum tokens of the validation text per evaluation, always the same ones.",
+        "Maximum tokens of the validation text per evaluation, always the same ones. If it changes on resume, the best "
+        "weights are measured again.",
         at_least=1,
         on_resume="announced",
     )
