@@ -176,14 +176,14 @@ def _metrics(path: Path, whole: list[Checkpoint]) -> str:
         hashes.append(sha256)
     for checkpoint in reversed(whole):
         stored, step = checkpoint.state.header, checkpoint.step
-        length, sha256 = stored.get("metrics_length"), stored.get("metrics_sha256")
+        length, hash_then = stored.get("metrics_length"), stored.get("metrics_sha256")
         n = ends.index(length) if length in ends else len(ends)
         if n == len(ends) or steps[n] > step or any(later < step for later in steps[n + 1 :]):
             raise UserError(
                 f"{path}: not the record that {checkpoint.path.name} was saved with, "
                 f"which had {length} bytes up to step {step:,}"
             )
-        if sha256 not in (None, hashes[n]):  # earlier versions stored none
+        if hash_then not in (None, hashes[n]):  # earlier versions stored none
             raise UserError(
                 f"{path}: not the record that {checkpoint.path.name} was saved with: "
                 f"a line up to step {step:,} has changed"

@@ -102,7 +102,6 @@ def _run_loop(loop: Loop, checkpoint: Checkpoint | None, folder: CheckpointFolde
             emit.message(line)
         if checkpoint:
             renew(run, position, checkpoint, folder, emit, loop.stopped)
-            emit.activity("first step")
     loop.interrupts.steps_begun = True
     try:
         ended_by = loop.train()
