@@ -65,8 +65,11 @@ class Loop:
         """Do everything that is due at this step. A stop leaves evaluation and samples to the resumed run."""
         if self.due.evaluation() and not self.stopped():
             self.evaluate()
-        if self.due.samples() and not self.stopped():
-            self.sample()
+        if not self.stopped():
+            if self.due.samples():
+                self.sample()
+            else:
+                self.position.prompts_done = 0  # of a round that another interval has cancelled
         if self.saver.saved_at != self.position.step and (
             self.interrupts.save_wanted or self.due.checkpoint(self.saver.seconds_to_save)
         ):

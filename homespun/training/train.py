@@ -138,7 +138,5 @@ def _draw_curves(run: Run, folder: Path, emit: Emitter) -> None:
         if (folder / METRICS).stat().st_size:  # otherwise an earlier picture shows more
             plot_run(folder / METRICS, picture, run.config.max_grad_norm, emit.message)
     except Exception as error:  # the run is saved, and no picture is worth an error
-        reason = error.strerror if isinstance(error, OSError) else error
-        emit.message(
-            f"{picture} cannot be written ({str(reason) or repr(error)}). Nothing else of the run is missing."
-        )
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        emit.message(f"{picture} cannot be written ({reason}). Nothing else of the run is missing.")

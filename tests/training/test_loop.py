@@ -388,6 +388,16 @@ def test_a_stop_waits_for_no_evaluation_and_for_one_sample_at_most(
     assert writes == ["a", "b", "c"]
 
 
+def test_a_round_that_another_interval_cancels_is_not_continued_at_a_later_step(
+    monkeypatch: pytest.MonkeyPatch, writes: list[str]
+) -> None:
+    position = Position(step=3, prompts_done=2)
+    settings = {**OFTEN, "max_steps": 8, "sample_interval": 4, "eval_interval": 100}
+    run = Story(monkeypatch, Work(waits=True), position=position, **settings)
+    assert writes == ["a", "b", "c"] * 2
+    assert run.steps_with("text") == [4, 4, 4, 8, 8, 8]
+
+
 def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
