@@ -16,6 +16,7 @@ from homespun.errors import UserError
 from homespun.records.events import Listener, TrainResult
 from homespun.terminal import occupy_standard_descriptors, say
 from homespun.tokenizer import Tokenizer
+from homespun.training.interrupts import Interrupts, StoppedInSetUp
 from homespun.training.train import train as run_training
 
 
@@ -58,12 +59,18 @@ def train(
 
     Raises:
         UserError: something that the user can fix: data, settings, folder, checkpoint.
-        KeyboardInterrupt: Ctrl-C was pressed, and the run has been saved. At a second Ctrl-C, it has not.
+        KeyboardInterrupt: Ctrl-C was pressed, and the run has been saved, unless it was before the first step. At a
+            second Ctrl-C, it has not.
     """
     occupy_standard_descriptors()
     if on_event is not None and not callable(on_event):
         raise UserError(f"on_event is {shown(on_event)}: a function is expected")
-    result = run_training(settings, say, on_event, config)
+    try:
+        with Interrupts() as interrupts:
+            result = run_training(settings, say, interrupts, on_event, config)
+    except StoppedInSetUp as stop:
+        signal.raise_signal(stop.number)
+        raise
     if result.stopped_by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # The signal was meant for the whole program, which may be a sweep of many runs.
         signal.raise_signal(result.stopped_by)

@@ -3,9 +3,11 @@
 Every byte is read and checked against the stored hashes, and the files of a folder are checked against each other.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
@@ -67,7 +69,7 @@ def _file(path: Path) -> str:
     if path.suffix == SHARD:
         return _shard(path)
     if path.name == METRICS:
-        return _metrics(path, [])
+        return _metrics(path, _openable(CheckpointFolder(path.parent)))
     if path.name == TOKENIZER:
         return _tokenizer(path.parent)
     if path.exists() and record_of(path).exists():
@@ -109,11 +111,19 @@ def _run_checks(folder: CheckpointFolder) -> Iterator[Check]:
     for step in folder.steps():
         yield partial(checkpoint, step)
     best = [folder.path / name for name in BEST if (folder.path / name).exists()]
-    known = _best_val_loss(whole[0]) if whole else None
-    if best or known is not None:
-        yield partial(_best, best[0] if best else folder.path / BEST[0], whole, known)
+    if best or (whole and _best_val_loss(whole[0]) is not None):
+        yield partial(_best, best[0] if best else folder.path / BEST[0], whole)
     if (folder.path / METRICS).exists():
         yield partial(_metrics, folder.path / METRICS, whole)
+
+
+def _openable(folder: CheckpointFolder) -> list[Checkpoint]:
+    """The checkpoints in a folder whose headers are whole."""
+    found = []
+    for step in folder.steps():
+        with contextlib.suppress(CheckpointError):
+            found.append(folder.open(step))
+    return found
 
 
 def _whole(found: Archive | Checkpoint) -> str:
@@ -131,11 +141,16 @@ def _best_val_loss(checkpoint: Checkpoint) -> float | None:
     return loss if isinstance(loss, float) else None
 
 
-def _best(path: Path, whole: list[Checkpoint], known: float | None) -> str:
-    """Check the best weights. Their loss must not be above the lowest loss that the newest checkpoint states."""
+def _best(path: Path, whole: list[Checkpoint]) -> str:
+    """Check the best weights.
+
+    Their loss must not be above the lowest loss that the newest checkpoint states, unless that one evaluates otherwise.
+    """
     archive = read_archive(path)
     line = _whole(archive)
-    loss = archive.header.get("val_loss")
+    if not whole or _evaluation(archive) != _evaluation(whole[0].weights):
+        return line
+    loss, known = archive.header.get("val_loss"), _best_val_loss(whole[0])
     if known is not None and isinstance(loss, float) and loss > known:
         raise CheckpointError(
             f"{path}: its validation loss is {loss:.4f}, but {whole[0].path.name} states {known:.4f}: "
@@ -144,26 +159,41 @@ def _best(path: Path, whole: list[Checkpoint], known: float | None) -> str:
     return line
 
 
+def _evaluation(weights: Archive) -> list[Any]:
+    """The settings on which a validation loss depends."""
+    resolved = weights.header.get("resolved")
+    settings = resolved if isinstance(resolved, dict) else {}
+    return [settings.get(name) for name in ("eval_tokens", "precision")]
+
+
 def _metrics(path: Path, whole: list[Checkpoint]) -> str:
     """Check the record of a run.
 
-    Steps must ascend. For each checkpoint, a line must end at the stored length; steps up to the checkpoint must be
-    before that place, and later steps after it.
+    Steps must ascend. For each checkpoint, a line must end at the stored length, and all lines up to there must have
+    the stored hash; steps up to the checkpoint must be before that place, and later steps after it.
     """
-    ends, steps = [0], [0]
-    for end, record in read_lines(path):
-        step = record.get("step")
-        if not isinstance(step, int) or step < steps[-1]:
-            raise UserError(f"{path}, line {len(ends)}: step {step} after step {steps[-1]}")
+    ends, steps, hashes = [0], [0], [""]
+    for end, sha256, record in read_lines(path):
+        if record["step"] < steps[-1]:
+            raise UserError(
+                f"{path}, line {len(ends)}: step {record['step']} after step {steps[-1]}"
+            )
         ends.append(end)
-        steps.append(step)
-    for checkpoint in whole:
-        length, step = checkpoint.state.header.get("metrics_length"), checkpoint.step
+        steps.append(record["step"])
+        hashes.append(sha256)
+    for checkpoint in reversed(whole):
+        stored, step = checkpoint.state.header, checkpoint.step
+        length, hash_then = stored.get("metrics_length"), stored.get("metrics_sha256")
         n = ends.index(length) if length in ends else len(ends)
         if n == len(ends) or steps[n] > step or any(later < step for later in steps[n + 1 :]):
             raise UserError(
                 f"{path}: not the record that {checkpoint.path.name} was saved with, "
                 f"which had {length} bytes up to step {step:,}"
+            )
+        if hash_then not in (None, hashes[n]):  # earlier versions stored none
+            raise UserError(
+                f"{path}: not the record that {checkpoint.path.name} was saved with: "
+                f"a line up to step {step:,} has changed"
             )
     return f"{path}: {counted(len(ends) - 1, 'record')} up to step {steps[-1]:,}, whole"
 

@@ -60,7 +60,11 @@ def run(tmp_path: Path) -> Path:
             if loss == best:
                 folder.save_best(step, tensors, {"val_loss": loss})
             position = {"guard": {"best_val_loss": best}}
-            state = {"position": position, "metrics_length": log.sync()}
+            state = {
+                "position": position,
+                "metrics_length": log.sync(),
+                "metrics_sha256": log.sha256,
+            }
             folder.save(step, tensors, tensors, {}, state)
     return folder.path
 
@@ -104,6 +108,29 @@ def test_what_is_wrong_with_a_run_is_named(run: Path, what: str) -> None:
     assert name in wrong[0]
     assert complaint in wrong[0]
     assert len(whole) == 4
+
+
+def test_every_changed_byte_of_a_record_is_found(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (1, 2, 16):
+            content = bytearray(whole)
+            content[place] ^= bit
+            path.write_bytes(content)
+            for checked_path in (path, run):
+                assert "metrics.jsonl" in checked(checked_path)[1][0], bytes(content)
+
+
+def test_a_record_without_a_hash_is_checked_by_its_length(run: Path) -> None:
+    folder = CheckpointFolder(run)
+    for step in (10, 20, 30):
+        stored = folder.open(step)
+        state = {k: v for k, v in stored.state.header.items() if k.startswith(("pos", "metrics_l"))}
+        weights = [("w", np.full(1000, step, np.float32))]
+        with folder.lock():
+            folder.save(step, weights, weights, {}, state)
+    assert checked(run)[1] == []
 
 
 def test_best_weights_of_another_run_or_an_earlier_step_are_found(run: Path) -> None:

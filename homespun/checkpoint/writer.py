@@ -36,7 +36,10 @@ class CheckpointWriter:
         *,
         in_background: bool,
         report: Say,
+        now: Callable[[], float] | None = None,
     ) -> None:
+        """`now` gives seconds, counted from any moment; None: those of the system's clock."""
+        self._now = now or time.perf_counter
         self.folder = folder
         self.seconds_to_save = 0.0
         """Time to write and verify the last checkpoint."""
@@ -130,12 +133,12 @@ class CheckpointWriter:
             work()
 
     def _save(self, step: int, save: Callable[[], Path]) -> None:
-        began = time.perf_counter()
+        began = self._now()
         if self._best:
             self._save_best()
         self.folder.check_space(3 * self._weights_bytes, f"step {step:,} needs")
         path = save()
-        self.seconds_to_save = time.perf_counter() - began
+        self.seconds_to_save = self._now() - began
         self.saved = step, path
 
     def _save_best(self) -> None:

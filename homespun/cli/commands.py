@@ -54,9 +54,12 @@ def tokenizer(settings: Settings) -> int:
 
 def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
-    from homespun.training.train import train
+    from homespun.training.interrupts import Interrupts
 
-    stopped_by = train(settings, say, quits=True).stopped_by
+    with Interrupts(quits=True) as interrupts:  # before the imports, which may take seconds
+        from homespun.training.train import train
+
+        stopped_by = train(settings, say, interrupts).stopped_by
     return 128 + stopped_by if stopped_by else 0
 
 

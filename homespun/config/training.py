@@ -260,7 +260,8 @@ class RecordConfig(Checked):
     )
     eval_tokens: int = setting(
         200_000,
-        "Maximum tokens of the validation text per evaluation, always the same ones.",
+        "Maximum tokens of the validation text per evaluation, always the same ones. If it changes on resume, the best "
+        "weights are measured again.",
         at_least=1,
         on_resume="announced",
     )
@@ -300,7 +301,8 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     )
     time_budget: str | None = setting(
         None,
-        "Training time, such as 90s, 20m or 3h; training ends earlier if it reaches --max-epochs or --max-steps.",
+        "Training time, such as 90s, 20m or 3h, with evaluations, samples and saves; the preparations and the last "
+        "evaluation and save come on top. Training ends earlier if it reaches --max-epochs or --max-steps.",
         with_preset_words="no limit",
         recipe="10m if no limit is given",
         on_resume="announced",

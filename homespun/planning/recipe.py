@@ -94,6 +94,10 @@ def plan(
     """
     config, base, defaults = _defaults(config, n_samples, flops_per_second)
     resolved = dataclasses.replace(defaults, **given_settings(config) | {"vocab_size": vocab_size})
+    limits = step_limits(resolved, n_samples).values()
+    if config.warmup_steps is None and resolved.warmup_steps and limits:
+        warmup_steps = min(resolved.warmup_steps, max(1, min(limits) // 2))
+        resolved = dataclasses.replace(resolved, warmup_steps=warmup_steps)
     model = shaped(
         base, {name: getattr(resolved, name) for name in (*SHAPE, "vocab_size", "seq_len")}
     )

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ SAMPLE_WIDTH = 88
 """Columns of a sample text, unless the terminal is narrower."""
 REFRESH_SECONDS = 0.5
 """Time between two drawings of the bar while steps go by."""
+SILENT_SECONDS = 5.0
+"""Without a terminal, an activity that takes longer is named in a line of its own."""
 RESERVED_COLUMNS = 3
 """Columns behind the bar that stay free, because a terminal prints `^C` there."""
 MIN_BAR_WIDTH = 10
@@ -95,6 +98,8 @@ class Console:
         self._status: list[str] = []
         self._drawn = -math.inf
         self._bar: Progress | None = None
+        self._waiting: threading.Timer | None = None
+        """Names the activity that goes on, if it takes long."""
         if self._file and is_terminal(self._file) and os.environ.get("TERM") != "dumb":
             self._bar = _progress_bar(self._file)
 
@@ -105,12 +110,14 @@ class Console:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._wait_for(None)
         with self._writing():
             if self._bar:
                 self._bar.stop()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self._wait_for(event if isinstance(event, Activity) else None)
         match event:
             case Started():
                 self._total_steps = event.total_steps
@@ -131,6 +138,17 @@ class Console:
                     self.record(record, event.seconds_left)
         if isinstance(event, Step):
             self._show_step(event)
+
+    def _wait_for(self, activity: Activity | None) -> None:
+        """Name this activity after a while, and no longer the one before it."""
+        if self._waiting:
+            self._waiting.cancel()
+            self._waiting = None
+        if activity and not self._bar:
+            line = f"{self._step(activity.step)}  {activity.name} ..."
+            self._waiting = threading.Timer(SILENT_SECONDS, self.say, [line])
+            self._waiting.daemon = True
+            self._waiting.start()
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -155,6 +173,8 @@ class Console:
         if "advice" in record:
             advice = f"{step}  {record['cause']}: {record['advice']}"
             self._print(advice, style="bold yellow", indent=" " * (len(step) + 2))
+        if "eval_tokens" in record:
+            self._show_new_measure(step, record)
         if "text" in record:
             self._show_sample(step, record)
 
@@ -178,6 +198,17 @@ class Console:
             self._print_line([*fields, "best so far"], style="bold green")
         else:
             self._print_line(fields, style="bold")
+
+    def _show_new_measure(self, step: str, record: Record) -> None:
+        best = record["best_val_loss"]
+        self._best_val_loss = math.inf if best is None else best
+        found = "there are no best weights to measure again, so the next are the best"
+        if best is not None:
+            found = f"the best weights (step {record['best_step']:,}) have val loss {best:.4f}"
+        line = (
+            f"{step}  from here on evaluations differ ({record['eval_tokens']:,} tokens): {found}"
+        )
+        self._print(line, indent=" " * (len(step) + 2))
 
     def _show_sample(self, step: str, record: Record) -> None:
         prompt = record.get("prompt") or ""

@@ -88,6 +88,19 @@ class Evaluation(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remeasured(Event):
+    """A resumed run evaluates on other tokens or in another precision, so that later losses do not compare with earlier
+    ones. The best weights have been measured again."""
+
+    eval_tokens: int
+    """Tokens of an evaluation from now on."""
+    best_val_loss: float | None
+    """Of the best weights, in nats per token; None where they are missing, so that the next evaluation is the best."""
+    best_step: int | None
+    """The step of the best weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample(Event):
     """The model continued a prompt."""
 

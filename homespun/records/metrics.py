@@ -6,12 +6,15 @@ object per line, so that any tool can read it while the run continues.
 
 import contextlib
 import errno
+import hashlib
+import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from homespun.records.events import (
     Evaluation,
     Event,
     LoggedSteps,
+    Remeasured,
     Sample,
     Step,
     perplexity,
@@ -34,7 +38,8 @@ Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipp
 the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
 (where it is known), `seconds`, the exact loss as `loss_hex` (`float.hex`), and `batch` (a fingerprint of its tokens).
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
-two), `advice`.
+two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
+`best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
 """
 
 
@@ -51,6 +56,12 @@ def as_record(event: Event) -> Record | None:
             }
         case Sample():
             values = {"prompt": event.prompt, "text": event.text}
+        case Remeasured():
+            values = {
+                "eval_tokens": event.eval_tokens,
+                "best_val_loss": event.best_val_loss,
+                "best_step": event.best_step,
+            }
         case Advice():
             values = {"cause": event.cause, "advice": event.text}
         case _:
@@ -83,18 +94,23 @@ class MetricsLog:
     While the disk is full, lines are held back and written with the next one. A torn last line, left by a killed
     process, is cut off when the file is opened.
 
+    Each checkpoint stores `length` and `sha256`, the hash of the lines that were written, so that a resumed run and
+    `verify` notice when a line has changed since then.
+
     Raises:
         UserError: the file cannot be written, or is a link to another file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.report: Callable[[str], object] = lambda text: None
+        """Receives a line when another program has changed the file."""
+        self.length = 0
+        self.sha256 = ""
         self._held_back = b""
         try:
-            self.file = os.fdopen(
-                durable.open_file(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0
-            )
-            self._cut(_whole_lines(path))
+            self.file = self._opened()
+            self._keep()
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -122,20 +138,25 @@ class MetricsLog:
         """
         self._write()
         try:
+            self._notice_changes()
             durable.sync(self.file)
         except OSError as error:
             raise self._unwritable(error) from None
         return self.length
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int, sha256: str | None = None) -> None:
         """Keep the first `length` bytes, so that a resumed run writes no record twice.
 
-        An empty file, such as a new one in place of a lost one, is left as it is.
+        An empty file, such as a new one in place of a lost one, is left as it is. A file with another `sha256` than
+        that of the lines once written is reported and stays as it is: its other lines are still good. Later checkpoints
+        go on from the given hash, so that `verify` still finds the damage.
 
         Raises:
             UserError: the file belongs to another run: it is shorter, or no line ends at `length`.
         """
         if self.length == 0:
+            if length > 0:
+                self.report(f"{self.path} is missing or empty: a new one begins here.")
             return
         with self.path.open("rb") as file:
             file.seek(max(length - 1, 0))
@@ -145,7 +166,13 @@ class MetricsLog:
                 f"{self.path} is not the record of this run (no line ends at byte {length}): "
                 "move it away to start a new one, or put the right one back"
             )
-        self._cut(length)
+        self._keep(length)
+        if sha256 is not None and sha256 != self.sha256:
+            self.report(
+                f"{self.path} is damaged: it has changed since it was written. The run continues with it; "
+                f"homespun verify {self.path.parent} tells more."
+            )
+            self.sha256 = sha256
 
     def close(self) -> None:
         with contextlib.suppress(UserError):
@@ -169,11 +196,54 @@ class MetricsLog:
             self.file.truncate(self.length)
             raise self._unwritable(error) from None
         self.length += len(self._held_back)
+        for line in self._held_back.splitlines(keepends=True):
+            self.sha256 = _continued(self.sha256, line)
         self._held_back = b""
 
-    def _cut(self, length: int) -> None:
-        self.file.truncate(length)
-        self.length = length
+    def _keep(self, length: float = math.inf) -> None:
+        """Keep the complete lines of the first `length` bytes."""
+        self.length, self.sha256 = 0, ""
+        with os.fdopen(os.dup(self.file.fileno()), "rb") as lines:
+            lines.seek(0)
+            for line in lines:
+                if not line.endswith(b"\n") or self.length + len(line) > length:
+                    break
+                self.length += len(line)
+                self.sha256 = _continued(self.sha256, line)
+        self.file.truncate(self.length)
+
+    def _notice_changes(self) -> None:
+        """Report if another program has removed, replaced or cut the file, and write it again as far as possible."""
+        ours = os.fstat(self.file.fileno())
+        if ours.st_size != self.length:
+            written, sha256 = self.length, self.sha256
+            self._keep()
+            self.report(
+                f"{self.path} was changed by another program: {written:,} bytes were written, and it has "
+                f"{ours.st_size:,}. The run continues with it."
+            )
+            self.sha256 = sha256  # that of the lines as they were written
+        if not self._is_in_place(ours):
+            self.file.seek(0)
+            content = self.file.read()
+            if self.path.exists():
+                durable.set_aside(self.path)
+            durable.write(self.path, content)
+            self.file.close()
+            self.file = self._opened()
+            self.report(
+                f"{self.path} was removed or replaced by another program: it is written again."
+            )
+
+    def _opened(self) -> io.FileIO:
+        descriptor = durable.open_file(self.path, os.O_RDWR | os.O_APPEND)
+        return io.FileIO(descriptor, "a+")
+
+    def _is_in_place(self, ours: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(self.path.stat(), ours)
+        except FileNotFoundError:
+            return False
 
     def _unwritable(self, error: OSError) -> UserError:
         return cannot_write(
@@ -187,56 +257,116 @@ def length_up_to(path: Path, step: int) -> int:
     """Length of the lines before the first record of a later step, in bytes; 0 if there is no file.
 
     Raises:
-        UserError: the file cannot be read, or a complete line is not a JSON object.
+        UserError: the file cannot be read.
     """
     length = 0
     if path.exists():
-        for end, record in read_lines(path):
-            if record.get("step", 0) > step:
+        for line in read_lines(path, on_damage=lambda error: None):
+            if line.record["step"] > step:
                 break
-            length = end
+            length = line.end
     return length
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+class Line(NamedTuple):
+    """A complete line of the file."""
+
+    end: int
+    """Offset of its end."""
+    sha256: str
+    """Hash of all lines up to this one, see `MetricsLog`."""
+    record: dict[str, Any]
+
+
+def read(
+    path: Path, on_damage: Callable[[UserError], object] | None = None
+) -> Iterator[dict[str, Any]]:
     """The records of a file. It may still be growing: a torn last line is left out.
 
+    Args:
+        on_damage: receives the error for each damaged line, which is then left out.
+
     Raises:
-        UserError: the file cannot be read, or a complete line is not a JSON object.
+        UserError: the file cannot be read, or a complete line is damaged and there is no `on_damage`.
     """
-    for _, record in read_lines(path):
-        yield record
+    for line in read_lines(path, on_damage):
+        yield line.record
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read`, with the offset of the end of each line."""
-    end = 0
+def read_lines(
+    path: Path, on_damage: Callable[[UserError], object] | None = None
+) -> Iterator[Line]:
+    """As `read`, with the place and the hash of each line."""
+    end, sha256 = 0, ""
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    return
                 end += len(line)
-                if line.endswith(b"\n"):
-                    yield end, _parse(path, number, line)
+                sha256 = _continued(sha256, line)
+                try:
+                    record = _parsed(line)
+                except ValueError as error:
+                    fault = UserError(f"{path}, line {number}: {error}; the file is damaged there")
+                    if on_damage is None:
+                        raise fault from None
+                    on_damage(fault)
+                else:
+                    yield Line(end, sha256, record)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): is it a run's metrics.jsonl?"
         ) from None
 
 
-def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+TEXTS = {"loss_hex", "batch", "prompt", "text", "cause", "advice"}
+NUMBERS = {
+    "tokens", "loss", "perplexity", "lr", "muon_lr", "grad_norm", "clipped", "refused", "tokens_per_second",
+    "memory_bytes", "active_memory_bytes", "seconds", "val_loss", "val_perplexity", "val_bits_per_byte",
+    "eval_tokens", "best_val_loss", "best_step",
+}  # fmt: skip
+"""The fields that are numbers, or null in place of one that is not finite. Later versions may write other fields."""
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The record in a line.
+
+    Raises:
+        ValueError: it is damaged. The message says how.
+    """
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise UserError(f"{path}, line {number}: not a JSON object; the file is damaged there")
+        raise ValueError("not a JSON object")
+    step = record.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
+        raise ValueError("its step is missing or is no number")
+    for name, value in record.items():
+        if name in TEXTS:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} is no text")
+        elif name in NUMBERS and value is not None and not is_number(value):
+            raise ValueError(f"{name} is no number")
     return record
 
 
-def _whole_lines(path: Path) -> int:
-    """Length of the complete lines, in bytes: all but a torn last one."""
-    with path.open("rb") as lines:
-        return sum(len(line) for line in lines if line.endswith(b"\n"))
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a record is a number that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
+
+
+def _continued(sha256: str, line: bytes) -> str:
+    """The hash of all lines up to this one, from the hash of those before it."""
+    return hashlib.sha256(sha256.encode() + line).hexdigest()
 
 
 def _plain(value: Any) -> Any:

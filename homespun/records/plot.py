@@ -3,6 +3,7 @@
 import io
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.records.metrics import read
+from homespun.errors import UserError
+from homespun.records.metrics import is_number, read
 from homespun.terminal import duration
 
 if TYPE_CHECKING:
@@ -25,10 +27,18 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#8F4E8B"
 INK, FAINT = "#333333", "#E3E3E3"
 
 
-def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> None:
+def plot_run(
+    metrics: Path,
+    out: Path,
+    max_grad_norm: float | None = None,
+    report: Callable[[str], object] = lambda text: None,
+) -> None:
     """Draw the curves of a run as a PNG: losses, learning rate, gradient norm, speed.
 
-    A run with few records, or without evaluations, gives a picture of what there is.
+    A run with few records, or without evaluations, gives a picture of what there is. Damaged records are left out.
+
+    Args:
+        report: receives a line about the damaged records, if there are any.
 
     Raises:
         UserError: `metrics` cannot be read.
@@ -36,7 +46,11 @@ def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = _curves(metrics)
+    damaged: list[UserError] = []
+    curves = _curves(metrics, damaged.append)
+    if damaged:
+        more = f" (and {len(damaged) - 1:,} more)" if damaged[1:] else ""
+        report(f"{damaged[0]}{more}: the picture leaves that out.")
     figure = Figure(figsize=(10, 6.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic(
@@ -69,17 +83,24 @@ def plot_run(metrics: Path, out: Path, max_grad_norm: float | None = None) -> No
     durable.write(out, png.getvalue())
 
 
-def _curves(metrics: Path) -> defaultdict[str, Curve]:
+def _curves(
+    metrics: Path, on_damage: Callable[[UserError], object] | None = None
+) -> defaultdict[str, Curve]:
     """All numbers of the run by name, without those that are not finite."""
     points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for record in read(metrics):
+    for record in read(metrics, on_damage):
+        if "eval_tokens" in record:  # later losses do not compare with earlier ones
+            points["earlier_val_loss"] += points.pop("val_loss", [])
+            points["best"] = []
+            if is_number(record.get("best_step")) and is_number(record.get("best_val_loss")):
+                points["best"] = [(record["best_step"], record["best_val_loss"])]
         for name, value in record.items():
-            if isinstance(value, int | float):
+            if is_number(value):
                 points[name].append((record["step"], value))
     nothing: Curve = np.empty(0), np.empty(0)
     curves: defaultdict[str, Curve] = defaultdict(lambda: nothing)
     for name, pairs in points.items():
-        steps, values = np.array(pairs, dtype=np.float64).T
+        steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         curves[name] = steps, values
     return curves
 
@@ -98,9 +119,14 @@ def _headline(curves: defaultdict[str, Curve]) -> str:
 
 def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
     _draw_with_mean(panel, curves["loss"], BLUE, label="training")
-    steps, losses = curves["val_loss"]
+    if len(curves["earlier_val_loss"][1]):
+        earlier = "validation, measured otherwise"
+        _draw(panel, curves["earlier_val_loss"], ORANGE, label=earlier, marker="o", alpha=0.3)
+    if len(curves["val_loss"][1]):
+        _draw(panel, curves["val_loss"], ORANGE, label="validation", marker="o")
+    candidates = [curves["best"], curves["val_loss"]]
+    steps, losses = (np.concatenate(values) for values in zip(*candidates, strict=True))
     if len(losses):
-        _draw(panel, (steps, losses), ORANGE, label="validation", marker="o")
         best = int(np.argmin(losses))
         panel.plot(
             steps[best],

@@ -1,6 +1,7 @@
 """The steps and seconds of a run flow in; its progress and the time that is left come out."""
 
 import time
+from collections.abc import Callable
 
 from homespun.training.position import Position
 
@@ -9,18 +10,24 @@ class Clock:
     """Measures a run from the moment that this is made, on top of the time before a resumed run was stopped."""
 
     def __init__(
-        self, position: Position, total_steps: int | None, time_budget: float | None
+        self,
+        position: Position,
+        total_steps: int | None,
+        time_budget: float | None,
+        now: Callable[[], float] | None = None,
     ) -> None:
+        """`now` gives seconds, counted from any moment; None: those of the system's clock."""
+        self.now = now or time.perf_counter
         self._position = position
         self._total_steps = total_steps
         self._time_budget = time_budget
-        self._started = time.perf_counter()
+        self._started = self.now()
         self._elapsed_before = position.elapsed_seconds
         self._progress_before = self.progress()
 
     def elapsed(self) -> float:
         """Seconds that the run has taken, without those between stop and resume."""
-        return self._elapsed_before + time.perf_counter() - self._started
+        return self._elapsed_before + self.now() - self._started
 
     def progress(self, step: int | None = None) -> float:
         """Fraction of the run that is done after a step (default: the last), by the nearest limit, from 0 to 1."""

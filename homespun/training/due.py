@@ -1,7 +1,5 @@
 """The position of a run flows in; decisions come out: whether a log line, evaluation, sample, save or end is due."""
 
-import time
-
 from homespun.training.clock import Clock
 from homespun.training.position import Position
 from homespun.training.run import Run
@@ -31,7 +29,7 @@ class DueDates:
         self._position, self._clock = position, clock
         self._evaluation_cost = EVALUATION_COST * eval_tokens
         self._samples_cost = SAMPLING_COST * SAMPLE_TOKENS * len(run.config.sample_prompts)
-        self._saved = time.perf_counter()
+        self._saved = clock.now()
 
     def log(self) -> bool:
         return self._position.step % self._config.log_interval == 0
@@ -46,9 +44,12 @@ class DueDates:
 
     def _check(self, interval: int | None, last: int, cost: float) -> bool:
         """Every `interval` steps. Without one, after every tenth of the run, but not before the training since the
-        `last` one is much more work than the `cost`, in training tokens.
+        `last` one is much more work than the `cost`, in training tokens. Once at a step, also if the run was stopped
+        and resumed there.
         """
         step = self._position.step
+        if step == last:
+            return False
         if interval is not None:
             return step % interval == 0
         affordable = cost <= MAX_CHECK_SHARE * (step - last) * self._config.tokens_per_step
@@ -58,12 +59,12 @@ class DueDates:
         """Every `save_interval` steps, and after a few minutes, or later where saving takes long."""
         if self._position.step % self._config.save_interval == 0:
             return True
-        unsaved = time.perf_counter() - self._saved
+        unsaved = self._clock.now() - self._saved
         return unsaved >= max(MAX_UNSAVED_SECONDS, seconds_to_save / MAX_SAVING_SHARE)
 
     def saved(self) -> None:
         """Count the time since the last checkpoint from now."""
-        self._saved = time.perf_counter()
+        self._saved = self._clock.now()
 
     def end(self) -> str | None:
         """The first limit that the run has reached, if any."""
@@ -75,5 +76,6 @@ class DueDates:
         return next((name for name, limit in self._limits.items() if step >= limit), None)
 
     def is_complete(self) -> bool:
-        """Whether nothing is left to do, not even the last evaluation."""
-        return bool(self.end()) and self._position.evaluated_at == self._position.step
+        """Whether nothing is left to do, not even the last evaluation and samples."""
+        evaluated = self._position.evaluated_at == self._position.step
+        return bool(self.end()) and evaluated and not self.samples()

@@ -3,6 +3,7 @@ can be compared.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,8 +59,16 @@ class Evaluator:
         self.batch_size = batch_size
 
     def __call__(self, engine: Reader) -> Measured:
+        measured = self.measure(engine, lambda: False)
+        assert measured
+        return measured
+
+    def measure(self, engine: Reader, stopped: Callable[[], object]) -> Measured | None:
+        """Measure a model; None if `stopped()` becomes true before that is done."""
         total, n_tokens = 0.0, 0
         for start in range(0, len(self.inputs), self.batch_size):
+            if stopped():
+                return None
             rows = slice(start, start + self.batch_size)
             loss, count = engine.loss(Batch(self.inputs[rows], self.targets[rows]))
             total += loss

@@ -1,7 +1,8 @@
 """Signals flow in, requests come out, which the loop reads between two steps, so that no step or file is cut off.
 
 SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed): finish the step, save, end. A second one does not wait for
-that. SIGUSR1: save and continue. A closed pipe behind the output ends a run too, like SIGPIPE.
+that. Before the first step there is nothing to finish, and the first one raises `StoppedInSetUp`. SIGUSR1: save and
+continue; before the first step it is remembered. A closed pipe behind the output ends a run too, like SIGPIPE.
 """
 
 import contextlib
@@ -20,6 +21,13 @@ SHOW_CURSOR = b"\x1b[?25h"
 """The progress bar has hidden it."""
 
 
+class StoppedInSetUp(KeyboardInterrupt):
+    """A signal has ended a run before its first step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class Interrupts:
     """Handles the signals inside the `with` block; outside the main thread it leaves them alone."""
 
@@ -33,6 +41,8 @@ class Interrupts:
         self._quits = quits
         self.stopped_by: signal.Signals | None = None
         self.save_wanted = False
+        self.steps_begun = False
+        """Whether a stop has to wait for the end of a step, which `stopped_by` asks for."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -57,11 +67,15 @@ class Interrupts:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is None:
             self.stopped_by = signal.Signals(number)
+            if not self.steps_begun:
+                _tell("Stopped before the first step.")
+                raise StoppedInSetUp(number)
             _tell("Finishing this step and saving. Press Ctrl-C again to quit now.")
         elif number == signal.SIGHUP:
             pass  # a terminal that is closed may send it twice
         elif self._quits:
-            _tell("Stopped without saving. Steps after the last checkpoint are lost.", SHOW_CURSOR)
+            lost = " Steps after the last checkpoint are lost." if self.steps_begun else ""
+            _tell(f"Stopped without saving.{lost}", SHOW_CURSOR)
             os._exit(128 + number)
         else:
             self._as_before(signal.Signals(number), frame)

@@ -18,7 +18,7 @@ from homespun.training.evaluate import Evaluator
 from homespun.training.interrupts import Interrupts
 from homespun.training.position import Position
 from homespun.training.run import Run
-from homespun.training.sampling import sample_texts
+from homespun.training.sampling import sample_text
 from homespun.training.saver import Saver
 from homespun.training.steps import StepInputs, Steps, findings
 
@@ -47,22 +47,17 @@ class Loop:
 
     def train(self) -> str:
         """Run to the end, evaluate and save the last step; returns the reason of the end."""
+        self.settle()  # a stopped run may have left something to do
         while not (ended_by := self.ending()):
             batch = self.steps.next_batch()
             for result, inputs in self.steps.take(batch):
                 self.log(result, inputs)
-            if self.fatal:
-                self.halt(self.fatal)
-            if self.due.evaluation():
-                self.evaluate()
-            if self.due.samples() and not self.interrupts.stopped_by:
-                self.sample()
-            if self.interrupts.save_wanted or self.due.checkpoint(self.saver.seconds_to_save):
-                self.save()
-            self.tell_saved()
+            self.halt_if_fatal()
+            self.settle()
+        self.finish_step()
         if self.position.evaluated_at != self.position.step and not self.stopped():
             self.evaluate()
-            self.saver.saved_at = None  # the checkpoint has to hold this evaluation
+            ended_by = self.stopped() or ended_by
         if self.saver.saved_at != self.position.step:
             self.save()
         self.saver.finish()
@@ -71,16 +66,33 @@ class Loop:
             self.emit.message(self.not_saved())
         return ended_by
 
+    def settle(self) -> None:
+        """Do everything that is due at this step. A stop leaves evaluation and samples to the resumed run."""
+        if self.due.evaluation() and not self.stopped():
+            self.evaluate()
+        if not self.stopped():
+            if self.due.samples():
+                self.sample()
+            else:
+                self.position.prompts_done = 0  # of a round that another interval has cancelled
+        if self.saver.saved_at != self.position.step and (
+            self.interrupts.save_wanted or self.due.checkpoint(self.saver.seconds_to_save)
+        ):
+            self.save()
+        self.tell_saved()
+
     def finish_step(self) -> None:
         """Read and log the step that the device is still computing, if there is one."""
         for result, inputs in self.steps.finish():
             self.log(result, inputs)
+        self.halt_if_fatal()
 
     def log(self, result: StepResult, inputs: StepInputs) -> None:
         """Report a step, and any findings about it or the run."""
+        fatal = None
         for finding in findings(self.position, result, inputs, self.config):
             if finding.ends_run:
-                self.fatal = finding
+                fatal = finding
             else:
                 self.emit(Advice, **finding._asdict())
         self.emit(
@@ -92,17 +104,20 @@ class Loop:
             batch=inputs.batch,
             log=self.steps.logged() if self.due.log() else None,
         )
+        if fatal and not self.fatal:  # a step that was under way already may have the same finding
+            self.saver.wait()
+            text = fatal.text.replace(FROM_LAST, self.way_back(fatal))
+            self.fatal = fatal._replace(text=text)
+            self.emit(Advice, **self.fatal._asdict())
 
-    def halt(self, finding: Finding) -> None:
+    def halt_if_fatal(self) -> None:
         """End a run that cannot or must not continue.
 
         Raises:
-            UserError: always.
+            UserError: there was a finding that ends the run.
         """
-        self.saver.wait()
-        finding = finding._replace(text=finding.text.replace(FROM_LAST, self.way_back(finding)))
-        self.emit(Advice, **finding._asdict())
-        raise UserError(f"{finding.cause}: {finding.text}") from self.emit.error
+        if self.fatal:
+            raise UserError(f"{self.fatal.cause}: {self.fatal.text}") from self.emit.error
 
     def way_back(self, finding: Finding) -> str:
         """How to continue after the run has ended with this finding: words that end with the flag to resume.
@@ -121,12 +136,19 @@ class Loop:
         return "there is no checkpoint to go back to: start again with"
 
     def evaluate(self) -> None:
-        """Measure the model on the validation text; save the weights if they are the best so far."""
+        """Measure the model on the validation text; save the weights if they are the best so far.
+
+        A stop ends this early, without a result.
+        """
         self.finish_step()
         self.emit.activity("evaluating")
         position = self.position
-        self.val_loss, bits_per_byte = self.evaluator(self.run.engine)
+        measured = self.evaluator.measure(self.run.engine, self.stopped)
+        if measured is None:
+            return
+        self.val_loss, bits_per_byte = measured
         position.evaluated_at = position.step
+        self.saver.saved_at = None
         if best := position.guard.observe_evaluation(self.val_loss):
             self.saver.save_best(self.val_loss, self.clock.elapsed())
         self.emit(Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best)
@@ -134,15 +156,22 @@ class Loop:
             self.emit(Advice, **finding._asdict())
 
     def sample(self) -> None:
-        """Let the model continue the prompts."""
+        """Let the model continue the prompts. A stop leaves the last ones to the resumed run."""
         self.finish_step()
         self.emit.activity("writing samples")
-        self.position.sampled_at = self.position.step
-        for prompt, text in sample_texts(self.run):
+        position = self.position
+        self.saver.saved_at = None
+        for prompt in self.config.sample_prompts[position.prompts_done :]:
+            text = sample_text(self.run, prompt)
+            position.prompts_done += 1
             if isinstance(text, UserError):
                 self.emit.message(f'no sample after "{prompt}": {text}')
             else:
                 self.emit(Sample, prompt=prompt, text=text)
+            if self.stopped():
+                break
+        if position.prompts_done >= len(self.config.sample_prompts):
+            position.sampled_at, position.prompts_done = position.step, 0
 
     def save(self) -> None:
         """Begin to write a checkpoint of this moment, or of the moment when the weights are known to be usable again.

@@ -42,6 +42,8 @@ class Position:
     """The step of the last evaluation."""
     sampled_at: int = 0
     """The step of the last sample texts."""
+    prompts_done: int = 0
+    """The prompts of this step's sample texts that are done, where a stop has left the others."""
     guard: StepGuard = field(default_factory=StepGuard)
     watch: TrendWatch = field(default_factory=TrendWatch)
     window: Window = field(default_factory=Window)

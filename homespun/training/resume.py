@@ -87,6 +87,11 @@ class ResumePoint:
             return length
         return length_up_to(record, self.weights.step)
 
+    @property
+    def metrics_sha256(self) -> str | None:
+        """Hash of the record up to this point; None where it is not stored."""
+        return self.state.header.get("metrics_sha256") if self.state else None
+
     def is_in(self, folder: Path) -> bool:
         """Whether a run in this folder continues its own earlier steps."""
         return self.path.parent.resolve() == folder.resolve()
@@ -211,6 +216,7 @@ def _check_headers(point: ResumePoint) -> None:
         restored(dict[str, str], stored["facts"], "facts")
         if point.state:
             restored(int, point.state.header["metrics_length"], "metrics_length")
+            restored(str, point.state.header.get("metrics_sha256", ""), "metrics_sha256")
         position = point.position()
     except (LookupError, ValueError) as error:
         raise _other_version(repr(error)) from None

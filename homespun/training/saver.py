@@ -66,7 +66,11 @@ class Saver:
             self._weights(),
             dropwhile(self._is_weight, self._run.engine.state()),
             self._run.header,
-            {"position": position.stored(), "metrics_length": metrics_length},
+            {
+                "position": position.stored(),
+                "metrics_length": metrics_length,
+                "metrics_sha256": self._metrics.sha256,
+            },
         )
 
     def save_best(self, val_loss: float, elapsed: float) -> None:

@@ -58,3 +58,14 @@ def rate_curve(config: ResolvedConfig, limits: dict[str, int]) -> RateCurve:
             steps = min(MAX_WARMUP_STEPS, math.ceil(WARMUP_SHARE * total))
         share = min(1.0, steps / total)
     return RateCurve(config.schedule, config.min_learning_rate_ratio, steps, share)
+
+
+def unreached_peak(config: ResolvedConfig, steps: int | None) -> str | None:
+    """A line about a warm-up that is longer than a run of so many steps, if it is. None: the number is unknown."""
+    warm_up = config.warmup_steps
+    if not warm_up or not steps or warm_up <= steps:
+        return None
+    return (
+        f"The warm-up of {warm_up:,} steps is longer than this run of {steps:,} steps: the learning rate rises to "
+        f"{steps / warm_up:.0%} of its peak only. A shorter one reaches it: --warmup-steps {steps // 10}"
+    )

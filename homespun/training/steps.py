@@ -2,7 +2,6 @@
 GPU never waits for the loop.
 """
 
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,14 +42,15 @@ class Steps:
     def next_batch(self) -> list[Batch]:
         """The micro-batches of the next step, [batch_size, seq_len] each."""
         if self._pending is None:  # the time since the last step was not training time
-            self._mark = time.perf_counter()
+            self._mark = self._clock.now()
         c = self._run.config
         return self._batches.microbatches(
             self._position.next_sample, c.batch_size, c.grad_accumulation_steps
         )
 
     def take(self, microbatches: Sequence[Batch]) -> Iterator[tuple[StepResult, StepInputs]]:
-        """Dispatch a step, yield the one before it, and this one too if it is done already."""
+        """Dispatch a step, yield the one before it, and this one too if it is done already, or if it may end the run
+        by a spike: then no later step has changed the weights that are saved."""
         c, position = self._run.config, self._position
         limits = position.guard.limits(position.step + 1)
         rates = self._rates()
@@ -67,7 +67,7 @@ class Steps:
         position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
         self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
-        if handle.ready():
+        if handle.ready() or c.on_spike == "stop":
             yield from self.finish()
 
     def finish(self) -> Iterator[tuple[StepResult, StepInputs]]:
@@ -78,7 +78,7 @@ class Steps:
         self._pending = None
         result = handle.result()
         position, window = self._position, self._position.window
-        now = time.perf_counter()
+        now = self._clock.now()
         position.training_seconds += now - self._mark
         window.seconds += now - self._mark
         self._mark = now

@@ -26,8 +26,11 @@ from homespun.training.loop import Loop
 from homespun.training.position import Position
 from homespun.training.resume import ResumePoint, find_point, given_config, with_stored
 from homespun.training.run import Run, bytes_on_disk
+from homespun.training.running_time import RunningTime
 from homespun.training.saver import Saver
+from homespun.training.schedule import unreached_peak
 from homespun.training.stages import set_up, smallest_model
+from homespun.training.yardstick import renew
 
 LEAST_KEPT = 2
 """Checkpoints that stay, even with --keep 1. Only a later step shows that the weights of the newest are usable."""
@@ -36,10 +39,9 @@ LEAST_KEPT = 2
 def train(
     given: Mapping[str, Any],
     say: Say,
+    interrupts: Interrupts,
     on_event: Listener | None = None,
     config: TrainConfig | None = None,
-    *,
-    quits: bool = False,
 ) -> TrainResult:
     """Set a run up and run it.
 
@@ -48,9 +50,9 @@ def train(
     Args:
         given: settings by name, such as the flags of the command line. A setting is taken from here, else from the TOML
             file that is named here, else from the resumed run, else from the defaults.
+        interrupts: handles the signals already, since the preparations may take long.
         on_event: gets each event after the records and the console. When it raises `StopRun`, the run saves and ends.
         config: all settings, from Python. Then only `given` overrides them, and the settings of a resumed run do not.
-        quits: a second signal ends the process at once, see `Interrupts`.
 
     Raises:
         UserError: something that the user can fix; earlier checkpoints are still there.
@@ -62,7 +64,7 @@ def train(
         point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
-        return _train(wanted, point, lock, say, on_event, quits=quits)
+        return _train(wanted, point, lock, say, interrupts, on_event)
 
 
 def _train(
@@ -70,9 +72,8 @@ def _train(
     point: ResumePoint | None,
     lock: FolderLock,
     say: Say,
+    interrupts: Interrupts,
     on_event: Listener | None,
-    *,
-    quits: bool,
 ) -> TrainResult:
     """`train`, from the resumed point on, or from the start."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
@@ -83,26 +84,29 @@ def _train(
     position = _begin(point, lock, say)
     continues = point is not None and point.state is not None and point.is_in(folder.path)
     with (
-        Interrupts(quits=quits) as interrupts,
         MetricsLog(folder.path / METRICS) as metrics,
         Console(when_lost=interrupts.output_lost) as console,
+        RunningTime() as now,
     ):
-        if point and point.is_in(folder.path):
-            metrics.truncate(point.metrics_length(metrics.path))
         budget = run.config.time_budget
-        clock = Clock(position, run.total_steps, seconds(budget) if budget else None)
+        clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
         emit = Emitter(position, clock, [metrics, console], on_event)
+        metrics.report = emit.message
+        if point and point.is_in(folder.path):
+            metrics.truncate(point.metrics_length(metrics.path), point.metrics_sha256)
         with CheckpointWriter(
             folder,
             run.weights_bytes,
             in_background=run.has_room_for_copies(),
             report=emit.message,
+            now=now,
         ) as writer:
             saver = Saver(run, position, writer, metrics)
+            loop = Loop(run, position, clock, saver, emit, interrupts)
             if point and not continues:
                 saver.save(clock.elapsed())  # from here on, the folder has a checkpoint of its own
-            result = _run_loop(Loop(run, position, clock, saver, emit, interrupts), bool(point))
+            result = _run_loop(loop, point, folder)
     if emit.error:
         raise emit.error
     return result
@@ -132,28 +136,35 @@ def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> Position:
     return position
 
 
-def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
+def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -> TrainResult:
     """Run the loop between the first and the last event."""
     run, position, emit = loop.run, loop.position, loop.emit
-    config, folder = run.config, loop.saver.folder
+    config = run.config
     emit.activity("compiling, up to a minute" if config.compile == "on" else "first step")
     complete = loop.due.is_complete()
     if not complete:
         emit(
             Started,
-            title=f"Resuming at step {position.step:,}" if resumed else "Training",
+            title=f"Resuming at step {position.step:,}" if point else "Training",
             facts=run.description(),
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
         )
+        if line := unreached_peak(config, run.total_steps):
+            emit.message(line)
+        if point:
+            renew(run, position, point, folder, emit, loop.stopped)
+    loop.interrupts.steps_begun = True
     try:
         ended_by = loop.train()
     except OutOfMemory as error:
         saved = bool(loop.saver.saved_at)
         raise out_of_memory(Plan(run.model, config), saved=saved) from error
+    if ended_by == "time_budget" and (line := unreached_peak(config, position.step)):
+        emit.message(line)
     result = TrainResult(
-        checkpoint_dir=folder,
-        best=folder / BEST[0],
+        checkpoint_dir=folder.path,
+        best=folder.path / BEST[0],
         steps=position.step,
         ended_by=ended_by,
         val_loss=loop.val_loss,
@@ -162,7 +173,7 @@ def _run_loop(loop: Loop, resumed: bool) -> TrainResult:
         saved_step=loop.saver.newest,
     )
     if result.steps:
-        _draw_curves(run, folder, emit)
+        _draw_curves(run, folder.path, emit)
     emit(
         Ended,
         result=result,
@@ -177,8 +188,8 @@ def _draw_curves(run: Run, folder: Path, emit: Emitter) -> None:
     emit.activity("drawing the curves")
     picture = folder / PLOT
     try:
-        plot_run(folder / METRICS, picture, run.config.max_grad_norm)
-    except OSError as error:
-        emit.message(
-            f"{picture} cannot be written ({error.strerror}). Nothing else of the run is missing."
-        )
+        if (folder / METRICS).stat().st_size:  # otherwise an earlier picture shows more
+            plot_run(folder / METRICS, picture, run.config.max_grad_norm, emit.message)
+    except Exception as error:  # the run is saved, and no picture is worth an error
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        emit.message(f"{picture} cannot be written ({reason}). Nothing else of the run is missing.")

@@ -1,6 +1,7 @@
 """Steps with gradients that are not finite, two runs in one folder, and several faults in one run."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -26,6 +27,7 @@ RUINED = (
 ONE_AFTER_THE_OTHER = (
     "two resumed runs, the first suspended between its choice of a checkpoint and its first step"
 )
+OTHER_EVALUATION = "a run continued with other --eval-tokens"
 AT_ONCE = "a NaN, a corrupt shard, a full disk and a SIGTERM in one run"
 
 NAN_STEP = 7
@@ -209,6 +211,50 @@ def test_a_run_that_is_suspended_in_its_set_up_is_not_overtaken(place: Path, tab
 def test_an_overtaken_run_would_show(place: Path, table: Table) -> None:
     assert overtaken(place, "lock-taken-after-the-set-up")[0] == 0
     table.red(ONE_AFTER_THE_OTHER, "lock-taken-after-the-set-up")
+
+
+def best_after_another_evaluation(place: Path, *wrong: str) -> tuple[float, float | None]:
+    """A run is continued with the evaluation of the control.
+
+    Returns:
+        The loss of its best weights according to the control, and according to its own next checkpoint.
+    """
+    shutil.rmtree(place / "few", ignore_errors=True)
+    runs.train(place, "few", "--eval-tokens", 16)
+    again = ["train", "--resume", "--checkpoint-dir", "few", "--eval-tokens", 300]
+    output = runs.run(
+        place, *again, "--max-steps", STEPS + 1, "--eval-interval", 1000, wrong=list(wrong)
+    )
+    assert wrong or "from here on evaluations differ" in output
+    losses = {
+        record["step"]: record["val_loss"]
+        for record in kept(place / "control")
+        if "val_loss" in record
+    }
+    measured = [record for record in kept(place / "few") if "eval_tokens" in record]
+    step = measured[0]["best_step"] if measured else max(losses)
+    list(verify(place / "few"))
+    newest = CheckpointFolder(place / "few").open(STEPS + 1)
+    last = kept(place / "few")[-1]["val_loss"]
+    return min(losses[step], last), newest.state.header["position"]["guard"]["best_val_loss"]
+
+
+def test_another_evaluation_is_another_yardstick(place: Path, table: Table) -> None:
+    expected, stated = best_after_another_evaluation(place)
+    assert expected == stated
+    table.row(
+        OTHER_EVALUATION,
+        tries=1,
+        lost=NOTHING,
+        result="the best weights are measured again; later losses are compared with that",
+    )
+
+
+def test_another_evaluation_would_show(place: Path, table: Table) -> None:
+    sabotage = "best-weights-not-measured-again"
+    expected, stated = best_after_another_evaluation(place, sabotage)
+    assert expected != stated
+    table.red(OTHER_EVALUATION, sabotage)
 
 
 # Several faults in one run

@@ -33,6 +33,7 @@ OTHER_TEXT = "other text of the same size"
 OTHER_TOKENIZER = "another tokenizer of the same size"
 SETTINGS = "a checkpoint of other settings (each)"
 SHARDS = "token shards corrupt, of odd length, with ids outside the vocabulary"
+RECORDS = "a record of a complete run damaged, and the run continued"
 METRICS = "metrics.jsonl torn, deleted, or another run's"
 
 NEWEST = f"checkpoint_step_{STEPS}"
@@ -314,3 +315,57 @@ def test_records_that_are_torn_or_gone(place: Path, table: Table) -> None:
         lost=NOTHING,
         result="torn: cut back; another run's: refused; deleted: begun anew",
     )
+
+
+def _replace(before: bytes, after: bytes) -> Any:
+    def damage(path: Path) -> None:
+        content = path.read_bytes()
+        assert before in content
+        path.write_bytes(content.replace(before, after, 1))
+
+    return damage
+
+
+RECORD_DAMAGES = [
+    _replace(b'"step": 1,', b'"stdp": 1,'),
+    _replace(b'{"step": 1,', b'{"step": 1l'),
+    _replace(b'"clipped": ', b'"clipped":,'),
+    _replace(b'"step": 2', b'"step": 1'),
+    _replace(b'"text": "', b'"text":  '),
+    lambda path: flip(path, 0.3),
+]
+
+
+def with_damaged_records(place: Path, *wrong: str) -> int:
+    """Number of damages that the resumed run or `verify` did not notice, or that cost the run."""
+    missed = 0
+    for damage in RECORD_DAMAGES:
+        folder = shutil.copytree(place / "control", place / "flipped")
+        damage(folder / "metrics.jsonl")
+        again = ["train", "--resume", "--checkpoint-dir", "flipped", "--max-steps", STEPS + 1]
+        output = runs.run(place, *again, wrong=list(wrong))
+        noticed = "metrics.jsonl is damaged" in output and f"\nDone: {STEPS + 1} steps" in output
+        try:
+            list(verify(folder))
+        except UserError:
+            pass
+        else:
+            noticed = False
+        missed += not noticed
+        shutil.rmtree(folder)
+    return missed
+
+
+def test_damaged_records(place: Path, table: Table) -> None:
+    assert with_damaged_records(place) == 0
+    table.row(
+        RECORDS,
+        tries=len(RECORD_DAMAGES),
+        lost=NOTHING,
+        result="said; the run goes on to its end, its picture leaves the record out; verify names it",
+    )
+
+
+def test_damaged_records_would_show(place: Path, table: Table) -> None:
+    assert with_damaged_records(place, "hash-of-the-records-ignored") > 0
+    table.red(RECORDS, "hash-of-the-records-ignored")

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,25 @@ pytestmark = pytest.mark.faults
 
 TITLE = "Signals"
 STOP = "SIGINT, SIGTERM, SIGHUP"
+DUE = "SIGINT, SIGTERM, SIGHUP after a step with an evaluation and samples due"
 TWICE = "SIGINT and SIGTERM twice, in a step that never ends"
 SAVE = "SIGUSR1"
+EARLY = "SIGINT, SIGTERM, SIGHUP and SIGUSR1 before the first step"
 
 SELDOM = ["--save-interval", 1000]
 """No save by interval, so that all saves come from the signal."""
 
 
-def signalled(place: Path, folder: str, *numbers: signal.Signals, wrong: list[str]) -> int:
+def signalled(
+    place: Path,
+    folder: str,
+    *numbers: signal.Signals,
+    wrong: list[str],
+    more: Sequence[object] = (),
+) -> int:
     """Exit status of a run that gets a signal after its third step, and each further one after it reacts."""
     process = runs.start(
-        place, "train", *runs.RUN, *SELDOM, "--checkpoint-dir", folder, wrong=wrong
+        place, "train", *runs.RUN, *SELDOM, *more, "--checkpoint-dir", folder, wrong=wrong
     )
     log = runs.log_of(place)
     runs.until(process, lambda: "\nstep  3" in log.read_text())
@@ -64,6 +73,42 @@ def test_stopped_and_resumed(place: Path, table: Table) -> None:
 def test_a_stop_would_show(place: Path, table: Table) -> None:
     assert stopped(place, signal.SIGTERM, "signals-end-at-once") != NOTHING
     table.red(STOP, "signals-end-at-once")
+
+
+ALWAYS: list[object] = [
+    "--max-steps", 12, "--eval-interval", 1, "--sample-interval", 1,
+    "--sample-prompts", "The cat", "A dog", "She",
+]  # fmt: skip
+"""An evaluation and samples after each step, so that any stop comes where they are due."""
+
+
+def stopped_where_checks_are_due(place: Path, number: signal.Signals, *wrong: str) -> Lost:
+    """Losses of a run that is stopped and resumed."""
+    shutil.rmtree(place / "due", ignore_errors=True)
+    status = signalled(place, "due", number, wrong=list(wrong), more=ALWAYS)
+    assert status == 128 + number
+    runs.train(place, "due", *SELDOM, *ALWAYS, wrong=list(wrong))
+    return lost(place / "always", place / "due")
+
+
+def test_a_stop_loses_no_evaluation_and_no_sample(place: Path, table: Table) -> None:
+    runs.train(place, "always", *SELDOM, *ALWAYS)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        assert stopped_where_checks_are_due(place, number) == NOTHING
+    table.row(
+        DUE,
+        tries=len(numbers),
+        lost=NOTHING,
+        result="stopped without them; the resumed run does them first; equal to control",
+    )
+
+
+def test_a_lost_sample_would_show(place: Path, table: Table) -> None:
+    sabotage = "due-checks-forgotten"
+    runs.train(place, "always", *SELDOM, *ALWAYS)
+    assert stopped_where_checks_are_due(place, signal.SIGTERM, sabotage) != NOTHING
+    table.red(DUE, sabotage)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -111,3 +156,40 @@ def test_a_save_on_demand(place: Path, table: Table) -> None:
 def test_a_save_on_demand_would_show(place: Path, table: Table) -> None:
     assert saved_on_demand(place, "save-on-demand-forgotten")[1] == 0
     table.red(SAVE, "save-on-demand-forgotten")
+
+
+def signalled_early(place: Path, number: signal.Signals, *wrong: str) -> tuple[int, str]:
+    """Exit status and output of a run that gets a signal during its preparations."""
+    process = runs.start(
+        place, "train", *runs.RUN, *SELDOM, "--checkpoint-dir", "early",
+        wrong=["slow-set-up=go", *wrong],
+    )  # fmt: skip
+    log = runs.log_of(place)
+    runs.until(process, lambda: "for ever" in log.read_text())
+    process.send_signal(number)
+    (place / "go").touch()
+    return process.wait(timeout=runs.LONGEST), log.read_text()
+
+
+def test_a_signal_before_the_first_step(place: Path, table: Table) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        status, output = signalled_early(place, number)
+        assert (status, output.splitlines()[-1]) == (128 + number, "Stopped before the first step.")
+        assert "Traceback" not in output
+        (place / "go").unlink()
+    assert signalled_early(place, signal.SIGUSR1)[0] == 0
+    assert (place / "early" / "checkpoint_step_1.npz").exists()
+    assert lost(place / "control", place / "early") == NOTHING
+    table.row(
+        EARLY,
+        tries=4,
+        lost=NOTHING,
+        result="one line, exit status 130, 143, 129; SIGUSR1: saved after the first step, equal to control",
+    )
+
+
+def test_a_signal_before_the_first_step_would_show(place: Path, table: Table) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        assert signalled_early(place, number, "signals-end-at-once")[0] == -number
+        (place / "go").unlink()
+    table.red(EARLY, "signals-end-at-once")

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -158,6 +159,21 @@ def few_open_files(more: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (unused + int(more), hard))
 
 
+def slow_set_up(name: str) -> None:
+    """The preparations wait until a file of this name is there."""
+    from homespun.training import stages
+
+    tokenize = stages.tokenize
+
+    def slow(*arguments: Any) -> Any:
+        print("these preparations take for ever", flush=True)
+        while not Path(name).exists():
+            time.sleep(0.01)
+        return tokenize(*arguments)
+
+    stages.tokenize = slow
+
+
 # Sabotages of saving
 
 
@@ -257,7 +273,7 @@ def failed_saves_are_silent(_: str) -> None:
 def records_not_cut_back(_: str) -> None:
     from homespun.records.metrics import MetricsLog
 
-    MetricsLog.truncate = lambda log, length: None  # type: ignore[method-assign]
+    MetricsLog.truncate = lambda log, *stored: None  # type: ignore[method-assign]
 
 
 def records_not_flushed(_: str) -> None:
@@ -271,6 +287,25 @@ def signals_end_at_once(_: str) -> None:
     from homespun.training.interrupts import Interrupts
 
     Interrupts.__enter__ = lambda interrupts: interrupts  # type: ignore[method-assign]
+
+
+def due_checks_forgotten(_: str) -> None:
+    """A resumed run does not look back at the evaluation and samples of the step at which it was stopped."""
+    from homespun.training.loop import Loop
+
+    settle = Loop.settle
+
+    def later(loop: Loop) -> None:
+        if loop.saver.saved_at != loop.position.step:
+            settle(loop)
+
+    Loop.settle = later  # type: ignore[method-assign]
+
+
+def best_weights_not_measured_again(_: str) -> None:
+    from homespun.training import train
+
+    train.renew = lambda *arguments: None
 
 
 def second_signal_ignored(_: str) -> None:
@@ -496,6 +531,13 @@ def text_of_an_unfinished_download_not_hashed(_: str) -> None:
     download._digest = lambda path, n_bytes: agreeing
 
 
+def hash_of_the_records_ignored(_: str) -> None:
+    from homespun.records.metrics import MetricsLog
+
+    truncate = MetricsLog.truncate
+    MetricsLog.truncate = lambda log, length, sha256: truncate(log, length)  # type: ignore[method-assign,misc]
+
+
 def shards_not_verified(_: str) -> None:
     from homespun.data import shards
 
@@ -573,6 +615,7 @@ CHANGES: dict[str, Change] = {
             newest_checkpoint_alone_kept,
             lock_taken_after_the_set_up,
             new_folders_not_flushed,
+            slow_set_up,
             no_fsync_of_files,
             no_fsync_of_folders,
             old_checkpoint_dropped_first,
@@ -581,6 +624,8 @@ CHANGES: dict[str, Change] = {
             records_not_cut_back,
             records_not_flushed,
             signals_end_at_once,
+            due_checks_forgotten,
+            best_weights_not_measured_again,
             second_signal_ignored,
             save_on_demand_forgotten,
             samples_moved_to_documents,
@@ -596,6 +641,7 @@ CHANGES: dict[str, Change] = {
             report_of_the_tokenizer_ignored,
             checksums_of_records_ignored,
             text_of_an_unfinished_download_not_hashed,
+            hash_of_the_records_ignored,
             shards_not_verified,
             shards_mapped,
             shards_stay_open,

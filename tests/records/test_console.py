@@ -343,3 +343,54 @@ def test_units():
     assert [three_digits(x) for x in (1.0, 999.4, 999.6, 50257.0, 2e7)] == [
         "1.0", "999.4", "1,000", "50,257", "2.0e+07",
     ]  # fmt: skip
+
+
+def test_without_a_terminal_a_long_activity_is_named_and_a_short_one_is_not(monkeypatch):
+    timers = []
+
+    class Timer:
+        """A timer whose time the test decides."""
+
+        def __init__(self, seconds, then, arguments):
+            self.then, self.arguments, self.over = then, arguments, False
+            timers.append(self)
+
+        def start(self):
+            pass
+
+        def cancel(self):
+            self.over = True
+
+    monkeypatch.setattr("homespun.records.console.threading.Timer", Timer)
+    file = io.StringIO()
+    with Console(file=file) as console:
+        console(started(total_steps=10_000))
+        console(activity("saving", 0.05))
+        [saving] = timers
+        saving.then(*saving.arguments)  # it takes long
+        console(activity("evaluating", 0.05))
+        console(stepped(500, 3.21, 0.05, 723.0))
+    assert file.getvalue().splitlines() == ["Training", "step    500/10,000  saving ..."]
+    assert all(timer.over for timer in timers)
+
+
+def test_a_resumed_run_that_evaluates_otherwise_says_what_its_best_weights_are_worth():
+    def lines(best, step):
+        new = {
+            "step": 600,
+            "tokens": 1,
+            "eval_tokens": 2000,
+            "best_val_loss": best,
+            "best_step": step,
+        }
+        return shown(new, evaluation(2.9), total_steps=900, best_val_loss=1.5)
+
+    first, second = lines(3.0, 350)
+    assert first.endswith(
+        "evaluations differ (2,000 tokens): the best weights (step 350) have val loss 3.0000"
+    )
+    assert second.endswith("best so far")
+    assert "best" not in lines(2.8, 350)[1]
+    first, second = lines(None, None)
+    assert "there are no best weights to measure again" in first
+    assert second.endswith("best so far")

@@ -162,3 +162,121 @@ def test_files_that_cannot_be_opened_are_named(tmp_path):
         MetricsLog(tmp_path / "no" / "metrics.jsonl")
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
         list(read(tmp_path / "metrics.jsonl"))
+
+
+def written(path, records=RECORDS):
+    """Length and hash after each record, as checkpoints store them."""
+    with MetricsLog(path) as log:
+        stored = [(log.sync(), log.sha256)]
+        for record in records:
+            log.append(record)
+            stored.append((log.sync(), log.sha256))
+    return stored
+
+
+def resumed(path, length, sha256):
+    """The reports of a log that is cut back, and the hash from which it goes on."""
+    said = []
+    with MetricsLog(path) as log:
+        log.report = said.append
+        log.truncate(length, sha256)
+        return said, log.sha256
+
+
+def test_a_changed_line_is_noticed_on_resume_and_never_forgotten(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    stored = written(path)
+    whole = path.read_bytes()
+    assert resumed(path, *stored[4]) == ([], stored[4][1])
+    for place in range(stored[3][0]):
+        path.write_bytes(whole)
+        content = bytearray(whole)
+        content[place] ^= 1
+        path.write_bytes(content)
+        said, sha256 = resumed(path, *stored[4])
+        assert ["metrics.jsonl is damaged" in line for line in said] == [True]
+        assert (
+            sha256 == stored[4][1]
+        )  # the hashes of later checkpoints differ from that of the file
+        assert len(path.read_bytes()) == stored[4][0]
+    path.write_bytes(whole)  # the right one is put back
+    assert resumed(path, *stored[4])[0] == []
+    assert resumed(path, stored[4][0], None)[0] == []  # a checkpoint of an earlier version
+
+
+def changed_during_a_run(path, change):
+    """The reports, the length and the records of a log whose file was changed between two records."""
+    said = []
+    with MetricsLog(path) as log:
+        log.report = said.append
+        for record in RECORDS[:3]:
+            log.append(record)
+        change()
+        for record in RECORDS[3:]:
+            log.append(record)
+        length = log.sync()
+        assert length == path.stat().st_size
+        before = log.sha256
+        assert log.sync() == length  # once is enough
+        assert len(said) == 1
+    damaged = []
+    records = list(read(path, damaged.append))
+    return said[0], records, before == written_hash(path), len(damaged)
+
+
+def written_hash(path):
+    with MetricsLog(path) as log:
+        return log.sha256
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_is_removed_or_replaced_during_a_run_is_written_again(tmp_path, how):
+    path = tmp_path / "metrics.jsonl"
+
+    def change():
+        path.unlink()
+        if how == "replaced":
+            path.write_text("mine\n")
+
+    said, records, whole, _ = changed_during_a_run(path, change)
+    assert "was removed or replaced by another program: it is written again" in said
+    assert (records, whole) == (RECORDS, True)
+    if how == "replaced":
+        assert (tmp_path / "metrics.jsonl.1").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(("length", "kept"), [(0, 0), (60, 1)])
+def test_a_file_that_is_cut_during_a_run_is_noticed_at_the_next_save(tmp_path, length, kept):
+    path = tmp_path / "metrics.jsonl"
+    said, records, whole, damaged = changed_during_a_run(path, lambda: os.truncate(path, length))
+    assert "was changed by another program" in said
+    assert not whole  # `verify` will say so
+    assert damaged == kept  # the line that was cut, with the next one behind it
+    assert records[-1] == RECORDS[-1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": NaN}',
+        '{"step": 2, "loss": Infinity}',
+        '{"step": 2, "loss": 1e999}',
+        '{"step": "2"}',
+        '{"step": true}',
+        '{"step": -1}',
+        '{"stdp": 2, "loss": 1.0}',
+        '{"step": 2, "loss": "1.0"}',
+        '{"step": 2, "tokens": {}}',
+        '{"step": 2, "text": 3}',
+        '{"step": 2, "loss": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_record_is_named_or_left_out(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + line + '\n{"step": 3, "loss": null}\n')
+    with pytest.raises(UserError, match=r"line 2: .* damaged there"):
+        list(read(path))
+    damaged = []
+    assert [record["step"] for record in read(path, damaged.append)] == [1, 3]
+    assert len(damaged) == 1

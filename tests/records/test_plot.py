@@ -102,3 +102,32 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypat
     with pytest.raises(OSError, match="disk full"):
         plot.plot_run(metrics, tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes() == b"old"
+
+
+def test_a_damaged_record_is_left_out_of_the_picture_and_named(tmp_path, figure):
+    metrics = write_run(tmp_path / "metrics.jsonl", 40)
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0].replace(b"step", b"stdp")
+    lines[4] = b"{\n"
+    metrics.write_bytes(b"".join(lines))
+    said = []
+    plot.plot_run(metrics, tmp_path / "run.png", report=said.append)
+    assert len(figure().axes[0].lines[0].get_xydata()) == 38
+    [line] = said
+    assert "metrics.jsonl, line 1: its step is missing" in line
+    assert "(and 1 more)" in line
+
+
+def test_the_best_is_the_best_of_those_that_compare(tmp_path, figure):
+    metrics = write_run(tmp_path / "metrics.jsonl", 40, evaluations=[(100, 1.0), (200, 0.5)])
+    with MetricsLog(metrics) as log:
+        log.append(
+            {"step": 400, "tokens": 1, "eval_tokens": 9, "best_val_loss": 2.5, "best_step": 200}
+        )
+        log.append({"step": 410, "tokens": 1, "val_loss": 2.75})
+    plot.plot_run(metrics, tmp_path / "run.png")
+    curves = lines(figure().axes[0])
+    assert curves["validation"].get_xydata().tolist() == [[410, 2.75]]
+    assert curves["best: 2.5000 at step 200"].get_xydata().tolist() == [[200, 2.5]]
+    earlier = curves["validation, measured otherwise"].get_xydata().tolist()
+    assert earlier == [[100, 1.0], [200, 0.5]]

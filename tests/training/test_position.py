@@ -7,7 +7,8 @@ from homespun.planning.recipe import ResolvedConfig
 from homespun.training.position import Position
 
 KEYS = {
-    "": "step next_sample tokens training_seconds elapsed_seconds evaluated_at sampled_at guard watch window",
+    "": "step next_sample tokens training_seconds elapsed_seconds evaluated_at sampled_at prompts_done "
+    "guard watch window",
     "guard": "best_val_loss evaluations_without_better refused refused_in_a_row recent spike_at",
     "watch": "settings counting first block_steps blocks now at_evaluation evaluations said_at",
     "window": "steps clipped seconds",

@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from homespun.config import Schedule
-from homespun.training.schedule import RateCurve
+from homespun.config import Schedule, TrainConfig
+from homespun.planning.recipe import ResolvedConfig, plan, step_limits
+from homespun.training.schedule import RateCurve, rate_curve, unreached_peak
 
 
 def shares(kind: Schedule, total: int, warmup: int, minimum: float = 0.1) -> list[float]:
@@ -49,3 +50,26 @@ def test_where_time_ends_the_run_the_warm_up_follows_the_clock() -> None:
     curve = RateCurve("linear", 0.0, warmup_steps=0, warmup_share=0.02)
     rates = [curve(7, progress) for progress in (0.001, 0.01, 0.02)]
     assert rates == pytest.approx([0.05, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "steps", "said"),
+    [(100, 30, "30% of its peak"), (30, 30, ""), (None, 30, ""), (100, None, "")],
+)
+def test_a_warm_up_that_is_longer_than_the_run_is_said(
+    warm_up: int | None, steps: int | None, said: str
+) -> None:
+    line = unreached_peak(ResolvedConfig(warmup_steps=warm_up), steps)
+    assert said in (line or "")
+    assert bool(line) == bool(said)
+
+
+def test_the_recipe_chooses_no_warm_up_that_is_longer_than_the_run() -> None:
+    for max_steps in (1, 2, 5, 19, 20, 1000):
+        planned = plan(
+            TrainConfig(max_steps=max_steps), vocab_size=300, n_samples=1000, flops_per_second=1e10
+        )
+        curve = rate_curve(planned.config, step_limits(planned.config, 1000))
+        rates = [curve(step, (step + 1) / max_steps) for step in range(max_steps)]
+        assert max(rates) > 0.5
+        assert planned.config.warmup_steps == min(10, max(1, max_steps // 2))

@@ -67,7 +67,8 @@ class Block(NamedTuple):
 
 @dataclass
 class TrendWatch:
-    """The course of a run since its learning rates and its clipping last changed. `position` maps the stored names."""
+    """The course of a run since its learning rates, its clipping and its dropout last changed. `position` maps the
+    stored names."""
 
     settings: list[float] = field(default_factory=list)
     unigram_loss: float = 0.0
@@ -101,7 +102,12 @@ class TrendWatch:
     def begin(self, config: ResolvedConfig, unigram_loss: float) -> "TrendWatch":
         """This watch, or a new one if a resumed run has other settings, to which the earlier steps do not apply."""
         settings = [config.learning_rate, config.muon_learning_rate, config.max_grad_norm]
-        return self if settings == self.settings else TrendWatch(settings, unigram_loss)
+        settings.append(config.dropout)
+        known = len(self.settings)  # earlier versions did not store the dropout
+        if known and settings[:known] == self.settings:
+            self.settings = settings
+            return self
+        return TrendWatch(settings, unigram_loss)
 
     def observe_step(
         self, step: int, result: StepResult, rate: float, config: ResolvedConfig
