@@ -48,6 +48,7 @@ def test_in_a_program_the_second_signal_gets_the_handler_of_the_program(exits: l
     before = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
     try:
         with Interrupts() as interrupts:
+            interrupts.steps_begun = True
             signal.raise_signal(signal.SIGINT)
             assert interrupts.stopped_by == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
@@ -77,6 +78,7 @@ def test_a_signal_is_obeyed_without_standard_streams(
         os.dup2(weights.fileno(), 2)
         try:
             with Interrupts() as interrupts:
+                interrupts.steps_begun = True
                 signal.raise_signal(signal.SIGTERM)
         finally:
             os.dup2(kept, 2)

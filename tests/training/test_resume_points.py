@@ -176,7 +176,17 @@ def test_a_run_that_is_stopped_after_a_refused_step_keeps_its_last_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     refuse(8, 9)
-    result = run("run", keep=1, on_event=Asked(how))
+    received: list[int] = []  # the program gets the signal after the run has ended
+    handlers = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        result = run("run", keep=1, on_event=Asked(how))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert [signal.Signals(number).name for number in received] == [how] * (how != "StopRun")
     assert (result.steps, result.saved_step, saved()) == (8, 5, [5])
     said = " ".join(capsys.readouterr().out.split())
     assert "Step 8 is not saved, because step 8 was refused" in said

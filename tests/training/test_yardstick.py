@@ -15,6 +15,7 @@ from homespun.records.events import Event, Remeasured
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.position import Position
+from homespun.training.resume import ResumePoint
 from homespun.training.run import Run
 from homespun.training.yardstick import renew
 
@@ -69,7 +70,14 @@ class Resumed:
         )
         self.events: list[Event] = []
         emit = Emitter(self.position, Clock(self.position, 99, None), [self.events.append], None)
-        renew(run, self.position, checkpoint, folder, emit, lambda: False)
+        renew(
+            run,
+            self.position,
+            ResumePoint(checkpoint.weights, checkpoint.state),
+            folder,
+            emit,
+            lambda: False,
+        )
         self.said = [event for event in self.events if isinstance(event, Remeasured)]
 
 
