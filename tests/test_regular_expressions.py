@@ -90,7 +90,6 @@ SHORT = {
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",
     "stories.teller": "the forms of the package itself",
-    "terminal": "the words of one line",
 }
 """Modules whose regular expressions see short texts only."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from homespun.config.checked import Checked, PathName, seconds, setting
+from homespun.config.checked import Checked, PathName, seconds, setting, shown
 from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 from homespun.errors import UserError
@@ -345,7 +345,7 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
             seconds(self.time_budget)
         if (file := self.resume_file()) and file.suffix != ".npz":
             raise UserError(
-                f"--resume is {self.resume!r}: "
+                f"--resume is {shown(self.resume)}: "
                 '"never" or "latest" or "auto", a step, or a file of weights (.npz) is expected'
             )
 

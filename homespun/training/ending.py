@@ -37,12 +37,9 @@ def what_now(result: TrainResult, config: TrainConfig, is_complete: bool) -> dic
         now["best"] = f"validation loss {result.best_val_loss:.4f}, in {result.best}"
     if (picture := result.checkpoint_dir / PLOT).exists():
         now["curves"] = str(picture)
-    if _stopped(result) and not is_complete:
-        if result.saved_step:
-            now["resume"] = resume
-    elif result.steps:
+    if is_complete:
         now["try it"] = f"{generate} --interactive"
-    elif result.steps:
+    elif result.saved_step:
         now["resume"] = resume
     if not _stopped(result) and not _trained_enough(result, config):
         now["longer"] = f"{resume} {_twice(result.ended_by, config)}"

@@ -43,7 +43,7 @@ from homespun.tokenizer import Tokenizer, train
 from homespun.training.diagnostics.step_guard import Limits
 from homespun.training.diagnostics.trends import TrendWatch
 from homespun.training.position import Position
-from homespun.training.resume import find_checkpoint
+from homespun.training.resume import find_point
 from tests.faults.runs import NOTHING
 from tests.faults.table import Table
 from tests.faults.wrong import apply
@@ -316,10 +316,10 @@ def saved(folder: Path, weights: dict[str, Any], state: dict[str, Any]) -> Path:
 def used(path: Path) -> None:
     """Load the weights, and resume: a position that is accepted can go on."""
     load(path, engine="numpy")
-    found = find_checkpoint(TrainConfig(resume="latest", checkpoint_dir=str(path.parent)), print)
+    found = find_point(TrainConfig(resume="latest", checkpoint_dir=str(path.parent)), print)
     assert found
-    position = Position.restored(found.state.header["position"])
-    config = ResolvedConfig(**found.weights.header["resolved"])
+    position = found.position()
+    config = ResolvedConfig(**found.header["resolved"])
     watch = position.watch.begin(config, 5.0)
     for step in range(position.step + 1, position.step + 200):
         result = StepResult(5.0, 0.5, clipped=True, applied=True)

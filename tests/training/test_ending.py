@@ -19,6 +19,7 @@ def result(folder: Path, ended_by: str, **changes: Any) -> TrainResult:
         "val_loss": 3.26,
         "best_val_loss": 3.25,
         "stopped_by": None,
+        "saved_step": 1288,
     }
     return TrainResult(checkpoint_dir=folder, ended_by=ended_by, **facts | changes)
 
@@ -77,7 +78,7 @@ def test_a_stopped_run_goes_on_and_one_that_never_began_does_not() -> None:
     assert what_now(stopped, TrainConfig(), is_complete=False) == {
         "resume": "homespun train --resume"
     }
-    unbegun = result(Path("checkpoints"), "SIGINT", **facts | {"steps": 0})
+    unbegun = result(Path("checkpoints"), "SIGINT", **facts | {"steps": 0, "saved_step": None})
     assert headline(unbegun, TrainConfig(), was_complete=False) == "Stopped before the first step"
     assert what_now(unbegun, TrainConfig(), is_complete=False) == {}
 

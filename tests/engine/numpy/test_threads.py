@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
@@ -124,9 +125,9 @@ def test_an_engine_computes_its_steps_so_and_all_else_with_one(
     seen: list[int] = []
     hidden = NumpyEngine.hidden
 
-    def watched(*args: object) -> object:
+    def watched(*args: Any, **named: Any) -> object:
         seen.append(blas_threads())
-        return hidden(*args)  # type: ignore[arg-type]
+        return hidden(*args, **named)
 
     monkeypatch.setattr(NumpyEngine, "hidden", watched)
     engine.threads = ProductThreads(clock=Clock())
