@@ -236,6 +236,14 @@ class Tokenizer:
                 f"{where}: not a tokenizer, or damaged ({reason}); get or train it again"
             ) from None
 
+    def config(self) -> dict[str, Any]:
+        """The content of a `tokenizer_config.json`, as the transformers library reads it."""
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **self._definition.special_names(),
+            "clean_up_tokenization_spaces": False,
+        }
+
     def save(self, folder: str | Path, report: dict[str, Any] | None = None) -> Path | None:
         """Write the folder in one step; an earlier tokenizer there moves to FOLDER.1 (.2, ...).
 
@@ -249,13 +257,8 @@ class Tokenizer:
         Raises:
             UserError: the folder holds something else, or cannot be written.
         """
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            **self._definition.special_names(),
-            "clean_up_tokenization_spaces": False,
-        }
         known = {"vocab_size": self.vocab_size, "sha256": self.sha256}
-        return write_folder(Path(folder), self.to_json(), config, known | (report or {}))
+        return write_folder(Path(folder), self.to_json(), self.config(), known | (report or {}))
 
     @classmethod
     def load(cls, path: str | Path, *, eos_token: str | None = None) -> "Tokenizer":
