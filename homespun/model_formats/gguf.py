@@ -118,7 +118,8 @@ def _config(file: GGUFFile) -> ModelConfig:
         head_dim = int(get("attention.key_length", d_model // n_heads))
         if layout.has_rotary_positions:
             turned = {
-                int(get(key, head_dim)) for key in ("rope.dimension_count", "attention.value_length")
+                int(get(key, head_dim))
+                for key in ("rope.dimension_count", "attention.value_length")
             }
             if turned != {head_dim}:
                 raise UserError(f"{path}: heads that are turned in part are not supported")
@@ -203,8 +204,7 @@ def write_file(model: StoredModel, path: Path, precision: str) -> None:
     names, turn = tensor_names(config), _turns_of_rotary_pairs(config, back=False)
     expected = parameters(config)
     stored_as = {
-        p.name: GGMLQuantizationType[TYPE_OF[_precision_of(p, config, precision)]]
-        for p in expected
+        p.name: GGMLQuantizationType[TYPE_OF[_precision_of(p, config, precision)]] for p in expected
     }
 
     def encoded(name: str, values: Floats) -> npt.NDArray[Any]:

@@ -85,7 +85,9 @@ def to_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
 def _name_of_splitting(specification: Mapping[str, Any]) -> str:
     steps = normal_steps(specification.get("pre_tokenizer"))
     for name, known in SPLITTINGS.items():
-        if steps == normal_steps(known) and specification.get("normalizer") == NORMALIZERS.get(name):
+        if steps == normal_steps(known) and specification.get("normalizer") == NORMALIZERS.get(
+            name
+        ):
             return name
     raise UserError("llama.cpp does not have this tokenizer's way of splitting text into words")
 

@@ -81,8 +81,15 @@ def _quantization(folder: WeightsFolder) -> tuple[int, int]:
     stated = folder.values.get(QUANTIZATION)
     if stated is None:
         return 0, 0
-    group, bits = (stated.get(key) for key in ("group_size", "bits")) if isinstance(stated, dict) else (0, 0)
-    if not isinstance(group, int) or group < 1 or bits not in BITS or stated.get("mode", "affine") != "affine":
+    group, bits = (
+        (stated.get(key) for key in ("group_size", "bits")) if isinstance(stated, dict) else (0, 0)
+    )
+    if (
+        not isinstance(group, int)
+        or group < 1
+        or bits not in BITS
+        or stated.get("mode", "affine") != "affine"
+    ):
         raise UserError(
             f"{folder.path}: its quantisation is {stated}: only groups with scales and biases of "
             f"{', '.join(map(str, BITS))} bits are supported"

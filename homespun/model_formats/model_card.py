@@ -1,4 +1,4 @@
-"""A stored model flows in, the README of its folder flows out: data, training and losses as the checkpoint states them."""
+"""A stored model flows in, the README of its folder flows out: data, training and losses, as far as they are known."""
 
 from typing import Any
 

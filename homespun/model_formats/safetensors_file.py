@@ -21,7 +21,7 @@ from homespun import durable
 from homespun.errors import UserError
 from homespun.model_formats.numbers import Floats, from_bfloat16
 
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),

@@ -3,6 +3,7 @@
 Every format turns its files into this. `language_model` loads it into an engine.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,3 +40,12 @@ def in_order(model: StoredModel, names: list[str]) -> Iterator[NamedArray]:
         if name != expected:
             raise UserError(f"{model.path}: {name} is stored where {expected} belongs")
         yield name, values
+
+
+def header_of(model: StoredModel) -> dict[str, Any]:
+    """The header of a checkpoint of this model: its own facts, with shape and tokenizer."""
+    return model.header | {
+        "model": dataclasses.asdict(model.config),
+        "tokenizer": model.tokenizer.to_json(),
+        "tokenizer_sha256": model.tokenizer.sha256,
+    }

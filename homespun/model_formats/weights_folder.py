@@ -1,4 +1,4 @@
-"""A folder with `config.json`, safetensors and a tokenizer: the part that Hugging Face and MLX folders have in common."""
+"""A folder with `config.json`, safetensors and a tokenizer: the parts that Hugging Face and MLX folders share."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -87,25 +87,10 @@ def open_folder(path: Path) -> WeightsFolder:
     """
     values = read_json(path / CONFIG)
     config = model_config_of(path / CONFIG, values)
-    limit = 4 * len(parameters_bounded(path, config)) + 16
     entries: dict[str, Entry] = {}
     for file in _weight_files(path):
         entries |= read_entries(file)
-        if len(entries) > limit * 2:
-            raise UserError(f"{path}: more tensors than {CONFIG} describes: get the files again")
     return WeightsFolder(path, values, config, entries)
-
-
-def parameters_bounded(path: Path, config: ModelConfig) -> list[Parameter]:
-    """The parameters of a model, unless the files are far too short for so many.
-
-    Raises:
-        UserError: they are.
-    """
-    size = sum(file.stat().st_size for file in _weight_files(path))
-    if config.n_layers > size:
-        raise UserError(f"{path}: the weights are shorter than {CONFIG} describes: get them again")
-    return parameters(config)
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -157,4 +142,6 @@ def _facts(path: Path) -> tuple[dict[str, Any], int]:
     except OSError:
         return {}, 0
     header, step = facts.get("header"), facts.get("step")
-    return (header if isinstance(header, dict) else {}), (step if type(step) is int and step >= 0 else 0)
+    return (header if isinstance(header, dict) else {}), (
+        step if type(step) is int and step >= 0 else 0
+    )
