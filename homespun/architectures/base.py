@@ -73,8 +73,6 @@ class Family(ABC):
     """Whether several attention heads may share one key/value head."""
     gguf: GGUFLayout
     """How llama.cpp stores these models."""
-    mlx_always_ties = False
-    """Whether mlx-lm has these models only with a head that is the embedding."""
 
     @abstractmethod
     def check(self, config: ModelConfig) -> None:
@@ -116,6 +114,9 @@ class Family(ABC):
     def canonical_name(self, name: str) -> str | None:
         """The name here of a tensor in a Hugging Face file; None for constants that such files may hold."""
         return None if name.endswith(".rotary_emb.inv_freq") else name
+
+    def check_for_mlx(self, config: ModelConfig) -> None:  # noqa: B027 - most families have no limits
+        """Raise a UserError if mlx-lm has no model of this shape."""
 
     def mlx_name(self, name: str) -> str:
         """The name of a parameter in mlx-lm."""

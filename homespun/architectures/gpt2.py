@@ -24,7 +24,6 @@ class GPT2(Family):
     block_prefix = "transformer.h"
     has_grouped_heads = False
     gguf = GGUFLayout(norm_eps="attention.layer_norm_epsilon", has_rotary_positions=False)
-    mlx_always_ties = True
 
     def check(self, config: ModelConfig) -> None:
         c = config
@@ -140,6 +139,13 @@ class GPT2(Family):
             return None
         has_prefix = name.startswith(("transformer.", "lm_head."))
         return name if has_prefix else f"transformer.{name}"
+
+    def check_for_mlx(self, config: ModelConfig) -> None:
+        if not config.tie_embeddings or config.d_ff != self.default_d_ff(config.d_model):
+            raise UserError(
+                f"mlx-lm has {self.name} only with a tied head and a feed-forward width of four times the "
+                "model's: export to another format"
+            )
 
     def mlx_name(self, name: str) -> str:
         return name.replace("transformer.", "model.", 1)

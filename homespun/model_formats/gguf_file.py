@@ -73,12 +73,11 @@ class Tensor:
         """
         from gguf import GGMLQuantizationType, dequantize
 
+        raw = np.empty(self.nbytes, np.uint8)
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            stored = file.read(self.nbytes)
-        if len(stored) < self.nbytes:
-            raise UserError(f"{self.path}: its end is missing: get it again")
-        raw = np.frombuffer(stored, np.uint8)
+            if file.readinto(raw.data) < self.nbytes:
+                raise UserError(f"{self.path}: its end is missing: get it again")
         values = dequantize(_typed(raw, self.kind), GGMLQuantizationType[self.kind])
         return np.asarray(values, np.float32).reshape(self.shape)
 

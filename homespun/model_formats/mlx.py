@@ -138,8 +138,7 @@ def write_folder(model: StoredModel, folder: Path, precision: str) -> None:
     """
     config, kind = model.config, family(model.config.architecture)
     expected = parameters(config)
-    if kind.mlx_always_ties and not config.tie_embeddings:
-        raise UserError(f"mlx-lm has no {kind.name} with an untied head: export to another format")
+    kind.check_for_mlx(config)
     halves = precision == "int8"
     numbers = SCALES_PRECISION if halves else precision
     quantised = {p.name for p in expected if halves and _can_be_quantised(p, config.vocab_size)}
