@@ -57,6 +57,7 @@ LAYERS = {
     "model_formats": {
         "config",
         "errors",
+        "durable",
         "named_array",
         "architectures",
         "tokenizer",
@@ -73,6 +74,16 @@ LAYERS = {
         "engine.select",
         "generation",
     },
+    "exporting": {
+        "config",
+        "errors",
+        "durable",
+        "terminal",
+        "data.batch",
+        "model_formats",
+        "language_model",
+    },
+    "importing": {"config", "errors", "terminal", "checkpoint", "model_formats"},
     "verify": {"errors", "durable", "checkpoint", "data", "records", "tokenizer"},
     "doctor": {
         "config",

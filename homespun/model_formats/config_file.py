@@ -44,7 +44,7 @@ def model_config_of(path: Path, values: Mapping[str, Any]) -> ModelConfig:
         UserError: a model that this project does not have, or an entry is missing.
     """
     kind = values.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"{path}: models of type {kind!r} are not supported: choose one of {', '.join(FAMILIES)}"
         )

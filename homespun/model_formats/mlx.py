@@ -81,20 +81,15 @@ def _quantization(folder: WeightsFolder) -> tuple[int, int]:
     stated = folder.values.get(QUANTIZATION)
     if stated is None:
         return 0, 0
-    group, bits = (
-        (stated.get(key) for key in ("group_size", "bits")) if isinstance(stated, dict) else (0, 0)
+    match stated:
+        case {"group_size": int(group), "bits": int(bits)} if (
+            group > 0 and bits in BITS and stated.get("mode", "affine") == "affine"
+        ):
+            return group, bits
+    raise UserError(
+        f"{folder.path}: its quantisation is {stated}: only groups with scales and biases of "
+        f"{', '.join(map(str, BITS))} bits are supported"
     )
-    if (
-        not isinstance(group, int)
-        or group < 1
-        or bits not in BITS
-        or stated.get("mode", "affine") != "affine"
-    ):
-        raise UserError(
-            f"{folder.path}: its quantisation is {stated}: only groups with scales and biases of "
-            f"{', '.join(map(str, BITS))} bits are supported"
-        )
-    return group, bits
 
 
 def _shape(
