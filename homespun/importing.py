@@ -1,9 +1,11 @@
 """A model of other programs flows in, the folder of an ordinary checkpoint flows out."""
 
+import shutil
 from pathlib import Path
 
 from homespun.checkpoint.folder import BEST, CheckpointFolder
 from homespun.config import ImportConfig
+from homespun.data.hub_model import NAME, download_model
 from homespun.errors import UserError
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
@@ -25,10 +27,26 @@ def import_model(config: ImportConfig, say: Say) -> Path:
             written then.
     """
     source = Path(config.source)
+    folder = CheckpointFolder(Path(config.output or source.stem))
+    if source.exists() or not NAME.fullmatch(config.source):
+        _write(source, folder, say)
+        return folder.path
+    downloads = folder.path.with_name(f"{folder.path.name}.download")
+    download_model(config.source, downloads, say)
+    _write(downloads, folder, say)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return folder.path
+
+
+def _write(source: Path, folder: CheckpointFolder, say: Say) -> None:
+    """Write the model at a path into a folder.
+
+    Raises:
+        UserError: see `import_model`.
+    """
     if not source.exists():
         raise UserError(f"{source}: there is no such file or folder")
     stored = open_model(source, report=say)
-    folder = CheckpointFolder(Path(config.output or source.stem))
     if folder.path.exists() and source.resolve().is_relative_to(folder.path.resolve()):
         raise UserError(f"{folder.path} holds the model itself: choose another --output")
     if earlier := folder.set_aside():
@@ -36,8 +54,7 @@ def import_model(config: ImportConfig, say: Say) -> Path:
     with folder.lock():
         folder.save_best(stored.step, stored.tensors(), header_of(stored))
     say(f"Written: {folder.path / BEST[0]}, {describe(stored)}.")
-    say(f"homespun generate --checkpoint {folder.path}")
-    return folder.path
+    say(f"Try it: homespun generate --checkpoint {folder.path}")
 
 
 def describe(stored: StoredModel) -> str:
