@@ -15,7 +15,7 @@ from homespun.model_formats.config_file import CONFIG
 from homespun.model_formats.model_card import model_card
 from homespun.model_formats.numbers import in_precision
 from homespun.model_formats.safetensors_file import Described, write
-from homespun.model_formats.stored_model import StoredModel, in_order
+from homespun.model_formats.stored_model import StoredModel, in_order, other_facts
 from homespun.model_formats.tokenizer_files import write_tokenizer
 from homespun.model_formats.weights_folder import (
     FACTS,
@@ -115,7 +115,7 @@ def write_description(model: StoredModel, folder: Path, values: dict[str, Any]) 
     ids = {"bos_token_id": model.tokenizer.eot_id, "eos_token_id": model.tokenizer.eot_id}
     write_object(folder / CONFIG, kind.huggingface_config(model.config) | ids | values)
     write_object(folder / GENERATION, ids | {"do_sample": True, "temperature": 0.8, "min_p": 0.2})
-    write_object(folder / FACTS, {"step": model.step, "header": model.header})
+    write_object(folder / FACTS, {"step": model.step, "header": other_facts(model)})
     write_tokenizer(model, folder)
 
 

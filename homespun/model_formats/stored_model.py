@@ -43,9 +43,16 @@ def in_order(model: StoredModel, names: list[str]) -> Iterator[NamedArray]:
 
 
 def header_of(model: StoredModel) -> dict[str, Any]:
-    """The header of a checkpoint of this model: its own facts, with shape and tokenizer."""
-    return model.header | {
+    """The header of a checkpoint of this model: shape and tokenizer, and its other facts."""
+    described = {
         "model": dataclasses.asdict(model.config),
         "tokenizer": model.tokenizer.to_json(),
         "tokenizer_sha256": model.tokenizer.sha256,
     }
+    return described | {name: fact for name, fact in model.header.items() if name not in described}
+
+
+def other_facts(model: StoredModel) -> dict[str, Any]:
+    """The facts in a header that neither shape nor tokenizer state."""
+    described = header_of(dataclasses.replace(model, header={}))
+    return {name: fact for name, fact in model.header.items() if name not in described}
