@@ -10,7 +10,7 @@ ifeq ($(shell uname -s)$(GPU)$(PIP_EXTRA_INDEX_URL)$(PIP_INDEX_URL),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: install torch demo test test-slow faults check format clean
+.PHONY: install torch demo test test-slow test-judges faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -56,6 +56,11 @@ test: .venv/.installed-for-tests
 # What takes minutes: the resume test at full size, compiled and not, and a run of 24,000 steps.
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
+
+# llama.cpp, which is compiled for some minutes, and mlx-lm run what is exported.
+test-judges: .venv/.installed-for-tests
+	$(PIP) -e '.[judges]'
+	$(BIN)/python -m pytest -m judges tests/judges
 
 # Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
 faults: .venv/.installed-for-tests
