@@ -3,7 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test test-slow faults check format clean
+# On Linux, PyTorch brings gigabytes for NVIDIA GPUs. Without a GPU, its CPU build is installed first.
+# `make install TORCH_INDEX=URL` takes PyTorch from another index, and `TORCH_INDEX=` from the usual one.
+GPU := $(wildcard /dev/nvidia0 /dev/kfd /dev/dxg /proc/driver/nvidia/gpus/*)
+ifeq ($(shell uname -s)$(GPU)$(PIP_EXTRA_INDEX_URL)$(PIP_INDEX_URL),Linux)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
+
+.PHONY: install torch demo test test-slow test-judges faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -13,8 +20,16 @@ install: .venv/.installed
 		{ echo "homespun needs Python 3.11 or newer, for example: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Installing into .venv (1.3 GB on disk, a few minutes) ..."
 	$(PYTHON) -m venv .venv
+	@$(MAKE) --no-print-directory torch
 	$(PIP) -e .
 	@touch $@
+
+# PyTorch from TORCH_INDEX, of the pinned version. If that fails, the next step installs the usual build.
+torch:
+ifneq ($(TORCH_INDEX),)
+	@$(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) $$(grep '^torch==' constraints.txt) || \
+		echo "$(TORCH_INDEX) does not give PyTorch; installing the usual build."
+endif
 
 .venv/.installed-for-tests: .venv/.installed
 	$(PIP) -e '.[test]'
@@ -41,6 +56,11 @@ test: .venv/.installed-for-tests
 # What takes minutes: the resume test at full size, compiled and not, and a run of 24,000 steps.
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
+
+# llama.cpp, which is compiled for some minutes, and mlx-lm run what is exported.
+test-judges: .venv/.installed-for-tests
+	$(PIP) -e '.[judges]'
+	$(BIN)/python -m pytest -m judges tests/judges
 
 # Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
 faults: .venv/.installed-for-tests

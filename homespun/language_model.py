@@ -17,7 +17,8 @@ from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
 from homespun.model_formats.checkpoint import from_checkpoint
-from homespun.model_formats.stored_model import StoredModel
+from homespun.model_formats.formats import open_model
+from homespun.model_formats.stored_model import StoredModel, header_of
 from homespun.terminal import warn
 
 
@@ -31,8 +32,9 @@ def load(
     """Load a trained model, ready to evaluate and generate.
 
     Args:
-        path: a file of weights, or the folder of a run, of which the best weights are loaded. Without a path, the run
-            in `checkpoints`; if it has no intact best weights, its newest checkpoint, with a note on standard error.
+        path: a file of weights, or the folder of a run, of which the best weights are loaded; a Hugging Face or MLX
+            folder; or a GGUF file. Without a path, the run in `checkpoints`; if it has no intact best weights, its
+            newest checkpoint, with a note on standard error.
         engine: the library that computes; see `LoadConfig`.
         precision: the number format of the computation; see `LoadConfig`.
         threads: CPU threads.
@@ -42,8 +44,9 @@ def load(
     """
     named = None if path is None else checked("path", path, PathName)
     config = LoadConfig(named, engine, precision, threads)
-    archive = _default_weights() if named is None else open_weights(Path(named), report=warn)
-    return load_stored(from_checkpoint(archive), config)
+    if named is None:
+        return load_stored(from_checkpoint(_default_weights()), config)
+    return load_stored(open_model(Path(named), report=warn), config)
 
 
 def load_stored(stored: StoredModel, config: LoadConfig) -> "LanguageModel":
@@ -192,8 +195,8 @@ class LanguageModel:
         Raises:
             UserError: the file cannot be written.
         """
-        file = Path(checked("path", path, PathName))
-        write_archive(file, self.engine.state(), self.stored.header, step=self.stored.step)
+        file, header = Path(checked("path", path, PathName)), header_of(self.stored)
+        write_archive(file, self.engine.state(), header, step=self.stored.step)
 
     def _ids(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
         ids = np.asarray(tokens)

@@ -86,6 +86,7 @@ SHORT = {
     "checkpoint.archive": "names in a manifest",
     "checkpoint.folder": "names of files",
     "data.hub": "headers and addresses of the hub",
+    "data.hub_model": "names of files, and ETags",
     "data.known_tokenizers": "names of folders",
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",

@@ -5,10 +5,12 @@ Parameters have the names of Hugging Face's model of the family. Matrices are st
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from homespun.config import ModelConfig
+from homespun.errors import UserError
 
 Group = Literal["matrix", "embedding", "head", "vector"]
 """How an optimizer treats a parameter: Muon updates the matrices, and AdamW all other groups, or all of them."""
@@ -48,6 +50,17 @@ class Activations:
     """Kept in the precision of the computation, without attention weights."""
 
 
+@dataclass(frozen=True)
+class GGUFLayout:
+    """The differences between families in a GGUF file."""
+
+    norm_eps: str
+    """Its key, after the name of the family."""
+    has_rotary_positions: bool
+    interleaves_rotary_pairs: bool = False
+    """Whether rows of queries and keys that turn together are neighbours, not half a head apart."""
+
+
 class Family(ABC):
     """Models that have the same kind of block. Stateless: each method takes the shape of a model."""
 
@@ -58,6 +71,8 @@ class Family(ABC):
     """Names of the parameters of block i begin with `block_prefix.i.`"""
     has_grouped_heads: bool
     """Whether several attention heads may share one key/value head."""
+    gguf: GGUFLayout
+    """How llama.cpp stores these models."""
 
     @abstractmethod
     def check(self, config: ModelConfig) -> None:
@@ -83,9 +98,29 @@ class Family(ABC):
     def huggingface_config(self, config: ModelConfig) -> dict[str, Any]:
         """The content of `config.json`, from which `transformers` builds the same model."""
 
+    @abstractmethod
+    def from_huggingface_config(self, values: Mapping[str, Any]) -> ModelConfig:
+        """The shape that a `config.json` describes; the inverse of `huggingface_config`.
+
+        Raises:
+            UserError: the file asks for something that this family does not have.
+            KeyError: an entry is missing.
+        """
+
     def is_transposed(self, name: str) -> bool:
         """Whether Hugging Face stores this matrix as [in, out]."""
         return False
+
+    def canonical_name(self, name: str) -> str | None:
+        """The name here of a tensor in a Hugging Face file; None for constants that such files may hold."""
+        return None if name.endswith(".rotary_emb.inv_freq") else name
+
+    def check_for_mlx(self, config: ModelConfig) -> None:  # noqa: B027 - most families have no limits
+        """Raise a UserError if mlx-lm has no model of this shape."""
+
+    def mlx_name(self, name: str) -> str:
+        """The name of a parameter in mlx-lm."""
+        return name
 
     def active_parameters(self, config: ModelConfig) -> int:
         """Number of weights that one token uses."""
@@ -99,3 +134,20 @@ class Family(ABC):
             in_products += config.vocab_size * config.d_model
         attention = 12 * config.n_layers * config.n_heads * config.head_dim * config.seq_len
         return 6 * in_products + attention
+
+
+def refuse_other_settings(
+    values: Mapping[str, Any], supported: Mapping[str, Collection[Any]]
+) -> None:
+    """Refuse a `config.json` in which a setting has a value that a family does not have.
+
+    Args:
+        values: the content of the file.
+        supported: by setting, the values that the family has. A setting may be missing in the file.
+
+    Raises:
+        UserError: another value.
+    """
+    for name, known in supported.items():
+        if name in values and not any(values[name] == value for value in known):
+            raise UserError(f"its {name} is {values[name]!r}, which is not supported")

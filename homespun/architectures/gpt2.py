@@ -1,9 +1,16 @@
 """GPT-2 (Radford et al., 2019): learned positions, LayerNorm and biases, GELU, as many key/value heads as heads."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from homespun.architectures.base import Activations, Family, Parameter
+from homespun.architectures.base import (
+    Activations,
+    Family,
+    GGUFLayout,
+    Parameter,
+    refuse_other_settings,
+)
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 
@@ -16,6 +23,7 @@ class GPT2(Family):
     huggingface_class = "GPT2LMHeadModel"
     block_prefix = "transformer.h"
     has_grouped_heads = False
+    gguf = GGUFLayout(norm_eps="attention.layer_norm_epsilon", has_rotary_positions=False)
 
     def check(self, config: ModelConfig) -> None:
         c = config
@@ -90,6 +98,7 @@ class GPT2(Family):
             "model_type": "gpt2",
             "vocab_size": config.vocab_size,
             "n_positions": config.seq_len,
+            "n_ctx": config.seq_len,
             "n_embd": config.d_model,
             "n_layer": config.n_layers,
             "n_head": config.n_heads,
@@ -98,6 +107,48 @@ class GPT2(Family):
             "layer_norm_epsilon": config.norm_eps,
             "tie_word_embeddings": config.tie_embeddings,
         }
+
+    def from_huggingface_config(self, values: Mapping[str, Any]) -> ModelConfig:
+        refuse_other_settings(
+            values,
+            {
+                "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+                "scale_attn_weights": (True,),
+                "scale_attn_by_inverse_layer_idx": (False,),
+                "add_cross_attention": (False,),
+            },
+        )
+        d_model, n_heads = values["n_embd"], values["n_head"]
+        return ModelConfig(
+            architecture=self.name,
+            vocab_size=values["vocab_size"],
+            seq_len=values["n_positions"] if "n_positions" in values else values["n_ctx"],
+            n_layers=values["n_layer"],
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            head_dim=d_model // n_heads,
+            d_ff=values.get("n_inner") or self.default_d_ff(d_model),
+            tie_embeddings=values.get("tie_word_embeddings", True),
+            norm_eps=values.get("layer_norm_epsilon", 1e-5),
+        )
+
+    def canonical_name(self, name: str) -> str | None:
+        """The published files leave the prefix out, and hold the causal mask."""
+        if name.endswith((".attn.bias", ".attn.masked_bias")):
+            return None
+        has_prefix = name.startswith(("transformer.", "lm_head."))
+        return name if has_prefix else f"transformer.{name}"
+
+    def check_for_mlx(self, config: ModelConfig) -> None:
+        if not config.tie_embeddings or config.d_ff != self.default_d_ff(config.d_model):
+            raise UserError(
+                f"mlx-lm has {self.name} only with a tied head and a feed-forward width of four times the "
+                "model's: export to another format"
+            )
+
+    def mlx_name(self, name: str) -> str:
+        return name.replace("transformer.", "model.", 1)
 
     def is_transposed(self, name: str) -> bool:
         """The matrices of the blocks, which are `Conv1D` there."""

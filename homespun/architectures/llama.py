@@ -1,5 +1,6 @@
 """Llama (Touvron et al., 2023): the block of Qwen3 without norms on queries and keys."""
 
+from homespun.architectures.base import GGUFLayout
 from homespun.architectures.qwen3 import Qwen3
 
 
@@ -9,3 +10,8 @@ class Llama(Qwen3):
     name = "llama"
     huggingface_class = "LlamaForCausalLM"
     has_qk_norm = False
+    gguf = GGUFLayout(
+        norm_eps="attention.layer_norm_rms_epsilon",
+        has_rotary_positions=True,
+        interleaves_rotary_pairs=True,
+    )

@@ -1,9 +1,16 @@
 """Qwen3 (Qwen team, 2025): rotary positions, RMSNorm, SwiGLU, grouped key/value heads, normed queries and keys."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from homespun.architectures.base import Activations, Family, Parameter
+from homespun.architectures.base import (
+    Activations,
+    Family,
+    GGUFLayout,
+    Parameter,
+    refuse_other_settings,
+)
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 
@@ -17,6 +24,7 @@ class Qwen3(Family):
     block_prefix = "model.layers"
     has_grouped_heads = True
     has_qk_norm = True
+    gguf = GGUFLayout(norm_eps="attention.layer_norm_rms_epsilon", has_rotary_positions=True)
 
     def check(self, config: ModelConfig) -> None:
         if config.head_dim % 2:
@@ -124,3 +132,37 @@ class Qwen3(Family):
             "rope_theta": config.rope_theta,
             "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         }
+
+    def from_huggingface_config(self, values: Mapping[str, Any]) -> ModelConfig:
+        refuse_other_settings(
+            values,
+            {
+                "hidden_act": ("silu",),
+                "attention_bias": (False,),
+                "mlp_bias": (False,),
+                "rope_scaling": (None,),
+                "partial_rotary_factor": (1,),
+            },
+        )
+        if any(kind != "full_attention" for kind in values.get("layer_types") or ()) or (
+            values.get("use_sliding_window") and values.get("sliding_window") is not None
+        ):
+            raise UserError("it attends through a sliding window, which is not supported")
+        rotary = values.get("rope_parameters") or {}
+        refuse_other_settings(rotary, {"rope_type": ("default",), "partial_rotary_factor": (1,)})
+        theta = rotary.get("rope_theta", values.get("rope_theta", 10000.0))
+        n_heads = values["num_attention_heads"]
+        return ModelConfig(
+            architecture=self.name,
+            vocab_size=values["vocab_size"],
+            seq_len=values["max_position_embeddings"],
+            n_layers=values["num_hidden_layers"],
+            d_model=values["hidden_size"],
+            n_heads=n_heads,
+            n_kv_heads=values.get("num_key_value_heads") or n_heads,
+            head_dim=values.get("head_dim") or values["hidden_size"] // n_heads,
+            d_ff=values["intermediate_size"],
+            tie_embeddings=values.get("tie_word_embeddings", False),
+            norm_eps=values["rms_norm_eps"],
+            rope_theta=theta,
+        )

@@ -54,7 +54,7 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
     """The settings that were given, by name. Typed values are converted; nothing else is checked.
 
     Raises:
-        UserError: a flag is unknown, a value is missing, or a word belongs to no flag.
+        UserError: a flag is unknown, a value or a setting is missing, or a word belongs to no flag.
     """
     return _Parser(command, words).settings()
 
@@ -90,6 +90,12 @@ class _Parser:
                 self._given[self._positional[0]] = word
             else:
                 raise UserError(self._explain_surplus(word))
+        for field in dataclasses.fields(self._kind):
+            if field.default is REQUIRED and field.name not in self._given:
+                missing = f"{_name(field)} is missing: {field.metadata['help']}"
+                raise UserError(
+                    f"{missing} homespun {self._command.name} --help lists all settings"
+                )
         return self._given
 
     def _take(self, name: str, setting: str, values: list[str]) -> None:
@@ -241,7 +247,8 @@ def help_text(command: Command, width: int) -> str:
 
 def _usage(kind: type[Checked]) -> str:
     positional = [f for f in dataclasses.fields(kind) if f.metadata["positional"]]
-    return " ".join(f"[{f.name.upper()}]" for f in positional) or "[SETTINGS]"
+    words = [_name(f) if f.default is REQUIRED else f"[{_name(f)}]" for f in positional]
+    return " ".join(words) or "[SETTINGS]"
 
 
 def _sections(command: Command) -> Iterator[tuple[str, str, list[Field]]]:
@@ -274,11 +281,16 @@ def _row(kind: type[Checked], field: Field, choices: Iterable[str], width: int) 
     return f"\n{' ' * column}".join([label, *lines])
 
 
+def _name(field: Field) -> str:
+    """How a setting is called on the command line."""
+    return field.name.upper() if field.metadata["positional"] else flag(field.name)
+
+
 def _label(field: Field, hint: Any, choices: Iterable[str]) -> str:
     """What is typed for a setting."""
     name = flag(field.name)
     if field.metadata["positional"]:
-        return field.name.upper()
+        return _name(field)
     if hint is bool:
         return f"{name}, {_negated(name)}"
     value = field.metadata["metavar"] or _placeholder(field.name, hint, choices)

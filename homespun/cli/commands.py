@@ -13,7 +13,9 @@ from homespun.cli.arguments import Command
 from homespun.config import (
     DoctorConfig,
     DownloadConfig,
+    ExportConfig,
     GenerateConfig,
+    ImportConfig,
     JudgeConfig,
     LoadConfig,
     ModelConfig,
@@ -143,6 +145,22 @@ def doctor(settings: Settings) -> int:
     return 0 if examine_engines(say) else 1
 
 
+def export(settings: Settings) -> int:
+    config = ExportConfig(**settings)
+    from homespun.exporting import export_model
+
+    export_model(config, say)
+    return 0
+
+
+def import_(settings: Settings) -> int:
+    config = ImportConfig(**settings)
+    from homespun.importing import import_model
+
+    import_model(config, say)
+    return 0
+
+
 def verify(settings: Settings) -> int:
     config = VerifyConfig(**settings)
     if not settings and not Path(config.path).exists():
@@ -231,6 +249,21 @@ COMMANDS: dict[str, Command] = {
                 'homespun generate --prompt "Once upon a time"',
                 "homespun generate --interactive --temperature 0.6",
             ),
+        ),
+        Command(
+            "export",
+            ExportConfig,
+            export,
+            (
+                "homespun export checkpoints --to gguf --precision float16",
+                "homespun export checkpoints --to huggingface --output my-model",
+            ),
+        ),
+        Command(
+            "import",
+            ImportConfig,
+            import_,
+            ("homespun import SmolLM2-135M.gguf --output smollm2",),
         ),
         Command("judge", JudgeConfig, judge),
         Command("models", ModelsConfig, models),

@@ -4,6 +4,7 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 """
 
 from homespun.config.commands import DoctorConfig, ModelsConfig, VerifyConfig
+from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.generation import (
     GenerateConfig,
@@ -33,7 +34,11 @@ __all__ = [
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",
+    "ExportConfig",
+    "ExportPrecision",
+    "FormatName",
     "GenerateConfig",
+    "ImportConfig",
     "JudgeConfig",
     "LoadConfig",
     "MachineConfig",

@@ -1,4 +1,4 @@
-"""The name of a dataset on the Hugging Face hub flows in, seekable files flow out that fetch only the bytes being read.
+"""The name of a dataset or model on the Hugging Face hub flows in, seekable files flow out that fetch what is read.
 
 All files are those of one commit. Broken connections and busy servers are retried here, so readers never see them. The
 file system of `huggingface_hub` is not used, because it accepts a whole file in answer to a request for a range, and
@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 from urllib.parse import quote, urljoin, urlsplit
 
 from homespun.errors import UserError
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Missing(UserError):
-    """The hub does not know this dataset, commit or file."""
+    """The hub does not know this repository, commit or file."""
 
 
 class Changed(UserError):
@@ -61,51 +61,62 @@ class _Answer:
     size: int | None
 
 
+Kind = Literal["datasets", "models"]
+
+
 class Hub:
     """The hub at `HF_ENDPOINT`, with the access token `HF_TOKEN`. Both are read on creation."""
 
-    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, sleep: Callable[[float], None] = time.sleep, kind: Kind = "datasets"
+    ) -> None:
+        """
+        Args:
+            sleep: waits for some seconds.
+            kind: the repositories that the names belong to.
+        """
         from huggingface_hub import get_token
 
         self.endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
         if not re.fullmatch(r"https?://[^/\s]\S*", self.endpoint):
             raise UserError(f"HF_ENDPOINT is '{self.endpoint}': give an address with https://")
+        self._kind = kind
         self._token = get_token()
         self._sleep = sleep
         self._was_reached = False
 
-    def commit(self, dataset: str) -> str:
-        """The newest commit of a dataset.
+    def commit(self, name: str) -> str:
+        """The newest commit of a repository.
 
         Raises:
-            UserError: the hub cannot be reached, or refuses this dataset.
+            UserError: the hub cannot be reached, or refuses this repository.
         """
-        answer, _ = self._json(f"{self.endpoint}/api/datasets/{dataset}/revision/main")
+        answer, _ = self._json(f"{self.endpoint}/api/{self._kind}/{name}/revision/main")
         return str(answer["sha"])
 
-    def files(self, dataset: str, commit: str) -> list[str]:
+    def files(self, name: str, commit: str) -> list[str]:
         """The paths of all files at a commit.
 
         Raises:
             Missing: there is no such commit.
             UserError: the hub cannot be reached.
         """
-        url: str | None = f"{self.endpoint}/api/datasets/{dataset}/tree/{commit}?recursive=true"
+        url: str | None
+        url = f"{self.endpoint}/api/{self._kind}/{name}/tree/{commit}?recursive=true"
         paths = []
         while url:
             entries, url = self._json(url)
             paths += [str(entry["path"]) for entry in entries if entry["type"] == "file"]
         return paths
 
-    def open(self, dataset: str, commit: str, path: str) -> "RemoteFile":
+    def open(self, name: str, commit: str, path: str) -> "RemoteFile":
         """Open a file for reading.
 
         Raises:
             UserError: the hub cannot be reached, or refuses this file.
         """
-        return RemoteFile(
-            self, f"{self.endpoint}/datasets/{dataset}/resolve/{commit}/{quote(path)}"
-        )
+        folder = f"{self._kind}/" if self._kind == "datasets" else ""
+        return RemoteFile(self, f"{self.endpoint}/{folder}{name}/resolve/{commit}/{quote(path)}")
 
     def _json(self, url: str) -> tuple[Any, str | None]:
         """The JSON of an answer, and the URL of the next page if there is one."""
@@ -193,11 +204,11 @@ def _check_status(response: "Response", url: str) -> None:
         return
     if status in (401, 403):
         raise UserError(
-            f"{url}: the hub refuses access (HTTP {status}); check the name, or set HF_TOKEN if the "
-            "dataset is private or has terms to accept"
+            f"{url}: the hub refuses access (HTTP {status}); check the name, or set HF_TOKEN if it is "
+            "private or has terms to accept"
         )
     if status == 404:
-        raise Missing(f"{url}: not found on the hub (HTTP 404); check the name of the dataset")
+        raise Missing(f"{url}: not found on the hub (HTTP 404); check the name")
     if status == 416:
         raise Changed(f"{url}: shorter than announced (HTTP 416); run this again")
     if status in (408, 425, 429) or status >= 500:

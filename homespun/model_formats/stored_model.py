@@ -3,12 +3,14 @@
 Every format turns its files into this. `language_model` loads it into an engine.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from homespun.config import ModelConfig
+from homespun.errors import UserError
 from homespun.named_array import NamedArray
 from homespun.tokenizer import Tokenizer
 
@@ -21,8 +23,36 @@ class StoredModel:
     config: ModelConfig
     tokenizer: Tokenizer
     tensors: Callable[[], Iterator[NamedArray]]
-    """Reads the weights, one array at a time, under the names of `architectures`."""
+    """Reads the weights, one array at a time, under the names and in the order of `architectures.parameters`."""
     header: dict[str, Any]
     """Facts that are kept when the model is saved again."""
     step: int = 0
     """Training steps behind the weights; 0 where the source does not say."""
+
+
+def in_order(model: StoredModel, names: list[str]) -> Iterator[NamedArray]:
+    """The tensors of a model, which are stored in the order of `names`.
+
+    Raises:
+        UserError: they are stored in another order.
+    """
+    for expected, (name, values) in zip(names, model.tensors(), strict=True):
+        if name != expected:
+            raise UserError(f"{model.path}: {name} is stored where {expected} belongs")
+        yield name, values
+
+
+def header_of(model: StoredModel) -> dict[str, Any]:
+    """The header of a checkpoint of this model: shape and tokenizer, and its other facts."""
+    described = {
+        "model": dataclasses.asdict(model.config),
+        "tokenizer": model.tokenizer.to_json(),
+        "tokenizer_sha256": model.tokenizer.sha256,
+    }
+    return described | {name: fact for name, fact in model.header.items() if name not in described}
+
+
+def other_facts(model: StoredModel) -> dict[str, Any]:
+    """The facts in a header that neither shape nor tokenizer state."""
+    described = header_of(dataclasses.replace(model, header={}))
+    return {name: fact for name, fact in model.header.items() if name not in described}

@@ -55,10 +55,11 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_PUNCTUATION_TAKES_LINE_FEEDS = [
+LLAMA3_WORDS, QWEN2_WORDS = (
     "|".join([_CONTRACTIONS, _LETTERS, digits, _PUNCTUATION, _SPACES])
-    for digits in (r"\p{N}{1,3}", r"\p{N}")  # of Llama 3, and of Qwen 2, 2.5 and 3
-]
+    for digits in (r"\p{N}{1,3}", r"\p{N}")
+)
+"""The expressions of Llama 3, and of Qwen 2, 2.5 and 3. In both, punctuation takes the line feeds that follow it."""
 
 
 def _byte_level(use_regex: bool) -> dict[str, Any]:
@@ -87,7 +88,7 @@ _KNOWN: list[tuple[list[dict[str, Any]], Splitting]] = [
             ],
             BEFORE_SPACE,
         )
-        for expression in _PUNCTUATION_TAKES_LINE_FEEDS
+        for expression in (LLAMA3_WORDS, QWEN2_WORDS)
     ),
 ]
 """Pre-tokenizers by their steps. A `Digits` step splits words further, and all earlier ends of words stay."""
@@ -106,7 +107,7 @@ def known_splitting(
         added_tokens: those of the file. The library looks for them before it splits a text, so none may reach across
             a place where the text is cut, or look at the text around it.
     """
-    steps = [_normal_form(step) for step in _steps(pre_tokenizer)]
+    steps = normal_steps(pre_tokenizer)
     splitting = next((splitting for known, splitting in _KNOWN if known == steps), None)
     if splitting is None or normalizer not in _SAFE_NORMALIZERS:
         return None
@@ -115,6 +116,11 @@ def known_splitting(
         if splitting.may_cut(token["content"]) or (looks_around and not token.get("special")):
             return None
     return splitting
+
+
+def normal_steps(pre_tokenizer: Any) -> list[dict[str, Any]]:
+    """The steps of a `pre_tokenizer`, equal for all that split equally."""
+    return [_normal_form(step) for step in _steps(pre_tokenizer)]
 
 
 def _steps(pre_tokenizer: Any) -> list[dict[str, Any]]:

@@ -242,6 +242,14 @@ class Tokenizer:
                 f"{where}: not a tokenizer, or damaged ({reason}); get or train it again"
             ) from None
 
+    def config(self) -> dict[str, Any]:
+        """The content of a `tokenizer_config.json`, as the transformers library reads it."""
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **self._definition.special_names(),
+            "clean_up_tokenization_spaces": False,
+        }
+
     def save(self, folder: str | Path, report: dict[str, Any] | None = None) -> Path | None:
         """Write the folder in one step; an earlier tokenizer there moves to FOLDER.1 (.2, ...).
 
@@ -255,12 +263,7 @@ class Tokenizer:
         Raises:
             UserError: the folder holds something else, or cannot be written.
         """
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            **self._definition.special_names(),
-            "clean_up_tokenization_spaces": False,
-        }
-        return write_folder(Path(folder), self.to_json(), config, self.report(report or {}))
+        return write_folder(Path(folder), self.to_json(), self.config(), self.report(report or {}))
 
     def report(self, more: dict[str, Any]) -> dict[str, Any]:
         """The content of `report.json`: facts about the tokenizer, and more."""

@@ -416,7 +416,9 @@ def test_help_version_models_and_verify(place: Path, capsys: pytest.CaptureFixtu
         shown = capsys.readouterr().out
         assert f"usage: homespun {name}" in shown
         for field in dataclasses.fields(command.config):
-            assert ("PATH" if field.metadata["positional"] else flag(field.name)) in shown
+            assert (
+                field.name.upper() if field.metadata["positional"] else flag(field.name)
+            ) in shown
         assert "None" not in shown
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"homespun {homespun.__version__}\n"

@@ -157,9 +157,11 @@ class Hub:
             handler.reply_fault(fault)
         elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
             handler.reply(401, {"X-Error-Message": "Invalid username or password."})
-        elif match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(revision|tree)/(\w+)", path):
+        elif match := re.fullmatch(
+            r"/api/(?:datasets|models)/([^/]+/[^/]+)/(revision|tree)/(\w+)", path
+        ):
             self._answer_api(handler, *match.groups())
-        elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
+        elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
             self._answer_file(handler, *match.groups())
         else:
             handler.reply(404, {})

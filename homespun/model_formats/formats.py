@@ -1,0 +1,94 @@
+"""A path flows in, the stored model there flows out, whatever its format. Exports are made by format.
+
+A new format is one file in this folder and an entry here.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from homespun.checkpoint.folder import open_weights
+from homespun.model_formats import gguf, huggingface, mlx
+from homespun.model_formats.checkpoint import from_checkpoint
+from homespun.model_formats.config_file import CONFIG
+from homespun.model_formats.gguf_file import MAGIC
+from homespun.model_formats.stored_model import StoredModel
+from homespun.model_formats.weights_folder import open_folder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """How models are written in a format of other programs."""
+
+    precisions: tuple[str, ...]
+    write: Callable[[StoredModel, Path, str], None]
+    """Writes a model to a path in a precision."""
+    read: Callable[[Path], StoredModel]
+    """Reads it back."""
+    is_file: bool
+    """Whether the path is a file, not a folder."""
+    runs_in: str
+    """Programs that read the format, and how."""
+
+
+def read_folder(path: Path) -> StoredModel:
+    """The model in a folder of Hugging Face or MLX.
+
+    Raises:
+        UserError: it is damaged, or not supported.
+    """
+    folder = open_folder(path)
+    return mlx.read(folder) if mlx.is_mlx(folder) else huggingface.read(folder)
+
+
+EXPORTS = {
+    "huggingface": Export(
+        huggingface.PRECISIONS,
+        huggingface.write_folder,
+        read_folder,
+        False,
+        'transformers: pipeline("text-generation", model="{path}")',
+    ),
+    "gguf": Export(
+        gguf.PRECISIONS,
+        gguf.write_file,
+        gguf.read,
+        True,
+        "llama.cpp: llama-completion -m {path}; Ollama: ollama create NAME -f {folder}/Modelfile",
+    ),
+    "mlx": Export(
+        mlx.PRECISIONS,
+        mlx.write_folder,
+        read_folder,
+        False,
+        "mlx-lm: mlx_lm.generate --model {path} --prompt TEXT",
+    ),
+}
+
+
+def open_model(path: Path, report: Say = warnings.warn) -> StoredModel:
+    """The model at a path: a checkpoint, the folder of a run, a folder of Hugging Face or MLX, or a GGUF file.
+
+    Args:
+        path: a file or a folder.
+        report: receives a message about each damaged checkpoint that is passed over.
+
+    Raises:
+        UserError: there is no model, it is damaged, or it is not supported.
+    """
+    if (path / CONFIG).is_file():
+        return read_folder(path)
+    if path.is_file() and _begins_with(path, MAGIC):
+        return gguf.read(path)
+    return from_checkpoint(open_weights(path, report))
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False  # reading it as a checkpoint gives the reason

@@ -1,0 +1,150 @@
+"""The vocabulary in the metadata of a GGUF file flows in, a tokenizer flows out, and back.
+
+llama.cpp names a few splittings of text into words. The others cannot be stated in such a file.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from homespun.errors import UserError
+from homespun.tokenizer import Tokenizer
+from homespun.tokenizer.byte_level_bpe import merge_pair
+from homespun.tokenizer.splitting import LLAMA3_WORDS, QWEN2_WORDS, normal_steps
+
+MODEL = "tokenizer.ggml.model"
+PRE = "tokenizer.ggml.pre"
+TOKENS = "tokenizer.ggml.tokens"
+TYPES = "tokenizer.ggml.token_type"
+MERGES = "tokenizer.ggml.merges"
+EOS = "tokenizer.ggml.eos_token_id"
+
+BYTE_LEVEL_BPE = "gpt2"
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+_WORDS_AND_BYTES = _BYTES | {"use_regex": True}
+
+
+def _split(expression: str) -> dict[str, Any]:
+    step = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    return _sequence(step | {"invert": False}, _BYTES | {"use_regex": False})
+
+
+def _sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+SPLITTINGS: dict[str, dict[str, Any]] = {
+    "gpt-2": _WORDS_AND_BYTES,
+    "smollm": _sequence({"type": "Digits", "individual_digits": True}, _WORDS_AND_BYTES),
+    "llama-bpe": _split(LLAMA3_WORDS),
+    "qwen2": _split(QWEN2_WORDS),
+}
+"""The `pre_tokenizer` of each splitting that llama.cpp knows by this name."""
+NORMALIZERS = {"qwen2": {"type": "NFC"}}
+IGNORE_MERGES = ("llama-bpe",)
+"""Splittings whose tokenizers take a word that is a token without merging."""
+SAME = {"default": "gpt-2", "gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+"""Other names of the same splittings."""
+
+
+def to_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """The vocabulary as a GGUF file states it.
+
+    Args:
+        tokenizer: the tokenizer.
+        vocab_size: rows of the model's embedding; those that stand for no token are named as unused.
+
+    Raises:
+        UserError: a tokenizer that llama.cpp does not have.
+    """
+    specification = json.loads(tokenizer.to_json())
+    model = specification["model"]
+    if "merges" not in model:
+        raise UserError("llama.cpp has byte-level BPE here, not this kind of tokenizer")
+    tokens = [f"[PAD{n}]" for n in range(vocab_size)]
+    types = [UNUSED] * vocab_size
+    for token, number in model["vocab"].items():
+        tokens[number], types[number] = token, NORMAL
+    for added in specification["added_tokens"]:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    return {
+        MODEL: BYTE_LEVEL_BPE,
+        PRE: _name_of_splitting(specification),
+        TOKENS: tokens,
+        TYPES: types,
+        MERGES: [" ".join(merge_pair(merge)) for merge in model["merges"]],
+        EOS: tokenizer.eot_id,
+    }
+
+
+def _name_of_splitting(specification: Mapping[str, Any]) -> str:
+    steps = normal_steps(specification.get("pre_tokenizer"))
+    for name, known in SPLITTINGS.items():
+        if steps == normal_steps(known) and specification.get("normalizer") == NORMALIZERS.get(
+            name
+        ):
+            return name
+    raise UserError("llama.cpp does not have this tokenizer's way of splitting text into words")
+
+
+def from_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
+    """The tokenizer that a GGUF file describes.
+
+    Args:
+        metadata: of the file.
+        where: messages begin with it.
+
+    Raises:
+        UserError: another kind of tokenizer, or a damaged one.
+    """
+    kind, pre = metadata.get(MODEL), metadata.get(PRE, "default")
+    pre = SAME.get(pre, pre) if isinstance(pre, str) else pre
+    if kind != BYTE_LEVEL_BPE or pre not in SPLITTINGS:
+        raise UserError(
+            f"{where}: its tokenizer is of kind {kind}, {pre}: only byte-level BPE with the splitting of "
+            f"{', '.join(SPLITTINGS)} is supported"
+        )
+    try:
+        specification = _specification(metadata, str(pre))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{where}: its tokenizer is damaged ({error}): get it again") from None
+    return Tokenizer.from_json(json.dumps(specification), where)
+
+
+def _specification(metadata: Mapping[str, Any], pre: str) -> dict[str, Any]:
+    """The `tokenizer.json` of the same tokenizer."""
+    tokens, merges = metadata[TOKENS], metadata[MERGES]
+    types = np.asarray(metadata.get(TYPES, [NORMAL] * len(tokens))).tolist()
+    if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
+        raise ValueError("tokens and their types do not fit")
+    vocabulary, added = {}, []
+    for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind in (CONTROL, USER_DEFINED):
+            options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            named = {"id": number, "content": token, "special": kind == CONTROL}
+            added.append(named | options)
+        if kind != UNUSED:
+            vocabulary[token] = number
+    model: dict[str, Any] = {"type": "BPE", "vocab": vocabulary}
+    model["merges"] = [_pair(merge) for merge in merges]
+    if pre in IGNORE_MERGES:
+        model["ignore_merges"] = True
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": NORMALIZERS.get(pre),
+        "pre_tokenizer": SPLITTINGS[pre],
+        "post_processor": None,
+        "decoder": _BYTES | {"use_regex": True},
+        "model": model,
+    }
+
+
+def _pair(merge: str) -> list[str]:
+    left, right = merge.split(" ")
+    return [left, right]

@@ -1,0 +1,127 @@
+"""A Hugging Face folder flows in, a stored model flows out, and back: `transformers` reads and writes such folders."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun import durable
+from homespun.architectures.families import family, parameters
+from homespun.errors import UserError
+from homespun.model_formats.config_file import CONFIG
+from homespun.model_formats.model_card import model_card
+from homespun.model_formats.numbers import in_precision
+from homespun.model_formats.safetensors_file import Described, write
+from homespun.model_formats.stored_model import StoredModel, in_order, other_facts
+from homespun.model_formats.tokenizer_files import write_tokenizer
+from homespun.model_formats.weights_folder import (
+    FACTS,
+    WEIGHTS,
+    ReadTensor,
+    WeightsFolder,
+    read_parameter,
+)
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+GENERATION = "generation_config.json"
+CARD = "README.md"
+
+HEAD = "lm_head.weight"
+
+
+def read(folder: WeightsFolder) -> StoredModel:
+    """The model in a folder.
+
+    Raises:
+        UserError: tensors or the tokenizer do not fit the model.
+    """
+    kind = family(folder.config.architecture)
+    expected = {p.name: p for p in parameters(folder.config)}
+    found, shapes = {}, {}
+    for stored_name, entry in folder.entries.items():
+        name = kind.canonical_name(stored_name)
+        if name is None or (name == HEAD and HEAD not in expected and _is_tied_copy(folder)):
+            continue
+        if name in found:
+            raise UserError(f"{folder.path}: {name} occurs twice: get the files again")
+        turned = kind.is_transposed(name)
+        found[name], shapes[name] = entry, entry.shape[::-1] if turned else entry.shape
+    folder.check(shapes)
+    tensors: dict[str, ReadTensor] = {
+        name: read_parameter(found[name], p, transposed=kind.is_transposed(name))
+        for name, p in expected.items()
+    }
+    return folder.stored_model(tensors)
+
+
+def _is_tied_copy(folder: WeightsFolder) -> bool:
+    """Whether the head is stored although it is the embedding.
+
+    Raises:
+        UserError: it differs from the embedding.
+    """
+    kind = family(folder.config.architecture)
+    embedding = parameters(folder.config)[0].name
+    for name, entry in folder.entries.items():
+        if kind.canonical_name(name) == embedding:
+            head = folder.entries[HEAD]
+            if head.shape == entry.shape and np.array_equal(head.read(), entry.read()):
+                return True
+    raise UserError(
+        f"{folder.path}: {HEAD} differs from the embedding, although {CONFIG} says that they are one: "
+        "correct tie_word_embeddings there"
+    )
+
+
+def write_folder(model: StoredModel, folder: Path, precision: str) -> None:
+    """Write a model into an empty folder.
+
+    Args:
+        model: the model.
+        folder: the folder, which exists.
+        precision: one of `PRECISIONS`.
+
+    Raises:
+        OSError: the folder cannot be written.
+        OverflowError: a number is too large for the precision.
+    """
+    config, kind = model.config, family(model.config.architecture)
+    expected = {p.name: p for p in parameters(config)}
+    described = {
+        name: Described(p.shape[::-1] if kind.is_transposed(name) else p.shape, precision)
+        for name, p in expected.items()
+    }
+
+    def arrays() -> Iterator[npt.NDArray[Any]]:
+        for name, values in in_order(model, list(expected)):
+            stored = in_precision(np.asarray(values, np.float32), precision)
+            yield stored.T if kind.is_transposed(name) else stored
+
+    write(folder / WEIGHTS, described, arrays())
+    write_description(model, folder, {"dtype": precision})
+    write_text(folder / CARD, model_card(model, precision))
+
+
+def write_description(model: StoredModel, folder: Path, values: dict[str, Any]) -> None:
+    """Write everything but the weights: shape, settings of generation, tokenizer, and the facts of the training.
+
+    Args:
+        values: more entries of `config.json`.
+    """
+    kind = family(model.config.architecture)
+    ids = {"bos_token_id": model.tokenizer.eot_id, "eos_token_id": model.tokenizer.eot_id}
+    write_object(folder / CONFIG, kind.huggingface_config(model.config) | ids | values)
+    write_object(folder / GENERATION, ids | {"do_sample": True, "temperature": 0.8, "min_p": 0.2})
+    write_object(folder / FACTS, {"step": model.step, "header": other_facts(model)})
+    write_tokenizer(model, folder)
+
+
+def write_object(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    durable.write(path, text.encode())

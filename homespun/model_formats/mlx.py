@@ -1,0 +1,184 @@
+"""An MLX folder flows in, a stored model flows out, and back: mlx-lm reads and writes such folders.
+
+It differs from a Hugging Face folder in some names, in matrices that are never transposed, and in weights that may be
+quantised: groups of numbers in a row share a scale and a bias, and lie packed in 32-bit words.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homespun.architectures.base import Parameter
+from homespun.architectures.families import family, parameters
+from homespun.errors import UserError
+from homespun.model_formats.huggingface import CARD, write_description, write_text
+from homespun.model_formats.model_card import model_card
+from homespun.model_formats.numbers import Floats, in_precision
+from homespun.model_formats.safetensors_file import Described, Entry, write
+from homespun.model_formats.stored_model import StoredModel, in_order
+from homespun.model_formats.weights_folder import (
+    WEIGHTS,
+    ReadTensor,
+    WeightsFolder,
+    read_parameter,
+)
+
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+
+QUANTIZATION = "quantization"
+BITS = (2, 4, 8)
+"""Bits whose numbers do not cross the words that hold them."""
+GROUP = 32
+"""Numbers that share a scale, in folders written here."""
+SCALES_PRECISION = "float16"
+"""Of the scales, and of all that is not quantised, beside 8-bit weights."""
+
+
+def is_mlx(folder: WeightsFolder) -> bool:
+    """Whether a folder has the names or the quantisation of mlx-lm and not those of Hugging Face."""
+    kind = family(folder.config.architecture)
+    names = {p.name for p in parameters(folder.config)}
+    renamed = {kind.mlx_name(name) for name in names} - names
+    return QUANTIZATION in folder.values or bool(renamed & folder.entries.keys())
+
+
+def read(folder: WeightsFolder) -> StoredModel:
+    """The model in a folder; quantised weights become float32.
+
+    Raises:
+        UserError: tensors or the tokenizer do not fit the model, or another kind of quantisation.
+    """
+    kind = family(folder.config.architecture)
+    group, bits = _quantization(folder)
+    tensors: dict[str, ReadTensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    used = set()
+    for p in parameters(folder.config):
+        name = kind.mlx_name(p.name)
+        entry = folder.entries.get(name)
+        if entry is None:
+            continue
+        used.add(name)
+        stem = name.removesuffix(".weight")
+        scales, biases = (folder.entries.get(f"{stem}.{part}") for part in ("scales", "biases"))
+        if scales and biases and group:
+            used |= {f"{stem}.scales", f"{stem}.biases"}
+            shapes[p.name] = _shape(folder.path, p, entry, scales, biases, group, bits)
+            tensors[p.name] = _dequantised(entry, scales, biases, bits)
+        else:
+            shapes[p.name] = entry.shape
+            tensors[p.name] = read_parameter(entry, p, transposed=False)
+    others = {name: folder.entries[name].shape for name in folder.entries.keys() - used}
+    folder.check(shapes | others)
+    return folder.stored_model(tensors)
+
+
+def _quantization(folder: WeightsFolder) -> tuple[int, int]:
+    """Group size and bits; zeros where nothing is quantised."""
+    stated = folder.values.get(QUANTIZATION)
+    if stated is None:
+        return 0, 0
+    match stated:
+        case {"group_size": int(group), "bits": int(bits)} if (
+            group > 0 and bits in BITS and stated.get("mode", "affine") == "affine"
+        ):
+            return group, bits
+    raise UserError(
+        f"{folder.path}: its quantisation is {stated}: only groups with scales and biases of "
+        f"{', '.join(map(str, BITS))} bits are supported"
+    )
+
+
+def _shape(
+    path: Path, p: Parameter, packed: Entry, scales: Entry, biases: Entry, group: int, bits: int
+) -> tuple[int, ...]:
+    """The shape of a quantised matrix.
+
+    Raises:
+        UserError: its parts do not fit each other.
+    """
+    if packed.dtype == "U32" and len(packed.shape) == 2:
+        rows, columns = packed.shape[0], packed.shape[1] * (32 // bits)
+        if scales.shape == biases.shape == (rows, columns // group) and columns % group == 0:
+            return rows, columns
+    raise UserError(f"{path}: the parts of {p.name} do not fit each other: get the files again")
+
+
+def _dequantised(packed: Entry, scales: Entry, biases: Entry, bits: int) -> ReadTensor:
+    def read() -> Floats:
+        words, scale, bias = packed.read(), scales.read_floats(), biases.read_floats()
+        shifts = np.arange(0, 32, bits, dtype=np.uint32)
+        numbers = (words[..., None] >> shifts) & np.uint32(2**bits - 1)
+        groups = numbers.reshape(*scale.shape, -1).astype(np.float32)
+        return (groups * scale[..., None] + bias[..., None]).reshape(len(words), -1)
+
+    return read
+
+
+def write_folder(model: StoredModel, folder: Path, precision: str) -> None:
+    """Write a model into an empty folder.
+
+    Args:
+        model: the model.
+        folder: the folder, which exists.
+        precision: one of `PRECISIONS`.
+
+    Raises:
+        UserError: mlx-lm has no such model.
+        OSError: the folder cannot be written.
+        OverflowError: a number is too large for the precision.
+    """
+    config, kind = model.config, family(model.config.architecture)
+    expected = parameters(config)
+    kind.check_for_mlx(config)
+    halves = precision == "int8"
+    numbers = SCALES_PRECISION if halves else precision
+    quantised = {p.name for p in expected if halves and _can_be_quantised(p, config.vocab_size)}
+    described: dict[str, Described] = {}
+    for p in expected:
+        name = kind.mlx_name(p.name)
+        if p.name in quantised:
+            rows, columns = p.shape
+            stem = name.removesuffix(".weight")
+            described[name] = Described((rows, columns // 4), "uint32")
+            for part in ("scales", "biases"):
+                described[f"{stem}.{part}"] = Described((rows, columns // GROUP), numbers)
+        else:
+            described[name] = Described(p.shape, numbers)
+
+    def arrays() -> Iterator[npt.NDArray[Any]]:
+        for name, tensor in in_order(model, [p.name for p in expected]):
+            values = np.asarray(tensor, np.float32)
+            if name in quantised:
+                yield from _quantise(values)
+            else:
+                yield in_precision(values, numbers)
+
+    write(folder / WEIGHTS, described, arrays())
+    values: Mapping[str, Any] = {"dtype": numbers}
+    if halves:
+        values = {**values, QUANTIZATION: {"group_size": GROUP, "bits": 8, "mode": "affine"}}
+    write_description(model, folder, dict(values))
+    write_text(folder / CARD, model_card(model, precision))
+
+
+def _can_be_quantised(p: Parameter, vocab_size: int) -> bool:
+    """Matrices and the embedding of tokens; rows have to consist of whole groups."""
+    of_tokens = p.group != "embedding" or p.shape[0] == vocab_size
+    return len(p.shape) == 2 and of_tokens and p.shape[1] % GROUP == 0
+
+
+def _quantise(values: Floats) -> Iterator[npt.NDArray[Any]]:
+    """Packed words [out, in / 4], scales and biases [out, in / group]: value = scale * number + bias."""
+    groups = values.reshape(len(values), -1, GROUP)
+    low, high = groups.min(axis=-1), groups.max(axis=-1)
+    scale = in_precision((high - low) / 255, SCALES_PRECISION)
+    bias = in_precision(low, SCALES_PRECISION)
+    step = np.where(scale > 0, scale, 1).astype(np.float32)[..., None]
+    numbers = np.rint((groups - bias.astype(np.float32)[..., None]) / step).clip(0, 255)
+    yield numbers.astype(np.uint8).reshape(len(values), -1).view("<u4")
+    yield scale
+    yield bias

@@ -1,0 +1,67 @@
+"""A stored model flows in, the README of its folder flows out: data, training and losses, as far as they are known."""
+
+from typing import Any
+
+from homespun.architectures.families import count_parameters
+from homespun.model_formats.stored_model import StoredModel
+
+
+def model_card(model: StoredModel, precision: str) -> str:
+    """The text of a model card, in Markdown with a YAML header. The licence is left to the author of the model."""
+    c, header = model.config, model.header
+    facts = {
+        "Family": f"{c.architecture}, {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads",
+        "Parameters": f"{count_parameters(c):,}",
+        "Context": f"{c.seq_len:,} tokens",
+        "Vocabulary": f"{c.vocab_size:,} tokens",
+        "Number format": precision,
+        **_training(model),
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    text = header.get("data_file")
+    source = f"It was trained on `{text}`." if isinstance(text, str) else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- homespun
+# license: name the licence of this model
+---
+
+# A language model
+
+This model was written by homespun. {source}
+
+| | |
+| --- | --- |
+{rows}
+
+## Use
+
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", model="PATH OF THIS FOLDER")
+print(write("Once upon a time", max_new_tokens=200)[0]["generated_text"])
+```
+
+## Limits
+
+The model continues text like the text that it was trained on. It knows nothing else, and can be wrong.
+"""
+
+
+def _training(model: StoredModel) -> dict[str, Any]:
+    resolved, loss = model.header.get("resolved"), model.header.get("val_loss")
+    facts: dict[str, Any] = {}
+    if model.step:
+        facts["Training steps"] = f"{model.step:,}"
+    if isinstance(resolved, dict):
+        facts["Optimizer"] = resolved.get("optimizer")
+        facts["Learning rate"] = resolved.get("learning_rate")
+    if isinstance(loss, float):
+        facts["Validation loss"] = f"{loss:.4f} nats per token"
+    sha256 = model.header.get("data_sha256")
+    if isinstance(sha256, str):
+        facts["SHA-256 of the text"] = f"`{sha256}`"
+    return {name: value for name, value in facts.items() if value is not None}
