@@ -108,7 +108,7 @@ def test_a_tokenizer_that_was_replaced_would_show(place: Path, table: Table) -> 
 def read_as_others(place: Path) -> tuple[int, int]:
     """Number of bits flipped in the records of a project, and of flips that are not named and give another record."""
     runs.run(place, "download", "--dataset", "stories.txt", "--output", "copy.txt")
-    [index] = place.glob("tokens/*/index.json")
+    [index] = place.glob("data/tokens/*/index.json")
     tries = silent = 0
     records = [".homespun.json", "copy.txt.json", "tokenizer_model/report.json"]
     for path in [index, *(place / name for name in records)]:
