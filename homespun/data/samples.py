@@ -1,21 +1,21 @@
 """A stream of tokens flows in, batches flow out. The tokens of sample n follow from n by arithmetic:
 
-    sample number -> (pass, index) -> the layout of that pass -> pieces of the text -> inputs, targets
+    sample number -> (pass, index) -> shuffled index -> first token -> `seq_len + 1` tokens -> inputs, targets
 
-There is no iterator with hidden state. A run stores only the number of its next sample and can resume anywhere: it
-computes the layout of that pass again, see `packing`.
+There is no iterator with hidden state. A run stores only the number of its next sample and can resume anywhere.
 """
 
 import functools
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from homespun.data.batch import Batch, Tokens
-from homespun.data.packing import Pass, Positions, mixed
 from homespun.errors import UserError
 from homespun.terminal import counted
+
+Indices = npt.NDArray[np.uint64]
 
 ORDER = 2
 """The version of the order in which a run takes its samples. A run that began with another one continues with this."""
@@ -42,15 +42,12 @@ class TextDataset:
         self,
         token_ids: TokenSource,
         seq_len: int,
-        document_starts: Positions | None = None,
     ) -> None:
         """Divide a text into samples.
 
         Args:
             token_ids: the text.
             seq_len: number of inputs, and of targets, in a sample.
-            document_starts: ascending positions of the end-of-text tokens that begin the documents; see `packing`.
-                Tokens before the first of them, or all tokens without them, are one document.
 
         Raises:
             UserError: the text is shorter than a sample.
@@ -62,8 +59,6 @@ class TextDataset:
             )
         self.token_ids = token_ids
         self.seq_len = seq_len
-        starts = np.empty(0, dtype=np.int64) if document_starts is None else document_starts
-        self.document_starts = starts if len(starts) and starts[0] == 0 else np.insert(starts, 0, 0)
 
     def __len__(self) -> int:
         return (len(self.token_ids) - 1) // self.seq_len
@@ -89,37 +84,85 @@ class TextDataset:
         return tokens
 
 
+BLOCK_SAMPLES = 256
+"""Number of samples whose first tokens are computed together."""
+
+
 class Batches:
-    """Shuffled samples by number, pass after pass. Each pass has its own order and its own cuts."""
+    """Shuffled samples by number, pass after pass.
+
+    The samples of a pass are consecutive windows of the text, shuffled. They begin at another token in each pass, and
+    after the last token of the text follows the first. So each token is a target once in a pass, except for
+    `n_tokens % seq_len` tokens in a row, which are others in each pass.
+    """
 
     def __init__(self, dataset: TextDataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-        self._pass = functools.lru_cache(1)(self._laid_out)
+        self._block = functools.lru_cache(2)(self._starts)
 
-    def _laid_out(self, number: int) -> Pass:
-        d, seed = self.dataset, np.array([self.seed], dtype=np.uint64)
-        [key], [first] = mixed(seed, np.uint64(number)), mixed(seed, np.uint64(0))
-        begin = (int(first) + number * GOLDEN_RATIO) % (1 << 64) * len(d.token_ids) >> 64
-        return Pass(d.document_starts, len(d.token_ids), d.seq_len, begin, key)
+    def starts(self, first: int, count: int) -> list[int]:
+        """The first tokens of the samples `first` to `first + count - 1`."""
+        numbers = range(first, first + count)
+        return [self._block(number // BLOCK_SAMPLES)[number % BLOCK_SAMPLES] for number in numbers]
+
+    def _starts(self, block: int) -> list[int]:
+        """The first tokens of a block of samples, in hardly more time than that of one sample."""
+        n_tokens, n = len(self.dataset.token_ids), self.dataset.samples_per_pass
+        numbers = np.arange(block * BLOCK_SAMPLES, (block + 1) * BLOCK_SAMPLES, dtype=np.uint64)
+        passes, indices = numbers // np.uint64(n), numbers % np.uint64(n)
+        seed = np.array([self.seed], dtype=np.uint64)
+        [first] = mixed(seed, np.uint64(0))
+        starts = np.empty(BLOCK_SAMPLES, dtype=np.int64)
+        for number in np.unique(passes):
+            inside = passes == number
+            [key] = mixed(seed, number)
+            begin = (int(first) + int(number) * GOLDEN_RATIO) % (1 << 64) * n_tokens >> 64
+            order = permuted(indices[inside], n, key).astype(np.int64)
+            starts[inside] = (begin + order * self.dataset.seq_len) % n_tokens
+        return [int(start) for start in starts]
 
     def batch(self, first: int, count: int) -> Batch:
         """The samples `first` to `first + count - 1`, [count, seq_len]."""
-        seq_len, per_pass = self.dataset.seq_len, self.dataset.samples_per_pass
-        tokens = np.empty(count * seq_len + 1, dtype=np.int32)
-        # The last token of each piece is a target alone; in `tokens` the next piece takes its place.
-        ends, after = [], []
-        at = 0
-        for number in range(first, first + count):
-            for start, length in self._pass(number // per_pass).sample(number % per_pass):
-                tokens[at : at + length + 1] = self.dataset.tokens(start, length + 1)
-                at += length
-                ends.append(at - 1)
-                after.append(tokens[at])
-        targets = tokens[1:].copy()
-        targets[ends] = after
-        return Batch(tokens[:-1].reshape(count, seq_len), targets.reshape(count, seq_len))
+        seq_len = self.dataset.seq_len
+        tokens = np.stack(
+            [self.dataset.tokens(start, seq_len + 1) for start in self.starts(first, count)]
+        )
+        return Batch(np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:]))
 
     def microbatches(self, first: int, batch_size: int, n: int) -> list[Batch]:
         """The next `n * batch_size` samples in `n` batches. The order does not depend on `n`."""
         return [self.batch(first + i * batch_size, batch_size) for i in range(n)]
+
+
+ROUNDS = 4
+
+
+def permuted(indices: Indices, n: int, key: np.uint64) -> Indices:
+    """Apply a permutation of 0 .. n - 1, chosen by `key`, to each index. No table of the permutation is needed.
+
+    It is a Feistel network over the smallest power of four that is at least n. Results of n or more go through the
+    network again until they are below n (Black and Rogaway, 2002).
+    """
+    half_bits = np.uint64(max(1, ((max(2, n) - 1).bit_length() + 1) >> 1))
+    low = np.uint64((1 << int(half_bits)) - 1)
+    keys = mixed(np.arange(ROUNDS, dtype=np.uint64), key)
+    result = indices.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        left, right = result[outside] >> half_bits, result[outside] & low
+        for round_key in keys:
+            scrambled = mixed(right, round_key) & low
+            left, right = right, left ^ scrambled
+        result[outside] = (left << half_bits) | right
+        outside = result >= np.uint64(n)
+    return result
+
+
+def mixed(values: Indices, key: np.uint64) -> Indices:
+    """A 64-bit hash with unsigned overflow: the finalizer of SplitMix64 (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64(0x9E3779B97F4A7C15) * (key + np.uint64(1))
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return cast(Indices, z ^ (z >> np.uint64(31)))

@@ -298,15 +298,6 @@ class TokenStream:
             raise ValueError(f"a window cannot have a step, but this one has {step}")
         return self.read(start, max(0, stop - start))
 
-    def positions(self, token: int) -> npt.NDArray[np.int64]:
-        """All positions of an id, ascending. Those of the end-of-text token are the beginnings of the documents."""
-        found = [np.empty(0, dtype=np.int64)]
-        for shard, begin in zip(self._shards, [0, *self._ends], strict=False):
-            for start in range(0, len(shard), _BLOCK):
-                block = shard[start : start + _BLOCK]
-                found.append(np.flatnonzero(block == token) + (begin + start))
-        return np.concatenate(found)
-
     def read(self, start: int, count: int) -> npt.NDArray[np.int32]:
         """`count` ids from `start` on, [count].
 

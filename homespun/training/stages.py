@@ -223,8 +223,7 @@ def tokenize(
         UserError: the tokens cannot be written, or do not fill one sample.
     """
     prepared = prepare(corpus, tokenizer, folder, any_split=any_split, say=say)
-    document_starts = prepared.training.positions(tokenizer.eot_id)
-    dataset = TextDataset(prepared.training, seq_len, document_starts)
+    dataset = TextDataset(prepared.training, seq_len)
     return Tokens(tokenizer, prepared, dataset)
 
 
