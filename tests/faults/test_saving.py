@@ -188,7 +188,7 @@ def test_a_wrong_order_would_show(
 def unflushed_folders(place: Path, strace: list[str], *sabotage: str) -> tuple[int, list[str]]:
     """The folders that two runs made or renamed, the second over the first, and those with no later fsync of their
     parent before the next file got its name in them."""
-    shutil.rmtree(place / "tokens")
+    shutil.rmtree(place / "data")
     made, unflushed = 0, []
     for _ in range(2):
         under = [*strace, "-e", "trace=mkdir,rename,fsync"]
