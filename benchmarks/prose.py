@@ -25,8 +25,8 @@ import tyro
 from benchmarks import report
 from homespun.architectures.families import count_parameters
 from homespun.data.corpus import survey
-from homespun.data.documents import SEPARATOR
 from homespun.language_model import load
+from homespun.tokenizer import END_OF_TEXT
 from homespun.training.evaluate import Evaluator
 
 FIXED = """
@@ -99,7 +99,7 @@ def scored(documents: Sequence[str], held_out: Sequence[str], flags: str, seed: 
     """Train on a file of these documents with the real command, and score the best weights."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "text.txt").write_text(f"\n{SEPARATOR}\n".join(documents), encoding="utf-8")
+        (folder / "text.txt").write_text(f"\n{END_OF_TEXT}\n".join(documents), encoding="utf-8")
         words = ["train", "--data-file", "text.txt", *shlex.split(flags), "--seed", str(seed)]
         print("$ homespun", shlex.join(words), flush=True)
         start = time.perf_counter()
