@@ -158,9 +158,23 @@ class LanguageModel:
         Raises:
             UserError: as `generate`.
         """
+        return list(self.samples(prompt, config, num_samples, **settings))
+
+    def samples(
+        self,
+        prompt: str | None = None,
+        config: SamplingConfig | None = None,
+        num_samples: int = 1,
+        **settings: Any,
+    ) -> Iterator[Continuation]:
+        """As `continuations`; gives each sample as soon as it and those before it have ended.
+
+        Raises:
+            UserError: as `generate`; for the prompt when the first sample is requested.
+        """
         sampling = settings_of(SamplingConfig, config, settings)
         count = checked("num_samples", num_samples, int, {"at_least": 1})
-        return self._session.generate(prompt, sampling, count)
+        return self._session.samples(prompt, sampling, count)
 
     def generate_batch(
         self,

@@ -76,7 +76,7 @@ def generate(settings: Settings) -> int:
     elif config.num_samples == 1:
         write(config.prompt or "", model.stream(config.prompt, config))
     else:
-        samples = model.continuations(config.prompt, config, config.num_samples)
+        samples = model.samples(config.prompt, config, config.num_samples)
         for number, sample in enumerate(samples, start=1):
             put(f"--- {number} of {config.num_samples} ---")
             text = printable((config.prompt or "") + sample.text)

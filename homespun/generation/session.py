@@ -8,6 +8,7 @@ alone, the model begins a new text.
 """
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +69,12 @@ class Session:
             UserError: the prompt is empty, longer than the context or not valid text; a stop string is empty; or the
                 model's output is not finite.
         """
+        return list(self.samples(prompt, config, num_samples))
+
+    def samples(
+        self, prompt: str | None, config: SamplingConfig, num_samples: int
+    ) -> Iterator[Continuation]:
+        """As `generate`; gives each sample as soon as it and those before it have ended."""
         ids = self.prompt_ids(prompt)
         seed = _seed(config)
         texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
@@ -76,11 +83,15 @@ class Session:
         for first in range(0, num_samples, MAX_BATCH):
             batch = texts[first : first + MAX_BATCH]
             if num_samples == 1:
-                self._finish(batch, decoder, logits)
+                steps = self._decode(batch, decoder, logits)
             else:
                 repeated = np.repeat(logits, len(batch), axis=0)
-                self._finish(batch, decoder.repeated(len(batch)), repeated)
-        return [text.continuation() for text in texts]
+                steps = self._decode(batch, decoder.repeated(len(batch)), repeated)
+            waiting = deque(batch)
+            for _ in steps:
+                while waiting and waiting[0].finish:
+                    yield waiting.popleft().continuation()
+            yield from (text.continuation() for text in waiting)
 
     def generate_batch(
         self, prompts: Sequence[str | None], config: SamplingConfig

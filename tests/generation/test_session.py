@@ -84,6 +84,23 @@ def test_a_sample_does_not_depend_on_how_many_there_are(decoders, tokenizer):
     assert len({r.token_ids for r in many}) == MAX_BATCH + 3
 
 
+def test_a_sample_is_given_as_soon_as_it_and_those_before_it_have_ended(decoders, tokenizer):
+    config = SamplingConfig(max_tokens=40, temperature=1, seed=11)
+    factory = decoders(eot=3)
+    expected = Session(factory, tokenizer, 64).generate("x", config, 4)
+    lengths = [len(sample.token_ids) for sample in expected]
+    assert lengths[0] < max(lengths)
+    factory = decoders(eot=3)
+    samples = Session(factory, tokenizer, 64).samples("x", config, 4)
+    read = []
+    for sample, same in zip(samples, expected, strict=True):
+        assert sample == same
+        [first] = factory.made
+        read.append(first.copies[0].tokens_read)
+    assert read == sorted(read)
+    assert read[0] < read[-1]
+
+
 def test_many_samples_run_in_bounded_batches_and_caches_fit_the_text(decoders, tokenizer):
     factory = decoders()
     config = SamplingConfig(max_tokens=4, seed=0)
