@@ -44,7 +44,7 @@ OTHER_NAMES = {
     "1.5b": "gpt2-xl",
     "1558m": "gpt2-xl",
 }
-"""What the sizes are called elsewhere."""
+"""Presets by the names that other programs give to their sizes."""
 
 
 def preset(name: str) -> ModelConfig:

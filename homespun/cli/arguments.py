@@ -287,7 +287,7 @@ def _name(field: Field) -> str:
 
 
 def _label(field: Field, hint: Any, choices: Iterable[str]) -> str:
-    """What is typed for a setting."""
+    """The flag of a setting with a placeholder for its value."""
     name = flag(field.name)
     if field.metadata["positional"]:
         return _name(field)

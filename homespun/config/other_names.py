@@ -1,4 +1,4 @@
-"""What other programs call a setting, so that an unknown name can be answered with the name that it has here."""
+"""Settings by the names that other programs give them. An unknown name is answered with the name used here."""
 
 OTHER_NAMES: dict[str, tuple[str, ...]] = {
     # length and size of a step
