@@ -16,7 +16,6 @@ from homespun.config import ExportConfig, LoadConfig, SamplingConfig
 from homespun.data.batch import Batch
 from homespun.errors import UserError, cannot_write
 from homespun.language_model import LanguageModel, load_stored
-from homespun.model_formats import gguf
 from homespun.model_formats.formats import EXPORTS, Export, open_model
 from homespun.model_formats.stored_model import StoredModel
 from homespun.terminal import Say
@@ -73,7 +72,7 @@ def export_model(config: ExportConfig, say: Say) -> Path:
         copy = temporary / output.name if export.is_file else temporary
         export.write(stored, copy, config.precision)
         say(_summary(config, _proven(config, stored, export.read(copy), say)))
-        moved = _publish(stored, copy, output)
+        moved = _publish(copy, output, export.beside(stored, output.name))
     except OSError as error:
         raise cannot_write(
             error, f"{output} cannot be written", "choose another --output"
@@ -95,10 +94,10 @@ def _output(config: ExportConfig, export: Export) -> Path:
         UserError: a name of the wrong kind, or something else is there.
     """
     if config.output is None:
-        return Path("exported") / ("model.gguf" if export.is_file else str(config.to))
+        return Path("exported") / (f"model{export.suffix}" if export.is_file else config.to)
     output = Path(config.output)
-    if export.is_file and output.suffix != gguf.SUFFIX:
-        raise UserError(f"--output {output}: give a file name that ends in {gguf.SUFFIX}")
+    if export.is_file and output.suffix != export.suffix:
+        raise UserError(f"--output {output}: give a file name that ends in {export.suffix}")
     if output.is_dir() == export.is_file and output.exists():
         raise UserError(f"{output} exists and is no earlier export: choose another --output")
     if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
@@ -181,15 +180,14 @@ def _summary(config: ExportConfig, found: Agreement) -> str:
     )
 
 
-def _publish(stored: StoredModel, copy: Path, output: Path) -> list[Path]:
-    """Give a proven copy its final name; returns the new places of earlier exports."""
+def _publish(copy: Path, output: Path, beside: dict[str, str]) -> list[Path]:
+    """Write the files `beside` a proven copy and give it its final name; returns the new places of earlier exports."""
     moved = []
-    if copy.is_file():
-        modelfile = output.with_name(gguf.MODELFILE)
-        content = gguf.modelfile(stored, output.name).encode()
-        if modelfile.exists() and modelfile.read_bytes() != content:
-            moved.append(durable.set_aside(modelfile))
-        durable.write(modelfile, content)
+    for name, text in beside.items():
+        file, content = output.with_name(name), text.encode()
+        if file.exists() and file.read_bytes() != content:
+            moved.append(durable.set_aside(file))
+        durable.write(file, content)
     if output.exists():
         if output.is_file() or any(output.iterdir()):
             moved.append(durable.set_aside(output))

@@ -28,10 +28,16 @@ class Export:
     """Writes a model to a path in a precision."""
     read: Callable[[Path], StoredModel]
     """Reads it back."""
-    is_file: bool
-    """Whether the path is a file, not a folder."""
     runs_in: str
     """Programs that read the format, and how."""
+    suffix: str = ""
+    """Ending of the file; empty for a format that is a folder."""
+    beside: Callable[[StoredModel, str], dict[str, str]] = lambda model, name: {}
+    """Text files that belong beside a copy of this name, by their names."""
+
+    @property
+    def is_file(self) -> bool:
+        return bool(self.suffix)
 
 
 def read_folder(path: Path) -> StoredModel:
@@ -49,21 +55,20 @@ EXPORTS = {
         huggingface.PRECISIONS,
         huggingface.write_folder,
         read_folder,
-        False,
         'transformers: pipeline("text-generation", model="{path}")',
     ),
     "gguf": Export(
         gguf.PRECISIONS,
         gguf.write_file,
         gguf.read,
-        True,
         "llama.cpp: llama-completion -m {path}; Ollama: ollama create NAME -f {folder}/Modelfile",
+        suffix=gguf.SUFFIX,
+        beside=lambda model, name: {gguf.MODELFILE: gguf.modelfile(model, name)},
     ),
     "mlx": Export(
         mlx.PRECISIONS,
         mlx.write_folder,
         read_folder,
-        False,
         "mlx-lm: mlx_lm.generate --model {path} --prompt TEXT",
     ),
 }
