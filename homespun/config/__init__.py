@@ -7,6 +7,7 @@ from homespun.config.commands import DoctorConfig, ModelsConfig, VerifyConfig
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.generation import (
+    STANDARD_INPUT,
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
@@ -30,6 +31,7 @@ from homespun.config.training import (
 
 __all__ = [
     "LONGEST_CONTEXT",
+    "STANDARD_INPUT",
     "TOKENS_DIR",
     "DoctorConfig",
     "DownloadConfig",
