@@ -18,8 +18,11 @@ from homespun.model_formats.gguf_tokenizer import (
     MERGES,
     MODEL,
     PRE,
+    SCORES,
+    SPACE_FIRST,
     TOKENS,
     TYPES,
+    UNKNOWN_ID,
     from_metadata,
     to_metadata,
 )
@@ -269,7 +272,12 @@ def _add_metadata(writer: Any, model: StoredModel, precision: str) -> None:
     writer.add_tokenizer_pre(vocabulary[PRE])
     writer.add_token_list(vocabulary[TOKENS])
     writer.add_token_types(vocabulary[TYPES])
-    writer.add_token_merges(vocabulary[MERGES])
+    if MERGES in vocabulary:
+        writer.add_token_merges(vocabulary[MERGES])
+    else:
+        writer.add_token_scores(vocabulary[SCORES])
+        writer.add_unk_token_id(vocabulary[UNKNOWN_ID])
+        writer.add_add_space_prefix(vocabulary[SPACE_FIRST])
     writer.add_eos_token_id(vocabulary[EOS])
     writer.add_bos_token_id(tokenizer.eot_id)
     writer.add_add_bos_token(begins_with_separator(model))
