@@ -11,6 +11,7 @@ from homespun import durable
 from homespun.architectures.base import Parameter
 from homespun.architectures.families import FAMILIES, family, model_config, parameters
 from homespun.config import ModelConfig
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.gguf_file import GGUFFile, read_gguf
 from homespun.model_formats.gguf_tokenizer import (
@@ -95,7 +96,7 @@ def _config(file: GGUFFile) -> ModelConfig:
     name = metadata.get("general.architecture")
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
-            f"{path}: models of type {name!r} are not supported: choose one of {', '.join(FAMILIES)}"
+            f"{path}: models of type {shown(name)} are not supported: choose one of {', '.join(FAMILIES)}"
         )
     layout = FAMILIES[name].gguf
 
@@ -103,12 +104,14 @@ def _config(file: GGUFFile) -> ModelConfig:
         value = metadata.get(f"{name}.{key}", default)
         if value is None:
             raise UserError(f"{path}: {name}.{key} is missing: get the file again")
+        if not isinstance(value, int | float | str):
+            raise UserError(f"{path}: {name}.{key} is a list, which is not supported")
         return value
 
     for key, meaning in REFUSED.items():
-        if metadata.get(f"{name}.{key}"):
+        if get(key, 0):
             raise UserError(f"{path}: it has {meaning}, which is not supported")
-    if metadata.get(f"{name}.rope.scaling.type", "none") != "none":
+    if get("rope.scaling.type", "none") != "none":
         raise UserError(f"{path}: it scales rotary positions, which is not supported")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.tokenizer import Tokenizer, sentencepiece_bpe
 from homespun.tokenizer.byte_level_bpe import merge_pair
@@ -115,15 +116,14 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     Raises:
         UserError: another kind of tokenizer, or a damaged one.
     """
-    kind, pre = metadata.get(MODEL), metadata.get(PRE, "default")
-    pre = SAME.get(pre, pre) if isinstance(pre, str) else pre
+    kind, pre = _name(metadata, MODEL), _splitting(metadata)
     if kind != SENTENCEPIECE_BPE and (kind != BYTE_LEVEL_BPE or pre not in SPLITTINGS):
         raise UserError(
             f"{where}: its tokenizer is of kind {kind}, {pre}: only byte-level BPE with the splitting of "
             f"{', '.join(SPLITTINGS)}, and SentencePiece BPE are supported"
         )
     try:
-        tokens = metadata[TOKENS]
+        tokens = _texts(metadata, TOKENS)
         types = np.asarray(metadata.get(TYPES, [NORMAL] * len(tokens))).tolist()
         if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
             raise ValueError("tokens and their types do not fit")
@@ -136,6 +136,31 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where}: its tokenizer is damaged ({error}): get it again") from None
     return Tokenizer.from_json(json.dumps(specification), where, configured=eos_token)
+
+
+def _splitting(metadata: Mapping[str, Any]) -> str:
+    """The name of the splitting, as in `SPLITTINGS` if it is known."""
+    name = _name(metadata, PRE)
+    return SAME.get(name, name)
+
+
+def _name(metadata: Mapping[str, Any], key: str) -> str:
+    """A name in the metadata; another value as it is shown in messages."""
+    name = metadata.get(key, "default")
+    return name if isinstance(name, str) else shown(name)
+
+
+def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
+    """A list of texts.
+
+    Raises:
+        KeyError: there is none.
+        TypeError: it is something else.
+    """
+    texts: list[str] = metadata[key]
+    if not isinstance(texts, list):
+        raise TypeError(f"{key} is no list of texts")
+    return texts
 
 
 def _vocabulary(
@@ -177,8 +202,7 @@ def _byte_level(
     metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]
 ) -> dict[str, Any]:
     """The `tokenizer.json` of a vocabulary whose merges have ranks."""
-    pre = metadata.get(PRE, "default")
-    pre, merges = SAME.get(pre, pre), metadata[MERGES]
+    pre, merges = _splitting(metadata), _texts(metadata, MERGES)
     vocabulary, added = _vocabulary(tokens, types)
     model: dict[str, Any] = {"type": "BPE", "vocab": vocabulary}
     model["merges"] = [_pair(merge) for merge in merges]
