@@ -34,6 +34,14 @@ class Lora:
     targets: tuple[str, ...] = (ALL,)
     """`all`, `attention`, or the last parts of names of matrices, such as `q_proj` or `mlp.c_proj`."""
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: no adapters have this rank or factor.
+        """
+        if self.rank < 1 or not 0 < self.alpha < math.inf:
+            raise ValueError(f"rank {self.rank} and alpha {self.alpha} are not those of adapters")
+
     @property
     def scale(self) -> float:
         """The factor of B A."""
@@ -56,8 +64,8 @@ class Adapter(NamedTuple):
 def adapters(config: ModelConfig, lora: Lora) -> list[Adapter]:
     """The adapters of a model, in the order of its matrices.
 
-    A is random at first and B is zero, so that the model begins as it was. The standard deviation of A is that of PEFT's
-    initial values.
+    A is random at first and B is zero, so that the model begins as it was. The standard deviation of A is that of the
+    initial values of PEFT.
 
     Raises:
         UserError: a target is no matrix of the model, or the rank is larger than a matrix.

@@ -125,8 +125,8 @@ class DecoderModel(nn.Module):
         return (hidden @ self.head.astype(hidden.dtype).T).astype(mx.float32)
 
     def for_decoding(self) -> Self:
-        """A model with matrices in the computing dtype, since decoding reads them once per token, and adapters merged into
-        them."""
+        """A model with adapters merged into its matrices, and these in the computing dtype, since decoding reads them
+        once per token."""
         weights: Weights = dict(tree_flatten(self.parameters()))
         for name, layer in self.named_modules():
             if isinstance(layer, Linear) and layer.lora_scale is not None:

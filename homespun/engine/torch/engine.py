@@ -55,7 +55,7 @@ class TorchEngine:
             self.model = model_class(config.architecture)(config, dtype)
             if options.lora is not None:
                 self.model.add_adapters(options.lora)
-        tensors = dict(self.model.named_parameters())
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters())
         spec = trained_parameters(config, options.lora)
         self.weights: dict[str, Tensor] = {p.name: tensors.pop(p.name) for p in spec}
         """The weights that `state` gives: all of them, or with LoRA those of the adapters."""

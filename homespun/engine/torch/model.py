@@ -79,8 +79,8 @@ class DecoderModel(nn.Module):
             self.lm_head = Linear(c.d_model, c.vocab_size, bias=False)
 
     def add_adapters(self, lora: Lora) -> None:
-        """Add the adapters of LoRA, and leave all other parameters without gradients. The matrices and the head are only
-        read from now on, so they are kept in the computing dtype."""
+        """Add the adapters of LoRA, and leave all other parameters without gradients. The matrices and an untied head
+        are only read from now on, so they are kept in the computing dtype."""
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         for module in self.modules():
@@ -152,8 +152,9 @@ class DecoderModel(nn.Module):
             in_dtype = isinstance(module, (Linear, Embedding))
             for name, weight in module.named_parameters(recurse=False):
                 dtype = self.dtype if in_dtype else weight.dtype
-                whole = isinstance(module, Linear) and name == "weight"
-                tensor = module.merged() if whole else weight.detach()
+                tensor = weight.detach()
+                if isinstance(module, Linear) and name == "weight":
+                    tensor = module.merged()
                 tensor = tensor.to(dtype, copy=copy)
                 ready[id(weight)] = nn.Parameter(tensor, requires_grad=False)
         model = deepcopy(self, ready)  # copies the modules, and takes the tensors from `ready`
