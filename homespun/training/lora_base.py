@@ -29,14 +29,18 @@ def check_settings(config: TrainConfig) -> None:
         for name in ("lora_alpha", "lora_targets"):
             if getattr(config, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} is for adapters: give their size, too, such as --lora-rank 8")
+                raise UserError(
+                    f"{flag} is for adapters: give their size, too, such as --lora-rank 8"
+                )
         return
     if config.init_from is None:
         raise UserError(
             "--lora-rank trains adapters of a model that exists: name it with --init-from, or leave --lora-rank out"
         )
     if config.optimizer == "muon":
-        raise UserError("--lora-rank trains adapters, which AdamW updates: leave --optimizer muon out")
+        raise UserError(
+            "--lora-rank trains adapters, which AdamW updates: leave --optimizer muon out"
+        )
 
 
 def keep_base(
