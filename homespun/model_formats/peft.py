@@ -86,7 +86,7 @@ def _adapters_of(model: StoredModel) -> StoredAdapters:
 
 def _their_names(model: StoredModel, lora: Lora) -> dict[str, str]:
     """The names of the parameters of the adapters in PEFT, by their names here."""
-    names = {}
+    names: dict[str, str] = {}
     for adapter in adapters(model.config, lora):
         layer = f"base_model.model.{adapter.layer}"
         names |= {
