@@ -220,7 +220,7 @@ class OptimizerConfig(Checked):
 
 @dataclass(frozen=True)
 class LoraConfig(Checked):
-    """LoRA. Train small adapters of a model's matrices, and leave the model of --init-from as it is."""
+    """LoRA. Train small adapters of a trained model, and leave its own weights as they are."""
 
     lora_rank: int | None = setting(
         None,
