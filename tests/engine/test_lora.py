@@ -55,7 +55,7 @@ def _logits_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(lora: Lora | None = LORA, **others: Any) -> EngineOptions:
-    chosen = {"precision": "float32", "document_mark": MARK, "threads": 2, "lora": lora} | others
+    chosen = {"precision": "float32", "document_mark": MARK, "threads": 1, "lora": lora} | others
     return EngineOptions(**{"optimizer": SETTINGS} | chosen)
 
 
@@ -254,15 +254,14 @@ def test_float16_trains_adapters() -> None:
 
 def test_compiled_steps_on_mlx_agree() -> None:
     """Weights of the model are inputs of a compiled step: with others, it gives another loss."""
-    usual, compiled = (engine(MlxEngine, QWEN3, compiled=value) for value in (False, True))
-    for step in range(3):
-        a, b = (e.train_step(batches(QWEN3), RATES, step).result() for e in (usual, compiled))
-        assert a.loss == pytest.approx(b.loss, rel=1e-5)
-    compiled.load_base(random_weights(QWEN3, seed=1).items())
-    other = compiled.train_step(batches(QWEN3), RATES, 3).result().loss
-    assert other != pytest.approx(
-        usual.train_step(batches(QWEN3), RATES, 3).result().loss, rel=1e-3
-    )
+    config = dataclasses.replace(LLAMA, n_layers=1)
+    usual, compiled = (engine(MlxEngine, config, compiled=value) for value in (False, True))
+    for seed in range(2):
+        losses = []
+        for one in (usual, compiled):
+            one.load_base(random_weights(config, seed).items())
+            losses.append(one.train_step([random_batch(config)], RATES, seed).result().loss)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @BOTH
