@@ -1,20 +1,22 @@
 """A run with LoRA keeps the model in `base.npz`, saves adapters alone, and goes on from them bit for bit."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 import homespun
+from homespun import durable
 from homespun.architectures.lora import Lora, adapter_parameters
 from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.folder import BASE, BEST
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, UserError
 from homespun.model_formats.formats import open_model
 from homespun.records.events import Event, Started, Step, StopRun, TrainResult
 from homespun.stories import stories
@@ -215,6 +217,35 @@ def test_a_base_that_is_damaged_or_missing_ends_a_resumed_run(place: Path) -> No
     after = {path.name for path in Path("next").glob("*.npz")}
     assert after == before.keys()
     homespun.train(resume="latest", checkpoint_dir="next")
+
+
+def test_a_base_that_does_not_fit_on_the_disk_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = durable.sync
+
+    def full(file: BinaryIO) -> None:
+        if Path(file.name).name.startswith(BASE):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(durable, "sync", full)
+    with pytest.raises(DiskFullError, match=BASE):
+        adapt()
+    assert not Path("next").exists()
+
+
+def test_a_killed_run_leaves_no_half_of_a_base(place: Path) -> None:
+    """The next run removes the file that was being written, and sets a base without checkpoints aside."""
+    Path("next").mkdir()
+    Path(f"next/{BASE}.0123abcd.tmp").write_bytes(b"half")
+    adapt(max_steps=1)
+    assert not list(Path().glob("next*/*.tmp"))
+    for file in Path("next").iterdir():
+        if file.name != BASE:
+            file.unlink()
+    adapt(max_steps=1)
+    assert [path.name for path in Path("next.1").glob("*.npz")] == [BASE]
 
 
 @pytest.mark.parametrize(
