@@ -10,6 +10,7 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
+from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
@@ -34,6 +35,7 @@ from homespun.planning.recipe import (
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 from homespun.training.initial_model import take_weights
+from homespun.training.lora_base import load_base
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -105,8 +107,10 @@ def set_up(
         )
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
-        take_weights(engine, initial)
+        take_weights(engine, initial, planned.lora)
     if point:
+        if base := open_base(point.weights):
+            load_base(engine, base)
         restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
             say(
@@ -298,6 +302,7 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
+        lora=planned.lora,
     )
     try:
         with bar("Making the model", None):
