@@ -219,6 +219,34 @@ class OptimizerConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoraConfig(Checked):
+    """LoRA. Train small adapters of a trained model, and leave its own weights as they are."""
+
+    lora_rank: int | None = setting(
+        None,
+        "Rank of the adapters, such as 8. The model itself is frozen then, which takes half the memory or less.",
+        if_omitted="the whole model is trained",
+        at_least=1,
+        at_most=65_536,
+        on_resume="fixed",
+    )
+    lora_alpha: float | None = setting(
+        None,
+        "Strength of the adapters: their product is multiplied by it and divided by the rank.",
+        if_omitted="twice the rank",
+        above=0,
+        at_most=1e6,
+        on_resume="fixed",
+    )
+    lora_targets: str | None = setting(
+        None,
+        "Matrices with adapters: all, attention, or names such as q_proj,v_proj.",
+        if_omitted="all matrices of the blocks",
+        on_resume="fixed",
+    )
+
+
+@dataclass(frozen=True)
 class MachineConfig(Checked):
     """Machine. Engine, precision, memory and threads."""
 
@@ -258,10 +286,12 @@ class RecordConfig(Checked):
         recipe="up to ten times in a run",
         at_least=1,
     )
-    eval_tokens: int = setting(
-        200_000,
+    eval_tokens: int | None = setting(
+        None,
         "Maximum tokens of the validation text per evaluation, always the same ones. If it changes on resume, the best "
         "weights are measured again.",
+        with_preset=200_000,
+        recipe="200,000; with --init-from as many as take 1% of the time",
         at_least=1,
         on_resume="announced",
     )
@@ -291,7 +321,9 @@ class RecordConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, ShapeConfig):
+class TrainConfig(
+    RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
+):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
     omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
 
@@ -322,6 +354,13 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         "file of weights goes back to that point.",
         const="latest",
         metavar="{never,latest,auto,STEP,FILE}",
+    )
+    init_from: PathName | None = setting(
+        None,
+        "Trained model to go on from: the folder of a run, an .npz file, a Hugging Face or MLX folder, or a GGUF file. "
+        "Its shape and its tokenizer are kept.",
+        if_omitted="a new model",
+        on_resume="fixed",
     )
     tokenizer_path: PathName | None = setting(
         None,
