@@ -61,7 +61,6 @@ CASES = (
     Case("torch", "bfloat16", 4, checkpointing=True),
     Case("torch", "float32", 1),
     Case("torch", "float32", 2),
-    Case("mlx", "float32", 1),
 )
 
 
