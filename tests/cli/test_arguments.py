@@ -71,6 +71,9 @@ def parsed(line: str) -> dict[str, Any]:
         ("verify checkpoints", {"path": "checkpoints"}),
         ("verify --path checkpoints", {"path": "checkpoints"}),
         ("verify", {}),
+        ("eval a b --seq-len 8 c", {"models": ["a", "b", "c"], "seq_len": 8}),
+        ("eval a --stride", {"models": ["a"], "stride": "half"}),
+        ("eval --stride 16 a --max-tokens off", {"stride": 16, "models": ["a"], "max_tokens": None}),
     ],
 )
 def test_the_settings_that_were_given_come_back_and_no_others(
