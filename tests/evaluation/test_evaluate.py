@@ -153,7 +153,15 @@ def test_the_table_and_the_json_agree(place: Path, capsys: pytest.CaptureFixture
     assert main([*words, "--json"]) == 0
     out, err = capsys.readouterr()
     results = [json.loads(line) for line in out.splitlines()]
-    assert title.split() == ["model", "tokens", "window", "slides", "loss", "perplexity", "bits/byte"]
+    assert title.split() == [
+        "model",
+        "tokens",
+        "window",
+        "slides",
+        "loss",
+        "perplexity",
+        "bits/byte",
+    ]
     for row, result in zip(rows, results, strict=True):
         model, tokens, window, by, stride, loss, perplexity, bits = row.split()
         assert (model, window, f"{by} {stride}") == (result["model"], "32", "by 16")

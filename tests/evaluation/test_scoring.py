@@ -30,8 +30,8 @@ class Half:
 
 
 def evaluator(n_tokens: int, **settings: Any) -> Evaluator:
-    """Of the tokens 0, 1, 2, ..., of which each but the first has four bytes."""
-    byte_lengths = np.array([0, *[4] * 5000], dtype=np.int32)
+    """Of the tokens 0, 1, 2, ..., of four bytes each."""
+    byte_lengths = np.full(5001, 4, np.int32)
     settings = {"seq_len": 10, "batch_size": 3, **settings}
     return Evaluator(np.arange(n_tokens), byte_lengths, **settings)
 
