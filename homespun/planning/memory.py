@@ -53,6 +53,8 @@ def what_fits(plan: Plan, limit: int) -> str:
                 if checkpointing and not c.gradient_checkpointing:
                     flags += " --gradient-checkpointing"
                 return f"{flags} makes the same update with {size(needed)}"
+    if c.init_from is not None:
+        return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}
     models = [(_needed(Plan(shaped(p, shape), c), 1), name) for name, p in PRESETS.items()]
     fitting = [(needed, name) for needed, name in models if needed <= limit]
@@ -69,7 +71,7 @@ def _needed(plan: Plan, batch_size: int | None = None, checkpointing: bool | Non
     """Estimated bytes of a step, as planned or with another batch size or checkpointing."""
     c, machine = plan.config, select.machine(plan.config.engine)
     return training_bytes(
-        plan.model,
+        plan.in_training,
         c.batch_size if batch_size is None else batch_size,
         c.optimizer,
         half=machine.computes_in_half(c.precision),
