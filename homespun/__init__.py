@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from homespun.config import (
     DownloadConfig,
+    EvalConfig,
     GenerateConfig,
     ModelConfig,
     SamplingConfig,
@@ -16,8 +17,9 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, train, train_tokenizer
+    from homespun.api import download, evaluate, train, train_tokenizer
     from homespun.data.samples import TextDataset
+    from homespun.evaluation.evaluate import EvalResult
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
     from homespun.tokenizer import Tokenizer
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DownloadConfig",
+    "EvalConfig",
+    "EvalResult",
     "GenerateConfig",
     "LanguageModel",
     "ModelConfig",
@@ -38,18 +42,21 @@ __all__ = [
     "TrainResult",
     "UserError",
     "download",
+    "evaluate",
     "load",
     "train",
     "train_tokenizer",
 ]
 
 _HOMES = {
+    "EvalResult": "homespun.evaluation.evaluate",
     "LanguageModel": "homespun.language_model",
     "StopRun": "homespun.records.events",
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.records.events",
     "download": "homespun.api",
+    "evaluate": "homespun.api",
     "load": "homespun.language_model",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",

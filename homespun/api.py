@@ -6,6 +6,7 @@ from typing import Any
 
 from homespun.config import (
     DownloadConfig,
+    EvalConfig,
     TokenizerConfig,
     TrainConfig,
 )
@@ -13,6 +14,8 @@ from homespun.config.checked import settings_of, shown
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
 from homespun.errors import UserError
+from homespun.evaluation.evaluate import EvalResult
+from homespun.evaluation.evaluate import evaluate as run_evaluation
 from homespun.records.events import Listener, TrainResult
 from homespun.terminal import occupy_standard_descriptors, say
 from homespun.tokenizer import Tokenizer
@@ -75,3 +78,16 @@ def train(
         # The signal was meant for the whole program, which may be a sweep of many runs.
         signal.raise_signal(result.stopped_by)
     return result
+
+
+def evaluate(config: EvalConfig | None = None, **settings: Any) -> list[EvalResult]:
+    """Score a text with one or more models, as `homespun eval` does: a result for each model, in their order.
+
+    Args:
+        config: the settings; `settings` replace some of them: models, data_file, stride, ...
+
+    Raises:
+        UserError: a model or the text cannot be read, a setting does not fit a model, or memory does not suffice.
+    """
+    occupy_standard_descriptors()
+    return list(run_evaluation(settings_of(EvalConfig, config, settings), say))

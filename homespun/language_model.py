@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
-from homespun.config import LoadConfig, Precision, ReaderName, SamplingConfig, TrainConfig
+from homespun.config import Precision, ReaderConfig, ReaderName, SamplingConfig, TrainConfig
 from homespun.config.checked import PathName, checked, settings_of, shown
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
 from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError
-from homespun.generation.session import Continuation, Session
+from homespun.generation.session import Continuation, Prompt, Session
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
@@ -35,21 +35,21 @@ def load(
         path: a file of weights, or the folder of a run, of which the best weights are loaded; a Hugging Face or MLX
             folder; or a GGUF file. Without a path, the run in `checkpoints`; if it has no intact best weights, its
             newest checkpoint, with a note on standard error.
-        engine: the library that computes; see `LoadConfig`.
-        precision: the number format of the computation; see `LoadConfig`.
+        engine: the library that computes; see `ReaderConfig`.
+        precision: the number format of the computation; see `ReaderConfig`.
         threads: CPU threads.
 
     Raises:
         UserError: there is no model, it is damaged, or a setting is impossible.
     """
     named = None if path is None else checked("path", path, PathName)
-    config = LoadConfig(named, engine, precision, threads)
+    config = ReaderConfig(engine, precision, threads)
     if named is None:
         return load_stored(from_checkpoint(_default_weights()), config)
     return load_stored(open_model(Path(named), report=warn), config)
 
 
-def load_stored(stored: StoredModel, config: LoadConfig) -> "LanguageModel":
+def load_stored(stored: StoredModel, config: ReaderConfig) -> "LanguageModel":
     """Read the weights of a model into an engine.
 
     Raises:
@@ -178,11 +178,12 @@ class LanguageModel:
 
     def generate_batch(
         self,
-        prompts: Iterable[str | None],
+        prompts: Iterable[Prompt],
         config: SamplingConfig | None = None,
         **settings: Any,
     ) -> list[Continuation]:
-        """Continue several prompts of any length together, each as if it were alone, up to rounding.
+        """Continue several prompts of any length together, each as if it were alone, up to rounding. A list of ids is
+        taken as the tokens of a prompt, as they are.
 
         Raises:
             UserError: as `generate`, for any of the prompts.

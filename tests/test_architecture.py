@@ -62,6 +62,7 @@ LAYERS = {
         "planning",
         "generation",
         "model_formats",
+        "evaluation.scoring",
     },
     "model_formats": {
         "config",
@@ -82,6 +83,18 @@ LAYERS = {
         "engine.base",
         "engine.select",
         "generation",
+    },
+    "evaluation": {
+        "config",
+        "errors",
+        "workspace",
+        "terminal",
+        "data",
+        "tokenizer",
+        "records.events",
+        "engine.base",
+        "model_formats",
+        "language_model",
     },
     "exporting": {
         "config",

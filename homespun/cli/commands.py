@@ -4,6 +4,8 @@ Each checks its settings and then imports its part of the package, so that help 
 """
 
 import dataclasses
+import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from homespun.cli.arguments import Command
 from homespun.config import (
     DoctorConfig,
     DownloadConfig,
+    EvalConfig,
     ExportConfig,
     GenerateConfig,
     ImportConfig,
@@ -25,7 +28,7 @@ from homespun.config import (
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import columns, counted, printable, put, say, wrapped
+from homespun.terminal import columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -34,6 +37,17 @@ Settings = dict[str, Any]
 
 SHOWN_CONTRADICTIONS = 5
 """Stories whose contradictions `judge` prints; after that it only counts."""
+
+
+SCORE_COLUMNS = {
+    "tokens": 12,
+    "window": 8,
+    "slides": 10,
+    "loss": 9,
+    "perplexity": 13,
+    "bits/byte": 11,
+}
+"""Titles and widths of the figures in the table of `eval`. Each row is printed as soon as its model is scored."""
 
 
 def download(settings: Settings) -> int:
@@ -81,6 +95,40 @@ def generate(settings: Settings) -> int:
             put(f"--- {number} of {config.num_samples} ---")
             text = printable((config.prompt or "") + sample.text)
             put(wrapped(text, columns(sys.stdout)))
+    return 0
+
+
+def evaluate(settings: Settings) -> int:
+    config = EvalConfig(**settings)
+    from homespun.engine import hardware
+    from homespun.evaluation.evaluate import evaluate
+
+    hardware.limit_workers(config.threads)
+    if config.json:
+        for result in evaluate(config, warn):  # standard output is for a program
+            fields = dataclasses.asdict(result)
+            finite = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in fields.items()
+            }
+            put(json.dumps(finite))
+        return 0
+    name_width = max(map(len, ("model", *config.models)))
+    for number, result in enumerate(evaluate(config, say)):
+        if number == 0:
+            titles = "".join(f"{title:>{width}}" for title, width in SCORE_COLUMNS.items())
+            put("model".ljust(name_width) + titles)
+        figures = (
+            f"{result.n_tokens:,}",
+            f"{result.seq_len:,}",
+            "no" if result.stride == result.seq_len else f"by {result.stride:,}",
+            f"{result.loss:.4f}",
+            f"{result.perplexity:,.2f}",
+            f"{result.bits_per_byte:.4f}",
+        )
+        cells = zip(figures, SCORE_COLUMNS.values(), strict=True)
+        row = "".join(f"{figure:>{width}}" for figure, width in cells)
+        put(printable(result.model).ljust(name_width) + row)
     return 0
 
 
@@ -248,6 +296,15 @@ COMMANDS: dict[str, Command] = {
             (
                 'homespun generate --prompt "Once upon a time"',
                 "homespun generate --interactive --temperature 0.6",
+            ),
+        ),
+        Command(
+            "eval",
+            EvalConfig,
+            evaluate,
+            (
+                "homespun eval checkpoints --data-file other.txt",
+                "homespun eval checkpoints smollm2 model.gguf --data-file other.txt --stride",
             ),
         ),
         Command(

@@ -6,10 +6,12 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 from homespun.config.commands import DoctorConfig, ModelsConfig, VerifyConfig
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
+from homespun.config.evaluation import MAX_DEFAULT_CONTEXT, EvalConfig
 from homespun.config.generation import (
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
+    ReaderConfig,
     ReaderName,
     SamplingConfig,
 )
@@ -30,10 +32,12 @@ from homespun.config.training import (
 
 __all__ = [
     "LONGEST_CONTEXT",
+    "MAX_DEFAULT_CONTEXT",
     "TOKENS_DIR",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",
+    "EvalConfig",
     "ExportConfig",
     "ExportPrecision",
     "FormatName",
@@ -48,6 +52,7 @@ __all__ = [
     "Optimizer",
     "OptimizerConfig",
     "Precision",
+    "ReaderConfig",
     "ReaderName",
     "RecordConfig",
     "SamplingConfig",

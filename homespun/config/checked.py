@@ -151,6 +151,8 @@ def checked(name: str, value: Any, kind: Any, bounds: Mapping[str, float] | None
     value = tuple(map(_as_builtin, value)) if several else _as_builtin(value)
     if not _fits(value, kind):
         raise UserError(f"{flag(name)} is {shown(value)}: {_describe_type(kind)} is expected")
+    if several and _is_path(kind):
+        return tuple(checked(name, path, PathName) for path in value)
     if isinstance(value, str):
         _check_text(flag(name), value)
         if _is_path(kind):

@@ -46,6 +46,10 @@ RULES = 2
 differently; surveys by earlier rules are then forgotten."""
 
 
+class TooLittleText(UserError):
+    """A text is too small to hold some of it out for validation."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The documents of a text, and their split into training and validation.
@@ -125,8 +129,8 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         folder: holds the manifest; without it, none is kept.
 
     Raises:
-        UserError: there is nothing to read, a file breaks the policy of `documents`, or the text is too small to be
-            split.
+        UserError: there is nothing to read, or a file breaks the policy of `documents`.
+        TooLittleText: the text is too small to be split.
     """
     snapshot = Snapshot(files_to_read(path))
     manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
@@ -231,7 +235,7 @@ def _read(path: Path) -> Corpus:
             for block in blocks(document.encode(), max_block_bytes):
                 sizes.add(_sha256(block), len(block.encode()))
     if len(sizes.of_one) < 2:
-        raise UserError(
+        raise TooLittleText(
             f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
             "give more text, or more than one document"
         )
