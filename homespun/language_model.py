@@ -16,6 +16,7 @@ from homespun.engine import select
 from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Prompt, Session
+from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
@@ -165,16 +166,19 @@ class LanguageModel:
         prompt: str | None = None,
         config: SamplingConfig | None = None,
         num_samples: int = 1,
+        *,
+        speed: Speed | None = None,
         **settings: Any,
     ) -> Iterator[Continuation]:
-        """As `continuations`; gives each sample as soon as it and those before it have ended.
+        """As `continuations`; gives each sample as soon as it and those before it have ended. `speed` is filled in
+        meanwhile.
 
         Raises:
             UserError: as `generate`; for the prompt when the first sample is requested.
         """
         sampling = settings_of(SamplingConfig, config, settings)
         count = checked("num_samples", num_samples, int, {"at_least": 1})
-        return self._session.samples(prompt, sampling, count)
+        return self._session.samples(prompt, sampling, count, speed)
 
     def generate_batch(
         self,
@@ -194,15 +198,20 @@ class LanguageModel:
         return self._session.generate_batch(list(prompts), sampling)
 
     def stream(
-        self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
+        self,
+        prompt: str | None = None,
+        config: SamplingConfig | None = None,
+        *,
+        speed: Speed | None = None,
+        **settings: Any,
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece as the model writes, without the prompt.
+        """Continue a prompt, piece by piece as the model writes, without the prompt. `speed` is filled in meanwhile.
 
         Raises:
             UserError: as `generate`, when the first piece is requested.
         """
         sampling = settings_of(SamplingConfig, config, settings)
-        return self._session.stream(prompt, sampling)
+        return self._session.stream(prompt, sampling, speed)
 
     def save_weights(self, path: str | Path) -> None:
         """Write the model with its shape and tokenizer to one file, from which `load` reads it.

@@ -8,11 +8,13 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homespun.cli.arguments import Command
 from homespun.config import (
+    STANDARD_INPUT,
     DoctorConfig,
     DownloadConfig,
     EvalConfig,
@@ -81,20 +83,30 @@ def train(settings: Settings) -> int:
 
 def generate(settings: Settings) -> int:
     config = GenerateConfig(**settings)
+    prompt = _prompt(config)
     from homespun.generation.interactive import interact, write
+    from homespun.generation.speed import Speed
 
     model = _load(config)
     _check_agreement(config, model)
+    speed = Speed()
+
+    def report() -> None:
+        if config.verbose:
+            warn(str(speed))
+
     if config.interactive:
-        interact(model.stream, config, config.prompt)
-    elif config.num_samples == 1:
-        write(config.prompt or "", model.stream(config.prompt, config))
+        interact(partial(model.stream, speed=speed), config, prompt, report)
+        return 0
+    if config.num_samples == 1:
+        write(prompt or "", model.stream(prompt, config, speed=speed))
     else:
-        samples = model.samples(config.prompt, config, config.num_samples)
+        samples = model.samples(prompt, config, config.num_samples, speed=speed)
         for number, sample in enumerate(samples, start=1):
             put(f"--- {number} of {config.num_samples} ---")
-            text = printable((config.prompt or "") + sample.text)
+            text = printable((prompt or "") + sample.text)
             put(wrapped(text, columns(sys.stdout)))
+    report()
     return 0
 
 
@@ -220,6 +232,21 @@ def verify(settings: Settings) -> int:
     return 0
 
 
+def _prompt(config: GenerateConfig) -> str | None:
+    """The text to continue, from wherever it comes.
+
+    Raises:
+        UserError: it cannot be read, or there is none.
+    """
+    if config.prompt_file is None and config.prompt != STANDARD_INPUT:
+        return config.prompt
+    from homespun.generation import prompt
+
+    if config.prompt_file is not None:
+        return prompt.from_file(Path(config.prompt_file))
+    return prompt.from_standard_input()
+
+
 def _load(config: LoadConfig) -> "LanguageModel":
     from homespun.language_model import load
 
@@ -295,6 +322,7 @@ COMMANDS: dict[str, Command] = {
             generate,
             (
                 'homespun generate --prompt "Once upon a time"',
+                "homespun generate --prompt-file beginning.txt --num-samples 3",
                 "homespun generate --interactive --temperature 0.6",
             ),
         ),

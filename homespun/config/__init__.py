@@ -8,6 +8,7 @@ from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.evaluation import MAX_DEFAULT_CONTEXT, EvalConfig
 from homespun.config.generation import (
+    STANDARD_INPUT,
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
@@ -33,6 +34,7 @@ from homespun.config.training import (
 __all__ = [
     "LONGEST_CONTEXT",
     "MAX_DEFAULT_CONTEXT",
+    "STANDARD_INPUT",
     "TOKENS_DIR",
     "DoctorConfig",
     "DownloadConfig",

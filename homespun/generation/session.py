@@ -21,6 +21,7 @@ from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats
 from homespun.errors import UserError
 from homespun.generation.sampler import Sampler
+from homespun.generation.speed import Speed
 from homespun.tokenizer import Tokenizer
 
 MAX_BATCH = 16
@@ -75,21 +76,28 @@ class Session:
         return list(self.samples(prompt, config, num_samples))
 
     def samples(
-        self, prompt: str | None, config: SamplingConfig, num_samples: int
+        self,
+        prompt: str | None,
+        config: SamplingConfig,
+        num_samples: int,
+        speed: Speed | None = None,
     ) -> Iterator[Continuation]:
-        """As `generate`; gives each sample as soon as it and those before it have ended."""
+        """As `generate`; gives each sample as soon as it and those before it have ended. `speed` is filled in."""
+        speed = speed or Speed()
+        speed.begin(num_samples)
         ids = self.prompt_ids(prompt)
         seed = _seed(config)
         texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
         decoder = self._make_decoder(1, self._cache_length(texts[:1]))
-        logits = decoder.prefill(_tokens([ids]))
+        with speed.prefill(len(ids)):
+            logits = decoder.prefill(_tokens([ids]))
         for first in range(0, num_samples, MAX_BATCH):
             batch = texts[first : first + MAX_BATCH]
             if num_samples == 1:
-                steps = self._decode(batch, decoder, logits)
+                steps = self._decode(batch, decoder, logits, speed)
             else:
                 repeated = np.repeat(logits, len(batch), axis=0)
-                steps = self._decode(batch, decoder.repeated(len(batch)), repeated)
+                steps = self._decode(batch, decoder.repeated(len(batch)), repeated, speed)
             waiting = deque(batch)
             for _ in steps:
                 while waiting and waiting[0].finish:
@@ -112,18 +120,22 @@ class Session:
         return [text.continuation() for text in texts]
 
     def stream(
-        self, prompt: str | None, config: SamplingConfig
+        self, prompt: str | None, config: SamplingConfig, speed: Speed | None = None
     ) -> Generator[str, None, Continuation]:
         """Continue one prompt, piece by piece; the generator's return value is the whole continuation.
 
-        Closing the generator stops the model.
+        Closing the generator stops the model. `speed` is filled in.
 
         Raises:
             UserError: as `generate`, when the first piece is requested.
         """
+        speed = speed or Speed()
+        speed.begin(n_texts=1)
         text = _Text(self._tokenizer, self.prompt_ids(prompt), config, _seed(config))
         decoder = self._make_decoder(1, self._cache_length([text]))
-        for _, piece in self._decode([text], decoder, _prefill(decoder, [text])):
+        with speed.prefill(len(text.ids)):
+            logits = _prefill(decoder, [text])
+        for _, piece in self._decode([text], decoder, logits, speed):
             yield piece
         return text.continuation()
 
@@ -168,17 +180,18 @@ class Session:
         return min(self._context, longest)
 
     def _finish(self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats) -> None:
-        for _ in self._decode(batch, decoder, logits):
+        for _ in self._decode(batch, decoder, logits, Speed()):
             pass
 
     def _decode(
-        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats
+        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats, speed: Speed
     ) -> Iterator[tuple[int, str]]:
         """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
         while True:
-            for index, text in enumerate(batch):
-                if piece := text.extend(logits[index]):
-                    yield index, piece
+            n_unfinished = sum(text.finish is None for text in batch)
+            pieces = [text.extend(row) for text, row in zip(batch, logits, strict=True)]
+            speed.drew(n_unfinished)
+            yield from ((index, piece) for index, piece in enumerate(pieces) if piece)
             if all(text.finish for text in batch):
                 return
             if decoder.length < self._context:

@@ -78,7 +78,8 @@ class Tensor:
             file.seek(self.offset)
             if file.readinto(raw.data) < self.nbytes:
                 raise UserError(f"{self.path}: its end is missing: get it again")
-        values = dequantize(_typed(raw, self.kind), GGMLQuantizationType[self.kind])
+        with np.errstate(all="ignore"):  # a scale of a damaged file may be no number
+            values = dequantize(_typed(raw, self.kind), GGMLQuantizationType[self.kind])
         return np.asarray(values, np.float32).reshape(self.shape)
 
 

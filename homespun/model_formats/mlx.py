@@ -113,7 +113,8 @@ def _dequantised(packed: Entry, scales: Entry, biases: Entry, bits: int) -> Read
         shifts = np.arange(0, 32, bits, dtype=np.uint32)
         numbers = (words[..., None] >> shifts) & np.uint32(2**bits - 1)
         groups = numbers.reshape(*scale.shape, -1).astype(np.float32)
-        return (groups * scale[..., None] + bias[..., None]).reshape(len(words), -1)
+        with np.errstate(all="ignore"):  # a scale of a damaged file may be no number
+            return (groups * scale[..., None] + bias[..., None]).reshape(len(words), -1)
 
     return read
 
