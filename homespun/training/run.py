@@ -11,8 +11,8 @@ from homespun.data.prepare import Prepared
 from homespun.data.samples import TextDataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
-from homespun.planning.estimate import training_bytes
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.memory import step_memory
+from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.schedule import RateCurve, rate_curve
@@ -83,13 +83,7 @@ class Run:
         copies = COPY_SIZE * self.weights_bytes
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = training_bytes(
-            self.model,
-            c.batch_size,
-            c.optimizer,
-            half=machine.computes_in_half(c.precision),
-            checkpointing=c.gradient_checkpointing,
-        )
+        step = step_memory(Plan(self.model, c), machine).total
         return step + copies <= hardware.capacity()
 
 
