@@ -16,16 +16,18 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, train, train_tokenizer
+    from homespun.api import download, plan, train, train_tokenizer
     from homespun.data.samples import TextDataset
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
     from homespun.tokenizer import Tokenizer
+    from homespun.training.forecast import Forecast
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DownloadConfig",
+    "Forecast",
     "GenerateConfig",
     "LanguageModel",
     "ModelConfig",
@@ -39,11 +41,13 @@ __all__ = [
     "UserError",
     "download",
     "load",
+    "plan",
     "train",
     "train_tokenizer",
 ]
 
 _HOMES = {
+    "Forecast": "homespun.training.forecast",
     "LanguageModel": "homespun.language_model",
     "StopRun": "homespun.records.events",
     "TextDataset": "homespun.data.samples",
@@ -51,6 +55,7 @@ _HOMES = {
     "TrainResult": "homespun.records.events",
     "download": "homespun.api",
     "load": "homespun.language_model",
+    "plan": "homespun.api",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
 }
@@ -62,3 +67,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

@@ -87,6 +87,7 @@ LAYERS = {
         "config",
         "errors",
         "terminal",
+        "architectures",
         "model_formats",
         "data.batch",
         "checkpoint",

@@ -40,7 +40,7 @@ def fitting_batch(
         try:
             with bar(f"Trying a micro-batch of {counted(batch_size, 'sequence')}", None):
                 found = probe(
-                    plan.model,
+                    plan.in_training,
                     options,
                     batch_size,
                     engine=c.engine,

@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,20 @@ import numpy as np
 
 FILE = Path(__file__).with_name("curves.json")
 
-RATES_OF_TEXT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+RATES_OF_TEXT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
 RATES_OF_SIZE = (0.2, 0.34, 0.5)
 """The exponents among which a law is fitted. With few points they cannot be told more exactly."""
 REPEATS = 15.0
 """The value of text that is read again decays with this constant, in passes (Muennighoff et al., 2023)."""
 LEAST_SPREAD = 0.01
 """Relative difference of two runs that differ in their seed only."""
-SPREAD_PER_DOUBLING = 0.02
+SPREAD_OF_FEW = 0.1
+"""Added relative uncertainty of a law that rests on one run; it shrinks with their number."""
+LEAST_RUNS = 3
+"""With fewer runs on a kind of text, nothing is expected from them."""
+FARTHEST = 3.0
+"""Nothing is expected of a run that is farther outside of the measured ones, in factors of two."""
+SPREAD_PER_DOUBLING = 0.04
 """Added relative uncertainty for each factor of two that a run is outside of the measured ones."""
 
 
@@ -90,9 +97,9 @@ def points() -> tuple[Point, ...]:
     return tuple(Point(**row) for row in json.loads(FILE.read_text(encoding="utf-8")))
 
 
-def law(text: str) -> Law:
-    """The law that fits the runs on a kind of text best."""
-    measured = [point for point in points() if point.text == text]
+def law(text: str, without: Point | None = None) -> Law:
+    """The law that fits the runs on a kind of text best, `without` one of them."""
+    measured = [point for point in points() if point.text == text and point != without]
     laws = (_fitted(measured, *rates) for rates in itertools.product(RATES_OF_SIZE, RATES_OF_TEXT))
     return min(laws, key=lambda law: law.error)
 
@@ -100,14 +107,19 @@ def law(text: str) -> Law:
 def expected_loss(
     compressed: float, parameters: int, text_tokens: int, tokens: int
 ) -> ExpectedLoss | None:
-    """What a run of the recipe is expected to end with; None if nothing was measured. Arguments as in `Point`."""
-    kinds = {point.text: point.compressed for point in points()}
+    """The loss at the end of a run of the recipe; None if no run like it was measured. Arguments as in `Point`."""
+    counts = Counter(point.text for point in points())
+    kinds = {p.text: p.compressed for p in points() if counts[p.text] >= LEAST_RUNS}
     if not kinds or min(parameters, text_tokens, tokens) < 1:
         return None
     found = {}
     for kind, of_kind in kinds.items():
         planned = Point(kind, "", of_kind, parameters, text_tokens, tokens, 0.0)
-        spread = LEAST_SPREAD + law(kind).error + SPREAD_PER_DOUBLING * _doublings_outside(planned)
+        outside = _doublings_outside(planned)
+        if outside > FARTHEST:
+            return None
+        spread = LEAST_SPREAD + law(kind).error + SPREAD_OF_FEW / counts[kind]
+        spread += SPREAD_PER_DOUBLING * outside
         found[kind] = law(kind).bits_per_byte(planned), spread
     by_compression = sorted(kinds, key=lambda kind: kinds[kind])
     at = [kinds[kind] for kind in by_compression]
@@ -125,10 +137,11 @@ def expected_loss(
 
 
 def _fitted(measured: list[Point], rate_of_size: float, rate_of_text: float) -> Law:
-    """Least squares of the relative errors; a term that would be negative is left out."""
+    """Least squares of the relative errors. A term that would be negative is left out, and so is that of the size where
+    only one was measured."""
     goal = np.array([point.bits_per_byte for point in measured])
     terms = np.array([(1.0, *_terms(point, rate_of_size, rate_of_text)) for point in measured])
-    used = [0, 1, 2]
+    used = [0, 1, 2] if len({point.parameters for point in measured}) > 1 else [0, 2]
     while True:
         found, *_ = np.linalg.lstsq(terms[:, used] / goal[:, None], np.ones(len(goal)), rcond=None)
         if found.min() >= 0 or len(used) == 1:

@@ -24,6 +24,8 @@ HALF_BYTES = 2
 
 UTILISATION = 0.4
 """Share of a machine's peak speed in matrix products that training is expected to reach."""
+EVALUATION_COST = 0.25
+"""Cost of evaluating a token, in training tokens; measured on CPUs."""
 
 
 @dataclass(frozen=True)

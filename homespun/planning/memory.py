@@ -57,6 +57,8 @@ def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
                 if checkpointing and not c.gradient_checkpointing:
                     flags += " --gradient-checkpointing"
                 return f"{flags} makes the same update with {size(needed)}"
+    if c.init_from is not None:
+        return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}
     models = [
         (step_memory(Plan(shaped(p, shape), c), machine, 1).total, name)
@@ -82,9 +84,9 @@ def step_memory(
     c = plan.config
     computing = Computing(
         c.optimizer,
-        machine.step_traits(c.precision, plan.model.seq_len),
+        machine.step_traits(c.precision, c.seq_len),
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
     )
     return training_memory(
-        plan.model, c.batch_size if batch_size is None else batch_size, computing
+        plan.in_training, c.batch_size if batch_size is None else batch_size, computing
     )

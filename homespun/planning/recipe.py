@@ -12,7 +12,11 @@ from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
 from homespun.config.checked import preset_defaults, seconds
 from homespun.errors import UserError
-from homespun.planning.estimate import expected_seconds_per_step, expected_tokens_per_second
+from homespun.planning.estimate import (
+    EVALUATION_COST,
+    expected_seconds_per_step,
+    expected_tokens_per_second,
+)
 from homespun.terminal import counted
 
 LIMITS = ("max_epochs", "max_steps", "time_budget")
@@ -47,6 +51,7 @@ class ResolvedConfig(TrainConfig):
     weight_decay: float = _CHOSEN["weight_decay"]
     beta2: float = _CHOSEN["beta2"]
     log_interval: int = _CHOSEN["log_interval"]
+    eval_tokens: int = _CHOSEN["eval_tokens"]
     eval_interval: int | None = _CHOSEN["eval_interval"]
     """None: about ten times in a run, see `training.due`; the same for the next."""
     sample_interval: int | None = _CHOSEN["sample_interval"]
@@ -67,6 +72,11 @@ class Plan:
     model: ModelConfig
     config: ResolvedConfig
 
+    @property
+    def in_training(self) -> ModelConfig:
+        """The model with the context of the training samples, which may be shorter than its own."""
+        return dataclasses.replace(self.model, seq_len=self.config.seq_len)
+
 
 def given_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that have a value."""
@@ -80,6 +90,7 @@ def plan(
     n_samples: int,
     flops_per_second: float,
     compiles_at_once: bool = False,
+    initial: ModelConfig | None = None,
 ) -> Plan:
     """Choose every setting that is left open.
 
@@ -88,25 +99,32 @@ def plan(
         n_samples: samples of `config.seq_len` tokens in the training text.
         flops_per_second: of large matrix products on this machine, in the precision of the run.
         compiles_at_once: compiling takes no time, so that even a short run profits from it.
+        initial: the shape of a trained model from which the run goes on.
 
     Raises:
         UserError: settings that contradict each other or the data.
     """
-    config, base, defaults = _defaults(config, n_samples, flops_per_second)
+    config, base, defaults = _defaults(config, n_samples, flops_per_second, initial)
+    if initial is not None:
+        vocab_size = initial.vocab_size
     resolved = dataclasses.replace(defaults, **given_settings(config) | {"vocab_size": vocab_size})
     limits = step_limits(resolved, n_samples).values()
     if config.warmup_steps is None and resolved.warmup_steps and limits:
         warmup_steps = min(resolved.warmup_steps, max(1, min(limits) // 2))
         resolved = dataclasses.replace(resolved, warmup_steps=warmup_steps)
-    model = shaped(
+    model = initial or shaped(
         base, {name: getattr(resolved, name) for name in (*SHAPE, "vocab_size", "seq_len")}
     )
-    if config.model_size is None:
-        seen = expected_passes(model, resolved, n_samples, flops_per_second)
+    in_training = Plan(model, resolved).in_training
+    if initial is not None and config.eval_interval is None:
+        steps = expected_steps(in_training, resolved, n_samples, flops_per_second)
+        resolved = dataclasses.replace(resolved, eval_interval=max(1, steps // CHECKS_PER_RUN))
+    if config.model_size is None and initial is None:
+        seen = expected_passes(in_training, resolved, n_samples, flops_per_second)
         resolved = dataclasses.replace(resolved, **limit_memorizing(config, seen))
     check_step_fits(resolved.sequences_per_step, config.seq_len, n_samples)
     if resolved.compile == "auto":
-        expected = expected_seconds(model, resolved, n_samples, flops_per_second)
+        expected = expected_seconds(in_training, resolved, n_samples, flops_per_second)
         resolved = dataclasses.replace(
             resolved,
             compile="on" if compiles_at_once or expected >= MIN_SECONDS_TO_COMPILE else "off",
@@ -115,7 +133,7 @@ def plan(
 
 
 def _defaults(
-    config: TrainConfig, n_samples: int, flops_per_second: float
+    config: TrainConfig, n_samples: int, flops_per_second: float, initial: ModelConfig | None
 ) -> tuple[TrainConfig, ModelConfig, ResolvedConfig]:
     """The config with a limit, the model to start from, and the settings for all that the config leaves open."""
     unlimited = all(getattr(config, name) is None for name in LIMITS)
@@ -126,6 +144,8 @@ def _defaults(
         return config, base, ResolvedConfig()
     if unlimited:
         config = dataclasses.replace(config, time_budget=DEFAULT_TIME_BUDGET)
+    if initial is not None:
+        return config, initial, _fine_tuning(config, initial, n_samples, flops_per_second)
     size = _size_for(seconds(config.time_budget or DEFAULT_TIME_BUDGET), flops_per_second)
     return config, preset(size.preset), _recipe(config, size, n_samples)
 
@@ -177,6 +197,14 @@ def expected_passes(
     speed = expected_tokens_per_second(model, flops_per_second)
     tokens = speed * expected_seconds(model, config, n_samples, flops_per_second)
     return tokens / (n_samples * config.seq_len)
+
+
+def expected_steps(
+    model: ModelConfig, config: ResolvedConfig, n_samples: int, flops_per_second: float
+) -> int:
+    """Estimated number of steps of a run whose limits are chosen."""
+    per_step = expected_seconds_per_step(model, config.tokens_per_step, flops_per_second)
+    return int(expected_seconds(model, config, n_samples, flops_per_second) / per_step)
 
 
 def limit_memorizing(config: TrainConfig, passes: float) -> dict[str, Any]:
@@ -245,6 +273,47 @@ def _recipe(config: TrainConfig, size: Size, n_samples: int) -> ResolvedConfig:
         beta2=0.99,
         log_interval=max(1, TOKENS_PER_LOG // size.tokens_per_step),
         eval_interval=None,
+        sample_interval=None,
+    )
+
+
+FINE_TUNING_STEPS = 150
+"""A model that is fine-tuned takes at least about so many steps in its time, if a step can be that small, since the
+first ones only find the direction."""
+MAX_FINE_TUNING_TOKENS = 2048
+"""Per step."""
+FINE_TUNING_RATE = 1e-4
+FINE_TUNING_EPOCHS = 3.0
+CHECKS_PER_RUN = 10
+"""Evaluations of a model that is fine-tuned."""
+EVALUATION_SHARE = 0.01
+"""The fraction of the time that one of them takes."""
+LEAST_EVAL_TOKENS = 4096
+SECONDS_PER_LOG = 2.0
+
+
+def _fine_tuning(
+    config: TrainConfig, model: ModelConfig, n_samples: int, flops_per_second: float
+) -> ResolvedConfig:
+    """The settings that taught a trained model most of a new text: see benchmarks/fine_tuning.py."""
+    in_training = dataclasses.replace(model, seq_len=config.seq_len)
+    speed = expected_tokens_per_second(in_training, flops_per_second)
+    tokens = speed * seconds(config.time_budget or DEFAULT_TIME_BUDGET)
+    tokens_per_step = min(MAX_FINE_TUNING_TOKENS, tokens / FINE_TUNING_STEPS)
+    sequences = min(n_samples, max(1, int(tokens_per_step // config.seq_len)))
+    eval_tokens = int(EVALUATION_SHARE * tokens / EVALUATION_COST)
+    return ResolvedConfig(
+        batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
+        optimizer="adamw",
+        learning_rate=FINE_TUNING_RATE,
+        schedule="linear",
+        min_learning_rate_ratio=0.0,
+        weight_decay=0.0,
+        beta2=0.99,
+        max_epochs=FINE_TUNING_EPOCHS if config.max_steps is None else None,
+        log_interval=max(1, int(SECONDS_PER_LOG * speed / (sequences * config.seq_len))),
+        eval_interval=None,
+        eval_tokens=min(ResolvedConfig.eval_tokens, max(LEAST_EVAL_TOKENS, eval_tokens)),
         sample_interval=None,
     )
 

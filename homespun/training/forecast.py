@@ -21,9 +21,11 @@ from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tok
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine, OutOfMemory
 from homespun.engine.probe import Probed, probe
+from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
 from homespun.planning.estimate import (
+    EVALUATION_COST,
     TrainingMemory,
     expected_seconds_per_step,
 )
@@ -32,12 +34,8 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.due import (
-    CHECKS_PER_RUN,
-    EVALUATION_COST,
-    MAX_CHECK_SHARE,
-    SAMPLING_COST,
-)
+from homespun.training.due import CHECKS_PER_RUN, MAX_CHECK_SHARE, SAMPLING_COST
+from homespun.training.initial_model import initial_model
 from homespun.training.resume import (
     ResumePoint,
     find_point,
@@ -140,9 +138,14 @@ class Forecast:
         return None if self.tokens is None else self.tokens / self.parameters
 
     @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of training on one token."""
+        return flops_per_token(Plan(self.model, self.settings).in_training)
+
+    @property
     def flops(self) -> float | None:
         """Floating-point operations of the whole run."""
-        return None if self.tokens is None else float(self.tokens * flops_per_token(self.model))
+        return None if self.tokens is None else float(self.tokens * self.flops_per_token)
 
     @property
     def tokens_per_second(self) -> float:
@@ -175,7 +178,7 @@ class Forecast:
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
             + (f", {c.grad_accumulation_steps} times" if c.grad_accumulation_steps != 1 else ""),
             "length": self._length(),
-            "compute": f"{flops_per_token(model) / 1e9:.3g} GFLOPs per token"
+            "compute": f"{self.flops_per_token / 1e9:.3g} GFLOPs per token"
             + (f", {self.flops:.2g} FLOPs in all" if self.flops else ""),
             "memory": self._memory(),
             "disk": f"{size(self.disk)} of checkpoints and tokens"
@@ -240,7 +243,8 @@ class Forecast:
             return "not known: " + (
                 "there is no text"
                 if self.text is None
-                else "the measured runs are those of the recipe, with Muon and linear decay"
+                else "no run like this was measured (new models of one or a few million parameters, with Muon and "
+                "linear decay)"
             )
         loss = self.loss
         value, least, most = loss.nats(self.text.bytes_per_token)
@@ -282,13 +286,19 @@ def forecast(
     hardware.limit_workers(wanted.threads)
     target: Machine = sheet or select.machine(wanted.engine)
     notes: list[str] = []
-    corpus, tokenizer, count = _text(wanted, point, say)
+    initial = None
+    if point is None:
+        wanted, initial = initial_model(wanted, say)
+    corpus, tokenizer, count = _text(wanted, point, initial, say)
     if point:
         planned = resumed_plan(wanted, point.header, say)
     else:
         n_tokens = count.training if count else NO_TEXT_TOKENS
         vocab_size = count.vocab_size if count else wanted.vocab_size or AUTO_VOCAB_SIZE
-        planned = choose_plan(wanted, vocab_size, n_tokens // wanted.seq_len, notes.append, target)
+        shape = initial.config if initial else None
+        planned = choose_plan(
+            wanted, vocab_size, n_tokens // wanted.seq_len, notes.append, shape, target
+        )
     mark = tokenizer.eot_id if tokenizer else 0
     if planned.config.auto_batch and not point:
         options = engine_options(planned.config, mark, compiled=False)
@@ -325,7 +335,7 @@ def forecast(
 
 
 def _text(
-    wanted: TrainConfig, point: ResumePoint | None, say: Say
+    wanted: TrainConfig, point: ResumePoint | None, initial: StoredModel | None, say: Say
 ) -> tuple[Corpus | None, Tokenizer | None, TokenCount | None]:
     """The text, its tokenizer if there is one, and the number of its tokens."""
     folder = Path(wanted.tokens_dir)
@@ -334,10 +344,14 @@ def _text(
         tokenizer: Tokenizer | None = resumed_tokenizer(wanted, point.header)
     else:
         if wanted.data_file is None and workspace.recall("data") is None:
-            return None, None, None
+            return None, initial.tokenizer if initial else None, None
         corpus = choose_text(wanted.data_file, say, folder, keeps=False)
-        check_sizes(wanted, corpus)
-        tokenizer = find_tokenizer(wanted.tokenizer_path, wanted.vocab_size, corpus, say)
+        check_sizes(wanted, corpus, initial)
+        tokenizer = (
+            initial.tokenizer
+            if initial
+            else find_tokenizer(wanted.tokenizer_path, wanted.vocab_size, corpus, say)
+        )
     vocab_size = wanted.vocab_size or AUTO_VOCAB_SIZE
     return corpus, tokenizer, count_tokens(corpus, tokenizer, vocab_size, folder)
 
@@ -361,7 +375,7 @@ def _speed(
     """The speed by a probe, or by the data sheet; and the probe."""
     c = planned.config
     flops = machine.flops_per_second(c.precision, c.threads)
-    expected = expected_seconds_per_step(planned.model, c.tokens_per_step, flops)
+    expected = expected_seconds_per_step(planned.in_training, c.tokens_per_step, flops)
     if sheet:
         expected += BYTES_PER_WEIGHT * count_parameters(planned.model) / sheet.bytes_per_second()
         return Speed(
@@ -408,7 +422,7 @@ def _probe(
     try:
         with bar("Measuring some steps", None):
             found = probe(
-                planned.model,
+                planned.in_training,
                 engine_options(c, mark, compiled=compiled),
                 batch_size,
                 engine=c.engine,
@@ -499,12 +513,8 @@ def _loss(
 ) -> ExpectedLoss | None:
     """The loss to expect; only for runs like those that were measured."""
     c = planned.config
-    if (
-        corpus is None
-        or count is None
-        or steps is None
-        or (c.optimizer, c.schedule) != ("muon", "linear")
-    ):
+    is_like_them = (c.optimizer, c.schedule, c.init_from) == ("muon", "linear", None)
+    if not corpus or not count or not steps or not is_like_them:
         return None
     embeddings = sum(p.size for p in parameters(planned.model) if p.group == "embedding")
     return expected_loss(

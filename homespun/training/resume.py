@@ -220,8 +220,11 @@ def _check_headers(point: ResumePoint) -> None:
         position = point.position()
     except (LookupError, ValueError) as error:
         raise _other_version(repr(error)) from None
-    fits = (resolved.vocab_size, resolved.seq_len) == (model.vocab_size, model.seq_len)
-    if position.step != point.weights.step or not fits:
+    # Only a model that came from elsewhere may have a longer context than the samples of its training.
+    fits = resolved.seq_len == model.seq_len or (
+        resolved.init_from is not None and resolved.seq_len < model.seq_len
+    )
+    if position.step != point.weights.step or not fits or resolved.vocab_size != model.vocab_size:
         raise _other_version("its parts do not fit each other")
 
 
@@ -248,16 +251,21 @@ def resumed_tokenizer(requested: TrainConfig, stored: dict[str, Any]) -> Tokeniz
         UserError: another one is given now.
     """
     tokenizer = Tokenizer.from_json(stored["tokenizer"])
-    if (
-        requested.tokenizer_path is not None
-        and requested.tokenizer_path != stored["requested"]["tokenizer_path"]
-        and Tokenizer.load(Path(requested.tokenizer_path)).sha256 != tokenizer.sha256
-    ):
-        raise UserError(
-            f"{requested.tokenizer_path} is not the tokenizer of this run: leave --tokenizer-path out, "
-            "the checkpoint holds the right one"
-        )
+    if requested.tokenizer_path != stored["requested"]["tokenizer_path"]:
+        check_tokenizer_path(requested.tokenizer_path, tokenizer, "this run")
     return tokenizer
+
+
+def check_tokenizer_path(path: str | None, tokenizer: Tokenizer, owner: str) -> None:
+    """Make sure that the tokenizer that is named, if any, is the one that a run or a model has already.
+
+    Raises:
+        UserError: it is another one.
+    """
+    if path is not None and Tokenizer.load(Path(path)).sha256 != tokenizer.sha256:
+        raise UserError(
+            f"{path} is not the tokenizer of {owner}: leave --tokenizer-path out, the right one is known"
+        )
 
 
 def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Plan:

@@ -55,7 +55,8 @@ class Run:
         lengths = [f"{counted(n, 'step')} ({flag(name)})" for name, n in self.limits.items()]
         if c.time_budget:
             lengths.append(f"{c.time_budget} (--time-budget)")
-        return {
+        initial = {"goes on from": c.init_from} if c.init_from else {}
+        return initial | {
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
             f"{counted(model.n_heads, 'head')}, {count_parameters(model) / 1e6:.1f} M parameters",
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
@@ -77,13 +78,18 @@ class Run:
         """Size of the weights, in memory and on disk; each of the optimizer's moments takes as much at most."""
         return 4 * count_parameters(self.model)
 
+    @property
+    def plan(self) -> Plan:
+        """The plan that this run follows."""
+        return Plan(self.model, self.config)
+
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
-        c, machine = self.config, select.machine(self.config.engine)
+        machine = select.machine(self.config.engine)
         copies = COPY_SIZE * self.weights_bytes
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = step_memory(Plan(self.model, c), machine).total
+        step = step_memory(self.plan, machine).total
         return step + copies <= hardware.capacity()
 
 

@@ -19,6 +19,7 @@ from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
+from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.memory import check_memory, out_of_memory, step_memory
 from homespun.planning.recipe import (
@@ -33,6 +34,7 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
+from homespun.training.initial_model import take_weights
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -72,8 +74,10 @@ def smallest_model(config: TrainConfig) -> ModelConfig:
     return shaped(base, given | {"vocab_size": vocab_size})
 
 
-def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
-    """Make a new run ready, or a resumed one.
+def set_up(
+    requested: TrainConfig, point: ResumePoint | None, say: Say, initial: StoredModel | None = None
+) -> Run:
+    """Make a new run ready, or one that goes on from an initial model, or a resumed one.
 
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
@@ -89,12 +93,21 @@ def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
         tokens = tokenize(corpus, tokenizer, planned.config.seq_len, folder, say, any_split=True)
     else:
         corpus = choose_text(requested.data_file, say, folder)
-        check_sizes(requested, corpus)
-        tokenizer = choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
+        check_sizes(requested, corpus, initial)
+        tokenizer = (
+            initial.tokenizer
+            if initial
+            else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
+        )
         tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
-        planned = choose_plan(requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say)
+        shape = initial.config if initial else None
+        planned = choose_plan(
+            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, shape
+        )
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
+    if initial:
+        take_weights(engine, initial)
     if point:
         restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
@@ -144,13 +157,14 @@ def choose_text(
     return corpus
 
 
-def check_sizes(requested: TrainConfig, corpus: Corpus) -> None:
+def check_sizes(requested: TrainConfig, corpus: Corpus, initial: StoredModel | None = None) -> None:
     """Refuse settings that no tokenizer could make possible, before one is trained.
 
     Raises:
         UserError: no model has such a shape, or the text does not fill one step.
     """
-    smallest_model(requested)
+    if initial is None:
+        smallest_model(requested)
     most_tokens = corpus.n_bytes + corpus.n_documents  # one for each byte, and an end-of-text each
     most_samples = most_tokens // requested.seq_len
     check_step_fits(least_sequences_per_step(requested), requested.seq_len, most_samples)
@@ -247,6 +261,7 @@ def choose_plan(
     vocab_size: int,
     n_samples: int,
     say: Say,
+    initial: ModelConfig | None = None,
     machine: Machine | None = None,
 ) -> Plan:
     """The settings of the user, and for all others those that suit the text and the machine; None: this machine.
@@ -263,7 +278,10 @@ def choose_plan(
         n_samples=n_samples,
         flops_per_second=flops_per_second,
         compiles_at_once=machine.compiles_at_once(),
+        initial=initial,
     )
+    if initial:
+        return planned
     if planned.config.max_epochs != requested.max_epochs and requested.model_size is None:
         say(
             "This text is short: a model that reads it too often memorizes it, so the run ends after "

@@ -12,7 +12,6 @@ from homespun.config import TrainConfig
 from homespun.config.checked import seconds
 from homespun.engine.base import OutOfMemory
 from homespun.planning.memory import out_of_memory
-from homespun.planning.recipe import Plan
 from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
@@ -21,9 +20,10 @@ from homespun.terminal import Say
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.ending import headline, what_now
+from homespun.training.initial_model import initial_model
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
-from homespun.training.position import Position
+from homespun.training.position import NEVER, Position
 from homespun.training.resume import ResumePoint, find_point, given_config, with_stored
 from homespun.training.run import Run, bytes_on_disk
 from homespun.training.running_time import RunningTime
@@ -77,11 +77,16 @@ def _train(
 ) -> TrainResult:
     """`train`, from the resumed point on, or from the start."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
+    initial = None
     if point is None:
-        folder.check_space(bytes_on_disk(smallest_model(config), folder.keep))
-    run = set_up(config, point, say)
+        config, initial = initial_model(config, say)
+        model = initial.config if initial else smallest_model(config)
+        folder.check_space(bytes_on_disk(model, folder.keep))
+    run = set_up(config, point, say, initial)
     folder.check_space(bytes_on_disk(run.model, folder.keep))
     position = _begin(point, lock, say)
+    if initial:
+        position.evaluated_at = NEVER
     continues = point is not None and point.state is not None and point.is_in(folder.path)
     with (
         MetricsLog(folder.path / METRICS) as metrics,
@@ -159,7 +164,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
         ended_by = loop.train()
     except OutOfMemory as error:
         saved = bool(loop.saver.saved_at)
-        raise out_of_memory(Plan(run.model, config), saved=saved) from error
+        raise out_of_memory(run.plan, saved=saved) from error
     if ended_by == "time_budget" and (line := unreached_peak(config, position.step)):
         emit.message(line)
     result = TrainResult(

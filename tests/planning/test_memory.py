@@ -64,7 +64,9 @@ def test_what_is_named_fits_and_makes_the_same_update(
 
 
 def test_where_nothing_fits_it_says_so() -> None:
-    assert memory.what_fits(planned(), 10**6, MACHINE).startswith("not even the smallest model fits")
+    assert memory.what_fits(planned(), 10**6, MACHINE).startswith(
+        "not even the smallest model fits"
+    )
 
 
 def without_estimates(message: str) -> str:

@@ -51,7 +51,15 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
     still_open = {field.name for field in dataclasses.fields(config)} - given_settings(
         config
     ).keys()
-    free = {"config", "data_file", "tokenizer_path", "model_size", "threads", "patience"}
+    free = {
+        "config",
+        "data_file",
+        "tokenizer_path",
+        "model_size",
+        "threads",
+        "patience",
+        "init_from",
+    }
     shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
     limits = {"max_epochs", "max_steps", "time_budget"}
     of_its_length = {"warmup_steps", "eval_interval", "sample_interval"}
