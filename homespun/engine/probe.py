@@ -175,7 +175,7 @@ def _options(values: dict[str, Any]) -> EngineOptions:
 def _trained_a_little(model: ModelConfig, options: EngineOptions, name: EngineName) -> Engine:
     """An engine after a step of a tiny model, with which the framework has loaded all that it needs."""
     tiny = dataclasses.replace(
-        family(model.architecture).default_shape(1, 64, 1), vocab_size=257, seq_len=8
+        family(model.architecture).default_shape(2, 192, 3), vocab_size=257, seq_len=8
     )
     engine = select.create(tiny, dataclasses.replace(options, compiled=False), name=name)
     engine.train_step([_batch(tiny, 1, None, 0.0)], RATES, 0).result()

@@ -171,7 +171,7 @@ class TrainResult:
             UserError: pandas is not installed.
         """
         try:
-            import pandas
+            import pandas  # type: ignore[import-untyped]
         except ImportError:
             raise UserError(
                 "a data frame needs pandas: pip install pandas; without it, `records` has the same as dictionaries"
