@@ -332,8 +332,8 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
     )
     init_from: PathName | None = setting(
         None,
-        "Model to go on from, instead of random weights: the folder of a run, an .npz file, a Hugging Face or MLX "
-        "folder, or a GGUF file. Its shape and its tokenizer are kept.",
+        "Trained model to go on from: the folder of a run, an .npz file, a Hugging Face or MLX folder, or a GGUF file. "
+        "Its shape and its tokenizer are kept.",
         if_omitted="a new model",
         on_resume="fixed",
     )
