@@ -115,25 +115,17 @@ def models(settings: Settings) -> int:
     from homespun.architectures.presets import PRESETS, shaped
     from homespun.engine import traits
     from homespun.planning.estimate import Computing, training_memory
-    from homespun.planning.machines import named
 
-    machine = named(config.machine) if config.machine else None
-
-    def gigabytes(model: ModelConfig, precision: str) -> float:
-        half = precision == "bfloat16"
-        use = (
-            machine.step_traits(precision, model.seq_len)
-            if machine
-            else traits.torch_on_cpu(half, model.seq_len)
-        )
-        return training_memory(model, config.batch_size, Computing("adamw", use)).total / 1e9
+    def gigabytes(model: ModelConfig, half: bool) -> float:
+        computing = Computing("adamw", traits.torch_on_cpu(half, model.seq_len))
+        return training_memory(model, config.batch_size, computing).total / 1e9
 
     titles = ("preset", "block", "layers x width")
     figures = ("parameters", "FLOPs/token", "float32", "bfloat16")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
-        memory = [gigabytes(model, precision) for precision in ("float32", "bfloat16")]
+        memory = [gigabytes(model, half) for half in (False, True)]
         shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
         millions, billions = count_parameters(model) / 1e6, flops_per_token(model) / 1e9
         costs = [f"{millions:,.1f} M", f"{billions:,.2f} G"]
@@ -149,8 +141,8 @@ def models(settings: Settings) -> int:
         )
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
-        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on "
-        f"{machine.name if machine else 'a CPU'}; --gradient-checkpointing needs less. homespun plan measures it here."
+        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU; "
+        "--gradient-checkpointing needs less. homespun plan tells it for a machine."
     )
     return 0
 

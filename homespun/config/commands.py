@@ -18,9 +18,6 @@ class ModelsConfig(Checked):
     seq_len: int = setting(
         ModelConfig.seq_len, "Context length in tokens.", at_least=2, at_most=LONGEST_CONTEXT
     )
-    machine: str | None = setting(
-        None, 'The machine whose memory is estimated, such as "M1 Max".', if_omitted="a CPU"
-    )
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ class RecordConfig(Checked):
 @dataclass(frozen=True)
 class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, ShapeConfig):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
-    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
+    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and your --time-budget."""
 
     data_file: PathName | None = setting(
         None,

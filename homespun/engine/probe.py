@@ -7,6 +7,7 @@ peak of its memory is that of the steps. Their tokens are random; documents are 
 import contextlib
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, OptimizerSettings, OutOfMemory
+from homespun.errors import UserError
 
 TIME_LIMIT = 60.0
 """Seconds for all of a probe, with the start of its process."""
@@ -55,6 +57,10 @@ class Probed:
         return accumulation * self.micro_seconds + self.update_seconds
 
 
+class ProbeFailed(UserError):
+    """The process of a probe ended with an error."""
+
+
 def probe(
     model: ModelConfig,
     options: EngineOptions,
@@ -78,7 +84,7 @@ def probe(
 
     Raises:
         OutOfMemory: the steps need more memory than there is.
-        RuntimeError: the process failed for another reason.
+        ProbeFailed: the process failed for another reason.
     """
     request = {
         "model": dataclasses.asdict(model),
@@ -92,7 +98,8 @@ def probe(
         "memory_limit": memory_limit,
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-P", "-m", "homespun.engine.probe"],
+        env=os.environ | {"PYTHONPATH": _search_path()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -114,8 +121,14 @@ def probe(
     if any("out_of_memory" in line for line in lines):
         raise OutOfMemory
     if process.returncode > 0:
-        raise RuntimeError(f"the probe failed: {errors.strip().rpartition(chr(10))[2]}")
+        raise ProbeFailed(f"trial steps failed: {errors.strip().rpartition(chr(10))[2]}")
     return _probed(lines)
+
+
+def _search_path() -> str:
+    """Where the process finds this package, also if it is not installed."""
+    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, places))
 
 
 def _probed(lines: Sequence[dict[str, Any]]) -> Probed | None:

@@ -6,7 +6,7 @@ The update stays the same: a smaller micro-batch comes with more accumulation.
 import dataclasses
 
 from homespun.engine.base import EngineOptions, Machine, OutOfMemory
-from homespun.engine.probe import probe
+from homespun.engine.probe import ProbeFailed, probe
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan
 from homespun.terminal import Say, bar, counted, size
@@ -54,6 +54,9 @@ def fitting_batch(
             say(f"A micro-batch of {counted(batch_size, 'sequence')} ran out of memory.")
             fitting = fitting[1:]
             continue
+        except ProbeFailed as error:
+            say(f"The micro-batch could not be tried: {error}.")
+            break
         took = f", of which a trial took {size(found.memory)}" if found else ""
         return _chosen(plan, batch_size, f"{size(free)} are free{took}", say)
     batch_size = (fitting or [1])[0]

@@ -20,7 +20,7 @@ from homespun.data.corpus import Corpus
 from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tokens
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine, OutOfMemory
-from homespun.engine.probe import Probed, probe
+from homespun.engine.probe import Probed, ProbeFailed, probe
 from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
@@ -432,6 +432,9 @@ def _probe(
             )
     except OutOfMemory:
         notes.append("The steps of the probe ran out of memory.")
+        return None
+    except ProbeFailed as error:
+        notes.append(f"Nothing could be measured: {error}.")
         return None
     return _Probe(found, batch_size) if found else None
 

@@ -7,7 +7,7 @@ import pytest
 from homespun.architectures.presets import preset, shaped
 from homespun.engine import probe as probing
 from homespun.engine.base import EngineOptions, OptimizerSettings, OutOfMemory
-from homespun.engine.probe import _probed, probe
+from homespun.engine.probe import ProbeFailed, _probed, probe
 
 MODEL = shaped(preset("pico"), {"vocab_size": 300, "seq_len": 64})
 OPTIONS = EngineOptions(
@@ -38,7 +38,7 @@ def test_steps_that_need_too_much_end_the_probe_and_nothing_else() -> None:
 
 def test_an_error_of_the_process_is_told() -> None:
     impossible = dataclasses.replace(OPTIONS, precision="float16")
-    with pytest.raises(RuntimeError, match="does not train in float16"):
+    with pytest.raises(ProbeFailed, match="does not train in float16"):
         probe(MODEL, impossible, 1, engine="torch")
 
 
