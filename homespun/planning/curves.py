@@ -16,7 +16,7 @@ import numpy as np
 
 FILE = Path(__file__).with_name("curves.json")
 
-RATES_OF_TEXT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
+RATES_OF_TEXT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
 RATES_OF_SIZE = (0.2, 0.34, 0.5)
 """The exponents among which a law is fitted. With few points they cannot be told more exactly."""
 REPEATS = 15.0
