@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from homespun.architectures.families import family, model_config
+from homespun.architectures.lora import Lora
 from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import select
@@ -181,8 +182,10 @@ def _serve(request: dict[str, Any]) -> None:
 
 def _options(values: dict[str, Any]) -> EngineOptions:
     optimizer = OptimizerSettings(**values["optimizer"])
-    frozen = frozenset(values["frozen"])
-    return EngineOptions(**{**values, "optimizer": optimizer, "frozen": frozen})
+    frozen, lora = frozenset(values["frozen"]), values["lora"]
+    if lora is not None:
+        lora = Lora(**{**lora, "targets": tuple(lora["targets"])})
+    return EngineOptions(**{**values, "optimizer": optimizer, "frozen": frozen, "lora": lora})
 
 
 def _trained_a_little(model: ModelConfig, options: EngineOptions, name: EngineName) -> Engine:

@@ -13,6 +13,7 @@ from homespun.architectures.families import (
     flops_per_token,
     parameters,
 )
+from homespun.architectures.lora import Lora, count_trained
 from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS
 from homespun.engine.muon import MAX_STACK_SIZE
@@ -39,6 +40,8 @@ class Computing:
     """The backward pass computes the activations of each block again."""
     masked: bool = True
     """Documents begin inside the sequences, so that a mask keeps them apart."""
+    lora: Lora | None = None
+    """Adapters are trained alone, with the matrices in the precision of the computation."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,23 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     Args:
         batch_size: sequences in a micro-batch.
     """
-    c, traits = config, computing.traits
+    c, traits, lora = config, computing.traits, computing.lora
     parameter_bytes = FLOAT32_BYTES * count_parameters(c)
     matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
     number_bytes = HALF_BYTES if traits.half else FLOAT32_BYTES
     tokens = batch_size * c.seq_len
+
+    trained_bytes = FLOAT32_BYTES * count_trained(c, lora)
+    weights = parameter_bytes
+    if lora is not None:
+        weights += trained_bytes - (FLOAT32_BYTES - number_bytes) * matrices
 
     kept = family(c.architecture).activations(c)
     attention_weights = c.n_heads * c.seq_len if traits.keeps_attention else 0
     block = tokens * (
         FLOAT32_BYTES * kept.float32 + number_bytes * (kept.computed + attention_weights)
     )
-    casts = number_bytes * matrices if traits.half else 0
+    casts = number_bytes * matrices if traits.half and lora is None else 0
     activations = c.n_layers * block
     if computing.checkpointing:  # the input of every block, and everything of one block at a time
         activations = c.n_layers * tokens * number_bytes * c.d_model + block
@@ -92,18 +100,20 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     # A row of logits is kept as it is and twice in float32. The output layer and one of its gradients are in the
     # precision of the computation.
     logits = min(tokens, HEAD_ROWS) * c.vocab_size * (number_bytes + 2 * FLOAT32_BYTES)
-    head_copies = number_bytes + (number_bytes if traits.half else 0)
+    head_copies = number_bytes if traits.half else 0
+    if lora is None:
+        head_copies += number_bytes
     logits += c.vocab_size * c.d_model * head_copies
     mask = traits.mask_bytes * tokens * c.seq_len if computing.masked else 0
 
     # Muon keeps one moment of a matrix, AdamW two.
-    moments, update = 2 * parameter_bytes, math.floor(traits.update_copies * parameter_bytes)
-    if computing.optimizer == "muon":
+    moments, update = 2 * trained_bytes, math.floor(traits.update_copies * trained_bytes)
+    if computing.optimizer == "muon" and lora is None:
         moments -= FLOAT32_BYTES * matrices
         update += (FLOAT32_BYTES + 2 * number_bytes) * min(matrices, MAX_STACK_SIZE)
     return TrainingMemory(
-        weights=parameter_bytes,
-        gradients=parameter_bytes,
+        weights=weights,
+        gradients=trained_bytes,
         moments=moments,
         activations=activations,
         casts=casts,

@@ -85,6 +85,7 @@ def step_memory(
     computing = Computing(
         c.optimizer,
         machine.step_traits(c.precision, c.seq_len),
+        lora=plan.lora,
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
     )
     return training_memory(

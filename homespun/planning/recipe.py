@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from homespun.architectures.lora import ALL, Lora
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
 from homespun.config.checked import preset_defaults, seconds
@@ -28,6 +29,10 @@ MIN_SECONDS_TO_COMPILE = 600.0
 """Shorter runs are not compiled by a C++ compiler: compiling takes half a minute, and the gain depends on model and
 processor (benchmarks/training.py)."""
 
+
+ALPHA_PER_RANK = 2.0
+"""Alpha of adapters for each rank, where none is given, as in most published runs. In this way one learning rate suits
+every rank."""
 
 _PRESET = preset_defaults(TrainConfig)
 _CHOSEN: dict[str, Any] = {
@@ -73,9 +78,22 @@ class Plan:
     config: ResolvedConfig
 
     @property
+    def lora(self) -> Lora | None:
+        """The adapters that are trained alone, if any."""
+        return lora_of(self.config)
+
+    @property
     def in_training(self) -> ModelConfig:
         """The model with the context of the training samples, which may be shorter than its own."""
         return dataclasses.replace(self.model, seq_len=self.config.seq_len)
+
+
+def lora_of(config: TrainConfig) -> Lora | None:
+    """The adapters of a run, or None if it trains the whole model."""
+    if config.lora_rank is None:
+        return None
+    targets = tuple(name.strip() for name in (config.lora_targets or ALL).split(","))
+    return Lora(config.lora_rank, config.lora_alpha or ALPHA_PER_RANK * config.lora_rank, targets)
 
 
 def given_settings(config: TrainConfig) -> dict[str, Any]:
@@ -283,6 +301,8 @@ first ones only find the direction."""
 MAX_FINE_TUNING_TOKENS = 2048
 """Per step."""
 FINE_TUNING_RATE = 1e-4
+LORA_RATE = 1e-3
+"""Of adapters: ten times that of the whole model, as Schulman et al. (2025) found for many models and texts."""
 FINE_TUNING_EPOCHS = 3.0
 CHECKS_PER_RUN = 10
 """Evaluations of a model that is fine-tuned."""
@@ -305,7 +325,7 @@ def _fine_tuning(
     return ResolvedConfig(
         batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
         optimizer="adamw",
-        learning_rate=FINE_TUNING_RATE,
+        learning_rate=FINE_TUNING_RATE if config.lora_rank is None else LORA_RATE,
         schedule="linear",
         min_learning_rate_ratio=0.0,
         weight_decay=0.0,

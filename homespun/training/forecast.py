@@ -14,6 +14,7 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.families import count_parameters, family, flops_per_token, parameters
+from homespun.architectures.lora import count_trained
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag, seconds
 from homespun.data.corpus import Corpus
@@ -31,11 +32,12 @@ from homespun.planning.estimate import (
 )
 from homespun.planning.machines import BYTES_PER_WEIGHT, DataSheet, named
 from homespun.planning.memory import step_memory, what_fits
-from homespun.planning.recipe import Plan, ResolvedConfig, step_limits
+from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
 from homespun.training.due import CHECKS_PER_RUN, MAX_CHECK_SHARE, SAMPLING_COST
 from homespun.training.initial_model import initial_model
+from homespun.training.lora_base import check_settings
 from homespun.training.resume import (
     ResumePoint,
     find_point,
@@ -118,6 +120,11 @@ class Forecast:
         return family(self.model.architecture).active_parameters(self.model)
 
     @property
+    def trained_parameters(self) -> int:
+        """Number of weights that the run changes: with LoRA those of the adapters."""
+        return count_trained(self.model, lora_of(self.settings))
+
+    @property
     def tokens_per_step(self) -> int:
         return self.settings.tokens_per_step
 
@@ -169,6 +176,8 @@ class Forecast:
         active = ""
         if self.active_parameters != self.parameters:
             active = f", {self.active_parameters / 1e6:.1f} M of them active"
+        if self.trained_parameters != self.parameters:
+            active += f", {self.trained_parameters:,} in adapters are trained"
         facts = {
             "machine": self.machine,
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
@@ -288,6 +297,7 @@ def forecast(
     notes: list[str] = []
     initial = None
     if point is None:
+        check_settings(wanted)
         wanted, initial = initial_model(wanted, say)
     corpus, tokenizer, count = _text(wanted, point, initial, say)
     if point:
@@ -531,7 +541,7 @@ def _loss(
 def _disk(planned: Plan, count: TokenCount | None) -> int:
     per_token = BYTES_PER_TOKEN_ON_DISK[planned.model.vocab_size <= 1 << 16]
     tokens = count.training + count.validation if count else 0
-    return bytes_on_disk(planned.model, planned.config.keep) + per_token * tokens
+    return bytes_on_disk(planned.model, planned.config.keep, planned.lora) + per_token * tokens
 
 
 def _disk_free(folder: Path) -> int:

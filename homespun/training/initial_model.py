@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from homespun.architectures.lora import Lora
 from homespun.config import TrainConfig
 from homespun.config.checked import flag
 from homespun.engine.base import Engine
@@ -58,13 +59,13 @@ def _check_shape(requested: TrainConfig, model: StoredModel) -> None:
             raise UserError(f"{keeps}: it has {flag(name)} {own}, not {given}; leave the flag out")
 
 
-def take_weights(engine: Engine, model: StoredModel) -> None:
-    """Load the weights of a model into the engine of its run.
+def take_weights(engine: Engine, model: StoredModel, lora: Lora | None) -> None:
+    """Load the weights of a model into the engine of its run; with LoRA, they are those that adapters belong to.
 
     Raises:
         UserError: a tensor is damaged, missing, or of another shape.
     """
     try:
-        engine.load(model.tensors())
+        (engine.load if lora is None else engine.load_base)(model.tensors())
     except ValueError as error:
         raise UserError(f"{model.path} does not fit its own description: {error}") from error

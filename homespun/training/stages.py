@@ -10,6 +10,7 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
+from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
@@ -29,12 +30,14 @@ from homespun.planning.recipe import (
     ResolvedConfig,
     check_step_fits,
     least_sequences_per_step,
+    lora_of,
     plan,
     step_limits,
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
 from homespun.training.initial_model import take_weights
+from homespun.training.lora_base import load_base
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -107,8 +110,10 @@ def set_up(
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
-        take_weights(engine, initial)
+        take_weights(engine, initial, planned.lora)
     if point:
+        if base := open_base(point.weights):
+            load_base(engine, base)
         restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
             say(
@@ -336,6 +341,7 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
+        lora=lora_of(c),
     )
 
 

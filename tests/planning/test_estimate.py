@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from homespun.architectures.families import count_parameters, flops_per_token, parameters
+from homespun.architectures.lora import Lora, count_trained
 from homespun.architectures.presets import PRESETS
 from homespun.engine import traits
 from homespun.engine.traits import LONGEST_IN_FULL
@@ -55,6 +56,28 @@ def test_each_part_of_the_memory_depends_on_its_own_settings() -> None:
     assert recomputed.activations < plain.activations
     assert dataclasses.replace(recomputed, activations=plain.activations) == plain
     assert plain.total == sum(dataclasses.asdict(plain).values())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
+    small = dataclasses.replace(PRESETS["gpt2-small"], seq_len=256)
+    lora = Lora(8, 16.0)
+    adapters = 4 * count_trained(small, lora)
+    matrices = sum(p.size for p in parameters(small) if p.group == "matrix")
+    computing = Computing("adamw", traits.torch_on_cpu(half, 256))
+    whole = training_memory(small, 1, computing)
+    ours = training_memory(small, 1, dataclasses.replace(computing, lora=lora))
+    assert adapters < whole.weights / 50
+    assert (ours.gradients, ours.moments) == (adapters, 2 * adapters)
+    # The matrices are kept in the precision of the computation alone.
+    assert ours.weights == whole.weights + adapters - (2 * matrices if half else 0)
+    assert ours.casts == 0
+    assert (ours.activations, ours.mask) == (whole.activations, whole.mask)
+    gradient = small.vocab_size * small.d_model * (2 if half else 4)
+    assert ours.logits == whole.logits - gradient
+    assert ours.total < whole.total / 2
+    by_muon = training_memory(small, 1, dataclasses.replace(computing, optimizer="muon", lora=lora))
+    assert by_muon == ours
 
 
 @pytest.mark.parametrize(

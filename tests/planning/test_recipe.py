@@ -59,6 +59,9 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "threads",
         "patience",
         "init_from",
+        "lora_rank",
+        "lora_alpha",
+        "lora_targets",
     }
     shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
     limits = {"max_epochs", "max_steps", "time_budget"}
