@@ -27,7 +27,7 @@ from homespun.language_model import load
 from homespun.planning import curves
 from homespun.records import metrics
 
-STORIES = "homespun download --dataset stories --num-samples 50000"
+STORIES = "download --dataset stories --num-samples 50000"
 SHAPES = {
     "pico": "--n-layers 2 --d-model 192 --n-heads 6 --d-ff 256",
     "nano": "--n-layers 4 --d-model 256 --n-heads 4",
@@ -110,14 +110,10 @@ def main(prose: Path, only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
         prose: a text of prose; the other text are the built-in stories.
         only: indices of the cases to measure.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _run(shlex.split(STORIES), folder)
-        texts = {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
-        for case in (CASES[number] for number in only):
-            known = {(p.text, p.run) for p in curves.points()}
-            if (case.text, case.flags) not in known:
-                write([*curves.points(), measured(case, texts[case.text], folder)])
+    known = {(p.text, p.run) for p in curves.points()}
+    cases = [CASES[number] for number in only]
+    if missing := [case for case in cases if (case.text, case.flags) not in known]:
+        measure(missing, prose)
     earlier = [*demo_points(), readme_point()]
     known = {point.run for point in earlier}
     write([*earlier, *(point for point in curves.points() if point.run not in known)])
@@ -134,6 +130,16 @@ def main(prose: Path, only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
         for p in curves.points()
     ]
     report.save("curves", {"final loss of the recipe": shown})
+
+
+def measure(cases: list[Case], prose: Path) -> None:
+    """Add the points of these runs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _run(shlex.split(f"homespun {STORIES}"), folder)
+        texts = {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
+        for case in cases:
+            write([*curves.points(), measured(case, texts[case.text], folder)])
 
 
 def write(points: list[curves.Point]) -> None:

@@ -1,4 +1,4 @@
-"""Loss on one author's prose, after the same time: of a trained model that goes on, fully or with LoRA, and of a new one.
+"""Loss on one author's prose after the same time: of a trained model that goes on, fully or with LoRA, and a new one.
 
     python -m benchmarks.fine_tuning andersen.txt smollm2
 

@@ -26,7 +26,7 @@ class TokenCount:
     n_documents: int
     """Of the training side, in proportion to its bytes."""
     bytes_per_token: float
-    """Of the training side."""
+    """Of the validation side, on which losses are measured."""
     estimated_from: str | None
     """None if the tokens were counted, else how they were estimated."""
 
@@ -58,7 +58,7 @@ def count_tokens(
             len(prepared.validation),
             tokenizer.vocab_size,
             documents,
-            training_bytes / len(prepared.training),
+            corpus.validation_bytes / len(prepared.validation),
             estimated_from=None,
         )
     with bar("Estimating the number of tokens", None):
@@ -69,12 +69,15 @@ def count_tokens(
             tokenizer = train(sample, vocab_size)
             how = f"a tokenizer trained on {how}, which is not kept"
         per_byte = len(tokenizer.join(sample)) / n_bytes
+        held_out = list(_first(corpus.validation(), SAMPLE_BYTES))
+        held_out_bytes = sum(len(document.encode()) for document in held_out)
+        bytes_per_token = held_out_bytes / len(tokenizer.join(held_out))
     return TokenCount(
         round(per_byte * training_bytes),
-        round(per_byte * corpus.validation_bytes),
+        round(corpus.validation_bytes / bytes_per_token),
         tokenizer.vocab_size,
         documents,
-        1 / per_byte,
+        bytes_per_token,
         how,
     )
 

@@ -305,9 +305,8 @@ def forecast(
     else:
         n_tokens = count.training if count else NO_TEXT_TOKENS
         vocab_size = count.vocab_size if count else wanted.vocab_size or AUTO_VOCAB_SIZE
-        shape = initial.config if initial else None
         planned = choose_plan(
-            wanted, vocab_size, n_tokens // wanted.seq_len, notes.append, shape, target
+            wanted, vocab_size, n_tokens // wanted.seq_len, notes.append, initial, target
         )
     mark = tokenizer.eot_id if tokenizer else 0
     if planned.config.auto_batch and not point:

@@ -10,7 +10,7 @@ from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel
-from homespun.planning.recipe import SHAPE
+from homespun.planning.recipe import SHAPE, ResolvedConfig
 from homespun.terminal import Say
 from homespun.training.resume import check_tokenizer_path
 
@@ -57,6 +57,14 @@ def _check_shape(requested: TrainConfig, model: StoredModel) -> None:
         given, own = getattr(requested, name), getattr(model.config, name)
         if given not in (None, own):
             raise UserError(f"{keeps}: it has {flag(name)} {own}, not {given}; leave the flag out")
+
+
+def own_settings(model: StoredModel) -> ResolvedConfig | None:
+    """The settings of the run that trained a model; None for a model from elsewhere."""
+    try:
+        return ResolvedConfig(**model.header["resolved"])
+    except (LookupError, TypeError, UserError):
+        return None
 
 
 def take_weights(engine: Engine, model: StoredModel, lora: Lora | None) -> None:

@@ -26,6 +26,7 @@ from homespun.planning.memory import check_memory, out_of_memory, step_memory
 from homespun.planning.recipe import (
     SHAPE,
     SIZES,
+    Initial,
     Plan,
     ResolvedConfig,
     check_step_fits,
@@ -36,7 +37,7 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
-from homespun.training.initial_model import take_weights
+from homespun.training.initial_model import own_settings, take_weights
 from homespun.training.lora_base import load_base
 from homespun.training.resume import (
     ResumePoint,
@@ -103,9 +104,8 @@ def set_up(
             else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
         )
         tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
-        shape = initial.config if initial else None
         planned = choose_plan(
-            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, shape
+            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
         )
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
@@ -266,7 +266,7 @@ def choose_plan(
     vocab_size: int,
     n_samples: int,
     say: Say,
-    initial: ModelConfig | None = None,
+    initial: StoredModel | None = None,
     machine: Machine | None = None,
 ) -> Plan:
     """The settings of the user, and for all others those that suit the text and the machine; None: this machine.
@@ -283,7 +283,7 @@ def choose_plan(
         n_samples=n_samples,
         flops_per_second=flops_per_second,
         compiles_at_once=machine.compiles_at_once(),
-        initial=initial,
+        initial=Initial(initial.config, own_settings(initial)) if initial else None,
     )
     if initial:
         return planned
