@@ -314,8 +314,9 @@ def forecast(
         planned = fitting_batch(planned, target, options, notes.append, probes=sheet is None)
     memory = step_memory(planned, target)
     speed, probed = _speed(planned, target, sheet, mark, count, notes)
-    fraction = planned.config.batch_size if probed is None else probed.batch_size
-    measured = probed.probed.memory if probed and fraction == planned.config.batch_size else None
+    measured = None
+    if probed and probed.batch_size == planned.config.batch_size:
+        measured = probed.probed.memory
     _note_memory(planned, target, memory, measured, notes)
     length = _Length(planned, count, speed)
     done = point.position().step if point else 0
