@@ -7,10 +7,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from homespun.architectures.families import count_parameters
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
 from homespun.config import Precision, ReaderConfig, ReaderName, SamplingConfig, TrainConfig
-from homespun.config.checked import PathName, checked, settings_of, shown
+from homespun.config.checked import PathName, checked, settings_of, shown, takes_settings_of
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
 from homespun.engine.base import Floats, Reader
@@ -20,7 +21,7 @@ from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
-from homespun.terminal import warn
+from homespun.terminal import counted, warn
 
 
 def load(
@@ -99,6 +100,13 @@ class LanguageModel:
         self.engine = reader
         self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
 
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"<LanguageModel {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
+            f"{count_parameters(c) / 1e6:.1f} M parameters, vocabulary {c.vocab_size:,}, context {c.seq_len:,}>"
+        )
+
     @overload
     def __call__(self, tokens: npt.ArrayLike) -> Floats: ...
     @overload
@@ -131,6 +139,7 @@ class LanguageModel:
         total, count = self.engine.loss(Batch(np.atleast_2d(ids), np.atleast_2d(follow)))
         return logits, total / max(1, count)
 
+    @takes_settings_of(SamplingConfig)
     def generate(
         self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
     ) -> str:
@@ -147,6 +156,7 @@ class LanguageModel:
         [written] = self._session.generate(prompt, sampling)
         return (prompt or "") + written.text
 
+    @takes_settings_of(SamplingConfig)
     def continuations(
         self,
         prompt: str | None = None,
@@ -161,6 +171,7 @@ class LanguageModel:
         """
         return list(self.samples(prompt, config, num_samples, **settings))
 
+    @takes_settings_of(SamplingConfig)
     def samples(
         self,
         prompt: str | None = None,
@@ -180,6 +191,7 @@ class LanguageModel:
         count = checked("num_samples", num_samples, int, {"at_least": 1})
         return self._session.samples(prompt, sampling, count, speed)
 
+    @takes_settings_of(SamplingConfig)
     def generate_batch(
         self,
         prompts: Iterable[Prompt],
@@ -197,6 +209,7 @@ class LanguageModel:
             raise UserError(f"prompts is {shown(prompts)}: a list of texts is expected")
         return self._session.generate_batch(list(prompts), sampling)
 
+    @takes_settings_of(SamplingConfig)
     def stream(
         self,
         prompt: str | None = None,

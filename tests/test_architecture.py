@@ -34,7 +34,17 @@ LAYERS = {
     "records": {"config", "errors", "durable", "terminal"},
     # 3: computation behind one interface, and its cost
     "engine": {"config", "errors", "named_array", "architectures", "data.batch"},
-    "planning": {"config", "errors", "terminal", "architectures", "engine.base", "engine.select"},
+    "planning": {
+        "config",
+        "errors",
+        "terminal",
+        "architectures",
+        "engine.base",
+        "engine.muon",
+        "engine.probe",
+        "engine.select",
+        "engine.traits",
+    },
     # 4: work with a model
     "generation": {
         "config",
@@ -58,6 +68,7 @@ LAYERS = {
         "records",
         "engine.base",
         "engine.hardware",
+        "engine.probe",
         "engine.select",
         "planning",
         "generation",
@@ -77,6 +88,7 @@ LAYERS = {
         "config",
         "errors",
         "terminal",
+        "architectures",
         "model_formats",
         "data.batch",
         "checkpoint",

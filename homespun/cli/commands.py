@@ -25,6 +25,7 @@ from homespun.config import (
     LoadConfig,
     ModelConfig,
     ModelsConfig,
+    PlanConfig,
     TokenizerConfig,
     TrainConfig,
     VerifyConfig,
@@ -72,6 +73,8 @@ def tokenizer(settings: Settings) -> int:
 
 def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
+    if _is_dry(settings):
+        return plan(settings)
     from homespun.training.interrupts import Interrupts
 
     with Interrupts(quits=True) as interrupts:  # before the imports, which may take seconds
@@ -79,6 +82,28 @@ def train(settings: Settings) -> int:
 
         stopped_by = train(settings, say, interrupts).stopped_by
     return 128 + stopped_by if stopped_by else 0
+
+
+def plan(settings: Settings) -> int:
+    given = {name: value for name, value in settings.items() if name not in ("machine", "dry_run")}
+    PlanConfig(**settings)
+    from homespun.training.forecast import forecast
+
+    facts = forecast(given, say, machine=settings.get("machine")).facts()
+    widest = max(map(len, facts))
+    for name, fact in facts.items():
+        put(wrapped(f"{name:<{widest}}  {fact}", columns(sys.stdout), " " * (widest + 2)))
+    return 0
+
+
+def _is_dry(settings: Settings) -> bool:
+    """Whether the settings of a run, or the file that they name, only ask for a plan."""
+    from homespun.config.toml_file import read_toml
+
+    stated = dict(settings)
+    if file := settings.get("config"):
+        stated = read_toml(Path(file), TrainConfig) | stated
+    return bool(stated.get("dry_run"))
 
 
 def generate(settings: Settings) -> int:
@@ -148,21 +173,23 @@ def models(settings: Settings) -> int:
     config = ModelsConfig(**settings)
     from homespun.architectures.families import count_parameters, flops_per_token
     from homespun.architectures.presets import PRESETS, shaped
-    from homespun.planning.estimate import training_bytes
+    from homespun.engine import traits
+    from homespun.planning.estimate import Computing, training_memory
+
+    def gigabytes(model: ModelConfig, half: bool) -> float:
+        computing = Computing("adamw", traits.torch_on_cpu(half, model.seq_len))
+        return training_memory(model, config.batch_size, computing).total / 1e9
 
     titles = ("preset", "block", "layers x width")
     figures = ("parameters", "FLOPs/token", "float32", "bfloat16")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
-        memory = [
-            training_bytes(model, config.batch_size, "adamw", half=half, checkpointing=False) / 1e9
-            for half in (False, True)
-        ]
+        memory = [gigabytes(model, half) for half in (False, True)]
         shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
         millions, billions = count_parameters(model) / 1e6, flops_per_token(model) / 1e9
         costs = [f"{millions:,.1f} M", f"{billions:,.2f} G"]
-        rows.append([*shape, *costs, *(f"{gigabytes:,.1f} GB" for gigabytes in memory)])
+        rows.append([*shape, *costs, *(f"{needed:,.1f} GB" for needed in memory)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
@@ -174,8 +201,8 @@ def models(settings: Settings) -> int:
         )
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
-        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens; "
-        "--gradient-checkpointing needs less."
+        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU; "
+        "--gradient-checkpointing needs less. homespun plan tells it for a machine."
     )
     return 0
 
@@ -314,6 +341,20 @@ COMMANDS: dict[str, Command] = {
                 *("data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
                 *("batch_size", "seq_len", "learning_rate", "vocab_size"),
                 *("checkpoint_dir", "resume", "config"),
+            ),
+        ),
+        Command(
+            "plan",
+            PlanConfig,
+            plan,
+            (
+                "homespun plan --data-file book.txt --time-budget 1h",
+                'homespun plan --model-size tiny --max-steps 10000 --machine "M1 Max 32GB"',
+            ),
+            _train_choices,
+            most_used=(
+                *("machine", "data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
+                *("batch_size", "seq_len", "vocab_size", "resume", "config"),
             ),
         ),
         Command(

@@ -267,6 +267,11 @@ class MachineConfig(Checked):
     gradient_checkpointing: bool = setting(
         False, "Use less memory for activations, at about a third more computation."
     )
+    auto_batch: bool = setting(
+        False,
+        "Choose the largest micro-batch that fits into memory, and as many of them that the update stays the same. A "
+        "resumed run keeps it where it fits.",
+    )
     threads: int | None = setting(
         None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
     )
@@ -325,7 +330,7 @@ class TrainConfig(
     RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
 ):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
-    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
+    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and your --time-budget."""
 
     data_file: PathName | None = setting(
         None,
@@ -373,6 +378,9 @@ class TrainConfig(
         at_least=0,
         on_resume="fixed",
     )
+    dry_run: bool = setting(
+        False, "Say what the run would take, as `homespun plan` does, and write nothing."
+    )
     config: PathName | None = setting(
         None,
         "TOML file with any of these settings (underscores instead of dashes); flags override it.",
@@ -392,3 +400,15 @@ class TrainConfig(
         """The file to resume from, if one is named."""
         named = isinstance(self.resume, str) and self.resume not in ("never", "latest", "auto")
         return Path(str(self.resume)) if named else None
+
+
+@dataclass(frozen=True)
+class PlanConfig(TrainConfig):
+    """Say what a run would take before it starts: memory, time, disk, energy and the loss to expect. It takes all
+    settings of `homespun train`, measures some real steps on this machine (at most a minute), and writes nothing."""
+
+    machine: str | None = setting(
+        None,
+        'Plan for another machine by its data sheet, such as "M1 Max 32GB", "RTX 4090" or "Ryzen 9 7950X".',
+        if_omitted="this machine, measured",
+    )

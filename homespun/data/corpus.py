@@ -116,7 +116,9 @@ class Corpus:
         return _is_divisible(sha256) if chosen is None else sha256 in chosen
 
 
-def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Corpus:
+def survey(
+    path: Path, say: Say | None = None, folder: Path | None = None, *, keeps: bool = True
+) -> Corpus:
     """Find out which documents a text has and how they split.
 
     All of the text is read, with a progress bar on a terminal. The result is kept in a manifest, so that the next
@@ -127,6 +129,7 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         say: receives messages about files that are left out of a folder, or that have changed since their download,
             JSON under the name of a text, and marks inside the documents.
         folder: holds the manifest; without it, none is kept.
+        keeps: whether the manifest is written; otherwise it is only read.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the policy of `documents`.
@@ -140,7 +143,8 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         corpus = _read(path)
         if manifest:
             manifest.note(place, snapshot, _as_fact(corpus))
-            manifest.save()
+            if keeps:
+                manifest.save()
         if say:
             _report_changes(files_to_read(path), say)
     else:

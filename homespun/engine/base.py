@@ -16,14 +16,12 @@ import numpy.typing as npt
 
 from homespun.architectures.lora import Lora
 from homespun.data.batch import Batch, Tokens
+from homespun.engine.traits import StepTraits
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
 
-LONGEST_IN_FULL = 512
-"""The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
-there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""
 HEAD_ROWS = 512
@@ -282,6 +280,9 @@ class Machine(Protocol):
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""
+
+    def step_traits(self, precision: str, seq_len: int) -> StepTraits:
+        """How a training step in this precision, with such a context, uses memory."""
 
     def compiles_at_once(self) -> bool:
         """Whether compilation takes almost no time."""

@@ -293,6 +293,14 @@ def read(
         yield line.record
 
 
+def read_whole(path: Path) -> tuple[dict[str, Any], ...]:
+    """All records of a file, without damaged lines; none if there is no file that can be read."""
+    try:
+        return tuple(read(path, on_damage=lambda error: None))
+    except UserError:
+        return ()
+
+
 def read_lines(
     path: Path, on_damage: Callable[[UserError], object] | None = None
 ) -> Iterator[Line]:

@@ -12,7 +12,7 @@ from homespun.data.prepare import Prepared
 from homespun.data.samples import TextDataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
-from homespun.planning.estimate import training_bytes
+from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
@@ -99,18 +99,11 @@ class Run:
 
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
-        c, machine = self.config, select.machine(self.config.engine)
+        machine = select.machine(self.config.engine)
         copies = COPY_SIZE * self.weights_bytes
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = training_bytes(
-            self.plan.in_training,
-            c.batch_size,
-            c.optimizer,
-            half=machine.computes_in_half(c.precision),
-            checkpointing=c.gradient_checkpointing,
-            lora=self.lora,
-        )
+        step = step_memory(self.plan, machine).total
         return step + copies <= hardware.capacity()
 
 
