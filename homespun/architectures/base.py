@@ -29,6 +29,8 @@ class Parameter:
     stacked: int = 1
     """Number of matrices that are stacked along the rows, such as one for each attention head. Muon orthogonalises each
     of them separately: this costs less than one large matrix, and the model learns as well."""
+    is_router: bool = False
+    """Whether it chooses the experts of a token. Formats do not quantise it, since rounding would change the choice."""
 
     @property
     def decay(self) -> bool:

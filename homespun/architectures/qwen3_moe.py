@@ -90,7 +90,9 @@ class Qwen3Moe(Qwen3):
         if i < c.dense_layers:
             return super().feed_forward(c, i)
         return [
-            linear(f"{block}.mlp.gate", c.experts, c.d_model, std),
+            dataclasses.replace(
+                linear(f"{block}.mlp.gate", c.experts, c.d_model, std), is_router=True
+            ),
             Parameter(
                 f"{block}.{GATE_UP}",
                 (c.experts, 2 * c.d_expert, c.d_model),
