@@ -92,7 +92,7 @@ class Family(ABC):
     has_grouped_heads: bool
     """Whether several attention heads may share one key/value head."""
     expert_family: str = ""
-    """The family that has this block with a mixture of experts as its feed-forward layer; this one if it has experts."""
+    """The family that has this block with experts as its feed-forward layer; this one if it has experts itself."""
     gguf: GGUFLayout
     """How llama.cpp stores these models."""
 

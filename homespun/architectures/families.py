@@ -86,6 +86,18 @@ def count_active_parameters(config: ModelConfig) -> int:
     return family(config.architecture).active_parameters(config)
 
 
+def described_size(config: ModelConfig) -> str:
+    """The number of weights in words, and what a token uses of them where there are experts."""
+    size = f"{count_parameters(config) / 1e6:.1f} M parameters"
+    if not config.experts:
+        return size
+    active = count_active_parameters(config) / 1e6
+    return (
+        f"{size}, of which a token uses {active:.1f} M ({config.experts_per_token} of {config.experts} experts "
+        f"of width {config.d_expert})"
+    )
+
+
 def flops_per_token(config: ModelConfig) -> int:
     """Floating-point operations of training on one token; see `Family.flops_per_token`."""
     return family(config.architecture).flops_per_token(config)

@@ -115,12 +115,12 @@ class Qwen3Moe(Qwen3):
 
     def activations(self, config: ModelConfig) -> Activations:
         c = config
-        dense = super().activations(dataclasses.replace(c, d_ff=0))
+        dense = super().activations(c)
         # For each expert of a token its copy of the token, gate and up, their product, and the result.
         of_expert = 2 * c.d_model + 4 * c.d_expert
         return Activations(
             float32=dense.float32 + 3 * c.experts + c.d_model,
-            computed=dense.computed + c.experts_per_token * of_expert,
+            computed=dense.computed - 4 * c.d_ff + c.experts_per_token * of_expert,
         )
 
     def huggingface_config(self, config: ModelConfig) -> dict[str, Any]:
@@ -145,7 +145,9 @@ class Qwen3Moe(Qwen3):
             raise UserError(f"its blocks {dense} have no experts, which must be the first ones")
         return dataclasses.replace(
             super().from_huggingface_config(values),
-            experts=values["num_experts"] if "num_experts" in values else values["num_local_experts"],
+            experts=values["num_experts"]
+            if "num_experts" in values
+            else values["num_local_experts"],
             experts_per_token=values["num_experts_per_tok"],
             d_expert=values["moe_intermediate_size"],
             dense_layers=len(dense),

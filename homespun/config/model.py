@@ -23,7 +23,9 @@ class ModelConfig(Checked):
     n_kv_heads: int = setting(8, "Key/value heads.", at_least=1)
     head_dim: int = setting(64, "Width of one attention head.", at_least=1)
     d_ff: int = setting(2048, "Width of the feed-forward layers.", at_least=1)
-    experts: int = setting(0, "Experts of a mixture; 0 where the family has none.", at_least=0, at_most=4096)
+    experts: int = setting(
+        0, "Experts of a mixture; 0 where the family has none.", at_least=0, at_most=4096
+    )
     experts_per_token: int = setting(0, "Experts that a token uses.", at_least=0)
     d_expert: int = setting(0, "Width of the feed-forward layer of one expert.", at_least=0)
     dense_layers: int = setting(0, "First blocks that have no experts.", at_least=0)

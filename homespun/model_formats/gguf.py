@@ -253,7 +253,12 @@ def write_file(model: StoredModel, path: Path, precision: str) -> None:
 
 def _precision_of(p: Parameter, config: ModelConfig, precision: str) -> str:
     of_positions = p.group == "embedding" and p.shape[0] != config.vocab_size
-    if p.group == "vector" or p.is_router or of_positions or (precision == "int8" and p.shape[-1] % BLOCK):
+    if (
+        p.group == "vector"
+        or p.is_router
+        or of_positions
+        or (precision == "int8" and p.shape[-1] % BLOCK)
+    ):
         return "float32"
     return precision
 

@@ -55,7 +55,9 @@ def read(folder: WeightsFolder) -> StoredModel:
         for p in expected.values()
     }
     stated = {
-        part.name: part_shape(expected[name], part) for name, parts in layout.items() for part in parts
+        part.name: part_shape(expected[name], part)
+        for name, parts in layout.items()
+        for part in parts
     }
     folder.check(shapes, stated)
     reads = {

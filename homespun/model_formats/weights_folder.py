@@ -23,6 +23,7 @@ FACTS = "homespun.json"
 """Facts about the training of a model, which other programs do not read."""
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+
 @dataclass(frozen=True)
 class WeightsFolder:
     """A folder whose files are open, but whose tensors are still on disk."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.architectures.families import count_parameters
+from homespun.architectures.families import count_parameters, described_size
 from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig
 from homespun.config.checked import flag
@@ -57,7 +57,7 @@ class Run:
             lengths.append(f"{c.time_budget} (--time-budget)")
         return {
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
-            f"{counted(model.n_heads, 'head')}, {count_parameters(model) / 1e6:.1f} M parameters",
+            f"{counted(model.n_heads, 'head')}, {described_size(model)}",
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"

@@ -275,6 +275,8 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
+        aux_loss=c.aux_loss,
+        z_loss=c.z_loss,
     )
     try:
         with bar("Making the model", None):

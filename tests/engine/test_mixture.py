@@ -205,7 +205,9 @@ def test_the_gradient_of_a_router_loss_alone_is_its_finite_difference(
     batches = [random_batch(QWEN3_MOE, rows=2, seed=seed) for seed in (1, 2)]
     factor = 10.0
     plain = router_gradients(kind, batches)
-    whole = router_gradients(kind, batches, **{loss: factor, "gradient_checkpointing": checkpointing})
+    whole = router_gradients(
+        kind, batches, **{loss: factor, "gradient_checkpointing": checkpointing}
+    )
     start = random_weights(QWEN3_MOE)
     for name, gradient in whole.items():
         alone = gradient - plain[name]

@@ -18,7 +18,15 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import loss as torch_loss
 from homespun.engine.torch.engine import TorchEngine
 from homespun.generation.sampler import Sampler
-from tests.reference import GPT2, LLAMA, QWEN3, QWEN3_MOE, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    QWEN3_MOE,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
 CONFIGS = {
     "gpt2": GPT2,

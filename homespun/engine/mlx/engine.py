@@ -187,7 +187,9 @@ class MlxEngine:
             loss = head_loss(hidden.flatten(0, 1), model.head, targets.flatten(), scale)
             if uses is None:
                 return loss, loss, None
-            uses = uses * (scale * (targets != IGNORED).sum())  # a micro-batch counts by its targets
+            uses = uses * (
+                scale * (targets != IGNORED).sum()
+            )  # a micro-batch counts by its targets
             balance, z_loss = uses[:, 0].sum(), uses[:, 1].sum()
             routers = self.options.aux_loss * balance + self.options.z_loss * z_loss
             return loss + routers, loss, uses
@@ -197,7 +199,8 @@ class MlxEngine:
         if sums is None:
             return loss, grads, uses
         added = {name: sums[1][name] + grad for name, grad in grads.items()}
-        return sums[0] + loss, added, None if uses is None else sums[2] + uses
+        all_uses = uses if uses is None or sums[2] is None else sums[2] + uses
+        return sums[0] + loss, added, all_uses
 
     def _step(
         self,
@@ -207,8 +210,8 @@ class MlxEngine:
         lr: dict[str, mx.array],
         limits: mx.array,
     ) -> tuple[Tensors, mx.array]:
-        """Add the last micro-batch and update: all tensors, and loss, gradient norm, 1 where it was applied, and the use
-        of the experts, [3 + blocks * (3 + E)]."""
+        """Add the last micro-batch and update: all tensors, and [3 + blocks * (3 + E)]: loss, gradient norm, 1 where it
+        was applied, and the use of the experts."""
         assert self.optimizer is not None
         weights = {name: old[name] for name in self.names}
         scaled_loss, grads, uses = self._accumulate(weights, sums, last)

@@ -1,4 +1,4 @@
-"""A mixture of experts as a feed-forward layer: the stream flows in, a few experts add to each token, the stream flows out.
+"""A mixture of experts as a feed-forward layer: tokens flow in, the sum of a few experts for each token flows out.
 
 The tokens are sorted by expert, so that each matrix is read once, and only if a token needs it. The twin of
 `torch/mixture.py`; tests compare the two.
@@ -41,9 +41,7 @@ class Experts(nn.Module):
 
         def product(rows: mx.array, matrices: mx.array) -> mx.array:
             turned = matrices.astype(x.dtype).astype(dtype).swapaxes(1, 2)
-            y = mx.gather_mm(
-                rows.astype(dtype), turned, rhs_indices=experts, sorted_indices=True
-            )
+            y = mx.gather_mm(rows.astype(dtype), turned, rhs_indices=experts, sorted_indices=True)
             return y.astype(x.dtype)
 
         gate, up = mx.split(product(x[:, None], self.gate_up_proj), 2, axis=-1)  # [N * k, 1, F]

@@ -123,7 +123,11 @@ class DecoderModel(nn.Module):
         routers = [id(part.weight) for part in self.modules() if isinstance(part, Router)]
 
         def ready(weight: mx.array) -> mx.array:
-            return weight.astype(self.dtype) if weight.ndim > 1 and id(weight) not in routers else weight
+            return (
+                weight.astype(self.dtype)
+                if weight.ndim > 1 and id(weight) not in routers
+                else weight
+            )
 
         model = type(self)(self.config, self.dtype)
         model.update(tree_map(ready, self.parameters()))

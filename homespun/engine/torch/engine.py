@@ -194,10 +194,14 @@ class TorchEngine:
                 part = part + self.options.aux_loss * balance + self.options.z_loss * z_loss
                 all_uses = uses.detach() if all_uses is None else all_uses + uses.detach()
             torch.autograd.backward(part)
-        return loss, all_uses, {
-            name: torch.zeros_like(weight) if weight.grad is None else weight.grad
-            for name, weight in self.trained.items()
-        }
+        return (
+            loss,
+            all_uses,
+            {
+                name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+                for name, weight in self.trained.items()
+            },
+        )
 
     def _dropouts(
         self, microbatches: Sequence[Batch], step: int | None

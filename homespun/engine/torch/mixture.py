@@ -1,4 +1,4 @@
-"""A mixture of experts as a feed-forward layer: the stream flows in, a few experts add to each token, the stream flows out.
+"""A mixture of experts as a feed-forward layer: tokens flow in, the sum of a few experts for each token flows out.
 
 The tokens are sorted by expert, so that each expert multiplies its own tokens only, and all of them in one product.
 
@@ -36,9 +36,10 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """Tokens sorted by expert, [N * k, D], of which those of expert e end before `ends[e]` -> [N * k, D]."""
-        h = grouped_product(x, self.gate_up_proj.to(x.dtype), ends)
+        h: Tensor = grouped_product(x, self.gate_up_proj.to(x.dtype), ends)
         gate, up = h.chunk(2, dim=-1)  # each [N * k, F]
-        return grouped_product(F.silu(gate) * up, self.down_proj.to(x.dtype), ends)
+        y: Tensor = grouped_product(F.silu(gate) * up, self.down_proj.to(x.dtype), ends)
+        return y
 
     def of_one_token(self, x: Tensor, chosen: list[int]) -> Tensor:
         """x [1, D] -> [1, k, D], from the chosen experts alone."""
@@ -72,7 +73,7 @@ class Mixture(nn.Module):
         ends = torch.searchsorted(by_expert, numbers, right=True, out_int32=True)  # [E]
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
         y = self.experts(taken_rows(rows, order // k, back), ends)
-        y = taken_rows(y, back, order).unflatten(0, (-1, k))  # [N, k, D]
+        y = taken_rows(y, back, order).view(len(rows), k, -1)  # [N, k, D]
         y = (weights.unsqueeze(1) @ y).view(x.shape)
         return y, router_use(logits, probabilities, ends)
 

@@ -110,9 +110,7 @@ class DecoderModel(nn.Module):
             )
             if gradient_checkpointing:
                 # A block draws no random numbers: its dropout is among its inputs.
-                x, use = checkpoint(
-                    block, *inputs, use_reentrant=False, preserve_rng_state=False
-                )
+                x, use = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, use = block(*inputs)
             if use is not None:
@@ -126,8 +124,8 @@ class DecoderModel(nn.Module):
         return nn.functional.linear(hidden, self.head.to(hidden.dtype)).float()
 
     def for_decoding(self, *, copy: bool) -> Self:
-        """A model without gradients, with weights in the computing dtype, but for those of norms and routers, and matrices with the
-        same input joined into one.
+        """A model without gradients, with weights in the computing dtype, but for those of norms and routers, and
+        matrices with the same input joined into one.
 
         Args:
             copy: whether later changes of this model's weights must leave the result as it is. Otherwise weights that

@@ -3,7 +3,8 @@
 It follows Hugging Face's Qwen3ForCausalLM. The letters of the shapes are those of `layers.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -71,7 +72,7 @@ class MLP(nn.Module):
 
 
 class Qwen3Block(Block):
-    mlp_class: type[nn.Module] = MLP
+    mlp_class: Callable[[ModelConfig], Any] = MLP
 
     def __init__(self, config: ModelConfig, has_qk_norm: bool) -> None:
         super().__init__()

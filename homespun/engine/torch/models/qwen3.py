@@ -3,7 +3,8 @@
 It follows Hugging Face's Qwen3ForCausalLM. The letters of the shapes are those of `layers.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +105,7 @@ class MLP(nn.Module):
 
 
 class Qwen3Block(Block):
-    mlp_class: type[nn.Module] = MLP
+    mlp_class: Callable[[ModelConfig], Any] = MLP
 
     def __init__(self, config: ModelConfig, has_qk_norm: bool) -> None:
         super().__init__()
