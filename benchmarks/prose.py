@@ -23,7 +23,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks import report
-from homespun.architectures.families import count_parameters
+from homespun.architectures.families import count_active_parameters, count_parameters
 from homespun.data.corpus import survey
 from homespun.evaluation.scoring import Evaluator
 from homespun.language_model import load
@@ -123,6 +123,7 @@ def score(checkpoints: Path, held_out: Sequence[str], seq_len: int | None = None
     bytes_per_token = sum(len(document.encode()) for document in held_out) / len(stream)
     return {
         "M parameters": round(count_parameters(model.config) / 1e6, 1),
+        "M used by a token": round(count_active_parameters(model.config) / 1e6, 1),
         "tokens of text": len(stream),
         "bytes/token": round(bytes_per_token, 5),
         "nats/token": round(nats, 4),

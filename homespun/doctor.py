@@ -226,13 +226,12 @@ def _moved(p: Parameter, weight: Doubles, gradients: list[Doubles], optimizer: s
     if optimizer == "adamw":
         decay = s.weight_decay if p.decay else 0.0
         return adamw(weight, gradients, lr, decay=decay, beta1=s.beta1, beta2=s.beta2, eps=s.eps)
-    parts = [np.split(array, p.stacked) for array in (weight, *gradients)]
-    return np.concatenate(
-        [
-            muon(first, list(others), lr, decay=s.weight_decay, momentum=s.muon_momentum)
-            for first, *others in zip(*parts, strict=True)
-        ]
-    )
+    parts = [array.reshape(p.stacked, *p.matrix_shape) for array in (weight, *gradients)]
+    moved = [
+        muon(first, list(others), lr, decay=s.weight_decay, momentum=s.muon_momentum)
+        for first, *others in zip(*parts, strict=True)
+    ]
+    return np.stack(moved).reshape(p.shape)
 
 
 def _slope(reader: Reader, weights: Weights, batch: Batch, name: str, gradient: Doubles) -> float:

@@ -171,7 +171,11 @@ def evaluate(settings: Settings) -> int:
 
 def models(settings: Settings) -> int:
     config = ModelsConfig(**settings)
-    from homespun.architectures.families import count_parameters, flops_per_token
+    from homespun.architectures.families import (
+        count_active_parameters,
+        count_parameters,
+        flops_per_token,
+    )
     from homespun.architectures.presets import PRESETS, shaped
     from homespun.engine import traits
     from homespun.planning.estimate import Computing, training_memory
@@ -181,14 +185,15 @@ def models(settings: Settings) -> int:
         return training_memory(model, config.batch_size, computing).total / 1e9
 
     titles = ("preset", "block", "layers x width")
-    figures = ("parameters", "FLOPs/token", "float32", "bfloat16")
+    figures = ("parameters", "used by a token", "FLOPs/token", "float32", "bfloat16")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
         memory = [gigabytes(model, half) for half in (False, True)]
         shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
-        millions, billions = count_parameters(model) / 1e6, flops_per_token(model) / 1e9
-        costs = [f"{millions:,.1f} M", f"{billions:,.2f} G"]
+        counts = count_parameters(model), count_active_parameters(model)
+        costs = [f"{count / 1e6:,.1f} M" for count in counts]
+        costs.append(f"{flops_per_token(model) / 1e9:,.2f} G")
         rows.append([*shape, *costs, *(f"{needed:,.1f} GB" for needed in memory)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -72,6 +72,35 @@ class ShapeConfig(Checked):
         at_least=1,
         on_resume="fixed",
     )
+    experts: int | None = setting(
+        None,
+        "Experts in each feed-forward layer of a mixture, of which a token uses a few.",
+        if_omitted=f"{FROM_PRESET}, or eight in a family with experts",
+        at_least=2,
+        at_most=4096,
+        on_resume="fixed",
+    )
+    experts_per_token: int | None = setting(
+        None,
+        "Experts that a token uses.",
+        if_omitted=f"{FROM_PRESET}, or two",
+        at_least=1,
+        on_resume="fixed",
+    )
+    d_expert: int | None = setting(
+        None,
+        "Width of the feed-forward layer of one expert.",
+        if_omitted=f"{FROM_PRESET}, or --d-ff divided by --experts-per-token",
+        at_least=1,
+        on_resume="fixed",
+    )
+    dense_layers: int | None = setting(
+        None,
+        "First blocks that have one feed-forward layer of width --d-ff instead of experts.",
+        if_omitted=FROM_PRESET,
+        at_least=0,
+        on_resume="fixed",
+    )
 
 
 @dataclass(frozen=True)
@@ -208,6 +237,20 @@ class OptimizerConfig(Checked):
         "Probability that training zeroes an activation of the residual stream, against overfitting.",
         at_least=0,
         below=1,
+        on_resume="announced",
+    )
+    aux_loss: float = setting(
+        0.01,
+        "Factor of the loss that spreads the tokens over the experts of a mixture.",
+        at_least=0,
+        at_most=100,
+        on_resume="announced",
+    )
+    z_loss: float = setting(
+        0.001,
+        "Factor of the loss that keeps the logits of a mixture's router small.",
+        at_least=0,
+        at_most=100,
         on_resume="announced",
     )
     on_spike: OnSpike = setting(

@@ -33,6 +33,29 @@ without it small gradients would underflow. A step whose scaled gradients overfl
 
 
 @dataclass(frozen=True)
+class RouterUse:
+    """How the router of one block has spread the tokens of a step over its experts.
+
+    Engines keep it as a row of numbers in this order. Each is a mean over the micro-batches, weighted by their targets.
+    """
+
+    balance_loss: float
+    """The number of experts of a token if all are used evenly; more if they are not. A micro-batch is measured as a
+    whole."""
+    z_loss: float
+    """Mean square of the logarithm of the sum of the exponentials of the logits."""
+    entropy: float
+    """Of the router's probabilities for a token, in nats, as a mean over the tokens."""
+    load: tuple[float, ...]
+    """The share of each expert in all that the experts were given; the sum is 1."""
+
+    @classmethod
+    def of_row(cls, row: Sequence[float]) -> "RouterUse":
+        balance_loss, z_loss, entropy, *load = row
+        return cls(balance_loss, z_loss, entropy, tuple(load))
+
+
+@dataclass(frozen=True)
 class StepResult:
     """The outcome of one optimizer step."""
 
@@ -44,6 +67,8 @@ class StepResult:
     """Whether the norm was above the limit, so that the gradients were scaled down."""
     applied: bool
     """False if the loss or the norm was not finite or above its limit; then weights and moments are unchanged."""
+    routers: tuple[RouterUse, ...] = ()
+    """Of each block that has experts. Their losses are not part of `loss`."""
 
     @property
     def finite(self) -> bool:
@@ -154,6 +179,10 @@ class EngineOptions:
     dropout: float = 0.0
     """The fraction of the embeddings, and of the outputs of attention and feed-forward layers, that a training step
     sets to zero."""
+    aux_loss: float = 0.0
+    """Factor of the balance loss of each router in what a step minimises."""
+    z_loss: float = 0.0
+    """Factor of the z-loss of each router."""
     frozen: frozenset[str] = frozenset()
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None

@@ -21,7 +21,10 @@ from homespun.planning.estimate import (
 from homespun.terminal import counted
 
 LIMITS = ("max_epochs", "max_steps", "time_budget")
-SHAPE = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
+SHAPE = (
+    *("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"),
+    *("experts", "experts_per_token", "d_expert", "dense_layers"),
+)
 
 DEFAULT_TIME_BUDGET = "10m"
 DEFAULT_EPOCHS = 10.0

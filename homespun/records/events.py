@@ -4,7 +4,7 @@ anything else. The loop and the listeners depend on this module and not on each 
 
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,18 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
+class Router:
+    """How the router of one block has spread the tokens over its experts: means over steps."""
+
+    balance_loss: float
+    z_loss: float
+    entropy: float
+    """Of the probabilities for a token, in nats."""
+    load: Sequence[float]
+    """The share of each expert in all that the experts were given; the sum is 1."""
+
+
+@dataclass(frozen=True)
 class LoggedSteps:
     """The steps since the last line of the log, and what the machine needed for them."""
 
@@ -59,6 +71,10 @@ class LoggedSteps:
     """None where only the peak is known."""
     training_seconds: float
     """Since the beginning of the run, steps alone."""
+    routers: Sequence[Router] = ()
+    """Of the blocks that have experts."""
+    auxiliary_loss: float = 0.0
+    """The losses of the routers, each times its factor: they are minimised together with the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

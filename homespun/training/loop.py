@@ -90,7 +90,7 @@ class Loop:
     def log(self, result: StepResult, inputs: StepInputs) -> None:
         """Report a step, and any findings about it or the run."""
         fatal = None
-        for finding in findings(self.position, result, inputs, self.config):
+        for finding in findings(self.position, result, inputs, self.run):
             if finding.ends_run:
                 fatal = finding
             else:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.architectures.families import count_parameters
+from homespun.architectures.families import count_parameters, described_size
 from homespun.architectures.lora import Lora, count_trained
 from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig
@@ -65,7 +65,7 @@ class Run:
             )
         return initial | {
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
-            f"{counted(model.n_heads, 'head')}, {count_parameters(model) / 1e6:.1f} M parameters",
+            f"{counted(model.n_heads, 'head')}, {described_size(model)}",
             **adapters,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",

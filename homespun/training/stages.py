@@ -342,6 +342,8 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         seed=c.seed,
         dropout=c.dropout,
         lora=lora_of(c),
+        aux_loss=c.aux_loss,
+        z_loss=c.z_loss,
     )
 
 

@@ -19,6 +19,7 @@ from tests.reference import (
     GPT2,
     LLAMA,
     QWEN3,
+    QWEN3_MOE,
     HuggingFace,
     random_batch,
     random_weights,
@@ -31,6 +32,7 @@ CONFIGS = {
     "qwen3": QWEN3,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
     "llama": LLAMA,
+    "qwen3_moe": QWEN3_MOE,
     "llama tied": dataclasses.replace(LLAMA, tie_embeddings=True),
 }
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
