@@ -63,7 +63,11 @@ class MlxEngine:
         spec = trained_parameters(config, options.lora)
         self.names = [p.name for p in spec]
         """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
-        in_dtype = {p.name for p in parameters(config) if p.group in ("matrix", "head")}
+        in_dtype = {
+            p.name
+            for p in parameters(config)
+            if p.group in ("matrix", "head") and not p.is_router  # routers compute in float32
+        }
         self.base: dict[str, mx.array] = {}
         """With LoRA, the weights of the model. Layers cast the matrices, so these are kept in the computing dtype."""
         if options.lora is not None:
