@@ -108,14 +108,15 @@ def scored(documents: Sequence[str], held_out: Sequence[str], flags: str, seed: 
         return {"seed": seed, **score(folder / "checkpoints", held_out), "seconds": round(seconds)}
 
 
-def score(checkpoints: Path, held_out: Sequence[str]) -> report.Row:
-    """Mean loss of a run's best weights over these documents, each after an end-of-text mark."""
+def score(checkpoints: Path, held_out: Sequence[str], seq_len: int | None = None) -> report.Row:
+    """Mean loss of a run's best weights over these documents, each after an end-of-text mark, in windows of `seq_len`
+    tokens, by default as long as the model's context."""
     model = load(checkpoints, precision="float32")
     stream = model.tokenizer.join(held_out)
     evaluator = Evaluator(
         stream,
         model.tokenizer.byte_lengths,
-        seq_len=model.config.seq_len,
+        seq_len=seq_len or model.config.seq_len,
         batch_size=8,
     )
     nats = evaluator(model.engine).loss

@@ -71,7 +71,7 @@ def export_model(config: ExportConfig, say: Say) -> Path:
         durable.make_folder(temporary)
         copy = temporary / output.name if export.is_file else temporary
         export.write(stored, copy, config.precision)
-        say(_summary(config, _proven(config, stored, export.read(copy), say)))
+        say(_summary(config, _proven(config, stored, export.read(copy, stored), say)))
         moved = _publish(copy, output, export.beside(stored, output.name))
     except OSError as error:
         raise cannot_write(
@@ -100,7 +100,7 @@ def _output(config: ExportConfig, export: Export) -> Path:
         raise UserError(f"--output {output}: give a file name that ends in {export.suffix}")
     if output.is_dir() == export.is_file and output.exists():
         raise UserError(f"{output} exists and is no earlier export: choose another --output")
-    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
+    if output.is_dir() and any(output.iterdir()) and not (output / export.description).exists():
         raise UserError(f"{output} holds other files: choose another --output")
     return output
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 
-Group = Literal["matrix", "embedding", "head", "vector"]
-"""How an optimizer treats a parameter: Muon updates the matrices, and AdamW all other groups, or all of them."""
+Group = Literal["matrix", "embedding", "head", "vector", "adapter"]
+"""How an optimizer treats a parameter: Muon updates the matrices, and AdamW all other groups, or all of them. Adapters
+are those of LoRA."""
 
 
 @dataclass(frozen=True)

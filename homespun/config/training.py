@@ -219,6 +219,34 @@ class OptimizerConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoraConfig(Checked):
+    """LoRA. Train small adapters of a trained model, and leave its own weights as they are."""
+
+    lora_rank: int | None = setting(
+        None,
+        "Rank of the adapters, such as 8. The model itself is frozen then, which takes half the memory or less.",
+        if_omitted="the whole model is trained",
+        at_least=1,
+        at_most=65_536,
+        on_resume="fixed",
+    )
+    lora_alpha: float | None = setting(
+        None,
+        "Strength of the adapters: their product is multiplied by it and divided by the rank.",
+        if_omitted="twice the rank",
+        above=0,
+        at_most=1e6,
+        on_resume="fixed",
+    )
+    lora_targets: str | None = setting(
+        None,
+        "Matrices with adapters: all, attention, or names such as q_proj,v_proj.",
+        if_omitted="all matrices of the blocks",
+        on_resume="fixed",
+    )
+
+
+@dataclass(frozen=True)
 class MachineConfig(Checked):
     """Machine. Engine, precision, memory and threads."""
 
@@ -293,7 +321,9 @@ class RecordConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, ShapeConfig):
+class TrainConfig(
+    RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
+):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
     omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
 

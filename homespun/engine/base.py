@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from homespun.architectures.lora import Lora
 from homespun.data.batch import Batch, Tokens
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
@@ -150,12 +151,15 @@ class EngineOptions:
     threads: int | None = None
     """The number of CPU threads; None: one for each usable processor."""
     seed: int | None = 0
-    """The seed of the initial weights and of dropout; None: the weights are zeros until others are loaded."""
+    """The seed of the initial weights, those of the adapters with LoRA, and of dropout; None: they are zeros until
+    others are loaded."""
     dropout: float = 0.0
     """The fraction of the embeddings, and of the outputs of attention and feed-forward layers, that a training step
     sets to zero."""
     frozen: frozenset[str] = frozenset()
     """Names of parameters that training does not change. They have no gradient and no moments."""
+    lora: Lora | None = None
+    """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
 
 
 def checked(
@@ -206,7 +210,8 @@ class Reader(Protocol):
         as `loss`."""
 
     def state(self) -> Iterator[NamedArray]:
-        """The weights by name, one tensor at a time. Each is a copy, which later steps do not change."""
+        """The weights by name, one tensor at a time, with LoRA only those of the adapters. Each is a copy, which later
+        steps do not change."""
 
     def load(self, tensors: Iterable[NamedArray]) -> None:
         """Take the tensors of `state()`, in any order.
@@ -223,6 +228,9 @@ class Engine(Reader, Protocol):
     After the weights, its `state` gives the optimizer's step count as `optimizer/step` and the moments as
     `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`. For `load`, weights alone are enough.
     """
+
+    def load_base(self, tensors: Iterable[NamedArray]) -> None:
+        """Take the weights of the model that LoRA adapts. They are zeros before. Raises as `load`."""
 
     @property
     def facts(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from homespun.architectures.families import (
     flops_per_token,
     parameters,
 )
+from homespun.architectures.lora import Lora, count_trained
 from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS, LONGEST_IN_FULL
 
@@ -55,6 +56,7 @@ def training_memory(
     half: bool,
     checkpointing: bool,
     full_attention: bool = True,
+    lora: Lora | None = None,
 ) -> TrainingMemory:
     """Estimated memory of a training step; its total is within 15% of the measured one on a CPU (benchmarks/memory.py).
 
@@ -63,6 +65,7 @@ def training_memory(
         half: the model computes in a format of 16 bits.
         checkpointing: the backward pass computes the activations of each block again.
         full_attention: a model that computes in 16 bits keeps all attention weights of short contexts, as on a CPU.
+        lora: train adapters alone, with the matrices in the precision of the computation.
     """
     c = config
     parameter_bytes = FLOAT32_BYTES * count_parameters(c)
@@ -70,8 +73,14 @@ def training_memory(
     number_bytes = HALF_BYTES if half else FLOAT32_BYTES
     tokens = batch_size * c.seq_len
 
+    trained_bytes = FLOAT32_BYTES * count_trained(c, lora)
+    weights = parameter_bytes
+    if lora is not None:
+        weights += trained_bytes - (FLOAT32_BYTES - number_bytes) * matrices
+
     # Muon keeps one moment of a matrix, AdamW two.
-    moments = 2 * parameter_bytes - (FLOAT32_BYTES * matrices if optimizer == "muon" else 0)
+    by_muon = optimizer == "muon" and lora is None
+    moments = 2 * trained_bytes - (FLOAT32_BYTES * matrices if by_muon else 0)
 
     kept = family(c.architecture).activations(c)
     in_full = half and full_attention and c.seq_len <= LONGEST_IN_FULL
@@ -79,7 +88,7 @@ def training_memory(
     block = tokens * (
         FLOAT32_BYTES * kept.float32 + number_bytes * (kept.computed + attention_weights)
     )
-    casts = number_bytes * matrices if half else 0
+    casts = number_bytes * matrices if half and lora is None else 0
     if checkpointing:  # the input of every block, and everything of one block at a time
         activations = c.n_layers * tokens * number_bytes * c.d_model + block
         casts //= c.n_layers
@@ -87,15 +96,18 @@ def training_memory(
         activations = c.n_layers * block
 
     logits = min(tokens, HEAD_ROWS) * c.vocab_size * 12
-    head_gradients = FLOAT32_BYTES + number_bytes + (number_bytes if half else 0)
+    # The head in the precision of the computation, its gradient, and a part of that.
+    head_copies = number_bytes if half else 0
+    if lora is None:
+        head_copies += FLOAT32_BYTES + number_bytes
     return TrainingMemory(
-        weights=parameter_bytes,
-        gradients=parameter_bytes,
+        weights=weights,
+        gradients=trained_bytes,
         moments=moments,
         activations=activations + block,
         casts=casts,
         mask=number_bytes * tokens * c.seq_len,
-        head=logits + c.vocab_size * c.d_model * head_gradients,
+        head=logits + c.vocab_size * c.d_model * head_copies,
     )
 
 
@@ -107,6 +119,7 @@ def training_bytes(
     half: bool,
     checkpointing: bool,
     full_attention: bool = True,
+    lora: Lora | None = None,
 ) -> int:
     """The total of `training_memory`."""
     return training_memory(
@@ -116,6 +129,7 @@ def training_bytes(
         half=half,
         checkpointing=checkpointing,
         full_attention=full_attention,
+        lora=lora,
     ).total
 
 

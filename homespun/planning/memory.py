@@ -76,5 +76,6 @@ def _needed(plan: Plan, batch_size: int | None = None, checkpointing: bool | Non
         c.optimizer,
         half=machine.computes_in_half(c.precision),
         full_attention=not machine.has_own_memory(),
+        lora=plan.lora,
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
     )

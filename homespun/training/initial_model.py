@@ -3,13 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+from homespun.architectures.lora import Lora
 from homespun.config import TrainConfig
 from homespun.config.checked import flag
 from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel
-from homespun.planning.recipe import SHAPE
+from homespun.planning.recipe import SHAPE, ResolvedConfig
 from homespun.terminal import Say
 from homespun.training.resume import check_tokenizer_path
 
@@ -58,13 +59,21 @@ def _check_shape(requested: TrainConfig, model: StoredModel) -> None:
             raise UserError(f"{keeps}: it has {flag(name)} {own}, not {given}; leave the flag out")
 
 
-def take_weights(engine: Engine, model: StoredModel) -> None:
-    """Load the weights of a model into the engine of its run.
+def own_settings(model: StoredModel) -> ResolvedConfig | None:
+    """The settings of the run that trained a model; None for a model from elsewhere."""
+    try:
+        return ResolvedConfig(**model.header["resolved"])
+    except (LookupError, TypeError, UserError):
+        return None
+
+
+def take_weights(engine: Engine, model: StoredModel, lora: Lora | None) -> None:
+    """Load the weights of a model into the engine of its run; with LoRA, they are those that adapters belong to.
 
     Raises:
         UserError: a tensor is damaged, missing, or of another shape.
     """
     try:
-        engine.load(model.tensors())
+        (engine.load if lora is None else engine.load_base)(model.tensors())
     except ValueError as error:
         raise UserError(f"{model.path} does not fit its own description: {error}") from error

@@ -21,7 +21,7 @@ from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.named_array import NamedArray
-from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
+from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings, lora_of
 from homespun.records.metrics import length_up_to
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
@@ -207,7 +207,7 @@ def _check_headers(point: ResumePoint) -> None:
         UserError: something is missing or has another type.
     """
     stored = point.header
-    model = from_checkpoint(point.weights).config
+    model = from_checkpoint(point.weights)
     try:
         resolved = _config_from(ResolvedConfig, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
@@ -221,11 +221,16 @@ def _check_headers(point: ResumePoint) -> None:
     except (LookupError, ValueError) as error:
         raise _other_version(repr(error)) from None
     # Only a model that came from elsewhere may have a longer context than the samples of its training.
-    fits = resolved.seq_len == model.seq_len or (
-        resolved.init_from is not None and resolved.seq_len < model.seq_len
+    context, vocab_size = model.config.seq_len, model.config.vocab_size
+    fits = resolved.seq_len == context or (
+        resolved.init_from is not None and resolved.seq_len < context
     )
-    if position.step != point.weights.step or not fits or resolved.vocab_size != model.vocab_size:
+    if position.step != point.weights.step or not fits or resolved.vocab_size != vocab_size:
         raise _other_version("its parts do not fit each other")
+    if lora_of(resolved) != (model.adapters.lora if model.adapters else None):
+        raise UserError(
+            f"{point.path} holds a whole model, of which adapters have become a part: go on from it with --init-from"
+        )
 
 
 def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homespun.architectures.families import count_parameters
+from homespun.architectures.lora import Lora, count_trained
 from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig
 from homespun.config.checked import flag
@@ -56,9 +57,16 @@ class Run:
         if c.time_budget:
             lengths.append(f"{c.time_budget} (--time-budget)")
         initial = {"goes on from": c.init_from} if c.init_from else {}
+        adapters = {}
+        if lora := self.lora:
+            adapters["adapters"] = (
+                f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}: "
+                f"{count_trained(model, lora):,} parameters are trained, the model stays"
+            )
         return initial | {
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
             f"{counted(model.n_heads, 'head')}, {count_parameters(model) / 1e6:.1f} M parameters",
+            **adapters,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
@@ -75,8 +83,14 @@ class Run:
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the weights, in memory and on disk; each of the optimizer's moments takes as much at most."""
-        return 4 * count_parameters(self.model)
+        """Size of the weights that are trained, in memory and on disk; each of the optimizer's moments takes as much at
+        most."""
+        return 4 * count_trained(self.model, self.lora)
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that are trained alone, if any."""
+        return self.plan.lora
 
     @property
     def plan(self) -> Plan:
@@ -95,10 +109,13 @@ class Run:
             c.optimizer,
             half=machine.computes_in_half(c.precision),
             checkpointing=c.gradient_checkpointing,
+            lora=self.lora,
         )
         return step + copies <= hardware.capacity()
 
 
-def bytes_on_disk(model: ModelConfig, keep: int) -> int:
-    """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice."""
-    return 4 * count_parameters(model) * (3 * (keep + 1) + 2)
+def bytes_on_disk(model: ModelConfig, keep: int, lora: Lora | None = None) -> int:
+    """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice; with
+    LoRA those of the adapters, and the model that they belong to."""
+    base = count_parameters(model) if lora else 0
+    return 4 * (base + count_trained(model, lora) * (3 * (keep + 1) + 2))

@@ -10,6 +10,7 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
+from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
@@ -24,6 +25,7 @@ from homespun.planning.memory import check_memory, out_of_memory
 from homespun.planning.recipe import (
     SHAPE,
     SIZES,
+    Initial,
     Plan,
     ResolvedConfig,
     check_step_fits,
@@ -33,7 +35,8 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
-from homespun.training.initial_model import take_weights
+from homespun.training.initial_model import own_settings, take_weights
+from homespun.training.lora_base import load_base
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -99,14 +102,15 @@ def set_up(
             else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
         )
         tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
-        shape = initial.config if initial else None
         planned = choose_plan(
-            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, shape
+            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
         )
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
-        take_weights(engine, initial)
+        take_weights(engine, initial, planned.lora)
     if point:
+        if base := open_base(point.weights):
+            load_base(engine, base)
         restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
             say(
@@ -246,7 +250,7 @@ def choose_plan(
     vocab_size: int,
     n_samples: int,
     say: Say,
-    initial: ModelConfig | None = None,
+    initial: StoredModel | None = None,
 ) -> Plan:
     """The settings of the user, and for all others those that suit the text and this machine.
 
@@ -262,7 +266,7 @@ def choose_plan(
         n_samples=n_samples,
         flops_per_second=flops_per_second,
         compiles_at_once=machine.compiles_at_once(),
-        initial=initial,
+        initial=Initial(initial.config, own_settings(initial)) if initial else None,
     )
     if initial:
         return planned
@@ -298,6 +302,7 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
+        lora=planned.lora,
     )
     try:
         with bar("Making the model", None):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import BEST, CheckpointFolder
+from homespun.checkpoint.folder import BEST, LORA, CheckpointFolder
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.events import Remeasured
 from homespun.training.emitter import Emitter
@@ -18,7 +18,7 @@ from homespun.training.position import Position
 from homespun.training.resume import ResumePoint
 from homespun.training.run import Run
 
-SAME_RUN = ("model", "tokenizer_sha256", "data_sha256")
+SAME_RUN = ("model", "tokenizer_sha256", "data_sha256", LORA)
 """Entries of a header that are the same in all files of a run."""
 
 
@@ -72,5 +72,5 @@ def _best_weights(folder: CheckpointFolder, run: Run) -> Archive | None:
         best.verify()
     except CheckpointError:
         return None
-    same = all(best.header.get(name) == run.header[name] for name in SAME_RUN)
+    same = all(best.header.get(name) == run.header.get(name) for name in SAME_RUN)
     return best if same and best.kind == "weights" else None

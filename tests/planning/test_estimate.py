@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from homespun.architectures.families import count_parameters, flops_per_token, parameters
+from homespun.architectures.lora import Lora, count_trained
 from homespun.architectures.presets import PRESETS
 from homespun.config import ModelConfig
 from homespun.engine.base import LONGEST_IN_FULL
@@ -58,6 +59,27 @@ def test_each_part_of_the_memory_depends_on_its_own_settings() -> None:
         == sum(parts.values())
         == training_bytes(small, 8, "adamw", half=False, checkpointing=False)
     )
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
+    small = dataclasses.replace(PRESETS["gpt2-small"], seq_len=256)
+    lora = Lora(8, 16.0)
+    adapters = 4 * count_trained(small, lora)
+    matrices = sum(p.size for p in parameters(small) if p.group == "matrix")
+    whole = training_memory(small, 1, "adamw", half=half, checkpointing=False)
+    ours = training_memory(small, 1, "adamw", half=half, checkpointing=False, lora=lora)
+    assert adapters < whole.weights / 50
+    assert (ours.gradients, ours.moments) == (adapters, 2 * adapters)
+    # The matrices are kept in the precision of the computation alone.
+    assert ours.weights == whole.weights + adapters - (2 * matrices if half else 0)
+    assert ours.casts == 0
+    assert (ours.activations, ours.mask) == (whole.activations, whole.mask)
+    gradient = small.vocab_size * small.d_model * (4 + (2 if half else 4))
+    assert ours.head == whole.head - gradient
+    assert ours.total < whole.total / 2
+    by_muon = training_memory(small, 1, "muon", half=half, checkpointing=False, lora=lora)
+    assert by_muon == ours
 
 
 @pytest.mark.parametrize(

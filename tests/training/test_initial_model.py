@@ -127,9 +127,9 @@ def homespun_export(place: Path, to: str, name: str) -> Path:
 def test_files_of_other_programs_are_the_same_model(
     place: Path, copied: Callable[[Path], str]
 ) -> None:
-    go_on(max_steps=2)
+    go_on(max_steps=1)
     source = copied(place)
-    go_on("from-copy", init_from=source, max_steps=2)
+    go_on("from-copy", init_from=source, max_steps=1)
     losses = [[r["loss_hex"] for r in records(f) if "loss_hex" in r] for f in ("next", "from-copy")]
     assert losses[0] == losses[1]
 
