@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from homespun.config.checked import PathName, setting
+from homespun.config.checked import PathName, preset_defaults, setting
 from homespun.config.generation import ReaderConfig
 from homespun.config.model import LONGEST_CONTEXT
 from homespun.config.training import TrainConfig
@@ -29,7 +29,7 @@ class EvalConfig(ReaderConfig):
         if_omitted="the last download",
     )
     max_tokens: int | None = setting(
-        TrainConfig.eval_tokens,
+        preset_defaults(TrainConfig)["eval_tokens"],
         "Score the beginning of the text, at most this many tokens; off: all of it.",
         off=None,
         at_least=1,

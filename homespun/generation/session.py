@@ -147,11 +147,13 @@ class Session:
         """
         if prompt is None:
             return [self._tokenizer.eot_id]
-        if isinstance(prompt, list):
+        if isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
             if not 0 < len(prompt) <= self._context:
                 raise UserError(
                     f"the prompt has {len(prompt):,} tokens: 1 to {self._context:,} are possible"
                 )
+            if min(prompt) < 0 or max(prompt) >= self._tokenizer.vocab_size:
+                raise UserError("the prompt has a token that is not in the vocabulary")
             return prompt
         if not isinstance(prompt, str):
             raise UserError(f"the prompt is {shown(prompt)}: text is expected")

@@ -146,6 +146,9 @@ def test_a_list_of_ids_is_the_prompt_as_it_is(decoders, tokenizer):
     for bad in ([], [1] * 17):
         with pytest.raises(UserError, match=f"the prompt has {len(bad)} tokens: 1 to 16"):
             session.generate_batch([bad], config)
+    for bad in ([0, -1], [tokenizer.vocab_size]):
+        with pytest.raises(UserError, match="not in the vocabulary"):
+            session.generate_batch([bad], config)
 
 
 def test_a_bad_prompt_among_others_is_refused_before_anything_runs(decoders, tokenizer):
