@@ -136,7 +136,11 @@ def short_names(config: ModelConfig, lora: Lora) -> list[str]:
 
 def _matrices(config: ModelConfig) -> list[Parameter]:
     """The matrices that may have adapters; routers and the stacked ones of experts have none."""
-    return [p for p in parameters(config) if p.group == "matrix" and len(p.shape) == 2 and not p.is_router]
+    return [
+        p
+        for p in parameters(config)
+        if p.group == "matrix" and len(p.shape) == 2 and not p.is_router
+    ]
 
 
 def _targeted(config: ModelConfig, targets: tuple[str, ...]) -> list[Parameter]:
