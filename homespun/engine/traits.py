@@ -22,6 +22,8 @@ class StepTraits:
     """For each pair of tokens of a sequence, where a mask keeps documents apart."""
     transient_blocks: float
     """Memory that the backward pass needs besides the activations, in those of a block."""
+    muon_bytes: int
+    """For each number of the matrices that Muon updates together."""
     update_copies: float = 0.0
     """Memory that the update of the weights needs, in copies of them."""
     lost: float = 0.0
@@ -31,16 +33,19 @@ class StepTraits:
 def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
     """PyTorch on a CPU."""
     lost = 0.03 if seq_len <= LONGEST_IN_FULL else 0.2
+    muon = 24 if half else 32
     if half and seq_len <= LONGEST_IN_FULL:
-        return StepTraits(half, True, mask_bytes=24, transient_blocks=1.0, lost=lost)
-    return StepTraits(half, False, mask_bytes=10 if half else 20, transient_blocks=1.0, lost=lost)
+        return StepTraits(half, True, 24, transient_blocks=1.0, muon_bytes=muon, lost=lost)
+    mask = 10 if half else 20
+    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon, lost=lost)
 
 
 def torch_on_cuda(half: bool) -> StepTraits:
     """PyTorch on an NVIDIA GPU."""
-    return StepTraits(half, False, mask_bytes=2 if half else 4, transient_blocks=1.0)
+    mask, muon = (2, 24) if half else (4, 32)
+    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon)
 
 
 def mlx(half: bool) -> StepTraits:
     """MLX, whose fused attention has no backward pass, so that training takes the plain operations."""
-    return StepTraits(half, True, mask_bytes=1, transient_blocks=1.2, update_copies=1.3)
+    return StepTraits(half, True, 1, transient_blocks=1.2, muon_bytes=12, update_copies=1.3)

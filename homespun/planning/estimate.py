@@ -110,7 +110,7 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     moments, update = 2 * trained_bytes, math.floor(traits.update_copies * trained_bytes)
     if computing.optimizer == "muon" and lora is None:
         moments -= FLOAT32_BYTES * matrices
-        update += (FLOAT32_BYTES + 2 * number_bytes) * min(matrices, MAX_STACK_SIZE)
+        update += traits.muon_bytes * min(matrices, MAX_STACK_SIZE)
     return TrainingMemory(
         weights=weights,
         gradients=trained_bytes,

@@ -84,6 +84,7 @@ def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
     ("name", "seq_len", "batch_size", "computing", "measured"),
     [
         ("mini", 256, 8, Computing("muon", traits.torch_on_cpu(True, 256)), 594.7),
+        ("mini", 256, 4, Computing("muon", traits.torch_on_cpu(True, 256)), 411.0),
         ("mini", 256, 16, Computing("muon", traits.torch_on_cpu(True, 256), masked=False), 961.8),
         ("mini", 1024, 4, Computing("muon", traits.torch_on_cpu(True, 1024)), 958.0),
         ("mini", 1024, 16, Computing("muon", traits.torch_on_cpu(True, 1024)), 3300.9),
