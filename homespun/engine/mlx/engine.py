@@ -130,8 +130,9 @@ class MlxEngine:
             self.tensors, self.base, self._sums(others), last, rates, limits
         )
         mx.async_eval(self.tensors, outcome)
-        row = 3 + self.config.experts if self.config.experts else 0
-        return MlxStep(outcome, self.optimizer.settings.max_grad_norm, row)
+        return MlxStep(
+            outcome, self.optimizer.settings.max_grad_norm, row_size=3 + self.config.experts
+        )
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
@@ -325,7 +326,7 @@ class MlxStep:
     @within_memory(*machine.OUT_OF_MEMORY)
     def result(self) -> StepResult:
         loss, norm, applied, *uses = map(float, machine.to_array(self.outcome))
-        rows = [uses[i : i + self.row_size] for i in range(0, len(uses), self.row_size or 1)]
+        rows = [uses[i : i + self.row_size] for i in range(0, len(uses), self.row_size)]
         return StepResult(
             loss,
             norm,
