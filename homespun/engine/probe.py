@@ -159,7 +159,12 @@ def _serve(request: dict[str, Any]) -> None:
     own_memory = select.machine(request["engine"]).has_own_memory()
     base = 0
     if not own_memory:
-        base = _peak(_trained_a_little(model, options, request["engine"]))
+        small = _trained_a_little(model, options, request["engine"])
+        if (
+            small.active_memory() is None
+        ):  # the peak is that of the process, not that of the tensors
+            base = _peak(small)
+        del small
         if limit := request["memory_limit"]:
             _limit_memory(limit)
     engine = select.create(model, options, name=request["engine"])

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from homespun.architectures.families import count_parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.engine import probe as probing
+from homespun.engine import select
 from homespun.engine.base import EngineOptions, OptimizerSettings, OutOfMemory
 from homespun.engine.probe import ProbeFailed, _probed, probe
 
@@ -29,6 +31,14 @@ def test_time_and_memory_of_real_steps() -> None:
     activations = 64 * 64 * 20 * MODEL.d_model
     assert large.memory > max(activations, small.memory)
     assert large.seconds_per_step(3) == 3 * large.micro_seconds + large.update_seconds
+
+
+@pytest.mark.skipif("mlx" not in select.available(), reason="MLX is not installed")
+def test_tensors_that_an_engine_counts_itself_are_all_counted() -> None:
+    options = dataclasses.replace(OPTIONS, precision="float32")
+    found = probe(MODEL, options, 1, engine="mlx", least_steps=1, steps_seconds=0.0)
+    assert found
+    assert found.memory > 3 * 4 * count_parameters(MODEL)  # weights, gradients, moments
 
 
 def test_steps_that_need_too_much_end_the_probe_and_nothing_else() -> None:
