@@ -23,9 +23,9 @@ from homespun.architectures.families import parameters
 from homespun.architectures.lora import Lora
 from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch
-from homespun.engine import select
+from homespun.engine import select, traits
 from homespun.engine.base import EngineOptions, OptimizerSettings
-from homespun.planning.estimate import training_bytes
+from homespun.planning.estimate import Computing, training_memory
 
 SMOLLM2 = ModelConfig(
     architecture="llama", vocab_size=49152, seq_len=256, n_layers=30, d_model=576, n_heads=9, n_kv_heads=3,
@@ -46,14 +46,12 @@ class Case:
 
     def estimate(self, lora: Lora | None) -> int:
         """The estimate in bytes, without the process itself."""
-        return training_bytes(
-            SMOLLM2,
-            self.batch_size,
-            "adamw",
-            half=self.precision == "bfloat16",
-            checkpointing=self.checkpointing,
-            lora=lora,
+        half = self.precision == "bfloat16"
+        use = (
+            traits.mlx(half) if self.engine == "mlx" else traits.torch_on_cpu(half, SMOLLM2.seq_len)
         )
+        computing = Computing("adamw", use, self.checkpointing, masked=False, lora=lora)
+        return training_memory(SMOLLM2, self.batch_size, computing).total
 
 
 CASES = (
@@ -61,7 +59,6 @@ CASES = (
     Case("torch", "bfloat16", 4, checkpointing=True),
     Case("torch", "float32", 1),
     Case("torch", "float32", 2),
-    Case("mlx", "float32", 1),
 )
 
 

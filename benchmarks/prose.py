@@ -23,11 +23,11 @@ from typing import Annotated
 import tyro
 
 from benchmarks import report
-from homespun.architectures.families import count_parameters
+from homespun.architectures.families import count_active_parameters, count_parameters
 from homespun.data.corpus import survey
+from homespun.evaluation.scoring import Evaluator
 from homespun.language_model import load
 from homespun.tokenizer import END_OF_TEXT
-from homespun.training.evaluate import Evaluator
 
 FIXED = """
     --model-size tiny --n-layers 6 --n-heads 6 --d-model 384 --vocab-size 4096 --seq-len 256
@@ -118,12 +118,12 @@ def score(checkpoints: Path, held_out: Sequence[str], seq_len: int | None = None
         model.tokenizer.byte_lengths,
         seq_len=seq_len or model.config.seq_len,
         batch_size=8,
-        max_tokens=len(stream),
     )
     nats = evaluator(model.engine).loss
     bytes_per_token = sum(len(document.encode()) for document in held_out) / len(stream)
     return {
         "M parameters": round(count_parameters(model.config) / 1e6, 1),
+        "M used by a token": round(count_active_parameters(model.config) / 1e6, 1),
         "tokens of text": len(stream),
         "bytes/token": round(bytes_per_token, 5),
         "nats/token": round(nats, 4),

@@ -22,7 +22,7 @@ from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, Floats, OptimizerSettings, Reader
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.optimizer import Doubles, adamw, muon
-from homespun.planning.estimate import expected_seconds_per_step, training_bytes
+from homespun.planning.estimate import Computing, expected_seconds_per_step, training_memory
 from homespun.terminal import Say
 
 Weights = dict[str, Floats]
@@ -226,13 +226,12 @@ def _moved(p: Parameter, weight: Doubles, gradients: list[Doubles], optimizer: s
     if optimizer == "adamw":
         decay = s.weight_decay if p.decay else 0.0
         return adamw(weight, gradients, lr, decay=decay, beta1=s.beta1, beta2=s.beta2, eps=s.eps)
-    parts = [np.split(array, p.stacked) for array in (weight, *gradients)]
-    return np.concatenate(
-        [
-            muon(first, list(others), lr, decay=s.weight_decay, momentum=s.muon_momentum)
-            for first, *others in zip(*parts, strict=True)
-        ]
-    )
+    parts = [array.reshape(p.stacked, *p.matrix_shape) for array in (weight, *gradients)]
+    moved = [
+        muon(first, list(others), lr, decay=s.weight_decay, momentum=s.muon_momentum)
+        for first, *others in zip(*parts, strict=True)
+    ]
+    return np.stack(moved).reshape(p.shape)
 
 
 def _slope(reader: Reader, weights: Weights, batch: Batch, name: str, gradient: Doubles) -> float:
@@ -253,12 +252,13 @@ def training_speed(name: EngineName) -> Iterator[str]:
         preset("tiny"), {"n_layers": 6, "d_model": 384, "vocab_size": 8000, "seq_len": 256}
     )
     machine = select.machine(name)
-    half, capacity = machine.computes_in_half("auto"), machine.memory_capacity()
+    capacity = machine.memory_capacity()
     flops_per_second = machine.flops_per_second("auto")
     for config, batch_size in ((small, 8), (preset("tiny"), 32)):
         n_tokens = batch_size * config.seq_len
         expected = expected_seconds_per_step(config, n_tokens, flops_per_second)
-        needed = training_bytes(config, batch_size, "adamw", half=half, checkpointing=False)
+        computing = Computing("adamw", machine.step_traits("auto", config.seq_len), masked=False)
+        needed = training_memory(config, batch_size, computing).total
         label = (
             f"{config.n_layers} x {config.d_model}, vocabulary {config.vocab_size:,} "
             f"({count_parameters(config) / 1e6:.1f} M), {batch_size} x {config.seq_len} tokens a step"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.config import ExportConfig, LoadConfig, SamplingConfig
+from homespun.config import ExportConfig, ReaderConfig, SamplingConfig
 from homespun.data.batch import Batch
 from homespun.errors import UserError, cannot_write
 from homespun.language_model import LanguageModel, load_stored
@@ -113,7 +113,7 @@ def _proven(config: ExportConfig, stored: StoredModel, copy: StoredModel, say: S
     """
     if copy.config != stored.config or copy.tokenizer.sha256 != stored.tokenizer.sha256:
         raise UserError(f"the copy of {stored.path} describes another model: nothing was written")
-    settings = LoadConfig(precision="float32")
+    settings = ReaderConfig(precision="float32")
     original = load_stored(stored, settings)
     texts = _texts(config, original)
     found = agreement(original, load_stored(copy, settings), texts)

@@ -39,6 +39,9 @@ QWEN3 = ModelConfig(
     norm_eps=1e-6,
 )
 
+QWEN3_MOE = dataclasses.replace(
+    QWEN3, architecture="qwen3_moe", experts=6, experts_per_token=2, d_expert=24
+)
 LLAMA = dataclasses.replace(QWEN3, architecture="llama")
 
 
@@ -61,7 +64,9 @@ def random_batch(config: ModelConfig, rows: int = 3, seed: int = 0) -> Batch:
 def of_transformers(config: ModelConfig) -> torch.nn.Module:
     """The same model in `transformers`, with the library's initial weights."""
     values = family(config.architecture).huggingface_config(config)
-    theirs = AutoConfig.for_model(**values, attn_implementation="eager")
+    theirs = AutoConfig.for_model(
+        **values, attn_implementation="eager", experts_implementation="eager"
+    )
     return AutoModelForCausalLM.from_config(theirs)
 
 

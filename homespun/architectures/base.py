@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from homespun.config import ModelConfig
 from homespun.errors import UserError
@@ -30,6 +30,8 @@ class Parameter:
     stacked: int = 1
     """Number of matrices that are stacked along the rows, such as one for each attention head. Muon orthogonalises each
     of them separately: this costs less than one large matrix, and the model learns as well."""
+    is_router: bool = False
+    """Whether it chooses the experts of a token. Formats do not quantise it, since rounding would change the choice."""
 
     @property
     def decay(self) -> bool:
@@ -39,6 +41,20 @@ class Parameter:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Rows and columns of one of the stacked matrices."""
+        columns = self.shape[-1]
+        return self.size // columns // self.stacked, columns
+
+
+class Part(NamedTuple):
+    """A tensor of a file that holds a parameter, or a part of it."""
+
+    name: str
+    place: tuple[int | slice, ...] = ()
+    """Where in the parameter: `values[place]`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,10 @@ class GGUFLayout:
     has_rotary_positions: bool
     interleaves_rotary_pairs: bool = False
     """Whether rows of queries and keys that turn together are neighbours, not half a head apart."""
+    architecture: str = ""
+    """The family's name there, if it is another one."""
+    numbers: tuple[tuple[str, str], ...] = ()
+    """More keys, after the name of the family, each with the field of `ModelConfig` that it states."""
 
 
 class Family(ABC):
@@ -72,6 +92,8 @@ class Family(ABC):
     """Names of the parameters of block i begin with `block_prefix.i.`"""
     has_grouped_heads: bool
     """Whether several attention heads may share one key/value head."""
+    expert_family: str = ""
+    """The family that has this block with experts as its feed-forward layer; this one if it has experts itself."""
     gguf: GGUFLayout
     """How llama.cpp stores these models."""
 
@@ -86,6 +108,10 @@ class Family(ABC):
     @abstractmethod
     def default_d_ff(self, d_model: int) -> int:
         """The usual width inside the feed-forward layers."""
+
+    def with_experts(self, config: ModelConfig) -> ModelConfig:
+        """The shape with values for what it leaves open about experts; a family without experts returns it as it is."""
+        return config
 
     @abstractmethod
     def parameters(self, config: ModelConfig) -> list[Parameter]:
@@ -116,6 +142,17 @@ class Family(ABC):
         """The name here of a tensor in a Hugging Face file; None for constants that such files may hold."""
         return None if name.endswith(".rotary_emb.inv_freq") else name
 
+    def huggingface_parts(self, parameter: Parameter) -> list[Part]:
+        """The tensors of a parameter in a published Hugging Face folder, named as there."""
+        return [Part(parameter.name)]
+
+    def merged_parts(self, parameter: Parameter) -> list[Part]:
+        """The tensors of a parameter in GGUF files and MLX folders, before they are renamed for the format."""
+        return [Part(parameter.name)]
+
+    def check_for_gguf(self, config: ModelConfig) -> None:  # noqa: B027 - most families have no limits
+        """Raise a UserError if llama.cpp has no model of this shape."""
+
     def check_for_mlx(self, config: ModelConfig) -> None:  # noqa: B027 - most families have no limits
         """Raise a UserError if mlx-lm has no model of this shape."""
 
@@ -123,14 +160,22 @@ class Family(ABC):
         """The name of a parameter in mlx-lm."""
         return name
 
+    def active_size(self, parameter: Parameter, config: ModelConfig) -> int:
+        """Number of weights of a parameter that one token uses, and is multiplied with."""
+        return parameter.size
+
     def active_parameters(self, config: ModelConfig) -> int:
         """Number of weights that one token uses."""
-        return sum(p.size for p in self.parameters(config))
+        return sum(self.active_size(p, config) for p in self.parameters(config))
 
     def flops_per_token(self, config: ModelConfig) -> int:
         """Floating-point operations of training on one token: 6 per weight of a matrix product (2 forward, 4 backward),
         and attention over a full context (PaLM, Chowdhery et al., 2022, appendix B)."""
-        in_products = sum(p.size for p in self.parameters(config) if p.group in ("matrix", "head"))
+        in_products = sum(
+            self.active_size(p, config)
+            for p in self.parameters(config)
+            if p.group in ("matrix", "head")
+        )
         if config.tie_embeddings:
             in_products += config.vocab_size * config.d_model
         attention = 12 * config.n_layers * config.n_heads * config.head_dim * config.seq_len

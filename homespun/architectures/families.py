@@ -14,10 +14,13 @@ from homespun.architectures.base import Family, Parameter
 from homespun.architectures.gpt2 import GPT2
 from homespun.architectures.llama import Llama
 from homespun.architectures.qwen3 import Qwen3
+from homespun.architectures.qwen3_moe import Qwen3Moe
 from homespun.config import ModelConfig
 from homespun.errors import UserError, did_you_mean
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2(), Llama(), Qwen3())}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (GPT2(), Llama(), Qwen3(), Qwen3Moe())
+}
 
 
 def family(name: str) -> Family:
@@ -40,7 +43,14 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         TypeError: a field is unknown, or one without a default is missing.
     """
     config = ModelConfig(**values)
-    family(config.architecture).check(config)
+    of = family(config.architecture)
+    if of.expert_family != of.name and (config.experts or config.experts_per_token):
+        others = [name for name, other in FAMILIES.items() if other.expert_family == name]
+        raise UserError(
+            f"{of.name} has no experts: leave --experts and --experts-per-token out, or choose --architecture "
+            f"{' or '.join(others)}"
+        )
+    of.check(config)
     return config
 
 
@@ -76,6 +86,23 @@ def initial_values(
 def count_parameters(config: ModelConfig) -> int:
     """Number of weights; tied ones count once."""
     return sum(p.size for p in parameters(config))
+
+
+def count_active_parameters(config: ModelConfig) -> int:
+    """Number of weights that one token uses."""
+    return family(config.architecture).active_parameters(config)
+
+
+def described_size(config: ModelConfig) -> str:
+    """The number of weights in words, and what a token uses of them where there are experts."""
+    size = f"{count_parameters(config) / 1e6:.1f} M parameters"
+    if not config.experts:
+        return size
+    active = count_active_parameters(config) / 1e6
+    return (
+        f"{size}, of which a token uses {active:.1f} M ({config.experts_per_token} of {config.experts} experts "
+        f"of width {config.d_expert})"
+    )
 
 
 def flops_per_token(config: ModelConfig) -> int:

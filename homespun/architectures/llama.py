@@ -10,6 +10,7 @@ class Llama(Qwen3):
     name = "llama"
     huggingface_class = "LlamaForCausalLM"
     has_qk_norm = False
+    expert_family = ""
     gguf = GGUFLayout(
         norm_eps="attention.layer_norm_rms_epsilon",
         has_rotary_positions=True,

@@ -22,7 +22,8 @@ from homespun.errors import UserError, did_you_mean
 Floats = npt.NDArray[np.float32]
 
 ALL, ATTENTION = "all", "attention"
-"""Targets that stand for every matrix of the blocks, and for those of the attention layers."""
+"""Targets that stand for every matrix of the blocks, but for experts and their routers, and for those of the attention
+layers."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,12 @@ def short_names(config: ModelConfig, lora: Lora) -> list[str]:
 
 
 def _matrices(config: ModelConfig) -> list[Parameter]:
-    return [p for p in parameters(config) if p.group == "matrix"]
+    """The matrices that may have adapters: those of the blocks, but for experts and their routers."""
+    return [
+        p
+        for p in parameters(config)
+        if p.group == "matrix" and len(p.shape) == 2 and not p.is_router
+    ]
 
 
 def _targeted(config: ModelConfig, targets: tuple[str, ...]) -> list[Parameter]:

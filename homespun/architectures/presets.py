@@ -10,10 +10,11 @@ from typing import Any
 from homespun.architectures.families import family, model_config
 from homespun.architectures.gpt2 import GPT2
 from homespun.architectures.qwen3 import Qwen3
+from homespun.architectures.qwen3_moe import Qwen3Moe
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 
-_GPT2, _QWEN3 = GPT2(), Qwen3()
+_GPT2, _QWEN3, _QWEN3_MOE = GPT2(), Qwen3(), Qwen3Moe()
 
 PRESETS: dict[str, ModelConfig] = {
     # In a minute or two, many small steps teach more than a deeper or wider model: see benchmarks/prose.py. With six
@@ -24,6 +25,10 @@ PRESETS: dict[str, ModelConfig] = {
     "micro": _QWEN3.shape(5, 320),
     "mini": _QWEN3.shape(6, 384),
     "small": _QWEN3.shape(8, 512),
+    # The same block with eight experts, of which a token uses two: as much computation for a token as without experts.
+    "nano-moe": _QWEN3_MOE.shape(4, 256),
+    "mini-moe": _QWEN3_MOE.shape(6, 384),
+    "tiny-moe": _QWEN3_MOE.shape(8, 384, experts=16, d_ff=384, tied=True),
     "tiny": _GPT2.default_shape(8, 512, 8),
     "gpt2-small": _GPT2.default_shape(12, 768, 12),
     "gpt2-medium": _GPT2.default_shape(24, 1024, 16),
@@ -72,17 +77,23 @@ def _meant(name: str) -> str:
 
 
 def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
-    """`base` with some settings replaced; heads and feed-forward width follow a new d_model unless they are given.
+    """`base` with some settings replaced; heads and feed-forward width follow a new d_model unless they are given, and
+    the width of an expert follows the feed-forward width.
 
-    `overrides` may hold architecture, n_layers, n_heads, n_kv_heads, d_model, d_ff, vocab_size and seq_len. None leaves
-    a setting as it is.
+    `overrides` may hold architecture, n_layers, n_heads, n_kv_heads, d_model, d_ff, experts, experts_per_token,
+    d_expert, dense_layers, vocab_size and seq_len. None leaves a setting as it is. Where only experts are given, the
+    family is the one that has the block of `base` with experts.
 
     Raises:
         UserError: no such model can be built.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     architecture = family(given.get("architecture", base.architecture))
-    if architecture.name != base.architecture:
+    wants_experts = any(given.get(name) for name in ("experts", "experts_per_token", "d_expert"))
+    if wants_experts and "architecture" not in given and architecture.expert_family:
+        architecture = family(architecture.expert_family)
+        base = dataclasses.replace(base, architecture=architecture.name)
+    elif architecture.name != base.architecture:
         base = architecture.default_shape(base.n_layers, base.d_model, base.n_heads)
     d_model = given.get("d_model", base.d_model)
     if d_model != base.d_model:
@@ -95,4 +106,8 @@ def shaped(base: ModelConfig, overrides: dict[str, Any]) -> ModelConfig:
                 f"--d-model {d_model} cannot be divided into --n-heads {n_heads} heads of equal size"
             )
         given = {"head_dim": d_model // n_heads, "n_kv_heads": n_heads, **given}
-    return model_config(dataclasses.asdict(base) | given)
+    widths = {name: given.get(name, getattr(base, name)) for name in ("d_ff", "experts_per_token")}
+    if any(width != getattr(base, name) for name, width in widths.items()):
+        given = {"d_expert": 0, **given}
+    open_shape = ModelConfig(**dataclasses.asdict(base) | given)
+    return model_config(dataclasses.asdict(architecture.with_experts(open_shape)))

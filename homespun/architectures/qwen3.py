@@ -15,6 +15,11 @@ from homespun.config import ModelConfig
 from homespun.errors import UserError
 
 
+def linear(name: str, n_out: int, n_in: int, std: float, stacked: int = 1) -> Parameter:
+    """A matrix without a bias."""
+    return Parameter(f"{name}.weight", (n_out, n_in), "matrix", std, stacked=stacked)
+
+
 class Qwen3(Family):
     """Matrices that write into the residual stream, and an untied head, start at zero. So every block is the identity
     at first, and the first loss is that of a uniform guess."""
@@ -24,6 +29,7 @@ class Qwen3(Family):
     block_prefix = "model.layers"
     has_grouped_heads = True
     has_qk_norm = True
+    expert_family = "qwen3_moe"
     gguf = GGUFLayout(norm_eps="attention.layer_norm_rms_epsilon", has_rotary_positions=True)
 
     def check(self, config: ModelConfig) -> None:
@@ -70,9 +76,6 @@ class Qwen3(Family):
         def norm(name: str, size: int = c.d_model) -> Parameter:
             return Parameter(f"{name}.weight", (size,), "vector", mean=1.0)
 
-        def linear(name: str, n_out: int, n_in: int, std: float, stacked: int = 1) -> Parameter:
-            return Parameter(f"{name}.weight", (n_out, n_in), "matrix", std, stacked=stacked)
-
         def heads(name: str, n: int) -> Parameter:
             return linear(name, n * c.head_dim, c.d_model, std, stacked=n)
 
@@ -87,7 +90,7 @@ class Qwen3(Family):
         ]
         for i in range(c.n_layers):
             block = f"{self.block_prefix}.{i}"
-            attention, mlp = f"{block}.self_attn", f"{block}.mlp"
+            attention = f"{block}.self_attn"
             found += [
                 norm(f"{block}.input_layernorm"),
                 heads(f"{attention}.q_proj", c.n_heads),
@@ -96,19 +99,27 @@ class Qwen3(Family):
                 *qk_norms(attention),
                 linear(f"{attention}.o_proj", c.d_model, c.n_heads * c.head_dim, 0.0),
                 norm(f"{block}.post_attention_layernorm"),
-                linear(f"{mlp}.gate_proj", c.d_ff, c.d_model, std),
-                linear(f"{mlp}.up_proj", c.d_ff, c.d_model, std),
-                linear(f"{mlp}.down_proj", c.d_model, c.d_ff, 0.0),
+                *self.feed_forward(c, i),
             ]
         found.append(norm("model.norm"))
         if not c.tie_embeddings:
             found.append(Parameter("lm_head.weight", embedding_shape, "head", 0.0))
         return found
 
+    def feed_forward(self, config: ModelConfig, i: int) -> list[Parameter]:
+        """The parameters of the feed-forward layer of block i."""
+        c, mlp, std = config, f"{self.block_prefix}.{i}.mlp", config.d_model**-0.5
+        return [
+            linear(f"{mlp}.gate_proj", c.d_ff, c.d_model, std),
+            linear(f"{mlp}.up_proj", c.d_ff, c.d_model, std),
+            linear(f"{mlp}.down_proj", c.d_model, c.d_ff, 0.0),
+        ]
+
     def activations(self, config: ModelConfig) -> Activations:
         c = config
         normed_heads = (c.n_heads + c.n_kv_heads) * c.head_dim if self.has_qk_norm else 0
-        attention = 4 * c.n_heads * c.head_dim  # queries, keys, values and the result
+        # Queries, keys and values before and after their rotation, and the result.
+        attention = 3 * (c.n_heads + c.n_kv_heads) * c.head_dim
         return Activations(
             float32=2 * c.d_model + normed_heads,
             computed=2 * c.d_model + attention + 4 * c.d_ff,

@@ -550,8 +550,7 @@ def open_weights(path: Path, report: Say = warnings.warn) -> Archive:
     newest = CheckpointFolder(path).latest(report) if path.is_dir() else None
     if newest is None:
         raise CheckpointError(
-            f"{path}: no model is there: train one (homespun train), or name another file or the folder of a run "
-            "(--checkpoint)"
+            f"{path}: no model is there: train one (homespun train), or name another file or the folder of a run"
         )
     return newest.weights
 

@@ -59,13 +59,9 @@ class SamplingConfig(Checked):
 
 
 @dataclass(frozen=True)
-class LoadConfig(Checked):
-    """Model and machine. The trained model, and the engine that runs it."""
+class ReaderConfig(Checked):
+    """Machine. The engine that runs a trained model."""
 
-    checkpoint: PathName | None = setting(
-        None,
-        "Model: an .npz file or the folder of a run; if omitted, the best model of the run in `checkpoints`.",
-    )
     engine: ReaderName = setting(
         "auto",
         "Engine; auto: NumPy for small models, because it starts at once, otherwise the engine that trains.",
@@ -86,6 +82,16 @@ class LoadConfig(Checked):
             raise UserError(
                 "--engine numpy computes in float32: leave --precision out, or choose another engine"
             )
+
+
+@dataclass(frozen=True)
+class LoadConfig(ReaderConfig):
+    """Model. The trained model."""
+
+    checkpoint: PathName | None = setting(
+        None,
+        "Model: an .npz file or the folder of a run; if omitted, the best model of the run in `checkpoints`.",
+    )
 
 
 @dataclass(frozen=True)

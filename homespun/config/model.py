@@ -23,6 +23,12 @@ class ModelConfig(Checked):
     n_kv_heads: int = setting(8, "Key/value heads.", at_least=1)
     head_dim: int = setting(64, "Width of one attention head.", at_least=1)
     d_ff: int = setting(2048, "Width of the feed-forward layers.", at_least=1)
+    experts: int = setting(
+        0, "Experts of a mixture; 0 where the family has none.", at_least=0, at_most=4096
+    )
+    experts_per_token: int = setting(0, "Experts that a token uses.", at_least=0)
+    d_expert: int = setting(0, "Width of the feed-forward layer of one expert.", at_least=0)
+    dense_layers: int = setting(0, "First blocks that have no experts.", at_least=0)
     tie_embeddings: bool = setting(True, "The output layer shares the token embeddings.")
     norm_eps: float = setting(1e-5, "Epsilon of the normalisation layers.", above=0, at_most=1)
     rope_theta: float = setting(10000.0, "Base of the rotary frequencies.", at_least=1, at_most=1e9)

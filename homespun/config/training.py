@@ -72,6 +72,35 @@ class ShapeConfig(Checked):
         at_least=1,
         on_resume="fixed",
     )
+    experts: int | None = setting(
+        None,
+        "Experts in each feed-forward layer of a mixture, of which a token uses a few.",
+        if_omitted=f"{FROM_PRESET}, or eight in a family with experts",
+        at_least=2,
+        at_most=4096,
+        on_resume="fixed",
+    )
+    experts_per_token: int | None = setting(
+        None,
+        "Experts that a token uses.",
+        if_omitted=f"{FROM_PRESET}, or two",
+        at_least=1,
+        on_resume="fixed",
+    )
+    d_expert: int | None = setting(
+        None,
+        "Width of the feed-forward layer of one expert.",
+        if_omitted=f"{FROM_PRESET}, or --d-ff divided by --experts-per-token",
+        at_least=1,
+        on_resume="fixed",
+    )
+    dense_layers: int | None = setting(
+        None,
+        "First blocks that have one feed-forward layer of width --d-ff instead of experts.",
+        if_omitted=FROM_PRESET,
+        at_least=0,
+        on_resume="fixed",
+    )
 
 
 @dataclass(frozen=True)
@@ -210,6 +239,20 @@ class OptimizerConfig(Checked):
         below=1,
         on_resume="announced",
     )
+    aux_loss: float = setting(
+        0.01,
+        "Factor of the loss that spreads the tokens over the experts of a mixture.",
+        at_least=0,
+        at_most=100,
+        on_resume="announced",
+    )
+    z_loss: float = setting(
+        0.001,
+        "Factor of the loss that keeps the logits of a mixture's router small.",
+        at_least=0,
+        at_most=100,
+        on_resume="announced",
+    )
     on_spike: OnSpike = setting(
         "warn",
         "If the loss or gradient norm of a step is far above the recent ones: warn and apply the step, skip it, or "
@@ -266,6 +309,11 @@ class MachineConfig(Checked):
     )
     gradient_checkpointing: bool = setting(
         False, "Use less memory for activations, at about a third more computation."
+    )
+    auto_batch: bool = setting(
+        False,
+        "Choose the largest micro-batch that fits into memory, and as many of them that the update stays the same. A "
+        "resumed run keeps it where it fits.",
     )
     threads: int | None = setting(
         None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
@@ -325,7 +373,7 @@ class TrainConfig(
     RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
 ):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
-    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
+    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and your --time-budget."""
 
     data_file: PathName | None = setting(
         None,
@@ -373,6 +421,9 @@ class TrainConfig(
         at_least=0,
         on_resume="fixed",
     )
+    dry_run: bool = setting(
+        False, "Say what the run would take, as `homespun plan` does, and write nothing."
+    )
     config: PathName | None = setting(
         None,
         "TOML file with any of these settings (underscores instead of dashes); flags override it.",
@@ -392,3 +443,15 @@ class TrainConfig(
         """The file to resume from, if one is named."""
         named = isinstance(self.resume, str) and self.resume not in ("never", "latest", "auto")
         return Path(str(self.resume)) if named else None
+
+
+@dataclass(frozen=True)
+class PlanConfig(TrainConfig):
+    """Say what a run would take before it starts: memory, time, disk, energy and the loss to expect. It takes all
+    settings of `homespun train`, measures some real steps on this machine (at most a minute), and writes nothing."""
+
+    machine: str | None = setting(
+        None,
+        'Plan for another machine by its data sheet, such as "M1 Max 32GB", "RTX 4090" or "Ryzen 9 7950X".',
+        if_omitted="this machine, measured",
+    )

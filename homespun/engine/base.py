@@ -16,14 +16,12 @@ import numpy.typing as npt
 
 from homespun.architectures.lora import Lora
 from homespun.data.batch import Batch, Tokens
+from homespun.engine.traits import StepTraits
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
 
-LONGEST_IN_FULL = 512
-"""The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
-there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""
 HEAD_ROWS = 512
@@ -32,6 +30,29 @@ HEAD_ROWS = 512
 FLOAT16_LOSS_SCALE = 4096.0
 """The loss is multiplied by this before a backward pass in float16, and the gradients are divided by it afterwards;
 without it small gradients would underflow. A step whose scaled gradients overflow is refused."""
+
+
+@dataclass(frozen=True)
+class RouterUse:
+    """How the router of one block has spread the tokens of a step over its experts.
+
+    Engines keep it as a row of numbers in this order. Each is a mean over the micro-batches, weighted by their targets.
+    """
+
+    balance_loss: float
+    """The number of experts of a token if all are used evenly; more if they are not. A micro-batch is measured as a
+    whole."""
+    z_loss: float
+    """Mean square of the logarithm of the sum of the exponentials of the logits."""
+    entropy: float
+    """Of the router's probabilities for a token, in nats, as a mean over the tokens."""
+    load: tuple[float, ...]
+    """The share of each expert in all that the experts were given; the sum is 1."""
+
+    @classmethod
+    def of_row(cls, row: Sequence[float]) -> "RouterUse":
+        balance_loss, z_loss, entropy, *load = row
+        return cls(balance_loss, z_loss, entropy, tuple(load))
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ class StepResult:
     """Whether the norm was above the limit, so that the gradients were scaled down."""
     applied: bool
     """False if the loss or the norm was not finite or above its limit; then weights and moments are unchanged."""
+    routers: tuple[RouterUse, ...] = ()
+    """Of each block that has experts. Their losses are not part of `loss`."""
 
     @property
     def finite(self) -> bool:
@@ -156,6 +179,10 @@ class EngineOptions:
     dropout: float = 0.0
     """The fraction of the embeddings, and of the outputs of attention and feed-forward layers, that a training step
     sets to zero."""
+    aux_loss: float = 0.0
+    """Factor of the balance loss of each router in what a step minimises."""
+    z_loss: float = 0.0
+    """Factor of the z-loss of each router."""
     frozen: frozenset[str] = frozenset()
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None
@@ -282,6 +309,9 @@ class Machine(Protocol):
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""
+
+    def step_traits(self, precision: str, seq_len: int) -> StepTraits:
+        """How a training step in this precision, with such a context, uses memory."""
 
     def compiles_at_once(self) -> bool:
         """Whether compilation takes almost no time."""

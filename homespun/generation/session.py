@@ -30,6 +30,9 @@ MAX_BATCH = 16
 DecoderFactory = Callable[[int, int], Decoder]
 """(batch_size, max_len) -> a decoder with an empty cache: `Reader.decoder`."""
 
+Prompt = str | list[int] | None
+"""A text, or its tokens as they are; None: the model begins by itself."""
+
 Finish = Literal["end", "length", "stop"]
 
 
@@ -102,7 +105,7 @@ class Session:
             yield from (text.continuation() for text in waiting)
 
     def generate_batch(
-        self, prompts: Sequence[str | None], config: SamplingConfig
+        self, prompts: Sequence[Prompt], config: SamplingConfig
     ) -> list[Continuation]:
         """Continue several prompts, which may differ in length, each as if it were alone, up to
         rounding. Raises as `generate`."""
@@ -136,14 +139,22 @@ class Session:
             yield piece
         return text.continuation()
 
-    def prompt_ids(self, prompt: str | None) -> list[int]:
-        """The end-of-text mark and the tokens of the prompt.
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The end-of-text mark and the tokens of the prompt; tokens stay as they are.
 
         Raises:
             UserError: the prompt is empty, longer than the context, or not valid text.
         """
         if prompt is None:
             return [self._tokenizer.eot_id]
+        if isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
+            if not 0 < len(prompt) <= self._context:
+                raise UserError(
+                    f"the prompt has {len(prompt):,} tokens: 1 to {self._context:,} are possible"
+                )
+            if min(prompt) < 0 or max(prompt) >= self._tokenizer.vocab_size:
+                raise UserError("the prompt has a token that is not in the vocabulary")
+            return prompt
         if not isinstance(prompt, str):
             raise UserError(f"the prompt is {shown(prompt)}: text is expected")
         if not prompt:

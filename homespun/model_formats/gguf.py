@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.architectures.base import Parameter
+from homespun.architectures.base import Family, Parameter, Part
 from homespun.architectures.families import FAMILIES, family, model_config, parameters
 from homespun.config import ModelConfig
 from homespun.config.checked import shown
@@ -28,6 +28,7 @@ from homespun.model_formats.gguf_tokenizer import (
     to_metadata,
 )
 from homespun.model_formats.numbers import Floats, in_precision
+from homespun.model_formats.parts import joined, part_shape
 from homespun.model_formats.stored_model import StoredModel, in_order
 from homespun.model_formats.tokenizer_files import begins_with_separator, separator_name
 from homespun.named_array import NamedArray
@@ -63,25 +64,26 @@ def read(path: Path) -> StoredModel:
             f"{path}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model only "
             f"{config.vocab_size:,}: get the file again"
         )
-    names = tensor_names(config)
-    expected = {p.name: p.shape for p in parameters(config)}
-    for name, shape in expected.items():
-        tensor = file.tensors.get(names[name])
+    layout = tensor_parts(config)
+    expected = parameters(config)
+    shapes = {part.name: part_shape(p, part) for p in expected for part in layout[p.name]}
+    for name, shape in shapes.items():
+        tensor = file.tensors.get(name)
         if tensor is None:
-            raise UserError(f"{path}: the tensor {names[name]} is missing: get the file again")
+            raise UserError(f"{path}: the tensor {name} is missing: get the file again")
         if tensor.shape != shape:
             raise UserError(
-                f"{path}: {names[name]} is {list(tensor.shape)}, its metadata describes {list(shape)}: "
+                f"{path}: {name} is {list(tensor.shape)}, its metadata describes {list(shape)}: "
                 "get the file again"
             )
-    for name in file.tensors.keys() - set(names.values()):
+    for name in file.tensors.keys() - shapes.keys():
         raise UserError(f"{path}: models of this family have no {name}: not supported")
     turn_back = _turns_of_rotary_pairs(config, back=True)
+    reads = {name: file.tensors[name].read_floats for name in shapes}
 
     def tensors() -> Iterator[NamedArray]:
-        for name in expected:
-            values = file.tensors[names[name]].read_floats()
-            yield name, turn_back(name, values)
+        for p in expected:
+            yield p.name, turn_back(p.name, joined(p, layout[p.name], reads)())
 
     return StoredModel(path, config, tokenizer, tensors, {}, 0)
 
@@ -94,11 +96,12 @@ def _config(file: GGUFFile) -> ModelConfig:
     """
     path, metadata = file.path, file.metadata
     name = metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in FAMILIES:
+    kinds = {_architecture(kind): kind for kind in FAMILIES.values()}
+    if not isinstance(name, str) or name not in kinds:
         raise UserError(
-            f"{path}: models of type {shown(name)} are not supported: choose one of {', '.join(FAMILIES)}"
+            f"{path}: models of type {shown(name)} are not supported: choose one of {', '.join(kinds)}"
         )
-    layout = FAMILIES[name].gguf
+    layout = kinds[name].gguf
 
     def get(key: str, default: Any = None) -> Any:
         value = metadata.get(f"{name}.{key}", default)
@@ -109,7 +112,7 @@ def _config(file: GGUFFile) -> ModelConfig:
         return value
 
     for key, meaning in REFUSED.items():
-        if get(key, 0):
+        if get(key, 0) and key not in dict(layout.numbers):
             raise UserError(f"{path}: it has {meaning}, which is not supported")
     if get("rope.scaling.type", "none") != "none":
         raise UserError(f"{path}: it scales rotary positions, which is not supported")
@@ -131,7 +134,7 @@ def _config(file: GGUFFile) -> ModelConfig:
                 raise UserError(f"{path}: heads that are turned in part are not supported")
         return model_config(
             {
-                "architecture": name,
+                "architecture": kinds[name].name,
                 "vocab_size": embedding.shape[0],
                 "seq_len": int(get("context_length")),
                 "n_layers": n_layers,
@@ -143,6 +146,7 @@ def _config(file: GGUFFile) -> ModelConfig:
                 "tie_embeddings": "output.weight" not in file.tensors,
                 "norm_eps": _as_decimal(get(layout.norm_eps)),
                 "rope_theta": _as_decimal(get("rope.freq_base", 10000.0)),
+                **{field: int(get(key)) for key, field in layout.numbers},
             }
         )
     except UserError as error:
@@ -157,19 +161,26 @@ def _as_decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def tensor_names(config: ModelConfig) -> dict[str, str]:
-    """The names of a model's parameters in a GGUF file."""
+def _architecture(kind: Family) -> str:
+    """The name of a family in a GGUF file."""
+    return kind.gguf.architecture or kind.name
+
+
+def tensor_parts(config: ModelConfig) -> dict[str, list[Part]]:
+    """The tensors of each parameter, under their names in a GGUF file."""
     from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, get_tensor_name_map
 
-    architecture = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}[config.architecture]
+    kind = family(config.architecture)
+    architecture = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}[_architecture(kind)]
     assert isinstance(architecture, MODEL_ARCH)
     known = get_tensor_name_map(architecture, config.n_layers)
-    names = {}
-    for p in parameters(config):
-        name = known.get_name(p.name, try_suffixes=(".weight", ".bias"))
-        assert name is not None, p.name
-        names[p.name] = name
-    return names
+
+    def renamed(part: Part) -> Part:
+        name = known.get_name(part.name, try_suffixes=(".weight", ".bias"))
+        assert name is not None, part.name
+        return part._replace(name=name)
+
+    return {p.name: list(map(renamed, kind.merged_parts(p))) for p in parameters(config)}
 
 
 def _turns_of_rotary_pairs(config: ModelConfig, *, back: bool) -> Callable[[str, Floats], Floats]:
@@ -194,7 +205,7 @@ def write_file(model: StoredModel, path: Path, precision: str) -> None:
     Args:
         model: the model.
         path: the file, which does not exist yet.
-        precision: one of `PRECISIONS`. Vectors and positions stay float32, and with int8
+        precision: one of `PRECISIONS`. Vectors, positions and routers stay float32, and with int8
             rows that are no multiple of 32 numbers.
 
     Raises:
@@ -204,35 +215,41 @@ def write_file(model: StoredModel, path: Path, precision: str) -> None:
     """
     from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
-    config = model.config
-    writer = GGUFWriter(path, config.architecture)
+    config, kind = model.config, family(model.config.architecture)
+    kind.check_for_gguf(config)
+    writer = GGUFWriter(path, _architecture(kind))
     _add_metadata(writer, model, precision)
-    names, turn = tensor_names(config), _turns_of_rotary_pairs(config, back=False)
+    layout, turn = tensor_parts(config), _turns_of_rotary_pairs(config, back=False)
     expected = parameters(config)
     stored_as = {
         p.name: GGMLQuantizationType[TYPE_OF[_precision_of(p, config, precision)]] for p in expected
     }
 
     def encoded(name: str, values: Floats) -> npt.NDArray[Any]:
-        kind = stored_as[name]
-        if kind.name == "F16":
+        numbers = stored_as[name]
+        if numbers.name == "F16":
             return in_precision(values, "float16")
-        return values if kind.name == "F32" else quantize(values, kind)
+        return values if numbers.name == "F32" else quantize(values, numbers)
 
     for p in expected:
-        sample = encoded(p.name, np.zeros((1, *p.shape[1:]), np.float32))
-        shape = (p.shape[0], *sample.shape[1:])
-        n_bytes = sample.nbytes * p.shape[0]
-        if len(p.shape) == 1:
-            shape, n_bytes = p.shape, 4 * p.size
-        writer.add_tensor_info(names[p.name], shape, sample.dtype, n_bytes, stored_as[p.name])
+        for part in layout[p.name]:
+            shape = part_shape(p, part)
+            sample = encoded(p.name, np.zeros((1, *shape[1:]), np.float32))
+            n_bytes = sample.nbytes * shape[0]
+            if len(shape) == 1:
+                n_bytes = 4 * p.size
+            else:
+                shape = (shape[0], *sample.shape[1:])
+            writer.add_tensor_info(part.name, shape, sample.dtype, n_bytes, stored_as[p.name])
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, tensor in in_order(model, [p.name for p in expected]):
-            values = np.ascontiguousarray(tensor, np.float32)
-            writer.write_tensor_data(encoded(name, turn(name, values)))
+            values = turn(name, np.ascontiguousarray(tensor, np.float32))
+            for part in layout[name]:
+                piece = np.ascontiguousarray(values[part.place])
+                writer.write_tensor_data(encoded(name, piece))
         writer.flush()
     finally:
         writer.close()
@@ -242,15 +259,20 @@ def write_file(model: StoredModel, path: Path, precision: str) -> None:
 
 def _precision_of(p: Parameter, config: ModelConfig, precision: str) -> str:
     of_positions = p.group == "embedding" and p.shape[0] != config.vocab_size
-    if p.group == "vector" or of_positions or (precision == "int8" and p.shape[-1] % BLOCK):
+    if (
+        p.group == "vector"
+        or p.is_router
+        or of_positions
+        or (precision == "int8" and p.shape[-1] % BLOCK)
+    ):
         return "float32"
     return precision
 
 
 def _add_metadata(writer: Any, model: StoredModel, precision: str) -> None:
     c, tokenizer = model.config, model.tokenizer
-    layout = family(c.architecture).gguf
-    name = c.architecture
+    kind = family(c.architecture)
+    layout, name = kind.gguf, _architecture(kind)
     writer.add_name("homespun")
     writer.add_file_type(FILE_TYPES[precision])
     writer.add_quantization_version(2)
@@ -262,6 +284,7 @@ def _add_metadata(writer: Any, model: StoredModel, precision: str) -> None:
         "attention.head_count": c.n_heads,
         "attention.head_count_kv": c.n_kv_heads,
         "vocab_size": c.vocab_size,
+        **{key: getattr(c, field) for key, field in layout.numbers},
     }
     if layout.has_rotary_positions:
         numbers["attention.key_length"] = numbers["attention.value_length"] = c.head_dim

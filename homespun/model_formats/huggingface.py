@@ -9,20 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
+from homespun.architectures.base import Part
 from homespun.architectures.families import family, parameters
 from homespun.errors import UserError
 from homespun.model_formats.config_file import CONFIG
 from homespun.model_formats.model_card import model_card
 from homespun.model_formats.numbers import in_precision
+from homespun.model_formats.parts import joined, part_shape
 from homespun.model_formats.safetensors_file import Described, write
 from homespun.model_formats.stored_model import StoredModel, in_order, other_facts
 from homespun.model_formats.tokenizer_files import write_tokenizer
 from homespun.model_formats.weights_folder import (
     FACTS,
     WEIGHTS,
-    ReadTensor,
     WeightsFolder,
-    read_parameter,
+    read_tensor,
 )
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -49,12 +50,23 @@ def read(folder: WeightsFolder) -> StoredModel:
             raise UserError(f"{folder.path}: {name} occurs twice: get the files again")
         turned = kind.is_transposed(name)
         found[name], shapes[name] = entry, entry.shape[::-1] if turned else entry.shape
-    folder.check(shapes)
-    tensors: dict[str, ReadTensor] = {
-        name: read_parameter(found[name], p, transposed=kind.is_transposed(name))
-        for name, p in expected.items()
+    layout = {
+        p.name: [Part(p.name)] if p.name in found else kind.huggingface_parts(p)
+        for p in expected.values()
     }
-    return folder.stored_model(tensors)
+    stated = {
+        part.name: part_shape(expected[name], part)
+        for name, parts in layout.items()
+        for part in parts
+    }
+    folder.check(shapes, stated)
+    reads = {
+        name: read_tensor(entry, name, transposed=kind.is_transposed(name))
+        for name, entry in found.items()
+    }
+    return folder.stored_model(
+        {name: joined(expected[name], parts, reads) for name, parts in layout.items()}
+    )
 
 
 def _is_tied_copy(folder: WeightsFolder) -> bool:
@@ -90,15 +102,20 @@ def write_folder(model: StoredModel, folder: Path, precision: str) -> None:
     """
     config, kind = model.config, family(model.config.architecture)
     expected = {p.name: p for p in parameters(config)}
-    described = {
-        name: Described(p.shape[::-1] if kind.is_transposed(name) else p.shape, precision)
-        for name, p in expected.items()
-    }
+    layout = {name: kind.huggingface_parts(p) for name, p in expected.items()}
+    described = {}
+    for name, parts in layout.items():
+        for part in parts:
+            shape = part_shape(expected[name], part)
+            described[part.name] = Described(
+                shape[::-1] if kind.is_transposed(name) else shape, precision
+            )
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
         for name, values in in_order(model, list(expected)):
             stored = in_precision(np.asarray(values, np.float32), precision)
-            yield stored.T if kind.is_transposed(name) else stored
+            for part in layout[name]:
+                yield stored.T if kind.is_transposed(name) else stored[part.place]
 
     write(folder / WEIGHTS, described, arrays())
     write_description(model, folder, {"dtype": precision})

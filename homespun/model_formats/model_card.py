@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from homespun.architectures.families import count_parameters
+from homespun.architectures.families import count_active_parameters, count_parameters
 from homespun.model_formats.stored_model import StoredModel
 
 
@@ -12,6 +12,7 @@ def model_card(model: StoredModel, precision: str) -> str:
     facts = {
         "Family": f"{c.architecture}, {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads",
         "Parameters": f"{count_parameters(c):,}",
+        **_experts(model),
         "Context": f"{c.seq_len:,} tokens",
         "Vocabulary": f"{c.vocab_size:,} tokens",
         "Number format": precision,
@@ -49,6 +50,16 @@ print(write("Once upon a time", max_new_tokens=200)[0]["generated_text"])
 
 The model continues text like the text that it was trained on. It knows nothing else, and can be wrong.
 """
+
+
+def _experts(model: StoredModel) -> dict[str, Any]:
+    c = model.config
+    if not c.experts:
+        return {}
+    return {
+        "Experts": f"{c.experts} of width {c.d_expert}, of which a token uses {c.experts_per_token}",
+        "Parameters that a token uses": f"{count_active_parameters(c):,}",
+    }
 
 
 def _training(model: StoredModel) -> dict[str, Any]:

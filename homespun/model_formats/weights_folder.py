@@ -1,17 +1,17 @@
 """A folder with `config.json`, safetensors and a tokenizer: the parts that Hugging Face and MLX folders share."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.architectures.base import Parameter
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 from homespun.model_formats.config_file import CONFIG, model_config_of, read_json
 from homespun.model_formats.numbers import Floats
+from homespun.model_formats.parts import ReadTensor
 from homespun.model_formats.safetensors_file import FLOATS, Entry, read_entries
 from homespun.model_formats.stored_model import StoredModel
 from homespun.named_array import NamedArray
@@ -22,8 +22,6 @@ INDEX = "model.safetensors.index.json"
 FACTS = "homespun.json"
 """Facts about the training of a model, which other programs do not read."""
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-
-ReadTensor = Callable[[], Floats]
 
 
 @dataclass(frozen=True)
@@ -57,22 +55,24 @@ class WeightsFolder:
 
         return StoredModel(self.path, self.config, tokenizer, read, *_facts(self.path))
 
-    def check(self, found: Mapping[str, tuple[int, ...]]) -> None:
-        """Compare names and shapes with those of the parameters, before memory is allocated for the model.
+    def check(
+        self, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """Compare the shapes of tensors with those that the model has, before memory is allocated for it.
 
         Args:
-            found: shapes by the parameters' names.
+            found: shapes by name.
+            expected: the same of the model.
 
         Raises:
-            UserError: a parameter is missing or has another shape, or there are others.
+            UserError: a tensor is missing or has another shape, or there are others.
         """
-        expected = {p.name: p for p in parameters(self.config)}
-        for name, p in expected.items():
+        for name, shape in expected.items():
             if name not in found:
                 raise UserError(f"{self.path}: the weights {name} are missing: get the files again")
-            if found[name] != p.shape:
+            if found[name] != shape:
                 raise UserError(
-                    f"{self.path}: {name} is {list(found[name])}, {CONFIG} describes {list(p.shape)}: "
+                    f"{self.path}: {name} is {list(found[name])}, {CONFIG} describes {list(shape)}: "
                     "get the files again"
                 )
         for name in found.keys() - expected.keys():
@@ -119,14 +119,14 @@ def _weight_files(path: Path) -> list[Path]:
     raise UserError(f"{path}: there is no {WEIGHTS}: name another folder")
 
 
-def read_parameter(entry: Entry, p: Parameter, *, transposed: bool) -> ReadTensor:
-    """A function that reads the numbers of a parameter.
+def read_tensor(entry: Entry, name: str, *, transposed: bool) -> ReadTensor:
+    """A function that reads the numbers of a tensor.
 
     Raises:
         UserError: the tensor does not hold floating-point numbers.
     """
     if entry.dtype not in FLOATS:
-        raise UserError(f"{entry.path}: {p.name} has numbers of type {entry.dtype}: not supported")
+        raise UserError(f"{entry.path}: {name} has numbers of type {entry.dtype}: not supported")
 
     def read() -> Floats:
         values = entry.read_floats()

@@ -4,9 +4,12 @@ anything else. The loop and the listeners depend on this module and not on each 
 
 import math
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from homespun.errors import UserError
 
 
 class StopRun(Exception):
@@ -41,6 +44,18 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
+class Router:
+    """How the router of one block has spread the tokens over its experts: means over steps."""
+
+    balance_loss: float
+    z_loss: float
+    entropy: float
+    """Of the probabilities for a token, in nats."""
+    load: Sequence[float]
+    """The share of each expert in all that the experts were given; the sum is 1."""
+
+
+@dataclass(frozen=True)
 class LoggedSteps:
     """The steps since the last line of the log, and what the machine needed for them."""
 
@@ -56,6 +71,10 @@ class LoggedSteps:
     """None where only the peak is known."""
     training_seconds: float
     """Since the beginning of the run, steps alone."""
+    routers: Sequence[Router] = ()
+    """Of the blocks that have experts."""
+    auxiliary_loss: float = 0.0
+    """The losses of the routers, each times its factor: they are minimised together with the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +177,22 @@ class TrainResult:
     stopped_by: signal.Signals | None
     saved_step: int | None = None
     """The step from which --resume continues; None if there is no checkpoint."""
+    records: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """From Python: the lines of `metrics.jsonl`, with those before a resume; see `records.metrics`."""
+
+    def frame(self) -> Any:
+        """The records as a `pandas.DataFrame`, a row each; a cell is empty where a record has no such value.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped]
+        except ImportError:
+            raise UserError(
+                "a data frame needs pandas: pip install pandas; without it, `records` has the same as dictionaries"
+            ) from None
+        return pandas.DataFrame(list(self.records))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,12 @@ Record = Mapping[str, Any]
 Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (fraction of the steps since
 the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
 (where it is known), `seconds`, the exact loss as `loss_hex` (`float.hex`), and `batch` (a fingerprint of its tokens).
+With experts also, as means over the steps since the last such record: `expert_load` (for each router the share of each
+expert in its tokens, times their number: 1 is an even share), the largest and smallest of these as `largest_load` and
+`smallest_load`, `dead_experts` (how many had no token), `router_entropy` (of a token's probabilities, as a fraction of
+the largest possible, mean over the routers), `balance_loss` and `z_loss` (means over the routers), and
+`auxiliary_loss`, what the losses of all routers add to the loss that is minimised, with its share in that as
+`auxiliary_share`.
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
 two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
 `best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
@@ -84,8 +91,27 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
         "active_memory_bytes": log.active_memory_bytes,
         "seconds": log.training_seconds,
         "batch": event.batch,
+        **(_experts(event.loss, log) if log.routers else {}),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _experts(loss: float, log: LoggedSteps) -> dict[str, Any]:
+    """The use of the experts."""
+    routers = log.routers
+    loads = [[share * len(router.load) for share in router.load] for router in routers]
+    all_loads = [load for of_router in loads for load in of_router]
+    return {
+        "expert_load": [[round(load, 4) for load in of_router] for of_router in loads],
+        "largest_load": max(all_loads),
+        "smallest_load": min(all_loads),
+        "dead_experts": sum(load == 0 for load in all_loads),
+        "router_entropy": fmean(r.entropy / math.log(len(r.load)) for r in routers),
+        "balance_loss": fmean(r.balance_loss for r in routers),
+        "z_loss": fmean(r.z_loss for r in routers),
+        "auxiliary_loss": log.auxiliary_loss,
+        "auxiliary_share": log.auxiliary_loss / (loss + log.auxiliary_loss),
+    }
 
 
 class MetricsLog:
@@ -291,6 +317,14 @@ def read(
     """
     for line in read_lines(path, on_damage):
         yield line.record
+
+
+def read_whole(path: Path) -> tuple[dict[str, Any], ...]:
+    """All records of a file, without damaged lines; none if there is no file that can be read."""
+    try:
+        return tuple(read(path, on_damage=lambda error: None))
+    except UserError:
+        return ()
 
 
 def read_lines(

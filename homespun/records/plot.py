@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ def plot_run(
     max_grad_norm: float | None = None,
     report: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Draw the curves of a run as a PNG: losses, learning rate, gradient norm, speed.
+    """Draw the curves of a run as a PNG: losses, learning rate, gradient norm, speed, and the use of its experts.
 
     A run with few records, or without evaluations, gives a picture of what there is. Damaged records are left out.
 
@@ -51,11 +51,13 @@ def plot_run(
     if damaged:
         more = f" (and {len(damaged) - 1:,} more)" if damaged[1:] else ""
         report(f"{damaged[0]}{more}: the picture leaves that out.")
-    figure = Figure(figsize=(10, 6.8), dpi=150, layout="constrained")
+    rows: list[Any] = [["loss", "loss", "loss"], ["lr", "norm", "speed"]]
+    heights = [2.3, 1.0]
+    if has_experts := len(curves["largest_load"][1]) > 0:
+        rows, heights = [*rows, ["load", "entropy", "auxiliary"]], [*heights, 1.0]
+    figure = Figure(figsize=(10, 2.1 * sum(heights)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplot_mosaic(
-        [["loss", "loss", "loss"], ["lr", "norm", "speed"]], height_ratios=[2.3, 1]
-    )
+    panels = figure.subplot_mosaic(rows, height_ratios=heights)
     figure.suptitle(_headline(curves), x=0.015, ha="left", color=INK, fontsize=12)
     _draw_losses(panels["loss"], curves)
     _draw(panels["lr"], curves["lr"], GREEN)
@@ -72,8 +74,10 @@ def plot_run(
     _style(panels["lr"], "learning rate", n_steps)
     _style(panels["norm"], "gradient norm", n_steps)
     _style(panels["speed"], "tokens per second", n_steps)
-    for name in ("lr", "norm", "speed"):
-        panels[name].set_ylim(bottom=0)
+    if has_experts:
+        _draw_experts(panels, curves, n_steps)
+    for panel in list(panels.values())[1:]:
+        panel.set_ylim(bottom=0)
     panels["lr"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels["speed"].yaxis.set_major_formatter(lambda value, _: _si(value))
     _add_token_axis(panels["loss"], curves["tokens"])
@@ -142,6 +146,18 @@ def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
     if panel.lines:
         panel.legend(edgecolor="white", labelcolor=INK, loc="upper right")
     _crop_initial_fall(panel, curves)
+
+
+def _draw_experts(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], steps: float) -> None:
+    """The most and the least used expert of all blocks, how decided the routers are, and the share of their losses."""
+    _draw(panels["load"], curves["largest_load"], ORANGE, label="most used")
+    _draw(panels["load"], curves["smallest_load"], BLUE, label="least used")
+    panels["load"].legend(frameon=False, labelcolor=INK, fontsize=8)
+    _draw(panels["entropy"], curves["router_entropy"], GREEN)
+    _draw(panels["auxiliary"], curves["auxiliary_share"], PURPLE)
+    _style(panels["load"], "load of an expert, 1 = even", steps)
+    _style(panels["entropy"], "entropy of the routers, 1 = undecided", steps)
+    _style(panels["auxiliary"], "share of the auxiliary losses", steps)
 
 
 def _crop_initial_fall(panel: "Axes", curves: defaultdict[str, Curve]) -> None:

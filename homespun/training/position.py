@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from homespun.checkpoint.stored_values import restored
+from homespun.training.diagnostics.experts import ExpertWatch, Rows
 from homespun.training.diagnostics.step_guard import StepGuard
 from homespun.training.diagnostics.trends import TrendWatch
 
@@ -28,6 +29,10 @@ class Window:
     steps: int = 0
     clipped: int = 0
     seconds: float = 0.0
+    experts: Rows = field(default_factory=list)
+    """Sums of the use of the experts over the steps that were applied."""
+    with_experts: int = 0
+    """The number of these steps."""
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Position:
     guard: StepGuard = field(default_factory=StepGuard)
     watch: TrendWatch = field(default_factory=TrendWatch)
     window: Window = field(default_factory=Window)
+    experts: ExpertWatch = field(default_factory=ExpertWatch)
 
     def stored(self) -> dict[str, Any]:
         """The values that a checkpoint holds."""

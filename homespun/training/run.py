@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.architectures.families import count_parameters
+from homespun.architectures.families import count_parameters, described_size
 from homespun.architectures.lora import Lora, count_trained
 from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig
@@ -12,7 +12,7 @@ from homespun.data.prepare import Prepared
 from homespun.data.samples import TextDataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
-from homespun.planning.estimate import training_bytes
+from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ class Run:
             )
         return initial | {
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
-            f"{counted(model.n_heads, 'head')}, {count_parameters(model) / 1e6:.1f} M parameters",
+            f"{counted(model.n_heads, 'head')}, {described_size(model)}",
             **adapters,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
@@ -99,18 +99,11 @@ class Run:
 
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
-        c, machine = self.config, select.machine(self.config.engine)
+        machine = select.machine(self.config.engine)
         copies = COPY_SIZE * self.weights_bytes
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = training_bytes(
-            self.plan.in_training,
-            c.batch_size,
-            c.optimizer,
-            half=machine.computes_in_half(c.precision),
-            checkpointing=c.gradient_checkpointing,
-            lora=self.lora,
-        )
+        step = step_memory(self.plan, machine).total
         return step + copies <= hardware.capacity()
 
 

@@ -21,7 +21,8 @@ from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel
-from homespun.planning.memory import check_memory, out_of_memory
+from homespun.planning.auto_batch import fitting_batch
+from homespun.planning.memory import check_memory, out_of_memory, step_memory
 from homespun.planning.recipe import (
     SHAPE,
     SIZES,
@@ -30,6 +31,7 @@ from homespun.planning.recipe import (
     ResolvedConfig,
     check_step_fits,
     least_sequences_per_step,
+    lora_of,
     plan,
     step_limits,
 )
@@ -105,6 +107,7 @@ def set_up(
         planned = choose_plan(
             requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
         )
+    planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
         take_weights(engine, initial, planned.lora)
@@ -138,13 +141,16 @@ def set_up(
     )
 
 
-def choose_text(data_file: str | None, say: Say, folder: Path | None = None) -> Corpus:
-    """The text that is named, or the last download. `folder` keeps the record of its survey.
+def choose_text(
+    data_file: str | None, say: Say, folder: Path | None = None, *, keeps: bool = True
+) -> Corpus:
+    """The text that is named, or the last download. `folder` holds the record of its survey, which is written if
+    `keeps`.
 
     Raises:
         UserError: there is no text, or too little.
     """
-    corpus = survey(workspace.chosen_data(data_file), say, folder)
+    corpus = survey(workspace.chosen_data(data_file), say, folder, keeps=keeps)
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
     needed = "a model needs at least about 100 kB (a short book has 300 kB)"
     if corpus.n_bytes < MIN_TEXT_BYTES:
@@ -183,16 +189,26 @@ def choose_tokenizer(
     Raises:
         UserError: the named tokenizer is not there, damaged, or of another size, or an unnamed one is damaged.
     """
+    if tokenizer := find_tokenizer(path, vocab_size, corpus, say):
+        return tokenizer
+    size = f"of {vocab_size:,} tokens " if vocab_size else ""
+    say(f"{_why_none_fits(corpus)}: training one {size}on {corpus.path}.")
+    folder = Path(TokenizerConfig.output_dir)
+    return train_tokenizer_on(corpus, vocab_size or AUTO_VOCAB_SIZE, folder, say)
+
+
+def find_tokenizer(
+    path: str | None, vocab_size: int | None, corpus: Corpus, say: Say
+) -> Tokenizer | None:
+    """The tokenizer that is named, or one that is there and was trained on this text; None if a run would train one.
+    Arguments and errors as for `choose_tokenizer`."""
     if path is not None:
         return _named_tokenizer(Path(path), vocab_size, corpus, say)
     if found := fitting_tokenizer(corpus, vocab_size, say):
         there, tokenizer = found
         say(f"Tokenizer: {there}, trained on this text.")
         return tokenizer
-    size = f"of {vocab_size:,} tokens " if vocab_size else ""
-    say(f"{_why_none_fits(corpus)}: training one {size}on {corpus.path}.")
-    folder = Path(TokenizerConfig.output_dir)
-    return train_tokenizer_on(corpus, vocab_size or AUTO_VOCAB_SIZE, folder, say)
+    return None
 
 
 def _named_tokenizer(path: Path, vocab_size: int | None, corpus: Corpus, say: Say) -> Tokenizer:
@@ -251,13 +267,14 @@ def choose_plan(
     n_samples: int,
     say: Say,
     initial: StoredModel | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
-    """The settings of the user, and for all others those that suit the text and this machine.
+    """The settings of the user, and for all others those that suit the text and the machine; None: this machine.
 
     Raises:
         UserError: settings that contradict each other or the text.
     """
-    machine = select.machine(requested.engine)
+    machine = machine or select.machine(requested.engine)
     with bar("Measuring the speed of this machine", None):
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
@@ -278,6 +295,16 @@ def choose_plan(
     return planned
 
 
+def choose_batch(planned: Plan, document_mark: int, say: Say, *, resumes: bool) -> Plan:
+    """With --auto-batch, the plan with the micro-batch that fits; a resumed run keeps its own where that fits."""
+    c, machine = planned.config, select.machine(planned.config.engine)
+    fits = step_memory(planned, machine).total <= machine.memory_available()
+    if not c.auto_batch or (resumes and fits):
+        return planned
+    options = engine_options(c, document_mark, compiled=False)
+    return fitting_batch(planned, machine, options, say)
+
+
 def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
     """The engine, and the config with the precision and compilation that it got, which a resumed run keeps.
 
@@ -287,7 +314,19 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
     check_memory(planned, say)
     c = planned.config
     compiled = _compiled(c.compile == "on", select.machine(c.engine), say)
-    options = EngineOptions(
+    options = engine_options(c, document_mark, compiled=compiled)
+    try:
+        with bar("Making the model", None):
+            engine = select.create(planned.model, options, name=c.engine)
+    except OutOfMemory as error:
+        raise out_of_memory(planned, saved=False) from error
+    precision: Any = engine.facts["precision"]
+    return engine, dataclasses.replace(c, precision=precision, compile="on" if compiled else "off")
+
+
+def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> EngineOptions:
+    """The settings of a run that its engine needs."""
+    return EngineOptions(
         optimizer=OptimizerSettings(
             name=c.optimizer,
             weight_decay=c.weight_decay,
@@ -302,15 +341,10 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
-        lora=planned.lora,
+        lora=lora_of(c),
+        aux_loss=c.aux_loss,
+        z_loss=c.z_loss,
     )
-    try:
-        with bar("Making the model", None):
-            engine = select.create(planned.model, options, name=c.engine)
-    except OutOfMemory as error:
-        raise out_of_memory(planned, saved=False) from error
-    precision: Any = engine.facts["precision"]
-    return engine, dataclasses.replace(c, precision=precision, compile="on" if compiled else "off")
 
 
 def _compiled(wanted: bool, machine: Machine, say: Say) -> bool:

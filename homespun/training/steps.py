@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from homespun.data.batch import Batch
 from homespun.data.samples import Batches
 from homespun.engine.base import StepHandle, StepResult
-from homespun.planning.recipe import ResolvedConfig
-from homespun.records.events import LoggedSteps
+from homespun.records.events import LoggedSteps, Router
 from homespun.training.clock import Clock
+from homespun.training.diagnostics.experts import added, means
 from homespun.training.diagnostics.step_guard import Finding, Limits
 from homespun.training.position import Position, Window
 from homespun.training.run import Run
@@ -84,11 +84,15 @@ class Steps:
         self._mark = now
         window.steps += 1
         window.clipped += result.clipped
+        if result.applied and result.routers:
+            window.experts = added(window.experts, result.routers)
+            window.with_experts += 1
         yield result, inputs
 
     def logged(self) -> LoggedSteps:
         """The steps since the last call, for a line of the log."""
         position, window, engine = self._position, self._position.window, self._run.engine
+        uses, c = means(window.experts, window.with_experts), self._run.config
         position.window = Window()
         return LoggedSteps(
             clipped=window.clipped / window.steps,
@@ -97,6 +101,10 @@ class Steps:
             memory_bytes=engine.peak_memory(),
             active_memory_bytes=engine.active_memory(),
             training_seconds=position.training_seconds,
+            routers=[Router(use.balance_loss, use.z_loss, use.entropy, use.load) for use in uses],
+            auxiliary_loss=sum(
+                c.aux_loss * use.balance_loss + c.z_loss * use.z_loss for use in uses
+            ),
         )
 
     def _rates(self) -> dict[str, float]:
@@ -118,12 +126,14 @@ def _fingerprint(microbatches: Sequence[Batch]) -> str:
 
 
 def findings(
-    position: Position, result: StepResult, inputs: StepInputs, config: ResolvedConfig
+    position: Position, result: StepResult, inputs: StepInputs, run: Run
 ) -> Iterator[Finding]:
     """Anything wrong with the step just read, or with the run."""
-    step, guard, watch = position.step, position.guard, position.watch
+    step, guard, watch, config = position.step, position.guard, position.watch, run.config
     if finding := guard.observe_step(step, result, inputs.limits, inputs.batch, config):
         yield finding
     if result.applied:
         rate = inputs.rates["adamw"] / config.learning_rate
         yield from watch.observe_step(step, result, rate, config)
+        per_token = run.model.experts_per_token
+        yield from position.experts.observe_step(step, result, per_token, config)

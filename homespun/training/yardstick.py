@@ -13,7 +13,7 @@ from homespun.checkpoint.folder import BEST, LORA, CheckpointFolder
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.events import Remeasured
 from homespun.training.emitter import Emitter
-from homespun.training.evaluate import Evaluator
+from homespun.training.evaluate import evaluator_of
 from homespun.training.position import Position
 from homespun.training.resume import ResumePoint
 from homespun.training.run import Run
@@ -38,8 +38,8 @@ def renew(
     before, now = ResolvedConfig(**point.header["resolved"]), run.config
     if before.dropout != now.dropout:
         position.guard.recent = []
-    evaluator = Evaluator.of(run)
-    n_tokens_before = Evaluator.of(dataclasses.replace(run, config=before)).n_tokens
+    evaluator = evaluator_of(run)
+    n_tokens_before = evaluator_of(dataclasses.replace(run, config=before)).n_tokens
     same = n_tokens_before == evaluator.n_tokens and before.precision == now.precision
     if same or position.guard.best_val_loss is None:
         return

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from homespun.architectures.families import (
     FAMILIES,
+    count_active_parameters,
     count_parameters,
     family,
     flops_per_token,
@@ -49,9 +50,12 @@ QWEN3 = ModelConfig(
     norm_eps=1e-6,
 )
 LLAMA = dataclasses.replace(QWEN3, architecture="llama")
+QWEN3_MOE = dataclasses.replace(
+    QWEN3, architecture="qwen3_moe", experts=8, experts_per_token=2, d_expert=96, dense_layers=1
+)
 SQUARE = dataclasses.replace(GPT2, d_ff=GPT2.d_model)
 """All feed-forward matrices are square, so their shapes do not show whether they are transposed."""
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3}
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "qwen3": QWEN3, "qwen3_moe": QWEN3_MOE}
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
@@ -109,7 +113,8 @@ def test_the_default_shape_is_valid(config: ModelConfig) -> None:
     assert model_config(dataclasses.asdict(shape)) == shape
     assert (shape.architecture, shape.n_layers, shape.d_model) == (of.name, 3, 256)
     assert shape.d_ff == of.default_d_ff(256)
-    assert of.active_parameters(shape) == count_parameters(shape)
+    dense = dataclasses.replace(shape, experts=0, experts_per_token=0, d_expert=0)
+    assert (of.active_parameters(shape) == count_parameters(shape)) == (shape == dense)
 
 
 @ALL
@@ -184,7 +189,9 @@ def test_initial_values_have_the_spread_that_is_specified(config: ModelConfig) -
     modern: dict[str, float] = {"o_proj": 0, "down_proj": 0, "lm_head": 0, "embed_tokens": 1}
     modern[""] = config.d_model**-0.5
     gpt2 = {"c_proj": 0.02 / math.sqrt(2 * config.n_layers), "": 0.02}
-    spread = {"gpt2": gpt2, "llama": modern, "qwen3": modern}[config.architecture]
+    spread = {"gpt2": gpt2, "llama": modern, "qwen3": modern, "qwen3_moe": modern}[
+        config.architecture
+    ]
     for (name, values), p in zip(initial_weights(config, 0), parameters(config), strict=True):
         assert (name, values.shape) == (p.name, p.shape)
         if values.ndim == 1:
@@ -221,6 +228,37 @@ def test_cost_of_a_token_by_hand() -> None:
     # Tying the head saves memory but no operations.
     tied = dataclasses.replace(QWEN3, tie_embeddings=True)
     assert flops_per_token(tied) == flops_per_token(QWEN3)
+
+
+def test_a_token_pays_for_the_experts_that_it_uses() -> None:
+    d, layers = 64, 3
+    others = count_parameters(QWEN3) - layers * 3 * 192 * d + 3 * 192 * d  # one block is dense
+    router, of_expert = 8 * d, 3 * 96 * d
+    assert count_parameters(QWEN3_MOE) == others + 2 * (router + 8 * of_expert)
+    assert count_active_parameters(QWEN3_MOE) == others + 2 * (router + 2 * of_expert)
+    # Two experts of half the width cost as much as the dense layer, and the router comes on top.
+    assert flops_per_token(QWEN3_MOE) == flops_per_token(QWEN3) + 6 * 2 * router
+
+
+def test_muon_sees_each_matrix_of_each_expert_by_itself() -> None:
+    shapes = {p.name.rpartition(".")[2]: (p.stacked, p.matrix_shape) for p in parameters(QWEN3_MOE)}
+    assert shapes["gate_up_proj"] == (16, (96, 64))
+    assert shapes["down_proj"] == (8, (64, 96))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"experts_per_token": 9}, "a token uses 9 of 8 experts"),
+        ({"experts_per_token": 0}, "a token uses 0 of 8 experts"),
+        ({"d_expert": 20}, "needs a multiple of 8 as --d-expert, not 20"),
+        ({"dense_layers": 3}, "leaves none of 3 layers for experts"),
+        ({"architecture": "qwen3", "dense_layers": 0}, "qwen3 has no experts: .* qwen3_moe"),
+    ],
+)
+def test_impossible_mixtures_are_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model_config(dataclasses.asdict(QWEN3_MOE) | changed)
 
 
 def test_an_unknown_family_is_refused() -> None:

@@ -14,7 +14,7 @@ from homespun.architectures.lora import (
 )
 from homespun.config import ModelConfig
 from homespun.errors import UserError
-from tests.reference import GPT2, LLAMA, QWEN3
+from tests.reference import GPT2, LLAMA, QWEN3, QWEN3_MOE
 
 ATTENTION = {"gpt2": {"c_attn", "c_proj"}, "llama": {"q_proj", "k_proj", "v_proj", "o_proj"}}
 
@@ -23,9 +23,15 @@ def layers(config: ModelConfig, *targets: str) -> list[str]:
     return [adapter.layer for adapter in adapters(config, Lora(2, 4.0, targets))]
 
 
-@pytest.mark.parametrize("config", [GPT2, LLAMA, QWEN3], ids=lambda config: config.architecture)
+@pytest.mark.parametrize(
+    "config", [GPT2, LLAMA, QWEN3, QWEN3_MOE], ids=lambda config: config.architecture
+)
 def test_all_are_the_matrices_of_the_blocks(config: ModelConfig) -> None:
-    matrices = [p for p in parameters(config) if p.group == "matrix"]
+    matrices = [
+        p
+        for p in parameters(config)
+        if p.group == "matrix" and len(p.shape) == 2 and not p.is_router
+    ]
     assert layers(config, "all") == [p.name.removesuffix(".weight") for p in matrices]
     for matrix, a, b in adapters(config, Lora(3, 6.0)):
         n_out, n_in = matrix.shape

@@ -5,7 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from homespun.architectures.families import FAMILIES, count_parameters, family, parameters
+from homespun.architectures.families import (
+    FAMILIES,
+    count_active_parameters,
+    count_parameters,
+    family,
+    parameters,
+)
 from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import ModelConfig
 from homespun.errors import UserError
@@ -39,6 +45,7 @@ def test_names_and_shapes_and_count_are_those_of_transformers(name: str) -> None
     ("name", "millions"),
     [
         ("tiny", 51.5),
+        ("tiny-moe", 52.4),
         ("gpt2-small", 124.4),
         ("gpt2-medium", 354.8),
         ("gpt2-large", 774.0),
@@ -85,3 +92,23 @@ def test_nothing_overridden_is_the_preset_and_every_architecture_will_do(name: s
         assert changed.architecture == architecture
         assert changed.n_layers == PRESETS[name].n_layers
         assert changed.d_model == PRESETS[name].d_model
+
+
+def test_experts_alone_make_a_mixture_of_the_same_block() -> None:
+    mini = PRESETS["mini"]
+    mixture = shaped(mini, {"experts": 16, "experts_per_token": 4})
+    assert mixture == dataclasses.replace(
+        mini, architecture="qwen3_moe", experts=16, experts_per_token=4, d_expert=mini.d_ff // 4
+    )
+    assert shaped(mini, {"d_expert": 64}).experts_per_token == 2
+    assert shaped(PRESETS["mini-moe"], {"d_ff": 512}).d_expert == 256
+    assert shaped(PRESETS["mini-moe"], {"d_model": 256}).d_expert == 352
+    assert shaped(PRESETS["mini-moe"], {"d_model": 256, "d_expert": 64}).d_expert == 64
+    with pytest.raises(UserError, match="gpt2 has no experts"):
+        shaped(PRESETS["tiny"], {"experts": 4})
+
+
+def test_the_mixtures_use_as_many_weights_for_a_token_as_the_dense_presets() -> None:
+    for name in ("nano", "mini"):
+        active = count_active_parameters(PRESETS[f"{name}-moe"])
+        assert active == pytest.approx(count_parameters(PRESETS[name]), rel=0.01)

@@ -19,12 +19,22 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import dropout as torch_dropout
 from homespun.engine.torch.dropout import apply_dropout, of_microbatches
 from homespun.engine.torch.engine import TorchEngine
-from tests.reference import GPT2, QWEN3, HuggingFace, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    QWEN3,
+    QWEN3_MOE,
+    HuggingFace,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-3}
 SEED, STEP, RATE = 7, 5, 0.3
-BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+BOTH = pytest.mark.parametrize(
+    "config", [GPT2, QWEN3, QWEN3_MOE], ids=["gpt2", "qwen3", "qwen3_moe"]
+)
 EACH_RATE = pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
 
 Mask = npt.NDArray[np.bool_]

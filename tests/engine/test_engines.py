@@ -15,12 +15,14 @@ from homespun.engine.base import Engine, EngineOptions, OptimizerSettings, OutOf
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch.engine import TorchEngine
 from homespun.named_array import NamedArray
-from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import GPT2, QWEN3, QWEN3_MOE, random_batch, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 OPTIONS = EngineOptions(optimizer=SETTINGS, precision="float32", threads=2)
 RATES = {"adamw": 1e-3, "muon": 1e-2}
-BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+BOTH = pytest.mark.parametrize(
+    "config", [GPT2, QWEN3, QWEN3_MOE], ids=["gpt2", "qwen3", "qwen3_moe"]
+)
 
 
 fresh: Callable[[ModelConfig, EngineOptions], Engine] = TorchEngine
@@ -308,6 +310,6 @@ def test_bfloat16_computes_over_float32_masters(config: ModelConfig) -> None:
     ours.train_step([random_batch(config)], RATES, 0)
     assert {array.dtype for _, array in ours.state()} == {np.dtype(np.float32)}
     masters = dict(ours.state())[
-        "model.norm.weight" if config.architecture == "qwen3" else "transformer.ln_f.weight"
+        "transformer.ln_f.weight" if config.architecture == "gpt2" else "model.norm.weight"
     ]
     assert not np.array_equal(masters, masters.astype(np.float16).astype(np.float32))

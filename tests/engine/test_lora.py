@@ -24,6 +24,7 @@ from tests.reference import (
     GPT2,
     LLAMA,
     QWEN3,
+    QWEN3_MOE,
     Arrays,
     random_batch,
     random_weights,
@@ -39,6 +40,7 @@ CONFIGS = {
     "gpt2": GPT2,
     "qwen3": QWEN3,
     "llama": LLAMA,
+    "qwen3_moe": QWEN3_MOE,
     "llama tied": dataclasses.replace(LLAMA, tie_embeddings=True),
 }
 EACH = pytest.mark.parametrize("name", CONFIGS)

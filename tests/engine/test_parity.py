@@ -19,6 +19,7 @@ from tests.reference import (
     GPT2,
     LLAMA,
     QWEN3,
+    QWEN3_MOE,
     HuggingFace,
     random_batch,
     random_weights,
@@ -31,6 +32,7 @@ CONFIGS = {
     "gpt2": GPT2,
     "qwen3": QWEN3,
     "llama": LLAMA,
+    "qwen3_moe": QWEN3_MOE,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
     "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
 }

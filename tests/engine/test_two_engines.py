@@ -18,12 +18,21 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import loss as torch_loss
 from homespun.engine.torch.engine import TorchEngine
 from homespun.generation.sampler import Sampler
-from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    QWEN3_MOE,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
 CONFIGS = {
     "gpt2": GPT2,
     "qwen3": QWEN3,
     "llama": LLAMA,
+    "qwen3_moe": QWEN3_MOE,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
     "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
 }

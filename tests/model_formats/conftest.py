@@ -29,6 +29,7 @@ def small_tokenizer() -> Tokenizer:
 def small_config(architecture: str, *, tied: bool = True) -> ModelConfig:
     """A shape in which the matrices that write into the residual stream are square, except in feed-forward layers."""
     grouped = FAMILIES[architecture].has_grouped_heads
+    has_experts = FAMILIES[architecture].expert_family == architecture
     return ModelConfig(
         architecture=architecture,
         vocab_size=VOCAB_SIZE,
@@ -41,6 +42,7 @@ def small_config(architecture: str, *, tied: bool = True) -> ModelConfig:
         d_ff=96 if grouped else 256,
         tie_embeddings=tied,
         norm_eps=1e-6 if grouped else 1e-5,
+        **{"experts": 4, "experts_per_token": 2, "d_expert": 32} if has_experts else {},
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from homespun.architectures.families import family
-from homespun.config import LoadConfig
+from homespun.config import ReaderConfig
 from homespun.errors import UserError
 from homespun.language_model import load, load_stored
 from homespun.model_formats.formats import EXPORTS, open_model
@@ -63,7 +63,7 @@ def test_transformers_computes_the_same_logits(model: StoredModel, tmp_path: Pat
     ids = np.random.default_rng(1).integers(0, VOCAB_SIZE, (2, 40))
     with torch.no_grad():
         expected = theirs(torch.tensor(ids)).logits.numpy()
-    ours = load_stored(model, LoadConfig(engine="numpy"))
+    ours = load_stored(model, ReaderConfig(engine="numpy"))
     np.testing.assert_allclose(ours(ids), expected, atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_a_head_that_is_stored_twice_is_read_once(tmp_path: Path) -> None:
 def test_load_takes_every_format(tmp_path: Path) -> None:
     model = small_model(small_config("llama"))
     ids = np.arange(10)[None]
-    expected = load_stored(model, LoadConfig(engine="numpy"))(ids)
+    expected = load_stored(model, ReaderConfig(engine="numpy"))(ids)
     for name in WHOLE:
         folder = tmp_path / name
         folder.mkdir()

@@ -267,6 +267,12 @@ def test_a_model_of_an_own_run_goes_on_with_the_settings_of_that_run() -> None:
     assert going_on(own, max_steps=7).max_epochs is None
 
 
+def test_rates_of_adapters_are_not_those_of_a_whole_model() -> None:
+    of_adapters = going_on(None, lora_rank=8)
+    assert going_on(of_adapters).learning_rate == FINE_TUNING_RATE
+    assert going_on(of_adapters, lora_rank=8).learning_rate == LORA_RATE
+
+
 @pytest.mark.parametrize(("given", "rate"), [({}, FINE_TUNING_RATE), ({"lora_rank": 8}, LORA_RATE)])
 def test_other_models_go_on_with_small_rates(given: dict[str, Any], rate: float) -> None:
     found = going_on(None, **given)

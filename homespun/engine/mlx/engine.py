@@ -23,6 +23,7 @@ from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
     Floats,
+    RouterUse,
     StepResult,
     checked,
     within_memory,
@@ -41,8 +42,8 @@ from homespun.named_array import NamedArray
 MicroBatch = tuple[mx.array, mx.array, mx.array, bool, Dropout | None]
 """Tokens and targets [B, T], the factor of each target's loss, whether attention stops at document marks, and
 dropout."""
-Sums = tuple[mx.array, Weights]
-"""Loss and gradients, summed over the micro-batches so far."""
+Sums = tuple[mx.array, Weights, mx.array | None]
+"""Loss, gradients and the use of experts, [blocks, 3 + E], summed over the micro-batches so far."""
 
 
 class MlxEngine:
@@ -62,7 +63,11 @@ class MlxEngine:
         spec = trained_parameters(config, options.lora)
         self.names = [p.name for p in spec]
         """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
-        in_dtype = {p.name for p in parameters(config) if p.group in ("matrix", "head")}
+        in_dtype = {
+            p.name
+            for p in parameters(config)
+            if p.group in ("matrix", "head") and not p.is_router  # routers compute in float32
+        }
         self.base: dict[str, mx.array] = {}
         """With LoRA, the weights of the model. Layers cast the matrices, so these are kept in the computing dtype."""
         if options.lora is not None:
@@ -125,7 +130,9 @@ class MlxEngine:
             self.tensors, self.base, self._sums(others), last, rates, limits
         )
         mx.async_eval(self.tensors, outcome)
-        return MlxStep(outcome, self.optimizer.settings.max_grad_norm)
+        return MlxStep(
+            outcome, self.optimizer.settings.max_grad_norm, row_size=3 + self.config.experts
+        )
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
@@ -196,9 +203,9 @@ class MlxEngine:
         """Add a micro-batch."""
         tokens, targets, scale, marked, dropout = batch
 
-        def scaled_loss(trained: Weights) -> mx.array:
+        def scaled_loss(trained: Weights) -> tuple[mx.array, mx.array, mx.array | None]:
             model = self._model(weights | trained)
-            hidden, auxiliary_loss = model.hidden(
+            hidden, uses = model.hidden(
                 tokens,
                 gradient_checkpointing=self.options.gradient_checkpointing,
                 mask=self._mask(tokens, marked),
@@ -211,16 +218,22 @@ class MlxEngine:
                 scale,
                 wants_head=self.trains_head,
             )
-            if auxiliary_loss is None:
-                return loss
-            # A mean over the tokens: each micro-batch counts by its share of the step's targets.
-            return loss + auxiliary_loss * (scale * (targets != IGNORED).sum())
+            if uses is None:
+                return loss, loss, None
+            uses = uses * (
+                scale * (targets != IGNORED).sum()
+            )  # a micro-batch counts by its targets
+            balance, z_loss = uses[:, 0].sum(), uses[:, 1].sum()
+            routers = self.options.aux_loss * balance + self.options.z_loss * z_loss
+            return loss + routers, loss, uses
 
         trained = {name: weights[name] for name in self.trained}
-        loss, grads = mx.value_and_grad(scaled_loss)(trained)
+        (_, loss, uses), grads = mx.value_and_grad(scaled_loss)(trained)
         if sums is None:
-            return loss, grads
-        return sums[0] + loss, {name: sums[1][name] + grad for name, grad in grads.items()}
+            return loss, grads, uses
+        added = {name: sums[1][name] + grad for name, grad in grads.items()}
+        all_uses = uses if uses is None or sums[2] is None else sums[2] + uses
+        return sums[0] + loss, added, all_uses
 
     def _step(
         self,
@@ -231,10 +244,11 @@ class MlxEngine:
         lr: dict[str, mx.array],
         limits: mx.array,
     ) -> tuple[Tensors, mx.array]:
-        """Add the last micro-batch and update: all tensors, and [3]: loss, gradient norm, 1 where it was applied."""
+        """Add the last micro-batch and update: all tensors, and [3 + blocks * (3 + E)]: loss, gradient norm, 1 where it
+        was applied, and the use of the experts."""
         assert self.optimizer is not None
         weights = base | {name: old[name] for name in self.names}
-        scaled_loss, grads = self._accumulate(weights, sums, last)
+        scaled_loss, grads, uses = self._accumulate(weights, sums, last)
         squares = mx.stack([grad.square().sum() for grad in grads.values()])
         loss = scaled_loss / self.loss_scale
         norm = mx.sqrt(squares.sum()) / self.loss_scale
@@ -248,7 +262,10 @@ class MlxEngine:
             * mx.maximum(norm / self.optimizer.settings.max_grad_norm, 1.0),
             refused=~applied,
         )
-        return new, mx.concatenate([figures, applied.astype(mx.float32)[None]])
+        outcome = [figures, applied.astype(mx.float32)[None]]
+        if uses is not None:
+            outcome.append(uses.flatten() / self.loss_scale)
+        return new, mx.concatenate(outcome)
 
     def _row_losses(
         self, weights: Weights, tokens: mx.array, targets: mx.array, marked: bool
@@ -298,8 +315,9 @@ class MlxStep:
     """A dispatched step."""
 
     outcome: mx.array
-    """[3]: loss, gradient norm, 1 where the step was applied."""
+    """Loss, gradient norm, 1 where the step was applied, and a row for each block that has experts."""
     max_grad_norm: float
+    row_size: int
 
     def ready(self) -> bool:
         """Always False: MLX cannot tell whether an array is computed without waiting for it."""
@@ -307,10 +325,12 @@ class MlxStep:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def result(self) -> StepResult:
-        loss, norm, applied = map(float, machine.to_array(self.outcome))
+        loss, norm, applied, *uses = map(float, machine.to_array(self.outcome))
+        rows = [uses[i : i + self.row_size] for i in range(0, len(uses), self.row_size)]
         return StepResult(
             loss,
             norm,
             clipped=bool(applied) and norm > self.max_grad_norm,
             applied=bool(applied),
+            routers=tuple(map(RouterUse.of_row, rows)),
         )

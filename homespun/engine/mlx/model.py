@@ -18,6 +18,7 @@ from homespun.config import ModelConfig
 from homespun.engine.mlx.cache import Cache, LayerCache, Positions
 from homespun.engine.mlx.dropout import Dropout, apply_dropout, of_block
 from homespun.engine.mlx.layers import Linear
+from homespun.engine.mlx.mixture import Router
 
 Weights = dict[str, mx.array]
 """Parameters by name."""
@@ -36,7 +37,7 @@ class Block(nn.Module):
         positions: Positions,
         cache: LayerCache | None,
     ) -> tuple[mx.array, mx.array | None]:
-        """x [B, T, D] -> [B, T, D], and an auxiliary loss, a mean over the tokens, if the block has one."""
+        """x [B, T, D] -> [B, T, D], and the use of its experts, see `base.RouterUse`, if the block has any."""
 
 
 class DecoderModel(nn.Module):
@@ -97,7 +98,7 @@ class DecoderModel(nn.Module):
         mask: mx.array | None = None,
         dropout: Dropout | None = None,
     ) -> tuple[mx.array, mx.array | None]:
-        """Tokens [B, T] -> the normed stream [B, T, D], and the sum of the blocks' auxiliary losses if there are any.
+        """Tokens [B, T] -> the normed stream [B, T, D], and the use of the experts, a row for each block that has any.
 
         With a cache, the tokens follow those in it.
         """
@@ -106,19 +107,19 @@ class DecoderModel(nn.Module):
         if cache is not None:
             positions, mask = cache.next_positions(n)
         x = apply_dropout(self.embed(tokens, positions).astype(self.dtype), dropout, 0)
-        auxiliary_loss: mx.array | None = None
+        uses: list[mx.array] = []
         for i, block in enumerate(self.blocks):
             run = partial(block, positions=positions, cache=cache.layers[i] if cache else None)
             if gradient_checkpointing:
                 # MLX's own `mx.checkpoint` would take the block's weights for constants. A block draws no random
                 # numbers: its dropout is among its inputs.
                 run = nn.utils.checkpoint(block, run)
-            x, auxiliary = run(x, mask, of_block(dropout, i))
-            if auxiliary is not None:
-                auxiliary_loss = auxiliary if auxiliary_loss is None else auxiliary_loss + auxiliary
+            x, use = run(x, mask, of_block(dropout, i))
+            if use is not None:
+                uses.append(use)
         if cache is not None:
             cache.advance(n)
-        return self.final_norm(x), auxiliary_loss
+        return self.final_norm(x), mx.stack(uses) if uses else None
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., D] -> [..., V], float32."""
@@ -126,13 +127,21 @@ class DecoderModel(nn.Module):
 
     def for_decoding(self) -> Self:
         """A model with adapters merged into its matrices, and these in the computing dtype, since decoding reads them
-        once per token."""
+        once per token. Routers stay in float32; they are small."""
         weights: Weights = dict(tree_flatten(self.parameters()))
+        routers = set()
         for name, layer in self.named_modules():
             if isinstance(layer, Linear) and layer.lora_scale is not None:
                 a, b = weights.pop(f"{name}.lora_a"), weights.pop(f"{name}.lora_b")
                 whole = weights[f"{name}.weight"].astype(mx.float32) + layer.lora_scale * (b @ a)
                 weights[f"{name}.weight"] = whole
+            elif isinstance(layer, Router):
+                routers.add(f"{name}.weight")
         return type(self)(self.config, self.dtype).filled(
-            {name: w.astype(self.dtype) if w.ndim > 1 else w for name, w in weights.items()}
+            {
+                name: weight.astype(self.dtype)
+                if weight.ndim > 1 and name not in routers
+                else weight
+                for name, weight in weights.items()
+            }
         )

@@ -77,7 +77,7 @@ class Optimizer:
     ) -> Tensors:
         """The update of matrices of one shape."""
         s = self.settings
-        n_out, n_in = alike[0].shape[0] // alike[0].stacked, alike[0].shape[1]
+        n_out, n_in = alike[0].matrix_shape
         grad = mx.stack([grads[p.name] for p in alike]) / grad_scale  # [N, out, in]
         momentum = mx.stack([old[f"momentum/{p.name}"] for p in alike])
         momentum = momentum + (1 - s.muon_momentum) * (grad - momentum)

@@ -45,7 +45,7 @@ def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
         ends = np.cumsum([p.shape[0] for p in members])
         shape = (int(ends[-1]), *members[0].shape[1:])
         taken, free = np.split(free, [math.prod(shape)])
-        tall = shape[0] > shape[-1]
+        tall = len(shape) == 2 and shape[0] > shape[1]
         weights[name] = taken.reshape(shape[::-1]).T if tall else taken.reshape(shape)
         for p, rows in zip(members, np.split(weights[name], ends[:-1]), strict=True):
             weights[p.name] = rows

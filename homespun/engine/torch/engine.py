@@ -11,7 +11,14 @@ from homespun.architectures.families import initial_values
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
-from homespun.engine.base import EngineOptions, Floats, StepResult, checked, within_memory
+from homespun.engine.base import (
+    EngineOptions,
+    Floats,
+    RouterUse,
+    StepResult,
+    checked,
+    within_memory,
+)
 from homespun.engine.dropout import site_keys
 from homespun.engine.hardware import usable_cpus
 from homespun.engine.torch import machine
@@ -102,7 +109,7 @@ class TorchEngine:
             raise RuntimeError("this engine was made without an optimizer")
         self.decoding_model = None
         max_norm = self.optimizer.settings.max_grad_norm
-        loss, grads = self._backward(microbatches, step)
+        loss, uses, grads = self._backward(microbatches, step)
         norm = torch.nn.utils.get_total_norm(grads.values())
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         refused = (~(finite & (loss <= loss_limit) & (norm <= norm_limit))).float()
@@ -110,7 +117,7 @@ class TorchEngine:
             grad_scale = (norm / max_norm).clamp(min=1.0)
             self.optimizer.step(grads, lr, grad_scale, refused)
         self._release_gradients()
-        return TorchStep(torch.stack((loss, norm, refused)), max_norm)
+        return TorchStep(torch.stack((loss, norm, refused)), uses, max_norm)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
@@ -129,7 +136,7 @@ class TorchEngine:
     def gradients(
         self, microbatches: Sequence[Batch], step: int | None = None
     ) -> Iterator[NamedArray]:
-        _, grads = self._backward(microbatches, step)
+        _, _, grads = self._backward(microbatches, step)
         for name, grad in grads.items():
             yield name, machine.to_array(grad)
         self._release_gradients()
@@ -179,16 +186,17 @@ class TorchEngine:
 
     def _backward(
         self, microbatches: Sequence[Batch], step: int | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss over the valid targets of all micro-batches together, with the dropout of a step, and its
-        gradients. An auxiliary loss is added in proportion to the valid targets of its micro-batch."""
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """The mean loss over the valid targets of all micro-batches together, with the dropout of a step, the use of
+        the experts, and the gradients. A micro-batch has the losses of its routers in proportion to its targets."""
         n_targets = sum(batch.n_targets for batch in microbatches)
         # Filled on the device: a copy from the host would make the host wait.
         scale = torch.full((), 1.0 / max(1, n_targets), device=self.device)
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
+        all_uses: Tensor | None = None
         for batch, dropout in zip(microbatches, self._dropouts(microbatches, step), strict=True):
-            hidden, auxiliary_loss = self._hidden(batch.inputs, dropout)
+            hidden, uses = self._hidden(batch.inputs, dropout)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -196,14 +204,21 @@ class TorchEngine:
                 scale,
                 self.loss_and_slope,
             )
-            if auxiliary_loss is not None:
-                part = part + auxiliary_loss * batch.n_targets * scale
-            torch.autograd.backward(part)
             loss += part.detach()
-        return loss, {
-            name: torch.zeros_like(weight) if weight.grad is None else weight.grad
-            for name, weight in self.trained.items()
-        }
+            if uses is not None:
+                uses = uses * (batch.n_targets * scale)  # [blocks, 3 + E]
+                balance, z_loss = uses[:, 0].sum(), uses[:, 1].sum()
+                part = part + self.options.aux_loss * balance + self.options.z_loss * z_loss
+                all_uses = uses.detach() if all_uses is None else all_uses + uses.detach()
+            torch.autograd.backward(part)
+        return (
+            loss,
+            all_uses,
+            {
+                name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+                for name, weight in self.trained.items()
+            },
+        )
 
     def _dropouts(
         self, microbatches: Sequence[Batch], step: int | None
@@ -242,8 +257,11 @@ class TorchStep:
     """A dispatched step. On CUDA its figures are on their way to the host; reading them waits for this step, but not
     for steps that were dispatched later."""
 
-    def __init__(self, figures: Tensor, max_grad_norm: float) -> None:
-        """`figures` [3]: loss, gradient norm, and 1.0 if the step was refused."""
+    def __init__(self, figures: Tensor, uses: Tensor | None, max_grad_norm: float) -> None:
+        """`figures` [3]: loss, gradient norm, and 1.0 if the step was refused; `uses` [blocks, 3 + E]: of experts."""
+        self.n_blocks = 0 if uses is None else len(uses)
+        if uses is not None:
+            figures = torch.cat((figures, uses.flatten()))
         self.figures, self.arrived = machine.to_host(figures)
         self.max_grad_norm = max_grad_norm
 
@@ -253,10 +271,15 @@ class TorchStep:
     def result(self) -> StepResult:
         if self.arrived is not None:
             self.arrived.synchronize()
-        loss, norm, refused = self.figures.tolist()
+        loss, norm, refused = self.figures[:3].tolist()
         applied = not refused
+        rows = self.figures[3:].view(self.n_blocks, -1).tolist() if self.n_blocks else []
         return StepResult(
-            loss, norm, clipped=applied and norm > self.max_grad_norm, applied=applied
+            loss,
+            norm,
+            clipped=applied and norm > self.max_grad_norm,
+            applied=applied,
+            routers=tuple(map(RouterUse.of_row, rows)),
         )
 
 

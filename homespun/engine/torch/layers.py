@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from homespun.config import ModelConfig
-from homespun.engine.base import LONGEST_IN_FULL
 from homespun.engine.torch.cache import LayerCache
+from homespun.engine.traits import LONGEST_IN_FULL
 
 
 class Linear(nn.Linear):

@@ -17,6 +17,7 @@ from homespun.config import ModelConfig
 from homespun.engine.torch.cache import Cache, LayerCache
 from homespun.engine.torch.dropout import Dropout, apply_dropout
 from homespun.engine.torch.layers import Embedding, Linear
+from homespun.engine.torch.mixture import Experts
 
 
 class Block(nn.Module):
@@ -31,7 +32,7 @@ class Block(nn.Module):
         mask: Tensor | None,
         dropout: Dropout | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [B, T, D] -> [B, T, D], and an auxiliary loss, a mean over the tokens, if the block has one."""
+        """x [B, T, D] -> [B, T, D], and the use of its experts, see `base.RouterUse`, if the block has any."""
 
     def join_projections(self) -> None:
         """Replace the matrices that take the same input by one, for decoding. By default a block has none."""
@@ -101,7 +102,7 @@ class DecoderModel(nn.Module):
         mask: Tensor | None = None,
         dropout: Dropout | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, T] -> the normed stream [B, T, D], and the sum of the blocks' auxiliary losses if there are any.
+        """Tokens [B, T] -> the normed stream [B, T, D], and the use of the experts, a row for each block that has any.
 
         With a cache, the tokens follow those in it.
         """
@@ -113,7 +114,7 @@ class DecoderModel(nn.Module):
             positions, mask = cache.next_positions(n)
         x, rope = self.embed(tokens, positions, end)
         x = apply_dropout(x.to(self.dtype), dropout, 0)
-        auxiliary_loss = None
+        uses: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             inputs = (
                 x,
@@ -124,24 +125,22 @@ class DecoderModel(nn.Module):
             )
             if gradient_checkpointing:
                 # A block draws no random numbers: its dropout is among its inputs.
-                x, auxiliary = checkpoint(
-                    block, *inputs, use_reentrant=False, preserve_rng_state=False
-                )
+                x, use = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x, auxiliary = block(*inputs)
-            if auxiliary is not None:
-                auxiliary_loss = auxiliary if auxiliary_loss is None else auxiliary_loss + auxiliary
+                x, use = block(*inputs)
+            if use is not None:
+                uses.append(use)
         if cache is not None:
             cache.advance(n)
-        return self.final_norm(x), auxiliary_loss
+        return self.final_norm(x), torch.stack(uses) if uses else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V], float32."""
         return nn.functional.linear(hidden, self.head.to(hidden.dtype)).float()
 
     def for_decoding(self, *, copy: bool) -> Self:
-        """A model without gradients, with weights in the computing dtype, but for those of norms, and matrices with the
-        same input joined into one.
+        """A model without gradients, with weights in the computing dtype, but for those of norms and routers, and
+        matrices with the same input joined into one.
 
         Args:
             copy: whether later changes of this model's weights must leave the result as it is. Otherwise weights that
@@ -149,7 +148,7 @@ class DecoderModel(nn.Module):
         """
         ready: dict[int, Tensor] = {}
         for module in self.modules():
-            in_dtype = isinstance(module, (Linear, Embedding))
+            in_dtype = isinstance(module, (Linear, Embedding, Experts))
             for name, weight in module.named_parameters(recurse=False):
                 dtype = self.dtype if in_dtype else weight.dtype
                 tensor = weight.detach()

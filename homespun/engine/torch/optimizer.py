@@ -83,7 +83,7 @@ class Optimizer:
         keep, applied = refused.bool(), 1.0 - refused
         decay = 1 - lr * s.weight_decay * applied
         for alike, momentum in self.muon:
-            n_out, n_in = alike[0].shape[0] // alike[0].stacked, alike[0].shape[1]
+            n_out, n_in = alike[0].matrix_shape
             grad = torch.stack([grads[p.name] for p in alike]).div_(grad_scale)
             grad = torch.where(keep, momentum, grad)
             momentum.lerp_(grad, 1 - s.muon_momentum)

@@ -10,11 +10,12 @@ import pytest
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.mlx.engine import MlxEngine
-from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights
+from tests.reference import GPT2, LLAMA, QWEN3, QWEN3_MOE, random_batch, random_weights
 
 CONFIGS = {
     "gpt2": GPT2,
     "llama": LLAMA,
+    "qwen3_moe": QWEN3_MOE,
     "qwen3": QWEN3,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
 }

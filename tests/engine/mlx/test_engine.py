@@ -13,12 +13,14 @@ from homespun.engine.base import EngineOptions, OptimizerSettings, StepResult
 from homespun.engine.mlx import machine
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.mlx.loss import head_loss, row_losses
-from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import GPT2, QWEN3, QWEN3_MOE, random_batch, random_weights, relative_error
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-3, "muon": 1e-2}
 ONE_BLOCK = dataclasses.replace(QWEN3, n_layers=1)
-BOTH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
+BOTH = pytest.mark.parametrize(
+    "config", [GPT2, QWEN3, QWEN3_MOE], ids=["gpt2", "qwen3", "qwen3_moe"]
+)
 
 
 def engine(config: ModelConfig, **options: Any) -> MlxEngine:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from homespun.config import LoadConfig, ModelConfig, SamplingConfig
+from homespun.config import ModelConfig, ReaderConfig, SamplingConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine import select
 from homespun.engine.base import Decoder, EngineOptions, Floats
@@ -19,6 +19,7 @@ from tests.reference import (
     GPT2,
     LLAMA,
     QWEN3,
+    QWEN3_MOE,
     HuggingFace,
     random_batch,
     random_weights,
@@ -31,6 +32,7 @@ CONFIGS = {
     "qwen3": QWEN3,
     "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
     "llama": LLAMA,
+    "qwen3_moe": QWEN3_MOE,
     "llama tied": dataclasses.replace(LLAMA, tie_embeddings=True),
 }
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -262,12 +264,12 @@ def test_a_model_leaves_the_threads_of_its_process_alone() -> None:
 
 def test_numpy_reads_small_models_unless_another_precision_is_asked_for() -> None:
     large = dataclasses.replace(GPT2, vocab_size=4_000_000)
-    assert isinstance(select.reader(GPT2, LoadConfig()), NumpyEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(precision="float32")), NumpyEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(precision="bfloat16")), TorchEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(engine="torch")), TorchEngine)
-    assert isinstance(select.reader(large, LoadConfig()), TorchEngine)
-    assert isinstance(select.reader(large, LoadConfig(engine="numpy")), NumpyEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig()), NumpyEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig(precision="float32")), NumpyEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig(precision="bfloat16")), TorchEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig(engine="torch")), TorchEngine)
+    assert isinstance(select.reader(large, ReaderConfig()), TorchEngine)
+    assert isinstance(select.reader(large, ReaderConfig(engine="numpy")), NumpyEngine)
 
 
 @ALL

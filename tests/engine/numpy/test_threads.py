@@ -17,7 +17,15 @@ from homespun.engine.numpy.threads import (
     SINGLE_THREAD_STEPS,
     ProductThreads,
 )
-from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    QWEN3_MOE,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
 BLAS = ThreadpoolController().select(user_api="blas").lib_controllers
 pytestmark = pytest.mark.skipif(
@@ -141,7 +149,9 @@ def test_an_engine_computes_its_steps_so_and_all_else_with_one(
     assert seen == [1] * (3 + SINGLE_THREAD_STEPS) + [2] * (6 - SINGLE_THREAD_STEPS)
 
 
-@pytest.mark.parametrize("config", [GPT2, LLAMA, QWEN3], ids=["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(
+    "config", [GPT2, LLAMA, QWEN3, QWEN3_MOE], ids=["gpt2", "llama", "qwen3", "qwen3_moe"]
+)
 def test_the_number_of_threads_changes_no_logits(config: ModelConfig) -> None:
     # Large enough for BLAS to divide a product among threads.
     large = {"d_model": 512, "d_ff": 2048, "n_heads": 8, "n_kv_heads": 8, "head_dim": 64}

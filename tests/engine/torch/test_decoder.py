@@ -11,14 +11,22 @@ from homespun.data.batch import Tokens
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.torch.engine import TorchEngine
 from homespun.engine.torch.model import DecoderModel
-from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights, relative_error
+from tests.reference import (
+    GPT2,
+    LLAMA,
+    QWEN3,
+    QWEN3_MOE,
+    random_batch,
+    random_weights,
+    relative_error,
+)
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-2}
 LENGTHS = [3, 12, 1, 7]
 N_STEPS = 6
 EACH = pytest.mark.parametrize(
-    "config", [GPT2, LLAMA, QWEN3], ids=lambda config: config.architecture
+    "config", [GPT2, LLAMA, QWEN3, QWEN3_MOE], ids=lambda config: config.architecture
 )
 
 Logits = npt.NDArray[np.float32]

@@ -11,12 +11,12 @@ from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.torch.engine import TorchEngine
-from tests.reference import GPT2, LLAMA, QWEN3, random_batch, random_weights
+from tests.reference import GPT2, LLAMA, QWEN3, QWEN3_MOE, random_batch, random_weights
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-3, "muon": 1e-2}
 EACH = pytest.mark.parametrize(
-    "config", [GPT2, LLAMA, QWEN3], ids=lambda config: config.architecture
+    "config", [GPT2, LLAMA, QWEN3, QWEN3_MOE], ids=lambda config: config.architecture
 )
 
 

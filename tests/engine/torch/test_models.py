@@ -18,6 +18,7 @@ from tests.reference import (
     GPT2,
     LLAMA,
     QWEN3,
+    QWEN3_MOE,
     HuggingFace,
     random_batch,
     random_weights,
@@ -25,7 +26,7 @@ from tests.reference import (
 )
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
-CONFIGS = {config.architecture: config for config in (GPT2, LLAMA, QWEN3)}
+CONFIGS = {config.architecture: config for config in (GPT2, LLAMA, QWEN3, QWEN3_MOE)}
 EACH = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 
@@ -71,11 +72,12 @@ def test_logits_and_gradients_are_those_of_transformers(family: str, tied: bool)
 
 
 class AuxiliaryBlock(gpt2.GPT2Block):
-    """A block that also returns the mean square of its output as an auxiliary loss."""
+    """A block that also returns the mean square of its output as the balance loss of a router."""
 
     def forward(self, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         x, _ = super().forward(*inputs)
-        return x, x.square().mean()
+        square = x.square().mean()
+        return x, torch.stack((square, *torch.ones(3)))
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
@@ -90,20 +92,29 @@ def auxiliary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpt2, "GPT2Block", AuxiliaryBlock)
 
 
-def step_loss(config: ModelConfig, microbatches: list[Batch], **options: Any) -> float:
+AUXILIARY = 0.5
+
+
+def step(config: ModelConfig, microbatches: list[Batch], **options: Any) -> tuple[float, float]:
+    """The loss of a step, and what it minimises: the loss with that of the routers."""
     rates = {"adamw": 1e-3}
-    return engine(config, **options).train_step(microbatches, rates, 0).result().loss
+    made = engine(config, aux_loss=AUXILIARY, **options)
+    result = made.train_step(microbatches, rates, 0).result()
+    return result.loss, result.loss + AUXILIARY * sum(r.balance_loss for r in result.routers)
 
 
-def test_an_auxiliary_loss_is_part_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_auxiliary_loss_is_reported_beside_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = random_batch(GPT2)
-    plain = step_loss(GPT2, [batch])
+    plain, same = step(GPT2, [batch])
+    assert plain == same
     monkeypatch.setattr(gpt2, "GPT2Block", AuxiliaryBlock)
     inner = engine(GPT2)
     with torch.no_grad():
-        _, auxiliary_loss = inner.model.hidden(torch.from_numpy(batch.inputs).long())
-    assert auxiliary_loss is not None
-    assert step_loss(GPT2, [batch]) == pytest.approx(plain + auxiliary_loss.item(), rel=1e-6)
+        _, uses = inner.model.hidden(torch.from_numpy(batch.inputs).long())
+    assert uses is not None
+    loss, minimised = step(GPT2, [batch])
+    assert loss == pytest.approx(plain, rel=1e-6)
+    assert minimised == pytest.approx(plain + AUXILIARY * uses[:, 0].sum().item(), rel=1e-6)
     # An evaluation leaves out the auxiliary loss.
     assert inner.loss(batch)[0] / batch.n_targets == pytest.approx(plain, rel=1e-6)
 
@@ -113,10 +124,10 @@ def test_an_auxiliary_loss_is_part_of_the_loss(monkeypatch: pytest.MonkeyPatch) 
 def test_an_auxiliary_loss_does_not_depend_on_accumulation(checkpointing: bool) -> None:
     batch = random_batch(GPT2, rows=8)
     options = {"gradient_checkpointing": checkpointing}
-    ours = engine(GPT2, **options)
-    whole, loss = dict(ours.gradients([batch])), step_loss(GPT2, [batch], **options)
+    ours = engine(GPT2, aux_loss=AUXILIARY, **options)
+    whole, losses = dict(ours.gradients([batch])), step(GPT2, [batch], **options)
     for size in (4, 1):
-        assert step_loss(GPT2, split(batch, size), **options) == pytest.approx(loss, rel=1e-6)
+        assert step(GPT2, split(batch, size), **options) == pytest.approx(losses, rel=1e-6)
         for name, gradient in ours.gradients(split(batch, size)):
             assert relative_error(gradient, whole[name]) < 1e-5, name
 
@@ -126,14 +137,14 @@ def test_a_micro_batch_counts_by_its_targets() -> None:
     """The auxiliary loss of rows without a target has no weight."""
     first, second = split(random_batch(GPT2, rows=4), 2)
     second.targets[:] = IGNORED
-    assert step_loss(GPT2, [first, second]) == pytest.approx(step_loss(GPT2, [first]), rel=1e-6)
+    assert step(GPT2, [first, second]) == pytest.approx(step(GPT2, [first]), rel=1e-6)
 
 
 @pytest.mark.usefixtures("auxiliary")
 def test_gradients_with_an_auxiliary_loss_are_finite_differences() -> None:
     batch = random_batch(GPT2, rows=4)
     microbatches = split(batch, 2)
-    gradients = dict(engine(GPT2).gradients(microbatches))
+    gradients = dict(engine(GPT2, aux_loss=AUXILIARY).gradients(microbatches))
     start = random_weights(GPT2)
     rng = np.random.default_rng(0)
     for name in ("transformer.h.0.attn.c_proj.bias", "transformer.h.1.mlp.c_fc.weight"):
@@ -141,10 +152,12 @@ def test_gradients_with_an_auxiliary_loss_are_finite_differences() -> None:
         direction /= np.linalg.norm(direction)
         losses = []
         for sign in (1, -1):
-            moved = engine(GPT2)
+            moved = engine(GPT2, aux_loss=AUXILIARY)
             changed = start | {name: (start[name] + sign * 0.05 * direction).astype(np.float32)}
             moved.load(changed.items())
-            losses.append(moved.train_step(microbatches, {"adamw": 0.0}, 0).result().loss)
+            result = moved.train_step(microbatches, {"adamw": 0.0}, 0).result()
+            auxiliary = sum(router.balance_loss for router in result.routers)
+            losses.append(result.loss + AUXILIARY * auxiliary)
         slope = (losses[0] - losses[1]) / 0.1
         assert slope == pytest.approx(float((gradients[name] * direction).sum()), rel=1e-2)
 

@@ -3,7 +3,8 @@
 It follows Hugging Face's Qwen3ForCausalLM. The letters of the shapes are those of `layers.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -71,12 +72,14 @@ class MLP(nn.Module):
 
 
 class Qwen3Block(Block):
+    mlp_class: Callable[[ModelConfig], Any] = MLP
+
     def __init__(self, config: ModelConfig, has_qk_norm: bool) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.self_attn = Attention(config, has_qk_norm)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = self.mlp_class(config)
 
     def __call__(
         self,
@@ -89,16 +92,20 @@ class Qwen3Block(Block):
     ) -> tuple[mx.array, mx.array | None]:
         h = self.self_attn(self.input_layernorm(x), positions, cache, mask)
         x = x + apply_dropout(h, dropout, 0)
-        return x + apply_dropout(self.mlp(self.post_attention_layernorm(x)), dropout, 1), None
+        h, router_use = self.feed_forward(self.post_attention_layernorm(x))
+        return x + apply_dropout(h, dropout, 1), router_use
+
+    def feed_forward(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
+        return self.mlp(x), None
 
 
 class Decoder(nn.Module):
     """All but the head."""
 
-    def __init__(self, config: ModelConfig, has_qk_norm: bool) -> None:
+    def __init__(self, config: ModelConfig, blocks: list[Qwen3Block]) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.d_model)
-        self.layers = [Qwen3Block(config, has_qk_norm) for _ in range(config.n_layers)]
+        self.layers = blocks
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 
 
@@ -107,8 +114,11 @@ class Model(DecoderModel):
 
     def __init__(self, config: ModelConfig, dtype: mx.Dtype) -> None:
         super().__init__(config, dtype)
-        self.model = Decoder(config, self.has_qk_norm)
+        self.model = Decoder(config, [self.block(i) for i in range(config.n_layers)])
         self.add_head()
+
+    def block(self, i: int) -> Qwen3Block:
+        return Qwen3Block(self.config, self.has_qk_norm)
 
     @property
     def embedding(self) -> mx.array:

@@ -79,6 +79,10 @@ class Model:
         h = attention(heads, cache, positions, apart)
         x += linear(h, w["self_attn.o_proj.weight"])
         h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
+        x += self.feed_forward(h, w)
+
+    def feed_forward(self, h: Floats, w: Weights) -> Floats:
+        """h [N, D] -> [N, D]."""
         h = linear(h, w["mlp.gate_up_proj.weight"])  # [N, 2 * F]
-        h = silu(h[:, : c.d_ff]) * h[:, c.d_ff :]
-        x += linear(h, w["mlp.down_proj.weight"])
+        h = silu(h[:, : self.config.d_ff]) * h[:, self.config.d_ff :]
+        return linear(h, w["mlp.down_proj.weight"])

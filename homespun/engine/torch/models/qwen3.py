@@ -3,6 +3,9 @@
 It follows Hugging Face's Qwen3ForCausalLM. The letters of the shapes are those of `layers.py`.
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,12 +105,14 @@ class MLP(nn.Module):
 
 
 class Qwen3Block(Block):
+    mlp_class: Callable[[ModelConfig], Any] = MLP
+
     def __init__(self, config: ModelConfig, has_qk_norm: bool) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.self_attn = Attention(config, has_qk_norm)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = self.mlp_class(config)
 
     def join_projections(self) -> None:
         self.self_attn.join_projections()
@@ -123,16 +128,20 @@ class Qwen3Block(Block):
     ) -> tuple[Tensor, Tensor | None]:
         h = self.self_attn(self.input_layernorm(x), rope, cache, mask)
         x = x + apply_dropout(h, dropout, 0)
-        return x + apply_dropout(self.mlp(self.post_attention_layernorm(x)), dropout, 1), None
+        h, router_use = self.feed_forward(self.post_attention_layernorm(x))
+        return x + apply_dropout(h, dropout, 1), router_use
+
+    def feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.mlp(x), None
 
 
 class Decoder(nn.Module):
     """All but the head."""
 
-    def __init__(self, config: ModelConfig, has_qk_norm: bool) -> None:
+    def __init__(self, config: ModelConfig, blocks: Iterable[Qwen3Block]) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Qwen3Block(config, has_qk_norm) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 
 
@@ -141,9 +150,12 @@ class Model(DecoderModel):
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__(config, dtype)
-        self.model = Decoder(config, self.has_qk_norm)
+        self.model = Decoder(config, (self.block(i) for i in range(config.n_layers)))
         self.rope: Tensor | None = None
         self.add_head()
+
+    def block(self, i: int) -> Qwen3Block:
+        return Qwen3Block(self.config, self.has_qk_norm)
 
     @property
     def embedding(self) -> Tensor:

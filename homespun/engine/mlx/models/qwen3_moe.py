@@ -1,0 +1,23 @@
+"""Qwen3-MoE (Qwen team, 2025): the model of Qwen3 with a mixture of experts in its blocks.
+
+It follows Hugging Face's Qwen3MoeForCausalLM.
+"""
+
+import mlx.core as mx
+
+from homespun.engine.mlx.mixture import Mixture
+from homespun.engine.mlx.models import qwen3
+
+
+class Qwen3MoeBlock(qwen3.Qwen3Block):
+    mlp_class = Mixture
+
+    def feed_forward(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
+        y: tuple[mx.array, mx.array | None] = self.mlp(x)
+        return y
+
+
+class Model(qwen3.Model):
+    def block(self, i: int) -> qwen3.Qwen3Block:
+        kind = qwen3.Qwen3Block if i < self.config.dense_layers else Qwen3MoeBlock
+        return kind(self.config, self.has_qk_norm)

@@ -1,0 +1,32 @@
+"""Qwen3-MoE: the model of Qwen3 with a mixture of experts. E experts, k experts of a token, F width of an expert; the
+other letters of shapes as in `layers`."""
+
+import numpy as np
+
+from homespun.engine.base import Floats
+from homespun.engine.numpy.layers import Weights, linear, silu
+from homespun.engine.numpy.models import qwen3
+from homespun.engine.numpy.models.qwen3 import FUSED as FUSED
+
+
+class Model(qwen3.Model):
+    """The forward pass of a Qwen3-MoE without its head; see `models.Model`."""
+
+    def feed_forward(self, h: Floats, w: Weights) -> Floats:
+        if "mlp.gate.weight" not in w:
+            return super().feed_forward(h, w)
+        k = self.config.experts_per_token
+        logits = linear(h, w["mlp.gate.weight"])  # [N, E]
+        chosen = np.argpartition(-logits, k - 1, axis=-1)[:, :k]  # [N, k]
+        # Probabilities divided by the sum of those that are chosen: a softmax over the chosen logits.
+        weights = np.take_along_axis(logits, chosen, axis=-1)
+        weights = np.exp(weights - weights.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        y = np.zeros_like(h)
+        for expert in set(chosen.reshape(-1).tolist()):
+            rows, places = np.nonzero(chosen == expert)
+            gate_up = linear(h[rows], w["mlp.experts.gate_up_proj"][expert])  # [tokens, 2 * F]
+            gate, up = np.split(gate_up, 2, axis=-1)
+            out = linear(silu(gate) * up, w["mlp.experts.down_proj"][expert])
+            y[rows] += weights[rows, places, None] * out  # a token has an expert at most once
+        return y

@@ -1,0 +1,157 @@
+"""A mixture of experts as a feed-forward layer: tokens flow in, the sum of a few experts for each token flows out.
+
+The tokens are sorted by expert, so that each expert multiplies its own tokens only, and all of them in one product.
+
+N tokens (B * T), D width of the stream, E experts, k experts of a token, F width of an expert.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from homespun.config import ModelConfig
+
+
+class Router(nn.Module):
+    """x [N, D] -> logits [N, E], in float32 in every precision: near ties would be decided by rounding."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.experts, config.d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.float(), self.weight.float())
+
+
+class Experts(nn.Module):
+    """The matrices of all experts, [E, out, in]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config
+        self.gate_up_proj = nn.Parameter(torch.zeros(c.experts, 2 * c.d_expert, c.d_model))
+        self.down_proj = nn.Parameter(torch.zeros(c.experts, c.d_model, c.d_expert))
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Tokens sorted by expert, [N * k, D], of which those of expert e end before `ends[e]` -> [N * k, D]."""
+        h: Tensor = grouped_product(x, self.gate_up_proj.to(x.dtype), ends)
+        gate, up = h.chunk(2, dim=-1)  # each [N * k, F]
+        y: Tensor = grouped_product(F.silu(gate) * up, self.down_proj.to(x.dtype), ends)
+        return y
+
+    def of_one_token(self, x: Tensor, chosen: list[int]) -> Tensor:
+        """x [1, D] -> [1, k, D], from the chosen experts alone."""
+        parts = []
+        for expert in chosen:
+            gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
+            parts.append(F.linear(F.silu(gate) * up, self.down_proj[expert]))
+        return torch.stack(parts, dim=1)
+
+
+class Mixture(nn.Module):
+    """x [B, T, D] -> [B, T, D], and the use of the experts, [3 + E]; see `router_use`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.experts_per_token = config.experts_per_token
+        self.gate = Router(config)
+        self.experts = Experts(config)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, k = x.flatten(0, 1), self.experts_per_token  # [N, D]
+        logits = self.gate(rows)
+        probabilities = logits.softmax(-1)
+        weights, chosen = probabilities.topk(k)  # each [N, k]
+        weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)
+        if len(rows) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            y = self.experts.of_one_token(rows, chosen[0].tolist())
+            return (weights.unsqueeze(1) @ y).view(x.shape), None
+        by_expert, order = chosen.flatten().sort(stable=True)
+        numbers = torch.arange(len(logits[0]), device=x.device)
+        ends = torch.searchsorted(by_expert, numbers, right=True, out_int32=True)  # [E]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
+        y = self.experts(taken_rows(rows, order // k, back), ends)
+        y = taken_rows(y, back, order).view(len(rows), k, -1)  # [N, k, D]
+        y = (weights.unsqueeze(1) @ y).view(x.shape)
+        return y, router_use(logits, probabilities, ends)
+
+
+def router_use(logits: Tensor, probabilities: Tensor, ends: Tensor) -> Tensor:
+    """How the experts are used by N tokens, [3 + E], see `base.RouterUse`.
+
+    The balance loss is that of Switch Transformer (Fedus et al., 2021, equation 4) for k experts, as in Hugging Face's
+    `load_balancing_loss_func`; the z-loss is that of ST-MoE (Zoph et al., 2022, equation 5). Only these two have a
+    gradient.
+
+    logits and probabilities [N, E], ends [E].
+    """
+    n, n_experts = logits.shape
+    tokens = ends.diff(prepend=ends.new_zeros(1)).float()  # of each expert
+    balance = n_experts * (tokens / n) @ probabilities.mean(0)
+    log_total = logits.logsumexp(-1)
+    entropy = (log_total - (probabilities * logits).sum(-1)).mean().detach()
+    figures = torch.stack((balance, log_total.square().mean(), entropy))
+    return torch.cat((figures, tokens / tokens.sum()))
+
+
+class _TakenRows(torch.autograd.Function):
+    """Indexing whose derivative is indexing, too. PyTorch's own adds the rows one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        ctx.n_rows = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        [grad], [back] = grad_outputs, ctx.saved_tensors
+        rows = grad.index_select(0, back)
+        return rows.view(ctx.n_rows, -1, rows.shape[-1]).sum(1), None, None
+
+
+def taken_rows(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
+    """The rows `index` of x. Each row is taken equally often, and `back` is where its copies are, row after row."""
+    return _TakenRows.apply(x, index, back)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# The products are operators of their own, since PyTorch compiles `grouped_mm` in bfloat16 only.
+
+
+@torch.library.custom_op("homespun::grouped_product", mutates_args=())
+def grouped_product(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """Each group of rows times its own matrix: x [N * k, in], weights [E, out, in], ends of the groups [E] ->
+    [N * k, out]."""
+    return F.grouped_mm(x, weights.mT, offs=ends)
+
+
+@torch.library.custom_op("homespun::grouped_gradient", mutates_args=())
+def grouped_gradient(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    """The gradient of the matrices: grad [N * k, out], x [N * k, in] -> [E, out, in]."""
+    return F.grouped_mm(grad.mT, x, offs=ends)
+
+
+@grouped_product.register_fake
+def _(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(len(x), weights.shape[1])
+
+
+@grouped_gradient.register_fake
+def _(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(len(ends), grad.shape[1], x.shape[1])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _derive(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weights, ends = ctx.saved_tensors
+    grad = grad.contiguous()
+    of_weights = grouped_gradient(grad, x, ends) if ctx.needs_input_grad[1] else None
+    return grouped_product(grad, weights.mT, ends), of_weights, None
+
+
+grouped_product.register_autograd(_derive, setup_context=_keep)

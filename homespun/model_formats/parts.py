@@ -1,0 +1,32 @@
+"""Parameters that a file holds in several tensors: parts flow in, whole parameters flow out, and back."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from homespun.architectures.base import Parameter, Part
+from homespun.model_formats.numbers import Floats
+
+ReadTensor = Callable[[], Floats]
+
+
+def part_shape(parameter: Parameter, part: Part) -> tuple[int, ...]:
+    """The shape of a part."""
+    shape: tuple[int, ...] = np.broadcast_to(np.float32(0), parameter.shape)[part.place].shape
+    return shape
+
+
+def joined(
+    parameter: Parameter, parts: Sequence[Part], read: Mapping[str, ReadTensor]
+) -> ReadTensor:
+    """A function that reads a parameter; `read` has those of its parts, by name."""
+    if len(parts) == 1:
+        return read[parts[0].name]
+
+    def read_all() -> Floats:
+        values = np.empty(parameter.shape, np.float32)
+        for part in parts:
+            values[part.place] = read[part.name]()
+        return values
+
+    return read_all
