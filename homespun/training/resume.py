@@ -229,7 +229,7 @@ def _check_headers(point: ResumePoint) -> None:
         raise _other_version("its parts do not fit each other")
     if lora_of(resolved) != (model.adapters.lora if model.adapters else None):
         raise UserError(
-            f"{point.path} holds a whole model, of which adapters have become a part: go on from it with --init-from"
+            f"{point.path} holds a whole model, into which adapters were merged: go on from it with --init-from"
         )
 
 
