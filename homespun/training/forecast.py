@@ -204,7 +204,7 @@ class Forecast:
 
     def _text(self) -> str:
         if self.text is None:
-            return "none yet: the plan assumes a text that is longer than the run"
+            return "none yet: the plan assumes a very large text"
         source = self.text.estimated_from
         tokens = f"{self.text.training:,} training and {self.text.validation:,} validation tokens"
         if source is None:
