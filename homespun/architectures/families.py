@@ -94,7 +94,7 @@ def count_active_parameters(config: ModelConfig) -> int:
 
 
 def described_size(config: ModelConfig) -> str:
-    """The number of weights in words, and what a token uses of them where there are experts."""
+    """The number of weights in words, and the number that a token uses if there are experts."""
     size = f"{count_parameters(config) / 1e6:.1f} M parameters"
     if not config.experts:
         return size

@@ -1,4 +1,4 @@
-"""Settings flow in; everything that the run would take comes out, and nothing is written.
+"""Settings flow in; the plan of the run comes out, and nothing is written.
 
 The settings are chosen by the same stages as those of a run. Time and memory come from some real steps on this machine,
 or from the data sheet of another one.
@@ -276,7 +276,7 @@ def forecast(
     config: TrainConfig | None = None,
     machine: str | None = None,
 ) -> Forecast:
-    """Plan a run and measure what its steps take. Nothing is written.
+    """Plan a run and measure its steps. Nothing is written.
 
     Args:
         given: settings by name, as for `train`.
@@ -456,7 +456,7 @@ def _note_memory(
     measured: int | None,
     notes: list[str],
 ) -> None:
-    """What to change if a step does not fit."""
+    """The change to make if a step does not fit."""
     needed = measured or memory.total
     capacity, free = machine.memory_capacity(), machine.memory_available()
     if needed > capacity:

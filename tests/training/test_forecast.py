@@ -1,4 +1,4 @@
-"""A plan says what a run would take, chooses as the run does, and writes nothing."""
+"""A plan estimates a run, chooses its settings as the run does, and writes nothing."""
 
 import dataclasses
 import os
