@@ -2,9 +2,10 @@
 
     python -m benchmarks.fine_tuning andersen.txt smollm2
 
-One document in ten, chosen by hash, is held out, as in benchmarks/prose.py. The scores are bits per byte of these
-documents, in float32, over windows that do not overlap; the tokenizers differ, so losses per token do not compare. The
-settings were chosen on other texts. The curves are the runs' own evaluations, on the beginning of that held-out text.
+One document in ten, chosen by hash, is held out, as in benchmarks/prose.py. The scores are bits per byte of the first
+of these documents, in float32, over windows that do not overlap. The tokenizers differ, so losses per token do not
+compare. The settings were chosen on other texts. The curves are the runs' own evaluations, on the beginning of that
+held-out text.
 """
 
 import json
@@ -18,18 +19,20 @@ from typing import Annotated, Any
 import matplotlib.pyplot as plt
 import tyro
 
+import homespun
 from benchmarks import report
-from benchmarks.prose import score, sides
+from benchmarks.prose import sides
 from homespun.tokenizer import END_OF_TEXT
 
 CONTEXT = 256
+TOKENS = 16_000
+"""Tokens that are scored at most, of the model with the smaller vocabulary; the others are scored on the same text."""
 WAYS = {
     "a new model": "--eval-tokens 20000",
     "all weights": "--init-from {model}",
     "LoRA": "--init-from {model} --lora-rank 16",
 }
 """Flags by way of training."""
-CURVES = "curves"
 
 
 def main(
@@ -49,29 +52,49 @@ def main(
         picture: the file for the curves.
     """
     learned, held_out = sides(text, tune=False)
-    before = {"of": "the trained model", "seed": "", **score(model, held_out, CONTEXT)}
-    rows: list[report.Row] = [before]
-    curves: list[report.Row] = []
-    for way, flags in WAYS.items():
-        for seed in seeds:
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                # The run holds out the same documents itself, for its evaluations.
-                documents = f"\n{END_OF_TEXT}\n".join([*learned, *held_out])
-                (folder / "text.txt").write_text(documents, encoding="utf-8")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Each run holds out the same documents itself, for its evaluations.
+        (folder / "text.txt").write_text(_joined([*learned, *held_out]), encoding="utf-8")
+        (folder / "held_out.txt").write_text(_joined(held_out), encoding="utf-8")
+        runs = {}
+        for way, flags in WAYS.items():
+            for seed in seeds:
+                runs[way, seed] = folder / f"{len(runs)}"
                 words = shlex.split(flags.format(model=shlex.quote(str(model.resolve()))))
-                command = ["train", "--data-file", "text.txt", "--time-budget", budget, *words]
+                given = ["--data-file", "text.txt", "--time-budget", budget, "--seed", str(seed)]
+                command = ["train", *given, *words, "--checkpoint-dir", runs[way, seed].name]
                 print("$ homespun", shlex.join(command), flush=True)
-                subprocess.run(
-                    [sys.executable, "-m", "homespun", *command, "--seed", str(seed)],
-                    cwd=folder,
-                    check=True,
-                )
-                run = folder / "checkpoints"
-                rows.append({"of": way, "seed": str(seed), **score(run, held_out, CONTEXT)})
-                curves += [{"of": way, "seed": seed, **point} for point in _curve(run)]
-    report.save("fine_tuning", {f"{budget} each": rows, CURVES: curves})
-    draw(curves, float(before["bits/byte"]), picture)
+                arguments = [sys.executable, "-m", "homespun", *command]
+                subprocess.run(arguments, cwd=folder, check=True)
+        results = homespun.evaluate(
+            models=[str(path) for path in (model, *runs.values())],
+            data_file=str(folder / "held_out.txt"),
+            max_tokens=TOKENS,
+            seq_len=CONTEXT,
+            precision="float32",
+        )
+        labels = [("the trained model", ""), *((way, str(seed)) for way, seed in runs)]
+        rows: list[report.Row] = [
+            {
+                "of": way,
+                "seed": seed,
+                "tokens": result.n_tokens,
+                "bits/byte": round(result.bits_per_byte, 4),
+            }
+            for (way, seed), result in zip(labels, results, strict=True)
+        ]
+        curves: list[report.Row] = [
+            {"of": way, "seed": seed, **point}
+            for (way, seed), path in runs.items()
+            for point in _curve(path)
+        ]
+    report.save("fine_tuning", {f"{budget} each": rows, "curves": curves})
+    draw(curves, results[0].bits_per_byte, picture)
+
+
+def _joined(documents: list[str]) -> str:
+    return f"\n{END_OF_TEXT}\n".join(documents)
 
 
 def _curve(run: Path) -> list[dict[str, float]]:
