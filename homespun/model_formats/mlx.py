@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from homespun.architectures.base import Family, Parameter, Part
 from homespun.architectures.families import family, parameters
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.huggingface import CARD, write_description, write_text
 from homespun.model_formats.model_card import model_card
@@ -101,7 +102,7 @@ def _quantization(folder: WeightsFolder, stem: str) -> tuple[int, int]:
         ):
             return group, bits
     raise UserError(
-        f"{folder.path}: its quantisation is {stated}: only groups with scales and biases of "
+        f"{folder.path}: its quantisation is {shown(stated)}: only groups with scales and biases of "
         f"{', '.join(map(str, BITS))} bits are supported"
     )
 
