@@ -23,7 +23,7 @@ from homespun.errors import UserError
 EXPERTS, EXPERTS_PER_TOKEN = 8, 2
 """The usual numbers. They cost little more time than a dense layer; more experts need a longer run to pay."""
 WIDTH_UNIT = 8
-"""The products of PyTorch read rows in units of 16 bytes, which are eight numbers of 16 bits."""
+"""On a GPU the products read rows in units of 16 bytes, which are eight numbers of 16 bits."""
 GATE_UP, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 
 
