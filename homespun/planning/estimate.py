@@ -25,6 +25,8 @@ HALF_BYTES = 2
 
 UTILISATION = 0.4
 """Share of a machine's peak speed in matrix products that training is expected to reach."""
+CHECKS_PER_RUN = 10
+"""Evaluations of a run, and rounds of samples, where no interval is given."""
 EVALUATION_COST = 0.25
 """Cost of evaluating a token, in training tokens; measured on CPUs."""
 

@@ -26,6 +26,7 @@ from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
 from homespun.planning.estimate import (
+    CHECKS_PER_RUN,
     EVALUATION_COST,
     TrainingMemory,
     expected_seconds_per_step,
@@ -35,8 +36,8 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.due import CHECKS_PER_RUN, MAX_CHECK_SHARE, SAMPLING_COST
-from homespun.training.initial_model import initial_model
+from homespun.training.due import MAX_CHECK_SHARE, SAMPLING_COST
+from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
 from homespun.training.resume import (
     ResumePoint,
@@ -298,7 +299,8 @@ def forecast(
     initial = None
     if point is None:
         check_settings(wanted)
-        wanted, initial = initial_model(wanted, say)
+        if initial := initial_model(wanted, say):
+            wanted = in_context(wanted, initial, notes.append)
     corpus, tokenizer, count = _text(wanted, point, initial, say)
     if point:
         planned = resumed_plan(wanted, point.header, say)
@@ -387,7 +389,9 @@ def _speed(
     flops = machine.flops_per_second(c.precision, c.threads)
     expected = expected_seconds_per_step(planned.in_training, c.tokens_per_step, flops)
     if sheet:
-        expected += BYTES_PER_WEIGHT * count_parameters(planned.model) / sheet.bytes_per_second()
+        expected += (
+            BYTES_PER_WEIGHT * count_trained(planned.model, planned.lora) / sheet.bytes_per_second()
+        )
         return Speed(
             expected, None, "by the data sheet, not measured: within a factor of two"
         ), None
@@ -463,7 +467,7 @@ def _note_memory(
         notes.append(f"This does not fit into memory: {what_fits(planned, capacity, machine)}.")
     elif needed > free:
         notes.append(
-            f"Only {size(free)} of the memory are free now: close other programs, or "
+            f"Only {size(free)} of the memory is free now: close other programs, or "
             f"{what_fits(planned, free, machine)}."
         )
 
