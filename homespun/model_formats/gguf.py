@@ -158,7 +158,8 @@ def _config(file: GGUFFile) -> ModelConfig:
 
 def _as_decimal(value: float) -> float:
     """The shortest decimal number that a float32 stands for: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
+    with np.errstate(over="ignore"):  # infinity is refused with the other settings
+        return float(str(np.float32(value)))
 
 
 def _architecture(kind: Family) -> str:

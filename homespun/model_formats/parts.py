@@ -11,9 +11,14 @@ ReadTensor = Callable[[], Floats]
 
 
 def part_shape(parameter: Parameter, part: Part) -> tuple[int, ...]:
-    """The shape of a part."""
-    shape: tuple[int, ...] = np.broadcast_to(np.float32(0), parameter.shape)[part.place].shape
-    return shape
+    """The shape of a part. A damaged file may describe sizes that no array can have."""
+    whole = (slice(None),) * (len(parameter.shape) - len(part.place))
+    shape = []
+    for size, place in zip(parameter.shape, (*part.place, *whole), strict=True):
+        if isinstance(place, slice):
+            begin, end, step = place.indices(size)
+            shape.append(max(0, -((begin - end) // step)))
+    return tuple(shape)
 
 
 def joined(
