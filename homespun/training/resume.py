@@ -297,7 +297,8 @@ def _changes(
     """The settings whose present value differs both from the value given at first and from the value chosen for it."""
     at_first = dataclasses.asdict(_config_from(TrainConfig, stored["requested"]))
     before = at_first | given_settings(resolved)
-    before |= {name: stored["model"][name] for name in SHAPE}
+    shape = dataclasses.asdict(model_config(stored["model"]))
+    before |= {name: shape[name] for name in SHAPE}
     now = given_settings(requested)
     if now["compile"] == "auto":
         del now["compile"]  # the run keeps the choice that was made for it

@@ -14,6 +14,7 @@ from homespun.errors import UserError
 from homespun.planning.estimate import UTILISATION
 from homespun.planning.recipe import (
     MAX_PASSES,
+    SHAPE,
     SIZES,
     Plan,
     ResolvedConfig,
@@ -52,7 +53,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         config
     ).keys()
     free = {"config", "data_file", "tokenizer_path", "model_size", "threads", "patience"}
-    shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
+    shape = set(SHAPE)
     limits = {"max_epochs", "max_steps", "time_budget"}
     of_its_length = {"warmup_steps", "eval_interval", "sample_interval"}
     assert still_open <= free | shape | limits | of_its_length
