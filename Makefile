@@ -57,7 +57,7 @@ test: .venv/.installed-for-tests
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
 
-# llama.cpp, which is compiled for some minutes, and mlx-lm run what is exported.
+# llama.cpp, which is compiled for some minutes, mlx-lm and lm-evaluation-harness run what is exported.
 test-judges: .venv/.installed-for-tests
 	$(PIP) -e '.[judges]'
 	$(BIN)/python -m pytest -m judges tests/judges

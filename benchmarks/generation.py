@@ -22,7 +22,7 @@ from benchmarks.models import in_transformers, model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
 from homespun.architectures.families import count_parameters, initial_weights
-from homespun.config import LoadConfig, ModelConfig, Precision, SamplingConfig
+from homespun.config import ModelConfig, Precision, ReaderConfig, SamplingConfig
 from homespun.engine import select
 from homespun.engine.hardware import usable_cpus
 from homespun.generation.session import Session
@@ -41,7 +41,7 @@ def ours(
     threads: int | None = None,
 ) -> None:
     """Generate with our session. A turn is one text, its figure tokens per second."""
-    engine = select.reader(config, LoadConfig(precision=precision, threads=threads))
+    engine = select.reader(config, ReaderConfig(precision=precision, threads=threads))
     engine.load(initial_weights(config, seed=0))
     words = _words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)

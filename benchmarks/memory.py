@@ -1,4 +1,4 @@
-"""Does a training step take the memory that `homespun models` predicts? Measured above the process without the model.
+"""Does a large step take the memory that is predicted? Measured on a CPU, above the process without the model.
 
     python -m benchmarks.memory
 
@@ -21,7 +21,8 @@ from homespun.architectures.families import count_parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch
-from homespun.planning.estimate import training_bytes
+from homespun.engine.traits import torch_on_cpu
+from homespun.planning.estimate import Computing, training_memory
 
 STEPS = 2
 
@@ -48,13 +49,9 @@ class Case:
 
     def estimate(self) -> int:
         """The estimate in bytes that `homespun models` shows."""
-        return training_bytes(
-            self.model,
-            self.batch_size,
-            self.optimizer,
-            half=self.precision == "bfloat16",
-            checkpointing=self.checkpointing,
-        )
+        traits = torch_on_cpu(self.precision == "bfloat16", self.seq_len)
+        computing = Computing(self.optimizer, traits, self.checkpointing, masked=False)
+        return training_memory(self.model, self.batch_size, computing).total
 
 
 SMALLEST = Case("tiny", 8, vocab_size=8000, n_layers=6, d_model=384)

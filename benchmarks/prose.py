@@ -25,9 +25,9 @@ import tyro
 from benchmarks import report
 from homespun.architectures.families import count_active_parameters, count_parameters
 from homespun.data.corpus import survey
+from homespun.evaluation.scoring import Evaluator
 from homespun.language_model import load
 from homespun.tokenizer import END_OF_TEXT
-from homespun.training.evaluate import Evaluator
 
 FIXED = """
     --model-size tiny --n-layers 6 --n-heads 6 --d-model 384 --vocab-size 4096 --seq-len 256
@@ -108,16 +108,16 @@ def scored(documents: Sequence[str], held_out: Sequence[str], flags: str, seed: 
         return {"seed": seed, **score(folder / "checkpoints", held_out), "seconds": round(seconds)}
 
 
-def score(checkpoints: Path, held_out: Sequence[str]) -> report.Row:
-    """Mean loss of a run's best weights over these documents, each after an end-of-text mark."""
+def score(checkpoints: Path, held_out: Sequence[str], seq_len: int | None = None) -> report.Row:
+    """Mean loss of a run's best weights over these documents, each after an end-of-text mark, in windows of `seq_len`
+    tokens, by default as long as the model's context."""
     model = load(checkpoints, precision="float32")
     stream = model.tokenizer.join(held_out)
     evaluator = Evaluator(
         stream,
         model.tokenizer.byte_lengths,
-        seq_len=model.config.seq_len,
+        seq_len=seq_len or model.config.seq_len,
         batch_size=8,
-        max_tokens=len(stream),
     )
     nats = evaluator(model.engine).loss
     bytes_per_token = sum(len(document.encode()) for document in held_out) / len(stream)

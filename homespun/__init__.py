@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from homespun.config import (
     DownloadConfig,
+    EvalConfig,
     GenerateConfig,
     ModelConfig,
     SamplingConfig,
@@ -16,16 +17,21 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, train, train_tokenizer
+    from homespun.api import download, evaluate, plan, train, train_tokenizer
     from homespun.data.samples import TextDataset
+    from homespun.evaluation.evaluate import EvalResult
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
     from homespun.tokenizer import Tokenizer
+    from homespun.training.forecast import Forecast
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DownloadConfig",
+    "EvalConfig",
+    "EvalResult",
+    "Forecast",
     "GenerateConfig",
     "LanguageModel",
     "ModelConfig",
@@ -38,19 +44,25 @@ __all__ = [
     "TrainResult",
     "UserError",
     "download",
+    "evaluate",
     "load",
+    "plan",
     "train",
     "train_tokenizer",
 ]
 
 _HOMES = {
+    "EvalResult": "homespun.evaluation.evaluate",
+    "Forecast": "homespun.training.forecast",
     "LanguageModel": "homespun.language_model",
     "StopRun": "homespun.records.events",
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.records.events",
     "download": "homespun.api",
+    "evaluate": "homespun.api",
     "load": "homespun.language_model",
+    "plan": "homespun.api",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
 }
@@ -62,3 +74,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

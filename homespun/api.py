@@ -1,25 +1,33 @@
 """The public functions: what the command line does, from a script or a notebook."""
 
+import dataclasses
 import signal
 from pathlib import Path
 from typing import Any
 
+from homespun.checkpoint.folder import METRICS
 from homespun.config import (
     DownloadConfig,
+    EvalConfig,
     TokenizerConfig,
     TrainConfig,
 )
-from homespun.config.checked import settings_of, shown
+from homespun.config.checked import checked, settings_of, shown, takes_settings_of
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
 from homespun.errors import UserError
+from homespun.evaluation.evaluate import EvalResult
+from homespun.evaluation.evaluate import evaluate as run_evaluation
 from homespun.records.events import Listener, TrainResult
-from homespun.terminal import occupy_standard_descriptors, say
+from homespun.records.metrics import read_whole
+from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
+from homespun.training.forecast import Forecast, forecast
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
 from homespun.training.train import train as run_training
 
 
+@takes_settings_of(DownloadConfig)
 def download(config: DownloadConfig | None = None, **settings: Any) -> Path:
     """Fetch a dataset into one text file, as `homespun download` does, and give its path.
 
@@ -33,6 +41,7 @@ def download(config: DownloadConfig | None = None, **settings: Any) -> Path:
     return run_download(settings_of(DownloadConfig, config, settings), say)
 
 
+@takes_settings_of(TokenizerConfig)
 def train_tokenizer(config: TokenizerConfig | None = None, **settings: Any) -> Tokenizer:
     """Train a tokenizer and write its folder, as `homespun tokenizer` does.
 
@@ -46,8 +55,13 @@ def train_tokenizer(config: TokenizerConfig | None = None, **settings: Any) -> T
     return run_tokenizer_training(settings_of(TokenizerConfig, config, settings), say)
 
 
+@takes_settings_of(TrainConfig)
 def train(
-    config: TrainConfig | None = None, *, on_event: Listener | None = None, **settings: Any
+    config: TrainConfig | None = None,
+    *,
+    on_event: Listener | None = None,
+    quiet: bool = False,
+    **settings: Any,
 ) -> TrainResult:
     """Train a model, as `homespun train` does.
 
@@ -56,6 +70,7 @@ def train(
         on_event: is called with each event of the run (see `homespun.records.events`): steps, evaluations, samples,
             checkpoints, the end. When it raises `homespun.StopRun`, the step is finished and saved, the run ends, and
             `ended_by` names the reason. Any other exception is raised after the run has been saved.
+        quiet: print nothing. The records of the result have everything that is usually printed.
 
     Raises:
         UserError: something that the user can fix: data, settings, folder, checkpoint.
@@ -65,8 +80,10 @@ def train(
     occupy_standard_descriptors()
     if on_event is not None and not callable(on_event):
         raise UserError(f"on_event is {shown(on_event)}: a function is expected")
+    if settings_of(TrainConfig, config, settings).dry_run:
+        raise UserError("--dry-run trains nothing: call homespun.plan instead")
     try:
-        with Interrupts() as interrupts:
+        with silence(checked("quiet", quiet, bool)), Interrupts() as interrupts:
             result = run_training(settings, say, interrupts, on_event, config)
     except StoppedInSetUp as stop:
         signal.raise_signal(stop.number)
@@ -74,4 +91,36 @@ def train(
     if result.stopped_by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # The signal was meant for the whole program, which may be a sweep of many runs.
         signal.raise_signal(result.stopped_by)
-    return result
+    return dataclasses.replace(result, records=read_whole(result.checkpoint_dir / METRICS))
+
+
+@takes_settings_of(EvalConfig)
+def evaluate(config: EvalConfig | None = None, **settings: Any) -> list[EvalResult]:
+    """Score a text with one or more models, as `homespun eval` does: a result for each model, in their order.
+
+    Args:
+        config: the settings; `settings` replace some of them: models, data_file, stride, ...
+
+    Raises:
+        UserError: a model or the text cannot be read, a setting does not fit a model, or memory does not suffice.
+    """
+    occupy_standard_descriptors()
+    return list(run_evaluation(settings_of(EvalConfig, config, settings), say))
+
+
+@takes_settings_of(TrainConfig)
+def plan(
+    config: TrainConfig | None = None, *, machine: str | None = None, **settings: Any
+) -> Forecast:
+    """Estimate the cost and the loss of a run with these settings, as `homespun plan` does; nothing is written.
+
+    Args:
+        config: the settings; `settings` replace some of them.
+        machine: plan for another machine by its data sheet, such as "M1 Max 32GB".
+
+    Raises:
+        UserError: something that the user can fix: data, settings, checkpoint, or the name of the machine.
+    """
+    occupy_standard_descriptors()
+    named = checked("machine", machine, str | None)
+    return forecast(settings, say, config, named)

@@ -22,7 +22,7 @@ from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, Floats, OptimizerSettings, Reader
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.optimizer import Doubles, adamw, muon
-from homespun.planning.estimate import expected_seconds_per_step, training_bytes
+from homespun.planning.estimate import Computing, expected_seconds_per_step, training_memory
 from homespun.terminal import Say
 
 Weights = dict[str, Floats]
@@ -252,12 +252,13 @@ def training_speed(name: EngineName) -> Iterator[str]:
         preset("tiny"), {"n_layers": 6, "d_model": 384, "vocab_size": 8000, "seq_len": 256}
     )
     machine = select.machine(name)
-    half, capacity = machine.computes_in_half("auto"), machine.memory_capacity()
+    capacity = machine.memory_capacity()
     flops_per_second = machine.flops_per_second("auto")
     for config, batch_size in ((small, 8), (preset("tiny"), 32)):
         n_tokens = batch_size * config.seq_len
         expected = expected_seconds_per_step(config, n_tokens, flops_per_second)
-        needed = training_bytes(config, batch_size, "adamw", half=half, checkpointing=False)
+        computing = Computing("adamw", machine.step_traits("auto", config.seq_len), masked=False)
+        needed = training_memory(config, batch_size, computing).total
         label = (
             f"{config.n_layers} x {config.d_model}, vocabulary {config.vocab_size:,} "
             f"({count_parameters(config) / 1e6:.1f} M), {batch_size} x {config.seq_len} tokens a step"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.config import ExportConfig, LoadConfig, SamplingConfig
+from homespun.config import ExportConfig, ReaderConfig, SamplingConfig
 from homespun.data.batch import Batch
 from homespun.errors import UserError, cannot_write
 from homespun.language_model import LanguageModel, load_stored
@@ -71,7 +71,7 @@ def export_model(config: ExportConfig, say: Say) -> Path:
         durable.make_folder(temporary)
         copy = temporary / output.name if export.is_file else temporary
         export.write(stored, copy, config.precision)
-        say(_summary(config, _proven(config, stored, export.read(copy), say)))
+        say(_summary(config, _proven(config, stored, export.read(copy, stored), say)))
         moved = _publish(copy, output, export.beside(stored, output.name))
     except OSError as error:
         raise cannot_write(
@@ -100,7 +100,7 @@ def _output(config: ExportConfig, export: Export) -> Path:
         raise UserError(f"--output {output}: give a file name that ends in {export.suffix}")
     if output.is_dir() == export.is_file and output.exists():
         raise UserError(f"{output} exists and is no earlier export: choose another --output")
-    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
+    if output.is_dir() and any(output.iterdir()) and not (output / export.description).exists():
         raise UserError(f"{output} holds other files: choose another --output")
     return output
 
@@ -113,7 +113,7 @@ def _proven(config: ExportConfig, stored: StoredModel, copy: StoredModel, say: S
     """
     if copy.config != stored.config or copy.tokenizer.sha256 != stored.tokenizer.sha256:
         raise UserError(f"the copy of {stored.path} describes another model: nothing was written")
-    settings = LoadConfig(precision="float32")
+    settings = ReaderConfig(precision="float32")
     original = load_stored(stored, settings)
     texts = _texts(config, original)
     found = agreement(original, load_stored(copy, settings), texts)

@@ -7,19 +7,21 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from homespun.architectures.families import count_parameters
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
-from homespun.config import LoadConfig, Precision, ReaderName, SamplingConfig, TrainConfig
-from homespun.config.checked import PathName, checked, settings_of, shown
+from homespun.config import Precision, ReaderConfig, ReaderName, SamplingConfig, TrainConfig
+from homespun.config.checked import PathName, checked, settings_of, shown, takes_settings_of
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
 from homespun.engine.base import Floats, Reader
 from homespun.errors import UserError
-from homespun.generation.session import Continuation, Session
+from homespun.generation.session import Continuation, Prompt, Session
+from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
-from homespun.terminal import warn
+from homespun.terminal import counted, warn
 
 
 def load(
@@ -35,21 +37,21 @@ def load(
         path: a file of weights, or the folder of a run, of which the best weights are loaded; a Hugging Face or MLX
             folder; or a GGUF file. Without a path, the run in `checkpoints`; if it has no intact best weights, its
             newest checkpoint, with a note on standard error.
-        engine: the library that computes; see `LoadConfig`.
-        precision: the number format of the computation; see `LoadConfig`.
+        engine: the library that computes; see `ReaderConfig`.
+        precision: the number format of the computation; see `ReaderConfig`.
         threads: CPU threads.
 
     Raises:
         UserError: there is no model, it is damaged, or a setting is impossible.
     """
     named = None if path is None else checked("path", path, PathName)
-    config = LoadConfig(named, engine, precision, threads)
+    config = ReaderConfig(engine, precision, threads)
     if named is None:
         return load_stored(from_checkpoint(_default_weights()), config)
     return load_stored(open_model(Path(named), report=warn), config)
 
 
-def load_stored(stored: StoredModel, config: LoadConfig) -> "LanguageModel":
+def load_stored(stored: StoredModel, config: ReaderConfig) -> "LanguageModel":
     """Read the weights of a model into an engine.
 
     Raises:
@@ -98,6 +100,13 @@ class LanguageModel:
         self.engine = reader
         self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
 
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"<LanguageModel {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
+            f"{count_parameters(c) / 1e6:.1f} M parameters, vocabulary {c.vocab_size:,}, context {c.seq_len:,}>"
+        )
+
     @overload
     def __call__(self, tokens: npt.ArrayLike) -> Floats: ...
     @overload
@@ -130,6 +139,7 @@ class LanguageModel:
         total, count = self.engine.loss(Batch(np.atleast_2d(ids), np.atleast_2d(follow)))
         return logits, total / max(1, count)
 
+    @takes_settings_of(SamplingConfig)
     def generate(
         self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
     ) -> str:
@@ -146,6 +156,7 @@ class LanguageModel:
         [written] = self._session.generate(prompt, sampling)
         return (prompt or "") + written.text
 
+    @takes_settings_of(SamplingConfig)
     def continuations(
         self,
         prompt: str | None = None,
@@ -160,29 +171,35 @@ class LanguageModel:
         """
         return list(self.samples(prompt, config, num_samples, **settings))
 
+    @takes_settings_of(SamplingConfig)
     def samples(
         self,
         prompt: str | None = None,
         config: SamplingConfig | None = None,
         num_samples: int = 1,
+        *,
+        speed: Speed | None = None,
         **settings: Any,
     ) -> Iterator[Continuation]:
-        """As `continuations`; gives each sample as soon as it and those before it have ended.
+        """As `continuations`; gives each sample as soon as it and those before it have ended. `speed` is filled in
+        meanwhile.
 
         Raises:
             UserError: as `generate`; for the prompt when the first sample is requested.
         """
         sampling = settings_of(SamplingConfig, config, settings)
         count = checked("num_samples", num_samples, int, {"at_least": 1})
-        return self._session.samples(prompt, sampling, count)
+        return self._session.samples(prompt, sampling, count, speed)
 
+    @takes_settings_of(SamplingConfig)
     def generate_batch(
         self,
-        prompts: Iterable[str | None],
+        prompts: Iterable[Prompt],
         config: SamplingConfig | None = None,
         **settings: Any,
     ) -> list[Continuation]:
-        """Continue several prompts of any length together, each as if it were alone, up to rounding.
+        """Continue several prompts of any length together, each as if it were alone, up to rounding. A list of ids is
+        taken as the tokens of a prompt, as they are.
 
         Raises:
             UserError: as `generate`, for any of the prompts.
@@ -192,16 +209,22 @@ class LanguageModel:
             raise UserError(f"prompts is {shown(prompts)}: a list of texts is expected")
         return self._session.generate_batch(list(prompts), sampling)
 
+    @takes_settings_of(SamplingConfig)
     def stream(
-        self, prompt: str | None = None, config: SamplingConfig | None = None, **settings: Any
+        self,
+        prompt: str | None = None,
+        config: SamplingConfig | None = None,
+        *,
+        speed: Speed | None = None,
+        **settings: Any,
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece as the model writes, without the prompt.
+        """Continue a prompt, piece by piece as the model writes, without the prompt. `speed` is filled in meanwhile.
 
         Raises:
             UserError: as `generate`, when the first piece is requested.
         """
         sampling = settings_of(SamplingConfig, config, settings)
-        return self._session.stream(prompt, sampling)
+        return self._session.stream(prompt, sampling, speed)
 
     def save_weights(self, path: str | Path) -> None:
         """Write the model with its shape and tokenizer to one file, from which `load` reads it.

@@ -15,6 +15,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
@@ -161,6 +162,24 @@ def nowhere(file: object) -> Iterator[None]:
         os.close(kept)
 
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silence(wanted: bool = True) -> Iterator[None]:
+    """Print no messages and no bars inside the block; warnings and errors are printed."""
+    token = _silent.set(wanted)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def is_silent() -> bool:
+    """Whether this is inside `silence`."""
+    return _silent.get()
+
+
 def say(text: str) -> None:
     """Print a message beside the work. If standard output cannot take it, standard error gets it.
 
@@ -168,7 +187,7 @@ def say(text: str) -> None:
         OutputLost: the reader of standard output is gone. Any other fault of the output costs no more than the message.
     """
     file = sys.stdout
-    if file is None:
+    if file is None or is_silent():
         return
     try:
         write(wrapped(printable(text), columns(file)) + "\n", file)
@@ -311,7 +330,7 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
         BarColumn(),
         *([TimeElapsedColumn()] if unknown else [TaskProgressColumn(), TimeRemainingColumn()]),
         console=Console(stderr=True, width=fixed_columns()),
-        disable=not is_terminal(sys.stderr),
+        disable=is_silent() or not is_terminal(sys.stderr),
         transient=True,
     )
     task = progress.add_task(encodable(printable(title), sys.stderr), total=total)

@@ -11,7 +11,14 @@ from typing import Any
 
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import BEST, METRICS, Checkpoint, CheckpointFolder
+from homespun.checkpoint.folder import (
+    BASE,
+    BEST,
+    METRICS,
+    Checkpoint,
+    CheckpointFolder,
+    open_base,
+)
 from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.shards import open_shard
@@ -84,7 +91,7 @@ def _folder_checks(path: Path) -> Iterator[Check]:
         UserError: there is nothing in the folder to check, or it cannot be read.
     """
     folder = CheckpointFolder(path)
-    if folder.steps() or any((path / name).exists() for name in (*BEST, METRICS)):
+    if folder.steps() or any((path / name).exists() for name in (*BEST, BASE, METRICS)):
         return _run_checks(folder)
     if (path / INDEX).exists() or any(path.glob(f"*{SHARD}")):
         return _shard_checks(path)
@@ -108,6 +115,8 @@ def _run_checks(folder: CheckpointFolder) -> Iterator[Check]:
         whole.append(found)
         return line
 
+    if (folder.path / BASE).exists():
+        yield lambda: _whole(read_archive(folder.path / BASE))
     for step in folder.steps():
         yield partial(checkpoint, step)
     best = [folder.path / name for name in BEST if (folder.path / name).exists()]
@@ -128,8 +137,8 @@ def _openable(folder: CheckpointFolder) -> list[Checkpoint]:
 
 def _whole(found: Archive | Checkpoint) -> str:
     found.verify()
-    path = found.path
-    return f"{path}: step {found.step:,}, whole"
+    open_base(found if isinstance(found, Archive) else found.weights)
+    return f"{found.path}: step {found.step:,}, whole"
 
 
 def _best_val_loss(checkpoint: Checkpoint) -> float | None:

@@ -61,7 +61,7 @@ def chosen_data(named: str | None) -> Path:
     path = Path(named) if named else recall("data")
     if path is None:
         raise UserError(
-            "there is no text to learn from yet: name a file with --data-file, or get some with "
+            "there is no text yet: name a file with --data-file, or get some with "
             "homespun download --dataset stories (needs no network)"
         )
     return path

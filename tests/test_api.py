@@ -1,5 +1,7 @@
 """The Python API: train, load, evaluate, generate, write."""
 
+import dataclasses
+import inspect
 import os
 import shutil
 import signal
@@ -561,3 +563,66 @@ def test_no_memory_is_taken_that_the_file_does_not_justify(
     )
     with pytest.raises(UserError, match="--seq-len is 1000000000"):
         homespun.load(path)
+
+
+def test_a_quiet_run_prints_nothing_and_its_result_has_the_records(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    run = homespun.train(SMALL, checkpoint_dir="quiet", quiet=True)
+    assert capfd.readouterr() == ("", "")
+    assert [record["step"] for record in run.records if "loss" in record] == [1, 2, 3]
+    assert list(run.records) == records(folder / "quiet")
+    assert "records" not in repr(run)
+    with pytest.raises(UserError, match="--quiet is 3: true or false"):
+        homespun.train(SMALL, quiet=3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"homespun\.plan"):
+        homespun.train(SMALL, dry_run=True)
+
+
+def test_the_records_are_a_data_frame_where_pandas_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = ({"step": 1, "loss": 2.0}, {"step": 1, "val_loss": 3.0})
+    run = events.TrainResult(Path(), Path(), 1, "max_steps", 3.0, 3.0, None, records=rows)
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    assert run.frame() == list(rows)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        run.frame()
+
+
+@pytest.mark.parametrize(
+    ("function", "config"),
+    [
+        (homespun.download, homespun.DownloadConfig),
+        (homespun.train_tokenizer, homespun.TokenizerConfig),
+        (homespun.train, homespun.TrainConfig),
+        (homespun.plan, homespun.TrainConfig),
+        (homespun.LanguageModel.generate, homespun.SamplingConfig),
+        (homespun.LanguageModel.continuations, homespun.SamplingConfig),
+        (homespun.LanguageModel.samples, homespun.SamplingConfig),
+        (homespun.LanguageModel.generate_batch, homespun.SamplingConfig),
+        (homespun.LanguageModel.stream, homespun.SamplingConfig),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_signature_names_every_setting(function: Any, config: type) -> None:
+    parameters = inspect.signature(function).parameters
+    names = {field.name: field.default for field in dataclasses.fields(config)}
+    assert names.keys() <= parameters.keys()
+    for name, default in names.items():
+        if name != "config":
+            assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+            assert parameters[name].default == default
+
+
+def test_a_notebook_completes_the_package_and_shows_a_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert set(homespun.__all__) <= set(dir(homespun))
+    assert all(getattr(homespun, name) for name in dir(homespun))
+    shown = repr(homespun.load("checkpoints"))
+    assert shown.startswith("<LanguageModel checkpoints/best.npz: qwen3, 1 layer x 32, ")
+    assert shown.endswith("vocabulary 400, context 32>")

@@ -16,7 +16,7 @@ from homespun.importing import import_model
 from homespun.model_formats import gguf
 from homespun.model_formats.formats import EXPORTS
 from homespun.model_formats.stored_model import header_of
-from tests.model_formats.conftest import small_config, small_model
+from tests.model_formats.conftest import WHOLE, small_config, small_model
 
 Lines = list[str]
 
@@ -37,7 +37,7 @@ def exported(run: Path, to: Any, **settings: Any) -> tuple[Path, Lines]:
     return export_model(ExportConfig(to, str(run), **settings), lines.append), lines
 
 
-@pytest.mark.parametrize("to", EXPORTS)
+@pytest.mark.parametrize("to", WHOLE)
 def test_an_export_is_proven_and_published(to: str, run: Path) -> None:
     path, lines = exported(run, to)
     assert path.exists()
@@ -79,7 +79,7 @@ def test_a_wrong_copy_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_earlier_export_is_kept(run: Path) -> None:
-    for to in EXPORTS:
+    for to in WHOLE:
         path, _ = exported(run, to)
         _, lines = exported(run, to, precision="float16")
         assert any(f"now {path}.1" in line for line in lines)

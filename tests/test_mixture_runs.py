@@ -1,4 +1,4 @@
-"""Runs of a mixture of experts: resume bit for bit, another engine, records, and routers that learn to share."""
+"""Runs of a mixture of experts: resume bit for bit, another engine, the records, and routers that learn to share."""
 
 from pathlib import Path
 from typing import Any

@@ -90,6 +90,7 @@ SHORT = {
     "data.known_tokenizers": "names of folders",
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",
+    "planning.machines": "the name of a machine, as it was typed",
     "stories.teller": "the forms of the package itself",
 }
 """Modules whose regular expressions see short texts only."""

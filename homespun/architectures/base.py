@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 
-Group = Literal["matrix", "embedding", "head", "vector"]
-"""How an optimizer treats a parameter: Muon updates the matrices, and AdamW all other groups, or all of them."""
+Group = Literal["matrix", "embedding", "head", "vector", "adapter"]
+"""How an optimizer treats a parameter: Muon updates the matrices, and AdamW all other groups, or all of them. Adapters
+are those of LoRA."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Family(ABC):
         """The usual width inside the feed-forward layers."""
 
     def with_experts(self, config: ModelConfig) -> ModelConfig:
-        """The shape with values for what it leaves open about experts; a family without experts returns it as it is."""
+        """The shape with usual values for open settings of experts; a family without experts returns it as it is."""
         return config
 
     @abstractmethod

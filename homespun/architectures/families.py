@@ -4,7 +4,7 @@ A new family is one file in this folder, an entry in `FAMILIES`, and one file in
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,15 @@ def parameters(config: ModelConfig) -> list[Parameter]:
 def initial_weights(
     config: ModelConfig, seed: int
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Initial values of a model, one tensor at a time."""
+    return initial_values(parameters(config), seed)
+
+
+def initial_values(
+    spec: Iterable[Parameter], seed: int
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Initial values, one tensor at a time. Each depends only on the seed and on its own name and shape."""
-    for p in parameters(config):
+    for p in spec:
         values = np.full(p.shape, p.mean, dtype=np.float32)
         if p.std:
             key = int.from_bytes(
@@ -87,7 +94,7 @@ def count_active_parameters(config: ModelConfig) -> int:
 
 
 def described_size(config: ModelConfig) -> str:
-    """The number of weights in words, and what a token uses of them where there are experts."""
+    """The number of weights in words, and the number that a token uses if there are experts."""
     size = f"{count_parameters(config) / 1e6:.1f} M parameters"
     if not config.experts:
         return size

@@ -118,7 +118,8 @@ class Qwen3(Family):
     def activations(self, config: ModelConfig) -> Activations:
         c = config
         normed_heads = (c.n_heads + c.n_kv_heads) * c.head_dim if self.has_qk_norm else 0
-        attention = 4 * c.n_heads * c.head_dim  # queries, keys, values and the result
+        # Queries, keys and values before and after their rotation, and the result.
+        attention = 3 * (c.n_heads + c.n_kv_heads) * c.head_dim
         return Activations(
             float32=2 * c.d_model + normed_heads,
             computed=2 * c.d_model + attention + 4 * c.d_ff,

@@ -34,6 +34,10 @@ from homespun.terminal import Say
 
 BEST = ("best.npz", "best_model.npz")
 """The files of weights to generate from, in order of preference. A run writes the first one."""
+BASE = "base.npz"
+"""The weights that the adapters of a run with LoRA belong to. All other files of the run hold adapters alone."""
+LORA = "lora"
+"""The entry of a header that describes adapters, with the SHA-256 of their base."""
 METRICS = "metrics.jsonl"
 PLOT = "training.png"
 LOCK = ".lock"
@@ -189,6 +193,13 @@ class CheckpointFolder:
         path = self.path / BEST[0]
         write_archive(path, weights, header, step=step)
         return path
+
+    def save_base(self, step: int, weights: Iterable[NamedArray], header: dict[str, Any]) -> str:
+        """Save the weights that the adapters of a run belong to, before there are any.
+
+        Returns the SHA-256 of the manifest, and raises the exceptions of `write_archive`.
+        """
+        return write_archive(self.path / BASE, weights, header, step=step)
 
     def latest(self, report: Say = warnings.warn) -> Checkpoint | None:
         """The checkpoint with the highest step that verifies; None if there is none.
@@ -390,6 +401,7 @@ class FolderLock:
                 return None
             later = durable.free_name(path / LATER)
             durable.make_folder(later)
+            self._share_base(later)
             if record.exists():
                 with record.open("rb") as source, durable.replacing(later / METRICS) as copy:
                     shutil.copyfileobj(source, copy)
@@ -401,19 +413,32 @@ class FolderLock:
             durable.sync_folder(path)
         return later
 
+    def _share_base(self, folder: Path) -> None:
+        """Let the base of the run be in a folder inside its own, too: as a second name of the file, or else a copy."""
+        base = self.folder.path / BASE
+        if not base.exists():
+            return
+        try:
+            os.link(base, folder / BASE)
+        except OSError:
+            with base.open("rb") as source, durable.replacing(folder / BASE) as copy:
+                shutil.copyfileobj(source, copy)
+
     def _set_aside_inside(self) -> Path:
         """Move the files of an earlier run into a folder inside its own, the newest checkpoint and the record last."""
         path = self.folder.path
         earlier = durable.free_name(path / EARLIER)
         durable.make_folder(earlier)
+        self._share_base(earlier)
         for name in sorted(_names_in(path), key=_by_age):
-            if NOT_OF_A_RUN.fullmatch(name):
+            if NOT_OF_A_RUN.fullmatch(name) or name == BASE:
                 continue
             try:
                 (path / name).rename(earlier / name)
             except OSError:
                 if _is_of_run(name):
                     raise
+        (path / BASE).unlink(missing_ok=True)
         durable.sync_folder(earlier)
         durable.sync_folder(path)
         return earlier
@@ -489,7 +514,7 @@ class FolderLock:
         """Remove the files that a killed process has left, and see whether the record can be written."""
         path = self.folder.path
         durable.remove_leftovers(
-            path, lambda name: STEP_FILE.fullmatch(name) or name in (BEST[0], METRICS, PLOT)
+            path, lambda name: STEP_FILE.fullmatch(name) or name in (BEST[0], BASE, METRICS, PLOT)
         )
         self.folder.finish_replacements()
         if os.path.lexists(path / METRICS):
@@ -525,10 +550,31 @@ def open_weights(path: Path, report: Say = warnings.warn) -> Archive:
     newest = CheckpointFolder(path).latest(report) if path.is_dir() else None
     if newest is None:
         raise CheckpointError(
-            f"{path}: no model is there: train one (homespun train), or name another file or the folder of a run "
-            "(--checkpoint)"
+            f"{path}: no model is there: train one (homespun train), or name another file or the folder of a run"
         )
     return newest.weights
+
+
+def open_base(weights: Archive) -> Archive | None:
+    """The weights that the adapters in a file belong to, which lie beside it; None if the file holds a whole model.
+
+    Raises:
+        CheckpointError: they are missing, damaged, or others.
+    """
+    if LORA not in weights.header:
+        return None
+    stated, path = weights.header[LORA], weights.path.with_name(BASE)
+    if not path.exists():
+        raise CheckpointError(
+            f"{weights.path} holds adapters alone, and {path} is missing: put the {BASE} of its run there"
+        )
+    base = _read(path, "weights")
+    wanted = stated.get("base_sha256") if isinstance(stated, dict) else None
+    if LORA in base.header or base.sha256 != wanted:
+        raise CheckpointError(
+            f"{weights.path} holds adapters of another model than {path}: put the {BASE} of its run there"
+        )
+    return base
 
 
 def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:
@@ -541,7 +587,7 @@ def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:
 
 
 def _is_of_run(name: str) -> bool:
-    return bool(STEP_FILE.fullmatch(name)) or name in (*BEST, METRICS)
+    return bool(STEP_FILE.fullmatch(name)) or name in (*BEST, BASE, METRICS)
 
 
 def _by_age(name: str) -> tuple[bool, int, str]:

@@ -86,9 +86,7 @@ class _Parser:
                 self._last, self._last_values = name, []
             elif word.startswith("-") and " " not in word:
                 raise UserError(self._explain_unknown(name))
-            elif self._positional and self._positional[0] not in self._given:
-                self._given[self._positional[0]] = word
-            else:
+            elif not self._take_positional(word):
                 raise UserError(self._explain_surplus(word))
         for field in dataclasses.fields(self._kind):
             if field.default is REQUIRED and field.name not in self._given:
@@ -97,6 +95,18 @@ class _Parser:
                     f"{missing} homespun {self._command.name} --help lists all settings"
                 )
         return self._given
+
+    def _take_positional(self, word: str) -> bool:
+        """Take a word that has no flag before it; False if no setting takes it."""
+        for setting in self._positional:
+            if get_origin(self._hints[setting]) is tuple:
+                self._given.setdefault(setting, []).append(word)
+            elif setting not in self._given:
+                self._given[setting] = word
+            else:
+                continue
+            return True
+        return False
 
     def _take(self, name: str, setting: str, values: list[str]) -> None:
         """Take the values of a flag; `values` are those that follow an equals sign."""
@@ -247,7 +257,12 @@ def help_text(command: Command, width: int) -> str:
 
 def _usage(kind: type[Checked]) -> str:
     positional = [f for f in dataclasses.fields(kind) if f.metadata["positional"]]
-    words = [_name(f) if f.default is REQUIRED else f"[{_name(f)}]" for f in positional]
+    hints = get_type_hints(kind)
+    words = [
+        label if field.default is REQUIRED else f"[{label}]"
+        for field in positional
+        for label in [_label(field, hints[field.name], ())]
+    ]
     return " ".join(words) or "[SETTINGS]"
 
 
@@ -290,7 +305,8 @@ def _label(field: Field, hint: Any, choices: Iterable[str]) -> str:
     """The flag of a setting with a placeholder for its value."""
     name = flag(field.name)
     if field.metadata["positional"]:
-        return _name(field)
+        several = " ..." if get_origin(hint) is tuple else ""
+        return f"{_name(field)}{several}"
     if hint is bool:
         return f"{name}, {_negated(name)}"
     value = field.metadata["metavar"] or _placeholder(field.name, hint, choices)

@@ -4,15 +4,20 @@ Each checks its settings and then imports its part of the package, so that help 
 """
 
 import dataclasses
+import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homespun.cli.arguments import Command
 from homespun.config import (
+    STANDARD_INPUT,
     DoctorConfig,
     DownloadConfig,
+    EvalConfig,
     ExportConfig,
     GenerateConfig,
     ImportConfig,
@@ -20,12 +25,13 @@ from homespun.config import (
     LoadConfig,
     ModelConfig,
     ModelsConfig,
+    PlanConfig,
     TokenizerConfig,
     TrainConfig,
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import columns, counted, printable, put, say, wrapped
+from homespun.terminal import columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -34,6 +40,17 @@ Settings = dict[str, Any]
 
 SHOWN_CONTRADICTIONS = 5
 """Stories whose contradictions `judge` prints; after that it only counts."""
+
+
+SCORE_COLUMNS = {
+    "tokens": 12,
+    "window": 8,
+    "slides": 10,
+    "loss": 9,
+    "perplexity": 13,
+    "bits/byte": 11,
+}
+"""Titles and widths of the figures in the table of `eval`. Each row is printed as soon as its model is scored."""
 
 
 def download(settings: Settings) -> int:
@@ -56,6 +73,8 @@ def tokenizer(settings: Settings) -> int:
 
 def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
+    if _is_dry(settings):
+        return plan(settings)
     from homespun.training.interrupts import Interrupts
 
     with Interrupts(quits=True) as interrupts:  # before the imports, which may take seconds
@@ -65,22 +84,88 @@ def train(settings: Settings) -> int:
     return 128 + stopped_by if stopped_by else 0
 
 
+def plan(settings: Settings) -> int:
+    given = {name: value for name, value in settings.items() if name not in ("machine", "dry_run")}
+    PlanConfig(**settings)
+    from homespun.training.forecast import forecast
+
+    facts = forecast(given, say, machine=settings.get("machine")).facts()
+    widest = max(map(len, facts))
+    for name, fact in facts.items():
+        put(wrapped(f"{name:<{widest}}  {fact}", columns(sys.stdout), " " * (widest + 2)))
+    return 0
+
+
+def _is_dry(settings: Settings) -> bool:
+    """Whether the settings of a run, or the file that they name, only ask for a plan."""
+    from homespun.config.toml_file import read_toml
+
+    stated = dict(settings)
+    if file := settings.get("config"):
+        stated = read_toml(Path(file), TrainConfig) | stated
+    return bool(stated.get("dry_run"))
+
+
 def generate(settings: Settings) -> int:
     config = GenerateConfig(**settings)
+    prompt = _prompt(config)
     from homespun.generation.interactive import interact, write
+    from homespun.generation.speed import Speed
 
     model = _load(config)
     _check_agreement(config, model)
+    speed = Speed()
+
+    def report() -> None:
+        if config.verbose:
+            warn(str(speed))
+
     if config.interactive:
-        interact(model.stream, config, config.prompt)
-    elif config.num_samples == 1:
-        write(config.prompt or "", model.stream(config.prompt, config))
+        interact(partial(model.stream, speed=speed), config, prompt, report)
+        return 0
+    if config.num_samples == 1:
+        write(prompt or "", model.stream(prompt, config, speed=speed))
     else:
-        samples = model.samples(config.prompt, config, config.num_samples)
+        samples = model.samples(prompt, config, config.num_samples, speed=speed)
         for number, sample in enumerate(samples, start=1):
             put(f"--- {number} of {config.num_samples} ---")
-            text = printable((config.prompt or "") + sample.text)
+            text = printable((prompt or "") + sample.text)
             put(wrapped(text, columns(sys.stdout)))
+    report()
+    return 0
+
+
+def evaluate(settings: Settings) -> int:
+    config = EvalConfig(**settings)
+    from homespun.engine import hardware
+    from homespun.evaluation.evaluate import evaluate
+
+    hardware.limit_workers(config.threads)
+    if config.json:
+        for result in evaluate(config, warn):  # standard output is for a program
+            fields = dataclasses.asdict(result)
+            finite = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in fields.items()
+            }
+            put(json.dumps(finite))
+        return 0
+    name_width = max(map(len, ("model", *config.models)))
+    for number, result in enumerate(evaluate(config, say)):
+        if number == 0:
+            titles = "".join(f"{title:>{width}}" for title, width in SCORE_COLUMNS.items())
+            put("model".ljust(name_width) + titles)
+        figures = (
+            f"{result.n_tokens:,}",
+            f"{result.seq_len:,}",
+            "no" if result.stride == result.seq_len else f"by {result.stride:,}",
+            f"{result.loss:.4f}",
+            f"{result.perplexity:,.2f}",
+            f"{result.bits_per_byte:.4f}",
+        )
+        cells = zip(figures, SCORE_COLUMNS.values(), strict=True)
+        row = "".join(f"{figure:>{width}}" for figure, width in cells)
+        put(printable(result.model).ljust(name_width) + row)
     return 0
 
 
@@ -92,22 +177,24 @@ def models(settings: Settings) -> int:
         flops_per_token,
     )
     from homespun.architectures.presets import PRESETS, shaped
-    from homespun.planning.estimate import training_bytes
+    from homespun.engine import traits
+    from homespun.planning.estimate import Computing, training_memory
+
+    def gigabytes(model: ModelConfig, half: bool) -> float:
+        computing = Computing("adamw", traits.torch_on_cpu(half, model.seq_len))
+        return training_memory(model, config.batch_size, computing).total / 1e9
 
     titles = ("preset", "block", "layers x width")
     figures = ("parameters", "used by a token", "FLOPs/token", "float32", "bfloat16")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
-        memory = [
-            training_bytes(model, config.batch_size, "adamw", half=half, checkpointing=False) / 1e9
-            for half in (False, True)
-        ]
+        memory = [gigabytes(model, half) for half in (False, True)]
         shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
         counts = count_parameters(model), count_active_parameters(model)
         costs = [f"{count / 1e6:,.1f} M" for count in counts]
         costs.append(f"{flops_per_token(model) / 1e9:,.2f} G")
-        rows.append([*shape, *costs, *(f"{gigabytes:,.1f} GB" for gigabytes in memory)])
+        rows.append([*shape, *costs, *(f"{needed:,.1f} GB" for needed in memory)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
@@ -119,8 +206,8 @@ def models(settings: Settings) -> int:
         )
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
-        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens; "
-        "--gradient-checkpointing needs less."
+        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU; "
+        "--gradient-checkpointing needs less. `homespun plan` estimates it for your machine and settings."
     )
     return 0
 
@@ -175,6 +262,21 @@ def verify(settings: Settings) -> int:
     for line in verify(Path(config.path)):
         say(line)
     return 0
+
+
+def _prompt(config: GenerateConfig) -> str | None:
+    """The text to continue, from wherever it comes.
+
+    Raises:
+        UserError: it cannot be read, or there is none.
+    """
+    if config.prompt_file is None and config.prompt != STANDARD_INPUT:
+        return config.prompt
+    from homespun.generation import prompt
+
+    if config.prompt_file is not None:
+        return prompt.from_file(Path(config.prompt_file))
+    return prompt.from_standard_input()
 
 
 def _load(config: LoadConfig) -> "LanguageModel":
@@ -247,12 +349,36 @@ COMMANDS: dict[str, Command] = {
             ),
         ),
         Command(
+            "plan",
+            PlanConfig,
+            plan,
+            (
+                "homespun plan --data-file book.txt --time-budget 1h",
+                'homespun plan --model-size tiny --max-steps 10000 --machine "M1 Max 32GB"',
+            ),
+            _train_choices,
+            most_used=(
+                *("machine", "data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
+                *("batch_size", "seq_len", "vocab_size", "resume", "config"),
+            ),
+        ),
+        Command(
             "generate",
             GenerateConfig,
             generate,
             (
                 'homespun generate --prompt "Once upon a time"',
+                "homespun generate --prompt-file beginning.txt --num-samples 3",
                 "homespun generate --interactive --temperature 0.6",
+            ),
+        ),
+        Command(
+            "eval",
+            EvalConfig,
+            evaluate,
+            (
+                "homespun eval checkpoints --data-file other.txt",
+                "homespun eval checkpoints smollm2 model.gguf --data-file other.txt --stride",
             ),
         ),
         Command(
@@ -268,7 +394,10 @@ COMMANDS: dict[str, Command] = {
             "import",
             ImportConfig,
             import_,
-            ("homespun import SmolLM2-135M.gguf --output smollm2",),
+            (
+                "homespun import SmolLM2-135M.gguf --output smollm2",
+                "homespun import HuggingFaceTB/SmolLM2-135M",
+            ),
         ),
         Command("judge", JudgeConfig, judge),
         Command("models", ModelsConfig, models),

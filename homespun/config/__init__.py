@@ -6,10 +6,13 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 from homespun.config.commands import DoctorConfig, ModelsConfig, VerifyConfig
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
+from homespun.config.evaluation import MAX_DEFAULT_CONTEXT, EvalConfig
 from homespun.config.generation import (
+    STANDARD_INPUT,
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
+    ReaderConfig,
     ReaderName,
     SamplingConfig,
 )
@@ -20,6 +23,7 @@ from homespun.config.training import (
     OnSpike,
     Optimizer,
     OptimizerConfig,
+    PlanConfig,
     Precision,
     RecordConfig,
     Schedule,
@@ -30,10 +34,13 @@ from homespun.config.training import (
 
 __all__ = [
     "LONGEST_CONTEXT",
+    "MAX_DEFAULT_CONTEXT",
+    "STANDARD_INPUT",
     "TOKENS_DIR",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",
+    "EvalConfig",
     "ExportConfig",
     "ExportPrecision",
     "FormatName",
@@ -47,7 +54,9 @@ __all__ = [
     "OnSpike",
     "Optimizer",
     "OptimizerConfig",
+    "PlanConfig",
     "Precision",
+    "ReaderConfig",
     "ReaderName",
     "RecordConfig",
     "SamplingConfig",

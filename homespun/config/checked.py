@@ -5,6 +5,7 @@ Flags, TOML files and Python all construct these dataclasses, so the same rules 
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import operator
 import os
@@ -151,6 +152,8 @@ def checked(name: str, value: Any, kind: Any, bounds: Mapping[str, float] | None
     value = tuple(map(_as_builtin, value)) if several else _as_builtin(value)
     if not _fits(value, kind):
         raise UserError(f"{flag(name)} is {shown(value)}: {_describe_type(kind)} is expected")
+    if several and _is_path(kind):
+        return tuple(checked(name, path, PathName) for path in value)
     if isinstance(value, str):
         _check_text(flag(name), value)
         if _is_path(kind):
@@ -279,6 +282,31 @@ def meant_setting(
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Checked)
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+def takes_settings_of(kind: type[Checked]) -> Callable[[AnyFunction], AnyFunction]:
+    """Decorates a public function whose `**settings` are those of `kind`: its signature then lists them by name, with
+    their types and defaults, so that notebooks and `help` show and complete them."""
+
+    def decorate(function: AnyFunction) -> AnyFunction:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        settings = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is REQUIRED else field.default,
+                annotation=field.type,
+            )
+            for field in dataclasses.fields(kind)
+            if field.name not in signature.parameters
+        ]
+        wrapped: Any = function
+        wrapped.__signature__ = signature.replace(parameters=[*own, *settings])
+        return function
+
+    return decorate
 
 
 def settings_of(

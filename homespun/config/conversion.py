@@ -5,7 +5,7 @@ from typing import Literal
 
 from homespun.config.checked import REQUIRED, Checked, PathName, setting
 
-FormatName = Literal["huggingface", "gguf", "mlx"]
+FormatName = Literal["huggingface", "gguf", "mlx", "peft"]
 ExportPrecision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
@@ -15,7 +15,8 @@ class ExportConfig(Checked):
 
     to: FormatName = setting(
         REQUIRED,
-        "huggingface: for transformers; gguf: for llama.cpp and Ollama; mlx: for mlx-lm.",
+        "huggingface: for transformers; gguf: for llama.cpp and Ollama; mlx: for mlx-lm; peft: the adapters of a run "
+        "with --lora-rank alone, for PEFT. The other formats merge the adapters into the model.",
     )
     checkpoint: PathName = setting(
         "checkpoints",
@@ -24,8 +25,8 @@ class ExportConfig(Checked):
     )
     output: PathName | None = setting(
         None,
-        "Folder to write, with gguf a file; if omitted, exported/huggingface, exported/mlx or "
-        "exported/model.gguf. An earlier one is kept under another name.",
+        "Folder to write, with gguf a file; if omitted, exported/huggingface, exported/mlx, exported/peft "
+        "or exported/model.gguf. An earlier one is kept under another name.",
     )
     precision: ExportPrecision = setting(
         "float32", "Number format of the weights; int8 is possible with gguf and mlx."

@@ -9,6 +9,9 @@ from homespun.errors import UserError
 
 ReaderName = Literal["auto", "torch", "mlx", "numpy"]
 
+STANDARD_INPUT = "-"
+"""The `prompt` that stands for the text on standard input."""
+
 
 @dataclass(frozen=True)
 class SamplingConfig(Checked):
@@ -56,13 +59,9 @@ class SamplingConfig(Checked):
 
 
 @dataclass(frozen=True)
-class LoadConfig(Checked):
-    """Model and machine. The trained model, and the engine that runs it."""
+class ReaderConfig(Checked):
+    """Machine. The engine that runs a trained model."""
 
-    checkpoint: PathName | None = setting(
-        None,
-        "Model: an .npz file or the folder of a run; if omitted, the best model of the run in `checkpoints`.",
-    )
     engine: ReaderName = setting(
         "auto",
         "Engine; auto: NumPy for small models, because it starts at once, otherwise the engine that trains.",
@@ -86,20 +85,45 @@ class LoadConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoadConfig(ReaderConfig):
+    """Model. The trained model."""
+
+    checkpoint: PathName | None = setting(
+        None,
+        "Model: an .npz file, the folder of a run, a Hugging Face or MLX folder, or a GGUF file; if omitted, the best "
+        "model of the run in `checkpoints`.",
+    )
+
+
+@dataclass(frozen=True)
 class GenerateConfig(LoadConfig, SamplingConfig):
     """Continue a prompt with a trained model."""
 
     prompt: str | None = setting(
-        None, "Text to continue; if omitted, the model starts a text of its own."
+        None,
+        "Text to continue, or - to read it from standard input; if omitted, the model starts a text of its own.",
     )
+    prompt_file: PathName | None = setting(None, "File with the text to continue.")
     num_samples: int = setting(1, "Number of texts.", at_least=1, at_most=1024)
     interactive: bool = setting(False, "Ask for prompts until you leave.")
+    verbose: bool = setting(
+        False, "Print on standard error how fast the prompt was read and the text written."
+    )
     tokenizer_path: PathName | None = setting(
         None, "Not needed, as the checkpoint includes its tokenizer; if given, it must be the same."
     )
     model_size: str | None = setting(
         None, "Not needed, as the checkpoint includes the model's shape; if given, it must match."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt is not None and self.prompt_file is not None:
+            raise UserError("--prompt and --prompt-file both name a prompt: leave one of them out")
+        if self.interactive and self.prompt == STANDARD_INPUT:
+            raise UserError(
+                "--interactive reads a prompt from each line of standard input: leave --prompt - out"
+            )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "gradient_clip_val": ("max_grad_norm",),
     "early_stopping": ("patience",),
     # shape
-    "model": ("checkpoint", "model_size"),
+    "model": ("checkpoint", "model_size", "models"),
     "preset": ("model_size",),
     "size": ("model_size",),
     "layers": ("n_layers",),
@@ -77,7 +77,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "train_file": ("data_file",),
     "tokenizer": ("tokenizer_path",),
     "ckpt": ("checkpoint",),
-    "checkpoint": ("checkpoint_dir",),
+    "checkpoint": ("checkpoint_dir", "models"),
     "checkpoint_dir": ("checkpoint",),
     "model_path": ("checkpoint",),
     "out": ("checkpoint_dir", "output_dir", "output"),
@@ -107,6 +107,8 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "num_return_sequences": ("num_samples",),
     "chat": ("interactive",),
     "documents": ("num_samples",),
-    "limit": ("num_samples",),
+    "limit": ("num_samples", "max_tokens"),
+    "sliding": ("stride",),
+    "sliding_window": ("stride",),
 }
 """The settings that a name may mean; the first one that a command has is suggested."""

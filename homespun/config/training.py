@@ -74,7 +74,7 @@ class ShapeConfig(Checked):
     )
     experts: int | None = setting(
         None,
-        "Experts in each feed-forward layer of a mixture, of which a token uses a few.",
+        "Number of experts in each feed-forward layer of a mixture; a token uses a few of them.",
         if_omitted=f"{FROM_PRESET}, or eight in a family with experts",
         at_least=2,
         at_most=4096,
@@ -82,7 +82,7 @@ class ShapeConfig(Checked):
     )
     experts_per_token: int | None = setting(
         None,
-        "Experts that a token uses.",
+        "Number of experts that a token uses.",
         if_omitted=f"{FROM_PRESET}, or two",
         at_least=1,
         on_resume="fixed",
@@ -96,7 +96,7 @@ class ShapeConfig(Checked):
     )
     dense_layers: int | None = setting(
         None,
-        "First blocks that have one feed-forward layer of width --d-ff instead of experts.",
+        "Number of first blocks with one feed-forward layer of width --d-ff instead of experts.",
         if_omitted=FROM_PRESET,
         at_least=0,
         on_resume="fixed",
@@ -262,6 +262,34 @@ class OptimizerConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoraConfig(Checked):
+    """LoRA. Train small adapters of a trained model, and leave its own weights as they are."""
+
+    lora_rank: int | None = setting(
+        None,
+        "Rank of the adapters, such as 8. The model itself is frozen then, which takes about half the memory.",
+        if_omitted="the whole model is trained",
+        at_least=1,
+        at_most=65_536,
+        on_resume="fixed",
+    )
+    lora_alpha: float | None = setting(
+        None,
+        "Strength of the adapters: their product is multiplied by it and divided by the rank.",
+        if_omitted="twice the rank",
+        above=0,
+        at_most=1e6,
+        on_resume="fixed",
+    )
+    lora_targets: str | None = setting(
+        None,
+        "Matrices with adapters: all, attention, or names such as q_proj,v_proj.",
+        if_omitted="all matrices of the blocks",
+        on_resume="fixed",
+    )
+
+
+@dataclass(frozen=True)
 class MachineConfig(Checked):
     """Machine. Engine, precision, memory and threads."""
 
@@ -282,6 +310,11 @@ class MachineConfig(Checked):
     gradient_checkpointing: bool = setting(
         False, "Use less memory for activations, at about a third more computation."
     )
+    auto_batch: bool = setting(
+        False,
+        "Choose the largest micro-batch that fits into memory, and the number of micro-batches that keeps the "
+        "update the same. A resumed run keeps the choice if it fits.",
+    )
     threads: int | None = setting(
         None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
     )
@@ -301,10 +334,12 @@ class RecordConfig(Checked):
         recipe="up to ten times in a run",
         at_least=1,
     )
-    eval_tokens: int = setting(
-        200_000,
+    eval_tokens: int | None = setting(
+        None,
         "Maximum tokens of the validation text per evaluation, always the same ones. If it changes on resume, the best "
         "weights are measured again.",
+        with_preset=200_000,
+        recipe="200,000; with --init-from as many as take 1% of the time",
         at_least=1,
         on_resume="announced",
     )
@@ -334,9 +369,11 @@ class RecordConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, ShapeConfig):
+class TrainConfig(
+    RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
+):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
-    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and --time-budget."""
+    omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and your --time-budget."""
 
     data_file: PathName | None = setting(
         None,
@@ -366,6 +403,13 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         const="latest",
         metavar="{never,latest,auto,STEP,FILE}",
     )
+    init_from: PathName | None = setting(
+        None,
+        "Trained model to go on from: the folder of a run, an .npz file, a Hugging Face or MLX folder, or a GGUF file. "
+        "Its shape and its tokenizer are kept.",
+        if_omitted="a new model",
+        on_resume="fixed",
+    )
     tokenizer_path: PathName | None = setting(
         None,
         "Tokenizer: a folder or a tokenizer.json; if omitted, one here that was trained on this text, or else a new "
@@ -376,6 +420,9 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         "Random seed for initial weights, data order, dropout and sample texts.",
         at_least=0,
         on_resume="fixed",
+    )
+    dry_run: bool = setting(
+        False, "Print the plan of the run, as `homespun plan` does, and write nothing."
     )
     config: PathName | None = setting(
         None,
@@ -396,3 +443,15 @@ class TrainConfig(RecordConfig, MachineConfig, OptimizerConfig, StepConfig, Shap
         """The file to resume from, if one is named."""
         named = isinstance(self.resume, str) and self.resume not in ("never", "latest", "auto")
         return Path(str(self.resume)) if named else None
+
+
+@dataclass(frozen=True)
+class PlanConfig(TrainConfig):
+    """Estimate the memory, time, disk space, energy and loss of a run before it starts. The command takes all settings
+    of `homespun train`, measures some real steps on this machine (at most a minute), and writes nothing."""
+
+    machine: str | None = setting(
+        None,
+        'Plan for another machine by its data sheet, such as "M1 Max 32GB", "RTX 4090" or "Ryzen 9 7950X".',
+        if_omitted="this machine, measured",
+    )

@@ -46,6 +46,10 @@ RULES = 2
 differently; surveys by earlier rules are then forgotten."""
 
 
+class TooLittleText(UserError):
+    """A text is too small to hold some of it out for validation."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The documents of a text, and their split into training and validation.
@@ -112,7 +116,9 @@ class Corpus:
         return _is_divisible(sha256) if chosen is None else sha256 in chosen
 
 
-def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Corpus:
+def survey(
+    path: Path, say: Say | None = None, folder: Path | None = None, *, keeps: bool = True
+) -> Corpus:
     """Find out which documents a text has and how they split.
 
     All of the text is read, with a progress bar on a terminal. The result is kept in a manifest, so that the next
@@ -123,10 +129,11 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         say: receives messages about files that are left out of a folder, or that have changed since their download,
             JSON under the name of a text, and marks inside the documents.
         folder: holds the manifest; without it, none is kept.
+        keeps: whether the manifest is written; otherwise it is only read.
 
     Raises:
-        UserError: there is nothing to read, a file breaks the policy of `documents`, or the text is too small to be
-            split.
+        UserError: there is nothing to read, or a file breaks the policy of `documents`.
+        TooLittleText: the text is too small to be split.
     """
     snapshot = Snapshot(files_to_read(path))
     manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
@@ -136,7 +143,8 @@ def survey(path: Path, say: Say | None = None, folder: Path | None = None) -> Co
         corpus = _read(path)
         if manifest:
             manifest.note(place, snapshot, _as_fact(corpus))
-            manifest.save()
+            if keeps:
+                manifest.save()
         if say:
             _report_changes(files_to_read(path), say)
     else:
@@ -231,7 +239,7 @@ def _read(path: Path) -> Corpus:
             for block in blocks(document.encode(), max_block_bytes):
                 sizes.add(_sha256(block), len(block.encode()))
     if len(sizes.of_one) < 2:
-        raise UserError(
+        raise TooLittleText(
             f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
             "give more text, or more than one document"
         )

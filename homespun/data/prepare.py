@@ -85,6 +85,19 @@ def prepare(
         raise _cannot_write(error, home) from None
 
 
+def already_prepared(corpus: Corpus, tokenizer: Tokenizer, folder: Path) -> Prepared | None:
+    """The tokens of a text, if they are all there; see `prepare`.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    home = folder / folder_name(corpus.sha256, tokenizer.sha256)
+    try:
+        return _whole(home, corpus, tokenizer, any_split=True)
+    except OSError as error:
+        raise cannot_read(error, f"{home}: cannot be read") from None
+
+
 def check_folder(folder: Path) -> None:
     """Make sure, without writing, that tokens can be written to a folder, or that it holds tokens already.
 

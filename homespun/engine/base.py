@@ -14,15 +14,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from homespun.architectures.lora import Lora
 from homespun.data.batch import Batch, Tokens
+from homespun.engine.traits import StepTraits
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
 
-LONGEST_IN_FULL = 512
-"""The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
-there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""
 HEAD_ROWS = 512
@@ -175,16 +174,19 @@ class EngineOptions:
     threads: int | None = None
     """The number of CPU threads; None: one for each usable processor."""
     seed: int | None = 0
-    """The seed of the initial weights and of dropout; None: the weights are zeros until others are loaded."""
+    """The seed of the initial weights, those of the adapters with LoRA, and of dropout; None: they are zeros until
+    others are loaded."""
     dropout: float = 0.0
     """The fraction of the embeddings, and of the outputs of attention and feed-forward layers, that a training step
     sets to zero."""
     aux_loss: float = 0.0
-    """Factor of the balance loss of each router in what a step minimises."""
+    """Factor of the balance loss of each router in the loss that a step minimises."""
     z_loss: float = 0.0
     """Factor of the z-loss of each router."""
     frozen: frozenset[str] = frozenset()
     """Names of parameters that training does not change. They have no gradient and no moments."""
+    lora: Lora | None = None
+    """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
 
 
 def checked(
@@ -235,7 +237,8 @@ class Reader(Protocol):
         as `loss`."""
 
     def state(self) -> Iterator[NamedArray]:
-        """The weights by name, one tensor at a time. Each is a copy, which later steps do not change."""
+        """The weights by name, one tensor at a time, with LoRA only those of the adapters. Each is a copy, which later
+        steps do not change."""
 
     def load(self, tensors: Iterable[NamedArray]) -> None:
         """Take the tensors of `state()`, in any order.
@@ -252,6 +255,9 @@ class Engine(Reader, Protocol):
     After the weights, its `state` gives the optimizer's step count as `optimizer/step` and the moments as
     `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`. For `load`, weights alone are enough.
     """
+
+    def load_base(self, tensors: Iterable[NamedArray]) -> None:
+        """Take the weights of the model that LoRA adapts. They are zeros before. Raises as `load`."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -303,6 +309,9 @@ class Machine(Protocol):
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""
+
+    def step_traits(self, precision: str, seq_len: int) -> StepTraits:
+        """How a training step in this precision, with such a context, uses memory."""
 
     def compiles_at_once(self) -> bool:
         """Whether compilation takes almost no time."""

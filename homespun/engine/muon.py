@@ -19,6 +19,7 @@ ADAMW_RATE_FACTORS: dict[Group, float] = {
     "head": 0.2,
     "vector": 0.2,
     "matrix": 1.0,
+    "adapter": 1.0,
 }
 """Factors on AdamW's learning rate where Muon updates the matrices. Without Muon, AdamW has one rate for all."""
 

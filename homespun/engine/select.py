@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import get_args
 
 from homespun.architectures.families import count_parameters
-from homespun.config import EngineName, LoadConfig, ModelConfig
+from homespun.config import EngineName, ModelConfig, ReaderConfig
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
 from homespun.errors import UserError
 
@@ -62,7 +62,7 @@ def _create(config: ModelConfig, options: EngineOptions, name: EngineName) -> En
         return TorchEngine(config, options)
 
 
-def reader(config: ModelConfig, wanted: LoadConfig, document_mark: int | None = None) -> Reader:
+def reader(config: ModelConfig, wanted: ReaderConfig, document_mark: int | None = None) -> Reader:
     """An engine that reads a trained model, still without weights. The environment of the process stays as it is.
 
     `document_mark` as in `EngineOptions`.

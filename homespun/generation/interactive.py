@@ -37,11 +37,17 @@ The settings are {", ".join(SETTINGS)}.
 A text that begins with a slash, or is one of {", ".join(COMMAND_WORDS)}, needs a blank before it."""
 
 
-def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = None) -> None:
-    """Continue each line of the standard input, until its end or /quit.
+def interact(
+    reply: Reply,
+    config: SamplingConfig,
+    first_prompt: str | None = None,
+    after_text: Callable[[], None] = lambda: None,
+) -> None:
+    """Continue the first prompt, then each line of the standard input, until its end or /quit.
 
-    On a terminal, lines can be edited and the history outlives the session. Ctrl-C stops a text or clears the line, and
-    leaves when pressed twice. A mistake prints one line and does not end the session.
+    `after_text` is called after each text that was not stopped. On a terminal, lines can be edited and the history
+    outlives the session. Ctrl-C stops a text or clears the line, and leaves when pressed twice. A mistake prints one
+    line and does not end the session.
     """
     if sys.stdin is None:
         raise UserError("standard input is closed: --interactive reads the prompts from it")
@@ -52,24 +58,33 @@ def interact(reply: Reply, config: SamplingConfig, first_prompt: str | None = No
     with _line_editing() if terminal else contextlib.nullcontext():
         if terminal:
             put("/help shows what you can do, Ctrl-D leaves.")
-        line = _next_line(terminal) if first_prompt is None else first_prompt
-        while line is not None and line.strip() not in LEAVE:
-            try:
+        if first_prompt is not None:
+            with _going_on(terminal):
+                write(first_prompt, reply(first_prompt, config))
+                after_text()
+        while (line := _next_line(terminal)) is not None and line.strip() not in LEAVE:
+            with _going_on(terminal):
                 if line.startswith("/"):
                     config = _run_command(line, config)
                 elif terminal and line in COMMAND_WORDS:
                     put("(to leave: /quit or Ctrl-D; /help shows what you can do)")
-                elif line.strip():
-                    write(line, reply(line, config))
-                elif terminal:
-                    write("", reply(None, config))
-            except UserError as error:
-                put(printable(f"error: {str(error).removeprefix('--')}"))
-            except KeyboardInterrupt:
-                if not terminal:
-                    raise
-                put(" [stopped]")
-            line = _next_line(terminal)
+                elif terminal or line.strip():
+                    prompt = line if line.strip() else None
+                    write(prompt or "", reply(prompt, config))
+                    after_text()
+
+
+@contextlib.contextmanager
+def _going_on(terminal: bool) -> Iterator[None]:
+    """A mistake in the body, or Ctrl-C at a terminal, ends the body and not the session."""
+    try:
+        yield
+    except UserError as error:
+        put(printable(f"error: {str(error).removeprefix('--')}"))
+    except KeyboardInterrupt:
+        if not terminal:
+            raise
+        put(" [stopped]")
 
 
 def _next_line(terminal: bool) -> str | None:

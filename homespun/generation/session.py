@@ -21,6 +21,7 @@ from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats
 from homespun.errors import UserError
 from homespun.generation.sampler import Sampler
+from homespun.generation.speed import Speed
 from homespun.tokenizer import Tokenizer
 
 MAX_BATCH = 16
@@ -28,6 +29,9 @@ MAX_BATCH = 16
 
 DecoderFactory = Callable[[int, int], Decoder]
 """(batch_size, max_len) -> a decoder with an empty cache: `Reader.decoder`."""
+
+Prompt = str | list[int] | None
+"""A text, or its tokens as they are; None: the model begins by itself."""
 
 Finish = Literal["end", "length", "stop"]
 
@@ -72,21 +76,28 @@ class Session:
         return list(self.samples(prompt, config, num_samples))
 
     def samples(
-        self, prompt: str | None, config: SamplingConfig, num_samples: int
+        self,
+        prompt: str | None,
+        config: SamplingConfig,
+        num_samples: int,
+        speed: Speed | None = None,
     ) -> Iterator[Continuation]:
-        """As `generate`; gives each sample as soon as it and those before it have ended."""
+        """As `generate`; gives each sample as soon as it and those before it have ended. `speed` is filled in."""
+        speed = speed or Speed()
+        speed.begin(num_samples)
         ids = self.prompt_ids(prompt)
         seed = _seed(config)
         texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
         decoder = self._make_decoder(1, self._cache_length(texts[:1]))
-        logits = decoder.prefill(_tokens([ids]))
+        with speed.prefill(len(ids)):
+            logits = decoder.prefill(_tokens([ids]))
         for first in range(0, num_samples, MAX_BATCH):
             batch = texts[first : first + MAX_BATCH]
             if num_samples == 1:
-                steps = self._decode(batch, decoder, logits)
+                steps = self._decode(batch, decoder, logits, speed)
             else:
                 repeated = np.repeat(logits, len(batch), axis=0)
-                steps = self._decode(batch, decoder.repeated(len(batch)), repeated)
+                steps = self._decode(batch, decoder.repeated(len(batch)), repeated, speed)
             waiting = deque(batch)
             for _ in steps:
                 while waiting and waiting[0].finish:
@@ -94,7 +105,7 @@ class Session:
             yield from (text.continuation() for text in waiting)
 
     def generate_batch(
-        self, prompts: Sequence[str | None], config: SamplingConfig
+        self, prompts: Sequence[Prompt], config: SamplingConfig
     ) -> list[Continuation]:
         """Continue several prompts, which may differ in length, each as if it were alone, up to
         rounding. Raises as `generate`."""
@@ -109,29 +120,41 @@ class Session:
         return [text.continuation() for text in texts]
 
     def stream(
-        self, prompt: str | None, config: SamplingConfig
+        self, prompt: str | None, config: SamplingConfig, speed: Speed | None = None
     ) -> Generator[str, None, Continuation]:
         """Continue one prompt, piece by piece; the generator's return value is the whole continuation.
 
-        Closing the generator stops the model.
+        Closing the generator stops the model. `speed` is filled in.
 
         Raises:
             UserError: as `generate`, when the first piece is requested.
         """
+        speed = speed or Speed()
+        speed.begin(n_texts=1)
         text = _Text(self._tokenizer, self.prompt_ids(prompt), config, _seed(config))
         decoder = self._make_decoder(1, self._cache_length([text]))
-        for _, piece in self._decode([text], decoder, _prefill(decoder, [text])):
+        with speed.prefill(len(text.ids)):
+            logits = _prefill(decoder, [text])
+        for _, piece in self._decode([text], decoder, logits, speed):
             yield piece
         return text.continuation()
 
-    def prompt_ids(self, prompt: str | None) -> list[int]:
-        """The end-of-text mark and the tokens of the prompt.
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The end-of-text mark and the tokens of the prompt; tokens stay as they are.
 
         Raises:
             UserError: the prompt is empty, longer than the context, or not valid text.
         """
         if prompt is None:
             return [self._tokenizer.eot_id]
+        if isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
+            if not 0 < len(prompt) <= self._context:
+                raise UserError(
+                    f"the prompt has {len(prompt):,} tokens: 1 to {self._context:,} are possible"
+                )
+            if min(prompt) < 0 or max(prompt) >= self._tokenizer.vocab_size:
+                raise UserError("the prompt has a token that is not in the vocabulary")
+            return prompt
         if not isinstance(prompt, str):
             raise UserError(f"the prompt is {shown(prompt)}: text is expected")
         if not prompt:
@@ -159,17 +182,18 @@ class Session:
         return min(self._context, longest)
 
     def _finish(self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats) -> None:
-        for _ in self._decode(batch, decoder, logits):
+        for _ in self._decode(batch, decoder, logits, Speed()):
             pass
 
     def _decode(
-        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats
+        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats, speed: Speed
     ) -> Iterator[tuple[int, str]]:
         """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
         while True:
-            for index, text in enumerate(batch):
-                if piece := text.extend(logits[index]):
-                    yield index, piece
+            n_unfinished = sum(text.finish is None for text in batch)
+            pieces = [text.extend(row) for text, row in zip(batch, logits, strict=True)]
+            speed.drew(n_unfinished)
+            yield from ((index, piece) for index, piece in enumerate(pieces) if piece)
             if all(text.finish for text in batch):
                 return
             if decoder.length < self._context:

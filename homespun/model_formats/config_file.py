@@ -7,6 +7,7 @@ from typing import Any
 
 from homespun.architectures.families import FAMILIES, family
 from homespun.config import ModelConfig
+from homespun.config.checked import shown
 from homespun.errors import UserError
 
 CONFIG = "config.json"
@@ -46,14 +47,14 @@ def model_config_of(path: Path, values: Mapping[str, Any]) -> ModelConfig:
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
-            f"{path}: models of type {kind!r} are not supported: choose one of {', '.join(FAMILIES)}"
+            f"{path}: models of type {shown(kind)} are not supported: choose one of {', '.join(FAMILIES)}"
         )
     try:
         config = family(kind).from_huggingface_config(values)
         family(kind).check(config)
     except KeyError as error:
         raise UserError(f"{path}: {error} is missing: get the file again") from None
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise UserError(f"{path}: does not describe a model ({error}): get it again") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homespun.checkpoint.folder import open_weights
-from homespun.model_formats import gguf, huggingface, mlx
+from homespun.model_formats import gguf, huggingface, mlx, peft
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.config_file import CONFIG
 from homespun.model_formats.gguf_file import MAGIC
@@ -26,10 +26,12 @@ class Export:
     precisions: tuple[str, ...]
     write: Callable[[StoredModel, Path, str], None]
     """Writes a model to a path in a precision."""
-    read: Callable[[Path], StoredModel]
-    """Reads it back."""
+    read: Callable[[Path, StoredModel], StoredModel]
+    """Reads it back; the original has the parts that a copy refers to."""
     runs_in: str
     """Programs that read the format, and how."""
+    description: str = CONFIG
+    """The file by which a folder of this format is known."""
     suffix: str = ""
     """Ending of the file; empty for a format that is a folder."""
     beside: Callable[[StoredModel, str], dict[str, str]] = lambda model, name: {}
@@ -54,13 +56,13 @@ EXPORTS = {
     "huggingface": Export(
         huggingface.PRECISIONS,
         huggingface.write_folder,
-        read_folder,
+        lambda path, original: read_folder(path),
         'transformers: pipeline("text-generation", model="{path}")',
     ),
     "gguf": Export(
         gguf.PRECISIONS,
         gguf.write_file,
-        gguf.read,
+        lambda path, original: gguf.read(path),
         "llama.cpp: llama-completion -m {path}; Ollama: ollama create NAME -f {folder}/Modelfile",
         suffix=gguf.SUFFIX,
         beside=lambda model, name: {gguf.MODELFILE: gguf.modelfile(model, name)},
@@ -68,8 +70,16 @@ EXPORTS = {
     "mlx": Export(
         mlx.PRECISIONS,
         mlx.write_folder,
-        read_folder,
+        lambda path, original: read_folder(path),
         "mlx-lm: mlx_lm.generate --model {path} --prompt TEXT",
+    ),
+    "peft": Export(
+        peft.PRECISIONS,
+        peft.write_folder,
+        peft.read,
+        'PEFT: PeftModel.from_pretrained(base, "{path}"); base is the model before training, which is base.npz in the '
+        "folder of the run: homespun export base.npz --to huggingface",
+        description=peft.CONFIG,
     ),
 }
 

@@ -11,6 +11,7 @@ from homespun import durable
 from homespun.architectures.base import Family, Parameter, Part
 from homespun.architectures.families import FAMILIES, family, model_config, parameters
 from homespun.config import ModelConfig
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.gguf_file import GGUFFile, read_gguf
 from homespun.model_formats.gguf_tokenizer import (
@@ -18,8 +19,11 @@ from homespun.model_formats.gguf_tokenizer import (
     MERGES,
     MODEL,
     PRE,
+    SCORES,
+    SPACE_FIRST,
     TOKENS,
     TYPES,
+    UNKNOWN_ID,
     from_metadata,
     to_metadata,
 )
@@ -95,7 +99,7 @@ def _config(file: GGUFFile) -> ModelConfig:
     kinds = {_architecture(kind): kind for kind in FAMILIES.values()}
     if not isinstance(name, str) or name not in kinds:
         raise UserError(
-            f"{path}: models of type {name!r} are not supported: choose one of {', '.join(kinds)}"
+            f"{path}: models of type {shown(name)} are not supported: choose one of {', '.join(kinds)}"
         )
     layout = kinds[name].gguf
 
@@ -103,12 +107,14 @@ def _config(file: GGUFFile) -> ModelConfig:
         value = metadata.get(f"{name}.{key}", default)
         if value is None:
             raise UserError(f"{path}: {name}.{key} is missing: get the file again")
+        if not isinstance(value, int | float | str):
+            raise UserError(f"{path}: {name}.{key} is a list, which is not supported")
         return value
 
     for key, meaning in REFUSED.items():
-        if metadata.get(f"{name}.{key}") and key not in dict(layout.numbers):
+        if get(key, 0) and key not in dict(layout.numbers):
             raise UserError(f"{path}: it has {meaning}, which is not supported")
-    if metadata.get(f"{name}.rope.scaling.type", "none") != "none":
+    if get("rope.scaling.type", "none") != "none":
         raise UserError(f"{path}: it scales rotary positions, which is not supported")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
@@ -292,7 +298,12 @@ def _add_metadata(writer: Any, model: StoredModel, precision: str) -> None:
     writer.add_tokenizer_pre(vocabulary[PRE])
     writer.add_token_list(vocabulary[TOKENS])
     writer.add_token_types(vocabulary[TYPES])
-    writer.add_token_merges(vocabulary[MERGES])
+    if MERGES in vocabulary:
+        writer.add_token_merges(vocabulary[MERGES])
+    else:
+        writer.add_token_scores(vocabulary[SCORES])
+        writer.add_unk_token_id(vocabulary[UNKNOWN_ID])
+        writer.add_add_space_prefix(vocabulary[SPACE_FIRST])
     writer.add_eos_token_id(vocabulary[EOS])
     writer.add_bos_token_id(tokenizer.eot_id)
     writer.add_add_bos_token(begins_with_separator(model))

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.numbers import Floats
 
@@ -78,7 +79,8 @@ class Tensor:
             file.seek(self.offset)
             if file.readinto(raw.data) < self.nbytes:
                 raise UserError(f"{self.path}: its end is missing: get it again")
-        values = dequantize(_typed(raw, self.kind), GGMLQuantizationType[self.kind])
+        with np.errstate(all="ignore"):  # a scale of a damaged file may be no number
+            values = dequantize(_typed(raw, self.kind), GGMLQuantizationType[self.kind])
         return np.asarray(values, np.float32).reshape(self.shape)
 
 
@@ -129,7 +131,7 @@ class _Reader:
             raise ValueError(f"{n_entries:,} entries of metadata")
         metadata: dict[str, Any] = {}
         for _ in range(n_entries):
-            key = self._string()
+            key = self._name()
             if key in metadata:
                 raise ValueError(f"{key} occurs twice")
             metadata[key] = self._value(self._number("<u4"))
@@ -141,7 +143,7 @@ class _Reader:
     ) -> dict[str, Tensor]:
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
-            raise ValueError(f"an alignment of {alignment}")
+            raise ValueError(f"an alignment of {shown(alignment)}")
         start = -(-self._at // alignment) * alignment
         tensors: dict[str, Tensor] = {}
         for name, shape, code, offset in described:
@@ -160,7 +162,7 @@ class _Reader:
         return tensors
 
     def _description(self) -> tuple[str, tuple[int, ...], int, int]:
-        name, n_dims = self._string(), self._number("<u4")
+        name, n_dims = self._name(), self._number("<u4")
         if n_dims > 4:
             raise ValueError(f"{name} has {n_dims} dimensions")
         shape = tuple(self._number("<u8") for _ in range(n_dims))[::-1]
@@ -189,6 +191,12 @@ class _Reader:
     def _number(self, dtype: str) -> Any:
         kind = np.dtype(dtype)
         return np.frombuffer(self._take(kind.itemsize), kind)[0].item()
+
+    def _name(self) -> str:
+        name = self._string()
+        if not name.isprintable():
+            raise ValueError(f"the name {shown(name)}")
+        return name
 
     def _string(self) -> str:
         return self._take(self._count(self._number("<u8"), 1)).decode("utf-8", "replace")

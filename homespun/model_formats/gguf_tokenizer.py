@@ -1,16 +1,18 @@
 """The vocabulary in the metadata of a GGUF file flows in, a tokenizer flows out, and back.
 
-llama.cpp names a few splittings of text into words. The others cannot be stated in such a file.
+There are two kinds. Byte-level BPE: llama.cpp names a few splittings of text into words, and the others cannot be
+stated in such a file. SentencePiece BPE: the pieces have scores, see `tokenizer.sentencepiece_bpe`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from homespun.config.checked import shown
 from homespun.errors import UserError
-from homespun.tokenizer import Tokenizer
+from homespun.tokenizer import Tokenizer, sentencepiece_bpe
 from homespun.tokenizer.byte_level_bpe import merge_pair
 from homespun.tokenizer.splitting import LLAMA3_WORDS, QWEN2_WORDS, normal_steps
 
@@ -19,10 +21,13 @@ PRE = "tokenizer.ggml.pre"
 TOKENS = "tokenizer.ggml.tokens"
 TYPES = "tokenizer.ggml.token_type"
 MERGES = "tokenizer.ggml.merges"
+SCORES = "tokenizer.ggml.scores"
 EOS = "tokenizer.ggml.eos_token_id"
+UNKNOWN_ID = "tokenizer.ggml.unknown_token_id"
+SPACE_FIRST = "tokenizer.ggml.add_space_prefix"
 
-BYTE_LEVEL_BPE = "gpt2"
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+BYTE_LEVEL_BPE, SENTENCEPIECE_BPE = "gpt2", "llama"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 _WORDS_AND_BYTES = _BYTES | {"use_regex": True}
@@ -64,7 +69,8 @@ def to_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     specification = json.loads(tokenizer.to_json())
     model = specification["model"]
     if "merges" not in model:
-        raise UserError("llama.cpp has byte-level BPE here, not this kind of tokenizer")
+        raise UserError("llama.cpp has BPE here, not this kind of tokenizer")
+    scores = sentencepiece_bpe.scores_of(specification)
     tokens = [f"[PAD{n}]" for n in range(vocab_size)]
     types = [UNUSED] * vocab_size
     for token, number in model["vocab"].items():
@@ -72,13 +78,21 @@ def to_metadata(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     for added in specification["added_tokens"]:
         tokens[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
-    return {
-        MODEL: BYTE_LEVEL_BPE,
-        PRE: _name_of_splitting(specification),
-        TOKENS: tokens,
-        TYPES: types,
-        MERGES: [" ".join(merge_pair(merge)) for merge in model["merges"]],
-        EOS: tokenizer.eot_id,
+    stated = {TOKENS: tokens, TYPES: types, EOS: tokenizer.eot_id}
+    if scores is None:
+        merges = [" ".join(merge_pair(merge)) for merge in model["merges"]]
+        name = _name_of_splitting(specification)
+        return stated | {MODEL: BYTE_LEVEL_BPE, PRE: name, MERGES: merges}
+    for piece in sentencepiece_bpe.BYTE_PIECES:
+        types[model["vocab"][piece]] = BYTE
+    unknown = model["vocab"][model["unk_token"]]
+    types[unknown] = UNKNOWN
+    return stated | {
+        MODEL: SENTENCEPIECE_BPE,
+        PRE: "default",
+        SCORES: [scores.get(token, 0.0) for token in tokens],
+        UNKNOWN_ID: unknown,
+        SPACE_FIRST: sentencepiece_bpe.puts_space_first(specification),
     }
 
 
@@ -102,34 +116,94 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     Raises:
         UserError: another kind of tokenizer, or a damaged one.
     """
-    kind, pre = metadata.get(MODEL), metadata.get(PRE, "default")
-    pre = SAME.get(pre, pre) if isinstance(pre, str) else pre
-    if kind != BYTE_LEVEL_BPE or pre not in SPLITTINGS:
+    kind, pre = _name(metadata, MODEL), _splitting(metadata)
+    if kind != SENTENCEPIECE_BPE and (kind != BYTE_LEVEL_BPE or pre not in SPLITTINGS):
         raise UserError(
             f"{where}: its tokenizer is of kind {kind}, {pre}: only byte-level BPE with the splitting of "
-            f"{', '.join(SPLITTINGS)} is supported"
+            f"{', '.join(SPLITTINGS)}, and SentencePiece BPE are supported"
         )
     try:
-        specification = _specification(metadata, str(pre))
+        tokens = _texts(metadata, TOKENS)
+        types = np.asarray(metadata.get(TYPES, [NORMAL] * len(tokens))).tolist()
+        if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
+            raise ValueError("tokens and their types do not fit")
+        read = _sentencepiece if kind == SENTENCEPIECE_BPE else _byte_level
+        specification = read(metadata, tokens, types)
+        eos = metadata.get(EOS)
+        eos_token = None if eos is None else str(tokens[eos])
+    except UserError as error:
+        raise UserError(f"{where}: its tokenizer cannot be used here: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where}: its tokenizer is damaged ({error}): get it again") from None
-    return Tokenizer.from_json(json.dumps(specification), where)
+    return Tokenizer.from_json(json.dumps(specification), where, configured=eos_token)
 
 
-def _specification(metadata: Mapping[str, Any], pre: str) -> dict[str, Any]:
-    """The `tokenizer.json` of the same tokenizer."""
-    tokens, merges = metadata[TOKENS], metadata[MERGES]
-    types = np.asarray(metadata.get(TYPES, [NORMAL] * len(tokens))).tolist()
-    if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
-        raise ValueError("tokens and their types do not fit")
+def _splitting(metadata: Mapping[str, Any]) -> str:
+    """The name of the splitting, as in `SPLITTINGS` if it is known."""
+    name = _name(metadata, PRE)
+    return SAME.get(name, name)
+
+
+def _name(metadata: Mapping[str, Any], key: str) -> str:
+    """A name in the metadata; another value as it is shown in messages."""
+    name = metadata.get(key, "default")
+    return name if isinstance(name, str) else shown(name)
+
+
+def _texts(metadata: Mapping[str, Any], key: str) -> list[str]:
+    """A list of texts.
+
+    Raises:
+        KeyError: there is none.
+        TypeError: it is something else.
+    """
+    texts: list[str] = metadata[key]
+    if not isinstance(texts, list):
+        raise TypeError(f"{key} is no list of texts")
+    return texts
+
+
+def _vocabulary(
+    tokens: Sequence[str], types: Sequence[int]
+) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """The ids of all tokens that are used, and the added tokens."""
     vocabulary, added = {}, []
     for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
-        if kind in (CONTROL, USER_DEFINED):
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED):
             options = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-            named = {"id": number, "content": token, "special": kind == CONTROL}
+            named = {"id": number, "content": token, "special": kind != USER_DEFINED}
             added.append(named | options)
         if kind != UNUSED:
             vocabulary[token] = number
+    return vocabulary, added
+
+
+def _sentencepiece(
+    metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]
+) -> dict[str, Any]:
+    """The `tokenizer.json` of a vocabulary whose pieces have scores."""
+    vocabulary, added = _vocabulary(tokens, types)
+    stated = np.asarray(metadata[SCORES], np.float64).tolist()
+    scores = {
+        token: score
+        for token, kind, score in zip(tokens, types, stated, strict=True)
+        if kind in (NORMAL, USER_DEFINED)
+    }
+    return sentencepiece_bpe.specification(
+        vocabulary,
+        scores,
+        added,
+        unknown=tokens[metadata.get(UNKNOWN_ID, 0)],
+        puts_space_first=bool(metadata.get(SPACE_FIRST, True)),
+    )
+
+
+def _byte_level(
+    metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]
+) -> dict[str, Any]:
+    """The `tokenizer.json` of a vocabulary whose merges have ranks."""
+    pre, merges = _splitting(metadata), _texts(metadata, MERGES)
+    vocabulary, added = _vocabulary(tokens, types)
     model: dict[str, Any] = {"type": "BPE", "vocab": vocabulary}
     model["merges"] = [_pair(merge) for merge in merges]
     if pre in IGNORE_MERGES:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from homespun.architectures.base import Family, Parameter, Part
 from homespun.architectures.families import family, parameters
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.huggingface import CARD, write_description, write_text
 from homespun.model_formats.model_card import model_card
@@ -101,7 +102,7 @@ def _quantization(folder: WeightsFolder, stem: str) -> tuple[int, int]:
         ):
             return group, bits
     raise UserError(
-        f"{folder.path}: its quantisation is {stated}: only groups with scales and biases of "
+        f"{folder.path}: its quantisation is {shown(stated)}: only groups with scales and biases of "
         f"{', '.join(map(str, BITS))} bits are supported"
     )
 
@@ -127,7 +128,8 @@ def _dequantised(packed: Entry, scales: Entry, biases: Entry, bits: int) -> Read
         shifts = np.arange(0, 32, bits, dtype=np.uint32)
         numbers = (words[..., None] >> shifts) & np.uint32(2**bits - 1)
         groups = numbers.reshape(*scale.shape, -1).astype(np.float32)
-        return (groups * scale[..., None] + bias[..., None]).reshape(*words.shape[:-1], -1)
+        with np.errstate(all="ignore"):  # a scale of a damaged file may be no number
+            return (groups * scale[..., None] + bias[..., None]).reshape(*words.shape[:-1], -1)
 
     return read
 

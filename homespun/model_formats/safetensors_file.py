@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
+from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.numbers import Floats, from_bfloat16
 
@@ -103,12 +104,17 @@ def _checked_entries(
     expected = 0
     for name, stated in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape = stated["dtype"], tuple(stated["shape"])
+        if not name.isprintable():
+            raise ValueError(f"the name {shown(name)}")
         if dtype not in DTYPES:
-            raise UserError(f"{path}: {name} has numbers of type {dtype}, which are not supported")
+            raise UserError(
+                f"{path}: {name} has numbers of type {shown(dtype)}, which are not supported"
+            )
         if len(shape) > 8 or any(type(n) is not int or n < 0 for n in shape):
             raise ValueError(f"{name}: {shape}")
         begin, end = stated["data_offsets"]
-        if begin != expected or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
+        fits = begin == expected and end - begin == math.prod(shape) * DTYPES[dtype].itemsize
+        if not (fits and type(begin) is type(end) is int):
             raise ValueError(f"{name}: offsets {begin} to {end}")
         entries[name] = Entry(path, dtype, shape, data_start + begin)
         expected = end

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homespun.architectures.lora import Lora
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
@@ -28,6 +29,18 @@ class StoredModel:
     """Facts that are kept when the model is saved again."""
     step: int = 0
     """Training steps behind the weights; 0 where the source does not say."""
+    adapters: "StoredAdapters | None" = None
+    """The adapters of LoRA that `tensors` merges into the weights."""
+
+
+@dataclass(frozen=True)
+class StoredAdapters:
+    """Adapters on disk, and the model that they belong to."""
+
+    lora: Lora
+    base: StoredModel
+    tensors: Callable[[], Iterator[NamedArray]]
+    """Reads the parameters of the adapters."""
 
 
 def in_order(model: StoredModel, names: list[str]) -> Iterator[NamedArray]:

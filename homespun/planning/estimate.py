@@ -4,6 +4,7 @@ This is the only place that estimates them, so that all commands report the same
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from homespun.architectures.families import (
@@ -12,8 +13,11 @@ from homespun.architectures.families import (
     flops_per_token,
     parameters,
 )
+from homespun.architectures.lora import Lora, count_trained
 from homespun.config import ModelConfig
-from homespun.engine.base import HEAD_ROWS, LONGEST_IN_FULL
+from homespun.engine.base import HEAD_ROWS
+from homespun.engine.muon import MAX_STACK_SIZE
+from homespun.engine.traits import StepTraits
 
 FLOAT32_BYTES = 4
 HALF_BYTES = 2
@@ -21,6 +25,23 @@ HALF_BYTES = 2
 
 UTILISATION = 0.4
 """Share of a machine's peak speed in matrix products that training is expected to reach."""
+EVALUATION_COST = 0.25
+"""Cost of evaluating a token, in training tokens; measured on CPUs."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a training step is computed: all that its memory depends on, besides the model and the batch."""
+
+    optimizer: str
+    traits: StepTraits
+    """Of the machine."""
+    checkpointing: bool = False
+    """The backward pass computes the activations of each block again."""
+    masked: bool = True
+    """Documents begin inside the sequences, so that a mask keeps them apart."""
+    lora: Lora | None = None
+    """Adapters are trained alone, with the matrices in the precision of the computation."""
 
 
 @dataclass(frozen=True)
@@ -36,85 +57,70 @@ class TrainingMemory:
     casts: int
     """Copies of the matrices in the precision of the computation."""
     mask: int
-    """Which tokens see each other, so that documents are kept apart: a number for each pair in a sequence."""
-    head: int
-    """Some rows of logits with their derivatives, and the gradient of the head while it is summed up."""
+    """Which tokens see each other, so that documents are kept apart: some bytes for each pair in a sequence."""
+    logits: int
+    """Some rows of logits with their derivatives, and copies of the output layer."""
+    update: int
+    """Of the update of the weights, beyond the memory of activations, casts, mask and logits, gone by then."""
 
     @property
     def total(self) -> int:
         return sum(dataclasses.astuple(self))
 
 
-def training_memory(
-    config: ModelConfig,
-    batch_size: int,
-    optimizer: str,
-    *,
-    half: bool,
-    checkpointing: bool,
-    full_attention: bool = True,
-) -> TrainingMemory:
-    """Estimated memory of a training step; its total is within 15% of the measured one on a CPU (benchmarks/memory.py).
+def training_memory(config: ModelConfig, batch_size: int, computing: Computing) -> TrainingMemory:
+    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one).
 
     Args:
         batch_size: sequences in a micro-batch.
-        half: the model computes in a format of 16 bits.
-        checkpointing: the backward pass computes the activations of each block again.
-        full_attention: a model that computes in 16 bits keeps all attention weights of short contexts, as on a CPU.
     """
-    c = config
+    c, traits, lora = config, computing.traits, computing.lora
     parameter_bytes = FLOAT32_BYTES * count_parameters(c)
     matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
-    number_bytes = HALF_BYTES if half else FLOAT32_BYTES
+    number_bytes = HALF_BYTES if traits.half else FLOAT32_BYTES
     tokens = batch_size * c.seq_len
 
-    # Muon keeps one moment of a matrix, AdamW two.
-    moments = 2 * parameter_bytes - (FLOAT32_BYTES * matrices if optimizer == "muon" else 0)
+    trained_bytes = FLOAT32_BYTES * count_trained(c, lora)
+    weights = parameter_bytes
+    if lora is not None:
+        weights += trained_bytes - (FLOAT32_BYTES - number_bytes) * matrices
 
     kept = family(c.architecture).activations(c)
-    in_full = half and full_attention and c.seq_len <= LONGEST_IN_FULL
-    attention_weights = c.n_heads * c.seq_len if in_full else 0
+    attention_weights = c.n_heads * c.seq_len if traits.keeps_attention else 0
     block = tokens * (
         FLOAT32_BYTES * kept.float32 + number_bytes * (kept.computed + attention_weights)
     )
-    casts = number_bytes * matrices if half else 0
-    if checkpointing:  # the input of every block, and everything of one block at a time
+    casts = number_bytes * matrices if traits.half and lora is None else 0
+    activations = c.n_layers * block
+    if computing.checkpointing:  # the input of every block, and everything of one block at a time
         activations = c.n_layers * tokens * number_bytes * c.d_model + block
         casts //= c.n_layers
-    else:
-        activations = c.n_layers * block
+    activations = math.floor(activations * (1 + traits.lost) + traits.transient_blocks * block)
 
-    logits = min(tokens, HEAD_ROWS) * c.vocab_size * 12
-    head_gradients = FLOAT32_BYTES + number_bytes + (number_bytes if half else 0)
+    # A row of logits is kept as it is and twice in float32. The output layer and one of its gradients are in the
+    # precision of the computation.
+    logits = min(tokens, HEAD_ROWS) * c.vocab_size * (number_bytes + 2 * FLOAT32_BYTES)
+    head_copies = number_bytes if traits.half else 0
+    if lora is None:
+        head_copies += number_bytes
+    logits += c.vocab_size * c.d_model * head_copies
+    mask = traits.mask_bytes * tokens * c.seq_len if computing.masked else 0
+
+    # Muon keeps one moment of a matrix, AdamW two.
+    moments, update = 2 * trained_bytes, math.floor(traits.update_copies * trained_bytes)
+    if computing.optimizer == "muon" and lora is None:
+        moments -= FLOAT32_BYTES * matrices
+        update += traits.muon_bytes * min(matrices, MAX_STACK_SIZE)
     return TrainingMemory(
-        weights=parameter_bytes,
-        gradients=parameter_bytes,
+        weights=weights,
+        gradients=trained_bytes,
         moments=moments,
-        activations=activations + block,
+        activations=activations,
         casts=casts,
-        mask=number_bytes * tokens * c.seq_len,
-        head=logits + c.vocab_size * c.d_model * head_gradients,
+        mask=mask,
+        logits=logits,
+        update=max(0, update - activations - casts - mask - logits),
     )
-
-
-def training_bytes(
-    config: ModelConfig,
-    batch_size: int,
-    optimizer: str,
-    *,
-    half: bool,
-    checkpointing: bool,
-    full_attention: bool = True,
-) -> int:
-    """The total of `training_memory`."""
-    return training_memory(
-        config,
-        batch_size,
-        optimizer,
-        half=half,
-        checkpointing=checkpointing,
-        full_attention=full_attention,
-    ).total
 
 
 def expected_seconds_per_step(

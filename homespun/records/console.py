@@ -21,6 +21,7 @@ from homespun.terminal import (
     duration,
     encodable,
     fixed_columns,
+    is_silent,
     is_terminal,
     nowhere,
     printable,
@@ -93,6 +94,8 @@ class Console:
     ) -> None:
         self._when_lost = when_lost
         self._file: TextIO | None = sys.stdout if file is None else file
+        if is_silent():
+            self._file = None
         self._total_steps: int | None = None
         self._best_val_loss = math.inf
         self._status: list[str] = []

@@ -5,8 +5,11 @@ anything else. The loop and the listeners depend on this module and not on each 
 import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from homespun.errors import UserError
 
 
 class StopRun(Exception):
@@ -174,6 +177,22 @@ class TrainResult:
     stopped_by: signal.Signals | None
     saved_step: int | None = None
     """The step from which --resume continues; None if there is no checkpoint."""
+    records: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """From Python: the lines of `metrics.jsonl`, with those before a resume; see `records.metrics`."""
+
+    def frame(self) -> Any:
+        """The records as a `pandas.DataFrame`, a row each; a cell is empty where a record has no such value.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped]
+        except ImportError:
+            raise UserError(
+                "a data frame needs pandas: pip install pandas; without it, `records` has the same as dictionaries"
+            ) from None
+        return pandas.DataFrame(list(self.records))
 
 
 @dataclass(frozen=True, kw_only=True)

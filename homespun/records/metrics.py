@@ -42,8 +42,7 @@ With experts also, as means over the steps since the last such record: `expert_l
 expert in its tokens, times their number: 1 is an even share), the largest and smallest of these as `largest_load` and
 `smallest_load`, `dead_experts` (how many had no token), `router_entropy` (of a token's probabilities, as a fraction of
 the largest possible, mean over the routers), `balance_loss` and `z_loss` (means over the routers), and
-`auxiliary_loss`, what the losses of all routers add to the loss that is minimised, with its share in that as
-`auxiliary_share`.
+`auxiliary_loss`, the part of the minimised loss that comes from all routers, with its share as `auxiliary_share`.
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
 two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
 `best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
@@ -317,6 +316,14 @@ def read(
     """
     for line in read_lines(path, on_damage):
         yield line.record
+
+
+def read_whole(path: Path) -> tuple[dict[str, Any], ...]:
+    """All records of a file, without damaged lines; none if there is no file that can be read."""
+    try:
+        return tuple(read(path, on_damage=lambda error: None))
+    except UserError:
+        return ()
 
 
 def read_lines(

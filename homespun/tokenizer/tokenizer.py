@@ -205,7 +205,12 @@ class Tokenizer:
 
     @classmethod
     def from_json(
-        cls, text: str, where: str = "tokenizer.json", *, eos_token: str | None = None
+        cls,
+        text: str,
+        where: str = "tokenizer.json",
+        *,
+        eos_token: str | None = None,
+        configured: str | None = None,
     ) -> "Tokenizer":
         """The tokenizer that a `tokenizer.json` describes.
 
@@ -214,16 +219,11 @@ class Tokenizer:
             where: messages begin with it.
             eos_token: the special token that separates documents. Without it, `<|endoftext|>` where there is one,
                 or else the token that ends a sequence.
+            configured: the token that ends a sequence, as a configuration beside the file states it.
 
         Raises:
             UserError: not JSON, damaged, or a tokenizer that cannot be used.
         """
-        return cls._from_json(text, where, eos_token)
-
-    @classmethod
-    def _from_json(
-        cls, text: str, where: str, eos_token: str | None, configured: str | None = None
-    ) -> "Tokenizer":
         try:
             own = ByteLevelBPE.from_specification(json.loads(text))
         except (ValueError, RecursionError) as error:
@@ -287,7 +287,7 @@ class Tokenizer:
         saved_sha256 = read_report(file).get("sha256")
         configured = configured_eos(file)
         if saved_sha256 is not None:
-            saved = cls._from_json(text, str(file), None, configured)
+            saved = cls.from_json(text, str(file), configured=configured)
             if saved.sha256 != saved_sha256:
                 raise UserError(
                     f"{file}: damaged, or not the one that {REPORT} describes: train it again; "
@@ -295,7 +295,7 @@ class Tokenizer:
                 )
             if eos_token is None:
                 return saved
-        return cls._from_json(text, str(file), eos_token, configured)
+        return cls.from_json(text, str(file), eos_token=eos_token, configured=configured)
 
 
 class StreamDecoder:

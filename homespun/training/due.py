@@ -1,7 +1,8 @@
 """The position of a run flows in; decisions come out: whether a log line, evaluation, sample, save or end is due."""
 
+from homespun.planning.estimate import EVALUATION_COST
 from homespun.training.clock import Clock
-from homespun.training.position import Position
+from homespun.training.position import NEVER, Position
 from homespun.training.run import Run
 from homespun.training.sampling import SAMPLE_TOKENS
 
@@ -14,10 +15,8 @@ CHECKS_PER_RUN = 10
 """Evaluations of a run, and rounds of samples, where no interval is given."""
 MAX_CHECK_SHARE = 0.015
 """An evaluation costs at most this fraction of the training since the one before; the same for samples."""
-EVALUATION_COST = 0.25
-"""Cost of evaluating a token, in training tokens; measured on CPUs, like the next."""
 SAMPLING_COST = 16
-"""Cost of generating a token in a batch of one, in training tokens."""
+"""Cost of generating a token in a batch of one, in training tokens; measured on CPUs."""
 
 
 class DueDates:
@@ -35,6 +34,8 @@ class DueDates:
         return self._position.step % self._config.log_interval == 0
 
     def evaluation(self) -> bool:
+        if self._position.evaluated_at == NEVER:  # a trained model is measured before it changes
+            return True
         interval, last = self._config.eval_interval, self._position.evaluated_at
         return self._check(interval, last, self._evaluation_cost)
 

@@ -14,7 +14,7 @@ from homespun.training.diagnostics.step_guard import FROM_LAST, SPIKE, Finding
 from homespun.training.diagnostics.trends import unigram_loss
 from homespun.training.due import DueDates
 from homespun.training.emitter import Emitter
-from homespun.training.evaluate import Evaluator
+from homespun.training.evaluate import evaluator_of
 from homespun.training.interrupts import Interrupts
 from homespun.training.position import Position
 from homespun.training.run import Run
@@ -39,7 +39,7 @@ class Loop:
         self.saver, self.emit, self.interrupts = saver, emit, interrupts
         self.config = run.config
         self.steps = Steps(run, position, clock)
-        self.evaluator = Evaluator.of(run)
+        self.evaluator = evaluator_of(run)
         self.due = DueDates(run, position, clock, self.evaluator.n_tokens)
         self.val_loss: float | None = None
         self.fatal: Finding | None = None

@@ -9,6 +9,9 @@ from homespun.training.diagnostics.experts import ExpertWatch, Rows
 from homespun.training.diagnostics.step_guard import StepGuard
 from homespun.training.diagnostics.trends import TrendWatch
 
+NEVER = -1
+"""In place of the step of the last evaluation, where a run begins with an evaluation."""
+
 STORED_NAMES = {
     "unigram_loss": "counting",
     "first_loss": "first",
@@ -44,7 +47,7 @@ class Position:
     elapsed_seconds: float = 0.0
     """With evaluations, samples and checkpoints; a time budget counts these."""
     evaluated_at: int = 0
-    """The step of the last evaluation."""
+    """The step of the last evaluation, or `NEVER`."""
     sampled_at: int = 0
     """The step of the last sample texts."""
     prompts_done: int = 0

@@ -21,7 +21,7 @@ from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.named_array import NamedArray
-from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings
+from homespun.planning.recipe import LIMITS, SHAPE, Plan, ResolvedConfig, given_settings, lora_of
 from homespun.records.metrics import length_up_to
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
@@ -207,7 +207,7 @@ def _check_headers(point: ResumePoint) -> None:
         UserError: something is missing or has another type.
     """
     stored = point.header
-    model = from_checkpoint(point.weights).config
+    model = from_checkpoint(point.weights)
     try:
         resolved = _config_from(ResolvedConfig, stored["resolved"])
         _config_from(TrainConfig, stored["requested"])
@@ -220,9 +220,17 @@ def _check_headers(point: ResumePoint) -> None:
         position = point.position()
     except (LookupError, ValueError) as error:
         raise _other_version(repr(error)) from None
-    fits = (resolved.vocab_size, resolved.seq_len) == (model.vocab_size, model.seq_len)
-    if position.step != point.weights.step or not fits:
+    # Only a model that came from elsewhere may have a longer context than the samples of its training.
+    context, vocab_size = model.config.seq_len, model.config.vocab_size
+    fits = resolved.seq_len == context or (
+        resolved.init_from is not None and resolved.seq_len < context
+    )
+    if position.step != point.weights.step or not fits or resolved.vocab_size != vocab_size:
         raise _other_version("its parts do not fit each other")
+    if lora_of(resolved) != (model.adapters.lora if model.adapters else None):
+        raise UserError(
+            f"{point.path} holds a whole model, into which adapters were merged: go on from it with --init-from"
+        )
 
 
 def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:
@@ -248,16 +256,21 @@ def resumed_tokenizer(requested: TrainConfig, stored: dict[str, Any]) -> Tokeniz
         UserError: another one is given now.
     """
     tokenizer = Tokenizer.from_json(stored["tokenizer"])
-    if (
-        requested.tokenizer_path is not None
-        and requested.tokenizer_path != stored["requested"]["tokenizer_path"]
-        and Tokenizer.load(Path(requested.tokenizer_path)).sha256 != tokenizer.sha256
-    ):
-        raise UserError(
-            f"{requested.tokenizer_path} is not the tokenizer of this run: leave --tokenizer-path out, "
-            "the checkpoint holds the right one"
-        )
+    if requested.tokenizer_path != stored["requested"]["tokenizer_path"]:
+        check_tokenizer_path(requested.tokenizer_path, tokenizer, "this run")
     return tokenizer
+
+
+def check_tokenizer_path(path: str | None, tokenizer: Tokenizer, owner: str) -> None:
+    """Make sure that the tokenizer that is named, if any, is the one that a run or a model has already.
+
+    Raises:
+        UserError: it is another one.
+    """
+    if path is not None and Tokenizer.load(Path(path)).sha256 != tokenizer.sha256:
+        raise UserError(
+            f"{path} is not the tokenizer of {owner}: leave --tokenizer-path out, the right one is known"
+        )
 
 
 def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Plan:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homespun.architectures.families import count_parameters, described_size
+from homespun.architectures.lora import Lora, count_trained
 from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig
 from homespun.config.checked import flag
@@ -11,8 +12,8 @@ from homespun.data.prepare import Prepared
 from homespun.data.samples import TextDataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
-from homespun.planning.estimate import training_bytes
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.memory import step_memory
+from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.schedule import RateCurve, rate_curve
@@ -55,9 +56,17 @@ class Run:
         lengths = [f"{counted(n, 'step')} ({flag(name)})" for name, n in self.limits.items()]
         if c.time_budget:
             lengths.append(f"{c.time_budget} (--time-budget)")
-        return {
+        initial = {"goes on from": c.init_from} if c.init_from else {}
+        adapters = {}
+        if lora := self.lora:
+            adapters["adapters"] = (
+                f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}: "
+                f"{count_trained(model, lora):,} parameters are trained, the model stays"
+            )
+        return initial | {
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
             f"{counted(model.n_heads, 'head')}, {described_size(model)}",
+            **adapters,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
@@ -74,25 +83,32 @@ class Run:
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the weights, in memory and on disk; each of the optimizer's moments takes as much at most."""
-        return 4 * count_parameters(self.model)
+        """Size of the weights that are trained, in memory and on disk; each of the optimizer's moments takes as much at
+        most."""
+        return 4 * count_trained(self.model, self.lora)
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters that are trained alone, if any."""
+        return self.plan.lora
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that this run follows."""
+        return Plan(self.model, self.config)
 
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
-        c, machine = self.config, select.machine(self.config.engine)
+        machine = select.machine(self.config.engine)
         copies = COPY_SIZE * self.weights_bytes
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = training_bytes(
-            self.model,
-            c.batch_size,
-            c.optimizer,
-            half=machine.computes_in_half(c.precision),
-            checkpointing=c.gradient_checkpointing,
-        )
+        step = step_memory(self.plan, machine).total
         return step + copies <= hardware.capacity()
 
 
-def bytes_on_disk(model: ModelConfig, keep: int) -> int:
-    """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice."""
-    return 4 * count_parameters(model) * (3 * (keep + 1) + 2)
+def bytes_on_disk(model: ModelConfig, keep: int, lora: Lora | None = None) -> int:
+    """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice; with
+    LoRA those of the adapters, and the model that they belong to."""
+    base = count_parameters(model) if lora else 0
+    return 4 * (base + count_trained(model, lora) * (3 * (keep + 1) + 2))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
-from homespun.architectures.families import parameters
+from homespun.architectures.lora import trained_parameters
 from homespun.checkpoint.folder import BEST
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.errors import DiskFullError
@@ -21,7 +21,7 @@ class Saver:
         self, run: Run, position: Position, writer: CheckpointWriter, metrics: MetricsLog
     ) -> None:
         self._run, self._position, self._writer, self._metrics = run, position, writer, metrics
-        self._weight_names = {p.name for p in parameters(run.model)}
+        self._weight_names = {p.name for p in trained_parameters(run.model, run.lora)}
         self._told: tuple[int, Path] | None = None
         self.saved_at: int | None = position.step
         """The step that was saved last; None where the position has changed since then."""

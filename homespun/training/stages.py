@@ -10,6 +10,7 @@ from typing import Any
 
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
+from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
@@ -19,19 +20,25 @@ from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
-from homespun.planning.memory import check_memory, out_of_memory
+from homespun.model_formats.stored_model import StoredModel
+from homespun.planning.auto_batch import fitting_batch
+from homespun.planning.memory import check_memory, out_of_memory, step_memory
 from homespun.planning.recipe import (
     SHAPE,
     SIZES,
+    Initial,
     Plan,
     ResolvedConfig,
     check_step_fits,
     least_sequences_per_step,
+    lora_of,
     plan,
     step_limits,
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
+from homespun.training.initial_model import own_settings, take_weights
+from homespun.training.lora_base import load_base
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -71,8 +78,10 @@ def smallest_model(config: TrainConfig) -> ModelConfig:
     return shaped(base, given | {"vocab_size": vocab_size})
 
 
-def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
-    """Make a new run ready, or a resumed one.
+def set_up(
+    requested: TrainConfig, point: ResumePoint | None, say: Say, initial: StoredModel | None = None
+) -> Run:
+    """Make a new run ready, or one that goes on from an initial model, or a resumed one.
 
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
@@ -88,12 +97,23 @@ def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
         tokens = tokenize(corpus, tokenizer, planned.config.seq_len, folder, say, any_split=True)
     else:
         corpus = choose_text(requested.data_file, say, folder)
-        check_sizes(requested, corpus)
-        tokenizer = choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
+        check_sizes(requested, corpus, initial)
+        tokenizer = (
+            initial.tokenizer
+            if initial
+            else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
+        )
         tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
-        planned = choose_plan(requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say)
+        planned = choose_plan(
+            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
+        )
+    planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
+    if initial:
+        take_weights(engine, initial, planned.lora)
     if point:
+        if base := open_base(point.weights):
+            load_base(engine, base)
         restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
             say(
@@ -121,13 +141,16 @@ def set_up(requested: TrainConfig, point: ResumePoint | None, say: Say) -> Run:
     )
 
 
-def choose_text(data_file: str | None, say: Say, folder: Path | None = None) -> Corpus:
-    """The text that is named, or the last download. `folder` keeps the record of its survey.
+def choose_text(
+    data_file: str | None, say: Say, folder: Path | None = None, *, keeps: bool = True
+) -> Corpus:
+    """The text that is named, or the last download. `folder` holds the record of its survey, which is written if
+    `keeps`.
 
     Raises:
         UserError: there is no text, or too little.
     """
-    corpus = survey(workspace.chosen_data(data_file), say, folder)
+    corpus = survey(workspace.chosen_data(data_file), say, folder, keeps=keeps)
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
     needed = "a model needs at least about 100 kB (a short book has 300 kB)"
     if corpus.n_bytes < MIN_TEXT_BYTES:
@@ -139,13 +162,14 @@ def choose_text(data_file: str | None, say: Say, folder: Path | None = None) -> 
     return corpus
 
 
-def check_sizes(requested: TrainConfig, corpus: Corpus) -> None:
+def check_sizes(requested: TrainConfig, corpus: Corpus, initial: StoredModel | None = None) -> None:
     """Refuse settings that no tokenizer could make possible, before one is trained.
 
     Raises:
         UserError: no model has such a shape, or the text does not fill one step.
     """
-    smallest_model(requested)
+    if initial is None:
+        smallest_model(requested)
     most_tokens = corpus.n_bytes + corpus.n_documents  # one for each byte, and an end-of-text each
     most_samples = most_tokens // requested.seq_len
     check_step_fits(least_sequences_per_step(requested), requested.seq_len, most_samples)
@@ -165,16 +189,26 @@ def choose_tokenizer(
     Raises:
         UserError: the named tokenizer is not there, damaged, or of another size, or an unnamed one is damaged.
     """
+    if tokenizer := find_tokenizer(path, vocab_size, corpus, say):
+        return tokenizer
+    size = f"of {vocab_size:,} tokens " if vocab_size else ""
+    say(f"{_why_none_fits(corpus)}: training one {size}on {corpus.path}.")
+    folder = Path(TokenizerConfig.output_dir)
+    return train_tokenizer_on(corpus, vocab_size or AUTO_VOCAB_SIZE, folder, say)
+
+
+def find_tokenizer(
+    path: str | None, vocab_size: int | None, corpus: Corpus, say: Say
+) -> Tokenizer | None:
+    """The tokenizer that is named, or one that is there and was trained on this text; None if a run would train one.
+    Arguments and errors as for `choose_tokenizer`."""
     if path is not None:
         return _named_tokenizer(Path(path), vocab_size, corpus, say)
     if found := fitting_tokenizer(corpus, vocab_size, say):
         there, tokenizer = found
         say(f"Tokenizer: {there}, trained on this text.")
         return tokenizer
-    size = f"of {vocab_size:,} tokens " if vocab_size else ""
-    say(f"{_why_none_fits(corpus)}: training one {size}on {corpus.path}.")
-    folder = Path(TokenizerConfig.output_dir)
-    return train_tokenizer_on(corpus, vocab_size or AUTO_VOCAB_SIZE, folder, say)
+    return None
 
 
 def _named_tokenizer(path: Path, vocab_size: int | None, corpus: Corpus, say: Say) -> Tokenizer:
@@ -227,13 +261,20 @@ def tokenize(
     return Tokens(tokenizer, prepared, dataset)
 
 
-def choose_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Say) -> Plan:
-    """The settings of the user, and for all others those that suit the text and this machine.
+def choose_plan(
+    requested: TrainConfig,
+    vocab_size: int,
+    n_samples: int,
+    say: Say,
+    initial: StoredModel | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """The settings of the user, and for all others those that suit the text and the machine; None: this machine.
 
     Raises:
         UserError: settings that contradict each other or the text.
     """
-    machine = select.machine(requested.engine)
+    machine = machine or select.machine(requested.engine)
     with bar("Measuring the speed of this machine", None):
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
@@ -242,13 +283,26 @@ def choose_plan(requested: TrainConfig, vocab_size: int, n_samples: int, say: Sa
         n_samples=n_samples,
         flops_per_second=flops_per_second,
         compiles_at_once=machine.compiles_at_once(),
+        initial=Initial(initial.config, own_settings(initial)) if initial else None,
     )
+    if initial:
+        return planned
     if planned.config.max_epochs != requested.max_epochs and requested.model_size is None:
         say(
             "This text is short: a model that reads it too often memorizes it, so the run ends after "
             f"{planned.config.max_epochs:g} passes. With more text it could use the whole time."
         )
     return planned
+
+
+def choose_batch(planned: Plan, document_mark: int, say: Say, *, resumes: bool) -> Plan:
+    """With --auto-batch, the plan with the micro-batch that fits; a resumed run keeps its own where that fits."""
+    c, machine = planned.config, select.machine(planned.config.engine)
+    fits = step_memory(planned, machine).total <= machine.memory_available()
+    if not c.auto_batch or (resumes and fits):
+        return planned
+    options = engine_options(c, document_mark, compiled=False)
+    return fitting_batch(planned, machine, options, say)
 
 
 def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
@@ -260,7 +314,19 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
     check_memory(planned, say)
     c = planned.config
     compiled = _compiled(c.compile == "on", select.machine(c.engine), say)
-    options = EngineOptions(
+    options = engine_options(c, document_mark, compiled=compiled)
+    try:
+        with bar("Making the model", None):
+            engine = select.create(planned.model, options, name=c.engine)
+    except OutOfMemory as error:
+        raise out_of_memory(planned, saved=False) from error
+    precision: Any = engine.facts["precision"]
+    return engine, dataclasses.replace(c, precision=precision, compile="on" if compiled else "off")
+
+
+def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> EngineOptions:
+    """The settings of a run that its engine needs."""
+    return EngineOptions(
         optimizer=OptimizerSettings(
             name=c.optimizer,
             weight_decay=c.weight_decay,
@@ -275,16 +341,10 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
+        lora=lora_of(c),
         aux_loss=c.aux_loss,
         z_loss=c.z_loss,
     )
-    try:
-        with bar("Making the model", None):
-            engine = select.create(planned.model, options, name=c.engine)
-    except OutOfMemory as error:
-        raise out_of_memory(planned, saved=False) from error
-    precision: Any = engine.facts["precision"]
-    return engine, dataclasses.replace(c, precision=precision, compile="on" if compiled else "off")
 
 
 def _compiled(wanted: bool, machine: Machine, say: Say) -> bool:

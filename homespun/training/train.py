@@ -12,7 +12,7 @@ from homespun.config import TrainConfig
 from homespun.config.checked import seconds
 from homespun.engine.base import OutOfMemory
 from homespun.planning.memory import out_of_memory
-from homespun.planning.recipe import Plan
+from homespun.planning.recipe import lora_of
 from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
@@ -21,9 +21,11 @@ from homespun.terminal import Say
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.ending import headline, what_now
+from homespun.training.initial_model import initial_model
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
-from homespun.training.position import Position
+from homespun.training.lora_base import check_settings, keep_base
+from homespun.training.position import NEVER, Position
 from homespun.training.resume import ResumePoint, find_point, given_config, with_stored
 from homespun.training.run import Run, bytes_on_disk
 from homespun.training.running_time import RunningTime
@@ -77,11 +79,18 @@ def _train(
 ) -> TrainResult:
     """`train`, from the resumed point on, or from the start."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
+    initial = None
     if point is None:
-        folder.check_space(bytes_on_disk(smallest_model(config), folder.keep))
-    run = set_up(config, point, say)
-    folder.check_space(bytes_on_disk(run.model, folder.keep))
-    position = _begin(point, lock, say)
+        check_settings(config)
+        config, initial = initial_model(config, say)
+        model = initial.config if initial else smallest_model(config)
+        folder.check_space(bytes_on_disk(model, folder.keep, lora_of(config)))
+    run = set_up(config, point, say, initial)
+    folder.check_space(bytes_on_disk(run.model, folder.keep, run.lora))
+    position, moved_to = _begin(point, lock, say)
+    run = keep_base(run, point, folder, moved_to)
+    if initial:
+        position.evaluated_at = NEVER
     continues = point is not None and point.state is not None and point.is_in(folder.path)
     with (
         MetricsLog(folder.path / METRICS) as metrics,
@@ -112,12 +121,15 @@ def _train(
     return result
 
 
-def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> Position:
-    """Make the folder that of the run at its first position, and return the position.
+def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> tuple[Position, Path | None]:
+    """Make the folder that of the run at its first position.
 
     The folder may hold another run, or later steps of this one. Both are moved aside.
+
+    Returns:
+        The position, and the new place of another run.
     """
-    folder = lock.folder.path
+    folder, earlier = lock.folder.path, None
     if point is None or not point.is_in(folder):
         if earlier := lock.set_aside():
             say(f"The earlier run in {folder} is now in {earlier}.")
@@ -133,7 +145,7 @@ def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> Position:
     if guard.best_val_loss is not None and not any((folder / name).exists() for name in BEST):
         say(f"{folder} has no {BEST[0]}: the next evaluation begins a new one.")
         guard.best_val_loss, guard.evaluations_without_better = None, 0
-    return position
+    return position, earlier
 
 
 def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -> TrainResult:
@@ -159,7 +171,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
         ended_by = loop.train()
     except OutOfMemory as error:
         saved = bool(loop.saver.saved_at)
-        raise out_of_memory(Plan(run.model, config), saved=saved) from error
+        raise out_of_memory(run.plan, saved=saved) from error
     if ended_by == "time_budget" and (line := unreached_peak(config, position.step)):
         emit.message(line)
     result = TrainResult(

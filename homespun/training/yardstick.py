@@ -9,16 +9,16 @@ import math
 from collections.abc import Callable
 
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import BEST, CheckpointFolder
+from homespun.checkpoint.folder import BEST, LORA, CheckpointFolder
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.events import Remeasured
 from homespun.training.emitter import Emitter
-from homespun.training.evaluate import Evaluator
+from homespun.training.evaluate import evaluator_of
 from homespun.training.position import Position
 from homespun.training.resume import ResumePoint
 from homespun.training.run import Run
 
-SAME_RUN = ("model", "tokenizer_sha256", "data_sha256")
+SAME_RUN = ("model", "tokenizer_sha256", "data_sha256", LORA)
 """Entries of a header that are the same in all files of a run."""
 
 
@@ -38,8 +38,8 @@ def renew(
     before, now = ResolvedConfig(**point.header["resolved"]), run.config
     if before.dropout != now.dropout:
         position.guard.recent = []
-    evaluator = Evaluator.of(run)
-    n_tokens_before = Evaluator.of(dataclasses.replace(run, config=before)).n_tokens
+    evaluator = evaluator_of(run)
+    n_tokens_before = evaluator_of(dataclasses.replace(run, config=before)).n_tokens
     same = n_tokens_before == evaluator.n_tokens and before.precision == now.precision
     if same or position.guard.best_val_loss is None:
         return
@@ -72,5 +72,5 @@ def _best_weights(folder: CheckpointFolder, run: Run) -> Archive | None:
         best.verify()
     except CheckpointError:
         return None
-    same = all(best.header.get(name) == run.header[name] for name in SAME_RUN)
+    same = all(best.header.get(name) == run.header.get(name) for name in SAME_RUN)
     return best if same and best.kind == "weights" else None

@@ -71,6 +71,12 @@ def parsed(line: str) -> dict[str, Any]:
         ("verify checkpoints", {"path": "checkpoints"}),
         ("verify --path checkpoints", {"path": "checkpoints"}),
         ("verify", {}),
+        ("eval a b --seq-len 8 c", {"models": ["a", "b", "c"], "seq_len": 8}),
+        ("eval a --stride", {"models": ["a"], "stride": "half"}),
+        (
+            "eval --stride 16 a --max-tokens off",
+            {"stride": 16, "models": ["a"], "max_tokens": None},
+        ),
     ],
 )
 def test_the_settings_that_were_given_come_back_and_no_others(
@@ -95,6 +101,7 @@ def test_the_settings_that_were_given_come_back_and_no_others(
         ("train --lr 1e-3", "unknown flag --lr: did you mean --learning-rate? Peak"),
         ("train --device=cuda", "unknown flag --device: did you mean --engine? Framework to train with, on the GPU"),
         ("generate --max_new_tokens 9", "unknown flag --max-new-tokens: did you mean --max-tokens?"),
+        ("eval --checkpoint a.npz", "unknown flag --checkpoint: did you mean --models?"),
         ("generate --model a.npz", "unknown flag --model: did you mean --checkpoint?"),
         ("train --model tiny", "unknown flag --model: did you mean --model-size?"),
         ("generate checkpoints/best.npz", "before it: homespun generate --checkpoint checkpoints/best.npz"),

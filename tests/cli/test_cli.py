@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -235,6 +236,17 @@ BAD = [
     ("generate --checkpoint ''", "--checkpoint is empty"),
     ("generate --checkpoint checkpoints/checkpoint_step_2.state.npz", "holds state, not weights"),
     ("judge --checkpoint missing", "missing: no model is there"),
+    ("eval missing --data-file stories.txt", "missing: no model is there"),
+    ("eval checkpoints flipped.npz --data-file latin1.txt", "latin1.txt: not UTF-8 in line 1"),
+    ("eval flipped.npz --data-file short.txt", "flipped.npz is damaged (the array "),
+    ("eval truncated.npz --data-file stories.txt", "truncated.npz is not a checkpoint of homespun"),
+    ("eval --data-file empty.txt", "empty.txt: there is no text in it"),
+    ("eval --data-file missing.txt", "missing.txt: there is no such file or folder"),
+    ("eval --data-file stories.txt --seq-len 64", "context of checkpoints/best.npz is 32"),
+    (
+        "eval --data-file stories.txt --engine numpy --precision bfloat16",
+        "numpy computes in float32",
+    ),
     ("verify missing", "missing: there is no such file"),
     ("verify truncated.npz", "truncated.npz is not a checkpoint of homespun, or its end"),
     ("verify flipped.npz", "flipped.npz is damaged (the array "),
@@ -244,6 +256,14 @@ BAD = [
     (f"{GENERATE} --interactive --prompt ''", "--prompt is empty"),
     (f"{GENERATE} --prompt '{'word ' * 100}'", "the model's context is 32: shorten the prompt"),
     (f"{GENERATE} --prompt 'a\udcffb'", "the prompt is not valid UTF-8 from character 2 on"),
+    (f"{GENERATE} --prompt a --prompt-file short.txt", "--prompt and --prompt-file both name a"),
+    (f"{GENERATE} --interactive --prompt -", "--interactive reads a prompt from each line of"),
+    (f"{GENERATE} --prompt-file empty.txt", "empty.txt: there is no text in it: leave --prompt-f"),
+    (f"{GENERATE} --prompt-file missing.txt", "missing.txt: cannot be read (No such file or dir"),
+    (f"{GENERATE} --prompt-file folder", "folder: cannot be read (Is a directory)"),
+    (f"{GENERATE} --prompt-file latin1.txt", "latin1.txt: not UTF-8 in line 1: convert it first"),
+    (f"{GENERATE} --prompt-file binary.txt", "binary.txt: NUL at byte 0; this is not a text"),
+    (f"{GENERATE} --prompt-file stories.txt", "the model's context is 32: shorten the prompt"),
     (f"{GENERATE} --stop ''", "a stop string is empty"),
 ]
 
@@ -455,6 +475,37 @@ def test_generate_continues_the_prompt_by_seed_and_accepts_the_right_tokenizer(
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] == texts[2] != texts[3]
     assert all(text.startswith("Once upon") for text in texts)
+
+
+def test_a_prompt_from_a_file_or_standard_input_is_that_of_the_flag(
+    place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = shlex.split("--seed 3 --max-tokens 20")
+    assert main(["generate", "--prompt", "Once\nupon", *settings]) == 0
+    expected = capsys.readouterr().out
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfOnce\r\nupon\r\n")
+    assert main(["generate", "--prompt-file", str(tmp_path / "prompt.txt"), *settings]) == 0
+    assert capsys.readouterr().out == expected
+    done = run_with("", "generate", "--prompt", "-", *settings, input=b"Once\nupon\n")
+    assert (done.stdout.decode(), done.stderr) == (expected, b"")
+    done = run_with("<&-", "generate", "--prompt", "-", *settings)
+    assert done.stderr == b"error: standard input is closed: --prompt - reads the prompt from it\n"
+    done = run_with("", "generate", "--prompt", "-", *settings, input=b"\n")
+    assert done.stderr.startswith(b"error: standard input: there is no text in it: leave --prompt ")
+
+
+@pytest.mark.parametrize("more", ["", "--num-samples 3", "--interactive"])
+def test_verbose_adds_the_speed_on_standard_error_and_changes_no_text(
+    place: Path, more: str
+) -> None:
+    words = shlex.split(f"generate --prompt 'Once upon' --seed 3 --max-tokens 20 {more}")
+    quiet, verbose = (run_with("", *words, *flags, input=b"a\n") for flags in ([], ["--verbose"]))
+    assert verbose.stdout == quiet.stdout
+    assert quiet.stderr == b""
+    number = r"[\d,]+ tokens?( of 3 texts)? in \d+\.\d{3} s( \([\d,]+ tokens/s\))?"
+    line = rf"prefill {number}, first token after \d+\.\d{{3}} s, decode {number}\n"
+    n_texts = 2 if more == "--interactive" else 1
+    assert re.fullmatch(line * n_texts, verbose.stderr.decode())
 
 
 @pytest.fixture

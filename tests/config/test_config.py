@@ -154,7 +154,7 @@ PATHS = [
 def test_these_settings_are_paths() -> None:
     assert {name for _, name in PATHS} == {
         "data_file", "checkpoint_dir", "tokenizer_path", "config", "dataset", "output",
-        "output_dir", "checkpoint", "path", "tokens_dir",
+        "output_dir", "checkpoint", "path", "tokens_dir", "init_from",
     }  # fmt: skip
 
 
@@ -274,7 +274,9 @@ def test_every_setting_of_a_run_says_whether_a_resumed_run_may_change_it() -> No
     fixed = {name for name, kind in kinds.items() if kind == "fixed"}
     assert fixed == {
         *("vocab_size", "model_size", "architecture", "n_layers", "n_heads", "n_kv_heads"),
-        *("d_model", "d_ff", "seq_len", "optimizer", "seed"),
+        *("d_model", "d_ff", "seq_len", "optimizer", "seed", "init_from"),
+        *("lora_rank", "lora_alpha", "lora_targets"),
+        *("experts", "experts_per_token", "d_expert", "dense_layers"),
     }
 
 

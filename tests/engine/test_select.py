@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homespun.config import LoadConfig, ModelConfig, TrainConfig
+from homespun.config import ModelConfig, ReaderConfig, TrainConfig
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
 from homespun.engine.mlx import machine as mlx_machine
@@ -47,7 +47,7 @@ def test_auto_is_mlx_on_apple_silicon_alone(
     for name, (other, its_machine) in engines.items():
         assert isinstance(select.create(GPT2, READS, name=name), other)  # type: ignore[arg-type]
         assert select.machine(name) is its_machine  # type: ignore[arg-type]
-        assert isinstance(select.reader(GPT2, LoadConfig(engine=name)), other)  # type: ignore[arg-type]
+        assert isinstance(select.reader(GPT2, ReaderConfig(engine=name)), other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["torch", "mlx"])
@@ -79,7 +79,7 @@ def test_torch_does_not_pretend_to_train_in_float16() -> None:
 
 LOADS = """
 import os
-from homespun.config import LoadConfig, ModelConfig
+from homespun.config import ReaderConfig, ModelConfig
 from homespun.engine import select
 from homespun.engine.base import EngineOptions
 
@@ -88,7 +88,7 @@ os.environ["GOMP_SPINCOUNT"] = "7"
 before = dict(os.environ)
 config = ModelConfig("gpt2", 97, 24, 1, 32, 4, 4, 8, 128)
 if {reads}:
-    select.reader(config, LoadConfig(engine="torch"))
+    select.reader(config, ReaderConfig(engine="torch"))
 else:
     select.create(config, EngineOptions(seed=None), name="torch")
 changed = {{name: value for name, value in os.environ.items() if before.get(name) != value}}
@@ -129,7 +129,7 @@ def test_a_framework_is_loaded_with_the_threads_settings(monkeypatch: pytest.Mon
         seen.append({name: os.environ[name] for name in select.THREADING})
 
     monkeypatch.setattr(TorchEngine, "__init__", watched)
-    select.reader(GPT2, LoadConfig(engine="torch"))
+    select.reader(GPT2, ReaderConfig(engine="torch"))
     assert seen == [select.THREADING]
     assert not select.THREADING.keys() & os.environ.keys()
 
@@ -137,7 +137,7 @@ def test_a_framework_is_loaded_with_the_threads_settings(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["numpy", "torch", "mlx"])
 @pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
 def test_a_decoder_keeps_its_weights_when_others_are_loaded(name: Any, config: ModelConfig) -> None:
-    reader = select.reader(config, LoadConfig(engine=name, precision="float32", threads=1))
+    reader = select.reader(config, ReaderConfig(engine=name, precision="float32", threads=1))
     tokens = random_batch(config).inputs[:, :5]
     reader.load(random_weights(config).items())
     decoder = reader.decoder(3, 10)

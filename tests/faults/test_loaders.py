@@ -7,7 +7,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import pickle
+import struct
+import tempfile
 import time
 import tracemalloc
 import zipfile
@@ -28,7 +31,7 @@ from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint import archive
 from homespun.checkpoint.archive import ArrayInfo, ending_of, read_archive, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.config import ReaderName, TrainConfig
+from homespun.config import ImportConfig, ReaderName, TrainConfig
 from homespun.config.toml_file import read_toml
 from homespun.data.documents import documents
 from homespun.data.known_tokenizers import origin
@@ -36,7 +39,13 @@ from homespun.data.shards import Header, open_shard, write_shard
 from homespun.engine import select
 from homespun.engine.base import StepResult
 from homespun.errors import UserError
+from homespun.importing import import_model
 from homespun.language_model import load
+from homespun.model_formats import gguf, huggingface, mlx
+from homespun.model_formats.formats import open_model
+from homespun.model_formats.gguf_file import TENSOR_TYPES, GGUFFile, read_gguf
+from homespun.model_formats.stored_model import StoredModel
+from homespun.model_formats.weights_folder import INDEX, WEIGHTS
 from homespun.planning.recipe import ResolvedConfig, given_settings
 from homespun.records.metrics import read
 from homespun.tokenizer import Tokenizer, train
@@ -52,6 +61,11 @@ TITLE = "Files from elsewhere"
 FUZZED = "a file of each kind that is read, mutated"
 HEADERS = "a checkpoint whose hashes are right and whose header is not"
 BOMBS = "a checkpoint whose manifest takes many times its size when it is parsed"
+METADATA = "a GGUF file whose metadata lie"
+DESCRIPTION = (
+    "a folder of another program whose config, index, weights or quantisation are described falsely"
+)
+IMPORTS = "an import of a model whose files are cut"
 PICKLED = "a pickle in the place of a file of each kind, and inside a .npz"
 
 Loader = Callable[[Path], object]
@@ -80,7 +94,9 @@ def refused_or_taken(loader: Loader, path: Path) -> bool:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert "\n" not in message
-    assert peak < memory_for(path.stat().st_size), f"{peak:,} bytes for {path.stat().st_size:,}"
+    files = path.parent.iterdir() if path.parent.name in FOLDERS else [path]
+    n_bytes = sum(file.stat().st_size for file in files)
+    assert peak < memory_for(n_bytes), f"{peak:,} bytes for {n_bytes:,}"
     assert time.process_time() - began < SECONDS
     return taken
 
@@ -112,12 +128,56 @@ def _parquet() -> bytes:
 
 
 def _written(write: Callable[[Path], object]) -> bytes:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "file")
         return (Path(folder) / "file").read_bytes()
 
+
+def _model() -> StoredModel:
+    """A model whose matrices have whole groups of 32 numbers, so that they can be quantised."""
+    sizes = {"d_model": 32, "n_heads": 1, "d_ff": 32}
+    config = shaped(preset("pico"), {"vocab_size": 270, "seq_len": 8, "n_layers": 1, **sizes})
+    return StoredModel(
+        Path("best.npz"), config, TOKENIZER, lambda: initial_weights(config, 0), {}, 3
+    )
+
+
+def _folder(write: Callable[[StoredModel, Path, str], None], precision: str) -> dict[str, bytes]:
+    """The files of an export by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(_model(), Path(folder), precision)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def _in_parts(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The folder of a model whose weights have an index."""
+    names = safetensors_names(files[WEIGHTS])
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "part.safetensors")}
+    parts = {"part.safetensors": files[WEIGHTS], INDEX: json.dumps(index).encode()}
+    return {name: content for name, content in files.items() if name != WEIGHTS} | parts
+
+
+def safetensors_names(content: bytes) -> list[str]:
+    return [name for name in safetensors_header(content) if name != "__metadata__"]
+
+
+def safetensors_header(content: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header
+
+
+def open_and_read(path: Path) -> None:
+    """Read all that a model of other programs is: its description, its tokenizer and its tensors."""
+    for _, array in open_model(path).tensors():
+        assert array.dtype == np.float32
+
+
+def _gguf() -> bytes:
+    return _written(lambda path: gguf.write_file(_model(), path, "int8"))
+
+
+HUGGINGFACE, MLX = _folder(huggingface.write_folder, "bfloat16"), _folder(mlx.write_folder, "int8")
+IN_PARTS = _in_parts(HUGGINGFACE)
 
 TEXT = "Once upon a time, there was a café.\n<|endoftext|>\nThe cat ran.\r\n\n" * 30
 FILES: dict[str, tuple[bytes, Loader]] = {
@@ -144,7 +204,20 @@ FILES: dict[str, tuple[bytes, Loader]] = {
         lambda path: sum(map(len, documents(path))),
     ),
     "text.parquet": (_parquet(), lambda path: sum(map(len, documents(path)))),
+    "model.gguf": (_gguf(), open_and_read),
 }
+FOLDERS = {
+    "huggingface": (HUGGINGFACE, (WEIGHTS, "config.json", "tokenizer.json")),
+    "parts": (IN_PARTS, ("part.safetensors", INDEX)),
+    "mlx": (MLX, (WEIGHTS, "config.json", "tokenizer_config.json")),
+}
+"""The files of models that are folders, and those of them that are damaged here."""
+BESIDE: dict[str, dict[str, bytes]] = {}
+"""For a file of a folder, all files of that folder."""
+for folder, (files, read_files) in FOLDERS.items():
+    for name in read_files:
+        FILES[f"{folder}/{name}"] = (files[name], lambda path: open_and_read(path.parent))
+        BESIDE[f"{folder}/{name}"] = files
 
 # Mutations
 
@@ -182,14 +255,23 @@ def mutated(content: bytes, mutations: list[tuple[str, float, Any]]) -> bytes:
     return content
 
 
+def placed(name: str, folder: Path) -> Path:
+    """The valid file of a kind, with the files that belong beside it."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    for other, content in BESIDE.get(name, {}).items():
+        (path.parent / other).write_bytes(content)
+    path.write_bytes(FILES[name][0])
+    return path
+
+
 @pytest.mark.parametrize("examples", [40, pytest.param(2000, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("name", FILES)
 def test_a_mutated_file_is_taken_or_refused(
     name: str, examples: int, tmp_path: Path, table: Table
 ) -> None:
     content, loader = FILES[name]
-    path = tmp_path / name
-    path.write_bytes(content)
+    path = placed(name, tmp_path)
     assert refused_or_taken(loader, path)
 
     def read_with(mutations: list[tuple[str, float, Any]]) -> None:
@@ -416,6 +498,181 @@ def test_many_arrays_are_read_in_linear_time() -> None:
     assert time.process_time() - began < SECONDS
 
 
+# Models of other programs whose descriptions lie
+
+
+def gguf_value(value: Any) -> bytes:
+    """A value of metadata with its type before it."""
+    match value:
+        case bool():
+            return struct.pack("<I?", 7, value)
+        case int():
+            return struct.pack("<IQ", 10, value % 2**64)
+        case float():
+            return struct.pack("<Id", 12, value)
+        case str():
+            return struct.pack("<IQ", 8, len(value.encode())) + value.encode()
+        case _:
+            items = [gguf_value(item) for item in value]
+            kind = items[0][:4] if items else struct.pack("<I", 4)
+            same = [item[4:] for item in items if item[:4] == kind]
+            return struct.pack("<I", 9) + kind + struct.pack("<Q", len(same)) + b"".join(same)
+
+
+def gguf_with(metadata: Mapping[str, Any]) -> bytes:
+    """A GGUF file with other metadata and the tensors of the valid one."""
+    head = b"".join(gguf_value(key)[4:] + gguf_value(value) for key, value in metadata.items())
+    described = b"".join(
+        gguf_value(t.name)[4:]
+        + struct.pack("<I", len(t.shape))
+        + b"".join(struct.pack("<Q", n) for n in reversed(t.shape))
+        + struct.pack("<IQ", GGUF_CODES[t.kind], t.offset - GGUF_DATA)
+        for t in GGUF.tensors.values()
+    )
+    start = b"GGUF" + struct.pack("<IQQ", 3, len(GGUF.tensors), len(metadata)) + head + described
+    return start + b"\0" * (-len(start) % 32) + FILES["model.gguf"][0][GGUF_DATA:]
+
+
+def _read_gguf() -> GGUFFile:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        path.write_bytes(FILES["model.gguf"][0])
+        return read_gguf(path)
+
+
+GGUF = _read_gguf()
+GGUF_DATA = min(tensor.offset for tensor in GGUF.tensors.values())
+GGUF_CODES = {kind: code for code, (kind, _, _) in TENSOR_TYPES.items()}
+GGUF_METADATA = {
+    key: value.tolist() if isinstance(value, np.ndarray) else value
+    for key, value in GGUF.metadata.items()
+}
+MORE_METADATA = {
+    "qwen3.expert_count": 0,
+    "qwen3.attention.sliding_window": 0,
+    "qwen3.rope.scaling.type": "none",
+    "general.alignment": 32,
+    "tokenizer.ggml.scores": [0.0] * 270,
+    "tokenizer.ggml.add_space_prefix": True,
+    "tokenizer.ggml.unknown_token_id": 0,
+}
+odd_metadata = odd.filter(lambda value: value is not None and value != {} and value != {"a": 1})
+odd_metadata |= st.sampled_from(
+    [
+        "llama",
+        "gpt2",
+        "qwen2",
+        [0.0] * 270,
+        ["a"] * 270,
+        [6] * 270,
+        [True],
+        [-1],
+        math.nan,
+        ["[" * 300],
+    ]
+)
+
+
+@pytest.mark.parametrize("examples", [150, pytest.param(3000, marks=pytest.mark.faults)])
+def test_metadata_that_lie_are_refused(examples: int, tmp_path: Path, table: Table) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_with(GGUF_METADATA))
+    assert refused_or_taken(open_and_read, path)
+    keys = st.sampled_from([*GGUF_METADATA, *MORE_METADATA])
+
+    @settings(derandomize=True, deadline=None, max_examples=examples, database=None)
+    @given(st.dictionaries(keys, odd_metadata, min_size=1, max_size=3), st.booleans())
+    def load_it(changes: dict[str, Any], more: bool) -> None:
+        path.write_bytes(gguf_with({**GGUF_METADATA, **(MORE_METADATA if more else {}), **changes}))
+        refused_or_taken(open_and_read, path)
+
+    load_it()
+    table.row(METADATA, tries=examples, lost=NOTHING, result="taken, or refused in a line")
+
+
+def described_places(files: dict[str, bytes], name: str) -> list[tuple[Any, ...]]:
+    """The places in a JSON file, or in the header of a file of weights."""
+    content = files[name]
+    value = safetensors_header(content) if name.endswith("safetensors") else json.loads(content)
+    return [(name, *place) for place in places(value)]
+
+
+def edited(content: bytes, name: str, changes: Mapping[Place, Any], gone: bool) -> bytes:
+    """A JSON file, or a file of weights, whose description has other values in some places."""
+    if not name.endswith("safetensors"):
+        return json.dumps(changed(json.loads(content), changes, gone)).encode()
+    header = json.dumps(changed(safetensors_header(content), changes, gone)).encode()
+    data = content[8 + int.from_bytes(content[:8], "little") :]
+    return struct.pack("<Q", len(header)) + header + data
+
+
+DESCRIPTIONS = {
+    folder: [place for name in names for place in described_places(files, name)]
+    for folder, (files, names) in {
+        "huggingface": (HUGGINGFACE, (WEIGHTS, "config.json", "homespun.json")),
+        "parts": (IN_PARTS, (INDEX,)),
+        "mlx": (MLX, (WEIGHTS, "config.json", "tokenizer_config.json")),
+    }.items()
+}
+odd_description = odd | st.sampled_from(
+    [0.0, 1.0, math.nan, math.inf, -math.inf, 10**400, 1 << 40, [0, 1 << 45], [1 << 40], "F32", "U32", "BOOL",
+     "../part.safetensors", "/etc/passwd", "part.safetensors", "..", {"group_size": 0, "bits": 8}, {"type": "yarn"}]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("examples", [150, pytest.param(3000, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("folder", DESCRIPTIONS)
+def test_a_description_that_lies_is_refused(
+    folder: str, examples: int, tmp_path: Path, table: Table
+) -> None:
+    files, _ = FOLDERS[folder]
+    path = tmp_path / folder
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+
+    def read_folder(file: Path) -> None:
+        open_and_read(file.parent)
+
+    assert refused_or_taken(read_folder, path / "config.json")
+    where = st.sampled_from(DESCRIPTIONS[folder])
+
+    @settings(derandomize=True, deadline=None, max_examples=examples, database=None)
+    @given(st.dictionaries(where, odd_description, min_size=1, max_size=3), st.booleans())
+    def load_it(changes: dict[tuple[Any, ...], Any], gone: bool) -> None:
+        names = {name for name, *_ in changes}
+        for name in names:
+            of_file = {place[1:]: value for place, value in changes.items() if place[0] == name}
+            (path / name).write_bytes(edited(files[name], name, of_file, gone))
+        refused_or_taken(read_folder, path / "config.json")
+        for name in names:
+            (path / name).write_bytes(files[name])
+
+    load_it()
+    tries = examples * len(DESCRIPTIONS)
+    table.row(DESCRIPTION, tries=tries, lost=NOTHING, result="taken, or refused in a line")
+
+
+def test_an_import_that_is_refused_writes_nothing(tmp_path: Path, table: Table) -> None:
+    """Each file of a model is cut, in turn, and the folder of an earlier run is there."""
+    output, tries = tmp_path / "run", 0
+    output.mkdir()
+    (output / "kept.txt").write_text("kept")
+    for name in {*BESIDE, "model.gguf"} - {"mlx/tokenizer_config.json"}:  # which is not needed
+        content = FILES[name][0]
+        for end in range(0, len(content) - 1, len(content) // 20):
+            path = placed(name, tmp_path)
+            path.write_bytes(content[:end])
+            source = path if name == "model.gguf" else path.parent
+            with pytest.raises(UserError) as refused:
+                import_model(ImportConfig(source=str(source), output=str(output)), print)
+            assert "\n" not in str(refused.value)
+            assert [entry.name for entry in output.iterdir()] == ["kept.txt"]
+            assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("run.")]
+            tries += 1
+    table.row(IMPORTS, tries=tries, lost=NOTHING, result="refused in a line; nothing written")
+
+
 # Models that are small on the disk only
 
 CLAIMS: dict[str, dict[str, Any]] = {
@@ -486,8 +743,8 @@ def test_no_loader_runs_a_payload(tmp_path: Path, table: Table) -> None:
     tries = 0
     for name, (valid, loader) in FILES.items():
         for content in [*contents, *(part for c in contents for part in (valid + c, c + valid))]:
-            path = tmp_path / name
-            path.unlink(missing_ok=True)
+            path = placed(name, tmp_path)
+            path.unlink()
             path.write_bytes(content)
             refused_or_taken(loader, path)
             tries += 1

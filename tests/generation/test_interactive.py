@@ -211,6 +211,12 @@ def test_a_prompt_of_the_command_line_comes_first(tmp_path):
         terminal.wait_for("> ")
 
 
+def test_a_prompt_of_the_command_line_is_no_command(tmp_path):
+    with Terminal(tmp_path, "/quit") as terminal:
+        terminal.wait_for("/quit, t=0.8")
+        terminal.wait_for("> ")
+
+
 def run_piped(stdin):
     return subprocess.run([sys.executable, "-c", PROGRAM], input=stdin, capture_output=True)
 

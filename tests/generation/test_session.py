@@ -136,6 +136,21 @@ def test_prompts_of_unequal_length_give_the_texts_that_each_gives_alone(
     assert len({len(result.token_ids) for result in together}) > 1
 
 
+def test_a_list_of_ids_is_the_prompt_as_it_is(decoders, tokenizer):
+    config = SamplingConfig(max_tokens=12, temperature=0)
+    session = Session(decoders(), tokenizer, 16)
+    ids = session.prompt_ids("abc")
+    by_text, by_ids, inside = session.generate_batch(["abc", ids, ids[2:]], config)
+    assert by_ids == by_text
+    assert inside.token_ids == uncached(decoders().model, ids[2:], config, 16)
+    for bad in ([], [1] * 17):
+        with pytest.raises(UserError, match=f"the prompt has {len(bad)} tokens: 1 to 16"):
+            session.generate_batch([bad], config)
+    for bad in ([0, -1], [tokenizer.vocab_size]):
+        with pytest.raises(UserError, match="not in the vocabulary"):
+            session.generate_batch([bad], config)
+
+
 def test_a_bad_prompt_among_others_is_refused_before_anything_runs(decoders, tokenizer):
     factory = decoders()
     with pytest.raises(UserError, match="the prompt is empty"):

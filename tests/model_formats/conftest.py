@@ -9,11 +9,14 @@ import pytest
 
 from homespun.architectures.families import FAMILIES, parameters
 from homespun.config import ModelConfig
+from homespun.model_formats.formats import EXPORTS
 from homespun.model_formats.stored_model import StoredModel
 from homespun.named_array import NamedArray
 from homespun.stories import stories
 from homespun.tokenizer import Tokenizer, train
 
+WHOLE = [name for name in EXPORTS if name != "peft"]
+"""The formats of whole models; PEFT's holds adapters alone."""
 VOCAB_SIZE = 512
 """More than the tokenizer has, as in models whose vocabulary is padded."""
 

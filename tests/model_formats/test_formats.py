@@ -10,13 +10,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from homespun.architectures.families import family
-from homespun.config import LoadConfig
+from homespun.config import ReaderConfig
 from homespun.errors import UserError
 from homespun.language_model import load, load_stored
 from homespun.model_formats.formats import EXPORTS, open_model
 from homespun.model_formats.numbers import from_bfloat16, in_precision, to_bfloat16
 from homespun.model_formats.stored_model import StoredModel
-from tests.model_formats.conftest import VOCAB_SIZE, small_config, small_model, small_tokenizer
+from tests.model_formats.conftest import (
+    VOCAB_SIZE,
+    WHOLE,
+    small_config,
+    small_model,
+    small_tokenizer,
+)
 
 LARGEST_ERROR = {"float32": 0.0, "float16": 1e-3, "bfloat16": 6e-3, "int8": 6e-3}
 """Of a weight; the weights of the small models are below 2."""
@@ -30,7 +36,7 @@ def written(model: StoredModel, folder: Path, name: str, precision: str = "float
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [(n, p) for n, export in EXPORTS.items() for p in export.precisions]
+    ("name", "precision"), [(n, p) for n in WHOLE for p in EXPORTS[n].precisions]
 )
 def test_a_model_comes_back(name: str, precision: str, model: StoredModel, tmp_path: Path) -> None:
     try:
@@ -57,7 +63,7 @@ def test_transformers_computes_the_same_logits(model: StoredModel, tmp_path: Pat
     ids = np.random.default_rng(1).integers(0, VOCAB_SIZE, (2, 40))
     with torch.no_grad():
         expected = theirs(torch.tensor(ids)).logits.numpy()
-    ours = load_stored(model, LoadConfig(engine="numpy"))
+    ours = load_stored(model, ReaderConfig(engine="numpy"))
     np.testing.assert_allclose(ours(ids), expected, atol=1e-4)
 
 
@@ -122,8 +128,8 @@ def test_a_head_that_is_stored_twice_is_read_once(tmp_path: Path) -> None:
 def test_load_takes_every_format(tmp_path: Path) -> None:
     model = small_model(small_config("llama"))
     ids = np.arange(10)[None]
-    expected = load_stored(model, LoadConfig(engine="numpy"))(ids)
-    for name in EXPORTS:
+    expected = load_stored(model, ReaderConfig(engine="numpy"))(ids)
+    for name in WHOLE:
         folder = tmp_path / name
         folder.mkdir()
         path = written(model, folder, name)

@@ -1,14 +1,19 @@
 """GGUF files: the vocabulary of every known splitting, quantised weights, and files that lie about themselves."""
 
 import contextlib
+import dataclasses
 import json
 import random
+import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from homespun.errors import UserError
 from homespun.model_formats import gguf as gguf_format
@@ -18,6 +23,7 @@ from homespun.model_formats.gguf_tokenizer import SPLITTINGS, from_metadata, to_
 from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import Tokenizer
 from tests.model_formats.conftest import small_config, small_model, small_tokenizer
+from tests.tokenizer import kinds
 
 TEXT = "It's 3:45 — naïve café 日本語 👩‍👩‍👧\n\n\tdef f(x): return 12345\r\n <|endoftext|> e\u0301\x01 don't\n"
 
@@ -69,8 +75,77 @@ def test_other_tokenizers_are_refused() -> None:
     }
     with pytest.raises(UserError, match="splitting text"):
         to_metadata(Tokenizer.from_json(json.dumps(specification)), 512)
-    with pytest.raises(UserError, match="kind llama"):
-        from_metadata({"tokenizer.ggml.model": "llama"}, "model.gguf")
+    with pytest.raises(UserError, match="kind t5"):
+        from_metadata({"tokenizer.ggml.model": "t5"}, "model.gguf")
+
+
+VOCABULARIES = ("gpt2", "llama3", "qwen", "smollm2", "llama2")
+
+
+def check_vocabulary(kind: str, n_characters: int, folder: Path) -> None:
+    """The vocabulary of a `tokenizer.json`, written to a GGUF file and read, has the ids of `transformers`."""
+    (folder / "tokenizer.json").write_text(kinds.as_json(kind), encoding="utf-8")
+    path = folder / "model.gguf"
+    tokenizer = Tokenizer.from_json(kinds.as_json(kind))
+    config = dataclasses.replace(small_config("llama"), vocab_size=tokenizer.vocab_size + 3)
+    gguf_format.write_file(small_model(config, tokenizer), path, "float16")
+    read = open_model(path).tokenizer
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), split_special_tokens=True
+    )
+    text = kinds.comparable(kind, kinds.mixed_text(n_characters))
+    assert read.encode(text) == theirs(text, add_special_tokens=False, verbose=False)["input_ids"]
+    assert (read.eot_id, read.vocab_size) == (tokenizer.eot_id, tokenizer.vocab_size)
+    assert read.decode(read.encode(text)) == tokenizer.decode(tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("kind", VOCABULARIES)
+def test_a_vocabulary_has_the_ids_of_transformers(kind: str, tmp_path: Path) -> None:
+    check_vocabulary(kind, 30_000, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", VOCABULARIES)
+def test_a_megabyte_has_the_ids_of_transformers(kind: str, tmp_path: Path) -> None:
+    assert len(kinds.mixed_text(730_000).encode()) > 1_000_000
+    check_vocabulary(kind, 730_000, tmp_path)
+
+
+def sentencepiece_metadata() -> dict[str, Any]:
+    """The vocabulary of Llama 2's kind, with scores."""
+    return to_metadata(Tokenizer.from_json(kinds.as_json("llama2")), 400)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.pop("tokenizer.ggml.scores"), "damaged ('tokenizer.ggml.scores')"),
+        (lambda data: data["tokenizer.ggml.scores"].pop(), "damaged (zip() argument 3"),
+        (lambda data: data.update({"tokenizer.ggml.scores": ["x"] * 400}), "damaged (could not"),
+        (lambda data: data.update({"tokenizer.ggml.eos_token_id": 400}), "damaged (list index"),
+        (lambda data: data.update({"tokenizer.ggml.eos_token_id": "2"}), "damaged (list indices"),
+        (lambda data: data.update({"tokenizer.ggml.unknown_token_id": 4000}), "damaged (list"),
+        (lambda data: data.update({"tokenizer.ggml.token_type": [1] * 400}), "none of its special"),
+        (
+            lambda data: data["tokenizer.ggml.tokens"].__setitem__(5, "x0"),
+            "cannot be used here: its vocabulary has no token <0x02>",
+        ),
+        (
+            lambda data: data.update({"tokenizer.ggml.scores": [0.0] * 400}),
+            "cannot be used here: its pieces '</' and 'on' have one score",
+        ),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(
+    change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    metadata = sentencepiece_metadata()
+    assert from_metadata(metadata, "model.gguf").vocab_size < 400
+    change(metadata)
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        from_metadata(metadata, "model.gguf")
+    assert str(refused.value).startswith("model.gguf: ")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "BF16", "F16"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import random
 import struct
 from pathlib import Path
@@ -41,6 +42,8 @@ ENTRIES = [
     {NORM: [1, 2]},
     {NORM: None},
     {"other.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}},
+    {"a\nb": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}},
+    {NORM: {"dtype": "F\n32", "shape": [64], "data_offsets": [0, 256]}},
 ]
 
 
@@ -50,6 +53,18 @@ def test_a_header_that_lies_is_refused(change: dict[str, object], folder: Path) 
     with pytest.raises(UserError, match=str(folder)) as raised:
         open_model(folder)
     assert "\n" not in str(raised.value)
+
+
+def test_offsets_that_are_no_integers_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    first = min(read_entries(path).values(), key=lambda entry: entry.offset)
+    [name] = [name for name, entry in read_entries(path).items() if entry == first]
+    end = 4 * math.prod(first.shape)
+    for offsets in ([0.0, end], [False, end], [0, float(end)]):
+        stated = {"dtype": "F32", "shape": first.shape, "data_offsets": offsets}
+        with_header(path, {name: stated})
+        with pytest.raises(UserError, match="a tensor is not described"):
+            open_model(folder)
 
 
 def test_a_header_longer_than_the_file_is_refused(folder: Path) -> None:

@@ -5,16 +5,20 @@ import dataclasses
 import pytest
 
 from homespun.architectures.families import count_parameters, flops_per_token, parameters
+from homespun.architectures.lora import Lora, count_trained
 from homespun.architectures.presets import PRESETS
-from homespun.config import ModelConfig
-from homespun.engine.base import LONGEST_IN_FULL
+from homespun.engine import traits
+from homespun.engine.traits import LONGEST_IN_FULL
 from homespun.planning.estimate import (
     UTILISATION,
+    Computing,
     expected_seconds_per_step,
     expected_tokens_per_second,
-    training_bytes,
     training_memory,
 )
+
+FLOAT32 = Computing("adamw", traits.torch_on_cpu(False, 256))
+HALF = Computing("adamw", traits.torch_on_cpu(True, 256))
 
 
 def test_memory_holds_weights_gradients_and_moments_and_grows_with_the_batch() -> None:
@@ -22,80 +26,112 @@ def test_memory_holds_weights_gradients_and_moments_and_grows_with_the_batch() -
     weights = count_parameters(small)
     matrices = sum(p.size for p in parameters(small) if p.group == "matrix")
 
-    def needed(batch_size: int, optimizer: str = "adamw", **options: bool) -> int:
-        settings = {"half": False, "checkpointing": False} | options
-        return training_bytes(small, batch_size, optimizer, **settings)
+    def needed(batch_size: int, computing: Computing = FLOAT32) -> int:
+        return training_memory(small, batch_size, computing).total
 
     assert needed(1) > 16 * weights
     assert needed(1) < needed(2) < needed(16)
-    # Only the activations and the mask of documents grow with the batch size.
-    assert needed(16) - needed(8) == 2 * (needed(8) - needed(4))
-    assert needed(8) - needed(8, "muon") == 4 * matrices
-    assert needed(16, half=True) < needed(16)
-    assert needed(16, checkpointing=True) < needed(16) / 2
+    # Only the activations and the mask of documents grow with the batch size, but for rounding.
+    assert abs(needed(16) - needed(8) - 2 * (needed(8) - needed(4))) <= 4
+    assert needed(8) - needed(8, dataclasses.replace(FLOAT32, optimizer="muon")) == 4 * matrices
+    assert needed(16, HALF) < needed(16)
+    assert needed(16, dataclasses.replace(FLOAT32, checkpointing=True)) < needed(16) / 2
 
 
 def test_each_part_of_the_memory_depends_on_its_own_settings() -> None:
     small = dataclasses.replace(PRESETS["small"], seq_len=512)
     weights = 4 * count_parameters(small)
-    plain = training_memory(small, 8, "adamw", half=False, checkpointing=False)
+    plain = training_memory(small, 8, FLOAT32)
     assert (plain.weights, plain.gradients, plain.moments) == (weights, weights, 2 * weights)
     assert plain.casts == 0
-    half = training_memory(small, 8, "adamw", half=True, checkpointing=False)
+    half = training_memory(small, 8, HALF)
     matrices = sum(p.size for p in parameters(small) if p.group == "matrix")
     assert half.casts == 2 * matrices
     assert half.activations < plain.activations
-    by_muon = training_memory(small, 8, "muon", half=False, checkpointing=False)
+    by_muon = training_memory(small, 8, dataclasses.replace(FLOAT32, optimizer="muon"))
     less = plain.moments - by_muon.moments
     assert dataclasses.replace(by_muon, moments=plain.moments) == plain
     assert less == 4 * matrices
-    recomputed = training_memory(small, 8, "adamw", half=False, checkpointing=True)
+    recomputed = training_memory(small, 8, dataclasses.replace(FLOAT32, checkpointing=True))
     assert recomputed.activations < plain.activations
     assert dataclasses.replace(recomputed, activations=plain.activations) == plain
-    parts = dataclasses.asdict(plain)
-    assert (
-        plain.total
-        == sum(parts.values())
-        == training_bytes(small, 8, "adamw", half=False, checkpointing=False)
-    )
+    assert plain.total == sum(dataclasses.asdict(plain).values())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
+    small = dataclasses.replace(PRESETS["gpt2-small"], seq_len=256)
+    lora = Lora(8, 16.0)
+    adapters = 4 * count_trained(small, lora)
+    matrices = sum(p.size for p in parameters(small) if p.group == "matrix")
+    computing = Computing("adamw", traits.torch_on_cpu(half, 256))
+    whole = training_memory(small, 1, computing)
+    ours = training_memory(small, 1, dataclasses.replace(computing, lora=lora))
+    assert adapters < whole.weights / 50
+    assert (ours.gradients, ours.moments) == (adapters, 2 * adapters)
+    # The matrices are kept in the precision of the computation alone.
+    assert ours.weights == whole.weights + adapters - (2 * matrices if half else 0)
+    assert ours.casts == 0
+    assert (ours.activations, ours.mask) == (whole.activations, whole.mask)
+    gradient = small.vocab_size * small.d_model * (2 if half else 4)
+    assert ours.logits == whole.logits - gradient
+    assert ours.total < whole.total / 2
+    by_muon = training_memory(small, 1, dataclasses.replace(computing, optimizer="muon", lora=lora))
+    assert by_muon == ours
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer", "half", "checkpointing", "expected"),
+    ("name", "seq_len", "batch_size", "computing", "measured"),
     [
-        ("pico", "adamw", False, False, 853_105_152),
-        ("mini", "muon", True, False, 1_862_794_240),
-        ("gpt2-small", "adamw", True, True, 2_967_732_224),
-        ("3b", "muon", True, True, 39_428_777_984),
+        ("mini", 256, 8, Computing("muon", traits.torch_on_cpu(True, 256)), 594.7),
+        ("mini", 256, 4, Computing("muon", traits.torch_on_cpu(True, 256)), 411.0),
+        ("mini", 256, 16, Computing("muon", traits.torch_on_cpu(True, 256), masked=False), 961.8),
+        ("mini", 1024, 4, Computing("muon", traits.torch_on_cpu(True, 1024)), 958.0),
+        ("mini", 1024, 16, Computing("muon", traits.torch_on_cpu(True, 1024)), 3300.9),
     ],
 )
-def test_the_estimates_stay_as_they_were(
-    name: str, optimizer: str, half: bool, checkpointing: bool, expected: int
+def test_the_estimates_are_near_measured_memory(
+    name: str, seq_len: int, batch_size: int, computing: Computing, measured: float
 ) -> None:
-    """The estimates were fitted to measurements (benchmarks/memory.py), so a change needs new measurements."""
-    found = training_bytes(PRESETS[name], 16, optimizer, half=half, checkpointing=checkpointing)
-    assert found == expected
+    """Megabytes of real steps, with a vocabulary of 4,096; benchmarks/planning.py measures more."""
+    model = dataclasses.replace(PRESETS[name], seq_len=seq_len, vocab_size=4096)
+    estimate = training_memory(model, batch_size, computing).total / 1e6
+    assert estimate == pytest.approx(measured, rel=0.1)
 
 
 def test_the_mask_of_documents_grows_with_the_square_of_the_context() -> None:
-    long = dataclasses.replace(PRESETS["pico"], seq_len=32_768)
-    memory = training_memory(long, 1, "adamw", half=False, checkpointing=False)
-    assert memory.mask == 4 * 32_768**2
-    assert training_memory(long, 2, "adamw", half=True, checkpointing=True).mask == memory.mask
+    def mask(seq_len: int, *, masked: bool = True) -> int:
+        long = dataclasses.replace(PRESETS["pico"], seq_len=seq_len)
+        on_gpu = Computing("adamw", traits.torch_on_cuda(False), masked=masked)
+        return training_memory(long, 1, on_gpu).mask
+
+    assert mask(32_768) == 4 * 32_768**2
+    assert mask(16_384) == mask(32_768) / 4
+    assert mask(32_768, masked=False) == 0
 
 
 def test_attention_weights_are_counted_where_they_are_kept() -> None:
     model = dataclasses.replace(PRESETS["mini"], seq_len=LONGEST_IN_FULL)
+    uses = dataclasses.replace(traits.torch_on_cpu(True, LONGEST_IN_FULL), lost=0.0)
 
-    def activations(model: ModelConfig, *, full_attention: bool) -> int:
-        return training_memory(
-            model, 1, "adamw", half=True, checkpointing=False, full_attention=full_attention
-        ).activations
+    def activations(keeps: bool) -> int:
+        use = dataclasses.replace(uses, keeps_attention=keeps)
+        return training_memory(model, 1, Computing("adamw", use)).activations
 
-    kept, not_kept = (activations(model, full_attention=full) for full in (True, False))
-    assert kept - not_kept == (model.n_layers + 1) * 2 * model.n_heads * LONGEST_IN_FULL**2
-    longer = dataclasses.replace(model, seq_len=LONGEST_IN_FULL + 1)
-    assert activations(longer, full_attention=True) == activations(longer, full_attention=False)
+    kept = (model.n_layers + uses.transient_blocks) * 2 * model.n_heads * LONGEST_IN_FULL**2
+    assert activations(True) - activations(False) == kept
+    assert uses.keeps_attention
+    assert not traits.torch_on_cpu(True, LONGEST_IN_FULL + 1).keeps_attention
+    assert not traits.torch_on_cpu(False, LONGEST_IN_FULL).keeps_attention
+    assert traits.mlx(False).keeps_attention
+
+
+def test_an_update_takes_more_only_where_the_backward_pass_takes_less() -> None:
+    model = dataclasses.replace(PRESETS["mini"], seq_len=32, vocab_size=500)
+    short, long = (
+        training_memory(model, size, Computing("adamw", traits.mlx(False))) for size in (1, 64)
+    )
+    assert short.update > 0 == long.update
 
 
 def test_time_is_work_by_the_speed_that_training_reaches() -> None:

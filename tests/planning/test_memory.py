@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +14,20 @@ from hypothesis import strategies as st
 
 from homespun.architectures.presets import PRESETS, shaped
 from homespun.config import TrainConfig
+from homespun.engine import traits
 from homespun.errors import UserError
 from homespun.planning import memory
-from homespun.planning.estimate import training_bytes
 from homespun.planning.recipe import Plan, plan
 from tests.conftest import records
 
 GIGABYTE = 10**9
+
+
+MACHINE: Any = SimpleNamespace(
+    step_traits=lambda precision, seq_len: traits.torch_on_cpu(False, seq_len),
+    memory_capacity=lambda: 8 * GIGABYTE,
+    memory_available=lambda: 5 * GIGABYTE,
+)
 
 
 def planned(**settings: object) -> Plan:
@@ -39,7 +47,7 @@ def test_what_is_named_fits_and_makes_the_same_update(
         gradient_checkpointing=checkpointing,
     )
     room = gigabytes * GIGABYTE // 2
-    said = memory.what_fits(before, room)
+    said = memory.what_fits(before, room, MACHINE)
     if "makes the same update" in said:
         numbers = r"--batch-size (\d+) --grad-accumulation-steps (\d+)( --gradient-checkpointing)?"
         [(batch, steps, recompute)] = re.findall(numbers, said)
@@ -50,14 +58,15 @@ def test_what_is_named_fits_and_makes_the_same_update(
         [(name, batch)] = re.findall(r"--model-size (\S+) --batch-size (1) takes", said)
         model = shaped(PRESETS[name], {"vocab_size": 8000, "seq_len": 256})
         recompute = checkpointing
-        least = training_bytes(before.model, 1, "adamw", half=False, checkpointing=True)
-        assert least > room
-    needed = training_bytes(model, int(batch), "adamw", half=False, checkpointing=recompute)
-    assert needed <= room
+        assert memory.step_memory(before, MACHINE, 1, checkpointing=True).total > room
+    named = dataclasses.replace(before, model=model)
+    assert memory.step_memory(named, MACHINE, int(batch), recompute).total <= room
 
 
 def test_where_nothing_fits_it_says_so() -> None:
-    assert memory.what_fits(planned(), 10**6).startswith("not even the smallest model fits")
+    assert memory.what_fits(planned(), 10**6, MACHINE).startswith(
+        "not even the smallest model fits"
+    )
 
 
 def without_estimates(message: str) -> str:
@@ -67,13 +76,7 @@ def without_estimates(message: str) -> str:
 def test_what_cannot_fit_is_refused_and_what_does_not_fit_now_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    machine = SimpleNamespace(
-        computes_in_half=lambda precision: False,
-        has_own_memory=lambda: False,
-        memory_capacity=lambda: 8 * GIGABYTE,
-        memory_available=lambda: 5 * GIGABYTE,
-    )
-    monkeypatch.setattr(memory.select, "machine", lambda name: machine)
+    monkeypatch.setattr(memory.select, "machine", lambda name: MACHINE)
     said: list[str] = []
     with pytest.raises(UserError) as refused:
         memory.check_memory(planned(batch_size=64), said.append)

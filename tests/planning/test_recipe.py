@@ -8,14 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homespun.architectures.families import count_parameters, flops_per_token
-from homespun.architectures.presets import PRESETS
+from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.estimate import UTILISATION
 from homespun.planning.recipe import (
+    FINE_TUNING_RATE,
+    LORA_RATE,
     MAX_PASSES,
+    OF_ITS_RUN,
     SHAPE,
     SIZES,
+    Initial,
     Plan,
     ResolvedConfig,
     given_settings,
@@ -52,7 +56,18 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
     still_open = {field.name for field in dataclasses.fields(config)} - given_settings(
         config
     ).keys()
-    free = {"config", "data_file", "tokenizer_path", "model_size", "threads", "patience"}
+    free = {
+        "config",
+        "data_file",
+        "tokenizer_path",
+        "model_size",
+        "threads",
+        "patience",
+        "init_from",
+        "lora_rank",
+        "lora_alpha",
+        "lora_targets",
+    }
     shape = set(SHAPE)
     limits = {"max_epochs", "max_steps", "time_budget"}
     of_its_length = {"warmup_steps", "eval_interval", "sample_interval"}
@@ -233,3 +248,42 @@ def test_what_follows_from_a_changed_shape_follows(
         model.head_dim,
         model.d_ff,
     )
+
+
+def going_on(settings: ResolvedConfig | None, **given: Any) -> ResolvedConfig:
+    """The settings of a run that goes on from a model with this run behind it."""
+    initial = Initial(shaped(preset("nano"), {"vocab_size": 500, "seq_len": 1024}), settings)
+    config = TrainConfig(init_from="model", **given)
+    planned = plan(config, vocab_size=500, n_samples=2_000, flops_per_second=1e11, initial=initial)
+    assert planned.model == initial.shape
+    return planned.config
+
+
+def test_a_model_of_an_own_run_goes_on_with_the_settings_of_that_run() -> None:
+    own = plan(TrainConfig(), vocab_size=500, n_samples=2_000, flops_per_second=1e11).config
+    found = going_on(own)
+    for name in (*OF_ITS_RUN, "tokens_per_step"):
+        assert getattr(found, name) == getattr(own, name), name
+    assert going_on(own, learning_rate=0.5).learning_rate == 0.5
+    assert going_on(own, max_steps=7).max_epochs is None
+
+
+def test_rates_of_adapters_are_not_those_of_a_whole_model() -> None:
+    of_adapters = going_on(None, lora_rank=8)
+    assert going_on(of_adapters).learning_rate == FINE_TUNING_RATE
+    assert going_on(of_adapters, lora_rank=8).learning_rate == LORA_RATE
+
+
+@pytest.mark.parametrize(("given", "rate"), [({}, FINE_TUNING_RATE), ({"lora_rank": 8}, LORA_RATE)])
+def test_other_models_go_on_with_small_rates(given: dict[str, Any], rate: float) -> None:
+    found = going_on(None, **given)
+    assert (found.optimizer, found.learning_rate) == ("adamw", rate)
+    muon = plan(TrainConfig(), vocab_size=500, n_samples=2_000, flops_per_second=1e11).config
+    assert going_on(muon, **given, optimizer="adamw").learning_rate == rate
+
+
+def test_a_short_time_is_divided_into_enough_steps_and_evaluations() -> None:
+    for time, sequences in (("20s", 1), ("20h", 8)):
+        found = going_on(None, time_budget=time)
+        assert (found.sequences_per_step, found.seq_len) == (sequences, 256)
+    assert going_on(None, max_steps=200).eval_interval == 20

@@ -40,3 +40,29 @@ def test_a_resumed_run_counts_the_time_before_it_was_stopped_but_estimates_from_
     assert clock.elapsed() == pytest.approx(93.0)
     assert clock.seconds_left() == pytest.approx(3.0 * 4)
     assert not clock.out_of_time()
+
+
+def test_the_time_left_follows_the_recent_pace(now: list[float]) -> None:
+    """The machine was ten times slower for a while, for example on battery; the estimate forgets it."""
+    position = Position()
+    clock = Clock(position, total_steps=10_000, time_budget=None)
+    for _ in range(100):
+        position.step, now[0] = position.step + 1, now[0] + 10.0
+        clock.seconds_left()
+    assert clock.seconds_left() == pytest.approx(9900 * 10.0)
+    for _ in range(600):
+        position.step, now[0] = position.step + 1, now[0] + 1.0
+        clock.seconds_left()
+    assert clock.seconds_left() == pytest.approx(9300 * 1.0, rel=0.05)
+
+
+def test_a_long_evaluation_does_not_end_the_estimate(now: list[float]) -> None:
+    position = Position()
+    clock = Clock(position, total_steps=100, time_budget=None)
+    for _ in range(10):
+        position.step, now[0] = position.step + 1, now[0] + 1.0
+        clock.seconds_left()
+    now[0] += 10_000.0
+    left = clock.seconds_left()
+    assert left is not None
+    assert left == pytest.approx(10_010 / 10 * 90)

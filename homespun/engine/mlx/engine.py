@@ -15,7 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from homespun.architectures.families import initial_weights, parameters
+from homespun.architectures.families import initial_values, parameters
+from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine.base import (
@@ -52,20 +53,35 @@ class MlxEngine:
         """
         Raises:
             ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
+            UserError: the model has no such adapters.
         """
         self.config = config
         self.options = options
         self.model_class = model_class(config.architecture)
         self.dtype = machine.computing_dtype(options.precision)
         self.loss_scale = FLOAT16_LOSS_SCALE if self.dtype == mx.float16 else 1.0
-        spec = parameters(config)
+        spec = trained_parameters(config, options.lora)
         self.names = [p.name for p in spec]
+        """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
+        in_dtype = {
+            p.name
+            for p in parameters(config)
+            if p.group in ("matrix", "head") and not p.is_router  # routers compute in float32
+        }
+        self.base: dict[str, mx.array] = {}
+        """With LoRA, the weights of the model. Layers cast the matrices, so these are kept in the computing dtype."""
+        if options.lora is not None:
+            self.base = {
+                p.name: mx.zeros(p.shape, self.dtype if p.name in in_dtype else mx.float32)
+                for p in parameters(config)
+            }
         trained = [p for p in spec if p.name not in options.frozen]
         if unknown := sorted(options.frozen.difference(self.names)):
             raise ValueError(f"{unknown[0]} cannot be frozen: it is not part of this model")
         if not trained:
             raise ValueError("all parameters are frozen: there is nothing to train")
         self.trained = [p.name for p in trained]
+        self.trains_head = any(p.group in ("embedding", "head") for p in trained)
         self.tensors: Tensors = {p.name: mx.zeros(p.shape) for p in spec}
         """Weights and moments; a step replaces them all."""
         self.decoding_model: DecoderModel | None = None
@@ -83,7 +99,7 @@ class MlxEngine:
         self.accumulate = compiled(self._accumulate)
         self.row_losses = compiled(self._row_losses)
         if options.seed is not None:
-            self.load(initial_weights(config, options.seed))
+            self.load(initial_values(spec, options.seed))
 
     @property
     def facts(self) -> dict[str, str]:
@@ -110,10 +126,13 @@ class MlxEngine:
         rates = {name: mx.array(rate) for name, rate in lr.items()}
         limits = mx.array([loss_limit, norm_limit])
         *others, last = self._on_device(microbatches, step)
-        self.tensors, outcome = self.step(self.tensors, self._sums(others), last, rates, limits)
+        self.tensors, outcome = self.step(
+            self.tensors, self.base, self._sums(others), last, rates, limits
+        )
         mx.async_eval(self.tensors, outcome)
-        row = 3 + self.config.experts if self.config.experts else 0
-        return MlxStep(outcome, self.optimizer.settings.max_grad_norm, row)
+        return MlxStep(
+            outcome, self.optimizer.settings.max_grad_norm, row_size=3 + self.config.experts
+        )
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
@@ -154,6 +173,14 @@ class MlxEngine:
         for name, array in checked(tensors, shapes, self.names):
             self.tensors[name] = mx.array(array)
 
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def load_base(self, tensors: Iterable[NamedArray]) -> None:
+        self.decoding_model = None
+        shapes = {name: tensor.shape for name, tensor in self.base.items()}
+        for name, array in checked(tensors, shapes, shapes):
+            self.base[name] = mx.array(array).astype(self.base[name].dtype)
+            mx.eval(self.base[name])  # otherwise all arrays would be in memory in both dtypes
+
     def peak_memory(self) -> int:
         return machine.peak_memory()
 
@@ -162,7 +189,7 @@ class MlxEngine:
 
     @property
     def weights(self) -> Weights:
-        return {name: self.tensors[name] for name in self.names}
+        return self.base | {name: self.tensors[name] for name in self.names}
 
     def _sums(self, batches: Iterable[MicroBatch]) -> Sums | None:
         """Mean loss over the valid targets of all micro-batches together, and its gradients, times the loss scale."""
@@ -184,7 +211,13 @@ class MlxEngine:
                 mask=self._mask(tokens, marked),
                 dropout=dropout,
             )
-            loss = head_loss(hidden.flatten(0, 1), model.head, targets.flatten(), scale)
+            loss = head_loss(
+                hidden.flatten(0, 1),
+                model.head,
+                targets.flatten(),
+                scale,
+                wants_head=self.trains_head,
+            )
             if uses is None:
                 return loss, loss, None
             uses = uses * (
@@ -205,6 +238,7 @@ class MlxEngine:
     def _step(
         self,
         old: Tensors,
+        base: Weights,
         sums: Sums | None,
         last: MicroBatch,
         lr: dict[str, mx.array],
@@ -213,7 +247,7 @@ class MlxEngine:
         """Add the last micro-batch and update: all tensors, and [3 + blocks * (3 + E)]: loss, gradient norm, 1 where it
         was applied, and the use of the experts."""
         assert self.optimizer is not None
-        weights = {name: old[name] for name in self.names}
+        weights = base | {name: old[name] for name in self.names}
         scaled_loss, grads, uses = self._accumulate(weights, sums, last)
         squares = mx.stack([grad.square().sum() for grad in grads.values()])
         loss = scaled_loss / self.loss_scale
@@ -249,7 +283,10 @@ class MlxEngine:
     def _model(self, weights: Weights) -> DecoderModel:
         """A new module for one computation. Modules are not kept, because they would hold weights that a step has
         replaced, or the tracers of a compilation or a derivative."""
-        return self.model_class(self.config, self.dtype).filled(weights)
+        model = self.model_class(self.config, self.dtype)
+        if self.options.lora is not None:
+            model.add_adapters(self.options.lora)
+        return model.filled(weights)
 
     def _on_device(self, batches: Sequence[Batch], step: int | None = None) -> Iterator[MicroBatch]:
         """The micro-batches of a step; without a step number there is no dropout."""
@@ -289,7 +326,7 @@ class MlxStep:
     @within_memory(*machine.OUT_OF_MEMORY)
     def result(self) -> StepResult:
         loss, norm, applied, *uses = map(float, machine.to_array(self.outcome))
-        rows = [uses[i : i + self.row_size] for i in range(0, len(uses), self.row_size or 1)]
+        rows = [uses[i : i + self.row_size] for i in range(0, len(uses), self.row_size)]
         return StepResult(
             loss,
             norm,

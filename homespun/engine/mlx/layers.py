@@ -19,15 +19,26 @@ from homespun.engine.mlx.cache import LayerCache, Positions
 
 
 class Linear(nn.Module):
-    """x [..., in] -> [..., out]."""
+    """x [..., in] -> [..., out], with an adapter of LoRA if it has one."""
+
+    lora_scale: float | None = None
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = mx.zeros((n_out, n_in))
         self.bias = mx.zeros((n_out,)) if bias else None
 
+    def add_adapter(self, rank: int, scale: float) -> None:
+        """Add `scale` times B A to the weight, in two products of their own; A [rank, in], B [out, rank]."""
+        n_out, n_in = self.weight.shape
+        self.lora_a, self.lora_b = mx.zeros((rank, n_in)), mx.zeros((n_out, rank))
+        self.lora_scale = scale
+
     def __call__(self, x: mx.array) -> mx.array:
         y = x @ self.weight.astype(x.dtype).T
+        if self.lora_scale is not None:
+            narrow = (x @ self.lora_a.astype(x.dtype).T) * self.lora_scale  # [..., rank]
+            y = y + narrow @ self.lora_b.astype(x.dtype).T
         return y if self.bias is None else y + self.bias.astype(x.dtype)
 
 

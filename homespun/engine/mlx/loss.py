@@ -8,6 +8,7 @@ N rows of a batch (B * T), D width of the stream, V tokens in the vocabulary.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -33,13 +34,13 @@ def loss_and_slope(
     return mx.where(valid, row_loss, 0.0).sum(), slope.astype(logits.dtype)
 
 
-@mx.custom_function
 def losses_and_gradients(
-    hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array
+    hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array, *, wants_head: bool = True
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, and its gradients by both.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N], scale [] -> [], [N, D] and [V, D].
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N], scale [] -> [], [N, D] and [V, D]. If the
+    gradient of the head is not wanted, it is left at zero.
     """
     narrow = head.astype(hidden.dtype)
     total = mx.zeros(())
@@ -47,15 +48,16 @@ def losses_and_gradients(
     grad_head = mx.zeros(head.shape)
     for rows in _slices(hidden):
         # Without this dependence, the slopes of all slices would be in memory before the first is used.
-        part = mx.depends(hidden[rows], [total, grad_head, *grad_hidden[-1:]])
+        before = [total, *grad_hidden[-1:]] + ([grad_head] if wants_head else [])
+        part = mx.depends(hidden[rows], before)
         loss, slope = loss_and_slope(part @ narrow.T, targets[rows], scale)
         total = total + loss
         grad_hidden.append(slope @ narrow)
-        grad_head = grad_head + slope.T @ part
+        if wants_head:
+            grad_head = grad_head + slope.T @ part
     return total * scale, mx.concatenate(grad_hidden), grad_head
 
 
-@losses_and_gradients.vjp
 def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:
     """The gradients that the forward pass has computed, times the gradient of the loss itself."""
     _, _, targets, scale = primals
@@ -71,10 +73,21 @@ def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:
     )
 
 
-def head_loss(hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array) -> mx.array:
+def _with_derivative(wants_head: bool) -> Any:
+    function = mx.custom_function(partial(losses_and_gradients, wants_head=wants_head))
+    function.vjp(_gradients)
+    return function
+
+
+_WITH_HEAD, _WITHOUT_HEAD = _with_derivative(True), _with_derivative(False)
+
+
+def head_loss(
+    hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array, *, wants_head: bool = True
+) -> mx.array:
     """The loss of `losses_and_gradients`. Its derivative uses the gradients that are computed there."""
-    results: Any = losses_and_gradients(hidden, head, targets, scale)
-    loss: mx.array = results[0]
+    function = _WITH_HEAD if wants_head else _WITHOUT_HEAD
+    loss: mx.array = function(hidden, head, targets, scale)[0]
     return loss
 
 

@@ -11,7 +11,7 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
-from homespun.engine import hardware
+from homespun.engine import hardware, traits
 from homespun.engine.base import MEASURING_SECONDS, Floats
 
 OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
@@ -54,6 +54,11 @@ def fastest_half() -> mx.Dtype:
 
 def computes_in_half(precision: str) -> bool:
     return computing_dtype(precision) != mx.float32
+
+
+def step_traits(precision: str, seq_len: int) -> traits.StepTraits:
+    """See `base.Machine`."""
+    return traits.mlx(computes_in_half(precision))
 
 
 def flops_per_second(precision: str, threads: int | None = None) -> float:

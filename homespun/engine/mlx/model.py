@@ -11,8 +11,9 @@ from typing import Self
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
+from homespun.architectures.lora import Lora, adapters
 from homespun.config import ModelConfig
 from homespun.engine.mlx.cache import Cache, LayerCache, Positions
 from homespun.engine.mlx.dropout import Dropout, apply_dropout, of_block
@@ -77,6 +78,12 @@ class DecoderModel(nn.Module):
         if not c.tie_embeddings:
             self.lm_head = Linear(c.d_model, c.vocab_size, bias=False)
 
+    def add_adapters(self, lora: Lora) -> None:
+        """Add the adapters of LoRA."""
+        layers = dict(self.named_modules())
+        for adapter in adapters(self.config, lora):
+            layers[adapter.layer].add_adapter(lora.rank, lora.scale)
+
     def filled(self, weights: Weights) -> Self:
         """This model, with these weights in the place of its own."""
         self.update(tree_unflatten(list(weights.items())))
@@ -119,16 +126,22 @@ class DecoderModel(nn.Module):
         return (hidden @ self.head.astype(hidden.dtype).T).astype(mx.float32)
 
     def for_decoding(self) -> Self:
-        """A model with matrices in the computing dtype, since decoding reads them once per token. Routers are small."""
-        routers = [id(part.weight) for part in self.modules() if isinstance(part, Router)]
-
-        def ready(weight: mx.array) -> mx.array:
-            return (
-                weight.astype(self.dtype)
-                if weight.ndim > 1 and id(weight) not in routers
+        """A model with adapters merged into its matrices, and these in the computing dtype, since decoding reads them
+        once per token. Routers stay in float32; they are small."""
+        weights: Weights = dict(tree_flatten(self.parameters()))
+        routers = set()
+        for name, layer in self.named_modules():
+            if isinstance(layer, Linear) and layer.lora_scale is not None:
+                a, b = weights.pop(f"{name}.lora_a"), weights.pop(f"{name}.lora_b")
+                whole = weights[f"{name}.weight"].astype(mx.float32) + layer.lora_scale * (b @ a)
+                weights[f"{name}.weight"] = whole
+            elif isinstance(layer, Router):
+                routers.add(f"{name}.weight")
+        return type(self)(self.config, self.dtype).filled(
+            {
+                name: weight.astype(self.dtype)
+                if weight.ndim > 1 and name not in routers
                 else weight
-            )
-
-        model = type(self)(self.config, self.dtype)
-        model.update(tree_map(ready, self.parameters()))
-        return model
+                for name, weight in weights.items()
+            }
+        )

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homespun.architectures.families import initial_weights, parameters
+from homespun.architectures.families import initial_values
+from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import (
@@ -43,6 +44,7 @@ class TorchEngine:
         """
         Raises:
             ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
+            UserError: the model has no such adapters.
         """
         self.options = options
         self.device = machine.device()
@@ -58,7 +60,14 @@ class TorchEngine:
         dtype = machine.computing_dtype(options.precision)
         with torch.device(self.device):
             self.model = model_class(config.architecture)(config, dtype)
-        self.weights: dict[str, Tensor] = dict(self.model.named_parameters())
+            if options.lora is not None:
+                self.model.add_adapters(options.lora)
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters())
+        spec = trained_parameters(config, options.lora)
+        self.weights: dict[str, Tensor] = {p.name: tensors.pop(p.name) for p in spec}
+        """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
+        self.base: dict[str, Tensor] = tensors
+        """With LoRA, the weights of the model."""
         trained = _trained(self.weights, options.frozen) if trains else set()
         for name, weight in self.weights.items():
             weight.requires_grad_(name in trained)
@@ -71,10 +80,10 @@ class TorchEngine:
             self.loss_and_slope = torch.compile(loss_and_slope, dynamic=False)
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
-            spec = [p for p in parameters(config) if p.name in trained]
+            spec = [p for p in spec if p.name in trained]
             self.optimizer = Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
         if options.seed is not None:
-            self.load(initial_weights(config, options.seed))
+            self.load(initial_values(trained_parameters(config, options.lora), options.seed))
 
     @property
     def facts(self) -> dict[str, str]:
@@ -155,6 +164,14 @@ class TorchEngine:
                 if shared:
                     ours[name].data = torch.empty_like(ours[name])
                 ours[name].copy_(torch.from_numpy(array))
+
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def load_base(self, tensors: Iterable[NamedArray]) -> None:
+        self.decoding_model = None
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.base.items()}
+        for name, array in checked(tensors, shapes, shapes):
+            with torch.no_grad():
+                self.base[name].copy_(torch.from_numpy(array))
 
     def peak_memory(self) -> int:
         return machine.peak_memory()

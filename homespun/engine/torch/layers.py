@@ -14,21 +14,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from homespun.config import ModelConfig
-from homespun.engine.base import LONGEST_IN_FULL
 from homespun.engine.torch.cache import LayerCache
+from homespun.engine.traits import LONGEST_IN_FULL
 
 
 class Linear(nn.Linear):
-    """x [..., in] -> [..., out]."""
+    """x [..., in] -> [..., out], with an adapter of LoRA if it has one."""
+
+    lora_scale: float | None = None
+    is_frozen = False
+    """Whether the weight is part of a model that LoRA leaves as it is."""
 
     def reset_parameters(self) -> None:
         zero_parameters(self)
 
+    def add_adapter(self, rank: int, scale: float) -> None:
+        """Add `scale` times B A to the weight, in two products of their own; A [rank, in], B [out, rank]."""
+        like = self.weight
+        self.lora_a = nn.Parameter(torch.zeros(rank, self.in_features, device=like.device))
+        self.lora_b = nn.Parameter(torch.zeros(self.out_features, rank, device=like.device))
+        self.lora_scale = scale
+
     def forward(self, input: Tensor) -> Tensor:
         bias = self.bias
-        return F.linear(
+        y = F.linear(
             input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
         )
+        if self.lora_scale is None:
+            return y
+        narrow = F.linear(input, self.lora_a.to(input.dtype)) * self.lora_scale  # [..., rank]
+        return y + F.linear(narrow, self.lora_b.to(input.dtype))
+
+    def merged(self) -> Tensor:
+        """The weight with its adapter, without a gradient."""
+        weight = self.weight.detach()
+        if self.lora_scale is None:
+            return weight
+        a, b = self.lora_a.detach(), self.lora_b.detach()
+        return torch.addmm(weight.float(), b, a, alpha=self.lora_scale)
+
+    def drop_adapter(self) -> None:
+        """Keep the weight alone."""
+        if self.lora_scale is not None:
+            del self.lora_a, self.lora_b, self.lora_scale
 
 
 class Embedding(nn.Embedding):
@@ -91,7 +119,7 @@ class _RMSNorm(torch.autograd.Function):
         [grad] = grad_outputs
         wide = grad.float()
         product = wide * normed
-        grad_weight = product.sum_to_size(weight.shape)
+        grad_weight = product.sum_to_size(weight.shape) if ctx.needs_input_grad[1] else None
         along = (product.mul_(weight)).mean(-1, keepdim=True)
         grad_x = (wide * weight).addcmul_(normed, along, value=-1).mul_(scale)
         return grad_x.to(grad.dtype), grad_weight, None
@@ -104,6 +132,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def joined_linear(x: Tensor, *layers: Linear) -> Tensor:
     """Several layers without bias on the same input, as one product; their outputs follow each other, [..., out]."""
+    if layers[0].is_frozen:  # one product would need a copy of the weights
+        return torch.cat([layer(x) for layer in layers], dim=-1)
     return F.linear(x, torch.cat([layer.weight for layer in layers]).to(x.dtype))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from homespun.engine import hardware
+from homespun.engine import hardware, traits
 from homespun.engine.base import MEASURING_SECONDS
 from homespun.errors import UserError
 
@@ -56,6 +56,14 @@ def computing_dtype(precision: str) -> torch.dtype:
 
 def computes_in_half(precision: str) -> bool:
     return computing_dtype(precision) == torch.bfloat16
+
+
+def step_traits(precision: str, seq_len: int) -> traits.StepTraits:
+    """See `base.Machine`; `layers.attention` decides how attention is computed."""
+    half = computes_in_half(precision)
+    if device().type == "cuda":
+        return traits.torch_on_cuda(half)
+    return traits.torch_on_cpu(half, seq_len)
 
 
 def on_device(array: npt.NDArray[np.int32], where: torch.device) -> torch.Tensor:

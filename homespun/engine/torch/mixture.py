@@ -182,7 +182,8 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 def _derive(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weights, ends = ctx.saved_tensors
     grad = grad.contiguous()
-    return grouped_product(grad, weights.mT, ends), grouped_gradient(grad, x, ends), None
+    of_weights = grouped_gradient(grad, x, ends) if ctx.needs_input_grad[1] else None
+    return grouped_product(grad, weights.mT, ends), of_weights, None
 
 
 grouped_product.register_autograd(_derive, setup_context=_keep)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from homespun.architectures.lora import Lora, adapters
 from homespun.config import ModelConfig
 from homespun.engine.torch.cache import Cache, LayerCache
 from homespun.engine.torch.dropout import Dropout, apply_dropout
@@ -78,6 +79,20 @@ class DecoderModel(nn.Module):
         if not c.tie_embeddings:
             self.lm_head = Linear(c.d_model, c.vocab_size, bias=False)
 
+    def add_adapters(self, lora: Lora) -> None:
+        """Add the adapters of LoRA, and leave all other parameters without gradients. The matrices and an untied head
+        are only read from now on, so they are kept in the computing dtype."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.is_frozen = True
+                module.weight.data = module.weight.data.to(self.dtype)
+        for adapter in adapters(self.config, lora):
+            layer = self.get_submodule(adapter.layer)
+            assert isinstance(layer, Linear)
+            layer.add_adapter(lora.rank, lora.scale)
+
     def hidden(
         self,
         tokens: Tensor,
@@ -134,11 +149,17 @@ class DecoderModel(nn.Module):
         ready: dict[int, Tensor] = {}
         for module in self.modules():
             in_dtype = isinstance(module, (Linear, Embedding, Experts))
-            for weight in module.parameters(recurse=False):
+            for name, weight in module.named_parameters(recurse=False):
                 dtype = self.dtype if in_dtype else weight.dtype
-                tensor = weight.detach().to(dtype, copy=copy)
+                tensor = weight.detach()
+                if isinstance(module, Linear) and name == "weight":
+                    tensor = module.merged()
+                tensor = tensor.to(dtype, copy=copy)
                 ready[id(weight)] = nn.Parameter(tensor, requires_grad=False)
         model = deepcopy(self, ready)  # copies the modules, and takes the tensors from `ready`
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.drop_adapter()
         for block in model.blocks:
             assert isinstance(block, Block)
             block.join_projections()

@@ -17,12 +17,14 @@ from tests.reference import GPT2, QWEN3, random_batch, random_weights, relative_
 
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-3, "muon": 1e-2}
+AUXILIARY = 0.1
 EACH = pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
 
 
 def engine(config: ModelConfig, optimizer: str = "muon", **options: Any) -> MlxEngine:
     settings = dataclasses.replace(SETTINGS, name=optimizer)
-    made = MlxEngine(config, EngineOptions(settings, **{"precision": "float32"} | options))
+    usual = {"precision": "float32", "aux_loss": AUXILIARY}
+    made = MlxEngine(config, EngineOptions(settings, **usual | options))
     made.load(random_weights(config).items())
     return made
 
@@ -58,23 +60,24 @@ def test_a_weighted_loss_has_weighted_gradients(dtype: mx.Dtype) -> None:
 
 @pytest.fixture
 def auxiliary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block also returns the mean square of its output as an auxiliary loss."""
+    """Each block also returns the mean square of its output in place of the balance of a router."""
     for block in (gpt2.GPT2Block, qwen3.Qwen3Block):
 
         def reporting(self: Any, *given: Any, usual: Any = block.__call__, **named: Any) -> Any:
             x, _ = usual(self, *given, **named)
-            return x, 0.1 * x.astype(mx.float32).square().mean()
+            square = x.astype(mx.float32).square().mean()
+            return x, mx.stack([square, mx.zeros(()), mx.zeros(())])
 
         monkeypatch.setattr(block, "__call__", reporting)
 
 
 def step_loss(config: ModelConfig, weights: dict[str, Any], batches: list[Batch]) -> float:
-    """The loss of a step that is refused, so that it changes nothing."""
+    """The loss of a step with that of its routers. The step is refused, so that it changes nothing."""
     ours = engine(config)
     ours.load(weights.items())
     result = ours.train_step(batches, RATES, 0, norm_limit=0.0).result()
     assert not result.applied
-    return result.loss
+    return result.loss + AUXILIARY * sum(router.balance_loss for router in result.routers)
 
 
 @EACH

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from homespun.config import LoadConfig, ModelConfig, SamplingConfig
+from homespun.config import ModelConfig, ReaderConfig, SamplingConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine import select
 from homespun.engine.base import Decoder, EngineOptions, Floats
@@ -265,12 +265,12 @@ def test_a_model_leaves_the_threads_of_its_process_alone() -> None:
 
 def test_numpy_reads_small_models_unless_another_precision_is_asked_for() -> None:
     large = dataclasses.replace(GPT2, vocab_size=4_000_000)
-    assert isinstance(select.reader(GPT2, LoadConfig()), NumpyEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(precision="float32")), NumpyEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(precision="bfloat16")), TorchEngine)
-    assert isinstance(select.reader(GPT2, LoadConfig(engine="torch")), TorchEngine)
-    assert isinstance(select.reader(large, LoadConfig()), TorchEngine)
-    assert isinstance(select.reader(large, LoadConfig(engine="numpy")), NumpyEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig()), NumpyEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig(precision="float32")), NumpyEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig(precision="bfloat16")), TorchEngine)
+    assert isinstance(select.reader(GPT2, ReaderConfig(engine="torch")), TorchEngine)
+    assert isinstance(select.reader(large, ReaderConfig()), TorchEngine)
+    assert isinstance(select.reader(large, ReaderConfig(engine="numpy")), NumpyEngine)
 
 
 @ALL

@@ -1,0 +1,178 @@
+"""Final losses of the recipe by model, length and text, from which `homespun plan` expects the loss of a run.
+
+    python -m benchmarks.curves --prose fairy_tales.txt
+
+Each run decays its learning rate to zero at its own end, so that each gives one point. The points go into
+`homespun/planning/curves.json` as well. A run whose point is there already is not repeated.
+"""
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from benchmarks import report
+from homespun import durable
+from homespun.architectures.families import count_parameters
+from homespun.architectures.presets import preset, shaped
+from homespun.data.corpus import survey
+from homespun.data.sizing import compressed_bits_per_byte
+from homespun.language_model import load
+from homespun.planning import curves
+from homespun.records import metrics
+
+STORIES = "download --dataset stories --num-samples 50000"
+SHAPES = {
+    "pico": "--n-layers 2 --d-model 192 --n-heads 6 --d-ff 256",
+    "nano": "--n-layers 4 --d-model 256 --n-heads 4",
+}
+FLAGS = "--architecture qwen3 --batch-size 8 --compile off --sample-interval 1000000 --eval-interval 1000000"
+DEMO_TOKENS, DEMO_BYTES_PER_TOKEN = 7_443_182, 3.865
+"""Of the demo's text, as its commands print them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run: the kind of text, the shape, the vocabulary and the length."""
+
+    text: str
+    shape: str
+    vocab_size: int
+    steps: int
+    seed: int = 0
+
+    @property
+    def flags(self) -> str:
+        return (
+            f"{SHAPES[self.shape]} --vocab-size {self.vocab_size} --max-steps {self.steps} "
+            f"--seed {self.seed} {FLAGS}"
+        )
+
+
+CASES = (
+    Case("stories", "pico", 1024, 400),
+    Case("prose", "pico", 4096, 400),
+    Case("stories", "pico", 1024, 1000),
+    Case("prose", "pico", 4096, 800),
+    Case("stories", "nano", 1024, 400),
+    Case("prose", "nano", 4096, 400),
+    Case("stories", "nano", 1024, 1000),
+    Case("prose", "nano", 4096, 800),
+    Case("stories", "pico", 1024, 100),
+    Case("prose", "pico", 4096, 100),
+    Case("stories", "pico", 1024, 200),
+    Case("prose", "pico", 4096, 200),
+)
+
+
+def demo_points() -> list[curves.Point]:
+    """The points of the demo's runs (benchmarks/stories.py), which has the recipe's model and settings."""
+    model = shaped(preset("pico"), {"vocab_size": 1024, "seq_len": 256})
+    found = report.committed()["stories"]["tables"]["200 stories at temperature 0.8"]
+    return [
+        curves.Point(
+            text="stories",
+            run=f"the demo, seed {row['seed']}",
+            compressed=next(p.compressed for p in curves.points() if p.text == "stories"),
+            parameters=count_parameters(model) - model.vocab_size * model.d_model,
+            text_tokens=DEMO_TOKENS,
+            tokens=row["tokens"],
+            bits_per_byte=row["val loss"] / math.log(2) / DEMO_BYTES_PER_TOKEN,
+        )
+        for row in found
+    ]
+
+
+def readme_point() -> curves.Point:
+    """The run of two minutes on prose that the README shows."""
+    of_prose = next(p for p in curves.points() if p.text == "prose")
+    return curves.Point(
+        text="prose",
+        run="the README's run of two minutes",
+        compressed=of_prose.compressed,
+        parameters=of_prose.parameters,
+        text_tokens=538_787,
+        tokens=1325 * 2048,
+        bits_per_byte=1.566,
+    )
+
+
+def main(prose: Path, only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
+    """Measure and save.
+
+    Args:
+        prose: a text of prose; the other text are the built-in stories.
+        only: indices of the cases to measure.
+    """
+    known = {(p.text, p.run) for p in curves.points()}
+    cases = [CASES[number] for number in only]
+    if missing := [case for case in cases if (case.text, case.flags) not in known]:
+        measure(missing, prose)
+    earlier = [*demo_points(), readme_point()]
+    known = {point.run for point in earlier}
+    write([*earlier, *(point for point in curves.points() if point.run not in known)])
+    shown: list[report.Row] = [
+        {
+            "text": p.text,
+            "M parameters": round(p.parameters / 1e6, 2),
+            "M tokens of text": round(p.text_tokens / 1e6, 2),
+            "M tokens seen": round(p.tokens / 1e6, 2),
+            "bits/byte": round(p.bits_per_byte, 4),
+            "by the law": round(curves.law(p.text).bits_per_byte(p), 4),
+            "by the others": round(curves.law(p.text, without=p).bits_per_byte(p), 4),
+        }
+        for p in curves.points()
+    ]
+    report.save("curves", {"final loss of the recipe": shown})
+
+
+def measure(cases: list[Case], prose: Path) -> None:
+    """Add the points of these runs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _run(shlex.split(f"homespun {STORIES}"), folder)
+        texts = {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
+        for case in cases:
+            write([*curves.points(), measured(case, texts[case.text], folder)])
+
+
+def write(points: list[curves.Point]) -> None:
+    """Write the file from which plans are made."""
+    rows = [asdict(point) for point in sorted(points, key=lambda p: (p.text, p.run))]
+    durable.write(curves.FILE, (json.dumps(rows, indent=1) + "\n").encode())
+    curves.points.cache_clear()
+
+
+def measured(case: Case, text: Path, folder: Path) -> curves.Point:
+    """Train with the real command."""
+    words = ["homespun", "train", "--data-file", str(text), *shlex.split(case.flags)]
+    _run(words, folder)
+    records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
+    last = [record for record in records if record.get("val_bits_per_byte")][-1]
+    model = load(folder / "checkpoints").config
+    corpus = survey(text)
+    tokens_per_byte = last["val_bits_per_byte"] / last["val_loss"] * math.log(2)
+    return curves.Point(
+        text=case.text,
+        run=case.flags,
+        compressed=compressed_bits_per_byte(corpus),
+        parameters=count_parameters(model) - model.vocab_size * model.d_model,
+        text_tokens=round(tokens_per_byte * (corpus.n_bytes - corpus.validation_bytes)),
+        tokens=last["tokens"],
+        bits_per_byte=last["val_bits_per_byte"],
+    )
+
+
+def _run(words: list[str], folder: Path) -> None:
+    print("$", shlex.join(words), flush=True)
+    subprocess.run([sys.executable, "-m", *words], cwd=folder, check=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,103 @@
+"""Does a run take the memory and the time that `homespun plan` predicts?
+
+    python -m benchmarks.planning
+
+For each configuration, a plan and a real run take turns. The memory is that of the plan's estimate against the peak of
+real steps in a process of their own; the time of a step is that of the plan's probe against the run's.
+"""
+
+import itertools
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import tyro
+
+from benchmarks import report
+from homespun.cli.arguments import parse
+from homespun.cli.commands import COMMANDS
+from homespun.records import metrics
+from homespun.training.forecast import forecast
+
+TEXT = "download --dataset stories --num-samples 2000"
+COMMON = "--vocab-size 1024 --eval-tokens 500 --sample-prompts A --log-interval 1 --compile off"
+SKIPPED = 2
+"""Steps at the beginning of a run whose time does not count."""
+
+CONFIGURATIONS = (
+    "--model-size pico --batch-size 8 --optimizer muon",
+    "--model-size pico --batch-size 8 --grad-accumulation-steps 2",
+    "--model-size nano --batch-size 4 --seq-len 1024 --optimizer muon",
+    "--model-size mini --batch-size 4 --optimizer muon",
+    "--model-size tiny --n-layers 4 --d-model 384 --batch-size 8 --precision float32",
+    "--model-size tiny --n-layers 4 --d-model 384 --batch-size 8 --gradient-checkpointing",
+    "--engine mlx --model-size pico --batch-size 2 --optimizer muon",
+    "--engine mlx --model-size nano --batch-size 2 --seq-len 128",
+)
+
+
+def main(
+    rounds: int = 3, steps: int = 12, only: tuple[int, ...] = tuple(range(len(CONFIGURATIONS)))
+) -> None:
+    """Measure and save.
+
+    Args:
+        rounds: plans and runs of each configuration.
+        steps: steps of a run.
+        only: indices of the configurations to measure.
+    """
+    rows: list[report.Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        homespun(TEXT, folder)
+        for flags in (CONFIGURATIONS[number] for number in only):
+            rows.append(compared(flags, rounds, steps, folder))
+            print(report.table(rows[-1:]), flush=True)
+    report.save("planning", {"predicted and measured": rows})
+
+
+def compared(flags: str, rounds: int, steps: int, folder: Path) -> report.Row:
+    """A configuration's predictions beside its measurements."""
+    words = f"train {flags} {COMMON} --max-steps {steps} --data-file data/stories_2000.txt"
+    memory, predicted, taken = [], [], []
+    estimate = 0
+    for _ in range(rounds):
+        given = parse(COMMANDS["train"], shlex.split(words)[1:])
+        with_paths = {
+            "data_file": str(folder / "data/stories_2000.txt"),
+            "tokens_dir": str(folder / "data/tokens"),
+        }
+        plan = forecast({**given, **with_paths}, lambda text: None)
+        homespun(words, folder)
+        records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
+        seconds = [record["seconds"] for record in records if "loss" in record]
+        single = [later - one for one, later in itertools.pairwise(seconds)]
+        estimate = plan.memory.total
+        memory.append(plan.memory_measured or 0)
+        predicted.append(plan.speed.seconds_per_step)
+        taken.append(statistics.median(single[SKIPPED - 1 :]))
+    ratios = [one / other for one, other in zip(predicted, taken, strict=True)]
+    return {
+        "flags": flags,
+        "estimated MB": round(estimate / 1e6),
+        "measured MB": round(statistics.median(memory) / 1e6),
+        "memory ratio": round(estimate / statistics.median(memory), 2),
+        "planned s/step": round(statistics.median(predicted), 3),
+        "real s/step": round(statistics.median(taken), 3),
+        "time ratio": round(statistics.median(ratios), 2),
+        "least": round(min(ratios), 2),
+        "most": round(max(ratios), 2),
+    }
+
+
+def homespun(words: str, folder: Path) -> None:
+    """Run a command in a folder."""
+    command = [sys.executable, "-m", "homespun", *shlex.split(words)]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,59 @@
+"""Settings for scoring text with trained models."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from homespun.config.checked import PathName, preset_defaults, setting
+from homespun.config.generation import ReaderConfig
+from homespun.config.model import LONGEST_CONTEXT
+from homespun.config.training import TrainConfig
+from homespun.errors import UserError
+
+MAX_DEFAULT_CONTEXT = 2048
+"""Models with a longer context are scored with this one unless `seq_len` is given."""
+
+
+@dataclass(frozen=True)
+class EvalConfig(ReaderConfig):
+    """Score a text with one or more models: loss, perplexity, bits per byte."""
+
+    models: tuple[PathName, ...] = setting(
+        (TrainConfig.checkpoint_dir,),
+        "Models: .npz files, folders of runs, Hugging Face or MLX folders, GGUF files.",
+        positional=True,
+    )
+    data_file: PathName | None = setting(
+        None,
+        "Text: a .txt, .jsonl or .parquet file, or a folder of them. Of a text that one of the models was trained on, "
+        "only the part held out for validation counts.",
+        if_omitted="the last download",
+    )
+    max_tokens: int | None = setting(
+        preset_defaults(TrainConfig)["eval_tokens"],
+        "Maximum number of tokens to score, from the beginning of the text; off: the whole text.",
+        off=None,
+        at_least=1,
+    )
+    seq_len: int | None = setting(
+        None,
+        "Tokens in a window.",
+        if_omitted=f"the context of each model, at most {MAX_DEFAULT_CONTEXT:,}",
+        at_least=1,
+        at_most=LONGEST_CONTEXT,
+    )
+    stride: int | Literal["half"] | None = setting(
+        None,
+        "Let the window slide by N tokens (half a window if N is omitted), so that each token sees at least the rest "
+        "of a window before it.",
+        if_omitted="windows do not overlap",
+        const="half",
+        metavar="N",
+        at_least=1,
+    )
+    batch_size: int = setting(8, "Windows that are computed together.", at_least=1)
+    json: bool = setting(False, "Print a line of JSON for each model instead of a table.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.models:
+            raise UserError("no model is named: name at least one")

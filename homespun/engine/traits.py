@@ -1,0 +1,51 @@
+"""How the training step of each engine uses memory on each kind of machine: facts for the estimate.
+
+They were found by measurement (benchmarks/planning.py); those of CUDA follow from the code and were not measured.
+"""
+
+from dataclasses import dataclass
+
+LONGEST_IN_FULL = 512
+"""The longest context for which a CPU that computes in bfloat16 keeps all attention weights in memory. That is faster
+there: the backward pass of its flash kernel makes many small products (benchmarks/attention.py)."""
+
+
+@dataclass(frozen=True)
+class StepTraits:
+    """The use of memory by a training step."""
+
+    half: bool
+    """It computes in 16 bits."""
+    keeps_attention: bool
+    """All attention weights are kept for the backward pass."""
+    mask_bytes: int
+    """For each pair of tokens of a sequence, where a mask keeps documents apart."""
+    transient_blocks: float
+    """Memory that the backward pass needs besides the activations, in those of a block."""
+    muon_bytes: int
+    """For each number of the matrices that Muon updates together."""
+    update_copies: float = 0.0
+    """Memory that the update of the weights needs, in copies of them."""
+    lost: float = 0.0
+    """Share of the activations whose memory lies in pieces too small to be used again, as on a CPU."""
+
+
+def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
+    """PyTorch on a CPU."""
+    lost = 0.03 if seq_len <= LONGEST_IN_FULL else 0.2
+    muon = 24 if half else 32
+    if half and seq_len <= LONGEST_IN_FULL:
+        return StepTraits(half, True, 24, transient_blocks=1.0, muon_bytes=muon, lost=lost)
+    mask = 10 if half else 20
+    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon, lost=lost)
+
+
+def torch_on_cuda(half: bool) -> StepTraits:
+    """PyTorch on an NVIDIA GPU."""
+    mask, muon = (2, 24) if half else (4, 32)
+    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon)
+
+
+def mlx(half: bool) -> StepTraits:
+    """MLX, whose fused attention has no backward pass, so that training takes the plain operations."""
+    return StepTraits(half, True, 1, transient_blocks=1.2, muon_bytes=12, update_copies=1.3)

@@ -1,0 +1,78 @@
+"""A planned run flows in; the same run with the largest micro-batch that fits into memory comes out.
+
+The update stays the same: a smaller micro-batch comes with more accumulation.
+"""
+
+import dataclasses
+
+from homespun.engine.base import EngineOptions, Machine, OutOfMemory
+from homespun.engine.probe import ProbeFailed, probe
+from homespun.planning.memory import step_memory
+from homespun.planning.recipe import Plan
+from homespun.terminal import Say, bar, counted, size
+
+SHARE_OF_FREE = 0.9
+"""Of the free memory, a step may take this share by the estimate."""
+MOST_PROBES = 3
+
+
+def fitting_batch(
+    plan: Plan, machine: Machine, options: EngineOptions, say: Say, *, probes: bool = True
+) -> Plan:
+    """Choose the micro-batch by the estimate, and check it by a real step, which may run out of memory.
+
+    Args:
+        options: of the engine.
+        say: gets the choice.
+        probes: whether the steps can be tried; not on another machine.
+    """
+    c = plan.config
+    n = c.sequences_per_step
+    sizes = [batch_size for batch_size in range(n, 0, -1) if n % batch_size == 0]
+    free = machine.memory_available()
+    fitting = [
+        batch_size
+        for batch_size in sizes
+        if step_memory(plan, machine, batch_size).total <= SHARE_OF_FREE * free
+    ]
+    for batch_size in fitting[:MOST_PROBES] if probes else ():
+        accumulation = n // batch_size
+        try:
+            with bar(f"Trying a micro-batch of {counted(batch_size, 'sequence')}", None):
+                found = probe(
+                    plan.in_training,
+                    options,
+                    batch_size,
+                    engine=c.engine,
+                    accumulates=accumulation > 1,
+                    document_tokens=c.seq_len,
+                    least_steps=1,
+                    steps_seconds=0.0,
+                    memory_limit=free,
+                )
+        except OutOfMemory:
+            say(f"A micro-batch of {counted(batch_size, 'sequence')} ran out of memory.")
+            fitting = fitting[1:]
+            continue
+        except ProbeFailed as error:
+            say(f"The micro-batch could not be tried: {error}.")
+            break
+        took = f", of which a trial took {size(found.memory)}" if found else ""
+        return _chosen(plan, batch_size, f"{size(free)} are free{took}", say)
+    batch_size = (fitting or [1])[0]
+    needed = step_memory(plan, machine, batch_size).total
+    return _chosen(
+        plan, batch_size, f"{size(free)} are free, by the estimate it takes {size(needed)}", say
+    )
+
+
+def _chosen(plan: Plan, batch_size: int, reason: str, say: Say) -> Plan:
+    accumulation = plan.config.sequences_per_step // batch_size
+    say(
+        f"Micro-batch (--auto-batch): {counted(batch_size, 'sequence')}, {counted(accumulation, 'time')} a step: "
+        f"{reason}."
+    )
+    config = dataclasses.replace(
+        plan.config, batch_size=batch_size, grad_accumulation_steps=accumulation
+    )
+    return dataclasses.replace(plan, config=config)

@@ -1,0 +1,213 @@
+"""A plan estimates a run, chooses its settings as the run does, and writes nothing."""
+
+import dataclasses
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import homespun
+from homespun.config import TrainConfig
+from homespun.data.corpus import survey
+from homespun.data.sizing import TokenCount, count_tokens
+from homespun.engine.base import OutOfMemory
+from homespun.engine.probe import Probed
+from homespun.errors import UserError
+from homespun.planning import auto_batch
+from homespun.planning.memory import step_memory
+from homespun.planning.recipe import Plan
+from homespun.planning.recipe import plan as recipe
+from homespun.tokenizer import train
+from homespun.training import forecast as forecasting
+from homespun.training.forecast import Speed, _Length, forecast
+from homespun.training.stages import choose_batch
+from tests.conftest import Command, finished
+
+SMALL: dict[str, Any] = {
+    "model_size": "pico",
+    "n_layers": 1,
+    "d_model": 32,
+    "n_heads": 2,
+    "seq_len": 32,
+    "batch_size": 4,
+    "max_steps": 30,
+    "vocab_size": 300,
+    "threads": 1,
+    "compile": "off",
+}
+MEASURED = Probed(0.5, 0.01, 0.002, 5, 10_000_000, {"engine": "e", "device": "d", "precision": "p"})
+
+
+def files(folder: Path) -> set[str]:
+    return {str(Path(place) / name) for place, _, names in os.walk(folder) for name in names}
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Probes measure nothing; the list gets their arguments."""
+    calls: list[tuple[Any, ...]] = []
+
+    def probe(*arguments: Any, **options: Any) -> Probed:
+        calls.append((*arguments, options))
+        return MEASURED
+
+    monkeypatch.setattr(forecasting, "probe", probe)
+    return calls
+
+
+def test_a_plan_measures_real_steps_and_writes_nothing(workplace: Path) -> None:
+    before = files(workplace)
+    plan = homespun.plan(**SMALL)
+    assert files(workplace) == before
+    assert plan.steps == 30
+    assert plan.tokens == 30 * 4 * 32
+    assert plan.speed.how.startswith("measured")
+    assert plan.memory_measured
+    assert plan.seconds
+    assert plan.seconds > 30 * plan.speed.seconds_per_step
+    assert plan.fits
+    assert repr(plan).splitlines()[1].startswith("model ")
+
+
+def test_the_command_and_a_dry_run_say_the_same(workplace: Path, homespun: Command) -> None:
+    flags = ["--model-size", "tiny", "--max-steps", 1000, "--machine", "M1 Max 32GB"]
+    planned = finished(homespun("plan", *flags))
+    assert "M1 Max, 32 GB, by its data sheet" in planned
+    assert "not measured" in planned
+    assert "kWh" in planned
+    refused = finished(homespun("train", *flags, "--dry-run"), 2)
+    assert "unknown flag --machine" in refused
+    dry = finished(homespun("train", *flags[:-2], "--vocab-size", 300, "--threads", 1, "--dry-run"))
+    assert "measured" in dry
+    assert not (workplace / "checkpoints").exists()
+    assert not (workplace / "data").exists()
+
+
+def test_without_a_text_it_plans_for_a_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_long_as_the_text = forecast({"model_size": "tiny"}, print, machine="RTX 4090")
+    assert as_long_as_the_text.text is None
+    assert as_long_as_the_text.steps is None
+    assert "each million tokens" in as_long_as_the_text.facts()["time"]
+    timed = forecast({"time_budget": "1h"}, print, machine="RTX 4090")
+    assert timed.steps
+    assert timed.seconds == pytest.approx(3600, rel=0.01)
+    assert files(tmp_path) == set()
+    with pytest.raises(UserError, match="absent"):
+        forecast({"data_file": "absent.txt"}, print, machine="RTX 4090")
+
+
+def test_a_run_has_the_settings_of_its_plan(
+    workplace: Path, probed: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SMALL | {
+        "max_steps": 2,
+        "log_interval": 1,
+        "eval_tokens": 200,
+        "sample_prompts": ["A"],
+    }
+    plan = forecast(settings, print)
+    assert plan.text
+    assert plan.text.estimated_from
+    run = homespun.train(**settings, quiet=True)
+    counted = forecast(settings, print)
+    assert counted.text
+    assert counted.text.estimated_from is None
+    assert counted.text.training == pytest.approx(plan.text.training, rel=0.1)
+    stored = homespun.load(run.best).stored.header["resolved"]  # type: ignore[attr-defined]
+    resolved = dataclasses.asdict(counted.settings) | {"precision": stored["precision"]}
+    assert {n: list(v) if isinstance(v, tuple) else v for n, v in resolved.items()} == stored
+    resumed = forecast({"resume": "latest", "max_steps": 5, "threads": 1}, print)
+    assert (resumed.steps, resumed.steps_done) == (5, 2)
+    assert resumed.model == counted.model
+
+
+def test_a_text_whose_tokenizer_is_there_is_estimated_with_it(workplace: Path) -> None:
+    corpus = survey(Path("stories.txt"))
+    tokenizer = train(corpus.training(), 400)
+    count = count_tokens(corpus, tokenizer, 4096, Path("data/tokens"))
+    assert count.vocab_size == 400
+    assert count.training == pytest.approx(len(tokenizer.join(corpus.training())), rel=0.02)
+    assert count.validation == pytest.approx(len(tokenizer.join(corpus.validation())), rel=0.1)
+    assert 300 < count.n_documents < 400
+
+
+def planned(**settings: Any) -> Plan:
+    config = dataclasses.replace(TrainConfig(**SMALL), **settings)
+    return recipe(config, vocab_size=300, n_samples=5000, flops_per_second=1e12)
+
+
+COUNT = TokenCount(160_000, 16_000, 300, 400, 3.0, None)
+
+
+def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> None:
+    speed = Speed(0.1, None, "")
+    plain = _Length(planned(max_steps=100, eval_interval=1000, sample_interval=1000), COUNT, speed)
+    checked = _Length(planned(max_steps=100, eval_interval=10, sample_interval=10), COUNT, speed)
+    assert plain.seconds(100) < checked.seconds(100)
+    budget = planned(max_steps=None, time_budget="60s", eval_interval=10)
+    length = _Length(budget, COUNT, speed)
+    assert length.ended_by == "time_budget"
+    assert length.steps
+    assert length._in_run(length.steps) <= 60 < length._in_run(length.steps + 1)
+    nearest = _Length(planned(max_steps=100, time_budget="1h"), COUNT, speed)
+    assert (nearest.ended_by, nearest.steps) == ("max_steps", 100)
+
+
+def machine(free: int) -> Any:
+    from homespun.engine import traits
+
+    return SimpleNamespace(
+        step_traits=lambda precision, seq_len: traits.torch_on_cpu(False, seq_len),
+        memory_available=lambda: free,
+    )
+
+
+def test_the_largest_micro_batch_that_fits_makes_the_same_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, options, said = planned(batch_size=64, auto_batch=True), Any, list[str]()
+    tried: list[int] = []
+
+    def probe(model: Any, options: Any, batch_size: int, **more: Any) -> Probed:
+        tried.append(batch_size)
+        if batch_size > 16:
+            raise OutOfMemory
+        return MEASURED
+
+    monkeypatch.setattr(auto_batch, "probe", probe)
+    roomy = machine(step_memory(plan, machine(0), 64).total * 10)
+    chosen = auto_batch.fitting_batch(plan, roomy, options, said.append).config  # type: ignore[arg-type]
+    assert tried == [64, 32, 16]
+    assert (chosen.batch_size, chosen.grad_accumulation_steps) == (16, 4)
+    assert "16 sequences, 4 times a step" in said[-1]
+
+    tried.clear()
+    tight = machine(step_memory(plan, machine(0), 8).total)
+    chosen = auto_batch.fitting_batch(plan, tight, options, said.append).config  # type: ignore[arg-type]
+    assert tried == [4]
+    assert chosen.sequences_per_step == 64
+
+    by_estimate = auto_batch.fitting_batch(plan, roomy, options, said.append, probes=False)  # type: ignore[arg-type]
+    assert by_estimate.config.batch_size == 64
+
+
+def test_a_resumed_run_keeps_its_micro_batch_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = planned(batch_size=4, grad_accumulation_steps=16, auto_batch=True)
+    monkeypatch.setattr(auto_batch, "probe", lambda *arguments, **options: MEASURED)
+    from homespun.training import stages
+
+    monkeypatch.setattr(stages.select, "machine", lambda name: machine(10**12))
+    assert choose_batch(plan, 0, print, resumes=True) == plan
+    assert choose_batch(plan, 0, print, resumes=False).config.batch_size == 64
+    small = step_memory(plan, machine(0), 2).total * 2
+    monkeypatch.setattr(stages.select, "machine", lambda name: machine(small // 2 + 1000))
+    less = choose_batch(plan, 0, print, resumes=True).config
+    assert less.batch_size < 4
+    assert less.sequences_per_step == 64

@@ -1,0 +1,170 @@
+"""A run that goes on from a trained model keeps its shape and its tokenizer, and is measured before its first step."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import homespun
+from homespun.errors import UserError
+from homespun.language_model import LanguageModel
+from homespun.records.events import Event, Step, StopRun, TrainResult
+from homespun.stories import stories
+from tests.test_resume import assert_equal_runs
+
+SHAPE: dict[str, Any] = {"model_size": "pico", "n_layers": 1, "d_model": 32, "n_heads": 1}
+PACE: dict[str, Any] = {
+    "batch_size": 2, "warmup_steps": 0, "threads": 1, "compile": "off", "precision": "float32", "log_interval": 1,
+    "eval_interval": 4, "eval_tokens": 200, "sample_interval": 1000, "save_interval": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a trained model in `base`, with a context of 16 tokens, and a second text."""
+    place = tmp_path_factory.mktemp("trained")
+    for name, seed in (("first.txt", 3), ("second.txt", 4)):
+        text = "\n<|endoftext|>\n".join(stories(40, seed=seed))
+        (place / name).write_text(text, encoding="utf-8")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        homespun.train_tokenizer(data_file="first.txt", vocab_size=300)
+        homespun.train(
+            **SHAPE, **PACE, data_file="first.txt", seq_len=16, max_steps=30, checkpoint_dir="base",
+            learning_rate=0.01,
+        )  # fmt: skip
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, in which the test works. Its tokenizer is that of the model alone."""
+    place = shutil.copytree(trained, tmp_path / "place")
+    shutil.rmtree(place / "tokenizer_model")
+    monkeypatch.chdir(place)
+    return place
+
+
+def go_on(folder: str = "next", **settings: Any) -> TrainResult:
+    new: dict[str, Any] = {"init_from": "base", "data_file": "second.txt", "max_steps": 8}
+    return homespun.train(**{**PACE, "seq_len": 16, "checkpoint_dir": folder, **new, **settings})
+
+
+def records(folder: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_first_evaluation_is_that_of_the_initial_model(place: Path) -> None:
+    go_on()
+    base, own = homespun.load("base"), homespun.load("next")
+    first, *later = [record for record in records("next") if "val_loss" in record]
+    assert first["step"] == 0
+    go_on("frozen", learning_rate=1e-30, max_steps=1, eval_interval=1)
+    unchanged = [record["val_loss"] for record in records("frozen") if "val_loss" in record]
+    assert unchanged == [first["val_loss"]] * 2
+    assert later[-1]["val_loss"] < first["val_loss"]
+    assert own.config == base.config
+    assert own.tokenizer.sha256 == base.tokenizer.sha256
+
+
+def test_the_weights_are_those_of_the_model(place: Path) -> None:
+    go_on(learning_rate=1e-30, weight_decay=0.0, max_steps=1)
+    expected, found = (dict(homespun.load(name).engine.state()) for name in ("base", "next"))
+    for name, values in expected.items():
+        assert (found[name] == values).all(), name
+
+
+def test_samples_may_be_shorter_than_the_context(place: Path) -> None:
+    go_on(seq_len=8)
+    model = homespun.load("next")
+    assert model.config.seq_len == 16
+    assert len(model.generate("Once upon a time", max_tokens=40, temperature=0.0)) > 20
+
+
+def test_the_context_of_the_model_is_the_default_where_it_is_shorter(place: Path) -> None:
+    settings = {name: value for name, value in PACE.items() if name != "seq_len"}
+    homespun.train(**settings, init_from="base", data_file="second.txt", max_steps=1)
+    assert records("checkpoints")[-1]["tokens"] == 2 * 16
+
+
+@pytest.mark.parametrize("stop", [1, 6])
+def test_it_resumes_bit_for_bit_without_the_initial_model(place: Path, stop: int) -> None:
+    def stop_there(event: Event) -> None:
+        if isinstance(event, Step) and event.step == stop:
+            raise StopRun("enough")
+
+    go_on("whole")
+    go_on("parts", on_event=stop_there)
+    shutil.rmtree("base")
+    homespun.train(resume="latest", checkpoint_dir="parts")
+    assert_equal_runs(Path("whole"), Path("parts"), step=8)
+
+
+def as_huggingface(place: Path) -> str:
+    return str(homespun_export(place, "huggingface", "copy"))
+
+
+def as_gguf(place: Path) -> str:
+    return str(homespun_export(place, "gguf", "copy.gguf"))
+
+
+def homespun_export(place: Path, to: str, name: str) -> Path:
+    from homespun.config import ExportConfig
+    from homespun.exporting import export_model
+
+    settings: Any = {"to": to, "checkpoint": "base", "output": str(place / name)}
+    return export_model(ExportConfig(**settings), print)
+
+
+@pytest.mark.parametrize("copied", [as_huggingface, as_gguf])
+def test_files_of_other_programs_are_the_same_model(
+    place: Path, copied: Callable[[Path], str]
+) -> None:
+    go_on(max_steps=1)
+    source = copied(place)
+    go_on("from-copy", init_from=source, max_steps=1)
+    losses = [[r["loss_hex"] for r in records(f) if "loss_hex" in r] for f in ("next", "from-copy")]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_may_go_on_in_its_own_folder(place: Path) -> None:
+    first = go_on().best_val_loss
+    go_on("base")
+    assert records("base")[0]["step"] == 0
+    assert homespun.load("base").stored.header["val_loss"] == first
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init_from": "missing"}, "missing: there is no such file or folder; `homespun import`"),
+        ({"init_from": "second.txt"}, "second.txt"),
+        ({"model_size": "pico"}, "keeps its shape: leave --model-size out"),
+        ({"n_layers": 2}, "it has --n-layers 1, not 2; leave the flag out"),
+        ({"architecture": "gpt2"}, "it has --architecture qwen3, not gpt2"),
+        ({"vocab_size": 301}, "with 300 tokens: leave --vocab-size out"),
+        (
+            {"seq_len": 17},
+            "--seq-len 17 is more than the context of .*, 16 tokens: give at most 16",
+        ),
+        ({"tokenizer_path": "other"}, "other is not the tokenizer of base"),
+    ],
+)
+def test_refused(place: Path, settings: dict[str, Any], message: str) -> None:
+    homespun.train_tokenizer(data_file="first.txt", vocab_size=280, output_dir="other")
+    with pytest.raises(UserError, match=message) as caught:
+        go_on(**settings)
+    assert "\n" not in str(caught.value)
+    assert not any(Path("next").glob("*.npz"))
+
+
+def test_settings_that_agree_are_accepted(place: Path) -> None:
+    go_on(n_layers=1, d_model=32, vocab_size=300, max_steps=1)
+    assert isinstance(homespun.load("next"), LanguageModel)
