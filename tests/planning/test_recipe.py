@@ -17,6 +17,7 @@ from homespun.planning.recipe import (
     LORA_RATE,
     MAX_PASSES,
     OF_ITS_RUN,
+    SHAPE,
     SIZES,
     Initial,
     Plan,
@@ -67,8 +68,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "lora_alpha",
         "lora_targets",
     }
-    shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
-    shape |= {"experts", "experts_per_token", "d_expert", "dense_layers"}
+    shape = set(SHAPE)
     limits = {"max_epochs", "max_steps", "time_budget"}
     of_its_length = {"warmup_steps", "eval_interval", "sample_interval"}
     assert still_open <= free | shape | limits | of_its_length
