@@ -324,7 +324,6 @@ OF_ITS_RUN = (
     "min_learning_rate_ratio",
     "weight_decay",
     "beta2",
-    "max_epochs",
 )
 """Settings with which a model that was trained here goes on. It has seen little text, so another one teaches it as much
 as the first: a small model of stories went from 7.51 bits per byte of tales to 2.09 in 150 steps with the rates of its
