@@ -176,6 +176,14 @@ def test_one_token_alone_is_computed_from_its_experts_only(config: ModelConfig) 
     assert relative_error(y[0], expected[:1]) < TOLERANCE
 
 
+def test_one_token_alone_is_computed_in_bfloat16() -> None:
+    """Outside decoding, the weights are float32."""
+    tokens = np.array([[5]], np.int32)
+    exact = engine(TorchEngine, QWEN3_MOE).logits(tokens)
+    rounded = engine(TorchEngine, QWEN3_MOE, precision="bfloat16").logits(tokens)
+    assert relative_error(rounded.astype(np.float64), exact.astype(np.float64)) < 0.1
+
+
 @EACH
 def test_the_balance_loss_is_that_of_transformers(config: ModelConfig) -> None:
     m = matrices(config)

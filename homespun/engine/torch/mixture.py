@@ -49,8 +49,8 @@ class Experts(nn.Module):
         """x [1, D] -> [1, k, D], from the chosen experts alone."""
         parts = []
         for expert in chosen:
-            gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
-            parts.append(F.linear(F.silu(gate) * up, self.down_proj[expert]))
+            gate, up = F.linear(x, self.gate_up_proj[expert].to(x.dtype)).chunk(2, dim=-1)
+            parts.append(F.linear(F.silu(gate) * up, self.down_proj[expert].to(x.dtype)))
         return torch.stack(parts, dim=1)
 
 
