@@ -259,6 +259,22 @@ def test_a_step_reports_how_its_routers_spread_the_tokens(kind: Kind) -> None:
         assert router.z_loss > 0
 
 
+@BY_ENGINE
+def test_the_entropy_of_a_collapsed_router_is_not_negative(compute: Any) -> None:
+    """By rounding alone it would be: a position with a number below 0 is refused."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        logits = (rng.normal(100, 1, (1, 6)) + 16 * np.eye(6)[:1]).astype(np.float32)
+        if compute is by_torch:
+            x = torch.from_numpy(logits)
+            ends = torch.arange(1, 7, dtype=torch.int32)
+            use = of_torch.router_use(x, x.softmax(-1), ends).numpy()
+        else:
+            y = mx.array(logits)
+            use = np.array(of_mlx.router_use(y, mx.softmax(y, axis=-1), mx.arange(6)))
+        assert use[2] >= 0
+
+
 @ENGINES
 def test_the_router_computes_in_float32_in_every_precision(kind: Kind) -> None:
     """Weights and inputs that bfloat16 cannot tell apart choose different experts."""

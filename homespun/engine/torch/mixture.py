@@ -96,6 +96,7 @@ def router_use(logits: Tensor, probabilities: Tensor, ends: Tensor) -> Tensor:
     balance = n_experts * (tokens / n) @ probabilities.mean(0)
     log_total = logits.logsumexp(-1)
     entropy = (log_total - (probabilities * logits).sum(-1)).mean().detach()
+    entropy = entropy.clamp(min=0)  # rounding may have made it negative
     figures = torch.stack((balance, log_total.square().mean(), entropy))
     return torch.cat((figures, tokens / tokens.sum()))
 
