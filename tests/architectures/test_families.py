@@ -258,7 +258,10 @@ NO_EXPERTS = {"experts": 0, "experts_per_token": 0, "d_expert": 0, "dense_layers
         ({"dense_layers": 3}, "leaves none of 3 layers for experts"),
         ({"architecture": "qwen3", "dense_layers": 0}, "qwen3 has no experts: .* qwen3_moe"),
         *(
-            ({"architecture": "llama", **NO_EXPERTS, name: 1}, "llama has no experts: .* --d-expert")
+            (
+                {"architecture": "llama", **NO_EXPERTS, name: 1},
+                "llama has no experts: .* --d-expert",
+            )
             for name in NO_EXPERTS
         ),
     ],

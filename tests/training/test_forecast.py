@@ -16,6 +16,7 @@ from homespun.engine.base import OutOfMemory
 from homespun.engine.probe import Probed
 from homespun.errors import UserError
 from homespun.planning import auto_batch
+from homespun.planning.curves import ExpectedLoss
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan
 from homespun.planning.recipe import plan as recipe
@@ -124,6 +125,21 @@ def test_a_run_has_the_settings_of_its_plan(
     resumed = forecast({"resume": "latest", "max_steps": 5, "threads": 1}, print)
     assert (resumed.steps, resumed.steps_done) == (5, 2)
     assert resumed.model == counted.model
+
+
+def test_no_loss_is_given_for_a_mixture(
+    workplace: Path, probed: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measured runs were of dense models."""
+    known = ExpectedLoss(1.6, 1.5, 1.7, "some runs")
+    monkeypatch.setattr(forecasting, "expected_loss", lambda *size_and_text: known)
+    like_measured = SMALL | {"optimizer": "muon", "schedule": "linear"}
+    dense, mixture = (forecast(like_measured | new, print) for new in ({}, {"experts": 4}))
+    assert dense.loss is known
+    assert mixture.loss is None
+    assert mixture.facts()["loss"].startswith("not known: no run like this was measured (new dense")
+    assert ", of which a token uses 0.0 M (2 of 4 experts of width " in mixture.facts()["model"]
+    assert "token uses" not in dense.facts()["model"]
 
 
 def test_a_text_whose_tokenizer_is_there_is_estimated_with_it(workplace: Path) -> None:
