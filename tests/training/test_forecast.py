@@ -183,7 +183,7 @@ def machine(free: int) -> Any:
     )
 
 
-def test_the_largest_micro_batch_that_fits_makes_the_same_update(
+def test_the_largest_micro_batch_that_fits_makes_steps_of_the_same_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan, options, said = planned(batch_size=64, auto_batch=True), Any, list[str]()
