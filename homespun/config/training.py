@@ -123,7 +123,7 @@ class StepConfig(Checked):
     )
     grad_accumulation_steps: int | None = setting(
         None,
-        "Micro-batches per optimizer step; the update is that of one large batch.",
+        "Micro-batches per optimizer step; the update is that of one large batch, in a mixture of experts nearly so.",
         with_preset=1,
         recipe="1",
         at_least=1,
@@ -313,7 +313,7 @@ class MachineConfig(Checked):
     auto_batch: bool = setting(
         False,
         "Choose the largest micro-batch that fits into memory, and the number of micro-batches that keeps the "
-        "update the same. A resumed run keeps the choice if it fits.",
+        "size of a step. A resumed run keeps the choice if it fits.",
     )
     threads: int | None = setting(
         None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024

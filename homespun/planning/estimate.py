@@ -78,7 +78,8 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     """
     c, traits, lora = config, computing.traits, computing.lora
     parameter_bytes = FLOAT32_BYTES * count_parameters(c)
-    matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
+    sizes = [p.size for p in parameters(c) if p.group == "matrix"]
+    matrices = sum(sizes)
     number_bytes = HALF_BYTES if traits.half else FLOAT32_BYTES
     tokens = batch_size * c.seq_len
 
@@ -112,7 +113,7 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     moments, update = 2 * trained_bytes, math.floor(traits.update_copies * trained_bytes)
     if computing.optimizer == "muon" and lora is None:
         moments -= FLOAT32_BYTES * matrices
-        update += traits.muon_bytes * min(matrices, MAX_STACK_SIZE)
+        update += traits.muon_bytes * min(matrices, max(MAX_STACK_SIZE, *sizes))
     return TrainingMemory(
         weights=weights,
         gradients=trained_bytes,

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from homespun import workspace
-from homespun.architectures.families import count_parameters, family, flops_per_token, parameters
+from homespun.architectures.families import (
+    count_parameters,
+    described_size,
+    flops_per_token,
+    parameters,
+)
 from homespun.architectures.lora import count_trained
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag, seconds
@@ -116,11 +121,6 @@ class Forecast:
         return count_parameters(self.model)
 
     @property
-    def active_parameters(self) -> int:
-        """Number of weights that one token uses."""
-        return family(self.model.architecture).active_parameters(self.model)
-
-    @property
     def trained_parameters(self) -> int:
         """Number of weights that the run changes: with LoRA those of the adapters."""
         return count_trained(self.model, lora_of(self.settings))
@@ -174,15 +174,13 @@ class Forecast:
     def facts(self) -> dict[str, str]:
         """The forecast in words, by topic."""
         c, model = self.settings, self.model
-        active = ""
-        if self.active_parameters != self.parameters:
-            active = f", {self.active_parameters / 1e6:.1f} M of them active"
+        weights = described_size(model)
         if self.trained_parameters != self.parameters:
-            active += f", {self.trained_parameters:,} in adapters are trained"
+            weights += f", {self.trained_parameters:,} in adapters are trained"
         facts = {
             "machine": self.machine,
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
-            f"{counted(model.n_heads, 'head')}, {self.parameters / 1e6:.1f} M parameters{active}, "
+            f"{counted(model.n_heads, 'head')}, {weights}, "
             f"vocabulary {model.vocab_size:,}",
             "text": self._text(),
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
@@ -253,8 +251,8 @@ class Forecast:
             return "not known: " + (
                 "there is no text"
                 if self.text is None
-                else "no run like this was measured (new models of one or a few million parameters, with Muon and "
-                "linear decay)"
+                else "no run like this was measured (new dense models of one or a few million parameters, with Muon "
+                "and linear decay)"
             )
         loss = self.loss
         value, least, most = loss.nats(self.text.bytes_per_token)
@@ -531,7 +529,7 @@ def _loss(
     """The loss to expect; only for runs like those that were measured."""
     c = planned.config
     is_like_them = (c.optimizer, c.schedule, c.init_from) == ("muon", "linear", None)
-    if not corpus or not count or not steps or not is_like_them:
+    if not corpus or not count or not steps or not is_like_them or planned.model.experts:
         return None
     embeddings = sum(p.size for p in parameters(planned.model) if p.group == "embedding")
     return expected_loss(
