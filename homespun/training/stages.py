@@ -329,7 +329,8 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
 
 
 def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> EngineOptions:
-    """The settings of a run that its engine needs."""
+    """The settings of a run that its engine needs. With LoRA routers are frozen, and their losses are left out."""
+    lora = lora_of(c)
     return EngineOptions(
         optimizer=OptimizerSettings(
             name=c.optimizer,
@@ -345,9 +346,9 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
-        lora=lora_of(c),
-        aux_loss=c.aux_loss,
-        z_loss=c.z_loss,
+        lora=lora,
+        aux_loss=0.0 if lora else c.aux_loss,
+        z_loss=0.0 if lora else c.z_loss,
     )
 
 
