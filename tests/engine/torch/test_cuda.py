@@ -97,7 +97,7 @@ def test_a_step_is_read_when_its_own_figures_have_arrived(monkeypatch: pytest.Mo
 
     arrival = Arrival()
     monkeypatch.setattr(machine, "to_host", lambda figures: (figures, arrival))
-    step = TorchStep(torch.tensor([2.0, 3.0, 0.0]), max_grad_norm=1.0)
+    step = TorchStep(torch.tensor([2.0, 3.0, 0.0]), None, max_grad_norm=1.0)
     assert not step.ready()
     arrival.there = True
     assert step.ready()
