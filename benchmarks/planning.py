@@ -60,7 +60,7 @@ def main(
 
 
 def compared(flags: str, rounds: int, steps: int, folder: Path) -> report.Row:
-    """A configuration's predictions beside what was measured."""
+    """A configuration's predictions beside its measurements."""
     words = f"train {flags} {COMMON} --max-steps {steps} --data-file data/stories_2000.txt"
     memory, predicted, taken = [], [], []
     estimate = 0

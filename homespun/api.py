@@ -81,7 +81,7 @@ def train(
     if on_event is not None and not callable(on_event):
         raise UserError(f"on_event is {shown(on_event)}: a function is expected")
     if settings_of(TrainConfig, config, settings).dry_run:
-        raise UserError("--dry-run trains nothing: homespun.plan gives what a run would take")
+        raise UserError("--dry-run trains nothing: call homespun.plan instead")
     try:
         with silence(checked("quiet", quiet, bool)), Interrupts() as interrupts:
             result = run_training(settings, say, interrupts, on_event, config)
@@ -112,7 +112,7 @@ def evaluate(config: EvalConfig | None = None, **settings: Any) -> list[EvalResu
 def plan(
     config: TrainConfig | None = None, *, machine: str | None = None, **settings: Any
 ) -> Forecast:
-    """Say what a run with these settings would take, as `homespun plan` does; nothing is written.
+    """Estimate the cost and the loss of a run with these settings, as `homespun plan` does; nothing is written.
 
     Args:
         config: the settings; `settings` replace some of them.

@@ -89,6 +89,25 @@ def test_the_use_of_the_experts_is_recorded_and_drawn(workplace: Path) -> None:
     assert heights[0] < heights[1]
 
 
+def test_adapters_alone_are_trained_without_the_losses_of_the_frozen_routers(
+    workplace: Path,
+) -> None:
+    base = trained("base", max_steps=1)
+    gradients, logged = [], []
+    for aux_loss in (0.0, 50.0):
+        settings = {"aux_loss": aux_loss, "z_loss": aux_loss, "optimizer": "adamw"}
+        folder = homespun.train(
+            init_from=str(base), checkpoint_dir=f"adapted-{aux_loss}", lora_rank=2, threads=1,
+            precision="float32", batch_size=2, max_steps=2, log_interval=1, eval_tokens=500, **settings,
+        ).checkpoint_dir  # fmt: skip
+        found = [record for record in records(folder) if "expert_load" in record]
+        gradients.append([record["grad_norm"] for record in found])
+        logged += found
+    assert gradients[0] == gradients[1]
+    assert len(logged) == 4
+    assert not any(name.startswith("auxiliary") for record in logged for name in record)
+
+
 def test_a_header_states_both_sizes(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained("run", max_steps=1)
     shown = " ".join(capsys.readouterr().out.split())

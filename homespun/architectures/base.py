@@ -110,7 +110,7 @@ class Family(ABC):
         """The usual width inside the feed-forward layers."""
 
     def with_experts(self, config: ModelConfig) -> ModelConfig:
-        """The shape with values for what it leaves open about experts; a family without experts returns it as it is."""
+        """The shape with usual values for open settings of experts; a family without experts returns it as it is."""
         return config
 
     @abstractmethod

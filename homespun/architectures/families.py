@@ -44,11 +44,12 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """
     config = ModelConfig(**values)
     of = family(config.architecture)
-    if of.expert_family != of.name and (config.experts or config.experts_per_token):
+    of_experts = (config.experts, config.experts_per_token, config.d_expert, config.dense_layers)
+    if of.expert_family != of.name and any(of_experts):
         others = [name for name, other in FAMILIES.items() if other.expert_family == name]
         raise UserError(
-            f"{of.name} has no experts: leave --experts and --experts-per-token out, or choose --architecture "
-            f"{' or '.join(others)}"
+            f"{of.name} has no experts: leave --experts, --experts-per-token, --d-expert and --dense-layers out, or "
+            f"choose --architecture {' or '.join(others)}"
         )
     of.check(config)
     return config
@@ -94,7 +95,7 @@ def count_active_parameters(config: ModelConfig) -> int:
 
 
 def described_size(config: ModelConfig) -> str:
-    """The number of weights in words, and what a token uses of them where there are experts."""
+    """The number of weights in words, and the number that a token uses if there are experts."""
     size = f"{count_parameters(config) / 1e6:.1f} M parameters"
     if not config.experts:
         return size

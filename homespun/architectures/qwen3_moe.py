@@ -23,7 +23,7 @@ from homespun.errors import UserError
 EXPERTS, EXPERTS_PER_TOKEN = 8, 2
 """The usual numbers. They cost little more time than a dense layer; more experts need a longer run to pay."""
 WIDTH_UNIT = 8
-"""The products of PyTorch read rows in units of 16 bytes, which are eight numbers of 16 bits."""
+"""On a GPU the products read rows in units of 16 bytes, which are eight numbers of 16 bits."""
 GATE_UP, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 
 
@@ -73,7 +73,7 @@ class Qwen3Moe(Qwen3):
         return self.with_experts(dataclasses.replace(dense, experts=experts))
 
     def with_experts(self, config: ModelConfig) -> ModelConfig:
-        """A shape in which what is open about the experts has its usual value. Those that one token uses are together
+        """A shape in which open settings of the experts have their usual values. Those that one token uses are together
         as wide as a dense layer."""
         per_token = config.experts_per_token or EXPERTS_PER_TOKEN
         width = config.d_expert or WIDTH_UNIT * math.ceil(config.d_ff / per_token / WIDTH_UNIT)

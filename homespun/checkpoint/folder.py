@@ -124,8 +124,10 @@ class CheckpointFolder:
             pass
 
     def has_run(self) -> bool:
-        """Whether there is anything of a run in the folder."""
-        return any(_is_of_run(name) for name in _names_in(self.path))
+        """Whether there is anything of a run in the folder. One that ended before its first step leaves nothing but an
+        empty record and the base of its adapters."""
+        names = [name for name in _names_in(self.path) if _is_of_run(name) and name != BASE]
+        return bool(names) and (names != [METRICS] or bool((self.path / METRICS).stat().st_size))
 
     def check_space(self, bytes_needed: int, need: str = "the checkpoints need") -> None:
         """Check that there is room on the disk before something is written.

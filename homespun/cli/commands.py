@@ -207,7 +207,7 @@ def models(settings: Settings) -> int:
     say(
         f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
         f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU; "
-        "--gradient-checkpointing needs less. homespun plan tells it for a machine."
+        "--gradient-checkpointing needs less. `homespun plan` estimates it for your machine and settings."
     )
     return 0
 
@@ -394,7 +394,10 @@ COMMANDS: dict[str, Command] = {
             "import",
             ImportConfig,
             import_,
-            ("homespun import SmolLM2-135M.gguf --output smollm2",),
+            (
+                "homespun import SmolLM2-135M.gguf --output smollm2",
+                "homespun import HuggingFaceTB/SmolLM2-135M",
+            ),
         ),
         Command("judge", JudgeConfig, judge),
         Command("models", ModelsConfig, models),

@@ -16,7 +16,7 @@ class ExportConfig(Checked):
     to: FormatName = setting(
         REQUIRED,
         "huggingface: for transformers; gguf: for llama.cpp and Ollama; mlx: for mlx-lm; peft: the adapters of a run "
-        "with --lora-rank alone, for PEFT. All others merge such adapters into the model.",
+        "with --lora-rank alone, for PEFT. The other formats merge the adapters into the model.",
     )
     checkpoint: PathName = setting(
         "checkpoints",

@@ -30,7 +30,7 @@ class EvalConfig(ReaderConfig):
     )
     max_tokens: int | None = setting(
         preset_defaults(TrainConfig)["eval_tokens"],
-        "Score the beginning of the text, at most this many tokens; off: all of it.",
+        "Maximum number of tokens to score, from the beginning of the text; off: the whole text.",
         off=None,
         at_least=1,
     )
@@ -43,8 +43,8 @@ class EvalConfig(ReaderConfig):
     )
     stride: int | Literal["half"] | None = setting(
         None,
-        "Let the window slide by N tokens, without a number by half a window, so that each token sees at least the "
-        "rest of a window before it.",
+        "Let the window slide by N tokens (half a window if N is omitted), so that each token sees at least the rest "
+        "of a window before it.",
         if_omitted="windows do not overlap",
         const="half",
         metavar="N",

@@ -90,7 +90,8 @@ class LoadConfig(ReaderConfig):
 
     checkpoint: PathName | None = setting(
         None,
-        "Model: an .npz file or the folder of a run; if omitted, the best model of the run in `checkpoints`.",
+        "Model: an .npz file, the folder of a run, a Hugging Face or MLX folder, or a GGUF file; if omitted, the best "
+        "model of the run in `checkpoints`.",
     )
 
 

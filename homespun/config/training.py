@@ -74,7 +74,7 @@ class ShapeConfig(Checked):
     )
     experts: int | None = setting(
         None,
-        "Experts in each feed-forward layer of a mixture, of which a token uses a few.",
+        "Number of experts in each feed-forward layer of a mixture; a token uses a few of them.",
         if_omitted=f"{FROM_PRESET}, or eight in a family with experts",
         at_least=2,
         at_most=4096,
@@ -82,7 +82,7 @@ class ShapeConfig(Checked):
     )
     experts_per_token: int | None = setting(
         None,
-        "Experts that a token uses.",
+        "Number of experts that a token uses.",
         if_omitted=f"{FROM_PRESET}, or two",
         at_least=1,
         on_resume="fixed",
@@ -96,7 +96,7 @@ class ShapeConfig(Checked):
     )
     dense_layers: int | None = setting(
         None,
-        "First blocks that have one feed-forward layer of width --d-ff instead of experts.",
+        "Number of first blocks with one feed-forward layer of width --d-ff instead of experts.",
         if_omitted=FROM_PRESET,
         at_least=0,
         on_resume="fixed",
@@ -123,7 +123,7 @@ class StepConfig(Checked):
     )
     grad_accumulation_steps: int | None = setting(
         None,
-        "Micro-batches per optimizer step; the update is that of one large batch.",
+        "Micro-batches per optimizer step; the update is that of one large batch, in a mixture of experts nearly so.",
         with_preset=1,
         recipe="1",
         at_least=1,
@@ -267,7 +267,7 @@ class LoraConfig(Checked):
 
     lora_rank: int | None = setting(
         None,
-        "Rank of the adapters, such as 8. The model itself is frozen then, which takes half the memory or less.",
+        "Rank of the adapters, such as 8. The model itself is frozen then, which takes about half the memory.",
         if_omitted="the whole model is trained",
         at_least=1,
         at_most=65_536,
@@ -312,8 +312,8 @@ class MachineConfig(Checked):
     )
     auto_batch: bool = setting(
         False,
-        "Choose the largest micro-batch that fits into memory, and as many of them that the update stays the same. A "
-        "resumed run keeps it where it fits.",
+        "Choose the largest micro-batch that fits into memory, and the number of micro-batches that keeps the "
+        "size of a step. A resumed run keeps the choice if it fits.",
     )
     threads: int | None = setting(
         None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
@@ -422,7 +422,7 @@ class TrainConfig(
         on_resume="fixed",
     )
     dry_run: bool = setting(
-        False, "Say what the run would take, as `homespun plan` does, and write nothing."
+        False, "Print the plan of the run, as `homespun plan` does, and write nothing."
     )
     config: PathName | None = setting(
         None,
@@ -447,8 +447,8 @@ class TrainConfig(
 
 @dataclass(frozen=True)
 class PlanConfig(TrainConfig):
-    """Say what a run would take before it starts: memory, time, disk, energy and the loss to expect. It takes all
-    settings of `homespun train`, measures some real steps on this machine (at most a minute), and writes nothing."""
+    """Estimate the memory, time, disk space, energy and loss of a run before it starts. The command takes all settings
+    of `homespun train`, measures some real steps on this machine (at most a minute), and writes nothing."""
 
     machine: str | None = setting(
         None,

@@ -180,7 +180,7 @@ class EngineOptions:
     """The fraction of the embeddings, and of the outputs of attention and feed-forward layers, that a training step
     sets to zero."""
     aux_loss: float = 0.0
-    """Factor of the balance loss of each router in what a step minimises."""
+    """Factor of the balance loss of each router in the loss that a step minimises."""
     z_loss: float = 0.0
     """Factor of the z-loss of each router."""
     frozen: frozenset[str] = frozenset()

@@ -46,7 +46,8 @@ def parameter_groups(
 
 
 def _stacks(alike: list[Parameter]) -> Iterator[list[Parameter]]:
-    """Matrices of one shape, in lists of at most `MAX_STACK_SIZE` numbers, each list with at least one matrix."""
-    n = max(1, MAX_STACK_SIZE // alike[0].size)
+    """Matrices of one shape, in lists of at most `MAX_STACK_SIZE` numbers, each list with at least one matrix. The
+    matrices of experts are a stack already."""
+    n = max(1, MAX_STACK_SIZE // alike[0].size) if len(alike[0].shape) == 2 else 1
     for start in range(0, len(alike), n):
         yield alike[start : start + n]

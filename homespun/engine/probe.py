@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,8 @@ STEPS_SECONDS = 10.0
 """After this time a probe takes no further step, unless it has taken fewer than `LEAST_STEPS`."""
 LEAST_STEPS, MOST_STEPS = 3, 30
 RATES = {"adamw": 1e-6, "muon": 1e-6}
+ENDED_FOR_MEMORY = (-signal.SIGKILL, -signal.SIGABRT)
+"""Exit statuses of a process that has taken the last memory: the system ends it, or a library gives up."""
 _STATUS = Path("/proc/self/status")
 
 
@@ -116,13 +119,13 @@ def probe(
         process.wait()
         raise
     else:
-        if process.returncode < 0:  # the system ends a process that takes its last memory
+        if process.returncode in ENDED_FOR_MEMORY:
             raise OutOfMemory
     lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
     if any("out_of_memory" in line for line in lines):
         raise OutOfMemory
-    if process.returncode > 0:
-        raise ProbeFailed(f"trial steps failed: {errors.strip().rpartition(chr(10))[2]}")
+    if process.returncode:
+        raise ProbeFailed(f"trial steps failed: {_reason(errors)}")
     return _probed(lines)
 
 
@@ -185,6 +188,12 @@ def _serve(request: dict[str, Any]) -> None:
         step += 1
 
 
+def _reason(errors: str) -> str:
+    """The message of the exception that ended a process, without its type."""
+    last = errors.strip().rpartition("\n")[2]
+    return last.partition(": ")[2] or last
+
+
 def _options(values: dict[str, Any]) -> EngineOptions:
     optimizer = OptimizerSettings(**values["optimizer"])
     frozen, lora = frozenset(values["frozen"]), values["lora"]
@@ -198,7 +207,9 @@ def _trained_a_little(model: ModelConfig, options: EngineOptions, name: EngineNa
     tiny = dataclasses.replace(
         family(model.architecture).default_shape(2, 192, 3), vocab_size=257, seq_len=8
     )
-    engine = select.create(tiny, dataclasses.replace(options, compiled=False), name=name)
+    lora = options.lora and Lora(1, 1.0)
+    options = dataclasses.replace(options, compiled=False, lora=lora)
+    engine = select.create(tiny, options, name=name)
     engine.train_step([_batch(tiny, 1, None, 0.0)], RATES, 0).result()
     return engine
 

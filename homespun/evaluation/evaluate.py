@@ -20,7 +20,7 @@ from homespun.errors import UserError
 from homespun.evaluation.scoring import Evaluator
 from homespun.language_model import load_stored
 from homespun.model_formats.formats import open_model
-from homespun.model_formats.stored_model import StoredModel
+from homespun.model_formats.stored_model import StoredModel, learned_texts
 from homespun.records.events import perplexity
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
@@ -120,18 +120,13 @@ def _chosen_text(config: EvalConfig, models: list[StoredModel], say: Say) -> _Te
         corpus = survey(path, say, folder if folder.is_dir() else None)
     except TooLittleText:
         return _Text(path, "all", None, lambda: documents(path))
-    trained = [str(model.path) for model in models if _trained_on(model) == corpus.sha256]
+    trained = [str(model.path) for model in models if corpus.sha256 in learned_texts(model)]
     if not trained:
         return _Text(path, "all", corpus.n_bytes, lambda: documents(path))
     say(
         f"{' and '.join(trained)} learned from {path}: only the part that was held out for validation is scored."
     )
     return _Text(path, "validation", corpus.validation_bytes, corpus.validation)
-
-
-def _trained_on(model: StoredModel) -> object:
-    """The identity of the text that a model was trained on, if it is known."""
-    return model.header.get("data_sha256")
 
 
 def _streams(
@@ -155,6 +150,8 @@ def _streams(
         for sha256, end in ends.items():
             n_targets = int(np.searchsorted(end[:max_tokens], n_bytes, side="right"))
             streams[sha256] = streams[sha256][: n_targets + 1]
+        if min(map(len, streams.values())) < 2:
+            raise UserError(f"--max-tokens {max_tokens} leaves nothing to score: give more")
         share = f", {n_bytes / text.n_bytes:.0%} of it" if text.n_bytes else ""
         say(
             f"Only the first {n_bytes:,} bytes of the text are scored{share}; --max-tokens off scores all of it."

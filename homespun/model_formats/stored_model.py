@@ -69,3 +69,10 @@ def other_facts(model: StoredModel) -> dict[str, Any]:
     """The facts in a header that neither shape nor tokenizer state."""
     described = header_of(dataclasses.replace(model, header={}))
     return {name: fact for name, fact in model.header.items() if name not in described}
+
+
+def learned_texts(model: StoredModel) -> list[str]:
+    """Hashes of the texts that a model has learned from, as far as it is known, the last one at the end."""
+    earlier, last = model.header.get("learned_before"), model.header.get("data_sha256")
+    known = [*(earlier if isinstance(earlier, list) else []), last]
+    return [sha256 for sha256 in known if isinstance(sha256, str)]

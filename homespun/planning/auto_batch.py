@@ -1,6 +1,6 @@
 """A planned run flows in; the same run with the largest micro-batch that fits into memory comes out.
 
-The update stays the same: a smaller micro-batch comes with more accumulation.
+The size of a step stays the same: a smaller micro-batch comes with more accumulation.
 """
 
 import dataclasses

@@ -25,6 +25,8 @@ HALF_BYTES = 2
 
 UTILISATION = 0.4
 """Share of a machine's peak speed in matrix products that training is expected to reach."""
+CHECKS_PER_RUN = 10
+"""Evaluations of a run, and rounds of samples, where no interval is given."""
 EVALUATION_COST = 0.25
 """Cost of evaluating a token, in training tokens; measured on CPUs."""
 
@@ -76,7 +78,8 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     """
     c, traits, lora = config, computing.traits, computing.lora
     parameter_bytes = FLOAT32_BYTES * count_parameters(c)
-    matrices = sum(p.size for p in parameters(c) if p.group == "matrix")
+    sizes = [p.size for p in parameters(c) if p.group == "matrix"]
+    matrices = sum(sizes)
     number_bytes = HALF_BYTES if traits.half else FLOAT32_BYTES
     tokens = batch_size * c.seq_len
 
@@ -110,7 +113,7 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     moments, update = 2 * trained_bytes, math.floor(traits.update_copies * trained_bytes)
     if computing.optimizer == "muon" and lora is None:
         moments -= FLOAT32_BYTES * matrices
-        update += traits.muon_bytes * min(matrices, MAX_STACK_SIZE)
+        update += traits.muon_bytes * min(matrices, max(MAX_STACK_SIZE, *sizes))
     return TrainingMemory(
         weights=weights,
         gradients=trained_bytes,

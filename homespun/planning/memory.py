@@ -1,7 +1,7 @@
 """A planned run flows in; if its steps do not fit into memory, an error comes out, with flags that make them fit.
 
-First choice is a smaller micro-batch with more accumulation, which makes the same update; then gradient checkpointing;
-then a smaller model.
+First choice is a smaller micro-batch with more accumulation, which keeps the size of a step; then gradient
+checkpointing; then a smaller model.
 """
 
 from homespun.architectures.presets import PRESETS, shaped
@@ -56,7 +56,7 @@ def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
                 flags = f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}"
                 if checkpointing and not c.gradient_checkpointing:
                     flags += " --gradient-checkpointing"
-                return f"{flags} makes the same update with {size(needed)}"
+                return f"{flags} makes steps of the same size with {size(needed)}"
     if c.init_from is not None:
         return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}

@@ -14,6 +14,7 @@ from homespun.config import ModelConfig, Optimizer, Schedule, TrainConfig
 from homespun.config.checked import preset_defaults, seconds
 from homespun.errors import UserError
 from homespun.planning.estimate import (
+    CHECKS_PER_RUN,
     EVALUATION_COST,
     expected_seconds_per_step,
     expected_tokens_per_second,
@@ -125,6 +126,7 @@ def plan(
     Raises:
         UserError: settings that contradict each other or the data.
     """
+    check_step_fits(least_sequences_per_step(config), config.seq_len, n_samples)
     config, base, defaults = _defaults(config, n_samples, flops_per_second, initial)
     if initial is not None:
         vocab_size = initial.shape.vocab_size
@@ -322,15 +324,12 @@ OF_ITS_RUN = (
     "min_learning_rate_ratio",
     "weight_decay",
     "beta2",
-    "max_epochs",
 )
 """Settings with which a model that was trained here goes on. It has seen little text, so another one teaches it as much
 as the first: a small model of stories went from 7.51 bits per byte of tales to 2.09 in 150 steps with the rates of its
 run, to 2.14 with half of them, and to 2.29 with the best rate of AdamW."""
-CHECKS_PER_RUN = 10
-"""Evaluations of a run that goes on."""
 EVALUATION_SHARE = 0.01
-"""The fraction of the time that one of them takes."""
+"""The fraction of the time that one evaluation takes."""
 LEAST_EVAL_TOKENS = 4096
 SECONDS_PER_LOG = 2.0
 
@@ -355,9 +354,11 @@ def _going_on(
     in_training = dataclasses.replace(initial.shape, seq_len=config.seq_len)
     speed = expected_tokens_per_second(in_training, flops_per_second)
     tokens = speed * seconds(config.time_budget or DEFAULT_TIME_BUDGET)
+    accumulation = config.grad_accumulation_steps or (own.grad_accumulation_steps if own else 1)
     if own:
         tokens_per_step = own.tokens_per_step
         chosen = {name: getattr(own, name) for name in OF_ITS_RUN}
+        chosen["max_epochs"] = min(own.max_epochs or MAX_PASSES, MAX_PASSES)
     else:
         tokens_per_step = min(MAX_FINE_TUNING_TOKENS, int(tokens / FINE_TUNING_STEPS))
         chosen = {
@@ -377,7 +378,9 @@ def _going_on(
     eval_tokens = int(EVALUATION_SHARE * tokens / EVALUATION_COST)
     return ResolvedConfig(
         **chosen,
-        batch_size=max(1, sequences // (config.grad_accumulation_steps or 1)),
+        batch_size=max(1, sequences // accumulation),
+        grad_accumulation_steps=accumulation,
+        gradient_checkpointing=own.gradient_checkpointing if own else False,
         log_interval=max(1, int(SECONDS_PER_LOG * speed / (sequences * config.seq_len))),
         eval_interval=None,
         eval_tokens=min(ResolvedConfig.eval_tokens, max(LEAST_EVAL_TOKENS, eval_tokens)),

@@ -73,8 +73,9 @@ class LoggedSteps:
     """Since the beginning of the run, steps alone."""
     routers: Sequence[Router] = ()
     """Of the blocks that have experts."""
-    auxiliary_loss: float = 0.0
-    """The losses of the routers, each times its factor: they are minimised together with the loss."""
+    auxiliary_loss: float | None = 0.0
+    """The losses of the routers, each times its factor: they are minimised together with the loss. None: with LoRA,
+    which leaves routers as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,8 +42,8 @@ With experts also, as means over the steps since the last such record: `expert_l
 expert in its tokens, times their number: 1 is an even share), the largest and smallest of these as `largest_load` and
 `smallest_load`, `dead_experts` (how many had no token), `router_entropy` (of a token's probabilities, as a fraction of
 the largest possible, mean over the routers), `balance_loss` and `z_loss` (means over the routers), and
-`auxiliary_loss`, what the losses of all routers add to the loss that is minimised, with its share in that as
-`auxiliary_share`.
+`auxiliary_loss`, the part of the minimised loss that comes from all routers, with its share as `auxiliary_share`
+(both without LoRA, which leaves routers as they are).
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
 two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
 `best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
@@ -98,7 +98,7 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
 
 def _experts(loss: float, log: LoggedSteps) -> dict[str, Any]:
     """The use of the experts."""
-    routers = log.routers
+    routers, auxiliary = log.routers, log.auxiliary_loss
     loads = [[share * len(router.load) for share in router.load] for router in routers]
     all_loads = [load for of_router in loads for load in of_router]
     return {
@@ -109,8 +109,8 @@ def _experts(loss: float, log: LoggedSteps) -> dict[str, Any]:
         "router_entropy": fmean(r.entropy / math.log(len(r.load)) for r in routers),
         "balance_loss": fmean(r.balance_loss for r in routers),
         "z_loss": fmean(r.z_loss for r in routers),
-        "auxiliary_loss": log.auxiliary_loss,
-        "auxiliary_share": log.auxiliary_loss / (loss + log.auxiliary_loss),
+        "auxiliary_loss": auxiliary,
+        "auxiliary_share": None if auxiliary is None else auxiliary / (loss + auxiliary),
     }
 
 

@@ -96,7 +96,7 @@ def merges(scores: Mapping[str, float]) -> list[list[str]]:
                 with_score.setdefault(score, set()).add(piece)
     for pieces in with_score.values():
         if len(pieces) > 1 and len(set("".join(pieces))) > 1:
-            raise UserError(f"its pieces {_listed(pieces)} have one score")
+            raise UserError(f"its pieces {_listed(pieces)} have the same score")
     found.sort(key=lambda entry: (-entry[0], -len(entry[1][0]), -len(entry[1][1])))
     return [pair for _, pair in found]
 
@@ -113,6 +113,8 @@ def scores_of(specification: Json) -> dict[str, float] | None:
     if specification.get("normalizer") not in steps or specification.get("pre_tokenizer"):
         return None
     if not model.get("byte_fallback") or model.get("ignore_merges"):
+        return None
+    if not model["vocab"].keys() >= {model.get("unk_token"), *BYTE_PIECES}:
         return None
     special = {token["content"] for token in specification["added_tokens"] if token["special"]}
     pieces = [p for p in model["vocab"] if p not in special and p not in BYTE_PIECES]

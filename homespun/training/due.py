@@ -1,6 +1,6 @@
 """The position of a run flows in; decisions come out: whether a log line, evaluation, sample, save or end is due."""
 
-from homespun.planning.estimate import EVALUATION_COST
+from homespun.planning.estimate import CHECKS_PER_RUN, EVALUATION_COST
 from homespun.training.clock import Clock
 from homespun.training.position import NEVER, Position
 from homespun.training.run import Run
@@ -11,8 +11,6 @@ MAX_UNSAVED_SECONDS = 300.0
 MAX_SAVING_SHARE = 0.02
 """A checkpoint that is due by the clock takes at most this fraction of the time since the one before."""
 
-CHECKS_PER_RUN = 10
-"""Evaluations of a run, and rounds of samples, where no interval is given."""
 MAX_CHECK_SHARE = 0.015
 """An evaluation costs at most this fraction of the training since the one before; the same for samples."""
 SAMPLING_COST = 16

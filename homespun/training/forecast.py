@@ -1,4 +1,4 @@
-"""Settings flow in; everything that the run would take comes out, and nothing is written.
+"""Settings flow in; the plan of the run comes out, and nothing is written.
 
 The settings are chosen by the same stages as those of a run. Time and memory come from some real steps on this machine,
 or from the data sheet of another one.
@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from homespun import workspace
-from homespun.architectures.families import count_parameters, family, flops_per_token, parameters
+from homespun.architectures.families import (
+    count_parameters,
+    described_size,
+    flops_per_token,
+    parameters,
+)
 from homespun.architectures.lora import count_trained
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag, seconds
@@ -26,6 +31,7 @@ from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
 from homespun.planning.estimate import (
+    CHECKS_PER_RUN,
     EVALUATION_COST,
     TrainingMemory,
     expected_seconds_per_step,
@@ -35,8 +41,8 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.due import CHECKS_PER_RUN, MAX_CHECK_SHARE, SAMPLING_COST
-from homespun.training.initial_model import initial_model
+from homespun.training.due import MAX_CHECK_SHARE, SAMPLING_COST
+from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
 from homespun.training.resume import (
     ResumePoint,
@@ -115,11 +121,6 @@ class Forecast:
         return count_parameters(self.model)
 
     @property
-    def active_parameters(self) -> int:
-        """Number of weights that one token uses."""
-        return family(self.model.architecture).active_parameters(self.model)
-
-    @property
     def trained_parameters(self) -> int:
         """Number of weights that the run changes: with LoRA those of the adapters."""
         return count_trained(self.model, lora_of(self.settings))
@@ -173,15 +174,13 @@ class Forecast:
     def facts(self) -> dict[str, str]:
         """The forecast in words, by topic."""
         c, model = self.settings, self.model
-        active = ""
-        if self.active_parameters != self.parameters:
-            active = f", {self.active_parameters / 1e6:.1f} M of them active"
+        weights = described_size(model)
         if self.trained_parameters != self.parameters:
-            active += f", {self.trained_parameters:,} in adapters are trained"
+            weights += f", {self.trained_parameters:,} in adapters are trained"
         facts = {
             "machine": self.machine,
             "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
-            f"{counted(model.n_heads, 'head')}, {self.parameters / 1e6:.1f} M parameters{active}, "
+            f"{counted(model.n_heads, 'head')}, {weights}, "
             f"vocabulary {model.vocab_size:,}",
             "text": self._text(),
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
@@ -204,7 +203,7 @@ class Forecast:
 
     def _text(self) -> str:
         if self.text is None:
-            return "none yet: planned as if no run reads it to its end"
+            return "none yet: the plan assumes a very large text"
         source = self.text.estimated_from
         tokens = f"{self.text.training:,} training and {self.text.validation:,} validation tokens"
         if source is None:
@@ -252,8 +251,8 @@ class Forecast:
             return "not known: " + (
                 "there is no text"
                 if self.text is None
-                else "no run like this was measured (new models of one or a few million parameters, with Muon and "
-                "linear decay)"
+                else "no run like this was measured (new dense models of one or a few million parameters, with Muon "
+                "and linear decay)"
             )
         loss = self.loss
         value, least, most = loss.nats(self.text.bytes_per_token)
@@ -276,7 +275,7 @@ def forecast(
     config: TrainConfig | None = None,
     machine: str | None = None,
 ) -> Forecast:
-    """Plan a run and measure what its steps take. Nothing is written.
+    """Plan a run and measure its steps. Nothing is written.
 
     Args:
         given: settings by name, as for `train`.
@@ -298,7 +297,8 @@ def forecast(
     initial = None
     if point is None:
         check_settings(wanted)
-        wanted, initial = initial_model(wanted, say)
+        if initial := initial_model(wanted, say):
+            wanted = in_context(wanted, initial, notes.append)
     corpus, tokenizer, count = _text(wanted, point, initial, say)
     if point:
         planned = resumed_plan(wanted, point.header, say)
@@ -387,7 +387,9 @@ def _speed(
     flops = machine.flops_per_second(c.precision, c.threads)
     expected = expected_seconds_per_step(planned.in_training, c.tokens_per_step, flops)
     if sheet:
-        expected += BYTES_PER_WEIGHT * count_parameters(planned.model) / sheet.bytes_per_second()
+        expected += (
+            BYTES_PER_WEIGHT * count_trained(planned.model, planned.lora) / sheet.bytes_per_second()
+        )
         return Speed(
             expected, None, "by the data sheet, not measured: within a factor of two"
         ), None
@@ -456,14 +458,14 @@ def _note_memory(
     measured: int | None,
     notes: list[str],
 ) -> None:
-    """What to change if a step does not fit."""
+    """The change to make if a step does not fit."""
     needed = measured or memory.total
     capacity, free = machine.memory_capacity(), machine.memory_available()
     if needed > capacity:
         notes.append(f"This does not fit into memory: {what_fits(planned, capacity, machine)}.")
     elif needed > free:
         notes.append(
-            f"Only {size(free)} of the memory are free now: close other programs, or "
+            f"Only {size(free)} of the memory is free now: close other programs, or "
             f"{what_fits(planned, free, machine)}."
         )
 
@@ -527,7 +529,7 @@ def _loss(
     """The loss to expect; only for runs like those that were measured."""
     c = planned.config
     is_like_them = (c.optimizer, c.schedule, c.init_from) == ("muon", "linear", None)
-    if not corpus or not count or not steps or not is_like_them:
+    if not corpus or not count or not steps or not is_like_them or planned.model.experts:
         return None
     embeddings = sum(p.size for p in parameters(planned.model) if p.group == "embedding")
     return expected_loss(

@@ -15,14 +15,14 @@ from homespun.terminal import Say
 from homespun.training.resume import check_tokenizer_path
 
 
-def initial_model(requested: TrainConfig, say: Say) -> tuple[TrainConfig, StoredModel | None]:
-    """The model that `--init-from` names, if any, and the settings with a context that it has.
+def initial_model(requested: TrainConfig, say: Say) -> StoredModel | None:
+    """The model that `--init-from` names, if any.
 
     Raises:
         UserError: there is no such model, it is damaged, or a setting contradicts it.
     """
     if requested.init_from is None:
-        return requested, None
+        return None
     path = Path(requested.init_from)
     if not path.exists():
         raise UserError(
@@ -32,13 +32,20 @@ def initial_model(requested: TrainConfig, say: Say) -> tuple[TrainConfig, Stored
     check_tokenizer_path(requested.tokenizer_path, model.tokenizer, str(path))
     _check_shape(requested, model)
     context, wanted = model.config.seq_len, requested.seq_len
-    if wanted > context:
-        if wanted != TrainConfig.seq_len:
-            raise UserError(
-                f"--seq-len {wanted} is more than the context of {path}, {context} tokens: give at most {context}"
-            )
-        requested = dataclasses.replace(requested, seq_len=context)
-    return requested, model
+    if wanted > context and wanted != TrainConfig.seq_len:
+        raise UserError(
+            f"--seq-len {wanted} is more than the context of {path}, {context} tokens: give at most {context}"
+        )
+    return model
+
+
+def in_context(requested: TrainConfig, model: StoredModel, say: Say) -> TrainConfig:
+    """The settings with training samples that are not longer than the context of a model."""
+    context = model.config.seq_len
+    if requested.seq_len <= context:
+        return requested
+    say(f"The training samples have {context} tokens, which is the context of {model.path}.")
+    return dataclasses.replace(requested, seq_len=context)
 
 
 def _check_shape(requested: TrainConfig, model: StoredModel) -> None:

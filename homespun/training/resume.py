@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from homespun.architectures.families import model_config
 from homespun.checkpoint.archive import Archive
-from homespun.checkpoint.folder import STEP_FILE, CheckpointFolder, open_weights
+from homespun.checkpoint.folder import BASE, STEP_FILE, CheckpointFolder, open_weights
 from homespun.checkpoint.stored_values import restored
 from homespun.config import TrainConfig
 from homespun.config.checked import flag, settings_of
@@ -195,6 +195,8 @@ def _in_file(file: Path) -> ResumePoint:
         return _at_step(CheckpointFolder(file.parent), int(match[1]))
     if not file.exists():
         raise UserError(f"--resume {file}: there is no such file")
+    if file.name == BASE:
+        raise UserError(f"{file} is the model that a run adapts: go on from it with --init-from")
     weights = open_weights(file)
     weights.verify()
     return ResumePoint(weights, None, is_named=True)
@@ -229,7 +231,7 @@ def _check_headers(point: ResumePoint) -> None:
         raise _other_version("its parts do not fit each other")
     if lora_of(resolved) != (model.adapters.lora if model.adapters else None):
         raise UserError(
-            f"{point.path} holds a whole model, of which adapters have become a part: go on from it with --init-from"
+            f"{point.path} holds a whole model with its adapters merged in: go on from it with --init-from"
         )
 
 
@@ -310,7 +312,8 @@ def _changes(
     """The settings whose present value differs both from the value given at first and from the value chosen for it."""
     at_first = dataclasses.asdict(_config_from(TrainConfig, stored["requested"]))
     before = at_first | given_settings(resolved)
-    before |= {name: stored["model"][name] for name in SHAPE}
+    shape = model_config(stored["model"])
+    before |= {name: getattr(shape, name) for name in SHAPE}
     now = given_settings(requested)
     if now["compile"] == "auto":
         del now["compile"]  # the run keeps the choice that was made for it

@@ -107,8 +107,10 @@ class Run:
         return step + copies <= hardware.capacity()
 
 
-def bytes_on_disk(model: ModelConfig, keep: int, lora: Lora | None = None) -> int:
+def bytes_on_disk(
+    model: ModelConfig, keep: int, lora: Lora | None = None, *, with_base: bool = True
+) -> int:
     """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice; with
-    LoRA those of the adapters, and the model that they belong to."""
-    base = count_parameters(model) if lora else 0
+    LoRA those of the adapters, and the model that they belong to if that has to be written."""
+    base = count_parameters(model) if lora and with_base else 0
     return 4 * (base + count_trained(model, lora) * (3 * (keep + 1) + 2))

@@ -20,7 +20,7 @@ from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.errors import UserError
-from homespun.model_formats.stored_model import StoredModel
+from homespun.model_formats.stored_model import StoredModel, learned_texts
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.memory import check_memory, out_of_memory, step_memory
 from homespun.planning.recipe import (
@@ -37,7 +37,7 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import Tokenizer
-from homespun.training.initial_model import own_settings, take_weights
+from homespun.training.initial_model import in_context, own_settings, take_weights
 from homespun.training.lora_base import load_base
 from homespun.training.resume import (
     ResumePoint,
@@ -103,9 +103,10 @@ def set_up(
             if initial
             else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
         )
-        tokens = tokenize(corpus, tokenizer, requested.seq_len, folder, say)
+        wanted = in_context(requested, initial, say) if initial else requested
+        tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say)
         planned = choose_plan(
-            requested, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
+            wanted, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
         )
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
@@ -136,6 +137,9 @@ def set_up(
             "resolved": dataclasses.asdict(config),
             "facts": engine.facts,
             "sample_order": ORDER,
+            "learned_before": learned_texts(initial)
+            if initial
+            else (point.header.get("learned_before", []) if point else []),
         },
         limits=step_limits(config, tokens.dataset.samples_per_pass),
     )
@@ -325,7 +329,8 @@ def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, Re
 
 
 def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> EngineOptions:
-    """The settings of a run that its engine needs."""
+    """The settings of a run that its engine needs. With LoRA routers are frozen, and their losses are left out."""
+    lora = lora_of(c)
     return EngineOptions(
         optimizer=OptimizerSettings(
             name=c.optimizer,
@@ -341,9 +346,9 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
-        lora=lora_of(c),
-        aux_loss=c.aux_loss,
-        z_loss=c.z_loss,
+        lora=lora,
+        aux_loss=0.0 if lora else c.aux_loss,
+        z_loss=0.0 if lora else c.z_loss,
     )
 
 

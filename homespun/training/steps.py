@@ -102,9 +102,9 @@ class Steps:
             active_memory_bytes=engine.active_memory(),
             training_seconds=position.training_seconds,
             routers=[Router(use.balance_loss, use.z_loss, use.entropy, use.load) for use in uses],
-            auxiliary_loss=sum(
-                c.aux_loss * use.balance_loss + c.z_loss * use.z_loss for use in uses
-            ),
+            auxiliary_loss=None
+            if c.lora_rank is not None
+            else sum(c.aux_loss * use.balance_loss + c.z_loss * use.z_loss for use in uses),
         )
 
     def _rates(self) -> dict[str, float]:

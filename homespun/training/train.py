@@ -82,11 +82,12 @@ def _train(
     initial = None
     if point is None:
         check_settings(config)
-        config, initial = initial_model(config, say)
+        initial = initial_model(config, say)
         model = initial.config if initial else smallest_model(config)
         folder.check_space(bytes_on_disk(model, folder.keep, lora_of(config)))
     run = set_up(config, point, say, initial)
-    folder.check_space(bytes_on_disk(run.model, folder.keep, run.lora))
+    writes_base = run.lora is not None and not (point and point.is_in(folder.path))
+    folder.check_space(bytes_on_disk(run.model, folder.keep, run.lora, with_base=writes_base))
     position, moved_to = _begin(point, lock, say)
     run = keep_base(run, point, folder, moved_to)
     if initial:

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from homespun.architectures.families import model_config
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import BEST, LORA, CheckpointFolder
 from homespun.planning.recipe import ResolvedConfig
@@ -18,7 +19,7 @@ from homespun.training.position import Position
 from homespun.training.resume import ResumePoint
 from homespun.training.run import Run
 
-SAME_RUN = ("model", "tokenizer_sha256", "data_sha256", LORA)
+SAME_RUN = ("tokenizer_sha256", "data_sha256", LORA)
 """Entries of a header that are the same in all files of a run."""
 
 
@@ -72,5 +73,6 @@ def _best_weights(folder: CheckpointFolder, run: Run) -> Archive | None:
         best.verify()
     except CheckpointError:
         return None
-    same = all(best.header.get(name) == run.header.get(name) for name in SAME_RUN)
-    return best if same and best.kind == "weights" else None
+    if best.kind != "weights" or model_config(best.header["model"]) != run.model:
+        return None
+    return best if all(best.header.get(n) == run.header.get(n) for n in SAME_RUN) else None

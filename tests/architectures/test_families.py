@@ -246,6 +246,9 @@ def test_muon_sees_each_matrix_of_each_expert_by_itself() -> None:
     assert shapes["down_proj"] == (8, (64, 96))
 
 
+NO_EXPERTS = {"experts": 0, "experts_per_token": 0, "d_expert": 0, "dense_layers": 0}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -254,6 +257,13 @@ def test_muon_sees_each_matrix_of_each_expert_by_itself() -> None:
         ({"d_expert": 20}, "needs a multiple of 8 as --d-expert, not 20"),
         ({"dense_layers": 3}, "leaves none of 3 layers for experts"),
         ({"architecture": "qwen3", "dense_layers": 0}, "qwen3 has no experts: .* qwen3_moe"),
+        *(
+            (
+                {"architecture": "llama", **NO_EXPERTS, name: 1},
+                "llama has no experts: .* --d-expert",
+            )
+            for name in NO_EXPERTS
+        ),
     ],
 )
 def test_impossible_mixtures_are_refused(changed: dict[str, object], message: str) -> None:

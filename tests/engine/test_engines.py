@@ -77,9 +77,13 @@ def test_documents_do_not_see_each_other(config: ModelConfig, precision: str) ->
         worst = max(relative_error(one[name], other[name]) for name in matrices)
         return max(worst, abs(before[0] - after[0]) / before[0])
 
-    assert difference(document_mark=mark) == 0.0
-    assert difference(document_mark=mark, gradient_checkpointing=True) == 0.0
-    assert difference() > 1e-3
+    # How many tokens an expert reads at a time changes the last bits of its products.
+    rounding = 0.0
+    if config.experts:
+        rounding = 1e-6 if precision == "float32" else 2e-2
+    assert difference(document_mark=mark) <= rounding
+    assert difference(document_mark=mark, gradient_checkpointing=True) <= rounding
+    assert difference() > 10 * rounding + 1e-3
 
 
 @BOTH

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from homespun.architectures.families import parameters
 from homespun.architectures.lora import Lora, adapter_parameters, adapters, merged
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch
@@ -220,6 +221,15 @@ def test_only_the_adapters_learn(kind: Kind, name: str, precision: str) -> None:
     for parameter in weights:
         assert not np.array_equal(after[parameter], before[parameter]), parameter
         assert after[parameter].dtype == np.float32
+
+
+@EACH
+def test_torch_keeps_frozen_matrices_in_the_computing_dtype(name: str) -> None:
+    """The estimate of the memory counts on it."""
+    ours: Any = engine(TorchEngine, CONFIGS[name], precision="bfloat16")
+    for parameter in parameters(CONFIGS[name]):
+        if parameter.group == "matrix" and not parameter.is_router:
+            assert ours.base[parameter.name].dtype == torch.bfloat16, parameter.name
 
 
 def bits(tensor: Any) -> bytes:

@@ -176,6 +176,14 @@ def test_one_token_alone_is_computed_from_its_experts_only(config: ModelConfig) 
     assert relative_error(y[0], expected[:1]) < TOLERANCE
 
 
+def test_one_token_alone_is_computed_in_bfloat16() -> None:
+    """Outside decoding, the weights are float32."""
+    tokens = np.array([[5]], np.int32)
+    exact = engine(TorchEngine, QWEN3_MOE).logits(tokens)
+    rounded = engine(TorchEngine, QWEN3_MOE, precision="bfloat16").logits(tokens)
+    assert relative_error(rounded.astype(np.float64), exact.astype(np.float64)) < 0.1
+
+
 @EACH
 def test_the_balance_loss_is_that_of_transformers(config: ModelConfig) -> None:
     m = matrices(config)
@@ -249,6 +257,22 @@ def test_a_step_reports_how_its_routers_spread_the_tokens(kind: Kind) -> None:
         assert 0 < router.entropy < np.log(config.experts)
         assert router.balance_loss > config.experts_per_token * 0.9
         assert router.z_loss > 0
+
+
+@BY_ENGINE
+def test_the_entropy_of_a_collapsed_router_is_not_negative(compute: Any) -> None:
+    """By rounding alone it would be: a position with a number below 0 is refused."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        logits = (rng.normal(100, 1, (1, 6)) + 16 * np.eye(6)[:1]).astype(np.float32)
+        if compute is by_torch:
+            x = torch.from_numpy(logits)
+            ends = torch.arange(1, 7, dtype=torch.int32)
+            use = of_torch.router_use(x, x.softmax(-1), ends).numpy()
+        else:
+            y = mx.array(logits)
+            use = np.array(of_mlx.router_use(y, mx.softmax(y, axis=-1), mx.arange(6)))
+        assert use[2] >= 0
 
 
 @ENGINES

@@ -132,7 +132,7 @@ def sentencepiece_metadata() -> dict[str, Any]:
         ),
         (
             lambda data: data.update({"tokenizer.ggml.scores": [0.0] * 400}),
-            "cannot be used here: its pieces '</' and 'on' have one score",
+            "cannot be used here: its pieces '</' and 'on' have the same score",
         ),
     ],
 )

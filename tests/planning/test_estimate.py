@@ -6,8 +6,9 @@ import pytest
 
 from homespun.architectures.families import count_parameters, flops_per_token, parameters
 from homespun.architectures.lora import Lora, count_trained
-from homespun.architectures.presets import PRESETS
+from homespun.architectures.presets import PRESETS, shaped
 from homespun.engine import traits
+from homespun.engine.muon import MAX_STACK_SIZE
 from homespun.engine.traits import LONGEST_IN_FULL
 from homespun.planning.estimate import (
     UTILISATION,
@@ -56,6 +57,14 @@ def test_each_part_of_the_memory_depends_on_its_own_settings() -> None:
     assert recomputed.activations < plain.activations
     assert dataclasses.replace(recomputed, activations=plain.activations) == plain
     assert plain.total == sum(dataclasses.asdict(plain).values())
+
+
+def test_muon_updates_the_experts_of_a_block_together_however_large() -> None:
+    mixture = shaped(PRESETS["small"], {"experts": 256, "seq_len": 16})
+    largest = max(p.size for p in parameters(mixture) if p.group == "matrix")
+    assert largest > MAX_STACK_SIZE
+    found = training_memory(mixture, 0, dataclasses.replace(FLOAT32, optimizer="muon"))
+    assert found.update + found.logits == FLOAT32.traits.muon_bytes * largest
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -38,7 +38,7 @@ def planned(**settings: object) -> Plan:
 
 @given(st.integers(1, 64), st.integers(1, 8), st.integers(1, 60), st.booleans())
 @settings(derandomize=True, deadline=None, max_examples=60)
-def test_what_is_named_fits_and_makes_the_same_update(
+def test_what_is_named_fits_and_makes_steps_of_the_same_size(
     batch_size: int, accumulation: int, gigabytes: int, checkpointing: bool
 ) -> None:
     before = planned(
@@ -48,7 +48,7 @@ def test_what_is_named_fits_and_makes_the_same_update(
     )
     room = gigabytes * GIGABYTE // 2
     said = memory.what_fits(before, room, MACHINE)
-    if "makes the same update" in said:
+    if "makes steps of the same size" in said:
         numbers = r"--batch-size (\d+) --grad-accumulation-steps (\d+)( --gradient-checkpointing)?"
         [(batch, steps, recompute)] = re.findall(numbers, said)
         assert int(batch) * int(steps) == batch_size * accumulation
@@ -81,15 +81,15 @@ def test_what_cannot_fit_is_refused_and_what_does_not_fit_now_is_said(
     with pytest.raises(UserError) as refused:
         memory.check_memory(planned(batch_size=64), said.append)
     assert without_estimates(str(refused.value)) == (
-        "a step needs about ... GB, this machine has 8.0 GB: --batch-size 32 --grad-accumulation-steps 2 makes the "
-        "same update with ... GB"
+        "a step needs about ... GB, this machine has 8.0 GB: --batch-size 32 --grad-accumulation-steps 2 makes "
+        "steps of the same size with ... GB"
     )
     memory.check_memory(planned(batch_size=8), said.append)
     assert said == []
     memory.check_memory(planned(batch_size=32), said.append)
     assert [without_estimates(line) for line in said] == [
         "A step needs about ... GB, of which 5.0 GB are free now: close other programs, or --batch-size 16 "
-        "--grad-accumulation-steps 2 makes the same update with ... GB."
+        "--grad-accumulation-steps 2 makes steps of the same size with ... GB."
     ]
 
 

@@ -17,6 +17,7 @@ from homespun.planning.recipe import (
     LORA_RATE,
     MAX_PASSES,
     OF_ITS_RUN,
+    SHAPE,
     SIZES,
     Initial,
     Plan,
@@ -67,7 +68,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "lora_alpha",
         "lora_targets",
     }
-    shape = {"architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff"}
+    shape = set(SHAPE)
     limits = {"max_epochs", "max_steps", "time_budget"}
     of_its_length = {"warmup_steps", "eval_interval", "sample_interval"}
     assert still_open <= free | shape | limits | of_its_length
@@ -286,3 +287,24 @@ def test_a_short_time_is_divided_into_enough_steps_and_evaluations() -> None:
         found = going_on(None, time_budget=time)
         assert (found.sequences_per_step, found.seq_len) == (sequences, 256)
     assert going_on(None, max_steps=200).eval_interval == 20
+
+
+def test_what_an_own_run_leaves_open_is_limited() -> None:
+    own = plan(TrainConfig(), vocab_size=500, n_samples=2_000, flops_per_second=1e11).config
+    assert going_on(dataclasses.replace(own, max_epochs=None)).max_epochs == MAX_PASSES
+    parts = dataclasses.replace(own, batch_size=2, grad_accumulation_steps=4)
+    found = going_on(parts)
+    assert (found.batch_size, found.grad_accumulation_steps) == (2, 4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"init_from": "model"}])
+def test_a_text_without_a_sample_is_refused(settings: dict[str, Any]) -> None:
+    initial = Initial(preset("nano")) if settings else None
+    with pytest.raises(UserError, match="only 0"):
+        plan(
+            TrainConfig(**settings),
+            vocab_size=500,
+            n_samples=0,
+            flops_per_second=1.0,
+            initial=initial,
+        )

@@ -129,7 +129,7 @@ A, B = {"a": 0.0, "b": 0.0}, {"ab": -1.0, "ba": -2.0}
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        (A | {"ab": -1.0, "ba": -1.0}, "its pieces 'ab' and 'ba' have one score"),
+        (A | {"ab": -1.0, "ba": -1.0}, "its pieces 'ab' and 'ba' have the same score"),
         (A | B | {"ax": -3.0}, "a part of its piece 'ax' is no piece: 'x'"),
         (A | {"ab": math.nan}, "the score nan"),
         (A | {"ab": math.inf}, "the score inf"),

@@ -1,4 +1,4 @@
-"""A plan says what a run would take, chooses as the run does, and writes nothing."""
+"""A plan estimates a run, chooses its settings as the run does, and writes nothing."""
 
 import dataclasses
 import os
@@ -16,6 +16,7 @@ from homespun.engine.base import OutOfMemory
 from homespun.engine.probe import Probed
 from homespun.errors import UserError
 from homespun.planning import auto_batch
+from homespun.planning.curves import ExpectedLoss
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan
 from homespun.planning.recipe import plan as recipe
@@ -126,6 +127,21 @@ def test_a_run_has_the_settings_of_its_plan(
     assert resumed.model == counted.model
 
 
+def test_no_loss_is_given_for_a_mixture(
+    workplace: Path, probed: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measured runs were of dense models."""
+    known = ExpectedLoss(1.6, 1.5, 1.7, "some runs")
+    monkeypatch.setattr(forecasting, "expected_loss", lambda *size_and_text: known)
+    like_measured = SMALL | {"optimizer": "muon", "schedule": "linear"}
+    dense, mixture = (forecast(like_measured | new, print) for new in ({}, {"experts": 4}))
+    assert dense.loss is known
+    assert mixture.loss is None
+    assert mixture.facts()["loss"].startswith("not known: no run like this was measured (new dense")
+    assert ", of which a token uses 0.0 M (2 of 4 experts of width " in mixture.facts()["model"]
+    assert "token uses" not in dense.facts()["model"]
+
+
 def test_a_text_whose_tokenizer_is_there_is_estimated_with_it(workplace: Path) -> None:
     corpus = survey(Path("stories.txt"))
     tokenizer = train(corpus.training(), 400)
@@ -167,7 +183,7 @@ def machine(free: int) -> Any:
     )
 
 
-def test_the_largest_micro_batch_that_fits_makes_the_same_update(
+def test_the_largest_micro_batch_that_fits_makes_steps_of_the_same_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan, options, said = planned(batch_size=64, auto_batch=True), Any, list[str]()

@@ -107,6 +107,26 @@ def test_it_resumes_bit_for_bit_without_the_initial_model(place: Path, stop: int
     assert_equal_runs(Path("whole"), Path("parts"), step=8)
 
 
+def test_the_same_settings_resume_in_python(place: Path) -> None:
+    settings = {name: value for name, value in PACE.items() if name != "seq_len"}
+    config = homespun.TrainConfig(**settings, init_from="base", data_file="second.txt", max_steps=2)
+    homespun.train(config)  # with samples of 16 tokens, as the context is
+    assert homespun.train(config, resume="latest", max_steps=3).steps == 3
+
+
+def test_texts_that_were_learned_before_are_known(place: Path) -> None:
+    go_on()
+    go_on("third", init_from="next", data_file="first.txt", max_steps=1)
+    for run, text, part in (
+        ("base", "second.txt", "all"),
+        ("next", "first.txt", "validation"),
+        ("third", "first.txt", "validation"),
+        ("third", "second.txt", "validation"),
+    ):
+        [found] = homespun.evaluate(models=[run], data_file=text, max_tokens=100)
+        assert found.part == part, (run, text)
+
+
 def as_huggingface(place: Path) -> str:
     return str(homespun_export(place, "huggingface", "copy"))
 

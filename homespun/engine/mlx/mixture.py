@@ -86,5 +86,6 @@ def router_use(logits: mx.array, probabilities: mx.array, experts: mx.array) -> 
     balance = n_experts * ((tokens / n) * probabilities.mean(0)).sum()
     log_total = mx.logsumexp(logits, axis=-1)
     entropy = mx.stop_gradient((log_total - (probabilities * logits).sum(-1)).mean())
+    entropy = mx.maximum(entropy, 0)  # rounding may have made it negative
     figures = mx.stack([balance, log_total.square().mean(), entropy])
     return mx.concatenate([figures, tokens / tokens.sum()])

@@ -5,6 +5,7 @@ The tokens are sorted by expert, so that each expert multiplies its own tokens o
 N tokens (B * T), D width of the stream, E experts, k experts of a token, F width of an expert.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from homespun.config import ModelConfig
+
+ROW_UNIT = 32
+"""Rows of a product in bfloat16 on a CPU are a multiple of this."""
 
 
 class Router(nn.Module):
@@ -45,8 +49,8 @@ class Experts(nn.Module):
         """x [1, D] -> [1, k, D], from the chosen experts alone."""
         parts = []
         for expert in chosen:
-            gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
-            parts.append(F.linear(F.silu(gate) * up, self.down_proj[expert]))
+            gate, up = F.linear(x, self.gate_up_proj[expert].to(x.dtype)).chunk(2, dim=-1)
+            parts.append(F.linear(F.silu(gate) * up, self.down_proj[expert].to(x.dtype)))
         return torch.stack(parts, dim=1)
 
 
@@ -92,6 +96,7 @@ def router_use(logits: Tensor, probabilities: Tensor, ends: Tensor) -> Tensor:
     balance = n_experts * (tokens / n) @ probabilities.mean(0)
     log_total = logits.logsumexp(-1)
     entropy = (log_total - (probabilities * logits).sum(-1)).mean().detach()
+    entropy = entropy.clamp(min=0)  # rounding may have made it negative
     figures = torch.stack((balance, log_total.square().mean(), entropy))
     return torch.cat((figures, tokens / tokens.sum()))
 
@@ -117,20 +122,55 @@ def taken_rows(x: Tensor, index: Tensor, back: Tensor) -> Tensor:
     return _TakenRows.apply(x, index, back)  # type: ignore[no-any-return, no-untyped-call]
 
 
-# The products are operators of their own, since PyTorch compiles `grouped_mm` in bfloat16 only.
+# The products are operators of their own, which stay whole in compiled kernels.
 
 
 @torch.library.custom_op("homespun::grouped_product", mutates_args=())
 def grouped_product(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """Each group of rows times its own matrix: x [N * k, in], weights [E, out, in], ends of the groups [E] ->
     [N * k, out]."""
-    return F.grouped_mm(x, weights.mT, offs=ends)
+    if in_one_call(x.device, x.dtype):
+        return F.grouped_mm(x, weights.mT, offs=ends)
+    y = x.new_empty(len(x), weights.shape[1])
+    for expert, start, _, stop in _groups(x, ends):
+        # Rows after the end of the group are those of later groups, whose products replace them.
+        torch.mm(x[start:stop], weights[expert].mT, out=y[start:stop])
+    return y
 
 
 @torch.library.custom_op("homespun::grouped_gradient", mutates_args=())
 def grouped_gradient(grad: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     """The gradient of the matrices: grad [N * k, out], x [N * k, in] -> [E, out, in]."""
-    return F.grouped_mm(grad.mT, x, offs=ends)
+    if in_one_call(x.device, x.dtype):
+        return F.grouped_mm(grad.mT, x, offs=ends)
+    found = x.new_zeros(len(ends), grad.shape[1], x.shape[1])
+    for expert, start, end, stop in _groups(x, ends):
+        rows = grad[start:end]
+        if end < stop:
+            rows = F.pad(rows, (0, 0, 0, stop - end))
+        torch.mm(rows.mT, x[start:stop], out=found[expert])
+    return found
+
+
+def in_one_call(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch multiplies all groups in one call: for now in bfloat16 on CUDA, from compute capability 8.0."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _groups(x: Tensor, ends: Tensor) -> Iterator[tuple[int, int, int, int]]:
+    """Expert, start and end of each group that has rows, and the end after it up to which products are computed.
+
+    oneDNN, which computes in bfloat16, makes and keeps a kernel for every number of rows that it meets. Numbers of rows
+    that are rounded up repeat themselves. Otherwise new kernels would take a tenth of the time and hundreds of MB.
+    """
+    unit = ROW_UNIT if x.dtype == torch.bfloat16 else 1
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        if end > start:
+            yield expert, start, end, min(len(x), start + -(-(end - start) // unit) * unit)
+        start = end
 
 
 @grouped_product.register_fake

@@ -88,6 +88,9 @@ class DecoderModel(nn.Module):
             if isinstance(module, Linear):
                 module.is_frozen = True
                 module.weight.data = module.weight.data.to(self.dtype)
+            elif isinstance(module, Experts):
+                for matrices in module.parameters():
+                    matrices.data = matrices.data.to(self.dtype)
         for adapter in adapters(self.config, lora):
             layer = self.get_submodule(adapter.layer)
             assert isinstance(layer, Linear)

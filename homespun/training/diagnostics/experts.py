@@ -46,8 +46,9 @@ class ExpertWatch:
     def observe_step(
         self, step: int, result: StepResult, per_token: int, config: ResolvedConfig
     ) -> list[Finding]:
-        """Count a step that was applied, of a model with `per_token` experts for each token."""
-        if not result.routers:
+        """Count a step that was applied, of a model with `per_token` experts for each token. With LoRA nothing is
+        found: routers and experts stay as they are."""
+        if not result.routers or config.lora_rank is not None:
             return []
         self.steps += 1
         self.sums = added(self.sums, result.routers)

@@ -202,8 +202,9 @@ def test_no_position_sees_the_tokens_after_it(config: ModelConfig) -> None:
     changed = inputs.copy()
     changed[:, 10:] = (changed[:, 10:] + 1) % config.vocab_size
     before, after = ours.logits(inputs), ours.logits(changed)
-    np.testing.assert_array_equal(before[:, :10], after[:, :10])
-    assert not np.array_equal(before[:, 10:], after[:, 10:])
+    # How many tokens an expert reads at a time changes the last bits of its products.
+    assert relative_error(after[:, :10], before[:, :10]) <= (1e-6 if config.experts else 0)
+    assert relative_error(after[:, 10:], before[:, 10:]) > 1e-3
 
 
 @ALL

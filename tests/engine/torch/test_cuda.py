@@ -8,7 +8,7 @@ import torch
 
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions, OptimizerSettings
-from homespun.engine.torch import machine
+from homespun.engine.torch import machine, mixture
 from homespun.engine.torch.engine import TorchEngine, TorchStep
 from tests.reference import GPT2, QWEN3, random_batch
 
@@ -45,6 +45,27 @@ def test_its_precision_is_bfloat16_where_that_is_not_emulated(cuda: pytest.Monke
     assert not machine.computes_in_half("auto")
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "capability", "expected"),
+    [
+        ("cuda", torch.bfloat16, (8, 0), True),
+        ("cuda", torch.bfloat16, (12, 0), True),
+        ("cuda", torch.bfloat16, (7, 5), False),
+        ("cuda", torch.float32, (9, 0), False),
+        ("cpu", torch.bfloat16, (9, 0), False),
+    ],
+)
+def test_experts_are_multiplied_in_one_call_where_pytorch_has_it(
+    cuda: pytest.MonkeyPatch,
+    device: str,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    expected: bool,
+) -> None:
+    cuda.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert mixture.in_one_call(torch.device(device), dtype) is expected
+
+
 def test_tokens_go_there_from_pinned_memory_and_nobody_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -76,7 +97,7 @@ def test_a_step_is_read_when_its_own_figures_have_arrived(monkeypatch: pytest.Mo
 
     arrival = Arrival()
     monkeypatch.setattr(machine, "to_host", lambda figures: (figures, arrival))
-    step = TorchStep(torch.tensor([2.0, 3.0, 0.0]), max_grad_norm=1.0)
+    step = TorchStep(torch.tensor([2.0, 3.0, 0.0]), None, max_grad_norm=1.0)
     assert not step.ready()
     arrival.there = True
     assert step.ready()

@@ -50,6 +50,12 @@ def test_ordinary_use_is_left_alone() -> None:
     assert not list(seen(lambda step: [], 2000))
 
 
+def test_frozen_routers_are_left_alone() -> None:
+    """With LoRA the advice, a larger balance loss, would change nothing."""
+    config = dataclasses.replace(CONFIG, lora_rank=4)
+    assert not list(seen(lambda step: [(1.0, 0.0, 0.0, 0.0)], 1000, config))
+
+
 def test_an_expert_without_tokens_is_named() -> None:
     found = list(seen(lambda step: [EVEN, (0.5, 0.2, 0.0, 0.3)], 1000))
     assert [(step, cause) for step, cause, _ in found] == [(200, DEAD), (800, DEAD)]

@@ -23,10 +23,19 @@ class Model(qwen3.Model):
         weights = np.exp(weights - weights.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         y = np.zeros_like(h)
-        for expert in set(chosen.reshape(-1).tolist()):
+        if len(h) == 1:
+            for expert, weight in zip(chosen[0], weights[0], strict=True):
+                y += weight * self.expert(h, w, expert)
+            return y
+        for expert in np.unique(chosen):
             rows, places = np.nonzero(chosen == expert)
-            gate_up = linear(h[rows], w["mlp.experts.gate_up_proj"][expert])  # [tokens, 2 * F]
-            gate, up = np.split(gate_up, 2, axis=-1)
-            out = linear(silu(gate) * up, w["mlp.experts.down_proj"][expert])
-            y[rows] += weights[rows, places, None] * out  # a token has an expert at most once
+            # A token has an expert at most once, so no row occurs twice.
+            y[rows] += weights[rows, places, None] * self.expert(h[rows], w, expert)
         return y
+
+    def expert(self, h: Floats, w: Weights, expert: np.intp) -> Floats:
+        """The output of one expert for its tokens, [tokens, D] -> [tokens, D]."""
+        width = self.config.d_expert
+        gate_up = linear(h, w["mlp.experts.gate_up_proj"][expert])  # [tokens, 2 * F]
+        inner = silu(gate_up[:, :width]) * gate_up[:, width:]
+        return linear(inner, w["mlp.experts.down_proj"][expert])
