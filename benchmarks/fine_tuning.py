@@ -90,7 +90,7 @@ def main(
             for point in _curve(path)
         ]
     report.save("fine_tuning", {f"{budget} each": rows, "curves": curves})
-    draw(curves, results[0].bits_per_byte, picture)
+    draw(curves, picture)
 
 
 def _joined(documents: list[str]) -> str:
@@ -109,8 +109,8 @@ def _curve(run: Path) -> list[dict[str, float]]:
     return points
 
 
-def draw(curves: list[report.Row], before: float, picture: Path) -> None:
-    """Draw the curves, and the score of the trained model as a line."""
+def draw(curves: list[report.Row], picture: Path) -> None:
+    """Draw the curves; those that go on begin with the trained model."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for number, way in enumerate(WAYS):
         for seed in sorted({row["seed"] for row in curves if row["of"] == way}):
@@ -122,7 +122,6 @@ def draw(curves: list[report.Row], before: float, picture: Path) -> None:
                 marker=".",
                 label=way if seed == min(row["seed"] for row in curves) else None,
             )
-    axes.axhline(before, color="gray", linestyle=":", label="the trained model")
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("bits per byte of held-out text")
     axes.legend()

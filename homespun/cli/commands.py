@@ -184,15 +184,15 @@ def models(settings: Settings) -> int:
         computing = Computing("adamw", traits.torch_on_cpu(half, model.seq_len))
         return training_memory(model, config.batch_size, computing).total / 1e9
 
-    titles = ("preset", "block", "layers x width")
-    figures = ("parameters", "used by a token", "FLOPs/token", "float32", "bfloat16")
+    titles = ("preset", "block", "shape")
+    figures = ("weights", "active", "FLOPs", "float32", "bfloat16")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
         memory = [gigabytes(model, half) for half in (False, True)]
         shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
         counts = count_parameters(model), count_active_parameters(model)
-        costs = [f"{count / 1e6:,.1f} M" for count in counts]
+        costs = [f"{count / 1e6:,.{1 if count < 1e9 else 0}f} M" for count in counts]
         costs.append(f"{flops_per_token(model) / 1e9:,.2f} G")
         rows.append([*shape, *costs, *(f"{needed:,.1f} GB" for needed in memory)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -205,7 +205,8 @@ def models(settings: Settings) -> int:
             )
         )
     say(
-        f"\nWith a vocabulary of {config.vocab_size:,} tokens. The last two columns estimate the memory of "
+        f"\nThe shape is layers x width. Active weights and FLOPs are those of one token, with a vocabulary of "
+        f"{config.vocab_size:,}. The last two columns estimate the memory of "
         f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU; "
         "--gradient-checkpointing needs less. `homespun plan` estimates it for your machine and settings."
     )

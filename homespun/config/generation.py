@@ -103,7 +103,9 @@ class GenerateConfig(LoadConfig, SamplingConfig):
         None,
         "Text to continue, or - to read it from standard input; if omitted, the model starts a text of its own.",
     )
-    prompt_file: PathName | None = setting(None, "File with the text to continue.")
+    prompt_file: PathName | None = setting(
+        None, "File with the text to continue.", if_omitted="that of --prompt"
+    )
     num_samples: int = setting(1, "Number of texts.", at_least=1, at_most=1024)
     interactive: bool = setting(False, "Ask for prompts until you leave.")
     verbose: bool = setting(

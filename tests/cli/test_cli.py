@@ -315,7 +315,8 @@ def test_a_narrow_terminal_cuts_no_figure(
     main(["models"])
     assert capsys.readouterr().out == expected
     assert "…" not in expected
-    assert {len(line) for line in expected.splitlines()[: 1 + len(PRESETS)]} == {78}
+    [width_of_table] = {len(line) for line in expected.splitlines()[: 1 + len(PRESETS)]}
+    assert width_of_table <= 80
     for name in COMMANDS:
         assert main(["help", name]) == 0
 

@@ -95,9 +95,9 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         backward = TorchEngine._backward
 
         def broken(engine: TorchEngine, batches: Any, number: int | None) -> Any:
-            loss, grads = backward(engine, batches, number)
+            loss, *others = backward(engine, batches, number)
             is_broken = number is not None and number + 1 in steps
-            return loss * (math.nan if is_broken else 1.0), grads
+            return loss * (math.nan if is_broken else 1.0), *others
 
         monkeypatch.setattr(TorchEngine, "_backward", broken)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from homespun.checkpoint.folder import CheckpointFolder
+from homespun.config import ModelConfig
 from homespun.engine.base import StepResult
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.events import Event, Remeasured
@@ -20,7 +21,8 @@ from homespun.training.run import Run
 from homespun.training.yardstick import renew
 
 BEFORE = ResolvedConfig(seq_len=4, batch_size=2, eval_tokens=8)
-HEADER = {"model": {}, "tokenizer_sha256": "a", "data_sha256": "b"}
+SHAPE: dict[str, Any] = {"architecture": "qwen3", "vocab_size": 300}
+HEADER = {"model": SHAPE, "tokenizer_sha256": "a", "data_sha256": "b"}
 
 
 class Scales:
@@ -64,6 +66,7 @@ class Resumed:
             tokenizer=SimpleNamespace(byte_lengths=np.ones(100, dtype=np.int32)),
             tokens=SimpleNamespace(validation=np.arange(100)),
             header=HEADER,
+            model=ModelConfig(**SHAPE),
         )
         run = Run(
             **{field.name: getattr(run, field.name, None) for field in dataclasses.fields(Run)}
