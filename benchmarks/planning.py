@@ -19,8 +19,8 @@ import tyro
 from benchmarks import report
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
+from homespun.forecast import forecast
 from homespun.records import metrics
-from homespun.training.forecast import forecast
 
 TEXT = "download --dataset stories --num-samples 2000"
 COMMON = "--vocab-size 1024 --eval-tokens 500 --sample-prompts A --log-interval 1 --compile off"

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from homespun.api import download, evaluate, plan, train, train_tokenizer
     from homespun.data.samples import TextDataset
     from homespun.evaluation.evaluate import EvalResult
+    from homespun.forecast import Forecast
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
     from homespun.tokenizer import Tokenizer
-    from homespun.training.forecast import Forecast
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ __all__ = [
 
 _HOMES = {
     "EvalResult": "homespun.evaluation.evaluate",
-    "Forecast": "homespun.training.forecast",
+    "Forecast": "homespun.forecast",
     "LanguageModel": "homespun.language_model",
     "StopRun": "homespun.records.events",
     "TextDataset": "homespun.data.samples",

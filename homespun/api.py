@@ -18,11 +18,11 @@ from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_train
 from homespun.errors import UserError
 from homespun.evaluation.evaluate import EvalResult
 from homespun.evaluation.evaluate import evaluate as run_evaluation
+from homespun.forecast import Forecast, forecast
 from homespun.records.events import Listener, TrainResult
 from homespun.records.metrics import read_whole
 from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
-from homespun.training.forecast import Forecast, forecast
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
 from homespun.training.train import train as run_training
 

@@ -87,7 +87,7 @@ def train(settings: Settings) -> int:
 def plan(settings: Settings) -> int:
     given = {name: value for name, value in settings.items() if name not in ("machine", "dry_run")}
     PlanConfig(**settings)
-    from homespun.training.forecast import forecast
+    from homespun.forecast import forecast
 
     facts = forecast(given, say, machine=settings.get("machine")).facts()
     widest = max(map(len, facts))

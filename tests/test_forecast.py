@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 import homespun
+from homespun import forecast as forecasting
 from homespun.config import TrainConfig
 from homespun.data.corpus import survey
 from homespun.data.sizing import TokenCount, count_tokens
 from homespun.engine.base import OutOfMemory
 from homespun.engine.probe import Probed
 from homespun.errors import UserError
+from homespun.forecast import Speed, _Length, forecast
 from homespun.planning import auto_batch
 from homespun.planning.curves import ExpectedLoss
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan
 from homespun.planning.recipe import plan as recipe
 from homespun.tokenizer import train
-from homespun.training import forecast as forecasting
-from homespun.training.forecast import Speed, _Length, forecast
 from homespun.training.stages import choose_batch
 from tests.conftest import Command, finished
 
