@@ -11,6 +11,9 @@ Results = Mapping[str, Mapping[str, Any]]
 
 SMALL = "6 x 384, vocabulary 8,000, 8 x 256 tokens a step"
 
+TEN_MINUTES = "10m each"
+ADAPTERS = "a training step of SmolLM2-135M, adapters of rank 8"
+
 
 def rows(results: Results, name: str, title: str) -> list[dict[str, Any]]:
     """The rows of the table `title` in the result `name`."""
@@ -41,6 +44,11 @@ def speed(name: str, title: str, label: str) -> Callable[[Results], str]:
 def exact(name: str, title: str, label: str, column: str, digits: int) -> Callable[[Results], str]:
     """One cell, with `digits` decimal places."""
     return lambda results: f"{row(results, name, title, label)[column]:,.{digits}f}"
+
+
+def first_gigabytes(name: str, title: str, column: str) -> Callable[[Results], str]:
+    """A cell of the first row, from MB."""
+    return lambda results: f"{rows(results, name, title)[0][column] / 1000:.1f}"
 
 
 def stories(column: str) -> Callable[[Results], str]:
@@ -83,6 +91,12 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "generate-small-ratio": exact("generation", "6 x 384 (13.8 M), float32", "gpt2", "ratio", 1),
     "generate-large": speed("generation", "12 x 576 (52.6 M), float32", "gpt2"),
     "generate-large-ratio": exact("generation", "12 x 576 (52.6 M), float32", "gpt2", "ratio", 1),
+    "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
+    "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
+    "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),
+    "tuned-lora": exact("fine_tuning", TEN_MINUTES, "LoRA", "bits/byte", 3),
+    "whole-memory": first_gigabytes("lora", ADAPTERS, "whole model MB"),
+    "lora-memory": first_gigabytes("lora", ADAPTERS, "LoRA MB"),
     "precision-least": exact("precision", "over the seeds", "bfloat16 - float32", "least", 4),
     "precision-most": exact("precision", "over the seeds", "bfloat16 - float32", "most", 4),
 }
