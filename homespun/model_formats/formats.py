@@ -77,8 +77,8 @@ EXPORTS = {
         peft.PRECISIONS,
         peft.write_folder,
         peft.read,
-        'PEFT: PeftModel.from_pretrained(base, "{path}"); base is the model before training, which is base.npz in the '
-        "folder of the run: homespun export base.npz --to huggingface",
+        'PEFT: PeftModel.from_pretrained(base, "{path}"); base is the model before training: '
+        "homespun export RUN/base.npz --to huggingface, with the folder of the run for RUN",
         description=peft.CONFIG,
     ),
 }
