@@ -350,7 +350,7 @@ def _text(
     """The text, its tokenizer if there is one, and the number of its tokens."""
     folder = Path(wanted.tokens_dir)
     if point:
-        corpus = resumed_corpus(wanted, point.header)
+        corpus = resumed_corpus(wanted, point.header, keeps=False)
         tokenizer: Tokenizer | None = resumed_tokenizer(wanted, point.header)
     else:
         if wanted.data_file is None and workspace.recall("data") is None:

@@ -235,14 +235,14 @@ def _check_headers(point: ResumePoint) -> None:
         )
 
 
-def resumed_corpus(requested: TrainConfig, stored: dict[str, Any]) -> Corpus:
-    """The text of the run, which may have moved.
+def resumed_corpus(requested: TrainConfig, stored: dict[str, Any], *, keeps: bool = True) -> Corpus:
+    """The text of the run, which may have moved. The record of its survey is written if `keeps`.
 
     Raises:
         UserError: it is another text.
     """
     data = Path(requested.data_file or stored["data_file"])
-    corpus = survey(data, None, Path(requested.tokens_dir))
+    corpus = survey(data, None, Path(requested.tokens_dir), keeps=keeps)
     if corpus.sha256 != stored["data_sha256"]:
         raise UserError(
             f"{corpus.path} is not the text of this run: name the right one with --data-file, "
