@@ -103,7 +103,7 @@ class LanguageModel:
     def __repr__(self) -> str:
         c = self.config
         return (
-            f"<LanguageModel {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
+            f"<{type(self).__name__} {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
             f"{count_parameters(c) / 1e6:.1f} M parameters, vocabulary {c.vocab_size:,}, context {c.seq_len:,}>"
         )
 
