@@ -1,7 +1,7 @@
 """Runs the code cells of a notebook without Jupyter: a notebook flows in, the text of each cell comes out.
 
-    python -m tests.notebook NOTEBOOK          prints the texts as JSON
-    python -m tests.notebook NOTEBOOK --write  runs it in a temporary folder and stores the texts in it
+python -m tests.notebook NOTEBOOK          prints the texts as JSON
+python -m tests.notebook NOTEBOOK --write  runs it in a temporary folder and stores the texts in it
 """
 
 import ast

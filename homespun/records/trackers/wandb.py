@@ -1,0 +1,69 @@
+"""Weights & Biases: a run on its server if the user has a key, otherwise files that `wandb sync` uploads later.
+
+Only records and settings are sent: no code, no list of packages, nothing about the machine.
+"""
+
+import html
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import wandb
+
+from homespun.records.tracking import TrackedRun
+
+OPENING_SECONDS = 30.0
+"""Without an answer of the server, the run is not tracked."""
+CLOSING_SECONDS = 60.0
+"""After that time, the rest of the values stays on the disk, where `wandb sync` finds it."""
+
+
+class Tracker:
+    """Numbers as history, samples as HTML, and the settings as config."""
+
+    takes_back = False
+
+    def __init__(self, run: TrackedRun) -> None:
+        # W&B writes a step down when the next one begins, so a killed run has lost its last one.
+        self.complete_to = -1 if run.sent_to is None else run.sent_to - 1
+        mode = os.environ.get("WANDB_MODE", "online")
+        # Without a key, wandb would ask for one.
+        if mode in ("online", "shared", "run") and not wandb.login(prompt=False, verify=False):
+            mode = "offline"
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "homespun"),
+            name=os.environ.get("WANDB_NAME", run.name),
+            id=run.id,
+            resume="allow",
+            dir=os.environ.get("WANDB_DIR", str(run.folder.resolve())),
+            config=dict(run.settings),
+            mode=mode,
+            reinit="create_new",  # leaves a run of the user's own program as it is
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=OPENING_SECONDS,
+                finish_timeout=CLOSING_SECONDS,
+                save_code=False,
+                disable_git=True,
+                x_save_requirements=False,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+            ),
+        )
+        offline = f"offline; to upload it: wandb sync {self.run.settings.sync_dir}"
+        self.place = offline if mode == "offline" else (self.run.url or mode)
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        page = f'<pre style="white-space: pre-wrap">{html.escape(text)}</pre>'
+        self.run.log({name: wandb.Html(page, inject=False)}, step=step)
+
+    def summary(self, step: int, values: Mapping[str, Any]) -> None:
+        self.run.summary.update(dict(values))
+
+    def close(self, *, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
