@@ -48,9 +48,9 @@ class Tracker(Protocol):
     """Writes the values of one run. Any exception ends the tracking."""
 
     takes_back: bool
-    """Whether it forgets the steps after `TrackedRun.last_step`."""
+    """Whether it can forget steps that are repeated with other values."""
     complete_to: int
-    """A resumed run does not send its records again up to this step."""
+    """The tracker has all records up to this step; later ones are sent, again if need be. -1: it has none."""
     place: str
     """Where the values can be seen, for a line."""
 
@@ -112,7 +112,7 @@ class Tracking:
         kept: int = 0,
         goes_back: bool = False,
     ) -> None:
-        """Open the trackers. One that knows the run already goes on with it; any other one gets all earlier records.
+        """Open the trackers. Each gets the earlier records that it does not have.
 
         Args:
             kinds: as `named` gives them.
@@ -147,13 +147,11 @@ class Tracking:
                 run = replace(run, last_step=last_step, sent_to=sent_to)
             try:
                 self._open[name] = tracker = kind(run)
-                self._sent[name] = {
-                    _identity(record)
-                    for record in repeated
-                    if identity is not None and record["step"] <= tracker.complete_to
-                }
-                for earlier in before if identity is None else ():
-                    _send(tracker, earlier)
+                has = tracker.complete_to
+                self._sent[name] = {_identity(r) for r in repeated if r["step"] <= has}
+                for earlier in before:
+                    if earlier["step"] > has:
+                        _send(tracker, earlier)
             except Exception as error:
                 self._open.pop(name, None)
                 self.lines.append(_failure(name, error))

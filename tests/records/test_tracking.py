@@ -58,16 +58,18 @@ def of_records(folder: Path) -> tuple[dict[Point, float], set[Point]]:
 
 
 def of_tensorboard(folder: Path) -> Iterator[tuple[Point, float | str]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """As TensorBoard shows it."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
 
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "tensors": 0})
+    events = EventAccumulator(str(folder / "tensorboard"), {"tensors": 0})
     events.Reload()
-    for tag in events.Tags()["scalars"]:
-        yield from (((event.step, tag), event.value) for event in events.Scalars(tag))
     for tag in events.Tags()["tensors"]:
         for event in events.Tensors(tag):
-            for text in event.tensor_proto.string_val:
-                yield (event.step, tag), text.decode()
+            if event.tensor_proto.string_val:
+                yield (event.step, tag), event.tensor_proto.string_val[0].decode()
+            elif (number := make_ndarray(event.tensor_proto)).ndim == 0:
+                yield (event.step, tag), float(number)
 
 
 def of_wandb(folder: Path) -> Iterator[tuple[Point, float | str]]:
@@ -138,20 +140,21 @@ def check(name: str, folder: Path) -> None:
     assert len(sampled) == len(texts) > 0
 
 
+@pytest.mark.skipif(not NAMES, reason="no tracker is installed")
 def test_each_tracker_has_the_records_once_after_a_kill_and_a_resume(
     homespun: Command, workplace: Path
 ) -> None:
-    process = homespun(*RUN, "--max-steps", 1000, "--track", *NAMES)
+    process = homespun(*RUN, "--max-steps", 60, "--track", *NAMES)
     assert process.stdout
     for line in process.stdout:
-        if line.startswith("step    15") and "loss" in line:
+        if line.startswith("step 15/60") and "loss" in line:
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
     process.stdout.close()
     folder = workplace / "checkpoints"
     assert records(folder)[-1]["step"] > 12  # which the resumed run repeats
-    output = finished(homespun("train", "--resume", "--max-steps", 20))
+    output = finished(homespun("train", "--resume"))
     for name in NAMES:
         assert f"Tracked by {name}: " in output
         check(name, folder)
@@ -183,10 +186,10 @@ def test_a_run_that_goes_back_and_one_that_is_tracked_later_have_all_records(
     folder = workplace / "checkpoints"
     finished(homespun("train", "--resume", "--max-steps", 14, "--track", name))
     check(name, folder)
-    finished(homespun("train", "--resume", 10, "--max-steps", 16, "--learning-rate", 1e-3))
+    finished(homespun("train", "--resume", 12, "--max-steps", 16, "--learning-rate", 1e-3))
     if name == "tensorboard":
         check(name, folder)
-    else:  # the way after step 10 is another run, which has the steps before as well
+    else:  # the way after step 12 is another run, which has the steps before as well
         pairs = list(READERS[name](folder))
         numbers, _ = of_records(folder)
         for point, value in numbers.items():
@@ -195,6 +198,7 @@ def test_a_run_that_goes_back_and_one_that_is_tracked_later_have_all_records(
 
 
 def test_a_run_that_is_not_tracked_any_more(homespun: Command, workplace: Path) -> None:
+    pytest.importorskip("tensorboard")
     finished(homespun(*RUN, "--max-steps", 8, "--track", "tensorboard"))
     finished(homespun("train", "--resume", "--max-steps", 10, "--track", "off"))
     steps = {step for (step, _), _ in of_tensorboard(workplace / "checkpoints")}
@@ -309,9 +313,7 @@ def test_wandb_without_a_network_costs_nothing_but_a_line(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    from homespun.records.trackers import wandb
-
-    assert wandb.OPENING_SECONDS < 60
-    output = finished(homespun(*RUN, "--max-steps", 3, "--track", "wandb"))
-    assert "wandb tracks this run no longer" in output
-    assert "Done: 3 steps" in output
+    output = " ".join(finished(homespun(*RUN, "--max-steps", 12, "--track", "wandb")).split())
+    assert "Tracked by wandb: no connection (" in output
+    assert "Done: 12 steps" in output
+    check("wandb", workplace / "checkpoints")

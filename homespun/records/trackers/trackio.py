@@ -15,25 +15,26 @@ from homespun.records.tracking import TrackedRun
 class Tracker:
     """Numbers as metrics, samples as Markdown, and the settings as config."""
 
-    takes_back = False
+    takes_back = True
 
     def __init__(self, run: TrackedRun) -> None:
         project = os.environ.get("TRACKIO_PROJECT", "homespun")
+        name = f"{run.name}-{run.id}"
         self.place = f"trackio show --project {shlex.quote(project)}"
+        self.complete_to = -1
+        # Trackio writes in the background, so a killed run has lost its last steps: they are all sent again.
+        if run.sent_to is not None and not _deleted(project, name):
+            self.complete_to = run.sent_to
         with contextlib.redirect_stdout(io.StringIO()):
             self.run = trackio.init(
                 project=project,
-                name=f"{run.name}-{run.id}",
+                name=name,
                 config=dict(run.settings),
                 resume="allow",
                 embed=False,
                 auto_log_cpu=False,
                 auto_log_gpu=False,
             )
-        # Trackio writes in the background, so a killed run may have lost its last steps. Trackio knows the next one.
-        self.complete_to = -1
-        if run.sent_to is not None:
-            self.complete_to = getattr(self.run, "_next_step", run.sent_to + 1) - 1
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
@@ -48,3 +49,9 @@ class Tracker:
     def close(self, *, failed: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             trackio.finish()  # unlike `run.finish`, it leaves nothing for the end of the process
+
+
+def _deleted(project: str, name: str) -> bool:
+    """Remove a run from the local database. False if there is none, as where Trackio writes to a server."""
+    deleted = [run.delete() for run in trackio.Api().runs(project) if run.name == name]
+    return any(deleted)
