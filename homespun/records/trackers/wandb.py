@@ -26,6 +26,7 @@ class Tracker:
     takes_back = False
 
     def __init__(self, run: TrackedRun) -> None:
+        wandb.setup(settings=wandb.Settings(silent=True))
         mode = os.environ.get("WANDB_MODE", "online")
         # Without a key, wandb would ask for one.
         if mode in ("online", "shared", "run") and not wandb.login(prompt=False, verify=False):
@@ -36,8 +37,9 @@ class Tracker:
         try:
             self.run = _opened(run, folder, mode)
         except wandb.errors.CommError as error:
-            if mode != "online":
+            if mode != "online" or wandb.run is not None:
                 raise
+            wandb.teardown()  # the run that could not be opened would be in the way
             mode, unreachable = "offline", f"no connection ({error}), so "
             self.run = _opened(run, folder, mode)
         # A killed run has not written all that it was sent. Online, the server knows. Offline, the whole run is written
