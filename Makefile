@@ -65,7 +65,7 @@ test-judges: .venv/.installed-for-tests
 # Runs that are tracked by every tracker; `make test` has TensorBoard alone.
 test-trackers: .venv/.installed-for-tests
 	$(PIP) -e '.[trackers]'
-	$(BIN)/python -m pytest tests/records/test_tracking.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/records/test_tracking.py
 
 # Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
 faults: .venv/.installed-for-tests

@@ -1,6 +1,7 @@
 """The notebook in docs runs from start to end, and shows what it would show today."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ def test_the_notebook_runs_and_its_stored_texts_are_those_of_today(tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-m", "tests.notebook", str(NOTEBOOK)],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

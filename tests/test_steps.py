@@ -1,6 +1,7 @@
 """The training step in single parts: its numbers are those of the engine's own step; a mistake is told in a line."""
 
 import gc
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -314,3 +315,12 @@ def test_an_optimizer_belongs_to_one_model(model: Any, tokenizer: Tokenizer) -> 
     optimizer.update(model, grads)
     with pytest.raises(homespun.UserError, match="make a new AdamW"):
         optimizer.update(other, grads)
+
+
+def test_a_notebook_completes_the_settings_of_a_new_model(model: Any) -> None:
+    names = inspect.signature(homespun.new_model).parameters
+    assert {"model_size", "tokenizer", "init_from", "seed", "n_layers", "experts"} <= names.keys()
+    assert repr(model).startswith("<TrainableModel tiny: gpt2, 1 layer x 32, ")
+    assert repr(homespun.AdamW()) == (
+        "AdamW(learning_rate=0.0003, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-08)"
+    )

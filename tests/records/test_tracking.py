@@ -178,6 +178,7 @@ def test_ctrl_c_saves_a_tracked_run_which_goes_on_in_the_same_tracker(
     check(name, workplace / "checkpoints")
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_run_that_goes_back_and_one_that_is_tracked_later_have_all_records(
     homespun: Command, workplace: Path, name: str
@@ -197,6 +198,7 @@ def test_a_run_that_goes_back_and_one_that_is_tracked_later_have_all_records(
             assert np.float32(value) in map(np.float32, values), point
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_tracked_any_more(homespun: Command, workplace: Path) -> None:
     pytest.importorskip("tensorboard")
     finished(homespun(*RUN, "--max-steps", 8, "--track", "tensorboard"))
@@ -307,6 +309,7 @@ def test_a_tracker_that_fails_does_not_cost_the_run(
     assert capsys.readouterr().out.count("faulty tracks this run no longer (no numbers)") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("wandb" not in NAMES, reason="wandb is not installed")
 def test_wandb_without_a_network_costs_nothing_but_a_line(
     homespun: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
