@@ -103,7 +103,8 @@ def _train(
         _tracking(trackers, run, point, folder.path) as tracked,
         RunningTime() as now,
     ):
-        run = dataclasses.replace(run, header=run.header | {TRACKING: tracked.ids})
+        if tracked.ids:
+            run = dataclasses.replace(run, header=run.header | {TRACKING: tracked.ids})
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
