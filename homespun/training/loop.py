@@ -102,7 +102,7 @@ class Loop:
             applied=result.applied,
             rates=inputs.rates,
             batch=inputs.batch,
-            log=self.steps.logged() if self.due.log() else None,
+            log=self.steps.logged(result) if self.due.log() else None,
         )
         if fatal and not self.fatal:  # a step that was under way already may have the same finding
             self.saver.wait()

@@ -66,6 +66,7 @@ class Steps:
         position.step += 1
         position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
+        position.epoch = position.next_sample / self._run.dataset.samples_per_pass
         self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
         if handle.ready() or c.on_spike == "stop":
             yield from self.finish()
@@ -84,17 +85,21 @@ class Steps:
         self._mark = now
         window.steps += 1
         window.clipped += result.clipped
+        if result.applied:  # the loss of a refused step may be no number
+            window.loss += result.loss
+            window.applied += 1
         if result.applied and result.routers:
             window.experts = added(window.experts, result.routers)
             window.with_experts += 1
         yield result, inputs
 
-    def logged(self) -> LoggedSteps:
-        """The steps since the last call, for a line of the log."""
+    def logged(self, last: StepResult) -> LoggedSteps:
+        """The steps since the last call, up to this one, for a line of the log."""
         position, window, engine = self._position, self._position.window, self._run.engine
         uses, c = means(window.experts, window.with_experts), self._run.config
         position.window = Window()
         return LoggedSteps(
+            loss=window.loss / window.applied if window.applied else last.loss,
             clipped=window.clipped / window.steps,
             refused=position.guard.refused,
             tokens_per_second=window.steps * self._run.config.tokens_per_step / window.seconds,

@@ -162,6 +162,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
             facts=run.description(),
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
+            run=run.data(),
         )
         if line := unreached_peak(config, run.total_steps):
             emit.message(line)
