@@ -106,7 +106,8 @@ def _curves(
     for record in read(metrics, on_damage):
         if "run" in record:
             runs.append((record["step"], record["run"]))
-        nats, bits = record.get("val_loss"), record.get("val_bits_per_byte")
+        nats: Any = record.get("val_loss")
+        bits: Any = record.get("val_bits_per_byte")
         if is_number(nats) and is_number(bits) and nats > 0 and bits > 0:
             points["bits_per_nat"].append((record["step"], bits / nats))
         if "eval_tokens" in record:  # later losses do not compare with earlier ones

@@ -20,7 +20,6 @@ from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.schedule import RateCurve, rate_curve
 
-
 OF_THE_PLACE = {
     *("checkpoint_dir", "tokens_dir", "data_file", "tokenizer_path", "config", "resume", "dry_run"),
     *("engine", "threads"),

@@ -98,6 +98,7 @@ def _train(
         Console(when_lost=interrupts.output_lost) as console,
         RunningTime() as now,
     ):
+        interrupts.show = console.announce
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
