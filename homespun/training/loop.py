@@ -104,6 +104,8 @@ class Loop:
             batch=inputs.batch,
             log=self.steps.logged(result) if self.due.log() else None,
         )
+        if self.steps.notice:
+            self.emit.message(self.steps.notice)
         if fatal and not self.fatal:  # a step that was under way already may have the same finding
             self.saver.wait()
             text = fatal.text.replace(FROM_LAST, self.way_back(fatal))

@@ -44,6 +44,7 @@ class Work:
 
     def __init__(self, waits: bool) -> None:
         self.waits = waits
+        self.facts = {"device": "cpu (slow)"}
         self.now = self.free = 0.0
         self.trained = 0.0
         self.steps: list[int] = []
@@ -506,3 +507,19 @@ def test_message_record_and_checkpoint_of_a_step_that_ends_a_run_agree(
         assert work.steps[-1] == last - 1  # no later step was begun
         assert work.saved[-1] == 56  # after a refused step nothing is saved
         assert [event.step for event in events if isinstance(event, Step)][-1] == last
+
+
+def test_a_machine_that_becomes_busy_is_named_in_a_message_and_not_in_the_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Work(waits=True)
+
+    def result(step: int) -> StepResult:
+        work.pass_by(6.0 if step > 40 else 0.0)
+        return StepResult(1.0, 1.0, clipped=False, applied=True)
+
+    work.results = result
+    run = Story(monkeypatch, work, max_steps=120, sample_prompts=(), eval_interval=1000)
+    [said] = [text for text in run.messages if "tokens/s" in text]
+    assert "trains 1 tokens/s now, and trained 3 before" in said
+    assert not any("advice" in record for record in run.records)
