@@ -218,9 +218,11 @@ class Forecast:
         about = "about " if self.ended_by == "time_budget" else ""
         line = f"{about}{counted(self.steps, 'step')} ({flag(self.ended_by)} {shown}), {self.tokens:,} tokens"
         if self.epochs is not None:
-            line += f", {self.epochs:.3g} passes over the text"
+            line += f", {_passes(self.epochs)} over the text"
         line += f", {self.tokens_per_parameter:.3g} tokens per parameter"
-        return line + (f"; {self.steps_done:,} steps are done" if self.steps_done else "")
+        return line + (
+            f"; {counted(self.steps_done, 'step is', 'steps are')} done" if self.steps_done else ""
+        )
 
     def _memory(self) -> str:
         parts = ", ".join(
@@ -267,6 +269,11 @@ class Forecast:
         return "\n".join(f"{name:<{widest}}  {fact}" for name, fact in facts.items())
 
     __repr__ = __str__
+
+
+def _passes(epochs: float) -> str:
+    number = f"{epochs:.3g}"
+    return f"{number} {'pass' if number == '1' else 'passes'}"
 
 
 def forecast(

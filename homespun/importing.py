@@ -9,7 +9,7 @@ from homespun.data.hub_model import NAME, download_model
 from homespun.errors import UserError
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
-from homespun.terminal import Say
+from homespun.terminal import Say, counted
 
 
 def import_model(config: ImportConfig, say: Say) -> Path:
@@ -61,6 +61,6 @@ def describe(stored: StoredModel) -> str:
     """The shape of a model in words."""
     c = stored.config
     return (
-        f"{c.architecture}, {c.n_layers} layers x {c.d_model}, {c.vocab_size:,} tokens, "
+        f"{c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, {c.vocab_size:,} tokens, "
         f"context {c.seq_len:,}"
     )

@@ -148,7 +148,8 @@ def _headline(curves: defaultdict[str, Curve]) -> str:
     facts = [counted(int(steps[-1]), "step"), f"{_si(tokens[-1])} tokens"]
     _, epochs = curves["epoch"]
     if len(epochs) and epochs[-1]:
-        facts.append(f"{epochs[-1]:.2g} passes" if epochs[-1] < 10 else f"{epochs[-1]:,.0f} passes")
+        passes = f"{epochs[-1]:.2g}" if epochs[-1] < 10 else f"{epochs[-1]:,.0f}"
+        facts.append(f"{passes} {'pass' if passes == '1' else 'passes'}")
     _, seconds = curves["seconds"]
     if len(seconds):
         facts.append(duration(seconds[-1]))
