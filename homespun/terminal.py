@@ -340,6 +340,30 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     Yields:
         A function to call with each amount of work that has been done.
     """
+    if is_silent():
+        yield lambda amount: None
+    elif is_terminal(sys.stderr):
+        with _drawn_bar(encodable(printable(title), sys.stderr), total) as advance:
+            yield advance
+    else:
+        done = 0.0
+
+        def count(amount: float) -> None:
+            nonlocal done
+            done += amount
+
+        def name(seconds: float) -> None:
+            warn(f"{title}: {_so_far(seconds, done, total)}")
+
+        ticker = Ticker(name, SILENT_SECONDS, SILENT_SECONDS)
+        try:
+            yield count
+        finally:
+            ticker.stop()
+
+
+@contextmanager
+def _drawn_bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -356,17 +380,9 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
         BarColumn(),
         *([TimeElapsedColumn()] if unknown else [TaskProgressColumn(), TimeRemainingColumn()]),
         console=Console(stderr=True, width=fixed_columns()),
-        disable=is_silent() or not is_terminal(sys.stderr),
         transient=True,
     )
-
-    def name(seconds: float) -> None:
-        warn(f"{title}: {_so_far(seconds, done, total)}")
-
-    named = None
-    if not is_silent() and not is_terminal(sys.stderr):
-        named = Ticker(name, SILENT_SECONDS, SILENT_SECONDS)
-    task = progress.add_task(encodable(printable(title), sys.stderr), total=total)
+    task = progress.add_task(title, total=total)
     done, updated = 0.0, time.monotonic()
 
     def advance(amount: float) -> None:
@@ -382,8 +398,6 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     try:
         yield advance
     finally:
-        if named:
-            named.stop()
         with contextlib.suppress(OSError):
             progress.stop()
 

@@ -17,7 +17,7 @@ from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
 from homespun.records.plot import plot_run
-from homespun.terminal import Say
+from homespun.terminal import Say, bar
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.ending import headline, what_now
@@ -63,7 +63,8 @@ def train(
     workspace.check()
     wanted = given_config(given, config)
     with CheckpointFolder(Path(wanted.checkpoint_dir)).lock() as lock:
-        point = find_point(wanted, say)
+        with bar("Looking for a checkpoint", None):
+            point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
         return _train(wanted, point, lock, say, interrupts, on_event)
