@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import homespun
 from homespun.architectures.families import count_parameters, described_size
 from homespun.architectures.lora import Lora, count_trained
 from homespun.checkpoint.writer import COPY_SIZE
@@ -92,7 +91,6 @@ class Run:
         settings = dataclasses.asdict(self.config)
         on_cpu = self.engine.facts["device"].lower().startswith("cpu")
         return {
-            "version": homespun.__version__,
             "model": self._model(),
             "text": self.header["data_file"],
             "machine": f"{hardware.processor()}, {self._engine()}" if on_cpu else self._engine(),
