@@ -88,6 +88,8 @@ class Panel:
         self._val_loss: float | None = None
         self._status: list[str] = []
         self._sample = self._warning = ""
+        self._prompt: str | None = None
+        """Of the sample: always the first one, so that the texts compare."""
         self._drawn: tuple[object, ...] = ()
 
     def start(self) -> None:
@@ -115,7 +117,8 @@ class Panel:
                     ]
             case Evaluation():
                 self._val_loss = event.loss
-            case Sample():
+            case Sample() if self._prompt in (None, event.prompt):
+                self._prompt = event.prompt
                 self._sample = " ".join(printable(event.prompt + event.text).split())
             case Advice():
                 self._warning = printable(f"{event.cause} (step {event.step:,}): {event.text}")
