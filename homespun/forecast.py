@@ -33,6 +33,7 @@ from homespun.planning.curves import ExpectedLoss, expected_loss
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
+    MAX_EVALUATION_SHARE,
     TrainingMemory,
     expected_seconds_per_step,
 )
@@ -41,7 +42,7 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.due import MAX_EVALUATION_SHARE, MAX_SAMPLING_SHARE, SAMPLING_COST
+from homespun.training.due import MAX_SAMPLING_SHARE, SAMPLING_COST
 from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
 from homespun.training.resume import (

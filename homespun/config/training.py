@@ -345,8 +345,8 @@ class RecordConfig(Checked):
         "Maximum tokens of the validation text per evaluation, always the same ones. If it changes on resume, the best "
         "weights are measured again.",
         with_preset=200_000,
-        with_preset_words="200,000; 16,384 or 65,536 in a short run",
-        recipe="200,000; 16,384 or 65,536 in a short run; with --init-from as many as take 1% of the time",
+        with_preset_words="200,000, and 4,096 to 65,536 in a short run",
+        recipe="200,000, and 4,096 to 65,536 in a short run; with --init-from as many as take 1% of the time",
         at_least=1,
         on_resume="announced",
     )

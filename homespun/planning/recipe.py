@@ -16,6 +16,7 @@ from homespun.errors import UserError
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
+    MAX_EVALUATION_SHARE,
     expected_seconds_per_step,
     expected_tokens_per_second,
 )
@@ -241,10 +242,11 @@ def expected_steps(
 
 LINES_PER_RUN = 10
 """A short run has at least so many lines of metrics, or one for each step."""
-EVALUATION_SHARE_OF_RUN = 0.02
-"""The fraction of a run that ten evaluations of a larger part of the validation text than the smallest may take."""
-SHORT_EVAL_TOKENS = (16_384, 65_536)
-"""Tokens of these parts. They are few, so that runs of about the same length compare."""
+SHORT_EVAL_TOKENS = (4096, 16_384, 65_536)
+"""Tokens of the validation text that a short run evaluates. They are few sizes, so that runs of about the same length
+compare."""
+LEAST_EVALUATIONS = 8
+"""A short run takes the largest part of the validation text that it can evaluate so often."""
 
 
 def records_of(
@@ -253,8 +255,8 @@ def records_of(
     """The intervals of a run of about so many steps, except those that the user has given: short runs have enough
     lines and evaluations to show their course.
 
-    Evaluations are fixed parts of the validation text. Where the run is too short for ten of all its 200,000 tokens,
-    the part is smaller. A run that goes on from a model has its own rule for the part.
+    An evaluation is of a fixed part of the validation text, the smaller the shorter the run. A run that goes on from a
+    model has its own rule for the part.
     """
     settings: dict[str, Any] = {}
     if config.log_interval is None:
@@ -268,9 +270,9 @@ def records_of(
         return settings
     settings["eval_interval"] = None  # tenths of the run
     if config.eval_tokens is None:
-        affordable = EVALUATION_SHARE_OF_RUN * steps * resolved.tokens_per_step
+        affordable = MAX_EVALUATION_SHARE * steps * resolved.tokens_per_step
         sizes = [*SHORT_EVAL_TOKENS, resolved.eval_tokens]
-        fitting = [n for n in sizes if CHECKS_PER_RUN * EVALUATION_COST * n <= affordable]
+        fitting = [n for n in sizes if LEAST_EVALUATIONS * EVALUATION_COST * n <= affordable]
         settings["eval_tokens"] = max([sizes[0], *fitting])
     return settings
 

@@ -191,7 +191,7 @@ def _draw_experts(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], st
     _draw(panels["load"], curves["smallest_load"], BLUE, label="least")
     _draw(panels["entropy"], curves["router_entropy"], GREEN)
     _draw(panels["auxiliary"], curves["auxiliary_share"], PURPLE)
-    _style(panels["load"], "expert load, 1 = even", steps)
+    _style(panels["load"], "load (1 = even)", steps)
     _style(panels["entropy"], "entropy of the routers, 1 = undecided", steps)
     _style(panels["auxiliary"], "share of the auxiliary losses", steps)
 

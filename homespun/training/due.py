@@ -1,6 +1,6 @@
 """The position of a run flows in; decisions come out: whether a log line, evaluation, sample, save or end is due."""
 
-from homespun.planning.estimate import CHECKS_PER_RUN, EVALUATION_COST
+from homespun.planning.estimate import CHECKS_PER_RUN, EVALUATION_COST, MAX_EVALUATION_SHARE
 from homespun.training.clock import Clock
 from homespun.training.position import NEVER, Position
 from homespun.training.run import Run
@@ -11,10 +11,8 @@ MAX_UNSAVED_SECONDS = 300.0
 MAX_SAVING_SHARE = 0.02
 """A checkpoint that is due by the clock takes at most this fraction of the time since the one before."""
 
-MAX_EVALUATION_SHARE = 0.03
-"""Where no interval is given, an evaluation costs at most this fraction of the training since the one before."""
 MAX_SAMPLING_SHARE = 0.015
-"""The same for samples."""
+"""Where no interval is given, samples cost at most this fraction of the training since the ones before."""
 SAMPLING_COST = 16
 """Cost of generating a token in a batch of one, in training tokens; measured on CPUs."""
 

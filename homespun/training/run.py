@@ -91,7 +91,7 @@ class Run:
         settings = dataclasses.asdict(self.config)
         on_cpu = self.engine.facts["device"].lower().startswith("cpu")
         return {
-            "model": self._model(),
+            "model": self._model() + (f", LoRA of rank {self.lora.rank}" if self.lora else ""),
             "text": self.header["data_file"],
             "machine": f"{hardware.processor()}, {self._engine()}" if on_cpu else self._engine(),
             "parameters": count_parameters(self.model),
