@@ -381,6 +381,7 @@ def _drawn_bar(title: str, total: float | None) -> Iterator[Callable[[float], No
         *([TimeElapsedColumn()] if unknown else [TaskProgressColumn(), TimeRemainingColumn()]),
         console=Console(stderr=True, width=fixed_columns()),
         transient=True,
+        redirect_stdout=is_terminal(sys.stdout),  # a file or a pipe gets its lines itself
     )
     task = progress.add_task(title, total=total)
     done, updated = 0.0, time.monotonic()

@@ -194,6 +194,19 @@ def test_a_bar_shows_nowhere_else(
     assert capsys.readouterr() == ("", "")
 
 
+def test_messages_beside_a_bar_stay_in_the_file_that_standard_output_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with bar("Counting", 2) as advance:
+        say("a result")
+        advance(2)
+    out, shown = capsys.readouterr()
+    assert out == "a result\n"
+    assert "a result" not in shown
+
+
 @pytest.mark.parametrize(
     ("total", "said"),
     [

@@ -182,7 +182,7 @@ class Console:
         if self._waiting:
             self._waiting.stop()
             self._waiting = None
-        if activity and not self._panel:
+        if activity and self._file and not self._panel:
             line = f"{self._step(activity.step)}  {activity.name} ..."
 
             def name(seconds: float) -> None:

@@ -6,12 +6,13 @@ for.
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from homespun.records.events import Activity, Advice, Evaluation, Event, Sample, Step
-from homespun.terminal import duration, encodable, fixed_columns, printable, size
+from homespun.terminal import duration, encodable, fixed_columns, is_terminal, printable, size
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -75,7 +76,12 @@ class Panel:
 
         self._file = file
         self.terminal = Terminal(file=file, highlight=False, width=fixed_columns())
-        self._live = Live(console=self.terminal, auto_refresh=False, transient=True)
+        self._live = Live(
+            console=self.terminal,
+            auto_refresh=False,
+            transient=True,
+            redirect_stderr=is_terminal(sys.stderr),  # a file or a pipe gets its lines itself
+        )
         self.total_steps: int | None = None
         self._progress = 0.0
         self._seconds_left: float | None = None
@@ -117,9 +123,12 @@ class Panel:
                     ]
             case Evaluation():
                 self._val_loss = event.loss
-            case Sample() if self._prompt in (None, event.prompt):
-                self._prompt = event.prompt
-                self._sample = " ".join(printable(event.prompt + event.text).split())
+                self._activity, self._since = None, time.monotonic()
+            case Sample():
+                self._activity, self._since = None, time.monotonic()
+                if self._prompt in (None, event.prompt):
+                    self._prompt = event.prompt
+                    self._sample = " ".join(printable(event.prompt + event.text).split())
             case Advice():
                 self._warning = printable(f"{event.cause} (step {event.step:,}): {event.text}")
 
