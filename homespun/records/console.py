@@ -41,8 +41,9 @@ REFRESH_SECONDS = 0.5
 TICK_SECONDS = 1.0
 """Time between two drawings while nothing happens."""
 SILENT_SECONDS = 5.0
-"""Without a terminal, an activity that takes longer is named in a line of its own, and then again every"""
+"""Without a terminal, an activity that takes longer is named in a line of its own."""
 REPEAT_SECONDS = 10.0
+"""Time after which it is named again, and again."""
 
 
 def three_digits(value: float) -> str:
@@ -119,7 +120,7 @@ class Console:
         self._wait_for(None)
         if self._thread.is_alive():
             self._messages.put(None)
-            self._thread.join()
+            self._thread.join(timeout=5 * TICK_SECONDS)
         with self._writing():
             if self._panel:
                 self._panel.stop()
@@ -283,21 +284,19 @@ class Console:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Survive the loss of the output, since the run must continue until it is saved."""
-        self._lock.acquire()
-        try:
-            yield
-        except Exception as error:
-            lost, panel = self._file, self._panel
-            with nowhere(lost):
-                if panel:
-                    panel.stop()
-            self._file, self._panel = None if lost is sys.stderr else sys.stderr, None
-            if reader_is_gone(error):
-                self._when_lost(why(error))
-            else:
-                self.say(f"The output cannot be written ({why(error)}); it continues here.")
-        finally:
-            self._lock.release()
+        with self._lock:
+            try:
+                yield
+            except Exception as error:
+                lost, panel = self._file, self._panel
+                with nowhere(lost):
+                    if panel:
+                        panel.stop()
+                self._file, self._panel = None if lost is sys.stderr else sys.stderr, None
+                if reader_is_gone(error):
+                    self._when_lost(why(error))
+                else:
+                    self.say(f"The output cannot be written ({why(error)}); it continues here.")
 
 
 def _time_left(seconds: float | None) -> list[str]:
