@@ -31,7 +31,7 @@ from homespun.config import (
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import columns, counted, printable, put, say, warn, wrapped
+from homespun.terminal import bar, columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -219,13 +219,15 @@ def judge(settings: Settings) -> int:
 
     consistent, shown = 0, 0
     written = _load(config).continuations(None, config, config.num_samples)
-    for number, story in enumerate(written, start=1):
-        verdict = judge(story.text)
-        consistent += verdict.consistent
-        if verdict.problems and shown < SHOWN_CONTRADICTIONS:
-            shown += 1
-            problem = verdict.problems[0]
-            put(printable(f"story {number}: {problem.what}: {problem.text}"))
+    with bar("Writing and judging stories", config.num_samples) as advance:
+        for number, story in enumerate(written, start=1):
+            verdict = judge(story.text)
+            consistent += verdict.consistent
+            if verdict.problems and shown < SHOWN_CONTRADICTIONS:
+                shown += 1
+                problem = verdict.problems[0]
+                put(printable(f"story {number}: {problem.what}: {problem.text}"))
+            advance(1)
     stories = counted(config.num_samples, "story is", "stories are")
     put(f"{consistent} of {stories} consistent from start to end.")
     return 0

@@ -29,6 +29,8 @@ CHECKS_PER_RUN = 10
 """Evaluations of a run, and rounds of samples, where no interval is given."""
 EVALUATION_COST = 0.25
 """Cost of evaluating a token, in training tokens; measured on CPUs."""
+MAX_EVALUATION_SHARE = 0.03
+"""Where no interval is given, an evaluation costs at most this fraction of the training since the one before."""
 
 
 @dataclass(frozen=True)

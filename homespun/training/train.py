@@ -17,7 +17,7 @@ from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
 from homespun.records.plot import plot_run
-from homespun.terminal import Say
+from homespun.terminal import Say, bar
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.ending import headline, what_now
@@ -63,7 +63,8 @@ def train(
     workspace.check()
     wanted = given_config(given, config)
     with CheckpointFolder(Path(wanted.checkpoint_dir)).lock() as lock:
-        point = find_point(wanted, say)
+        with bar("Looking for a checkpoint", None):
+            point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
         return _train(wanted, point, lock, say, interrupts, on_event)
@@ -98,6 +99,7 @@ def _train(
         Console(when_lost=interrupts.output_lost) as console,
         RunningTime() as now,
     ):
+        interrupts.show = console.announce
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
@@ -162,6 +164,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
             facts=run.description(),
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
+            run=run.data(),
         )
         if line := unreached_peak(config, run.total_steps):
             emit.message(line)
