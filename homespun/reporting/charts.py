@@ -71,11 +71,10 @@ class Chart:
             return ""
         scale = self._scale(lines)
         x_most = max(x for line in lines for x, _ in line.points)
-        x_least = 0.0 if x_most > 0 else -1.0
-        x_most = x_most if x_most > x_least else x_least + 1
+        x_most = x_most if x_most > 0 else 1.0
 
         def across(x: float) -> float:
-            return SIDE * (x - x_least) / (x_most - x_least)
+            return SIDE * x / x_most
 
         drawn = [_band(self.band, across, scale)] if self.band else []
         for _, level in self.levels:
@@ -91,7 +90,7 @@ class Chart:
         )
         x_labels = "".join(
             f'<span style="left:{across(tick) / 10:.2f}%">{escape(number(tick))}</span>'
-            for tick in ticks(x_least if x_least > 0 else 0.0, x_most, 5)
+            for tick in ticks(0.0, x_most, 5)
         )
         summary = escape(self.summary(lines), quote=True)
         data = [
@@ -104,7 +103,7 @@ class Chart:
             if line.style != "pale" or not any(other.style == "line" for other in lines)
         ]
         points = json.dumps(
-            {"x": [x_least, x_most], "unit": x_unit, "lines": _rounded(data)}, separators=(",", ":")
+            {"most": x_most, "unit": x_unit, "lines": _rounded(data)}, separators=(",", ":")
         )
         return (
             f'<figure class="chart"><figcaption><h3>{escape(self.title)}</h3> '
@@ -142,7 +141,7 @@ class Chart:
         if self.from_zero and least > 0:
             return Scale(least / 1.2, most * 1.2, logarithmic=True)
         if self.from_zero:
-            return Scale(0.0, most * 1.05 or 1.0)
+            return Scale(min(0.0, least), most * 1.05 if most > 0 else 1.0)
         room = max(0.06 * (most - least), 0.02 * abs(most)) or 1.0
         return Scale(least - room, most + room)
 

@@ -16,10 +16,10 @@ for (const plot of document.querySelectorAll(".plot")) {
   plot.addEventListener("pointermove", (event) => {
     const box = area.getBoundingClientRect();
     const share = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
-    const x = data.x[0] + share * (data.x[1] - data.x[0]);
+    const x = share * data.most;
     const near = data.lines.map((line) => [line.label, nearest(line.points, x)]);
     const at = nearest(near.map(([, point]) => point), x)[0];
-    cursor.style.left = (100 * (at - data.x[0])) / (data.x[1] - data.x[0]) + "%";
+    cursor.style.left = (100 * at) / data.most + "%";
     cursor.hidden = false;
     const told = near.map(([label, point]) => `${label} ${short(point[1])}`);
     readout.textContent = `${short(at)} ${data.unit}: ${told.join(" · ")}`;

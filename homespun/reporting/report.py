@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import homespun
 from homespun import durable
 from homespun.errors import UserError, cannot_write
 from homespun.reporting import reference
@@ -25,6 +24,8 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> Path:
     Raises:
         UserError: there is no run, its record cannot be read, or the file cannot be written.
     """
+    import homespun
+
     runs = [read_run(path) for path in paths]
     if output is None:
         output = runs[0].folder / FILE if len(runs) == 1 else Path(FILE)

@@ -236,6 +236,13 @@ def slow_fall(
     before, last = _last_quarters(blocks)
     if last.mean < 0.97 * unigram_loss or last.mean > first or before.mean < last.mean:
         return None
+    early = min(block.mean for block in blocks[: len(blocks) // 2])
+    if early < 1.05 * unigram_loss:
+        return Finding(
+            "no fall",
+            f"the loss soon fell to {early:.3g} and is at {last.mean:.3g} now, no better than token frequencies alone. "
+            f"The learning rate is too high: start again with {lower_rate(config)}. (Or the text is random.)",
+        )
     return Finding(
         SLOW,
         f"the loss falls too slowly: from {first:.3g} to {last.mean:.3g} in {sum(b.steps for b in blocks):,} steps, "
