@@ -66,8 +66,8 @@ CASES = (
     Case("stories", ADAMW, 1024, 600),
     Case("prose", SHAPES["pico"], 4096, 400, seed=1),
     Case("stories", SHAPES["pico"], 1024, 400, seed=1),
-    Case("prose", SHAPES["nano"], 4096, 800),
-    Case("stories", SHAPES["nano"], 1024, 800),
+    Case("prose", SHAPES["nano"], 4096, 400),
+    Case("stories", SHAPES["nano"], 1024, 400),
 )
 
 
@@ -105,7 +105,8 @@ def measure(cases: list[Case], prose: Path) -> None:
         _run(shlex.split(f"homespun {STORIES}"), folder)
         texts = {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
         for case in cases:
-            write([*reference.curves(), measured(case, texts[case.text], folder)])
+            curve = measured(case, texts[case.text], folder)
+            write([*reference.curves(), curve])
 
 
 def write(curves: list[reference.Curve]) -> None:

@@ -137,7 +137,7 @@ class Chart:
                 least = min([least, *(low for _, low, _ in self.band.points)])
         positive = [y for y in [*shown, *levels] if y > 0]
         if self.from_zero and positive and most / min(positive) <= LOG_RANGE:
-            return Scale(0.0, most * 1.05 or 1.0)
+            return Scale(min(0.0, least), most * 1.05)
         if self.from_zero and least > 0:
             return Scale(least / 1.2, most * 1.2, logarithmic=True)
         if self.from_zero:

@@ -176,9 +176,12 @@ def _from_steps(run: RunRecord) -> Iterator[Finding]:
 def _from_evaluations(run: RunRecord) -> Iterator[Finding]:
     evaluations, before = [], 0
     for record in run.evaluations:
-        lines = [r["loss"] for r in run.steps if before < r["step"] <= record["step"]]
-        if lines:
-            evaluations.append((record["step"], record["val_loss"], statistics.fmean(lines)))
+        earlier = [r for r in run.steps if r["step"] <= record["step"]]
+        since = [r["loss"] for r in earlier if r["step"] > before] or [r["loss"] for r in earlier][
+            -1:
+        ]
+        if since:
+            evaluations.append((record["step"], record["val_loss"], statistics.fmean(since)))
             before = record["step"]
     if not evaluations:
         return

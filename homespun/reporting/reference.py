@@ -137,6 +137,7 @@ def compare(
     compressed: float,
     parameters: int,
     optimizer: str,
+    planned_tokens: float,
     points: list[tuple[float, float]],
 ) -> Comparison | None:
     """The measured run that is nearest; None if none is comparable.
@@ -145,6 +146,7 @@ def compare(
         compressed: bits per byte of the text after xz, see `compressed`.
         parameters: that a token uses, without the table of embeddings.
         optimizer: of the run.
+        planned_tokens: at the end of the run; the learning rate has decayed there, and the loss with it.
         points: tokens and validation loss in bits per byte.
     """
     if not points or parameters < 1:
@@ -154,9 +156,9 @@ def compare(
     for curve in curves():
         of_text = abs(compressed / curve.compressed - 1)
         of_size = abs(math.log2(parameters / curve.parameters))
-        length = tokens / curve.tokens[-1]
+        length = max(tokens, planned_tokens) / curve.tokens[-1]
         fits = of_text <= SAME_KIND and of_size <= MOST_DOUBLINGS
-        if not fits or tokens < curve.tokens[0] or length > MOST_LONGER:
+        if not fits or tokens < curve.tokens[0] or tokens > MOST_LONGER * curve.tokens[-1]:
             continue
         of_length = abs(math.log2(length))
         distance = of_size + of_length + OTHER_OPTIMIZER * (optimizer != curve.optimizer)

@@ -79,6 +79,7 @@ def compare(run: RunRecord) -> tuple[reference.Comparison | None, str]:
         compressed=compressed,
         parameters=run.parameters,
         optimizer=run.config.optimizer,
+        planned_tokens=run.planned_tokens,
         points=points,
     )
     if found is None:

@@ -17,6 +17,7 @@ from homespun.architectures.families import count_active_parameters, model_confi
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import BEST, METRICS, CheckpointFolder
 from homespun.config import ModelConfig
+from homespun.config.checked import seconds
 from homespun.errors import UserError
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.metrics import Record, is_number, read
@@ -139,6 +140,20 @@ class RunRecord:
     @property
     def last_tokens(self) -> int:
         return max((record.get("tokens") or 0 for record in self.records), default=0)
+
+    @property
+    def planned_tokens(self) -> float:
+        """Tokens at the end of the run: those of the nearest limit, or the present ones where it is unknown."""
+        c, ends = self.config, []
+        if c.max_steps is not None:
+            ends.append(float(c.max_steps * c.tokens_per_step))
+        epochs = [record["epoch"] for record in self.records if is_number(record.get("epoch"))]
+        if c.max_epochs is not None and epochs and epochs[-1] > 0:
+            ends.append(self.last_tokens * c.max_epochs / epochs[-1])
+        position = self.position
+        if c.time_budget is not None and position is not None and position.elapsed_seconds > 0:
+            ends.append(position.tokens * seconds(c.time_budget) / position.elapsed_seconds)
+        return max(self.last_tokens, min(ends, default=0.0))
 
     @property
     def best(self) -> Record | None:
