@@ -83,6 +83,12 @@ class Diagnosis:
     def title(self) -> str:
         return TITLES.get(self.cause, self.cause.capitalize())
 
+    @property
+    def sentence(self) -> str:
+        """The text as a sentence."""
+        end = "" if self.text.endswith((".", ".)")) else "."
+        return f"{self.text[:1].upper()}{self.text[1:]}{end}"
+
 
 def diagnose(run: RunRecord) -> list[Diagnosis]:
     """The troubles of a run, the gravest first; none if it is healthy, or too short to tell."""

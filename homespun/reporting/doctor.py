@@ -42,14 +42,14 @@ def examine_run(path: Path, put: Callable[[str], object], width: int | None) -> 
     for number, diagnosis in enumerate(one.diagnoses, 1):
         put("")
         line(f"problem {number}", diagnosis.title)
-        line("", f"{diagnosis.text[:1].upper()}{diagnosis.text[1:]}.")
+        line("", diagnosis.sentence)
         for evidence in diagnosis.evidence:
             line("evidence", evidence)
     notes = passing_notes(run, one.diagnoses)
     if notes:
         put("")
     for note in notes[-MOST_NOTES:]:
-        line("was over", f"step {note['step']:,}: {note['advice']}")
+        line("noted", f"step {note['step']:,}: {note['advice']}")
     put("")
     if one.diagnoses:
         first = one.diagnoses[0].title

@@ -278,12 +278,11 @@ def _diagnoses(reported: Sequence[Reported]) -> str:
 
 
 def _diagnosis(diagnosis: Diagnosis) -> str:
-    text = diagnosis.text[:1].upper() + diagnosis.text[1:]
     evidence = "".join(f"<li>{escape(line)}</li>" for line in diagnosis.evidence)
     listed = f"<ul>{evidence}</ul>" if evidence else ""
     return (
         f'<div class="problem"><p class="title">{escape(diagnosis.title)}</p>'
-        f"<p>{escape(text)}.</p>{listed}</div>"
+        f"<p>{escape(diagnosis.sentence)}</p>{listed}</div>"
     )
 
 

@@ -35,8 +35,6 @@ SPREAD_OF_LENGTH = 0.05
 """Added for each factor of two between the lengths, since a measured run has decayed its rate at its own end."""
 SPREAD_OF_TEXT = 0.5
 """Added for the relative difference of the texts, times this."""
-OTHER_OPTIMIZER = 1.0
-"""The distance of another optimizer, in factors of two."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +155,13 @@ def compare(
         of_text = abs(compressed / curve.compressed - 1)
         of_size = abs(math.log2(parameters / curve.parameters))
         length = max(tokens, planned_tokens) / curve.tokens[-1]
-        fits = of_text <= SAME_KIND and of_size <= MOST_DOUBLINGS
+        fits = of_text <= SAME_KIND and of_size <= MOST_DOUBLINGS and optimizer == curve.optimizer
         if not fits or tokens < curve.tokens[0] or tokens > MOST_LONGER * curve.tokens[-1]:
             continue
         of_length = abs(math.log2(length))
-        distance = of_size + of_length + OTHER_OPTIMIZER * (optimizer != curve.optimizer)
         spread = SPREAD + SPREAD_OF_TEXT * of_text
         spread += SPREAD_PER_DOUBLING * of_size + SPREAD_OF_LENGTH * of_length
-        near.append((distance, spread, curve))
+        near.append((of_size + of_length, spread, curve))
     if not near:
         return None
     _, spread, curve = min(near, key=lambda found: found[:2])

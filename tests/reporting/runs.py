@@ -84,10 +84,10 @@ CASES = BROKEN | HEALTHY
 BAD_TEXTS = ("random_stretch", "repeated_line")
 
 
-def write_texts(folder: Path) -> None:
-    """The texts of the cases."""
-    told = list(stories(3000, seed=3))
-    whole = MARK.join(told)
+def write_texts(folder: Path, number: int = 3000) -> None:
+    """The texts of the cases, of so many stories."""
+    told = list(stories(number, seed=3))
+    whole, half = MARK.join(told), number // 2
     (folder / "stories.txt").write_text(whole)
     (folder / "other.txt").write_text(
         MARK.join(stories(600, seed=4)).replace("Once upon a time", "Long ago")
@@ -98,7 +98,7 @@ def write_texts(folder: Path) -> None:
     line = "Click here to read the rest of this story and many others.\n"
     repeated = line * (len(whole) // 10 // len(line))
     for name, stretch in (("random_stretch", noise), ("repeated_line", repeated)):
-        (folder / f"{name}.txt").write_text(MARK.join([*told[:1500], stretch, *told[1500:]]))
+        (folder / f"{name}.txt").write_text(MARK.join([*told[:half], stretch, *told[half:]]))
 
 
 def homespun(words: str, folder: Path) -> None:

@@ -17,9 +17,9 @@ from tests.reporting import runs
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The texts of the runs."""
+    """Texts like those of the runs, and shorter."""
     folder = tmp_path_factory.mktemp("texts")
-    runs.write_texts(folder)
+    runs.write_texts(folder, 500)
     return folder
 
 
@@ -137,9 +137,17 @@ def test_the_doctor_prints_a_diagnosis(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", runs.CASES)
 def test_a_new_run_is_diagnosed_like_its_record(
-    name: str, texts: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, whole_texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(texts)
-    found = diagnose(read_run(runs.make(name, texts)))
+    monkeypatch.chdir(whole_texts)
+    found = diagnose(read_run(runs.make(name, whole_texts)))
     causes = runs.CASES[name].causes
     assert found[0].cause in causes if causes else not found
+
+
+@pytest.fixture(scope="session")
+def whole_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The texts of the runs."""
+    folder = tmp_path_factory.mktemp("whole_texts")
+    runs.write_texts(folder)
+    return folder
