@@ -6,7 +6,7 @@ from pathlib import Path
 from homespun.reporting.diagnosis import passing_notes
 from homespun.reporting.report import report_on
 from homespun.reporting.run_record import RunRecord, read_run
-from homespun.terminal import printable, wrapped
+from homespun.terminal import counted, printable, wrapped
 
 INDENT = " " * 12
 MOST_NOTES = 5
@@ -52,13 +52,8 @@ def examine_run(path: Path, put: Callable[[str], object], width: int | None) -> 
         line("noted", f"step {note['step']:,}: {note['advice']}")
     put("")
     if one.diagnoses:
-        first = one.diagnoses[0].title
-        line(
-            "result",
-            first
-            if len(one.diagnoses) == 1
-            else f"{len(one.diagnoses)} problems; begin with the first: {first}",
-        )
+        found = counted(len(one.diagnoses), "problem")
+        line("result", f"{found} found{'; begin with the first' if one.diagnoses[1:] else ''}.")
     elif not run.steps and not run.evaluations:
         line("result", "Nothing was logged yet, so nothing can be told.")
     else:
