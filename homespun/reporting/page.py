@@ -139,16 +139,16 @@ def _figures(run: RunRecord) -> dict[str, str]:
     found: dict[str, str] = {}
     if best := run.best:
         bits = best.get("val_bits_per_byte")
-        found["validation loss, nats per token"] = f"{best['val_loss']:.4f}"
+        found["validation loss, nats"] = f"{best['val_loss']:.4f}"
         if is_number(bits):
             found["bits per byte"] = f"{bits:.3f}"
         found["perplexity"] = number(math.exp(min(best["val_loss"], 700)))
         found["at step"] = f"{best['step']:,}"
         last = run.evaluations[-1]
         if last is not best:
-            found["validation loss at the end"] = f"{last['val_loss']:.4f}"
+            found["at the end, nats"] = f"{last['val_loss']:.4f}"
     if run.steps:
-        found["training loss"] = f"{run.steps[-1]['loss']:.4f}"
+        found["training loss, nats"] = f"{run.steps[-1]['loss']:.4f}"
     found["steps"] = f"{run.last_step:,}"
     found["tokens"] = number(run.last_tokens)
     if (passes := _last(run, "epoch")) is not None:

@@ -83,5 +83,8 @@ def compare(run: RunRecord) -> tuple[reference.Comparison | None, str]:
         points=points,
     )
     if found is None:
-        return None, f"{none}no run of this size, with this optimizer, was measured on such a text for so many tokens."
+        return (
+            None,
+            f"{none}no run of this size, with this optimizer, was measured on such a text for so many tokens.",
+        )
     return found, ""

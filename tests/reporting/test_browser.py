@@ -171,8 +171,8 @@ def test_the_pointer_shows_values(browser: Any, pages: Path) -> None:
 
 
 RUN = (
-    "train --data-file stories.txt --n-layers 2 --d-model 192 --n-heads 6 --vocab-size 1024 --seq-len 128 "
-    "--batch-size 8 --max-steps 400 --log-interval 5 --eval-interval 25 --eval-tokens 20000 --sample-interval 100"
+    "train --data-file stories.txt --n-layers 2 --d-model 128 --n-heads 4 --vocab-size 1024 --seq-len 128 "
+    "--batch-size 8 --max-steps 300 --log-interval 5 --eval-interval 20 --eval-tokens 10000 --sample-interval 100"
 )
 PICTURE_HEIGHT = 1500
 MOST_BYTES = 200_000

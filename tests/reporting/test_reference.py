@@ -83,4 +83,6 @@ def test_the_reason_for_no_comparison_is_told(tmp_path: Path) -> None:
     assert "no checkpoint" in reason(checkpoint=False, steps=5)
     text = tmp_path / "text.txt"
     text.write_text("a text\n" * 100)
-    assert "no run of this size, with this optimizer" in reason(data_file=str(text), steps=5, every=1)
+    assert "no run of this size, with this optimizer" in reason(
+        data_file=str(text), steps=5, every=1
+    )
