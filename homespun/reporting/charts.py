@@ -114,7 +114,7 @@ class Chart:
             f'<div class="area"><svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" role="img" '
             f'aria-label="{summary}">{grid}{"".join(drawn)}</svg></div>'
             f'<div class="x" aria-hidden="true">{x_labels}</div></div>'
-            f'<p class="readout" aria-hidden="true">&nbsp;</p></figure>'
+            f'<p class="readout" aria-hidden="true">{escape(x_unit)}</p></figure>'
         )
 
     def summary(self, lines: Sequence[Line]) -> str:

@@ -22,10 +22,12 @@ for (const plot of document.querySelectorAll(".plot")) {
     cursor.style.left = (100 * at) / data.most + "%";
     cursor.hidden = false;
     const told = near.map(([label, point]) => `${label} ${short(point[1])}`);
+    readout.classList.add("reading");
     readout.textContent = `${short(at)} ${data.unit}: ${told.join(" · ")}`;
   });
   plot.addEventListener("pointerleave", () => {
     cursor.hidden = true;
-    readout.textContent = "\u00a0";
+    readout.classList.remove("reading");
+    readout.textContent = data.unit;
   });
 }
