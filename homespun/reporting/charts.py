@@ -89,7 +89,8 @@ class Chart:
             for tick in scale.ticks
         )
         x_labels = "".join(
-            f'<span style="left:{across(tick) / 10:.2f}%">{escape(number(tick))}</span>'
+            f'<span class="{_side(across(tick))}" style="left:{across(tick) / 10:.2f}%">'
+            f"{escape(number(tick))}</span>"
             for tick in ticks(0.0, x_most, 5)
         )
         summary = escape(self.summary(lines), quote=True)
@@ -208,6 +209,11 @@ def number(value: float) -> str:
     if size >= 1000:
         return f"{value:,.0f}"
     return "0" if size == 0 else f"{value:.4g}" if size >= 1e-4 else f"{value:.1e}"
+
+
+def _side(place: float) -> str:
+    """The alignment of a label, which must not reach beyond the drawing."""
+    return "first" if place < 0.02 * SIDE else "last" if place > 0.93 * SIDE else "inner"
 
 
 def _path(line: Line, across: Callable[[float], float], scale: Scale) -> str:
