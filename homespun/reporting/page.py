@@ -29,9 +29,9 @@ from homespun.terminal import counted, duration, size
 MOST_SAMPLES = 30
 """Of a run; of more, those at even distances are shown, with the first and the last round."""
 NOT_REPEATED = {"resume", "config", "dry_run"}
-"""Settings that are no part of the command that repeats a run."""
-PLACES = {"checkpoint_dir", "resume", "config", "dry_run"}
-"""Settings in which runs differ without being different."""
+"""Settings that are no part of the run itself."""
+PLACE = "checkpoint_dir"
+"""The setting in which runs differ without being different."""
 
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
@@ -116,7 +116,7 @@ def _shared(texts: Sequence[str]) -> str:
 
 
 def _headline(run: RunRecord) -> str:
-    """Model, text and machine."""
+    """Model and text."""
     facts = []
     if (model := run.facts.get("model")) and isinstance(model, str):
         facts.append(model)
@@ -129,9 +129,6 @@ def _headline(run: RunRecord) -> str:
     if isinstance(text, str) and text:
         facts.append(Path(text).name)
     return " · ".join(facts)
-
-
-# --- the figures of the runs ---------------------------------------------------------------------------------------
 
 
 def _figures(run: RunRecord) -> dict[str, str]:
@@ -251,9 +248,6 @@ def _table(
     )
 
 
-# --- what is wrong ---------------------------------------------------------------------------------------------------
-
-
 def _diagnoses(reported: Sequence[Reported]) -> str:
     parts = []
     for one in reported:
@@ -284,9 +278,6 @@ def _diagnosis(diagnosis: Diagnosis) -> str:
         f'<div class="problem"><p class="title">{escape(diagnosis.title)}</p>'
         f"<p>{escape(diagnosis.sentence)}</p>{listed}</div>"
     )
-
-
-# --- curves ----------------------------------------------------------------------------------------------------------
 
 
 def _curves(reported: Sequence[Reported]) -> str:
@@ -473,9 +464,6 @@ def _evenly(items: Sequence[Any], most: int) -> list[Any]:
     return [items[round(n * (len(items) - 1) / (most - 1))] for n in range(most)]
 
 
-# --- samples, settings, commands, machine ----------------------------------------------------------------------------
-
-
 def _samples(reported: Sequence[Reported]) -> str:
     parts = []
     for one in reported:
@@ -524,14 +512,14 @@ def _settings(reported: Sequence[Reported]) -> str:
     rows, differs, given = [], [], []
     for name in names:
         values = [settings.get(name) for settings in all_settings]
-        differ = several and name not in PLACES and any(value != values[0] for value in values)
+        differ = several and name != PLACE and any(value != values[0] for value in values)
         by_user = any(
             name in one.run.requested
             and one.run.requested[name] is not None
             and one.run.requested[name] != _default(name)
             for one in reported
         )
-        if all(value is None for value in values):
+        if name in NOT_REPEATED or all(value is None for value in values):
             continue
         rows.append((escape(flag(name)), *(_cell(_value(value)) for value in values)))
         differs.append(differ)
