@@ -213,7 +213,7 @@ def number(value: float) -> str:
 
 def _side(place: float) -> str:
     """The alignment of a label, which must not reach beyond the drawing."""
-    return "first" if place < 0.02 * SIDE else "last" if place > 0.93 * SIDE else "inner"
+    return "first" if place < 0.02 * SIDE else "last" if place > 0.98 * SIDE else "inner"
 
 
 def _path(line: Line, across: Callable[[float], float], scale: Scale) -> str:
