@@ -17,7 +17,7 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, evaluate, plan, train, train_tokenizer
+    from homespun.api import download, evaluate, plan, report, train, train_tokenizer
     from homespun.data.samples import TextDataset
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
@@ -47,6 +47,7 @@ __all__ = [
     "evaluate",
     "load",
     "plan",
+    "report",
     "train",
     "train_tokenizer",
 ]
@@ -63,6 +64,7 @@ _HOMES = {
     "evaluate": "homespun.api",
     "load": "homespun.language_model",
     "plan": "homespun.api",
+    "report": "homespun.api",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
 }

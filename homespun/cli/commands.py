@@ -26,6 +26,7 @@ from homespun.config import (
     ModelConfig,
     ModelsConfig,
     PlanConfig,
+    ReportConfig,
     TokenizerConfig,
     TrainConfig,
     VerifyConfig,
@@ -234,10 +235,23 @@ def judge(settings: Settings) -> int:
 
 
 def doctor(settings: Settings) -> int:
-    DoctorConfig(**settings)
-    from homespun.doctor import examine_engines
+    config = DoctorConfig(**settings)
+    if config.run is None:
+        from homespun.doctor import examine_engines
 
-    return 0 if examine_engines(say) else 1
+        return 0 if examine_engines(say) else 1
+    from homespun.reporting.doctor import examine_run
+
+    return 0 if examine_run(Path(config.run), put, columns(sys.stdout)) else 1
+
+
+def report(settings: Settings) -> int:
+    config = ReportConfig(**settings)
+    from homespun.reporting.report import write_report
+
+    output = Path(config.output) if config.output else None
+    put(f"report      {write_report([Path(run) for run in config.runs], output)}")
+    return 0
 
 
 def export(settings: Settings) -> int:
@@ -405,6 +419,12 @@ COMMANDS: dict[str, Command] = {
         Command("judge", JudgeConfig, judge),
         Command("models", ModelsConfig, models),
         Command("verify", VerifyConfig, verify),
-        Command("doctor", DoctorConfig, doctor),
+        Command("doctor", DoctorConfig, doctor, ("homespun doctor", "homespun doctor checkpoints")),
+        Command(
+            "report",
+            ReportConfig,
+            report,
+            ("homespun report", "homespun report first second --output comparison.html"),
+        ),
     )
 }
