@@ -17,7 +17,7 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, evaluate, plan, train, train_tokenizer
+    from homespun.api import download, evaluate, plan, report, train, train_tokenizer
     from homespun.data.samples import TextDataset
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
@@ -66,6 +66,7 @@ __all__ = [
     "load",
     "new_model",
     "plan",
+    "report",
     "reset_gradients",
     "train",
     "train_tokenizer",
@@ -91,6 +92,7 @@ _HOMES = {
     "load": "homespun.language_model",
     "new_model": "homespun.steps",
     "plan": "homespun.api",
+    "report": "homespun.api",
     "reset_gradients": "homespun.steps",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",

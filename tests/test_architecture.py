@@ -150,6 +150,20 @@ LAYERS = {
         "training.schedule",
         "training.stages",
     },
+    "reporting": {
+        "config",
+        "errors",
+        "durable",
+        "terminal",
+        "architectures",
+        "data",
+        "checkpoint",
+        "records",
+        "engine.base",
+        "planning.recipe",
+        "training.diagnostics",
+        "training.position",
+    },
     "importing": {"config", "errors", "terminal", "data", "checkpoint", "model_formats"},
     "verify": {"errors", "durable", "terminal", "checkpoint", "data", "records", "tokenizer"},
     "doctor": {
@@ -353,6 +367,7 @@ def test_nothing_can_execute_what_it_reads() -> None:
         "import homespun.data.download, homespun.data.train_tokenizer, homespun.data.prepare",
         "import homespun.checkpoint.folder, homespun.generation.session",
         "import homespun.training.train, homespun.api",
+        "import homespun.reporting.report, homespun.reporting.doctor",
     ],
 )
 def test_engine_free_work_loads_no_framework(statement: str) -> None:

@@ -18,7 +18,7 @@ from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
 from homespun.records.plot import plot_run
-from homespun.terminal import Say
+from homespun.terminal import Say, bar
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.ending import headline, what_now
@@ -66,7 +66,8 @@ def train(
     workspace.check()
     wanted = given_config(given, config)
     with CheckpointFolder(Path(wanted.checkpoint_dir)).lock() as lock:
-        point = find_point(wanted, say)
+        with bar("Looking for a checkpoint", None):
+            point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
         return _train(wanted, point, lock, say, interrupts, on_event)
@@ -103,6 +104,7 @@ def _train(
         _tracking(trackers, run, point, folder.path) as tracked,
         RunningTime() as now,
     ):
+        interrupts.show = console.announce
         if tracked.ids:
             run = dataclasses.replace(run, header=run.header | {TRACKING: tracked.ids})
         budget = run.config.time_budget
@@ -198,6 +200,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
             facts=run.description(),
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
+            run=run.data(),
         )
         if line := unreached_peak(config, run.total_steps):
             emit.message(line)
