@@ -102,9 +102,9 @@ class LanguageModel:
         self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
 
     def __repr__(self) -> str:
-        c = self.config
+        c, kind = self.config, type(self).__name__
         return (
-            f"<LanguageModel {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
+            f"<{kind} {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
             f"{count_parameters(c) / 1e6:.1f} M parameters, vocabulary {c.vocab_size:,}, context {c.seq_len:,}>"
         )
 

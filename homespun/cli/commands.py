@@ -340,8 +340,9 @@ def _check_agreement(config: GenerateConfig, model: "LanguageModel") -> None:
 
 def _train_choices() -> Mapping[str, Iterable[str]]:
     from homespun.architectures.families import FAMILIES
+    from homespun.records import tracking
 
-    return {"architecture": FAMILIES}
+    return {"architecture": FAMILIES, "track": tracking.available()}
 
 
 COMMANDS: dict[str, Command] = {

@@ -370,6 +370,11 @@ class RecordConfig(Checked):
         "Number of checkpoints to keep, besides the best: the newest ones; older ones are deleted.",
         at_least=1,
     )
+    track: tuple[str, ...] = setting(
+        (),
+        "Trackers that also get the records; each needs its package. `off`: a resumed run is not tracked any more.",
+        if_omitted="none",
+    )
     tokens_dir: PathName = setting(
         TOKENS_DIR, "Folder for the tokens of texts, which later runs use again."
     )
