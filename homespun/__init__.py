@@ -13,17 +13,19 @@ from homespun.config import (
     SamplingConfig,
     TokenizerConfig,
     TrainConfig,
+    TuneConfig,
 )
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, evaluate, plan, train, train_tokenizer
+    from homespun.api import download, evaluate, plan, train, train_tokenizer, tune
     from homespun.data.samples import TextDataset
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
     from homespun.tokenizer import Tokenizer
+    from homespun.tuning.result import TuneResult
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,8 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TrainResult",
+    "TuneConfig",
+    "TuneResult",
     "UserError",
     "download",
     "evaluate",
@@ -49,6 +53,7 @@ __all__ = [
     "plan",
     "train",
     "train_tokenizer",
+    "tune",
 ]
 
 _HOMES = {
@@ -59,12 +64,14 @@ _HOMES = {
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.records.events",
+    "TuneResult": "homespun.tuning.result",
     "download": "homespun.api",
     "evaluate": "homespun.api",
     "load": "homespun.language_model",
     "plan": "homespun.api",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
+    "tune": "homespun.api",
 }
 
 

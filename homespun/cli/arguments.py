@@ -124,7 +124,8 @@ class _Parser:
             while self._words and (several or not values) and not self._is_flag(self._words[0]):
                 values.append(self._words.pop(0))
         if several:
-            self._given[setting] = [parse_value(self._kind, setting, value) for value in values]
+            parsed = [parse_value(self._kind, setting, value) for value in values]
+            self._given[setting] = [*self._given.get(setting, ()), *parsed]
         elif values:
             self._given[setting] = parse_value(self._kind, setting, values[0])
         elif metadata["const"]:
