@@ -87,6 +87,8 @@ def _draw_rates(
         panel.plot(x, y, "*", color=ORANGE, markersize=12, label="recipe, all seeds")
     if any(d.name == name and (d.log or d.name == RATE) for d in space):
         panel.set_xscale("log")
+        for axis in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:.3g}")
     panel.set_xlabel(name, color=INK, fontsize=9)
     panel.set_title("validation loss, nats per token", loc="left", color=INK, fontsize=10)
     panel.grid(color=FAINT)

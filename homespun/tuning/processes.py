@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import homespun
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.errors import UserError
 from homespun.terminal import Say
@@ -86,7 +85,7 @@ class Crew:
         self._wait_until_free(job.folder)
         log = job.folder.with_name(f"{job.folder.name}.log")
         # Not the working folder, whose files may be called like modules, but the package that runs here.
-        places = [str(Path(homespun.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",

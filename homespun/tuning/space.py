@@ -120,7 +120,7 @@ def usual_dimension(
     name: str, recipe: Mapping[str, Any], total_steps: int, *, grid: bool
 ) -> Dimension:
     """The usual values of a setting, or their range."""
-    own = recipe[name]
+    own: Any = recipe.get(name)
     if name == RATE:
         values = [rounded(own * factor) for factor in RATE_FACTORS]
         if not grid:
@@ -198,7 +198,7 @@ def _value(name: str, word: str, recipe: Mapping[str, Any]) -> Value:
     word = word.strip()
     value: Any = parse_value(TrainConfig, name, word)
     if factor := re.fullmatch(r"[xX×](\d*\.?\d+(?:[eE][+-]?\d+)?)", word):
-        own = recipe.get(name)
+        own: Any = recipe.get(name)
         if not isinstance(own, int | float):
             raise UserError(
                 f"--search {name}: the recipe has no number of it that {word} could multiply"
