@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import METRICS, CheckpointFolder
+from homespun.checkpoint.folder import METRICS, SUFFIXES, CheckpointFolder
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.metrics import read_whole
@@ -83,8 +83,10 @@ class Course:
                 self._finish(contest)
         except Stopped:
             return self._result(is_complete=False)
-        for number in range(len(self.trials.trials)):
+        for number, trial in enumerate(self.trials.trials):
             self.trials.finish(number, self.ladder.total)
+            if self.ladder.total not in trial.losses:
+                _remove_checkpoints(self.folder / trial.name)
         for number in range(len(self.seeds.trials)):
             self.seeds.finish(number, self.ladder.total)
         return self._result(is_complete=True)
@@ -319,7 +321,7 @@ class Course:
             recipe_stands=verdict.recipe_stands,
             cost=self._done() / total,
             best_toml=self.folder / BEST,
-            verdict=verdict.text if is_complete else "Stopped: homespun tune --resume goes on.",
+            verdict=verdict.text if is_complete else "Stopped. All trials are saved.",
             is_complete=is_complete,
             stopped_by=stopped_by,
             columns=tuple(design.columns),
@@ -354,6 +356,13 @@ def last_loss(folder: Path) -> float:
     """The last validation loss of a run, which may have ended early by its patience."""
     losses = [record["val_loss"] for record in read_whole(folder / METRICS) if "val_loss" in record]
     return math.inf if not losses or losses[-1] is None else float(losses[-1])
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Free the disk of a trial that does not go on. Its records and its best weights stay."""
+    steps = CheckpointFolder(folder).steps()
+    for file in [CheckpointFolder(folder).file(n, suffix) for n in steps for suffix in SUFFIXES]:
+        file.unlink(missing_ok=True)
 
 
 def _remove_without_checkpoint(folder: Path) -> None:

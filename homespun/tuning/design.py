@@ -13,6 +13,7 @@ from homespun.config import TuneConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError, cannot_write
+from homespun.planning.recipe import SHAPE
 from homespun.terminal import Say, counted
 from homespun.tuning import space as spaces
 from homespun.tuning import transfer
@@ -23,7 +24,6 @@ from homespun.tuning.preparation import (
     most_parallel,
     prepare,
     tokens_per_step,
-    train_settings,
 )
 from homespun.tuning.result import varied
 from homespun.tuning.space import Dimension, Point
@@ -124,11 +124,6 @@ def given_config(given: Mapping[str, Any], config: TuneConfig | None) -> TuneCon
             "--dry-run trains nothing: homespun plan with the settings of one run shows its cost, and a tune states "
             "its own before the first trial"
         )
-    if _prunes(wanted) and wanted.eval_interval is not None:
-        raise UserError(
-            "--eval-interval: with pruning, trials are evaluated where they are compared: leave it out, or add "
-            "--pruning off"
-        )
     if wanted.transfer_from is not None and wanted.search:
         raise UserError("--transfer-from chooses the settings to try: leave --search out")
     return wanted
@@ -186,8 +181,13 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
     folder = lock.folder.path
     small = transfer.finished_tune(Path(wanted.transfer_from)) if wanted.transfer_from else None
     for text in wanted.search:  # a mistake is found before the work
-        spaces.parsed(text, _any_recipe(wanted))
+        spaces.parsed(text, None)
     recipe = prepare(wanted, say)
+    _state_shape(wanted.search, recipe)
+    if _prunes(wanted) and wanted.eval_interval is not None:
+        say(
+            "With pruning, trials are evaluated where they are compared, and not by --eval-interval."
+        )
     points: list[Point] | None = None
     carried: tuple[str, ...] = ()
     if small:
@@ -274,16 +274,12 @@ def _count(
     return points, trials
 
 
-def _any_recipe(wanted: TuneConfig) -> dict[str, Any]:
-    """Values with which multiples of the recipe can be checked before it is known."""
-    settings = {name: v for name, v in train_settings(wanted).items() if v is not None}
-    usual = {
-        "learning_rate": 3e-4,
-        "muon_learning_rate": 0.02,
-        "batch_size": 16,
-        "weight_decay": 0.1,
-    }
-    return {"grad_accumulation_steps": 1, "warmup_steps": 10, "beta2": 0.95, **usual, **settings}
+def _state_shape(search: Sequence[str], recipe: Recipe) -> None:
+    """Add the shape of the recipe's model to its settings, as far as it varies between trials."""
+    for text in search:
+        name = text.partition("=")[0].strip().lstrip("-").replace("-", "_")
+        if name in SHAPE and name not in recipe.settings and getattr(recipe.plan.model, name):
+            recipe.settings[name] = getattr(recipe.plan.model, name)
 
 
 def _that_fits(

@@ -12,6 +12,8 @@ from homespun.tuning.space import written
 SECONDS_BETWEEN_LINES = 10.0
 """In a pipe, nothing is silent for longer."""
 UPDATES_PER_SECOND = 2
+LEAST_SHARE = 0.01
+"""Of the tune, and at least so many seconds as between two lines, before the time left is estimated."""
 
 
 class Screen:
@@ -98,10 +100,10 @@ class Screen:
 
     def seconds_left(self) -> float | None:
         """An estimate from the progress since the start."""
-        gained = self._done - self._done_before
-        if gained <= 0:
+        gained, passed = self._done - self._done_before, self._now() - self._begun
+        if gained < LEAST_SHARE * self._cost or passed < SECONDS_BETWEEN_LINES:
             return None
-        return (self._now() - self._begun) / gained * max(0, self._cost - self._done)
+        return passed / gained * max(0, self._cost - self._done)
 
     def _table(self) -> Any:
         from rich.table import Table
@@ -116,7 +118,7 @@ class Screen:
         )
         table.add_column("trial")
         for name in self._columns:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", min_width=len(name))
         table.add_column("steps", justify="right")
         table.add_column("val loss", justify="right")
         table.add_column("state", overflow="ellipsis", no_wrap=True)

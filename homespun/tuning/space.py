@@ -141,8 +141,8 @@ def usual_dimension(
     return Dimension(name, tuple(dict.fromkeys(values)))
 
 
-def parsed(text: str, recipe: Mapping[str, Any]) -> Dimension:
-    """The dimension that a text describes.
+def parsed(text: str, recipe: Mapping[str, Any] | None) -> Dimension:
+    """The dimension that a text describes. Without a recipe, its multiples are not checked.
 
     Raises:
         UserError: it is unknown, empty, or has a bad value.
@@ -189,7 +189,7 @@ def parsed(text: str, recipe: Mapping[str, Any]) -> Dimension:
     return Dimension(name, low=low, high=high, log=log)
 
 
-def _value(name: str, word: str, recipe: Mapping[str, Any]) -> Value:
+def _value(name: str, word: str, recipe: Mapping[str, Any] | None) -> Value:
     """A value, or a multiple of the recipe's.
 
     Raises:
@@ -198,7 +198,9 @@ def _value(name: str, word: str, recipe: Mapping[str, Any]) -> Value:
     word = word.strip()
     value: Any = parse_value(TrainConfig, name, word)
     if factor := re.fullmatch(r"[xX×](\d*\.?\d+(?:[eE][+-]?\d+)?)", word):
-        own: Any = recipe.get(name)
+        if recipe is None:
+            return float(factor[1])
+        own = recipe.get(name)
         if not isinstance(own, int | float):
             raise UserError(
                 f"--search {name}: the recipe has no number of it that {word} could multiply"

@@ -104,12 +104,11 @@ class Store:
 
     def finish(self, number: int, total: int) -> None:
         """Close a trial: complete if it has the tokens of a whole run, else pruned."""
-        trial = self.trials[number]
-        if trial.error is not None:
-            return
-        state = self._optuna.trial.TrialState
+        trial, state = self.trials[number], self._optuna.trial.TrialState
         with self._readable():
-            if total in trial.losses:
+            if trial.error is not None:
+                self._study.tell(number, state=state.FAIL, skip_if_finished=True)
+            elif total in trial.losses:
                 self._study.tell(number, trial.losses[total], skip_if_finished=True)
             else:
                 self._study.tell(number, state=state.PRUNED, skip_if_finished=True)

@@ -112,7 +112,6 @@ def test_bad_input_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert "did you mean learning_rate" in refused("--search", "lr=1,2")
     assert "empty range" in refused("--search", "learning_rate=0.2:0.1")
     assert "holds no tune to resume" in refused("--resume")
-    assert "--eval-interval" in refused("--eval-interval", 5)
     assert "leave --search out" in refused("--transfer-from", "x", "--search", "batch_size=1,2")
     assert "there is no tune" in refused("--transfer-from", "missing")
     assert "unknown flag" in refused("--trails", 3)
