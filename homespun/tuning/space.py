@@ -1,9 +1,9 @@
 """Texts such as `learning_rate=1e-4:6e-4:log` flow in, the dimensions of the search come out."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
@@ -197,15 +197,15 @@ def _value(name: str, word: str, recipe: Mapping[str, Any] | None) -> Value:
     """
     word = word.strip()
     value: Any = parse_value(TrainConfig, name, word)
-    if factor := re.fullmatch(r"[xX×](\d*\.?\d+(?:[eE][+-]?\d+)?)", word):
+    if (factor := _factor(word)) is not None:
         if recipe is None:
-            return float(factor[1])
+            return factor
         own = recipe.get(name)
         if not isinstance(own, int | float):
             raise UserError(
                 f"--search {name}: the recipe has no number of it that {word} could multiply"
             )
-        value = rounded(own * float(factor[1]))
+        value = rounded(own * factor)
         value = max(1, round(value)) if isinstance(own, int) else value
     try:
         accepted = getattr(TrainConfig(**{name: value}), name)
@@ -216,6 +216,16 @@ def _value(name: str, word: str, recipe: Mapping[str, Any] | None) -> Value:
     if float in _kinds(name) and not isinstance(accepted, str):
         return float(accepted)
     return accepted
+
+
+def _factor(word: str) -> float | None:
+    """The number behind an x, if the word is a multiple of the recipe's value."""
+    if word[:1] not in ("x", "X", "×"):
+        return None
+    with contextlib.suppress(ValueError):
+        factor = float(word[1:])
+        return factor if math.isfinite(factor) and factor > 0 else None
+    return None
 
 
 def from_python(space: object) -> tuple[str, ...]:

@@ -75,6 +75,8 @@ def test_a_dimension_is_read(text: str, dimension: Dimension) -> None:
         ("vocab_size=500,1000", "cannot be compared"),
         ("seed=1,2", "cannot be compared"),
         ("schedule=a:b", "expected"),
+        ("batch_size=x2,xnan", "a whole number is expected"),
+        ("weight_decay=x-1:x2", "a number is expected"),
         ("schedule=x2,linear", "has no number"),
     ],
 )
