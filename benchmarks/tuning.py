@@ -20,7 +20,7 @@ from homespun.tuning.transfer import WIDTH_POWER
 STORIES = "download --dataset stories --num-samples 6000"
 TOKENIZER = "tokenizer --vocab-size 512"
 COMMON = (
-    "--n-layers 2 --seq-len 64 --batch-size 8 --compile off --parallel 1 --eval-tokens 20000 "
+    "--n-layers 2 --seq-len 64 --batch-size 8 --compile off --parallel 1 --eval-tokens 20000 --threads 1 "
     "--architecture qwen3"
 )
 SMALL, WIDE = 32, 128

@@ -90,14 +90,23 @@ def plan(settings: Settings) -> int:
     PlanConfig(**settings)
     from homespun.forecast import forecast
 
-    facts = forecast(given, say, machine=settings.get("machine")).facts()
-    widest = max(map(len, facts))
-    for name, fact in facts.items():
-        put(wrapped(f"{name:<{widest}}  {fact}", columns(sys.stdout), " " * (widest + 2)))
+    _put_facts(forecast(given, say, machine=settings.get("machine")).facts())
     return 0
 
 
+def _put_facts(facts: Mapping[str, str]) -> None:
+    """Print facts by topic, aligned."""
+    widest = max(map(len, facts))
+    for name, fact in facts.items():
+        put(wrapped(f"{name:<{widest}}  {fact}", columns(sys.stdout), " " * (widest + 2)))
+
+
 def tune(settings: Settings) -> int:
+    if _is_dry(settings, TuneConfig):
+        from homespun.tuning.tune import expected_tune
+
+        _put_facts(expected_tune(settings, say))
+        return 0
     from homespun.training.interrupts import Interrupts
 
     with Interrupts(quits=True) as interrupts:  # before the imports, which may take seconds
@@ -113,13 +122,13 @@ def tune(settings: Settings) -> int:
     return 128 + result.stopped_by if result.stopped_by else 0
 
 
-def _is_dry(settings: Settings) -> bool:
+def _is_dry(settings: Settings, kind: type[TrainConfig] = TrainConfig) -> bool:
     """Whether the settings of a run, or the file that they name, only ask for a plan."""
     from homespun.config.toml_file import read_toml
 
     stated = dict(settings)
     if file := settings.get("config"):
-        stated = read_toml(Path(file), TrainConfig) | stated
+        stated = read_toml(Path(file), kind) | stated
     return bool(stated.get("dry_run"))
 
 

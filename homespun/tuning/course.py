@@ -17,7 +17,7 @@ from homespun.checkpoint.folder import METRICS, SUFFIXES, CheckpointFolder
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.metrics import read_whole
-from homespun.terminal import Say, counted
+from homespun.terminal import Say
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces
 from homespun.tuning.design import Design, writing
@@ -92,28 +92,8 @@ class Course:
         return self._result(is_complete=True)
 
     def _announce(self) -> None:
-        design, total = self.design, self.ladder.total
-        recipe = counted(round(total / tokens_per_step(design.recipe)), "step")
-        others = counted(design.config.spread_runs, "more run")
-        seeds = f", and {others} of it with other seeds" if design.config.spread_runs else ""
-        counts = self.ladder.counts(design.challengers)
-        rungs = [
-            f"{tokens / total:.0%} ({counted(count, 'trial')})"
-            for tokens, count in zip(self.ladder.tokens, counts, strict=True)
-        ]
-        facts = {
-            "space": "; ".join(map(str, design.space)),
-            "trials": f"{design.trials}; the first one is the recipe{seeds}",
-            "run": f"{total:,} tokens, {recipe} of the recipe",
-            "compared": f"after {', '.join(rungs)} of a run, besides the recipe"
-            if self.ladder.prunes
-            else "at the end of the runs",
-            "cost": f"as much as {design.cost / total:.2f} whole runs; "
-            f"{counted(design.parallel, 'trial')} at a time",
-            "folder": str(self.folder),
-        }
         self.say("Resuming the tune" if self.trials.trials else "Tuning")
-        for name, fact in facts.items():
+        for name, fact in {**self.design.facts(), "folder": str(self.folder)}.items():
             self.say(f"  {name:<10} {fact}")
 
     def _first_rung(self) -> None:

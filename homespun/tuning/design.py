@@ -14,12 +14,13 @@ from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError, cannot_write
 from homespun.planning.recipe import SHAPE
-from homespun.terminal import Say, counted
+from homespun.terminal import Say, counted, duration, size
 from homespun.tuning import space as spaces
 from homespun.tuning import transfer
 from homespun.tuning.ladder import Ladder, ladder
 from homespun.tuning.preparation import (
     Recipe,
+    foresee,
     has_room,
     most_parallel,
     prepare,
@@ -82,6 +83,28 @@ class Design:
     def columns(self) -> list[str]:
         return varied([dimension.name for dimension in self.space], self.recipe)
 
+    def facts(self) -> dict[str, str]:
+        """The tune in words, by topic."""
+        total = self.ladder.total
+        recipe = counted(round(total / tokens_per_step(self.recipe)), "step")
+        others = counted(self.config.spread_runs, "more run")
+        seeds = f", and {others} of it with other seeds" if self.config.spread_runs else ""
+        counts = self.ladder.counts(self.challengers)
+        rungs = [
+            f"{tokens / total:.0%} ({counted(count, 'trial')})"
+            for tokens, count in zip(self.ladder.tokens, counts, strict=True)
+        ]
+        return {
+            "space": "; ".join(map(str, self.space)),
+            "trials": f"{self.trials}; the first one is the recipe{seeds}",
+            "run": f"{total:,} tokens, {recipe} of the recipe",
+            "compared": f"after {', '.join(rungs)} of a run, besides the recipe"
+            if self.ladder.prunes
+            else "at the end of the runs",
+            "cost": f"as much as {self.cost / total:.2f} whole runs; "
+            f"{counted(self.parallel, 'trial')} at a time",
+        }
+
     def stored(self) -> dict[str, Any]:
         """The record."""
         values = dataclasses.asdict(self)
@@ -119,11 +142,6 @@ def given_config(given: Mapping[str, Any], config: TuneConfig | None) -> TuneCon
     file = given.get("config")
     stated = (read_toml(Path(file), TuneConfig) if file else {}) | dict(given)
     wanted = settings_of(TuneConfig, config, stated)
-    if wanted.dry_run:
-        raise UserError(
-            "--dry-run trains nothing: homespun plan with the settings of one run shows its cost, and a tune states "
-            "its own before the first trial"
-        )
     if wanted.transfer_from is not None and wanted.search:
         raise UserError("--transfer-from chooses the settings to try: leave --search out")
     return wanted
@@ -179,10 +197,49 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
         UserError: a setting, the text or the machine does not allow it; nothing is changed.
     """
     folder = lock.folder.path
-    small = transfer.finished_tune(Path(wanted.transfer_from)) if wanted.transfer_from else None
-    for text in wanted.search:  # a mistake is found before the work
-        spaces.parsed(text, None)
+    small = _small(wanted)
     recipe = prepare(wanted, say)
+    design = _decided(wanted, recipe, small, say)
+    lock.folder.check_space(
+        recipe.disk * (design.trials + wanted.spread_runs), "the checkpoints of the trials need"
+    )
+    if earlier := lock.set_aside():
+        say(f"The earlier tune in {folder} is now in {earlier}.")
+    with writing(folder):
+        if recipe.tokenizer:
+            recipe.tokenizer.save(folder / TOKENIZER)
+            design.recipe["tokenizer_path"] = str(folder / TOKENIZER)
+        durable.write_json(folder / RECORD, design.stored())
+    return design
+
+
+def expected(wanted: TuneConfig, say: Say) -> dict[str, str]:
+    """A tune in words, with its time and disk space; nothing is written.
+
+    Raises:
+        UserError: as `designed`.
+    """
+    small = _small(wanted)
+    recipe, seconds = foresee(wanted, say)
+    design = _decided(wanted, recipe, small, say)
+    facts = design.facts()
+    runs = design.cost / design.ladder.total
+    facts["time"] = f"about {duration(seconds)} for a whole run"
+    if design.parallel == 1:
+        facts["time"] += f", {duration(seconds * runs)} for all"
+    facts["disk"] = f"at most {size(recipe.disk * (design.trials + wanted.spread_runs))}"
+    return facts
+
+
+def _small(wanted: TuneConfig) -> transfer.Run | None:
+    """The tune to carry settings over from, if any. Mistakes in the space are found here, before the work."""
+    for text in wanted.search:
+        spaces.parsed(text, None)
+    return transfer.finished_tune(Path(wanted.transfer_from)) if wanted.transfer_from else None
+
+
+def _decided(wanted: TuneConfig, recipe: Recipe, small: transfer.Run | None, say: Say) -> Design:
+    """The design of a tune about a recipe."""
     _state_shape(wanted.search, recipe)
     if _prunes(wanted) and wanted.eval_interval is not None:
         say(
@@ -211,12 +268,7 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
         wanted.rungs if _prunes(wanted) else 1,
     )
     parallel, threads = most_parallel(wanted, recipe, largest["batch_size"])
-    lock.folder.check_space(
-        recipe.disk * (trials + wanted.spread_runs), "the checkpoints of the trials need"
-    )
-    if earlier := lock.set_aside():
-        say(f"The earlier tune in {folder} is now in {earlier}.")
-    design = Design(
+    return Design(
         requested={
             **dataclasses.asdict(wanted),
             "search": list(wanted.search),
@@ -235,12 +287,6 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
         width=recipe.width,
         carried=carried,
     )
-    with writing(folder):
-        if recipe.tokenizer:
-            recipe.tokenizer.save(folder / TOKENIZER)
-            design.recipe["tokenizer_path"] = str(folder / TOKENIZER)
-        durable.write_json(folder / RECORD, design.stored())
-    return design
 
 
 def _prunes(wanted: TuneConfig) -> bool:

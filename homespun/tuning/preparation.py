@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homespun import workspace
 from homespun.architectures.presets import PRESETS, shaped
 from homespun.config import TrainConfig, TuneConfig
 from homespun.config.checked import flag
-from homespun.data.corpus import Corpus, survey
+from homespun.data.corpus import survey
 from homespun.data.prepare import check_folder
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine
 from homespun.errors import UserError
 from homespun.forecast import forecast
-from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import SHAPE, Plan, step_limits
 from homespun.terminal import Say
@@ -110,7 +110,7 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
         steps = _steps_in_time(wanted, say)
     assert steps is not None  # every plan has a limit
     return Recipe(
-        settings=_settings(planned, initial, corpus),
+        settings=_settings(planned, initial is None, corpus.path),
         total_tokens=steps * planned.config.tokens_per_step,
         data_sha256=corpus.sha256,
         width=planned.model.d_model,
@@ -118,6 +118,30 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
         plan=planned,
         tokenizer=None if initial else tokenizer,
     )
+
+
+def foresee(config: TuneConfig, say: Say) -> tuple[Recipe, float]:
+    """The recipe as `prepare` would choose it, and the seconds of a run with it, without writing anything.
+
+    Raises:
+        UserError: there is no text, or as `prepare`.
+    """
+    wanted = TrainConfig(**train_settings(config))
+    data = workspace.chosen_data(wanted.data_file)
+    plan = forecast(dataclasses.asdict(wanted) | {"dry_run": False}, say)
+    assert plan.steps is not None  # there is a text
+    assert plan.seconds is not None
+    planned = Plan(plan.model, plan.settings)
+    recipe = Recipe(
+        settings=_settings(planned, wanted.init_from is None, data),
+        total_tokens=plan.steps * plan.tokens_per_step,
+        data_sha256="",
+        width=plan.model.d_model,
+        disk=bytes_on_disk(planned.model, 2, planned.lora),
+        plan=planned,
+        tokenizer=None,
+    )
+    return recipe, plan.seconds
 
 
 def check_text(settings: Mapping[str, Any], sha256: str) -> None:
@@ -143,13 +167,13 @@ def _steps_in_time(wanted: TrainConfig, say: Say) -> int:
     return steps
 
 
-def _settings(planned: Plan, initial: StoredModel | None, corpus: Corpus) -> dict[str, Any]:
+def _settings(planned: Plan, is_new: bool, data: Path) -> dict[str, Any]:
     """The settings of the recipe with no gap, as far as a trial takes them."""
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     settings = {name: getattr(planned.config, name) for name in names if name not in NOT_OF_A_TRIAL}
-    settings["data_file"] = str(corpus.path)
+    settings["data_file"] = str(data)
     settings["sample_prompts"] = list(planned.config.sample_prompts)
-    if initial is None and planned.config.model_size is None:
+    if is_new and planned.config.model_size is None:
         settings["model_size"] = _preset_of(planned)
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from homespun import workspace
 from homespun.config import TuneConfig
+from homespun.errors import UserError
 from homespun.terminal import Say
 from homespun.training.interrupts import Interrupts
 from homespun.tuning.course import PLOT, Course, NewCrew
-from homespun.tuning.design import TuneFolder, designed, given_config, resumed
+from homespun.tuning.design import TuneFolder, designed, expected, given_config, resumed
 from homespun.tuning.preparation import check_text
 from homespun.tuning.processes import Crew
 from homespun.tuning.result import TuneResult
@@ -37,6 +38,8 @@ def tune(
     """
     workspace.check()
     wanted = given_config(given, config)
+    if wanted.dry_run:
+        raise UserError("--dry-run trains nothing: leave it out, or use homespun tune --dry-run")
     check_installed(wanted.method)
     folder = TuneFolder(Path(wanted.checkpoint_dir))
     with folder.lock() as lock:
@@ -49,6 +52,14 @@ def tune(
             say(f"carried over: {line}")
         course = Course(design, folder.path, wanted, say, interrupts, new_crew)
         return course.run()
+
+
+def expected_tune(given: Mapping[str, Any], say: Say) -> dict[str, str]:
+    """A tune in words before it starts; nothing is written. Arguments and errors as for `tune`."""
+    workspace.check()
+    wanted = given_config(given, None)
+    check_installed(wanted.method)
+    return expected(wanted, say)
 
 
 def describe(result: TuneResult) -> dict[str, str]:

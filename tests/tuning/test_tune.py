@@ -121,6 +121,19 @@ def test_bad_input_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("workplace")
+def test_a_dry_run_states_the_cost_and_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(Path().rglob("*"))
+    words = ["tune", *TINY, "--max-steps", 160, "--dry-run", "--search", "n_layers=x1,x2"]
+    assert main([*map(str, words)]) == 0
+    page = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.strip().splitlines()[-7:])
+    assert page["space"] == "n_layers=1,2"
+    assert page["trials"].startswith("2;")
+    assert page["cost"].startswith("as much as 4.00 whole runs")
+    assert {"time", "disk"} < page.keys()
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.usefixtures("workplace")
 def test_a_resumed_tune_keeps_its_settings_and_an_earlier_one_is_set_aside(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
