@@ -2,8 +2,8 @@
 
     python -m benchmarks.tuning --folder FOLDER
 
-All runs are on the built-in stories. A folder that is named again goes on where it was, trials included. It takes about 13
-minutes of one processor.
+All runs are on the built-in stories. A folder that is named again goes on where it was, trials included. It takes
+about 13 minutes of one processor.
 """
 
 import subprocess
