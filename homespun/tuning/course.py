@@ -252,13 +252,15 @@ class Course:
             if loss is None:
                 loss = last_loss(folder)
             self._arrived(store, number, rung, loss)
-        elif finished.status == 2 and finished.error and number and store is self.trials:
+        elif finished.error and finished.passes:
+            raise UserError(f"{trial.name}: {finished.error}; homespun tune --resume goes on")
+        elif finished.error and number and store is self.trials:
             self._reached.pop(trial.name, None)
             store.fail(number, finished.error)
             self.screen.arrived(
                 trial.name, trial.settings, f"failed: {finished.error}", self._done()
             )
-        elif finished.status == 2 and finished.error:
+        elif finished.error:
             raise UserError(f"the recipe cannot be trained: {finished.error}")
         else:
             raise UserError(

@@ -57,6 +57,8 @@ class Finished:
     """As that of `homespun train`; negative: the number of the signal that killed it."""
     error: str | None = None
     """The message of a trial that cannot go on."""
+    passes: bool = False
+    """The error is no fault of the settings, such as a full disk: later, the trial may go on."""
 
 
 class Crew:
@@ -141,15 +143,15 @@ class Crew:
 
     def _read(self, job: Job, process: "subprocess.Popen[bytes]", lines: IO[bytes]) -> None:
         """Pass on the lines of a process, and its end."""
-        error = None
+        error, passes = None, False
         for line in lines:
             facts = json.loads(line)
             if "error" in facts:
-                error = facts["error"]
+                error, passes = facts["error"], facts["passes"]
             else:
                 self._happened.put(Progress(job, facts["step"], facts["tokens"]))
         lines.close()
-        self._happened.put(Finished(job, process.wait(), error))
+        self._happened.put(Finished(job, process.wait(), error, passes))
 
     def _wait_until_free(self, folder: Path) -> None:
         """Wait for the trial of a killed tune, which saves and ends by itself."""

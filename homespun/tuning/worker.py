@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, ResourceError, UserError
 from homespun.records.events import Evaluation, Event, Step, StopRun
 from homespun.terminal import say, warn
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
@@ -64,7 +64,8 @@ def main() -> int:
     except StoppedInSetUp as stop:
         return 128 + stop.number
     except UserError as error:
-        reporter.tell(error=str(error))
+        passes = isinstance(error, DiskFullError | ResourceError)
+        reporter.tell(error=str(error), passes=passes)
         warn(f"error: {error}")
         return 2
     return 128 + result.stopped_by if result.stopped_by else 0

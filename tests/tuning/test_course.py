@@ -247,6 +247,20 @@ def test_a_trial_that_fails_takes_no_part(tmp_path: Path) -> None:
     assert again.rows == result.rows
 
 
+def test_a_full_disk_is_no_fault_of_a_trial(
+    tmp_path: Path, whole: tuple[TuneResult, FakeCrew]
+) -> None:
+    class Full(FakeCrew):
+        def happening(self) -> Progress | Finished | None:
+            if self.events == 1:
+                return Finished(self.jobs.pop(), 2, "no room", passes=True)
+            return super().happening()
+
+    with pytest.raises(UserError, match="no room; homespun tune --resume goes on"):
+        course(tmp_path / "tune", design(), Full(events=5))
+    assert course(tmp_path / "tune", design(), FakeCrew()).rows == whole[0].rows
+
+
 def test_a_recipe_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the recipe cannot be trained: the loss is not finite"):
         course(tmp_path / "tune", design(), FakeCrew(lambda settings, share: math.nan))
