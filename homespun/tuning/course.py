@@ -29,7 +29,7 @@ from homespun.tuning.result import BEST, TuneResult, best_settings, judge, rows_
 from homespun.tuning.sampling import Seen, next_point
 from homespun.tuning.screen import Screen
 from homespun.tuning.space import Point
-from homespun.tuning.store import Store, Trial
+from homespun.tuning.store import Database, Store, Trial
 from homespun.tuning.transfer import RESULTS
 
 PLOT = "tuning.png"
@@ -59,8 +59,9 @@ class Course:
         self._new_crew = new_crew
         self.at_once = min(wanted.parallel or design.parallel, design.parallel)
         self.ladder = design.ladder
-        self.trials = Store(folder, "trials", design.space)
-        self.seeds = Store(folder, "seeds", ())
+        database = Database(folder)
+        self.trials = Store(database, "trials", design.space)
+        self.seeds = Store(database, "seeds", ())
         self._on_end: dict[Job, Callable[[Finished], None]] = {}
         self._reached: dict[str, int] = {}
         """Tokens of each trial that has a process, by its name."""

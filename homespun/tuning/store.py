@@ -3,7 +3,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,43 @@ class Trial:
         return math.inf if self.error and tokens not in self.losses else self.losses.get(tokens)
 
 
+class Database:
+    """The file of all studies of a tune."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            UserError: it cannot be read or written.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.path = folder / DATABASE
+        with self.readable():
+            self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.resolve()}")
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """Raise a UserError for an error of the database inside the block."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except (SQLAlchemyError, StorageInternalError) as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise UserError(
+                f"{self.path} cannot be used ({reason}): make room, or move the folder of the tune away"
+            ) from error
+
+
 class Store:
     """A study in the database: the trials of the search, or the other seeds of the recipe."""
 
-    def __init__(self, folder: Path, name: str, space: Sequence[Dimension]) -> None:
+    def __init__(self, database: "Database", name: str, space: Sequence[Dimension]) -> None:
         """Open the study, or make it.
 
         Raises:
@@ -45,14 +78,12 @@ class Store:
         """
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna = optuna
         self._space = {dimension.name: dimension for dimension in space}
-        self.path = folder / DATABASE
+        self._readable = database.readable
         with self._readable():
-            storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.resolve()}")
             self._study = optuna.create_study(
-                study_name=name, storage=storage, direction="minimize", load_if_exists=True
+                study_name=name, storage=database.storage, direction="minimize", load_if_exists=True
             )
             self.trials = [
                 Trial(
@@ -116,18 +147,3 @@ class Store:
     def _trial(self, number: int) -> Any:
         stored = self._study.get_trials(deepcopy=False)[number]
         return self._optuna.trial.Trial(self._study, stored._trial_id)
-
-    @contextlib.contextmanager
-    def _readable(self):  # type: ignore[no-untyped-def]
-        """Raise a UserError for an error of the database inside the block."""
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except (SQLAlchemyError, self._optuna.exceptions.StorageInternalError) as error:
-            reason = str(error.__cause__ or error).partition("\n")[0]
-            raise UserError(
-                f"{self.path} cannot be used ({reason}): make room or move the folder away"
-            ) from error

@@ -261,6 +261,13 @@ def test_a_full_disk_is_no_fault_of_a_trial(
     assert course(tmp_path / "tune", design(), FakeCrew()).rows == whole[0].rows
 
 
+def test_a_damaged_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune" / "study.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(UserError, match=r"study.db cannot be used \(.*not a database\)"):
+        course(tmp_path / "tune", design(), FakeCrew())
+
+
 def test_a_recipe_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the recipe cannot be trained: the loss is not finite"):
         course(tmp_path / "tune", design(), FakeCrew(lambda settings, share: math.nan))
