@@ -308,6 +308,9 @@ class Course:
             is_complete=is_complete,
             stopped_by=stopped_by,
             columns=tuple(design.columns),
+            at_edge=()
+            if verdict.recipe_stands
+            else tuple(spaces.at_edge(design.space, verdict.best.settings)),
         )
         if is_complete:
             plain = {f.name: f.default for f in dataclasses.fields(TrainConfig)}

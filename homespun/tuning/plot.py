@@ -132,10 +132,7 @@ def _height(dimension: Dimension, value: Any) -> float:
         return dimension.choices.index(value) / max(1, len(dimension.choices) - 1)
     if value is None:
         return 0.5
-    low, high = dimension.low, dimension.high
-    if dimension.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return float((value - low) / (high - low))
+    return dimension.height(value)
 
 
 def _share(value: float, values: Sequence[float]) -> float:

@@ -46,6 +46,8 @@ class TuneResult:
     stopped_by: signal.Signals | None = None
     columns: Sequence[str] = field(default=())
     """The settings that vary."""
+    at_edge: Sequence[str] = field(default=())
+    """The settings whose best value is at an end of what was tried: a wider space may hold better ones."""
 
     def frame(self) -> Any:
         """The rows as a `pandas.DataFrame`.

@@ -27,6 +27,8 @@ BATCH_FACTORS = (0.5, 1.0, 2.0)
 CONTEXT_FACTORS = (1.0, 2.0)
 WARMUP_SHARES = (0.01, 0.02, 0.05)
 DECAY_FACTORS = (0.5, 1.0, 2.0)
+EDGE = 0.05
+"""A value in this fraction of a range, from either end, counts as its edge."""
 
 LENGTH = ("max_steps", "max_epochs", "patience", "vocab_size")
 """Settings that change the task itself, so that losses would not compare."""
@@ -54,6 +56,13 @@ class Dimension:
         if self.choices:
             return value in self.choices
         return not isinstance(value, str) and self.low <= value <= self.high
+
+    def height(self, value: float) -> float:
+        """The place of a value in a range, on its scale, from 0 to 1."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return (value - low) / (high - low)
 
     @property
     def largest(self) -> Value:
@@ -278,6 +287,22 @@ def grid(space: Sequence[Dimension]) -> list[Point]:
     """Every combination, the last dimension fastest."""
     values = itertools.product(*(dimension.choices for dimension in space))
     return [dict(zip((d.name for d in space), point, strict=True)) for point in values]
+
+
+def at_edge(space: Sequence[Dimension], settings: Mapping[str, Any]) -> list[str]:
+    """The dimensions in which a point lies at the end of what was tried."""
+    found = []
+    for d in space:
+        value = settings.get(d.name)
+        if d.choices:
+            numbers = [choice for choice in d.choices if not isinstance(choice, str)]
+            ends = (min(numbers), max(numbers)) if len(numbers) > 1 else ()
+            is_at_end = value in ends
+        else:
+            is_at_end = value is not None and not EDGE < d.height(value) < 1 - EDGE
+        if is_at_end:
+            found.append(d.name)
+    return found
 
 
 def size(space: Sequence[Dimension]) -> float:

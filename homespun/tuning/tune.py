@@ -71,7 +71,14 @@ def describe(result: TuneResult) -> dict[str, str]:
             else f" --checkpoint-dir {result.folder}"
         )
         return {"resume": f"homespun tune --resume{place}"}
+    edge = {}
+    if result.at_edge:
+        names = " and ".join(result.at_edge)
+        edge["wider"] = (
+            f"the best {names} lies at the edge of what was tried: widen it with --search"
+        )
     return {
+        **edge,
         "best": str(result.best_toml),
         "plot": str(result.folder / PLOT),
         "cost": f"{result.cost:.2f} whole runs",

@@ -6,6 +6,7 @@ from homespun.config import TuneConfig
 from homespun.errors import UserError
 from homespun.tuning.space import (
     Dimension,
+    at_edge,
     chosen_space,
     from_python,
     grid,
@@ -103,6 +104,18 @@ def test_a_space_from_python() -> None:
     for wrong in ([1, 2], {"learning_rate": 3}, {"learning_rate": []}):
         with pytest.raises(UserError):
             from_python(wrong)
+
+
+def test_the_edge_of_a_space() -> None:
+    space = [
+        Dimension("learning_rate", low=1e-4, high=1e-2, log=True),
+        Dimension("batch_size", (8, 16, 32)),
+        Dimension("schedule", ("cosine", "linear")),
+    ]
+    middle = {"learning_rate": 1e-3, "batch_size": 16, "schedule": "cosine"}
+    assert at_edge(space, middle) == []
+    assert at_edge(space, {**middle, "learning_rate": 9.9e-3}) == ["learning_rate"]
+    assert at_edge(space, {**middle, "batch_size": 8}) == ["batch_size"]
 
 
 def test_the_rate_of_muon_follows_unless_it_is_a_dimension() -> None:
