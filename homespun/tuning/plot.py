@@ -17,8 +17,10 @@ from homespun.tuning.store import Trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST_FOR_IMPORTANCE = 6
+LEAST_FOR_IMPORTANCE = 12
 """Trials."""
+GOOD_SHARE = 0.25
+"""The importance tells the best trials, that share of them, from the others."""
 COLOURS = (FAINT, "#9FC5DD", BLUE)
 """Of trials that stopped at the first rung, at later ones, and at the end."""
 
@@ -46,7 +48,7 @@ def plot_tune(
     _draw_importance(importance, space, trials, ladder)
     for panel in (rate, parallel, importance):
         panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(colors=INK, labelsize=8)
+        panel.tick_params(which="both", colors=INK, labelsize=7)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     durable.write(out, png.getvalue())
@@ -183,6 +185,7 @@ def importances(
             return {}
         return dict(
             optuna.importance.get_param_importances(
-                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+                study,
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=GOOD_SHARE),
             )
         )
