@@ -94,7 +94,8 @@ class Design:
             f"{tokens / total:.0%} ({counted(count, 'trial')})"
             for tokens, count in zip(self.ladder.tokens, counts, strict=True)
         ]
-        return {
+        carried = {"carried": "; ".join(self.carried)} if self.carried else {}
+        return carried | {
             "space": "; ".join(map(str, self.space)),
             "trials": f"{self.trials}; the first one is the recipe{seeds}",
             "run": f"{total:,} tokens, {recipe} of the recipe",
@@ -252,7 +253,7 @@ def _decided(wanted: TuneConfig, recipe: Recipe, small: transfer.Run | None, say
         found = transfer.carried(small, own)
         points, space = transfer.around(found)
         values = ", ".join(f"{name} {spaces.written(v)}" for name, v in found.settings.items())
-        carried = (values, *found.lines)
+        carried = (f"{values} from {wanted.transfer_from}", *found.lines)
     else:
         space = spaces.chosen_space(wanted, recipe.settings, recipe.total_steps)
         if not wanted.search:

@@ -48,8 +48,6 @@ def tune(
             check_text(design.recipe, design.data_sha256)
         else:
             design = designed(wanted, lock, say)
-        for line in design.carried:
-            say(f"carried over: {line}")
         course = Course(design, folder.path, wanted, say, interrupts, new_crew)
         return course.run()
 

@@ -154,6 +154,29 @@ def test_a_resumed_tune_keeps_its_settings_and_an_earlier_one_is_set_aside(
     assert "is not the text of this tune any more" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("workplace")
+def test_a_tune_from_python(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = FakeCrew()
+    monkeypatch.setattr(tune, "Course", lambda *given: Course(*given[:-1], crew))
+    shape = {"model_size": "pico", "n_layers": 1, "d_model": 32, "n_heads": 2, "seq_len": 16}
+    settings = {**shape, "max_steps": 64, "vocab_size": 300, "method": "grid", "quiet": True}
+    result = package.tune({"learning_rate": [1e-4, 3e-4, 1e-2]}, **settings)
+    assert capfd.readouterr().out == ""
+    assert isinstance(result, package.TuneResult)
+    assert result.rows[0]["trial"] == "2"
+    assert len(result.rows) == 3 + 2
+    assert result.best["learning_rate"] == 1e-2
+    assert package.TrainConfig(**result.best).max_steps == 64
+    assert repr(result).splitlines()[-1] == result.verdict
+    assert result.at_edge == ("learning_rate",)
+    with pytest.raises(package.UserError, match="give one of them"):
+        package.tune({"learning_rate": [1e-4]}, search=("batch_size=1,2",))
+    with pytest.raises(package.UserError, match="did you mean trials"):
+        package.tune(trails=3)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
