@@ -69,6 +69,7 @@ class TuneConfig(TrainConfig):
         None,
         "Folder of a finished tune of a smaller model: carry its best learning rate and weight decay over, and try "
         "them here with some values around them.",
+        if_omitted="nothing is carried over",
     )
     checkpoint_dir: PathName = setting(
         "tune", "Folder of the tune: the trials, their table, the best settings and the plot."
