@@ -40,6 +40,8 @@ NOT_OF_A_TRIAL = (
     *("max_steps", "max_epochs", "time_budget", "vocab_size"),
 )
 """Settings of the recipe that a tune replaces."""
+OF_THE_TUNE = ("checkpoint_dir", "resume", "config", "dry_run")
+"""Settings with another meaning for a tune; its file may name settings that a run does not have."""
 PROCESS_BYTES = 600_000_000
 """Memory of a process that trains, besides its steps."""
 PROCESSORS_PER_TRIAL = 2
@@ -76,7 +78,7 @@ def tokens_per_step(settings: Mapping[str, Any]) -> int:
 
 def train_settings(config: TuneConfig) -> dict[str, Any]:
     """The settings of a run among those of a tune."""
-    own = {field.name for field in dataclasses.fields(TrainConfig)} - {"checkpoint_dir", "resume"}
+    own = {field.name for field in dataclasses.fields(TrainConfig)} - set(OF_THE_TUNE)
     return {name: value for name, value in dataclasses.asdict(config).items() if name in own}
 
 
@@ -128,7 +130,7 @@ def foresee(config: TuneConfig, say: Say) -> tuple[Recipe, float]:
     """
     wanted = TrainConfig(**train_settings(config))
     data = workspace.chosen_data(wanted.data_file)
-    plan = forecast(dataclasses.asdict(wanted) | {"dry_run": False}, say)
+    plan = forecast(dataclasses.asdict(wanted), say)
     assert plan.steps is not None  # there is a text
     assert plan.seconds is not None
     planned = Plan(plan.model, plan.settings)

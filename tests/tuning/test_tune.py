@@ -122,8 +122,9 @@ def test_bad_input_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("workplace")
 def test_a_dry_run_states_the_cost_and_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("tune.toml").write_text('dry_run = true\nsearch = ["n_layers=x1,x2"]\n')
     before = sorted(Path().rglob("*"))
-    words = ["tune", *TINY, "--max-steps", 160, "--dry-run", "--search", "n_layers=x1,x2"]
+    words = ["tune", *TINY, "--max-steps", 160, "--config", "tune.toml"]
     assert main([*map(str, words)]) == 0
     page = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.strip().splitlines()[-7:])
     assert page["space"] == "n_layers=1,2"
