@@ -185,8 +185,10 @@ def judge(trials: Sequence[Trial], seeds: Sequence[Trial], total: int) -> Verdic
         )
         return Verdict(trials[number], finished[number], mean, spread, False, text)
     reason = f"; {measured}" if measured else ""
-    if number:
+    if gain > 0 and number:
         reason = f": trial {number} is better by {gain:.4f} only{reason}"
+    elif number:
+        reason = f": no trial is better than the mean of its runs{reason}"
     text = f"The recipe stands{reason}."
     return Verdict(recipe, losses[0], mean, spread, True, text)
 
@@ -231,6 +233,4 @@ def _toml(value: Any) -> str:
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(
-        value
-    )  # a text without characters beyond ASCII, a whole number, true or false
+    return json.dumps(value, ensure_ascii=False)  # a text, a whole number, true or false

@@ -23,7 +23,8 @@ follows the shape of the matrix; AdamW's rate of the embeddings does not depend 
 BATCH_POWER = 0.5
 """Of the learning rate of AdamW (Malladi et al., 2022); the recipe has the same rule for Muon."""
 TOKENS_POWER = -0.32
-"""Of the learning rate, at an equal batch: longer runs prefer lower rates (Bjorck et al., 2024)."""
+"""Of the learning rate, at an equal batch: longer runs prefer lower rates. Bjorck et al. (2024) measured it with AdamW,
+and Ren et al. (2026) found the same exponent with a kind of Muon."""
 AROUND = (0.5, 1.0, 2.0)
 """Factors on the carried rate that are tried at the new size."""
 LARGEST_DECAY = 2.0

@@ -18,7 +18,7 @@ from homespun.tuning.design import Design
 from homespun.tuning.ladder import ladder
 from homespun.tuning.preparation import tokens_per_step
 from homespun.tuning.processes import Crew, Finished, Job, Progress
-from homespun.tuning.result import TuneResult
+from homespun.tuning.result import TuneResult, write_best
 from homespun.tuning.space import Dimension, grid
 
 RECIPE = {
@@ -216,7 +216,7 @@ def test_a_grid_tries_every_point_to_the_end(tmp_path: Path) -> None:
     assert result.cost == 8
 
 
-@pytest.mark.parametrize("gain", [0.02, 0.005])
+@pytest.mark.parametrize("gain", [0.02, 0.0045, -0.001])
 def test_the_recipe_stands_unless_a_trial_is_better_by_more_than_the_spread(
     tmp_path: Path, gain: float
 ) -> None:
@@ -232,6 +232,13 @@ def test_the_recipe_stands_unless_a_trial_is_better_by_more_than_the_spread(
     assert result.verdict.startswith("The recipe stands") == result.recipe_stands
     if result.recipe_stands:
         assert result.best["learning_rate"] == RECIPE["learning_rate"]
+        assert "better by -" not in result.verdict
+
+
+def test_texts_of_any_kind_survive_in_the_file(tmp_path: Path) -> None:
+    prompts = ['Say "hi"', "Käse 😀", "back\\slash"]
+    path = write_best(tmp_path, {"sample_prompts": prompts, "z_loss": 1e-05}, "Done.", {})
+    assert read_toml(path, TrainConfig) == {"sample_prompts": prompts, "z_loss": 1e-05}
 
 
 def test_a_trial_that_fails_takes_no_part(tmp_path: Path) -> None:
