@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from homespun.config import (
     ReportConfig,
     TokenizerConfig,
     TrainConfig,
+    TuneConfig,
 )
 from homespun.config.checked import checked, settings_of, shown, takes_settings_of
 from homespun.data.download import download as run_download
@@ -29,6 +30,9 @@ from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
 from homespun.training.train import train as run_training
+from homespun.tuning.result import TuneResult
+from homespun.tuning.space import from_python
+from homespun.tuning.tune import tune as run_tune
 
 PathLike = str | os.PathLike[str]
 
@@ -146,3 +150,39 @@ def plan(
     occupy_standard_descriptors()
     named = checked("machine", machine, str | None)
     return forecast(settings, say, config, named)
+
+
+@takes_settings_of(TuneConfig)
+def tune(
+    space: Mapping[str, Any] | None = None,
+    config: TuneConfig | None = None,
+    *,
+    quiet: bool = False,
+    **settings: Any,
+) -> TuneResult:
+    """Search for better settings than those of the recipe, as `homespun tune` does. Each trial has its own process.
+
+    Args:
+        space: the settings to vary, by name: a list of values, or a tuple with the ends of a range and, if wanted,
+            "log": `{"learning_rate": (1e-4, 6e-4, "log"), "batch_size": [8, 16, 32]}`. None: as `search` says.
+        config: the settings; `settings` replace some of them.
+        quiet: print nothing.
+
+    Raises:
+        UserError: something that the user can fix: data, settings, folder, or Optuna is not installed.
+        KeyboardInterrupt: Ctrl-C was pressed, and all trials have been saved; `resume="latest"` goes on.
+    """
+    occupy_standard_descriptors()
+    if space is not None:
+        if settings.get("search"):
+            raise UserError("space and search both name the settings to vary: give one of them")
+        settings["search"] = from_python(space)
+    try:
+        with silence(checked("quiet", quiet, bool)), Interrupts() as interrupts:
+            result = run_tune(settings, say, interrupts, config)
+    except StoppedInSetUp as stop:
+        signal.raise_signal(stop.number)
+        raise
+    if result.stopped_by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(result.stopped_by)
+    return result

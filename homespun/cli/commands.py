@@ -29,6 +29,7 @@ from homespun.config import (
     ReportConfig,
     TokenizerConfig,
     TrainConfig,
+    TuneConfig,
     VerifyConfig,
 )
 from homespun.errors import UserError
@@ -90,20 +91,45 @@ def plan(settings: Settings) -> int:
     PlanConfig(**settings)
     from homespun.forecast import forecast
 
-    facts = forecast(given, say, machine=settings.get("machine")).facts()
-    widest = max(map(len, facts))
-    for name, fact in facts.items():
-        put(wrapped(f"{name:<{widest}}  {fact}", columns(sys.stdout), " " * (widest + 2)))
+    _put_facts(forecast(given, say, machine=settings.get("machine")).facts())
     return 0
 
 
-def _is_dry(settings: Settings) -> bool:
+def _put_facts(facts: Mapping[str, str]) -> None:
+    """Print facts by topic, aligned."""
+    widest = max(map(len, facts))
+    for name, fact in facts.items():
+        put(wrapped(f"{name:<{widest}}  {fact}", columns(sys.stdout), " " * (widest + 2)))
+
+
+def tune(settings: Settings) -> int:
+    if _is_dry(settings, TuneConfig):
+        from homespun.tuning.tune import expected_tune
+
+        _put_facts(expected_tune(settings, say))
+        return 0
+    from homespun.training.interrupts import Interrupts
+
+    with Interrupts(quits=True) as interrupts:  # before the imports, which may take seconds
+        from homespun.tuning.tune import describe, tune
+
+        result = tune(settings, say, interrupts)
+    if result.is_complete:
+        put(f"\n{printable(result.table())}\n\n{wrapped(result.verdict, columns(sys.stdout))}")
+    else:
+        say(result.verdict)
+    for name, fact in describe(result).items():
+        say(f"  {name:<6} {fact}")
+    return 128 + result.stopped_by if result.stopped_by else 0
+
+
+def _is_dry(settings: Settings, kind: type[TrainConfig] = TrainConfig) -> bool:
     """Whether the settings of a run, or the file that they name, only ask for a plan."""
     from homespun.config.toml_file import read_toml
 
     stated = dict(settings)
     if file := settings.get("config"):
-        stated = read_toml(Path(file), TrainConfig) | stated
+        stated = read_toml(Path(file), kind) | stated
     return bool(stated.get("dry_run"))
 
 
@@ -378,6 +404,22 @@ COMMANDS: dict[str, Command] = {
             most_used=(
                 *("machine", "data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
                 *("batch_size", "seq_len", "vocab_size", "resume", "config"),
+            ),
+        ),
+        Command(
+            "tune",
+            TuneConfig,
+            tune,
+            (
+                "homespun tune --data-file book.txt --max-steps 3000",
+                "homespun tune --method grid --model-size tiny --max-steps 3000",
+                "homespun tune --search learning_rate=1e-4:6e-4:log batch_size=8,16,32 --trials 30",
+                "homespun tune --resume",
+            ),
+            _train_choices,
+            most_used=(
+                *("method", "search", "dimensions", "trials", "data_file", "model_size"),
+                *("max_steps", "max_epochs", "time_budget", "checkpoint_dir", "resume", "config"),
             ),
         ),
         Command(

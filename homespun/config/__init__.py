@@ -31,6 +31,7 @@ from homespun.config.training import (
     StepConfig,
     TrainConfig,
 )
+from homespun.config.tuning import TuneConfig
 
 __all__ = [
     "LONGEST_CONTEXT",
@@ -66,5 +67,6 @@ __all__ = [
     "StepConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "TuneConfig",
     "VerifyConfig",
 ]
