@@ -19,6 +19,7 @@ from homespun.errors import UserError
 if TYPE_CHECKING:
     from homespun.api import download, evaluate, plan, train, train_tokenizer
     from homespun.data.samples import TextDataset
+    from homespun.evaluation.choices import ChoicesResult
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
     from homespun.language_model import LanguageModel, load
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChoicesResult",
     "DownloadConfig",
     "EvalConfig",
     "EvalResult",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ChoicesResult": "homespun.evaluation.choices",
     "EvalResult": "homespun.evaluation.evaluate",
     "Forecast": "homespun.forecast",
     "LanguageModel": "homespun.language_model",

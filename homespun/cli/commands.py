@@ -34,6 +34,8 @@ from homespun.errors import UserError
 from homespun.terminal import columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from homespun.language_model import LanguageModel
 
 Settings = dict[str, Any]
@@ -138,17 +140,15 @@ def generate(settings: Settings) -> int:
 def evaluate(settings: Settings) -> int:
     config = EvalConfig(**settings)
     from homespun.engine import hardware
-    from homespun.evaluation.evaluate import evaluate
 
     hardware.limit_workers(config.threads)
+    if config.choices is not None:
+        return _choose(config)
+    from homespun.evaluation.evaluate import evaluate
+
     if config.json:
         for result in evaluate(config, warn):  # standard output is for a program
-            fields = dataclasses.asdict(result)
-            finite = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in fields.items()
-            }
-            put(json.dumps(finite))
+            put(_line_of_json(result))
         return 0
     name_width = max(map(len, ("model", *config.models)))
     for number, result in enumerate(evaluate(config, say)):
@@ -167,6 +167,34 @@ def evaluate(settings: Settings) -> int:
         row = "".join(f"{figure:>{width}}" for figure, width in cells)
         put(printable(result.model).ljust(name_width) + row)
     return 0
+
+
+def _choose(config: EvalConfig) -> int:
+    from homespun.evaluation.choices import evaluate_choices
+    from homespun.evaluation.intervals import percent_range
+
+    for number, result in enumerate(evaluate_choices(config, warn if config.json else say)):
+        if config.json:
+            put(_line_of_json(result))
+            continue
+        if len(config.models) > 1:
+            put(("\n" if number else "") + printable(result.model))
+        scores = (*result.skills, result.overall)
+        width = max(len("skill"), *(len(printable(score.skill)) for score in scores))
+        put(f"{'skill':<{width}}{'pairs':>8}{'right':>8}  95% interval")
+        for score in scores:
+            name, interval = printable(score.skill), percent_range(score.low, score.high)
+            put(f"{name:<{width}}{score.n_pairs:>8,}{score.share:>8.1%}  {interval}")
+    return 0
+
+
+def _line_of_json(result: "DataclassInstance") -> str:
+    """The fields of a result. JSON has no infinite numbers: null stands for them."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in dataclasses.asdict(result).items()
+    }
+    return json.dumps(finite)
 
 
 def models(settings: Settings) -> int:
@@ -380,6 +408,7 @@ COMMANDS: dict[str, Command] = {
             (
                 "homespun eval checkpoints --data-file other.txt",
                 "homespun eval checkpoints smollm2 model.gguf --data-file other.txt --stride",
+                "homespun eval checkpoints --choices",
             ),
         ),
         Command(
