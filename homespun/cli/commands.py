@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from homespun.terminal import columns, counted, printable, put, say, warn, wrapp
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from homespun.evaluation.storytelling import Storytelling
     from homespun.language_model import LanguageModel
 
 Settings = dict[str, Any]
@@ -243,19 +244,83 @@ def models(settings: Settings) -> int:
 
 def judge(settings: Settings) -> int:
     config = JudgeConfig(**settings)
-    from homespun.stories.judge import judge
+    from homespun.evaluation.storytelling import summarised, told, training_text
 
-    consistent, shown = 0, 0
-    written = _load(config).continuations(None, config, config.num_samples)
-    for number, story in enumerate(written, start=1):
-        verdict = judge(story.text)
-        consistent += verdict.consistent
-        if verdict.problems and shown < SHOWN_CONTRADICTIONS:
+    model = _load(config)
+    if config.beginnings:
+        return _judge_beginnings(config, model)
+    known = training_text(model, config, say)
+    stories, shown = [], 0
+    for story in told(model, config):
+        stories.append(story)
+        if story.verdict.problems and shown < SHOWN_CONTRADICTIONS:
             shown += 1
-            problem = verdict.problems[0]
-            put(printable(f"story {number}: {problem.what}: {problem.text}"))
-    stories = counted(config.num_samples, "story is", "stories are")
-    put(f"{consistent} of {stories} consistent from start to end.")
+            problem = story.verdict.problems[0]
+            put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
+    for line in _figures(config, summarised(stories, known)):
+        put(line)
+    return 0
+
+
+def _figures(config: JudgeConfig, result: "Storytelling") -> Iterator[str]:
+    """The lines of `judge` about all stories."""
+    from homespun.evaluation.intervals import percent_range
+    from homespun.evaluation.storytelling import sampling_shown
+
+    tally = result.tally
+    is_repeated = tally.n < result.n_told
+    noun = "different stor" if is_repeated else "stor"
+    stories = counted(tally.n, f"{noun}y is", f"{noun}ies are")
+    yield f"{tally.consistent} of {stories} consistent from start to end."
+    seed = "random seed" if config.seed is None else f"seed {config.seed}"
+    facts = {
+        "share": f"{tally.share:.0%}, 95% interval {percent_range(*tally.interval)}",
+        "sampling": f"{sampling_shown(config)}, {seed}",
+    }
+    if is_repeated:
+        facts["repeated"] = f"{result.n_told} stories were told; each counts once"
+    if tally.consistent:
+        facts["courses"] = (
+            f"{result.n_courses} different courses of events in the consistent stories"
+        )
+        new = "not known, for the training text is not at hand; --data-file names it"
+        if result.n_with_new_course is not None:
+            share = result.n_with_new_course / tally.consistent
+            new = (
+                f"{result.n_with_new_course} consistent stories ({share:.0%}) follow a course of events that is not in "
+                "the training text"
+            )
+        facts["new"] = new
+    for name, fact in facts.items():
+        yield f"{name:<10}{fact}"
+    width = max(len(row.of) for row in result.compared)
+    yield f"{'':<{width}}{'model':>8}{'generator':>11}"
+    for row in result.compared:
+        yield f"{row.of:<{width}}{row.model:>8.0%}{row.generator:>11.0%}"
+
+
+def _judge_beginnings(config: JudgeConfig, model: "LanguageModel") -> int:
+    from homespun.evaluation.intervals import percent_range
+    from homespun.evaluation.storytelling import continued
+
+    columns = list(continued(model, config))
+    put(f"{columns[0].overall.n} unseen beginnings, continued; consistent from start to end:")
+    titles = [column.settings for column in columns]
+    kinds = {kind: kind.replace("_", " ") for kind in columns[0].mishaps}
+    name = max(len("mishap"), *map(len, kinds.values()))
+    put(f"{'mishap':<{name}}{'stories':>9}" + "".join(f"  {title}" for title in titles))
+    for kind, label in kinds.items():
+        cells = "".join(
+            f"  {column.mishaps[kind].consistent:>{len(title)},}"
+            for column, title in zip(columns, titles, strict=True)
+        )
+        put(f"{label:<{name}}{columns[0].mishaps[kind].n:>9,}{cells}")
+    for column in columns:
+        interval = percent_range(*column.overall.interval)
+        put(
+            f"{column.settings}: {column.overall.consistent} of {column.overall.n}, "
+            f"{column.overall.share:.0%}, 95% interval {interval}"
+        )
     return 0
 
 
@@ -429,7 +494,15 @@ COMMANDS: dict[str, Command] = {
                 "homespun import HuggingFaceTB/SmolLM2-135M",
             ),
         ),
-        Command("judge", JudgeConfig, judge),
+        Command(
+            "judge",
+            JudgeConfig,
+            judge,
+            (
+                "homespun judge --num-samples 200",
+                "homespun judge --beginnings --num-samples 130",
+            ),
+        ),
         Command("models", ModelsConfig, models),
         Command("verify", VerifyConfig, verify),
         Command("doctor", DoctorConfig, doctor),

@@ -133,10 +133,19 @@ class JudgeConfig(LoadConfig, SamplingConfig):
     """Let a model trained on the built-in stories write stories, and check each for contradictions."""
 
     num_samples: int = setting(50, "Number of stories.", at_least=1, at_most=100_000)
+    beginnings: bool = setting(
+        False,
+        "Give the model the beginnings of unseen stories, up to the first mishap, equally many of each kind, and judge "
+        "how it goes on: by its own distribution, and at the settings below.",
+    )
+    data_file: PathName | None = setting(
+        None,
+        "Text that the model was trained on, to count the courses of events that are not in it.",
+        if_omitted="the text of the run",
+    )
     min_p: float = setting(
         0.3,
-        "Leave out tokens less likely than this fraction of the most likely token. The stories are so regular that "
-        "such tokens are mistakes.",
+        "Leave out tokens less likely than this fraction of the most likely token.",
         off=0.0,
         at_least=0,
         at_most=1,
