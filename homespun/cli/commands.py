@@ -249,7 +249,6 @@ def judge(settings: Settings) -> int:
     model = _load(config)
     if config.beginnings:
         return _judge_beginnings(config, model)
-    known = training_text(model, config, say)
     stories, shown = [], 0
     for story in told(model, config):
         stories.append(story)
@@ -257,13 +256,15 @@ def judge(settings: Settings) -> int:
             shown += 1
             problem = story.verdict.problems[0]
             put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
-    for line in _figures(config, summarised(stories, known)):
+    learned = training_text(model)
+    result = summarised(stories, learned.training() if learned else None)
+    for line in _figures(config, result, learned.path if learned else None):
         put(line)
     return 0
 
 
-def _figures(config: JudgeConfig, result: "Storytelling") -> Iterator[str]:
-    """The lines of `judge` about all stories."""
+def _figures(config: JudgeConfig, result: "Storytelling", text: Path | None) -> Iterator[str]:
+    """The lines of `judge` about all stories; `text` is the one that the model learned from."""
     from homespun.evaluation.intervals import percent_range
     from homespun.evaluation.storytelling import sampling_shown
 
@@ -283,12 +284,12 @@ def _figures(config: JudgeConfig, result: "Storytelling") -> Iterator[str]:
         facts["courses"] = (
             f"{result.n_courses} different courses of events in the consistent stories"
         )
-        new = "not known, for the training text is not at hand; --data-file names it"
+        new = "not known, for the training text is not here"
         if result.n_with_new_course is not None:
             share = result.n_with_new_course / tally.consistent
             new = (
                 f"{result.n_with_new_course} consistent stories ({share:.0%}) follow a course of events that is not in "
-                "the training text"
+                f"{text}"
             )
         facts["new"] = new
     for name, fact in facts.items():

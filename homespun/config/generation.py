@@ -138,11 +138,6 @@ class JudgeConfig(LoadConfig, SamplingConfig):
         "Give the model the beginnings of unseen stories, up to the first mishap, equally many of each kind, and judge "
         "how it goes on: by its own distribution, and at the settings below.",
     )
-    data_file: PathName | None = setting(
-        None,
-        "Text that the model was trained on, to count the courses of events that are not in it.",
-        if_omitted="the text of the run",
-    )
     min_p: float = setting(
         0.3,
         "Leave out tokens less likely than this fraction of the most likely token.",

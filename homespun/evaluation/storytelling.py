@@ -5,7 +5,7 @@ So each figure has its interval, only different stories count, and plots, creatu
 of the generator. In the second test the model goes on from beginnings that it has not chosen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from homespun import workspace
 from homespun.config import TOKENS_DIR, JudgeConfig, SamplingConfig
-from homespun.data.corpus import survey
+from homespun.data.corpus import Corpus, survey
 from homespun.errors import UserError
 from homespun.evaluation.intervals import interval
 from homespun.language_model import LanguageModel
@@ -31,7 +32,7 @@ from homespun.stories.outline import (
     total_variation,
 )
 from homespun.stories.teller import tell
-from homespun.terminal import Say, bar
+from homespun.terminal import bar
 
 FIRST_STORIES = 5
 """After so many stories, it is decided whether the model knows the built-in stories at all."""
@@ -124,12 +125,12 @@ def check_understood(understood: int, sentences: int) -> None:
         )
 
 
-def summarised(stories: Sequence[Told], known: Callable[[], Iterator[str]] | None) -> Storytelling:
+def summarised(stories: Sequence[Told], known: Iterable[str] | None) -> Storytelling:
     """The figures of some stories.
 
     Args:
         stories: at least one.
-        known: gives the documents of the training text; None if it is not at hand.
+        known: the documents of the training text; None if it is not at hand.
     """
     different = list({story.text: story for story in stories}.values())
     outlines = [outline_of_text(story.text) for story in different]
@@ -138,7 +139,7 @@ def summarised(stories: Sequence[Told], known: Callable[[], Iterator[str]] | Non
         for story, told in zip(different, outlines, strict=True)
         if story.verdict.consistent
     ]
-    found = courses_in(known(), consistent) if known else None
+    found = None if known is None else courses_in(known, consistent)
     return Storytelling(
         n_told=len(stories),
         tally=Tally(len(different), len(consistent)),
@@ -195,28 +196,19 @@ def _of_the_generator() -> list[Outline]:
     return [outline(story) for story, _ in generated(GENERATED)]
 
 
-def training_text(
-    model: LanguageModel, config: JudgeConfig, say: Say
-) -> Callable[[], Iterator[str]] | None:
-    """Gives the training documents of the text that a model learned from; None if that text is not at hand.
-
-    Raises:
-        UserError: the text that the settings name cannot be read.
-    """
-    folder = Path(TOKENS_DIR)
-    kept = folder if folder.is_dir() else None
-    if config.data_file is not None:
-        return survey(Path(config.data_file), say, kept).training
+def training_text(model: LanguageModel) -> Corpus | None:
+    """The text that a model learned from, if it is at hand. If the model does not record it, as in a GGUF file, it is
+    taken to be the last download."""
     recorded = model.stored.header.get("data_file")
-    if not isinstance(recorded, str):
-        return None
-    home = model.stored.path.parent.parent
-    for path in (Path(recorded), home / recorded):
+    last = workspace.recall("data")
+    places = [Path(recorded), model.stored.path.parent.parent / recorded] if recorded else [last]
+    folder = Path(TOKENS_DIR)
+    for path in places:
         try:
-            if path.exists():
-                corpus = survey(path, None, kept, keeps=False)
-                if corpus.sha256 in learned_texts(model.stored):
-                    return corpus.training
+            if path and path.exists():
+                corpus = survey(path, None, folder if folder.is_dir() else None, keeps=False)
+                if not recorded or corpus.sha256 in learned_texts(model.stored):
+                    return corpus
         except (OSError, UserError):
             continue
     return None

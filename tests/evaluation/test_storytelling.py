@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import homespun
+from homespun import workspace
 from homespun.cli.main import main
 from homespun.config import JudgeConfig
 from homespun.errors import UserError
@@ -46,7 +47,7 @@ def test_each_different_story_counts_once() -> None:
 
 
 def test_courses_are_compared_with_the_training_text() -> None:
-    result = summarised(as_told(TRUE), lambda: iter([TRUE[1], TRUE[2], FALSE]))
+    result = summarised(as_told(TRUE), [TRUE[1], TRUE[2], FALSE])
     assert (result.n_courses, result.n_known_courses, result.n_with_new_course) == (4, 2, 2)
 
 
@@ -101,22 +102,31 @@ def test_the_command_refuses_a_model_that_knows_no_stories(
 def test_the_training_text_is_found_from_anywhere(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = JudgeConfig()
     model = homespun.load(run / "checkpoints")
     monkeypatch.chdir(tmp_path)
-    found = training_text(model, config, print)
+    found = training_text(model)
     assert found
-    known = list(found())
-    assert set(known) < set((run / "stories.txt").read_text().split("\n<|endoftext|>\n"))
+    learned = list(found.training())
+    assert set(learned) < set((run / "stories.txt").read_text().split("\n<|endoftext|>\n"))
     (tmp_path / "stories.txt").write_text("Another text of the same name. " * 100)
-    again = training_text(model, config, print)
+    again = training_text(model)
     assert again
-    assert list(again()) == known
-    named = training_text(model, JudgeConfig(data_file="stories.txt"), print)
-    assert named
-    assert "Another text" in next(named())
+    assert again.sha256 == found.sha256
     shutil.copytree(run / "checkpoints", tmp_path / "moved/checkpoints")
-    assert training_text(homespun.load(tmp_path / "moved/checkpoints"), config, print) is None
+    assert training_text(homespun.load("moved/checkpoints")) is None
+
+
+def test_a_model_without_a_record_learned_from_the_last_download(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = homespun.load(run / "checkpoints")
+    del model.stored.header["data_file"]
+    assert training_text(model) is None
+    workspace.remember("data", run / "stories.txt")
+    found = training_text(model)
+    assert found
+    assert found.path == run / "stories.txt"
 
 
 def retelling(texts: list[str]) -> Any:
