@@ -17,7 +17,7 @@ from benchmarks import report
 from benchmarks.stories import choices
 from homespun.config import JudgeConfig
 from homespun.errors import UserError
-from homespun.evaluation.storytelling import Tally, continued, sampling_shown, told
+from homespun.evaluation.storytelling import sampling_shown, told
 from homespun.language_model import load
 
 
@@ -26,22 +26,19 @@ def main(run: Annotated[Path, tyro.conf.Positional], n_samples: int = 200) -> No
 
     Args:
         run: the folder of the run.
-        n_samples: stories that each checkpoint writes, and beginnings that it continues.
+        n_samples: stories that each checkpoint writes.
     """
     config = JudgeConfig(num_samples=n_samples)
-    files = sorted(run.glob("checkpoint_step_*.npz"), key=step)
-    rows = [scored(file, config) for file in files if not file.stem.endswith(".state")]
-    names = [name for name in rows[0] if name not in ("step", "choices")]
-    agreement = [
+    files = [file for file in run.glob("checkpoint_step_*.npz") if ".state" not in file.name]
+    rows = [scored(file, config) for file in sorted(files, key=step)]
+    agreement = spearman([row["choices"] for row in rows], [row["consistent"] for row in rows])
+    report.save(
+        "choices",
         {
-            "choices and": name,
-            "Spearman": round(
-                spearman([row["choices"] for row in rows], [row[name] for row in rows]), 3
-            ),
-        }
-        for name in names
-    ]
-    report.save("choices", {"checkpoints of a run": rows, "agreement": agreement})
+            f"checkpoints of a run, {n_samples} stories at {sampling_shown(config)}": rows,
+            "agreement": [{"checkpoints": len(rows), "Spearman": round(agreement, 3)}],
+        },
+    )
 
 
 def step(file: Path) -> int:
@@ -49,20 +46,15 @@ def step(file: Path) -> int:
 
 
 def scored(file: Path, config: JudgeConfig) -> dict[str, float]:
-    """Shares of right choices, of consistent free stories, and of consistent stories with a given beginning."""
-    model = load(file)
-    row: dict[str, float] = {"step": step(file), "choices": float(choices(file)["all"])}
+    """Shares of right choices and of consistent stories."""
+    right = float(choices(file)["all"])
     try:
-        stories = list(told(model, config))
-        tally = Tally(len(stories), sum(story.verdict.consistent for story in stories))
-        shares = {"free stories": tally.share}
-        for column in continued(model, config):
-            shares[f"beginnings, {column.settings}"] = column.overall.share
+        stories = list(told(load(file), config))
+        consistent = sum(story.verdict.consistent for story in stories) / len(stories)
     except UserError as error:  # a model that knows nothing yet
-        print(f"{file}: {error}", flush=True)
-        own = f"beginnings, {sampling_shown(JudgeConfig(temperature=1, min_p=0))}"
-        shares = {"free stories": 0.0, own: 0.0, f"beginnings, {sampling_shown(config)}": 0.0}
-    row |= {name: round(share, 3) for name, share in shares.items()}
+        print(error, flush=True)
+        consistent = 0.0
+    row = {"step": step(file), "choices": right, "consistent": round(consistent, 3)}
     print(report.table([row]), flush=True)
     return row
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from homespun.stories.judge import judge, split
 from homespun.stories.laws import ARRIVALS, Event, Facts
-from homespun.stories.lexicon import BOYS, CHILD, GIRLS
+from homespun.stories.lexicon import BOYS, GIRLS, HE
 from homespun.stories.teller import tell
 from homespun.stories.world import simulate
 
@@ -40,14 +40,20 @@ PIECE = re.compile(r"\s?(?:\w+|[^\w\s])")
 PRONOUNS = frozenset(["he", "she", "him", "her", "his"])
 AMBIGUOUS = re.compile(r"\b(?:he|she|him|her|his|they|them|their|it)\b", re.IGNORECASE)
 
-KNOWLEDGE = frozenset({"tell", "ask", "miss", "giggle", "confess", "show"})
+KNOWLEDGE = frozenset(
+    {"tell", "ask", "miss", "giggle", "confess", "show", "own_up", "discover", "admit"}
+)
 """Kinds of events in which somebody knows, or gets to know, what others do not."""
 HIDING = frozenset({"hide", "giggle", "confess", "fetch", "find", "show", "toss", "tell"})
 """Kinds of events that name the spot of a thing that is not at hand."""
-PROMISES = frozenset({"offer", "repay", "lend", "refuse", "gift"})
+PROMISES = frozenset(
+    {"promise", "forget", "wait", "remind", "keep", "offer", "repay", "lend", "refuse", "gift"}
+)
 """Kinds of events in which somebody gives, keeps or refuses a promise."""
 CHANGELESS = ARRIVALS | {"own"}
 """Kinds of events that introduce somebody or something: another actor is another story, not a false one."""
+
+COUNTERPARTS = {"girl": "boy", "boy": "girl", "princess": "prince", "prince": "princess"}
 
 Swap = tuple[str, str]
 Change = Callable[["_Story", int], Iterator[tuple[Event, Swap]]]
@@ -333,6 +339,6 @@ def _renamed(event: Event, words: dict[str, str]) -> Event:
         return words.get(value, value) if isinstance(value, str) else value
 
     new = Event._make(map(renamed, event))
-    if event.kind in ARRIVALS and event.what in CHILD.values():
-        new = new._replace(what=CHILD[new.who[0]])
+    if event.kind in ARRIVALS and HE[new.who[0]] != HE[event.who[0]]:
+        new = new._replace(what=COUNTERPARTS.get(event.what, event.what))
     return new
