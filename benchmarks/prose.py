@@ -25,6 +25,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks import report
+from benchmarks.figures import HELD_OUT
 from benchmarks.kneser_ney import KneserNey
 from homespun.architectures.families import count_active_parameters, count_parameters
 from homespun.data.corpus import survey
@@ -110,7 +111,7 @@ def references(text: Text) -> None:
         nats = sum(model.nats(symbols(document)) for document in held_out)
         rows.append({"of": of, "bits/byte": round(nats / math.log(2) / n_bytes, 4)})
         print(report.table(rows[-1:]), flush=True)
-    report.save("prose_references", {"the validation side, from the training side": rows})
+    report.save("prose_references", {HELD_OUT: rows})
 
 
 def compressed(documents: Sequence[str]) -> bytes:
