@@ -281,16 +281,15 @@ def _figures(config: JudgeConfig, result: "Storytelling", text: Path | None) -> 
     if is_repeated:
         facts["repeated"] = f"{result.n_told} stories were told; each counts once"
     if tally.consistent:
-        facts["courses"] = (
-            f"{result.n_courses} different courses of events in the consistent stories"
-        )
+        courses = counted(result.n_courses, "course", "different courses")
+        facts["courses"] = f"{courses} of events in the consistent stories"
         new = "not known, for the training text is not here"
         if result.n_with_new_course is not None:
             share = result.n_with_new_course / tally.consistent
-            new = (
-                f"{result.n_with_new_course} consistent stories ({share:.0%}) follow a course of events that is not in "
-                f"{text}"
+            follow = counted(
+                result.n_with_new_course, "consistent story follows", "consistent stories follow"
             )
+            new = f"{follow} a course of events that is not in {text} ({share:.0%})"
         facts["new"] = new
     for name, fact in facts.items():
         yield f"{name:<10}{fact}"

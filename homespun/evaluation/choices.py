@@ -75,10 +75,11 @@ def evaluate_choices(config: EvalConfig, say: Say) -> Iterator[ChoicesResult]:
     Raises:
         UserError: a model or the pairs cannot be read.
     """
-    models = [open_model(Path(path), report=say) for path in config.models]
     assert config.choices
     built_in = config.choices == BUILT_IN_PAIRS
-    chosen = pairs(PAIRS_PER_SKILL) if built_in else read_pairs(Path(config.choices))
+    named = [] if built_in else read_pairs(Path(config.choices))
+    models = [open_model(Path(path), report=say) for path in config.models]
+    chosen = named or pairs(PAIRS_PER_SKILL)
     exact = dataclasses.replace(config, precision="float32")
     for path, stored in zip(config.models, models, strict=True):
         model = load_stored(stored, exact)
