@@ -14,9 +14,9 @@ import numpy as np
 import tyro
 
 from benchmarks import report
-from benchmarks.stories import choices
-from homespun.config import JudgeConfig
+from homespun.config import BUILT_IN_PAIRS, EvalConfig, JudgeConfig
 from homespun.errors import UserError
+from homespun.evaluation.choices import ChoicesResult, evaluate_choices
 from homespun.evaluation.storytelling import sampling_shown, told
 from homespun.language_model import load
 
@@ -30,8 +30,10 @@ def main(run: Annotated[Path, tyro.conf.Positional], n_samples: int = 200) -> No
     """
     config = JudgeConfig(num_samples=n_samples)
     files = [file for file in run.glob("checkpoint_step_*.npz") if ".state" not in file.name]
-    rows = [scored(file, config) for file in sorted(files, key=step)]
-    agreement = spearman([row["choices"] for row in rows], [row["consistent"] for row in rows])
+    models = tuple(map(str, sorted(files, key=step)))
+    chosen = evaluate_choices(EvalConfig(models=models, choices=BUILT_IN_PAIRS), print)
+    rows = [row(result, config) for result in chosen]
+    agreement = spearman([one["choices"] for one in rows], [one["consistent"] for one in rows])
     report.save(
         "choices",
         {
@@ -45,16 +47,17 @@ def step(file: Path) -> int:
     return int(file.name.split(".")[0].rpartition("_")[2])
 
 
-def scored(file: Path, config: JudgeConfig) -> dict[str, float]:
-    """Shares of right choices and of consistent stories."""
-    right = float(choices(file)["all"])
+def row(result: ChoicesResult, config: JudgeConfig) -> dict[str, float]:
+    """Shares of right choices and of consistent stories of one checkpoint."""
+    file = Path(result.model)
     try:
         stories = list(told(load(file), config))
         consistent = sum(story.verdict.consistent for story in stories) / len(stories)
     except UserError as error:  # a model that knows nothing yet
         print(error, flush=True)
         consistent = 0.0
-    row = {"step": step(file), "choices": right, "consistent": round(consistent, 3)}
+    shares = {"choices": result.overall.share, "consistent": consistent}
+    row = {"step": step(file), **{name: round(share, 3) for name, share in shares.items()}}
     print(report.table([row]), flush=True)
     return row
 

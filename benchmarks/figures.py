@@ -83,7 +83,6 @@ def compiling(family: str) -> Callable[[Results], str]:
 
 FIGURES: dict[str, Callable[[Results], str]] = {
     "stories-consistent": stories("consistent"),
-    "stories-without-min-p": stories("consistent without min-p"),
     "prose-60s": exact("prose_recipe", "over the seeds", "--time-budget 60s", "mean bits/byte", 2),
     "prose-120s": exact(
         "prose_recipe", "over the seeds", "--time-budget 120s", "mean bits/byte", 2

@@ -25,8 +25,8 @@ from homespun.stories.outline import (
     Outline,
     beginning,
     courses_in,
+    first_mishaps,
     generated,
-    mishaps,
     outline,
     outline_of_text,
     total_variation,
@@ -238,7 +238,7 @@ class Continued:
 
 def beginnings(n: int) -> list[Beginning]:
     """Unseen stories up to their first mishap: equally many of each kind of mishap, up to one."""
-    kinds = sorted(mishaps())
+    kinds = sorted(first_mishaps())
     wanted = {kind: len(range(first, n, len(kinds))) for first, kind in enumerate(kinds)}
     found: dict[str, list[Beginning]] = {kind: [] for kind in kinds}
     for seed in count(BEGINNINGS_SEED):

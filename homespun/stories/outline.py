@@ -13,11 +13,12 @@ from functools import cache
 import numpy as np
 
 from homespun.stories import MAX_WORDS, MIN_WORDS, lexicon
+from homespun.stories.events import ARRIVALS, Event
 from homespun.stories.judge import events as read_events
 from homespun.stories.judge import read, split
-from homespun.stories.laws import ARRIVALS, Event
+from homespun.stories.laws import Facts
 from homespun.stories.lexicon import ANIMALS
-from homespun.stories.teller import BEGINNING, Focus, tell
+from homespun.stories.teller import Focus, tell
 from homespun.stories.world import simulate
 
 SEED = 0x6F75746C
@@ -54,11 +55,12 @@ class Outline:
 
 def outline(events: Iterable[Event]) -> Outline:
     """The outline of a story."""
-    told = list(events)
-    course = tuple(event.kind for event in told)
+    facts, told = Facts(), list(events)
+    for event in told:
+        facts.happen(event)
     return Outline(
-        course,
-        tuple(kind for kind in course if kind in mishaps()),
+        tuple(event.kind for event in told),
+        tuple(facts.mishaps),
         tuple(event.what for event in told if event.kind in ARRIVALS),
         tuple(event.thing for event in told if event.kind == "own"),
     )
@@ -69,21 +71,21 @@ def outline_of_text(text: str) -> Outline:
     return outline(reading.event for _, reading in read_events(text) if reading and reading.event)
 
 
-@cache
-def mishaps() -> frozenset[str]:
-    """The kinds of events with which something goes wrong: those that follow the beginning of a story."""
-    first = (beginning(events)[-1] for events, _ in generated(1000))
-    return frozenset(event.kind for event in first) - BEGINNING
-
-
 def beginning(events: Iterable[Event]) -> tuple[Event, ...]:
     """The events of a story up to its first mishap, and the mishap."""
-    taken = []
+    facts, taken = Facts(), []
     for event in events:
         taken.append(event)
-        if event.kind not in BEGINNING:
+        if facts.is_mishap(event):
             break
+        facts.happen(event)
     return tuple(taken)
+
+
+@cache
+def first_mishaps() -> frozenset[str]:
+    """The kinds of mishaps with which the trouble of a story may begin."""
+    return frozenset(beginning(events)[-1].kind for events, _ in generated(1000))
 
 
 def generated(n: int, seed: int = SEED) -> Iterator[tuple[tuple[Event, ...], str]]:

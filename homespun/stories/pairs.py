@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from homespun.stories.events import ARRIVALS, Event
 from homespun.stories.judge import judge, split
-from homespun.stories.laws import ARRIVALS, Event, Facts
+from homespun.stories.laws import Facts
 from homespun.stories.lexicon import BOYS, GIRLS, HE
 from homespun.stories.teller import tell
 from homespun.stories.world import simulate
@@ -32,7 +33,7 @@ TELLINGS = 4
 """Ways of telling that are tried before another fact is changed."""
 MOST_CHANGED = 8
 """Words between the first and the last word that differ, where the false story has more or fewer words."""
-MOST_DIFFERENT = 3
+MOST_DIFFERENT = 4
 """Words that differ, where both stories have equally many."""
 
 PIECE = re.compile(r"\s?(?:\w+|[^\w\s])")

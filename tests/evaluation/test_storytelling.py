@@ -27,7 +27,7 @@ from homespun.generation.session import Continuation
 from homespun.language_model import LanguageModel
 from homespun.stories import stories
 from homespun.stories.judge import judge, split
-from homespun.stories.outline import generated, mishaps, outline
+from homespun.stories.outline import first_mishaps, generated, outline
 
 
 def as_told(texts: list[str]) -> list[Told]:
@@ -180,6 +180,6 @@ def test_beginnings_are_continued_and_counted_by_mishap(
         assert (column.overall.n, column.overall.consistent) == (20, 10)
         assert sum(tally.n for tally in column.mishaps.values()) == 20
         assert sum(tally.consistent for tally in column.mishaps.values()) == 10
-        assert set(column.mishaps) <= mishaps()
+        assert set(column.mishaps) <= first_mishaps()
     assert main(["judge", "--beginnings", "--num-samples", "20"]) == 0
     assert "temperature 1: 10 of 20, 50%, 95% interval 30 to 70%" in capsys.readouterr().out
