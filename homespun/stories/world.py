@@ -62,6 +62,8 @@ Mishap = tuple[str, str, str]
 
 STRIKING = 6
 """How much likelier a mishap is to which somebody's trait leads."""
+RARE = frozenset({"ask_borrow", "break", "gobble", "hide", "promise", "stray"})
+"""Such mishaps that depend on more than a trait, so that they are likelier still."""
 ALONE = ("careless", "timid", "curious", "daring", "gentle", "patient")
 """The traits of a hero without a friend."""
 HIGH = frozenset(HEIGHTS.values())
@@ -285,8 +287,13 @@ class _Characters:
         return {
             f"{kind} {n}": self.dice.choose(options)
             for kind, options in by_kind.items()
-            for n in range(STRIKING if self.is_striking(*options[0]) else 1)
+            for n in range(self.weight(*options[0]))
         }
+
+    def weight(self, kind: str, name: str, noun: str) -> int:
+        if not self.is_striking(kind, name, noun):
+            return 1
+        return 3 * STRIKING if kind in RARE else STRIKING
 
     def is_striking(self, kind: str, name: str, noun: str) -> bool:
         """Whether a trait leads to this mishap."""
