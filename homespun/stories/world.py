@@ -64,6 +64,8 @@ STRIKING = 6
 """How much likelier a mishap is to which somebody's trait leads."""
 RARE = frozenset({"ask_borrow", "break", "gobble", "hide", "promise", "stray"})
 """Such mishaps that depend on more than a trait, so that they are likelier still."""
+LONG = 13
+"""After as many events, nothing else goes wrong."""
 ALONE = ("careless", "timid", "curious", "daring", "gentle", "patient")
 """The traits of a hero without a friend."""
 HIGH = frozenset(HEIGHTS.values())
@@ -114,6 +116,8 @@ class _Characters:
         self.begin()
         rounds = 2 if self.dice.chance(0.75) else 1
         for number in range(rounds):
+            if number and len(self.events) > LONG:
+                break
             if number and self.dice.chance(0.3) and not self.facts.open_matters():
                 self.learn()
             if number and self.dice.chance(0.4):
