@@ -136,7 +136,6 @@ class Thing:
     """One of fine, lost, hidden, stuck, broken, muddy, torn, adrift, gone, ruined and eaten."""
     spot: str = ""
     """The spot at which it is stuck or hidden, or was found."""
-    place: str = ""
     known: list[str] = field(default_factory=list)
     """The people who know of its trouble."""
     told_spot: bool = False

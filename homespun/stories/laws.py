@@ -316,10 +316,9 @@ class Facts:
         self.need(known, "{} does not know what is wrong with the {}", name, noun)
 
     def cares(self, name: str, noun: str) -> None:
-        """`name` may deal with a thing in trouble: knows of it, is there, and owns or holds it or has offered help."""
+        """`name` may deal with a thing in trouble: knows of it, and owns or holds it or has offered help."""
         thing = self.things[noun]
         self.knows(name, noun)
-        self.need(self.people[name].place == thing.place, "{} is not where the {} is", name, noun)
         caring = (thing.owner, thing.holder, *thing.helping)
         self.need(name in caring, "{} has not offered to help with the {}", name, noun)
 
@@ -327,9 +326,8 @@ class Facts:
         """A thing gets into trouble, and everyone at the place knows it."""
         thing = self.things[noun]
         holder = self.people.get(thing.holder)
-        thing.place = holder.place if holder else self.scene
         thing.state = state
-        thing.known = self.at(thing.place)
+        thing.known = self.at(holder.place if holder else self.scene)
         thing.looked, thing.helping, thing.failed = [], [], []
         if thing.owner in self.people:
             self.people[thing.owner].troubled = True
@@ -440,9 +438,6 @@ def handles_known(facts: Facts, event: Event) -> None:
         facts.need(event.colour == thing.colour, "the {} is {}", noun, thing.colour)
     if event.owner:
         facts.need(event.owner == thing.owner, "the {} belongs to {}", noun, thing.owner)
-    after = ("thank", "discover", "admit", "sorry")
-    gone = thing.state == "eaten" and event.kind not in after
-    facts.need(not gone, "the {} is eaten", noun)
     if event.kind not in ("thank", "sorry"):
         facts.need((noun in FOODS) == (event.kind in EATING), "nobody does that with a {}", noun)
 

@@ -118,7 +118,8 @@ def tell(events: Iterable[Event], rng: np.random.Generator) -> str:
         again = event.kind == "go_on" or (event.kind in STARTS and mishaps and not moved)
         if now != part or again:
             paragraphs.append([])
-        mishaps, moved = mishaps or event.kind in STARTS, event.kind == "go_on"
+        mishaps = mishaps or event.kind in MISHAPS
+        moved = event.kind == "go_on"
         part = now
         paragraphs[-1].append(teller.sentence(event))
     return "\n".join(" ".join(sentences) for sentences in paragraphs if sentences)
@@ -148,10 +149,13 @@ class _Teller:
         self.cast: dict[str, str] = {}
         """The creature of each character."""
         self.told: set[str] = set()
+        self.used: set[int] = set()
+        """The identity of each form that was used."""
 
     def sentence(self, event: Event) -> str:
         """Word an event, with other words than any sentence before."""
         forms = _forms(event.kind, event.what, len(event.who))
+        forms = [form for form in forms if id(form) not in self.used] or forms
         for _ in range(TRIES):
             form = self.dice.choose(forms)
             text = self.literal(form.literals[0])
@@ -161,6 +165,7 @@ class _Teller:
             if text not in self.told:
                 break
         self.told.add(text)
+        self.used.add(id(form))
         self.focus = Focus.after(form, event.who, event.whom)
         if event.kind in ARRIVALS:
             self.cast[event.who[0]] = event.what
@@ -169,8 +174,12 @@ class _Teller:
     def literal(self, choices: tuple[Choice, ...]) -> str:
         text = ""
         for choice in choices:
-            told = [option for option in choice if not option.startswith(ACCEPTED)]
-            text += told[0] if len(told) == 1 else self.dice.choose(told)
+            option = choice[0]
+            if len(choice) > 1:
+                option = self.dice.choose(choice)
+                while option.startswith(ACCEPTED):
+                    option = self.dice.choose(choice)
+            text += option
         return text
 
     def word(self, slot: str, event: Event) -> str:

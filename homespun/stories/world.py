@@ -62,6 +62,10 @@ Mishap = tuple[str, str, str]
 
 STRIKING = 6
 """How much likelier a mishap is to which somebody's trait leads."""
+RARE = frozenset({"ask_borrow", "break", "gobble", "hide", "promise", "stray"})
+"""Such mishaps that depend on more than a trait, so that they are likelier still."""
+LONG = 13
+"""After as many events, nothing else goes wrong."""
 ALONE = ("careless", "timid", "curious", "daring", "gentle", "patient")
 """The traits of a hero without a friend."""
 HIGH = frozenset(HEIGHTS.values())
@@ -112,6 +116,8 @@ class _Characters:
         self.begin()
         rounds = 2 if self.dice.chance(0.75) else 1
         for number in range(rounds):
+            if number and len(self.events) > LONG:
+                break
             if number and self.dice.chance(0.3) and not self.facts.open_matters():
                 self.learn()
             if number and self.dice.chance(0.4):
@@ -285,8 +291,13 @@ class _Characters:
         return {
             f"{kind} {n}": self.dice.choose(options)
             for kind, options in by_kind.items()
-            for n in range(STRIKING if self.is_striking(*options[0]) else 1)
+            for n in range(self.weight(*options[0]))
         }
+
+    def weight(self, kind: str, name: str, noun: str) -> int:
+        if not self.is_striking(kind, name, noun):
+            return 1
+        return 3 * STRIKING if kind in RARE else STRIKING
 
     def is_striking(self, kind: str, name: str, noun: str) -> bool:
         """Whether a trait leads to this mishap."""
