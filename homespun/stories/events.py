@@ -119,7 +119,7 @@ class Person:
     """The person to whom it was promised."""
     forgot: bool = False
     troubled: bool = False
-    """Whether the person has had a reason to be sad."""
+    """Whether the person has had a reason to be sad, and was not happy since."""
     vows: set[str] = field(default_factory=set)
     """The lessons that the person has learned."""
     plays_part: bool = False

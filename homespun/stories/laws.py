@@ -134,6 +134,8 @@ class Facts:
         """Whether each deed was thanked for."""
         self.lessons: dict[tuple[str, str], bool] = {}
         """Whether each (person, lesson) was learned."""
+        self.learned = 0
+        """Number of lessons that were learned."""
         self.mishaps: list[str] = []
         self.since: set[tuple[object, ...]] = set()
         """The events since the last mishap."""
@@ -1263,6 +1265,7 @@ def happy(facts: Facts, event: Event) -> None:
     facts.need(facts.people[name].troubled, "{} was not sad before", name)
     settled = not facts.in_trouble(name) and not facts.troubles()
     facts.need(settled, "{} has no reason to be happy", name)
+    facts.people[name].troubled = False
 
 
 @law("learn")
@@ -1272,6 +1275,8 @@ def learn(facts: Facts, event: Event) -> None:
     facts.need(facts.lessons.get(lesson) is False, "nothing taught {} this lesson", name)
     for matter in facts.open_matters():
         facts.need(False, "this comes too early: {}", matter)
+    facts.need(facts.learned < len(facts.mishaps), "there are too many lessons")
+    facts.learned += 1
     facts.lessons[lesson] = True
     facts.people[name].vows.add(event.what)
 

@@ -741,7 +741,7 @@ class _Characters:
     def learn(self) -> None:
         """Somebody learns a lesson of what has happened, if there is one."""
         lessons = [lesson for lesson, learned in self.facts.lessons.items() if not learned]
-        if lessons:
+        if lessons and self.facts.learned < len(self.facts.mishaps):
             name, lesson = self.dice.choose(lessons)
             self.do("learn", name, what=lesson)
 

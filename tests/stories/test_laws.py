@@ -312,6 +312,9 @@ QUARREL = (*SCENE, ASKED, REFUSED, SORRY, E("unforgive", TOM, "Mia"))
 ENDING: list[Case] = [
     (SCENE, E("happy", MIA), "Mia was not sad before"),
     ((*SCENE, HURT), E("happy", TOM), "Tom has no reason to be happy"),
+    ((*SCENE, HURT, TENDED, E("happy", TOM)), E("happy", TOM), "Tom was not sad before"),
+    ((*SCENE, ASKED, REFUSED, SORRY, FORGIVEN, E("learn", MIA, what="share")), E("learn", TOM, what="forgive"),
+     "there are too many lessons"),
     (SCENE, E("learn", MIA, what="care"), "nothing taught Mia this lesson"),
     ((*SCENE, ASKED, REFUSED), E("learn", MIA, what="share"), "this comes too early: Tom has not forgiven Mia"),
     ((*SCENE, LOST), END, "the story ends, but the kite is lost"),
