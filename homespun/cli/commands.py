@@ -31,7 +31,7 @@ from homespun.config import (
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import columns, counted, printable, put, say, warn, wrapped
+from homespun.terminal import bar, columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -250,12 +250,14 @@ def judge(settings: Settings) -> int:
     if config.beginnings:
         return _judge_beginnings(config, model)
     stories, shown = [], 0
-    for story in told(model, config):
-        stories.append(story)
-        if story.verdict.problems and shown < SHOWN_CONTRADICTIONS:
-            shown += 1
-            problem = story.verdict.problems[0]
-            put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
+    with bar("Writing stories", config.num_samples) as advance:
+        for story in told(model, config):
+            stories.append(story)
+            if story.verdict.problems and shown < SHOWN_CONTRADICTIONS:
+                shown += 1
+                problem = story.verdict.problems[0]
+                put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
+            advance(1)
     learned = training_text(model)
     result = summarised(stories, learned.training() if learned else None)
     for line in _figures(config, result, learned.path if learned else None):

@@ -8,7 +8,7 @@ of the generator. In the second test the model goes on from beginnings that it h
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -104,16 +104,13 @@ def told(model: LanguageModel, config: JudgeConfig) -> Iterator[Told]:
     Raises:
         UserError: the model did not learn from the built-in stories.
     """
-    understood = sentences = 0
     samples = model.samples(None, config, config.num_samples)
-    for number, sample in enumerate(samples, start=1):
-        story = Told(number, sample.text, judge(sample.text))
-        if number <= FIRST_STORIES:
-            first = [reading is not None for _, reading in events(sample.text)]
-            understood, sentences = understood + sum(first), sentences + len(first)
-        if number == min(FIRST_STORIES, config.num_samples):
-            check_understood(understood, sentences)
-        yield story
+    numbered = enumerate(samples, start=1)
+    first = list(islice(numbered, FIRST_STORIES))
+    readings = [reading is not None for _, story in first for _, reading in events(story.text)]
+    check_understood(sum(readings), len(readings))
+    for number, sample in chain(first, numbered):
+        yield Told(number, sample.text, judge(sample.text))
 
 
 def check_understood(understood: int, sentences: int) -> None:
@@ -135,19 +132,19 @@ def summarised(stories: Sequence[Told], known: Iterable[str] | None) -> Storytel
     different = list({story.text: story for story in stories}.values())
     outlines = [outline_of_text(story.text) for story in different]
     consistent = [
-        told.course
-        for story, told in zip(different, outlines, strict=True)
+        found.course
+        for story, found in zip(different, outlines, strict=True)
         if story.verdict.consistent
     ]
-    found = None if known is None else courses_in(known, consistent)
+    learned = None if known is None else courses_in(known, consistent)
     return Storytelling(
         n_told=len(stories),
         tally=Tally(len(different), len(consistent)),
         n_courses=len(set(consistent)),
-        n_known_courses=None if found is None else len(found),
+        n_known_courses=None if learned is None else len(learned),
         n_with_new_course=None
-        if found is None
-        else sum(course not in found for course in consistent),
+        if learned is None
+        else sum(course not in learned for course in consistent),
         compared=tuple(compared(outlines)),
     )
 

@@ -52,7 +52,7 @@ def test_courses_are_compared_with_the_training_text() -> None:
 
 
 def test_the_generator_is_as_far_from_itself_as_its_samples() -> None:
-    mine = [outline(events) for events, _ in generated(200, seed=11)]
+    mine = [outline(events) for events, _ in generated(200, seed=12)]
     for row in compared(mine):
         assert row.model == pytest.approx(row.generator, abs=0.08), row.of
     same = {row.of: row for row in compared(mine[:1] * 200)}
