@@ -107,6 +107,7 @@ LAYERS = {
         "engine.base",
         "model_formats",
         "language_model",
+        "stories",
     },
     "exporting": {
         "config",
