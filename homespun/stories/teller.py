@@ -155,7 +155,7 @@ class _Teller:
     def sentence(self, event: Event) -> str:
         """Word an event, with other words than any sentence before."""
         forms = _forms(event.kind, event.what, len(event.who))
-        forms = [form for form in forms if id(form) not in self.used] or forms
+        forms = tuple(form for form in forms if id(form) not in self.used) or forms
         for _ in range(TRIES):
             form = self.dice.choose(forms)
             text = self.literal(form.literals[0])
