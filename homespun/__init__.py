@@ -13,12 +13,14 @@ from homespun.config import (
     SamplingConfig,
     TokenizerConfig,
     TrainConfig,
+    TuneConfig,
 )
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, evaluate, plan, report, train, train_tokenizer
+    from homespun.api import download, evaluate, plan, report, train, train_tokenizer, tune
     from homespun.data.samples import TextDataset
+    from homespun.evaluation.choices import ChoicesResult
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
     from homespun.language_model import LanguageModel, load
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
         reset_gradients,
     )
     from homespun.tokenizer import Tokenizer
+    from homespun.tuning.result import TuneResult
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdamW",
+    "ChoicesResult",
     "DownloadConfig",
     "EvalConfig",
     "EvalResult",
@@ -55,6 +59,8 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "TrainableModel",
+    "TuneConfig",
+    "TuneResult",
     "UserError",
     "accumulate_gradients",
     "clip_gradients",
@@ -70,10 +76,12 @@ __all__ = [
     "reset_gradients",
     "train",
     "train_tokenizer",
+    "tune",
 ]
 
 _HOMES = {
     "AdamW": "homespun.steps",
+    "ChoicesResult": "homespun.evaluation.choices",
     "EvalResult": "homespun.evaluation.evaluate",
     "Forecast": "homespun.forecast",
     "LanguageModel": "homespun.language_model",
@@ -86,6 +94,7 @@ _HOMES = {
     "clip_gradients": "homespun.steps",
     "compute_gradients": "homespun.steps",
     "cosine_schedule": "homespun.steps",
+    "TuneResult": "homespun.tuning.result",
     "download": "homespun.api",
     "evaluate": "homespun.api",
     "gradient_norm": "homespun.steps",
@@ -96,6 +105,7 @@ _HOMES = {
     "reset_gradients": "homespun.steps",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
+    "tune": "homespun.api",
 }
 
 

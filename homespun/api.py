@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from homespun.checkpoint.folder import METRICS
 from homespun.config import (
@@ -14,11 +14,13 @@ from homespun.config import (
     ReportConfig,
     TokenizerConfig,
     TrainConfig,
+    TuneConfig,
 )
 from homespun.config.checked import checked, settings_of, shown, takes_settings_of
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
 from homespun.errors import UserError
+from homespun.evaluation.choices import ChoicesResult, evaluate_choices
 from homespun.evaluation.evaluate import EvalResult
 from homespun.evaluation.evaluate import evaluate as run_evaluation
 from homespun.forecast import Forecast, forecast
@@ -29,6 +31,9 @@ from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
 from homespun.training.train import train as run_training
+from homespun.tuning.result import TuneResult
+from homespun.tuning.space import from_python
+from homespun.tuning.tune import tune as run_tune
 
 PathLike = str | os.PathLike[str]
 
@@ -116,18 +121,34 @@ def report(runs: PathLike | Sequence[PathLike], output: PathLike | None = None) 
     return write_report([Path(run) for run in config.runs], page)
 
 
+@overload
+def evaluate(
+    config: EvalConfig | None = None, *, choices: None = None, **settings: Any
+) -> list[EvalResult]: ...
+@overload
+def evaluate(
+    config: EvalConfig | None = None, *, choices: str | Path, **settings: Any
+) -> list[ChoicesResult]: ...
 @takes_settings_of(EvalConfig)
-def evaluate(config: EvalConfig | None = None, **settings: Any) -> list[EvalResult]:
+def evaluate(
+    config: EvalConfig | None = None, *, choices: str | Path | None = None, **settings: Any
+) -> list[EvalResult] | list[ChoicesResult]:
     """Score a text with one or more models, as `homespun eval` does: a result for each model, in their order.
 
     Args:
         config: the settings; `settings` replace some of them: models, data_file, stride, ...
+        choices: compare pairs of texts instead, as `homespun eval --choices`: a file of pairs, or "stories" for those
+            of the built-in stories. The results are then of type `ChoicesResult`.
 
     Raises:
         UserError: a model or the text cannot be read, a setting does not fit a model, or memory does not suffice.
     """
     occupy_standard_descriptors()
-    return list(run_evaluation(settings_of(EvalConfig, config, settings), say))
+    given = settings if choices is None else {**settings, "choices": choices}
+    chosen = settings_of(EvalConfig, config, given)
+    if chosen.choices is not None:
+        return list(evaluate_choices(chosen, say))
+    return list(run_evaluation(chosen, say))
 
 
 @takes_settings_of(TrainConfig)
@@ -146,3 +167,39 @@ def plan(
     occupy_standard_descriptors()
     named = checked("machine", machine, str | None)
     return forecast(settings, say, config, named)
+
+
+@takes_settings_of(TuneConfig)
+def tune(
+    space: Mapping[str, Any] | None = None,
+    config: TuneConfig | None = None,
+    *,
+    quiet: bool = False,
+    **settings: Any,
+) -> TuneResult:
+    """Search for better settings than those of the recipe, as `homespun tune` does. Each trial has its own process.
+
+    Args:
+        space: the settings to vary, by name: a list of values, or a tuple with the ends of a range and, if wanted,
+            "log": `{"learning_rate": (1e-4, 6e-4, "log"), "batch_size": [8, 16, 32]}`. None: as `search` says.
+        config: the settings; `settings` replace some of them.
+        quiet: print nothing.
+
+    Raises:
+        UserError: something that the user can fix: data, settings, folder, or Optuna is not installed.
+        KeyboardInterrupt: Ctrl-C was pressed, and all trials have been saved; `resume="latest"` goes on.
+    """
+    occupy_standard_descriptors()
+    if space is not None:
+        if settings.get("search"):
+            raise UserError("space and search both name the settings to vary: give one of them")
+        settings["search"] = from_python(space)
+    try:
+        with silence(checked("quiet", quiet, bool)), Interrupts() as interrupts:
+            result = run_tune(settings, say, interrupts, config)
+    except StoppedInSetUp as stop:
+        signal.raise_signal(stop.number)
+        raise
+    if result.stopped_by in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(result.stopped_by)
+    return result

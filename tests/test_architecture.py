@@ -107,6 +107,7 @@ LAYERS = {
         "engine.base",
         "model_formats",
         "language_model",
+        "stories",
     },
     "exporting": {
         "config",
@@ -133,6 +134,20 @@ LAYERS = {
         "planning",
         "training",
     },
+    "reporting": {
+        "config",
+        "errors",
+        "durable",
+        "terminal",
+        "architectures",
+        "data",
+        "checkpoint",
+        "records",
+        "engine.base",
+        "planning.recipe",
+        "training.diagnostics",
+        "training.position",
+    },
     "steps": {
         "config",
         "errors",
@@ -150,19 +165,25 @@ LAYERS = {
         "training.schedule",
         "training.stages",
     },
-    "reporting": {
+    # 5: work with many runs
+    "tuning": {
         "config",
         "errors",
         "durable",
+        "workspace",
         "terminal",
-        "architectures",
+        "architectures.presets",
         "data",
-        "checkpoint",
+        "tokenizer",
+        "checkpoint.folder",
         "records",
         "engine.base",
-        "planning.recipe",
-        "training.diagnostics",
-        "training.position",
+        "engine.hardware",
+        "engine.select",
+        "model_formats.stored_model",
+        "planning",
+        "training",
+        "forecast",
     },
     "importing": {"config", "errors", "terminal", "data", "checkpoint", "model_formats"},
     "verify": {"errors", "durable", "terminal", "checkpoint", "data", "records", "tokenizer"},
@@ -364,6 +385,7 @@ def test_nothing_can_execute_what_it_reads() -> None:
         "from homespun.cli.main import main; main(['models'])",
         "from homespun.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from homespun.cli.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass",
+        "from homespun.cli.main import main\ntry: main(['tune', '--help'])\nexcept SystemExit: pass",
         "import homespun.data.download, homespun.data.train_tokenizer, homespun.data.prepare",
         "import homespun.checkpoint.folder, homespun.generation.session",
         "import homespun.training.train, homespun.api",
@@ -371,7 +393,7 @@ def test_nothing_can_execute_what_it_reads() -> None:
     ],
 )
 def test_engine_free_work_loads_no_framework(statement: str) -> None:
-    heavy = FRAMEWORKS | {"matplotlib", "pyarrow", "huggingface_hub"}
+    heavy = FRAMEWORKS | {"matplotlib", "optuna", "scipy", "pyarrow", "huggingface_hub"}
     script = f"import sys\n{statement}\nfound = set(sys.modules) & {heavy!r}\nsys.exit(', '.join(found) or 0)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

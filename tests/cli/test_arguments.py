@@ -243,3 +243,11 @@ def test_help_and_refusals_load_only_the_standard_library(line: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_flag_with_several_values_may_be_repeated() -> None:
+    words = ["--search", "batch_size=8,16", "--seed", "1", "--search", "learning_rate=x1,x2"]
+    assert parse(COMMANDS["tune"], words) == {
+        "search": ["batch_size=8,16", "learning_rate=x1,x2"],
+        "seed": 1,
+    }

@@ -1,0 +1,236 @@
+"""The trials of a tune flow in; their table, the best settings and a file of them for `train --config` come out."""
+
+import json
+import math
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homespun import durable
+from homespun.errors import UserError
+from homespun.tuning.ladder import Ladder
+from homespun.tuning.preparation import tokens_per_step
+from homespun.tuning.space import MUON_RATE, RATE, written
+from homespun.tuning.store import Trial
+
+BEST = "best.toml"
+RECIPE = "recipe"
+
+
+@dataclass(frozen=True, repr=False)
+class TuneResult:
+    """What a tune has found. Printed, it is a table."""
+
+    folder: Path
+    rows: tuple[Mapping[str, Any], ...]
+    """A trial each, with its settings, `tokens`, `val_loss` in nats per token and `state`: whole runs first, and the
+    lowest loss first."""
+    best: Mapping[str, Any]
+    """The settings for `homespun.train`: those of the best trial, or those of the recipe if it stands."""
+    best_val_loss: float | None
+    """Of these settings after a whole run."""
+    recipe_val_loss: float | None
+    """Mean over the seeds."""
+    spread: float | None
+    """Difference of the highest and the lowest loss of the recipe over its seeds; None: it was not measured."""
+    recipe_stands: bool
+    """No trial was better than the recipe by more than the spread."""
+    cost: float
+    """All tokens of the tune, in whole runs."""
+    best_toml: Path
+    verdict: str
+    """The result in a sentence."""
+    is_complete: bool = True
+    stopped_by: signal.Signals | None = None
+    columns: Sequence[str] = field(default=())
+    """The settings that vary."""
+    at_edge: Sequence[str] = field(default=())
+    """The settings whose best value is at an end of what was tried: a wider space may hold better ones."""
+
+    def frame(self) -> Any:
+        """The rows as a `pandas.DataFrame`.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped]
+        except ImportError:
+            raise UserError(
+                "a data frame needs pandas: pip install pandas; without it, `rows` has the same as dictionaries"
+            ) from None
+        return pandas.DataFrame(list(self.rows))
+
+    def table(self) -> str:
+        """The rows as text."""
+        return table(self.rows, self.columns)
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self.verdict}"
+
+    __repr__ = __str__
+
+
+def rows_of(
+    trials: Sequence[Trial], seeds: Sequence[Trial], ladder: Ladder, columns: Sequence[str]
+) -> tuple[Mapping[str, Any], ...]:
+    """The table: trials that have come further first, then those with a lower loss."""
+    numbered = [(RECIPE if n == 0 else str(n), trial) for n, trial in enumerate(trials)]
+    numbered += [(f"{RECIPE}, seed {trial.settings['seed']}", trial) for trial in seeds]
+    found = [_row(name, trial, ladder, columns) for name, trial in numbered]
+    place = {name: n for n, (name, _) in enumerate(numbered)}
+    return tuple(
+        sorted(
+            found,
+            key=lambda row: (
+                -row["tokens"],
+                math.inf if row["val_loss"] is None else row["val_loss"],
+                place[row["trial"]],
+            ),
+        )
+    )
+
+
+def _row(name: str, trial: Trial, ladder: Ladder, columns: Sequence[str]) -> dict[str, Any]:
+    tokens = max(trial.losses, default=0)
+    loss = trial.losses.get(tokens)
+    if trial.error:
+        state = f"failed: {trial.error}"
+    elif tokens == ladder.total:
+        state = "whole run"
+    else:
+        state = f"stopped at {tokens / ladder.total:.0%}" if tokens else "not yet"
+    return {
+        "trial": name,
+        **{column: trial.settings.get(column) for column in columns},
+        "steps": round(tokens / tokens_per_step(trial.settings)),
+        "tokens": tokens,
+        "val_loss": loss if loss is not None and math.isfinite(loss) else None,
+        "state": state,
+    }
+
+
+def varied(space_names: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """The settings that differ between trials: the dimensions, and Muon's rate if it follows."""
+    names = list(space_names)
+    if RATE in names and MUON_RATE not in names and settings.get("optimizer") == "muon":
+        names.insert(names.index(RATE) + 1, MUON_RATE)
+    return names
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as lines of text with aligned columns."""
+    titles = ["trial", *columns, "steps", "val loss", "state"]
+    cells = [titles]
+    for row in rows:
+        loss = row["val_loss"]
+        figures = ["" if row[name] is None else written(row[name]) for name in columns]
+        shown = "" if loss is None else f"{loss:.4f}"
+        cells.append([row["trial"], *figures, f"{row['steps']:,}", shown, row["state"]])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    last = len(titles) - 1
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{width}}" if n in (0, last) else f"{cell:>{width}}"
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which settings to take, and why."""
+
+    best: Trial
+    best_loss: float | None
+    recipe_loss: float | None
+    spread: float | None
+    recipe_stands: bool
+    text: str
+
+
+def judge(trials: Sequence[Trial], seeds: Sequence[Trial], total: int) -> Verdict:
+    """Compare the best trial with the recipe. It counts as better only if its loss is lower than the mean of the
+    recipe's runs by more than their spread, the difference between the highest and the lowest."""
+    recipe = trials[0]
+    own = [trial.losses.get(total) for trial in (recipe, *seeds)]
+    losses = [loss for loss in own if loss is not None and math.isfinite(loss)]
+    finished = {
+        n: trial.losses[total]
+        for n, trial in enumerate(trials)
+        if math.isfinite(trial.losses.get(total, math.inf))
+    }
+    if not losses or not finished:
+        return Verdict(recipe, None, None, None, True, "No run has come to its end.")
+    mean = sum(losses) / len(losses)
+    spread = max(losses) - min(losses) if len(losses) > 1 else None
+    number = min(finished, key=lambda n: (finished[n], n))
+    gain = mean - finished[number]
+    measured = (
+        f"the spread of its {len(losses)} seeds is {spread:.4f}" if spread is not None else ""
+    )
+    if number and spread is None:
+        text = (
+            f"Trial {number} is better than the recipe by {gain:.4f} (validation loss {finished[number]:.4f}); whether "
+            "that is more than chance was not measured."
+        )
+        return Verdict(trials[number], finished[number], mean, None, False, text)
+    if number and spread is not None and gain > spread:
+        text = (
+            f"Trial {number} is better than the recipe by {gain:.4f} (validation loss {finished[number]:.4f}, the "
+            f"recipe's {mean:.4f}); {measured}."
+        )
+        return Verdict(trials[number], finished[number], mean, spread, False, text)
+    reason = f"; {measured}" if measured else ""
+    if gain > 0 and number:
+        reason = f": trial {number} is better by {gain:.4f} only{reason}"
+    elif number:
+        reason = f": no trial is better than the mean of its runs{reason}"
+    text = f"The recipe stands{reason}."
+    return Verdict(recipe, losses[0], mean, spread, True, text)
+
+
+def best_settings(
+    trial: Trial, recipe: Mapping[str, Any], requested: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a trial as a user gives them to `train`, without the changes for the tune's own ends."""
+    settings = dict(trial.settings)
+    for name in ("eval_interval", "sample_interval", "keep", "tokenizer_path", "threads", "seed"):
+        settings.pop(name, None)
+        value = requested.get(name) if name in ("tokenizer_path", "threads") else recipe.get(name)
+        if value is not None:
+            settings[name] = value
+    return settings
+
+
+def write_best(
+    folder: Path, settings: Mapping[str, Any], verdict: str, plain: Mapping[str, Any]
+) -> Path:
+    """Write the settings as TOML for `train --config`, without those that have their plain default.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    lines = [
+        f"# {verdict}",
+        f"# Found by homespun tune in {json.dumps(str(folder))}. Train with: homespun train --config "
+        f"{json.dumps(str(folder / BEST))}",
+    ]
+    for name, value in settings.items():
+        if plain.get(name) != (tuple(value) if isinstance(value, list) else value):
+            lines.append(f"{name} = {_toml(value)}")
+    path = folder / BEST
+    durable.write(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML."""
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)  # a text, a whole number, true or false
