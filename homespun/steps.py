@@ -46,7 +46,7 @@ def new_model(
     tokenizer: Tokenizer | str | Path | None = None,
     *,
     init_from: str | Path | None = None,
-    seq_len: int = TrainConfig.seq_len,
+    seq_len: int | None = None,
     seed: int = TrainConfig.seed,
     engine: EngineName = "auto",
     precision: Precision = "auto",
@@ -60,7 +60,7 @@ def new_model(
         tokenizer: a tokenizer, or its folder; by default the last one that was trained here.
         init_from: go on from a trained model instead, which keeps its shape and its tokenizer: anything that
             `homespun.load` reads.
-        seq_len: context length in tokens.
+        seq_len: context length in tokens; by default that of `homespun train`.
         seed: of the initial weights.
         engine: the framework that computes, as for `homespun.train`; also `precision` and `threads`.
 
@@ -68,7 +68,7 @@ def new_model(
         UserError: there is no such size, shape, tokenizer or model, or the framework is not installed.
     """
     settings: dict[str, Any] = {
-        "seq_len": seq_len,
+        "seq_len": TrainConfig.seq_len if seq_len is None else seq_len,
         "seed": seed,
         "engine": engine,
         "precision": precision,
@@ -81,9 +81,9 @@ def new_model(
         )
     config = ResolvedConfig(**settings, **shape, threads=threads, model_size=model_size)
     if init_from is not None:
-        if model_size is not None or tokenizer is not None or shape:
+        if shape or any(x is not None for x in (model_size, tokenizer, seq_len)):
             raise UserError(
-                "init_from keeps the model's own shape and tokenizer: leave model_size, tokenizer and "
+                "init_from keeps the model's own shape and tokenizer: leave model_size, tokenizer, seq_len and "
                 "settings of the shape out"
             )
         stored = open_model(Path(checked("init_from", init_from, PathName)), report=warn)

@@ -285,6 +285,10 @@ WRONG: dict[str, tuple[Wrong, str]] = {
         "the tokenizer has 400 tokens",
     ),
     "setting": (lambda m, o, g: homespun.new_model("pico", m.tokenizer, layers=2), "unknown setting"),
+    "length": (
+        lambda m, o, g: homespun.new_model(init_from="x.npz", seq_len=64),
+        "leave model_size, tokenizer, seq_len",
+    ),
     "both": (lambda m, o, g: homespun.new_model("pico", init_from="x.npz"), "own shape"),
     "no tokenizer": (lambda m, o, g: homespun.new_model("pico"), "there is no tokenizer yet"),
 }  # fmt: skip

@@ -96,6 +96,13 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "save_every": ("save_interval",),
     "save_steps": ("save_interval",),
     "save_total_limit": ("keep",),
+    "report_to": ("track",),
+    "logger": ("track",),
+    "loggers": ("track",),
+    "tracker": ("track",),
+    "wandb": ("track",),
+    "tensorboard": ("track",),
+    "trackio": ("track",),
     # text
     "length": ("max_tokens",),
     "max_length": ("max_tokens", "seq_len"),

@@ -21,6 +21,8 @@ OFF = "off"
 """In place of a name: a resumed run is not tracked any more."""
 SECTIONS = {"loss": "train", "val_loss": "validation", "eval_tokens": "validation"}
 """The section of the numbers of a record that has such a field."""
+ID_LENGTH = 8
+"""Hexadecimal digits."""
 LONGEST_NAME = 40
 """Characters of a prompt in the name of its samples."""
 
@@ -91,10 +93,10 @@ def _tracker(name: str) -> type[Tracker]:
         raise UserError(f"--track {name} is unknown: {meant}")
     try:
         module = importlib.import_module(f"{trackers.__name__}.{name}")
-    except ImportError as error:
-        raise UserError(
-            f"--track {name} needs a package that is not installed here ({error}): pip install {name}"
-        ) from error
+    except Exception as error:
+        missing = isinstance(error, ImportError)
+        problem = "needs a package that is not installed here" if missing else "cannot be loaded"
+        raise UserError(f"--track {name} {problem} ({error}): pip install {name}") from error
     return cast(type[Tracker], module.Tracker)
 
 
@@ -137,9 +139,11 @@ class Tracking:
         repeated = [line.record for line in lines if line.end > kept]
         for name, kind in kinds.items():
             identity = (known or {}).get(name)
+            if not _is_id(identity):
+                identity = None
             if goes_back and repeated and not kind.takes_back:
                 identity = None
-            self.ids[name] = identity or secrets.token_hex(4)
+            self.ids[name] = identity or secrets.token_hex(ID_LENGTH // 2)
             run = TrackedRun(folder, self.ids[name], settings)
             if identity is not None:
                 last_step = before[-1]["step"] if before else 0
@@ -188,6 +192,15 @@ class Tracking:
         except Exception as error:
             del self._open[name]
             self.report(_failure(name, error))
+
+
+def _is_id(stored: object) -> bool:
+    """Whether a header holds an id as it is made here. Trackers make paths of it."""
+    return (
+        isinstance(stored, str)
+        and len(stored) == ID_LENGTH
+        and set(stored) <= {*"0123456789abcdef"}
+    )
 
 
 def _failure(name: str, error: Exception) -> str:

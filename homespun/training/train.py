@@ -105,7 +105,8 @@ def _train(
         RunningTime() as now,
     ):
         interrupts.show = console.announce
-        run = dataclasses.replace(run, header=run.header | {TRACKING: tracked.ids})
+        if tracked.ids:
+            run = dataclasses.replace(run, header=run.header | {TRACKING: tracked.ids})
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.

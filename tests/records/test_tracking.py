@@ -240,6 +240,15 @@ def test_names_may_be_repeated_or_listed() -> None:
     assert list(tracking.named(["off"])) == []
 
 
+@pytest.mark.parametrize("known", ["*", "../x", "", None, 7, ["0123abcd"], "0123ABCD"])
+def test_a_checkpoint_cannot_name_a_path_for_a_tracker(tmp_path: Path, known: Any) -> None:
+    opened = Tracking({"faulty": Faulty}, tmp_path, {}, known={"faulty": known}).ids["faulty"]
+    assert opened != known
+    assert len(bytes.fromhex(opened)) == 4
+    same = Tracking({"faulty": Faulty}, tmp_path, {}, known={"faulty": "0123abcd"})
+    assert same.ids == {"faulty": "0123abcd"}
+
+
 class Faulty:
     """A tracker that fails at some call."""
 
