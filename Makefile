@@ -10,7 +10,7 @@ ifeq ($(shell uname -s)$(GPU)$(PIP_EXTRA_INDEX_URL)$(PIP_INDEX_URL),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: install torch demo test test-slow test-judges faults check format clean
+.PHONY: install torch demo test test-slow test-judges test-browser test-trackers faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -61,6 +61,16 @@ test-slow: .venv/.installed-for-tests
 test-judges: .venv/.installed-for-tests
 	$(PIP) -e '.[judges]'
 	$(BIN)/python -m pytest -m judges tests/judges
+
+# The page of `homespun report` in Chromium without a screen; on Debian: apt-get install chromium chromium-driver.
+test-browser: .venv/.installed-for-tests
+	$(PIP) -e '.[browser]'
+	$(BIN)/python -m pytest -m browser tests/reporting
+
+# Runs that are tracked by every tracker; `make test` has TensorBoard alone.
+test-trackers: .venv/.installed-for-tests
+	$(PIP) -e '.[trackers]'
+	$(BIN)/python -m pytest -m "slow or not slow" tests/records/test_tracking.py
 
 # Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
 faults: .venv/.installed-for-tests

@@ -6,6 +6,7 @@ For each configuration, a plan and a real run take turns. The memory is that of 
 real steps in a process of their own; the time of a step is that of the plan's probe against the run's.
 """
 
+import contextlib
 import itertools
 import shlex
 import statistics
@@ -24,6 +25,8 @@ from homespun.records import metrics
 
 TEXT = "download --dataset stories --num-samples 2000"
 COMMON = "--vocab-size 1024 --eval-tokens 500 --sample-prompts A --log-interval 1 --compile off"
+BASE = "base"
+"""The run whose model gets adapters."""
 SKIPPED = 2
 """Steps at the beginning of a run whose time does not count."""
 
@@ -32,10 +35,10 @@ CONFIGURATIONS = (
     "--model-size pico --batch-size 8 --grad-accumulation-steps 2",
     "--model-size nano --batch-size 4 --seq-len 1024 --optimizer muon",
     "--model-size mini --batch-size 4 --optimizer muon",
-    "--model-size tiny --n-layers 4 --d-model 384 --batch-size 8 --precision float32",
     "--model-size tiny --n-layers 4 --d-model 384 --batch-size 8 --gradient-checkpointing",
+    "--model-size nano-moe --batch-size 8 --optimizer muon",
+    f"--init-from {BASE} --lora-rank 16 --batch-size 8",
     "--engine mlx --model-size pico --batch-size 2 --optimizer muon",
-    "--engine mlx --model-size nano --batch-size 2 --seq-len 128",
 )
 
 
@@ -50,29 +53,24 @@ def main(
         only: indices of the configurations to measure.
     """
     rows: list[report.Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        homespun(TEXT, folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        homespun(TEXT)
+        homespun(f"train --model-size mini --max-steps 1 --checkpoint-dir {BASE} {COMMON}")
         for flags in (CONFIGURATIONS[number] for number in only):
-            rows.append(compared(flags, rounds, steps, folder))
+            rows.append(compared(flags, rounds, steps))
             print(report.table(rows[-1:]), flush=True)
     report.save("planning", {"predicted and measured": rows})
 
 
-def compared(flags: str, rounds: int, steps: int, folder: Path) -> report.Row:
+def compared(flags: str, rounds: int, steps: int) -> report.Row:
     """A configuration's predictions beside its measurements."""
-    words = f"train {flags} {COMMON} --max-steps {steps} --data-file data/stories_2000.txt"
+    words = f"train {flags} {COMMON} --max-steps {steps}"
     memory, predicted, taken = [], [], []
     estimate = 0
     for _ in range(rounds):
-        given = parse(COMMANDS["train"], shlex.split(words)[1:])
-        with_paths = {
-            "data_file": str(folder / "data/stories_2000.txt"),
-            "tokens_dir": str(folder / "data/tokens"),
-        }
-        plan = forecast({**given, **with_paths}, lambda text: None)
-        homespun(words, folder)
-        records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
+        plan = forecast(parse(COMMANDS["train"], shlex.split(words)[1:]), lambda text: None)
+        homespun(words)
+        records = list(metrics.read(Path("checkpoints/metrics.jsonl")))
         seconds = [record["seconds"] for record in records if "loss" in record]
         single = [later - one for one, later in itertools.pairwise(seconds)]
         estimate = plan.memory.total
@@ -93,10 +91,10 @@ def compared(flags: str, rounds: int, steps: int, folder: Path) -> report.Row:
     }
 
 
-def homespun(words: str, folder: Path) -> None:
-    """Run a command in a folder."""
+def homespun(words: str) -> None:
+    """Run a command in this folder."""
     command = [sys.executable, "-m", "homespun", *shlex.split(words)]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

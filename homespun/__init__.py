@@ -18,18 +18,30 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, evaluate, plan, train, train_tokenizer, tune
+    from homespun.api import download, evaluate, plan, report, train, train_tokenizer, tune
     from homespun.data.samples import TextDataset
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
+    from homespun.steps import (
+        AdamW,
+        TrainableModel,
+        accumulate_gradients,
+        clip_gradients,
+        compute_gradients,
+        cosine_schedule,
+        gradient_norm,
+        new_model,
+        reset_gradients,
+    )
     from homespun.tokenizer import Tokenizer
     from homespun.tuning.result import TuneResult
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdamW",
     "DownloadConfig",
     "EvalConfig",
     "EvalResult",
@@ -44,19 +56,29 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TrainResult",
+    "TrainableModel",
     "TuneConfig",
     "TuneResult",
     "UserError",
+    "accumulate_gradients",
+    "clip_gradients",
+    "compute_gradients",
+    "cosine_schedule",
     "download",
     "evaluate",
+    "gradient_norm",
     "load",
+    "new_model",
     "plan",
+    "report",
+    "reset_gradients",
     "train",
     "train_tokenizer",
     "tune",
 ]
 
 _HOMES = {
+    "AdamW": "homespun.steps",
     "EvalResult": "homespun.evaluation.evaluate",
     "Forecast": "homespun.forecast",
     "LanguageModel": "homespun.language_model",
@@ -64,11 +86,20 @@ _HOMES = {
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.records.events",
+    "TrainableModel": "homespun.steps",
     "TuneResult": "homespun.tuning.result",
+    "accumulate_gradients": "homespun.steps",
+    "clip_gradients": "homespun.steps",
+    "compute_gradients": "homespun.steps",
+    "cosine_schedule": "homespun.steps",
     "download": "homespun.api",
     "evaluate": "homespun.api",
+    "gradient_norm": "homespun.steps",
     "load": "homespun.language_model",
+    "new_model": "homespun.steps",
     "plan": "homespun.api",
+    "report": "homespun.api",
+    "reset_gradients": "homespun.steps",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
     "tune": "homespun.api",

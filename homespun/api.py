@@ -1,8 +1,9 @@
 """The public functions: what the command line does, from a script or a notebook."""
 
 import dataclasses
+import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from homespun.checkpoint.folder import METRICS
 from homespun.config import (
     DownloadConfig,
     EvalConfig,
+    ReportConfig,
     TokenizerConfig,
     TrainConfig,
     TuneConfig,
@@ -23,6 +25,7 @@ from homespun.evaluation.evaluate import evaluate as run_evaluation
 from homespun.forecast import Forecast, forecast
 from homespun.records.events import Listener, TrainResult
 from homespun.records.metrics import read_whole
+from homespun.reporting.report import write_report
 from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
@@ -30,6 +33,8 @@ from homespun.training.train import train as run_training
 from homespun.tuning.result import TuneResult
 from homespun.tuning.space import from_python
 from homespun.tuning.tune import tune as run_tune
+
+PathLike = str | os.PathLike[str]
 
 
 @takes_settings_of(DownloadConfig)
@@ -97,6 +102,22 @@ def train(
         # The signal was meant for the whole program, which may be a sweep of many runs.
         signal.raise_signal(result.stopped_by)
     return dataclasses.replace(result, records=read_whole(result.checkpoint_dir / METRICS))
+
+
+def report(runs: PathLike | Sequence[PathLike], output: PathLike | None = None) -> Path:
+    """Write an HTML page about one or several runs, as `homespun report` does, and give its path.
+
+    Args:
+        runs: the folder of a run, or several.
+        output: the file. Without it, `report.html` in the folder of the run, or in the current folder for several.
+
+    Raises:
+        UserError: there is no such run, or the page cannot be written.
+    """
+    named = [runs] if isinstance(runs, str | os.PathLike) else runs
+    config = ReportConfig(runs=tuple(named), output=output)  # type: ignore[arg-type]
+    page = Path(config.output) if config.output else None
+    return write_report([Path(run) for run in config.runs], page)
 
 
 @takes_settings_of(EvalConfig)

@@ -18,7 +18,7 @@ from homespun.errors import UserError, cannot_write
 from homespun.language_model import LanguageModel, load_stored
 from homespun.model_formats.formats import EXPORTS, Export, open_model
 from homespun.model_formats.stored_model import StoredModel
-from homespun.terminal import Say
+from homespun.terminal import Say, bar
 
 COMPARED = 4
 """Samples of text, and of random tokens, on which original and copy are compared."""
@@ -70,8 +70,11 @@ def export_model(config: ExportConfig, say: Say) -> Path:
     try:
         durable.make_folder(temporary)
         copy = temporary / output.name if export.is_file else temporary
-        export.write(stored, copy, config.precision)
-        say(_summary(config, _proven(config, stored, export.read(copy, stored), say)))
+        with bar(f"Writing {output}", None):
+            export.write(stored, copy, config.precision)
+        with bar("Comparing the copy with the original", None):
+            found = _proven(config, stored, export.read(copy, stored), say)
+        say(_summary(config, found))
         moved = _publish(copy, output, export.beside(stored, output.name))
     except OSError as error:
         raise cannot_write(

@@ -33,6 +33,7 @@ from homespun.planning.curves import ExpectedLoss, expected_loss
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
+    MAX_EVALUATION_SHARE,
     TrainingMemory,
     expected_seconds_per_step,
 )
@@ -41,7 +42,7 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.due import MAX_CHECK_SHARE, SAMPLING_COST
+from homespun.training.due import MAX_SAMPLING_SHARE, SAMPLING_COST
 from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
 from homespun.training.resume import (
@@ -218,9 +219,11 @@ class Forecast:
         about = "about " if self.ended_by == "time_budget" else ""
         line = f"{about}{counted(self.steps, 'step')} ({flag(self.ended_by)} {shown}), {self.tokens:,} tokens"
         if self.epochs is not None:
-            line += f", {self.epochs:.3g} passes over the text"
+            line += f", {_passes(self.epochs)} over the text"
         line += f", {self.tokens_per_parameter:.3g} tokens per parameter"
-        return line + (f"; {self.steps_done:,} steps are done" if self.steps_done else "")
+        return line + (
+            f"; {counted(self.steps_done, 'step is', 'steps are')} done" if self.steps_done else ""
+        )
 
     def _memory(self) -> str:
         parts = ", ".join(
@@ -267,6 +270,11 @@ class Forecast:
         return "\n".join(f"{name:<{widest}}  {fact}" for name, fact in facts.items())
 
     __repr__ = __str__
+
+
+def _passes(epochs: float) -> str:
+    number = f"{epochs:.3g}"
+    return f"{number} {'pass' if number == '1' else 'passes'}"
 
 
 def forecast(
@@ -478,8 +486,12 @@ class _Length:
         self._per_step = speed.seconds_per_step
         tokens = min(c.eval_tokens, count.validation) if count else c.eval_tokens
         self._costs = (
-            (c.eval_interval, EVALUATION_COST * tokens),
-            (c.sample_interval, SAMPLING_COST * SAMPLE_TOKENS * len(c.sample_prompts)),
+            (c.eval_interval, EVALUATION_COST * tokens, MAX_EVALUATION_SHARE),
+            (
+                c.sample_interval,
+                SAMPLING_COST * SAMPLE_TOKENS * len(c.sample_prompts),
+                MAX_SAMPLING_SHARE,
+            ),
         )
         self._last_evaluation = EVALUATION_COST * tokens
         n_samples = (count.training if count else NO_TEXT_TOKENS) // c.seq_len
@@ -502,11 +514,11 @@ class _Length:
         checks = sum(self._checks(steps, *check) for check in self._costs)
         return steps * self._per_step + self._seconds(checks)
 
-    def _checks(self, steps: int, interval: int | None, cost: float) -> float:
+    def _checks(self, steps: int, interval: int | None, cost: float, share: float) -> float:
         """The work of one kind of checks in a run, in training tokens; see `training.due`."""
         if interval is not None:
             return steps // interval * cost
-        return min(CHECKS_PER_RUN * cost, MAX_CHECK_SHARE * steps * self._config.tokens_per_step)
+        return min(CHECKS_PER_RUN * cost, share * steps * self._config.tokens_per_step)
 
     def _seconds(self, tokens: float) -> float:
         return tokens / self._config.tokens_per_step * self._per_step

@@ -9,7 +9,7 @@ from homespun.data.hub_model import NAME, download_model
 from homespun.errors import UserError
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
-from homespun.terminal import Say
+from homespun.terminal import Say, bar, counted
 
 
 def import_model(config: ImportConfig, say: Say) -> Path:
@@ -52,7 +52,8 @@ def _write(source: Path, folder: CheckpointFolder, say: Say) -> None:
     with folder.lock() as lock:
         if earlier := lock.set_aside():
             say(f"An earlier run is now {earlier}.")
-        folder.save_best(stored.step, stored.tensors(), header_of(stored))
+        with bar(f"Writing {folder.path / BEST[0]}", None):
+            folder.save_best(stored.step, stored.tensors(), header_of(stored))
     say(f"Written: {folder.path / BEST[0]}, {describe(stored)}.")
     say(f"Try it: homespun generate --checkpoint {folder.path}")
 
@@ -61,6 +62,6 @@ def describe(stored: StoredModel) -> str:
     """The shape of a model in words."""
     c = stored.config
     return (
-        f"{c.architecture}, {c.n_layers} layers x {c.d_model}, {c.vocab_size:,} tokens, "
+        f"{c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, {c.vocab_size:,} tokens, "
         f"context {c.seq_len:,}"
     )

@@ -21,7 +21,7 @@ from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
-from homespun.terminal import counted, warn
+from homespun.terminal import bar, counted, warn
 
 
 def load(
@@ -58,9 +58,10 @@ def load_stored(stored: StoredModel, config: ReaderConfig) -> "LanguageModel":
         UserError: a tensor is damaged, missing or of another shape, or the engine is not installed.
     """
     # Every model is trained with documents that do not see each other, so its losses are computed in this way, too.
-    reader = select.reader(stored.config, config, document_mark=stored.tokenizer.eot_id)
     try:
-        reader.load(stored.tensors())
+        with bar(f"Loading {stored.path}", None):
+            reader = select.reader(stored.config, config, document_mark=stored.tokenizer.eot_id)
+            reader.load(stored.tensors())
     except ValueError as error:
         raise UserError(f"{stored.path} does not fit its own description: {error}") from error
     return LanguageModel(stored, reader)
@@ -101,9 +102,9 @@ class LanguageModel:
         self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
 
     def __repr__(self) -> str:
-        c = self.config
+        c, kind = self.config, type(self).__name__
         return (
-            f"<LanguageModel {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
+            f"<{kind} {self.stored.path}: {c.architecture}, {counted(c.n_layers, 'layer')} x {c.d_model}, "
             f"{count_parameters(c) / 1e6:.1f} M parameters, vocabulary {c.vocab_size:,}, context {c.seq_len:,}>"
         )
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,9 @@ MIN_COLUMNS, MAX_COLUMNS = 20, 1000
 BAR_UPDATE_SECONDS = 0.1
 """Time between two updates of a bar. Each costs as much as reading several documents."""
 
+
+SILENT_SECONDS = 10.0
+"""Without a terminal, work that takes so long is named, and again whenever as much time has passed."""
 
 LONGEST_MOVED = 30
 """Columns of the longest word that moves to the next line while it is written."""
@@ -303,9 +307,31 @@ def _cells(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
+class Ticker:
+    """Calls a function with the seconds since the beginning, after some time and then again and again, in a thread of
+    its own, until it is stopped."""
+
+    def __init__(self, tick: Callable[[float], object], first: float, every: float) -> None:
+        self._tick, self._first, self._every = tick, first, every
+        self._began = time.monotonic()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="ticker", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it. A call that has begun may still be under way."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        pause = self._first
+        while not self._stopped.wait(pause):
+            self._tick(time.monotonic() - self._began)
+            pause = self._every
+
+
 @contextmanager
 def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
-    """A progress bar on standard error, if that is a terminal. It is erased at the end.
+    """A progress bar on standard error, if that is a terminal; it is erased at the end. Elsewhere, work that takes long
+    is named in lines of its own, with the part that is done and the time that is left.
 
     Args:
         title: name of the work.
@@ -314,6 +340,30 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     Yields:
         A function to call with each amount of work that has been done.
     """
+    if is_silent():
+        yield lambda amount: None
+    elif is_terminal(sys.stderr):
+        with _drawn_bar(encodable(printable(title), sys.stderr), total) as advance:
+            yield advance
+    else:
+        done = 0.0
+
+        def count(amount: float) -> None:
+            nonlocal done
+            done += amount
+
+        def name(seconds: float) -> None:
+            warn(f"{title}: {_so_far(seconds, done, total)}")
+
+        ticker = Ticker(name, SILENT_SECONDS, SILENT_SECONDS)
+        try:
+            yield count
+        finally:
+            ticker.stop()
+
+
+@contextmanager
+def _drawn_bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -330,10 +380,10 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
         BarColumn(),
         *([TimeElapsedColumn()] if unknown else [TaskProgressColumn(), TimeRemainingColumn()]),
         console=Console(stderr=True, width=fixed_columns()),
-        disable=is_silent() or not is_terminal(sys.stderr),
         transient=True,
+        redirect_stdout=is_terminal(sys.stdout),  # a file or a pipe gets its lines itself
     )
-    task = progress.add_task(encodable(printable(title), sys.stderr), total=total)
+    task = progress.add_task(title, total=total)
     done, updated = 0.0, time.monotonic()
 
     def advance(amount: float) -> None:
@@ -351,3 +401,11 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     finally:
         with contextlib.suppress(OSError):
             progress.stop()
+
+
+def _so_far(seconds: float, done: float, total: float | None) -> str:
+    """'34%, 20 s, 39 s left', or the seconds alone where nothing else is known."""
+    if not total or not done:
+        return duration(seconds)
+    left = seconds / done * max(0.0, total - done)
+    return f"{min(1.0, done / total):.0%}, {duration(seconds)}, {duration(left)} left"

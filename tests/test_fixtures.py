@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import homespun
-from tests.fixtures.make import FIXTURES, MEASURED, PROMPT, SAMPLING, TEXT, processor
+from tests.fixtures.make import FIXTURES, PROMPT, SAMPLING, TEXT, compared, processor
 
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/expected.json"))
 HALFWAY_STEP = 30
@@ -69,8 +69,7 @@ def resumed(name: str, place: Path, module: str) -> tuple[str, list[dict[str, An
         text=True,
     )  # fmt: skip
     lines = (place / "run" / "metrics.jsonl").read_text().splitlines()
-    records = [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
-    return done.stdout, records
+    return done.stdout, compared(map(json.loads, lines))
 
 
 @pytest.mark.parametrize("name", NAMES)

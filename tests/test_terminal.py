@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from homespun.terminal import (
     OutputLost,
+    Ticker,
     bar,
     columns,
     counted,
@@ -26,6 +28,7 @@ from homespun.terminal import (
     printable,
     put,
     say,
+    silence,
     terminal_columns,
     warn,
     wrapped,
@@ -189,6 +192,78 @@ def test_a_bar_shows_nowhere_else(
     with bar("Counting", 2) as advance:
         advance(2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_messages_beside_a_bar_stay_in_the_file_that_standard_output_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with bar("Counting", 2) as advance:
+        say("a result")
+        advance(2)
+    out, shown = capsys.readouterr()
+    assert out == "a result\n"
+    assert "a result" not in shown
+
+
+def without_progress(stderr: bytes) -> bytes:
+    """What a command has written, without the lines about work that takes long on a busy machine."""
+    return re.sub(rb"(?m)^.+: (\d+%, )?\d+ (s|min)(, .* left)?\n", b"", stderr)
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (200, "Counting: 10 s\nCounting: 25%, 20 s, 1 min left\n"),
+        (None, "Counting: 10 s\nCounting: 20 s\n"),
+    ],
+)
+def test_in_a_pipe_work_that_takes_long_is_named_again_and_again(
+    total: int | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A ticker whose time the test decides takes the place of the one that waits."""
+    tickers: list[Any] = []
+
+    class Ticking:
+        def __init__(self, tick: Any, first: float, every: float) -> None:
+            self.tick, self.pauses, self.over = tick, (first, every), False
+            tickers.append(self)
+
+        def stop(self) -> None:
+            self.over = True
+
+    monkeypatch.setattr("homespun.terminal.Ticker", Ticking)
+    with bar("Counting", total) as advance:
+        [ticker] = tickers
+        ticker.tick(10.0)
+        advance(50)
+        ticker.tick(20.0)
+    assert capsys.readouterr() == ("", said)
+    assert without_progress(said.encode()) == b""
+    assert max(ticker.pauses) <= 10.0
+    assert ticker.over
+    with silence(), bar("Counting", total) as advance:
+        advance(1)
+    assert len(tickers) == 1
+
+
+def test_a_ticker_ticks_until_it_is_stopped() -> None:
+    ticked = threading.Semaphore(0)
+    seconds: list[float] = []
+
+    def tick(since: float) -> None:
+        seconds.append(since)
+        ticked.release()
+
+    ticker = Ticker(tick, 0.0, 0.001)
+    for _ in range(3):
+        assert ticked.acquire(timeout=60)
+    ticker.stop()
+    assert seconds == sorted(seconds)
 
 
 @settings(derandomize=True, deadline=None)

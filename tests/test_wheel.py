@@ -24,6 +24,7 @@ homespun tokenizer --vocab-size 400
 homespun train --model-size pico --n-layers 1 --d-model 32 --n-heads 2 --seq-len 32 --max-steps 2
 homespun generate --prompt "Once upon a time" --max-tokens 5
 homespun export checkpoints --to huggingface --output exported
+homespun report
 homespun verify
 """
 

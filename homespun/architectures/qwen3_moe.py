@@ -59,7 +59,7 @@ class Qwen3Moe(Qwen3):
                 )
         if c.dense_layers >= c.n_layers:
             raise UserError(
-                f"--dense-layers {c.dense_layers} leaves none of {c.n_layers} layers for experts: lower it"
+                f"--dense-layers {c.dense_layers} leaves no layer of {c.n_layers} for experts: lower it"
             )
 
     def shape(self, n_layers: int, d_model: int, **others: Any) -> ModelConfig:

@@ -26,13 +26,14 @@ from homespun.config import (
     ModelConfig,
     ModelsConfig,
     PlanConfig,
+    ReportConfig,
     TokenizerConfig,
     TrainConfig,
     TuneConfig,
     VerifyConfig,
 )
 from homespun.errors import UserError
-from homespun.terminal import columns, counted, printable, put, say, warn, wrapped
+from homespun.terminal import bar, columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -245,23 +246,38 @@ def judge(settings: Settings) -> int:
 
     consistent, shown = 0, 0
     written = _load(config).continuations(None, config, config.num_samples)
-    for number, story in enumerate(written, start=1):
-        verdict = judge(story.text)
-        consistent += verdict.consistent
-        if verdict.problems and shown < SHOWN_CONTRADICTIONS:
-            shown += 1
-            problem = verdict.problems[0]
-            put(printable(f"story {number}: {problem.what}: {problem.text}"))
+    with bar("Writing and judging stories", config.num_samples) as advance:
+        for number, story in enumerate(written, start=1):
+            verdict = judge(story.text)
+            consistent += verdict.consistent
+            if verdict.problems and shown < SHOWN_CONTRADICTIONS:
+                shown += 1
+                problem = verdict.problems[0]
+                put(printable(f"story {number}: {problem.what}: {problem.text}"))
+            advance(1)
     stories = counted(config.num_samples, "story is", "stories are")
     put(f"{consistent} of {stories} consistent from start to end.")
     return 0
 
 
 def doctor(settings: Settings) -> int:
-    DoctorConfig(**settings)
-    from homespun.doctor import examine_engines
+    config = DoctorConfig(**settings)
+    if config.run is None:
+        from homespun.doctor import examine_engines
 
-    return 0 if examine_engines(say) else 1
+        return 0 if examine_engines(say) else 1
+    from homespun.reporting.doctor import examine_run
+
+    return 0 if examine_run(Path(config.run), put, columns(sys.stdout)) else 1
+
+
+def report(settings: Settings) -> int:
+    config = ReportConfig(**settings)
+    from homespun.reporting.report import write_report
+
+    output = Path(config.output) if config.output else None
+    put(f"report      {write_report([Path(run) for run in config.runs], output)}")
+    return 0
 
 
 def export(settings: Settings) -> int:
@@ -350,8 +366,9 @@ def _check_agreement(config: GenerateConfig, model: "LanguageModel") -> None:
 
 def _train_choices() -> Mapping[str, Iterable[str]]:
     from homespun.architectures.families import FAMILIES
+    from homespun.records import tracking
 
-    return {"architecture": FAMILIES}
+    return {"architecture": FAMILIES, "track": tracking.available()}
 
 
 COMMANDS: dict[str, Command] = {
@@ -445,6 +462,12 @@ COMMANDS: dict[str, Command] = {
         Command("judge", JudgeConfig, judge),
         Command("models", ModelsConfig, models),
         Command("verify", VerifyConfig, verify),
-        Command("doctor", DoctorConfig, doctor),
+        Command("doctor", DoctorConfig, doctor, ("homespun doctor", "homespun doctor checkpoints")),
+        Command(
+            "report",
+            ReportConfig,
+            report,
+            ("homespun report", "homespun report first second --output comparison.html"),
+        ),
     )
 }

@@ -3,7 +3,7 @@
 Flags, TOML files and Python all fill these frozen dataclasses, which check their values.
 """
 
-from homespun.config.commands import DoctorConfig, ModelsConfig, VerifyConfig
+from homespun.config.commands import DoctorConfig, ModelsConfig, ReportConfig, VerifyConfig
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.evaluation import MAX_DEFAULT_CONTEXT, EvalConfig
@@ -60,6 +60,7 @@ __all__ = [
     "ReaderConfig",
     "ReaderName",
     "RecordConfig",
+    "ReportConfig",
     "SamplingConfig",
     "Schedule",
     "ShapeConfig",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from homespun.config.checked import Checked, PathName, preset_defaults, setting
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 from homespun.config.training import StepConfig, TrainConfig
+from homespun.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,45 @@ class ModelsConfig(Checked):
 
 @dataclass(frozen=True)
 class DoctorConfig(Checked):
-    """Check whether this machine computes correctly, and how fast."""
+    """Diagnose a run from its record; without a run, check whether this machine computes correctly, and how fast."""
 
+    run: PathName | None = setting(
+        None,
+        "The folder of a run that is finished, in progress, or was ended by an error.",
+        if_omitted="the machine is checked",
+        positional=True,
+    )
     engine: bool = setting(
         False,
-        "Compare each engine with NumPy and with the others, and time a training step; about two minutes. This is the "
-        "only check, so it also runs without the flag.",
+        "Check the machine: compare each engine with NumPy and with the others, and time a training step; about two "
+        "minutes. The same as without a run.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine and self.run is not None:
+            raise UserError("--engine checks the machine, not a run: leave one of the two out")
+
+
+@dataclass(frozen=True)
+class ReportConfig(Checked):
+    """Write a page about one or several runs: settings, curves, samples, diagnosis, and how usual the loss is."""
+
+    runs: tuple[PathName, ...] = setting(
+        (TrainConfig.checkpoint_dir,),
+        "Folders of runs. Several are compared in the same charts.",
+        positional=True,
+    )
+    output: PathName | None = setting(
+        None,
+        "The page, a file that ends with .html; it needs no network and no other file.",
+        if_omitted="report.html in the folder of the run, or here for several runs",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.runs:
+            raise UserError("no run is named: name at least one")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
-from homespun.terminal import Say, bar, say
+from homespun.terminal import Say, bar, counted, say
 from homespun.tokenizer import Tokenizer
 
 INDEX = "index.json"
@@ -173,7 +173,7 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> 
     )
     n_documents = sum(shard.header.n_documents for shard in training + validation)
     if n_documents != corpus.n_documents:
-        raise UserError(f"{home}: {n_documents:,} documents, not {corpus.n_documents:,}")
+        raise UserError(f"{home}: {counted(n_documents, 'document')}, not {corpus.n_documents:,}")
     validation_bytes = sum(shard.header.n_bytes for shard in validation)
     if validation_bytes != corpus.validation_bytes and not any_split:
         raise UserError(f"{home}: the validation side was chosen by another rule")

@@ -293,6 +293,20 @@ class Engine(Reader, Protocol):
         frozen parameters; nothing is updated. With `step`, dropout is that of this training step; otherwise there is
         none."""
 
+    def update(
+        self, gradients: Iterable[NamedArray], lr: dict[str, float], settings: OptimizerSettings
+    ) -> None:
+        """One optimizer step with gradients that are given, by the name of the parameter, without clipping.
+
+        Args:
+            lr: as for `train_step`.
+            settings: those of the optimizer, from this step on; the optimizer itself stays the same.
+
+        Raises:
+            OutOfMemory: the step needs more memory than there is.
+            ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
+        """
+
     def peak_memory(self) -> int:
         """The largest number of bytes that this process has held on the device so far."""
 

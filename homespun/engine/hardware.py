@@ -1,7 +1,10 @@
 """Number of usable processors, and total and free memory for this process, honouring affinity and cgroup limits."""
 
+import contextlib
 import math
 import os
+import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +92,21 @@ def _groups(system: Path, controller: str) -> Iterator[tuple[Path, bool]]:
             if not group.is_relative_to(root):
                 break
             yield group, bool(controllers)
+
+
+def processor(system: Path = SYSTEM) -> str:
+    """The name of the processor, such as "Apple M1 Max", or of its architecture where the system does not tell."""
+    for line in _read(system / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            if name := told.stdout.strip():
+                return name
+    return platform.machine()
 
 
 def _numbers(table: Path) -> dict[str, int]:

@@ -109,9 +109,11 @@ def probe(
         stderr=subprocess.PIPE,
         text=True,
     )
+    in_time = True
     try:
         written, errors = process.communicate(json.dumps(request), timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
+        in_time = False
         process.kill()
         written, errors = process.communicate()
     except BaseException:
@@ -124,7 +126,7 @@ def probe(
     lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
     if any("out_of_memory" in line for line in lines):
         raise OutOfMemory
-    if process.returncode:
+    if in_time and process.returncode:
         raise ProbeFailed(f"trial steps failed: {_reason(errors)}")
     return _probed(lines)
 

@@ -26,18 +26,28 @@ class StepTraits:
     """For each number of the matrices that Muon updates together."""
     update_copies: float = 0.0
     """Memory that the update of the weights needs, in copies of them."""
+    scattered_blocks: float = 0.0
+    """More of them where no gradients take the place of activations that are gone: with accumulation or LoRA. On a CPU
+    freed memory then lies in pieces that few tensors fit."""
+    recomputing_blocks: float = 0.0
+    """More of them with checkpointing, for the same reason."""
     lost: float = 0.0
     """Share of the activations whose memory lies in pieces too small to be used again, as on a CPU."""
 
 
 def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
     """PyTorch on a CPU."""
-    lost = 0.03 if seq_len <= LONGEST_IN_FULL else 0.2
-    muon = 24 if half else 32
-    if half and seq_len <= LONGEST_IN_FULL:
-        return StepTraits(half, True, 24, transient_blocks=1.0, muon_bytes=muon, lost=lost)
-    mask = 10 if half else 20
-    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon, lost=lost)
+    in_full = half and seq_len <= LONGEST_IN_FULL
+    return StepTraits(
+        half,
+        keeps_attention=in_full,
+        mask_bytes=24 if in_full else 10 if half else 20,
+        transient_blocks=1.0,
+        muon_bytes=24 if half else 32,
+        scattered_blocks=1.5 if half else 2.6,
+        recomputing_blocks=0.6 if half else 1.0,
+        lost=0.03 if seq_len <= LONGEST_IN_FULL else 0.2,
+    )
 
 
 def torch_on_cuda(half: bool) -> StepTraits:

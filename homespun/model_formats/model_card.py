@@ -9,8 +9,10 @@ from homespun.model_formats.stored_model import StoredModel
 def model_card(model: StoredModel, precision: str) -> str:
     """The text of a model card, in Markdown with a YAML header. The licence is left to the author of the model."""
     c, header = model.config, model.header
+    layers = f"{c.n_layers} layer{'' if c.n_layers == 1 else 's'}"
+    heads = f"{c.n_heads} head{'' if c.n_heads == 1 else 's'}"
     facts = {
-        "Family": f"{c.architecture}, {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads",
+        "Family": f"{c.architecture}, {layers}, width {c.d_model}, {heads}",
         "Parameters": f"{count_parameters(c):,}",
         **_experts(model),
         "Context": f"{c.seq_len:,} tokens",

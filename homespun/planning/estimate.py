@@ -29,6 +29,8 @@ CHECKS_PER_RUN = 10
 """Evaluations of a run, and rounds of samples, where no interval is given."""
 EVALUATION_COST = 0.25
 """Cost of evaluating a token, in training tokens; measured on CPUs."""
+MAX_EVALUATION_SHARE = 0.03
+"""Where no interval is given, an evaluation costs at most this fraction of the training since the one before."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Computing:
     """The backward pass computes the activations of each block again."""
     masked: bool = True
     """Documents begin inside the sequences, so that a mask keeps them apart."""
+    accumulates: bool = False
+    """A step has several micro-batches: all gradients are there while the next one is computed."""
     lora: Lora | None = None
     """Adapters are trained alone, with the matrices in the precision of the computation."""
 
@@ -98,7 +102,10 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     if computing.checkpointing:  # the input of every block, and everything of one block at a time
         activations = c.n_layers * tokens * number_bytes * c.d_model + block
         casts //= c.n_layers
-    activations = math.floor(activations * (1 + traits.lost) + traits.transient_blocks * block)
+    scattered = traits.scattered_blocks if computing.accumulates or lora is not None else 0.0
+    recomputing = traits.recomputing_blocks if computing.checkpointing else 0.0
+    blocks = traits.transient_blocks + max(scattered, recomputing)
+    activations = math.floor(activations * (1 + traits.lost) + blocks * block)
 
     # A row of logits is kept as it is and twice in float32. The output layer and one of its gradients are in the
     # precision of the computation.

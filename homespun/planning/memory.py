@@ -85,6 +85,7 @@ def step_memory(
     computing = Computing(
         c.optimizer,
         machine.step_traits(c.precision, c.seq_len),
+        accumulates=c.grad_accumulation_steps > 1,
         lora=plan.lora,
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
     )

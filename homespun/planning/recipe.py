@@ -16,6 +16,7 @@ from homespun.errors import UserError
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
+    MAX_EVALUATION_SHARE,
     expected_seconds_per_step,
     expected_tokens_per_second,
 )
@@ -143,12 +144,13 @@ def plan(
         )
     )
     in_training = Plan(model, resolved).in_training
-    if initial is not None and config.eval_interval is None:
-        steps = expected_steps(in_training, resolved, n_samples, flops_per_second)
-        resolved = dataclasses.replace(resolved, eval_interval=max(1, steps // CHECKS_PER_RUN))
     if config.model_size is None and initial is None:
         seen = expected_passes(in_training, resolved, n_samples, flops_per_second)
         resolved = dataclasses.replace(resolved, **limit_memorizing(config, seen))
+    steps = expected_steps(in_training, resolved, n_samples, flops_per_second)
+    resolved = dataclasses.replace(
+        resolved, **records_of(config, resolved, steps, goes_on=initial is not None)
+    )
     check_step_fits(resolved.sequences_per_step, config.seq_len, n_samples)
     if resolved.compile == "auto":
         expected = expected_seconds(in_training, resolved, n_samples, flops_per_second)
@@ -232,7 +234,47 @@ def expected_steps(
 ) -> int:
     """Estimated number of steps of a run whose limits are chosen."""
     per_step = expected_seconds_per_step(model, config.tokens_per_step, flops_per_second)
-    return int(expected_seconds(model, config, n_samples, flops_per_second) / per_step)
+    limits = [*step_limits(config, n_samples).values()]
+    if config.time_budget:
+        limits.append(int(seconds(config.time_budget) / per_step))
+    return min(limits)
+
+
+LINES_PER_RUN = 10
+"""A short run has at least so many lines of metrics, or one for each step."""
+SHORT_EVAL_TOKENS = (4096, 16_384, 65_536)
+"""Tokens of the validation text that a short run evaluates. They are few sizes, so that runs of about the same length
+compare."""
+LEAST_EVALUATIONS = 8
+"""A short run takes the largest part of the validation text that it can evaluate so often."""
+
+
+def records_of(
+    config: TrainConfig, resolved: ResolvedConfig, steps: int, *, goes_on: bool
+) -> dict[str, Any]:
+    """The intervals of a run of about so many steps, except those that the user has given: short runs have enough
+    lines and evaluations to show their course.
+
+    An evaluation is of a fixed part of the validation text, the smaller the shorter the run. A run that goes on from a
+    model has its own rule for the part.
+    """
+    settings: dict[str, Any] = {}
+    if config.log_interval is None:
+        settings["log_interval"] = min(resolved.log_interval, max(1, steps // LINES_PER_RUN))
+    if config.eval_interval is not None:
+        return settings
+    if goes_on:
+        return settings | {"eval_interval": max(1, steps // CHECKS_PER_RUN)}
+    usual = resolved.eval_interval
+    if usual is not None and steps >= CHECKS_PER_RUN * usual:
+        return settings
+    settings["eval_interval"] = None  # tenths of the run
+    if config.eval_tokens is None:
+        affordable = MAX_EVALUATION_SHARE * steps * resolved.tokens_per_step
+        sizes = [*SHORT_EVAL_TOKENS, resolved.eval_tokens]
+        fitting = [n for n in sizes if LEAST_EVALUATIONS * EVALUATION_COST * n <= affordable]
+        settings["eval_tokens"] = max([sizes[0], *fitting])
+    return settings
 
 
 def limit_memorizing(config: TrainConfig, passes: float) -> dict[str, Any]:

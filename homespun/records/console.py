@@ -1,26 +1,28 @@
 """The events of a run flow in, lines for its owner come out.
 
-On a terminal a progress bar stays below the lines; anywhere else (a log file, a notebook) the same lines come without
-control codes. All numbers in the lines are those of the records.
+On a terminal a panel with the state of the run stays below the lines; anywhere else (a log file, a notebook) the same
+lines come without control codes. All numbers in the lines are those of the records.
 """
 
 import math
 import os
+import queue
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from homespun.records.events import Activity, Advice, Ended, Event, Message, Started, Step
+from homespun.records.live import Panel
 from homespun.records.metrics import Record, as_record
 from homespun.terminal import (
+    Ticker,
     columns,
     duration,
     encodable,
-    fixed_columns,
     is_silent,
     is_terminal,
     nowhere,
@@ -32,19 +34,16 @@ from homespun.terminal import (
     write,
 )
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 SAMPLE_WIDTH = 88
 """Columns of a sample text, unless the terminal is narrower."""
 REFRESH_SECONDS = 0.5
-"""Time between two drawings of the bar while steps go by."""
+"""Time between two drawings of the panel while steps go by."""
+TICK_SECONDS = 1.0
+"""Time between two drawings while nothing happens."""
 SILENT_SECONDS = 5.0
 """Without a terminal, an activity that takes longer is named in a line of its own."""
-RESERVED_COLUMNS = 3
-"""Columns behind the bar that stay free, because a terminal prints `^C` there."""
-MIN_BAR_WIDTH = 10
-"""Columns. Where the bar would be shorter, less text is shown beside it."""
+REPEAT_SECONDS = 10.0
+"""Time after which it is named again, and again."""
 
 
 def three_digits(value: float) -> str:
@@ -98,37 +97,73 @@ class Console:
             self._file = None
         self._total_steps: int | None = None
         self._best_val_loss = math.inf
-        self._status: list[str] = []
         self._drawn = -math.inf
-        self._bar: Progress | None = None
-        self._waiting: threading.Timer | None = None
+        self._panel: Panel | None = None
+        self._waiting: Ticker | None = None
         """Names the activity that goes on, if it takes long."""
+        self._lock = threading.RLock()
+        """Of all that is shown: a thread lets the panel tick while the run computes."""
+        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        """From signal handlers; None ends the thread."""
+        self._thread = threading.Thread(target=self._tick, name="panel", daemon=True)
         if self._file and is_terminal(self._file) and os.environ.get("TERM") != "dumb":
-            self._bar = _progress_bar(self._file)
+            self._panel = Panel(self._file)
 
     def __enter__(self) -> "Console":
         with self._writing():
-            if self._bar:
-                self._bar.start()
+            if self._panel:
+                self._panel.start()
+                self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._wait_for(None)
+        if self._thread.is_alive():
+            self._messages.put(None)
+            self._thread.join(timeout=5 * TICK_SECONDS)
         with self._writing():
-            if self._bar:
-                self._bar.stop()
+            if self._panel:
+                self._panel.stop()
+                self._panel = None
+
+    def announce(self, text: str) -> bool:
+        """Show a message from a signal handler above the panel, soon; False if there is no panel."""
+        if self._panel is None:
+            return False
+        self._messages.put(text)  # the only call here that may interrupt itself
+        return True
+
+    def _tick(self) -> None:
+        """Show messages, and the time that passes while nothing else happens."""
+        while True:
+            try:
+                message = self._messages.get(timeout=TICK_SECONDS)
+            except queue.Empty:
+                self._draw()
+                continue
+            if message is None:
+                return
+            self.say(message)
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        with self._lock:
+            self._show_event(event)
+
+    def _show_event(self, event: Event) -> None:
         self._wait_for(event if isinstance(event, Activity) else None)
+        if self._panel:
+            self._panel.take(event)
         match event:
             case Started():
                 self._total_steps = event.total_steps
+                if self._panel:
+                    self._panel.total_steps = event.total_steps
                 if event.best_val_loss is not None:
                     self._best_val_loss = event.best_val_loss
                 self.show(event.title, event.facts)
             case Activity():
-                self._draw_bar(event.progress, [event.name])
+                self._draw()
                 self._drawn = -math.inf  # the next step replaces the activity at once
             case Message():
                 self.say(event.text)
@@ -139,19 +174,25 @@ class Console:
             case _:
                 if record := as_record(event):
                     self.record(record, event.seconds_left)
-        if isinstance(event, Step):
-            self._show_step(event)
+        # Steps may be many: the panel moves no more often than a person can read it.
+        if isinstance(event, Step) and time.monotonic() - self._drawn >= REFRESH_SECONDS:
+            self._draw()
 
     def _wait_for(self, activity: Activity | None) -> None:
         """Name this activity after a while, and no longer the one before it."""
         if self._waiting:
-            self._waiting.cancel()
+            self._waiting.stop()
             self._waiting = None
-        if activity and not self._bar:
+        if activity and self._file and not self._panel:
             line = f"{self._step(activity.step)}  {activity.name} ..."
-            self._waiting = threading.Timer(SILENT_SECONDS, self.say, [line])
-            self._waiting.daemon = True
-            self._waiting.start()
+
+            def name(seconds: float) -> None:
+                with self._lock:
+                    if self._waiting is ticker:
+                        again = seconds >= SILENT_SECONDS + REPEAT_SECONDS
+                        self.say(f"{line} {duration(seconds)}" if again else line)
+
+            ticker = self._waiting = Ticker(name, SILENT_SECONDS, REPEAT_SECONDS)
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -168,8 +209,8 @@ class Console:
         """Show a record."""
         step = self._step(record["step"])
         if "loss" in record:
-            self._status = _fields(record, _STATUS)
-            more = [] if self._bar else self._status + _time_left(seconds_left)
+            status = _fields(record, _STATUS)
+            more = [] if self._panel else status + _time_left(seconds_left)
             self._print_line([step, *_fields(record, _TRAINING), *more])
         if "val_loss" in record:
             self._show_evaluation(step, record)
@@ -180,12 +221,6 @@ class Console:
             self._show_new_measure(step, record)
         if "text" in record:
             self._show_sample(step, record)
-
-    def _show_step(self, event: Step) -> None:
-        """Move the bar, but no more often than a person can read it."""
-        if self._bar and time.monotonic() - self._drawn >= REFRESH_SECONDS:
-            text = [*_time_left(event.seconds_left), f"step {event.step:,}"]
-            self._draw_bar(event.progress, [*text, f"loss {event.loss:.2f}", *self._status])
 
     def _step(self, step: int) -> str:
         if self._total_steps is None:
@@ -231,61 +266,37 @@ class Console:
     def _print(self, text: str, style: str = "", indent: str = "") -> None:
         text = wrapped(printable(text), columns(self._file), indent)
         with self._writing():
-            if self._bar:
+            if self._panel:
                 from rich.text import Text
 
                 text = encodable(text, self._file)
-                self._bar.console.print(Text(text, style), soft_wrap=True)
+                self._panel.terminal.print(Text(text, style), soft_wrap=True)
             elif self._file:
                 write(text + "\n", self._file)
 
-    def _draw_bar(self, progress: float, beside: list[str]) -> None:
-        """Draw the bar, and beside it as many of the texts as there is room for."""
-        if not self._bar:
-            return
-        self._drawn = time.monotonic()
-        width = (columns(self._file) or 0) - RESERVED_COLUMNS - len("100%") - 3 - MIN_BAR_WIDTH
-        while beside and len("  ".join(beside)) > width:
-            beside = beside[:-1]
+    def _draw(self) -> None:
+        """Draw the panel, if there is one."""
         with self._writing():
-            [task] = self._bar.task_ids
-            self._bar.update(task, completed=progress, beside="  ".join(beside))
-            self._bar.refresh()
+            if self._panel:
+                self._drawn = time.monotonic()
+                self._panel.draw()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Survive the loss of the output, since the run must continue until it is saved."""
-        try:
-            yield
-        except Exception as error:
-            lost, bar = self._file, self._bar
-            with nowhere(lost):
-                if bar:
-                    bar.stop()
-            self._file, self._bar = None if lost is sys.stderr else sys.stderr, None
-            if reader_is_gone(error):
-                self._when_lost(why(error))
-            else:
-                self.say(f"The output cannot be written ({why(error)}); it continues here.")
-
-
-def _progress_bar(file: TextIO) -> "Progress":
-    """A bar below all other lines that disappears at the end."""
-    from rich.console import Console as Terminal
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bar = Progress(
-        TextColumn("{task.percentage:>3.0f}%"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[beside]}", markup=False),
-        TextColumn(" " * (RESERVED_COLUMNS - 1)),  # and the blank between two columns
-        console=Terminal(file=file, highlight=False, width=fixed_columns()),
-        auto_refresh=False,
-        transient=True,
-        expand=True,
-    )
-    bar.add_task("", total=1.0, beside="")
-    return bar
+        with self._lock:
+            try:
+                yield
+            except Exception as error:
+                lost, panel = self._file, self._panel
+                with nowhere(lost):
+                    if panel:
+                        panel.stop()
+                self._file, self._panel = None if lost is sys.stderr else sys.stderr, None
+                if reader_is_gone(error):
+                    self._when_lost(why(error))
+                else:
+                    self.say(f"The output cannot be written ({why(error)}); it continues here.")
 
 
 def _time_left(seconds: float | None) -> list[str]:

@@ -24,6 +24,8 @@ class Event:
     """Optimizer steps done."""
     tokens: int
     """Target tokens in these steps."""
+    epoch: float = 0.0
+    """Passes over the training text in these steps."""
     progress: float
     """Fraction of the run that is done, from 0 to 1."""
     seconds_left: float | None
@@ -41,6 +43,8 @@ class Started(Event):
     """None where only time ends the run."""
     best_val_loss: float | None
     """Of the evaluations before a resumed run was stopped."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """The run as data: `model`, `text`, `machine`, `settings`, ...; see `training.run`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Router:
 class LoggedSteps:
     """The steps since the last line of the log, and what the machine needed for them."""
 
+    loss: float
+    """Mean over those that were applied, in nats; where none was, the loss of the last one."""
     clipped: float
     """Fraction of the steps whose gradients were clipped."""
     refused: int
@@ -83,7 +89,7 @@ class Step(Event):
     """An optimizer step is done."""
 
     loss: float
-    """Mean over the targets of the step, in nats; may be infinite or NaN."""
+    """Mean over the targets of this step alone, in nats; may be infinite or NaN."""
     grad_norm: float
     """Global L2 norm before clipping."""
     applied: bool

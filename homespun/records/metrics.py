@@ -28,16 +28,18 @@ from homespun.records.events import (
     LoggedSteps,
     Remeasured,
     Sample,
+    Started,
     Step,
     perplexity,
 )
 
 Record = Mapping[str, Any]
-"""One line. All have `step` and `tokens`; losses are in nats per token.
+"""One line. All have `step`, `tokens` and `epoch` (passes over the training text); losses are in nats per token.
 
-Training: `loss`, `perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (fraction of the steps since
-the last such record), `refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes`
-(where it is known), `seconds`, the exact loss as `loss_hex` (`float.hex`), and `batch` (a fingerprint of its tokens).
+Training: `loss` (mean over the steps since the last such record that were applied; of the last step where none was),
+`perplexity`, `lr`, `muon_lr` (with Muon), `grad_norm`, `clipped` (fraction of the steps since the last such record),
+`refused` (steps so far), `tokens_per_second`, `memory_bytes` (the peak), `active_memory_bytes` (where it is known),
+`seconds`, the exact loss as `loss_hex` (`float.hex`), and `batch` (a fingerprint of the tokens of the last step).
 With experts also, as means over the steps since the last such record: `expert_load` (for each router the share of each
 expert in its tokens, times their number: 1 is an even share), the largest and smallest of these as `largest_load` and
 `smallest_load`, `dead_experts` (how many had no token), `router_entropy` (of a token's probabilities, as a fraction of
@@ -47,6 +49,8 @@ the largest possible, mean over the routers), `balance_loss` and `z_loss` (means
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
 two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
 `best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
+The run itself, in the first line and again where a resumed run differs: `run`, an object with `model`, `text`,
+`machine`, `settings` and others (see `training.run`). Readers skip lines of other kinds.
 """
 
 
@@ -69,18 +73,20 @@ def as_record(event: Event) -> Record | None:
                 "best_val_loss": event.best_val_loss,
                 "best_step": event.best_step,
             }
+        case Started(run=run) if run:
+            values = {"run": dict(run)}
         case Advice():
             values = {"cause": event.cause, "advice": event.text}
         case _:
             return None
-    return {"step": event.step, "tokens": event.tokens, **values}
+    return {"step": event.step, "tokens": event.tokens, "epoch": event.epoch, **values}
 
 
 def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
     values = {
-        "loss": event.loss,
-        "loss_hex": event.loss.hex(),
-        "perplexity": perplexity(event.loss),
+        "loss": log.loss,
+        "loss_hex": log.loss.hex(),
+        "perplexity": perplexity(log.loss),
         "lr": event.rates["adamw"],
         "muon_lr": event.rates.get("muon"),
         "grad_norm": event.grad_norm,
@@ -91,7 +97,7 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
         "active_memory_bytes": log.active_memory_bytes,
         "seconds": log.training_seconds,
         "batch": event.batch,
-        **(_experts(event.loss, log) if log.routers else {}),
+        **(_experts(log.loss, log) if log.routers else {}),
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -117,6 +123,9 @@ def _experts(loss: float, log: LoggedSteps) -> dict[str, Any]:
 class MetricsLog:
     """Appends records to a file; a complete line is in the file when `append` returns.
 
+    The line that describes the run waits for the next one, so that a run which is stopped before its first step leaves
+    an empty file. A resumed run writes it only if it differs from the last such line.
+
     While the disk is full, lines are held back and written with the next one. A torn last line, left by a killed
     process, is cut off when the file is opened.
 
@@ -134,6 +143,10 @@ class MetricsLog:
         self.length = 0
         self.sha256 = ""
         self._held_back = b""
+        self._beginning = b""
+        """The line that describes the run, until the next one comes."""
+        self._described: Any = None
+        """The last description in the file."""
         try:
             self.file = self._opened()
             self._keep()
@@ -142,7 +155,13 @@ class MetricsLog:
 
     def __call__(self, event: Event) -> None:
         """Write the line for an event, if it has one. Raises as `append`."""
-        if record := as_record(event):
+        record = as_record(event)
+        if record is None:
+            return
+        if isinstance(event, Started):
+            if _plain(record["run"]) != self._described:
+                self._beginning = _line(record)
+        else:
             self.append(record)
 
     def append(self, record: Record) -> None:
@@ -151,7 +170,8 @@ class MetricsLog:
         Raises:
             UserError: the file cannot be written, for any reason but a full disk.
         """
-        self._held_back += json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+        self._begin()
+        self._held_back += _line(record)
         with contextlib.suppress(DiskFullError):
             self._write()
 
@@ -162,6 +182,7 @@ class MetricsLog:
             DiskFullError: there is no room for the lines held back.
             UserError: the file cannot be written.
         """
+        self._begin()
         self._write()
         try:
             self._notice_changes()
@@ -211,6 +232,11 @@ class MetricsLog:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _begin(self) -> None:
+        """The next line comes, or the first checkpoint."""
+        self._held_back += self._beginning
+        self._beginning = b""
+
     def _write(self) -> None:
         """Append all lines held back; if that fails, none of them."""
         if not self._held_back:
@@ -228,7 +254,7 @@ class MetricsLog:
 
     def _keep(self, length: float = math.inf) -> None:
         """Keep the complete lines of the first `length` bytes."""
-        self.length, self.sha256 = 0, ""
+        self.length, self.sha256, self._described = 0, "", None
         with os.fdopen(os.dup(self.file.fileno()), "rb") as lines:
             lines.seek(0)
             for line in lines:
@@ -236,6 +262,9 @@ class MetricsLog:
                     break
                 self.length += len(line)
                 self.sha256 = _continued(self.sha256, line)
+                if b'"run": {' in line:  # no text contains these quotes as they are
+                    with contextlib.suppress(ValueError):
+                        self._described = _parsed(line).get("run")
         self.file.truncate(self.length)
 
     def _notice_changes(self) -> None:
@@ -356,7 +385,7 @@ def read_lines(
 
 TEXTS = {"loss_hex", "batch", "prompt", "text", "cause", "advice"}
 NUMBERS = {
-    "tokens", "loss", "perplexity", "lr", "muon_lr", "grad_norm", "clipped", "refused", "tokens_per_second",
+    "tokens", "epoch", "loss", "perplexity", "lr", "muon_lr", "grad_norm", "clipped", "refused", "tokens_per_second",
     "memory_bytes", "active_memory_bytes", "seconds", "val_loss", "val_perplexity", "val_bits_per_byte",
     "eval_tokens", "best_val_loss", "best_step",
 }  # fmt: skip
@@ -382,6 +411,9 @@ def _parsed(line: bytes) -> dict[str, Any]:
         if name in TEXTS:
             if not isinstance(value, str):
                 raise ValueError(f"{name} is no text")
+        elif name == "run":
+            if not isinstance(value, dict):
+                raise ValueError(f"{name} is no object")
         elif name in NUMBERS and value is not None and not is_number(value):
             raise ValueError(f"{name} is no number")
     return record
@@ -396,6 +428,10 @@ def is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
 
 
 def _continued(sha256: str, line: bytes) -> str:

@@ -2,8 +2,9 @@
 
 import io
 import math
+import textwrap
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from homespun import durable
 from homespun.errors import UserError
 from homespun.records.metrics import is_number, read
-from homespun.terminal import duration
+from homespun.terminal import counted, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,10 @@ Curve = tuple[Values, Values]
 # Distinct for colour-blind readers and in greyscale (Okabe and Ito 2008).
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#8F4E8B"
 INK, FAINT = "#333333", "#E3E3E3"
+FEW_POINTS = 20
+"""Up to so many points of a curve are marked, so that a run of a few steps shows its steps."""
+TITLE_COLUMNS = 118
+"""Characters of the title in a line of the picture."""
 
 
 def plot_run(
@@ -33,7 +38,7 @@ def plot_run(
     max_grad_norm: float | None = None,
     report: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Draw the curves of a run as a PNG: losses, learning rate, gradient norm, speed, and the use of its experts.
+    """Draw the curves of a run as a PNG: losses, learning rates, gradient norm, speed, and the use of its experts.
 
     A run with few records, or without evaluations, gives a picture of what there is. Damaged records are left out.
 
@@ -47,7 +52,7 @@ def plot_run(
     from matplotlib.figure import Figure
 
     damaged: list[UserError] = []
-    curves = _curves(metrics, damaged.append)
+    curves, runs = _curves(metrics, damaged.append)
     if damaged:
         more = f" (and {len(damaged) - 1:,} more)" if damaged[1:] else ""
         report(f"{damaged[0]}{more}: the picture leaves that out.")
@@ -58,16 +63,17 @@ def plot_run(
     figure = Figure(figsize=(10, 2.1 * sum(heights)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic(rows, height_ratios=heights)
-    figure.suptitle(_headline(curves), x=0.015, ha="left", color=INK, fontsize=12)
-    _draw_losses(panels["loss"], curves)
-    _draw(panels["lr"], curves["lr"], GREEN)
+    figure.suptitle(_title(curves, runs), x=0.015, ha="left", color=INK, fontsize=10.5)
+    _draw_losses(panels["loss"], curves, [step for step, _ in runs if step])
+    with_muon = len(curves["muon_lr"][1]) > 0
+    _draw(panels["lr"], curves["lr"], GREEN, label="AdamW" if with_muon else "")
+    _draw(panels["lr"], curves["muon_lr"], ORANGE, label="Muon")
     _draw_with_mean(panels["norm"], curves["grad_norm"], PURPLE)
     _draw_with_mean(panels["speed"], curves["tokens_per_second"], BLUE)
     if max_grad_norm:
         panels["norm"].axhline(
             max_grad_norm, color=INK, linestyle="--", linewidth=1, label="clipped above"
         )
-        panels["norm"].legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper right")
 
     n_steps = curves["tokens"][0].max(initial=1)
     _style(panels["loss"], "loss, nats per token", n_steps)
@@ -81,6 +87,10 @@ def plot_run(
     panels["lr"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels["speed"].yaxis.set_major_formatter(lambda value, _: _si(value))
     _add_token_axis(panels["loss"], curves["tokens"])
+    _add_byte_axis(panels["loss"], curves["bits_per_nat"])
+    _add_legend(panels["loss"], above=1.06, fontsize=9)
+    for panel in list(panels.values())[1:]:
+        _add_legend(panel, above=1.0, fontsize=8)
 
     png = io.BytesIO()
     figure.savefig(png, format="png")
@@ -89,10 +99,17 @@ def plot_run(
 
 def _curves(
     metrics: Path, on_damage: Callable[[UserError], object] | None = None
-) -> defaultdict[str, Curve]:
-    """All numbers of the run by name, without those that are not finite."""
+) -> tuple[defaultdict[str, Curve], list[tuple[int, dict[str, Any]]]]:
+    """All numbers of the run by name, without those that are not finite, and its descriptions with their steps."""
     points: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    runs = []
     for record in read(metrics, on_damage):
+        if "run" in record:
+            runs.append((record["step"], record["run"]))
+        nats: Any = record.get("val_loss")
+        bits: Any = record.get("val_bits_per_byte")
+        if is_number(nats) and is_number(bits) and nats > 0 and bits > 0:
+            points["bits_per_nat"].append((record["step"], bits / nats))
         if "eval_tokens" in record:  # later losses do not compare with earlier ones
             points["earlier_val_loss"] += points.pop("val_loss", [])
             points["best"] = []
@@ -106,22 +123,41 @@ def _curves(
     for name, pairs in points.items():
         steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         curves[name] = steps, values
-    return curves
+    return curves, runs
+
+
+def _title(curves: defaultdict[str, Curve], runs: Sequence[tuple[int, dict[str, Any]]]) -> str:
+    """Model and text, then the length of the run and the machine, as far as they are known."""
+    lines = [_headline(curves)]
+    if runs:
+        last = {name: value for name, value in runs[-1][1].items() if isinstance(value, str)}
+        if machine := last.get("machine"):
+            lines[0] += f"  ·  {machine}"
+        subject = [last.get("model", ""), Path(last.get("text", "")).name]
+        lines.insert(0, "  ·  ".join(part for part in subject if part))
+    return "\n".join(
+        textwrap.fill(line.replace("$", r"\$"), TITLE_COLUMNS) for line in lines if line
+    )
 
 
 def _headline(curves: defaultdict[str, Curve]) -> str:
-    """'step 10,000 · 41M tokens · 32 min'."""
+    """'10,000 steps · 41M tokens · 2.5 passes · 32 min'."""
     steps, tokens = curves["tokens"]
-    if not len(steps):
+    if not len(steps) or not steps[-1]:
         return "nothing was logged"
-    facts = [f"step {steps[-1]:,.0f}", f"{_si(tokens[-1])} tokens"]
+    facts = [counted(int(steps[-1]), "step"), f"{_si(tokens[-1])} tokens"]
+    _, epochs = curves["epoch"]
+    if len(epochs) and epochs[-1]:
+        passes = f"{epochs[-1]:.2g}" if epochs[-1] < 10 else f"{epochs[-1]:,.0f}"
+        facts.append(f"{passes} {'pass' if passes == '1' else 'passes'}")
     _, seconds = curves["seconds"]
     if len(seconds):
         facts.append(duration(seconds[-1]))
     return "  ·  ".join(facts)
 
 
-def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
+def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve], resumed: Sequence[int]) -> None:
+    """The losses, the best one, and the steps at which a resumed run had other settings or another machine."""
     _draw_with_mean(panel, curves["loss"], BLUE, label="training")
     if len(curves["earlier_val_loss"][1]):
         earlier = "validation, measured otherwise"
@@ -143,19 +179,19 @@ def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve]) -> None:
             zorder=5,
             label=f"best: {losses[best]:.4f} at step {steps[best]:,.0f}",
         )
-    if panel.lines:
-        panel.legend(edgecolor="white", labelcolor=INK, loc="upper right")
+    for number, step in enumerate(resumed):
+        label = "" if number else "resumed, with a change"
+        panel.axvline(step, color=INK, linestyle=":", linewidth=1, label=label)
     _crop_initial_fall(panel, curves)
 
 
 def _draw_experts(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], steps: float) -> None:
     """The most and the least used expert of all blocks, how decided the routers are, and the share of their losses."""
-    _draw(panels["load"], curves["largest_load"], ORANGE, label="most used")
-    _draw(panels["load"], curves["smallest_load"], BLUE, label="least used")
-    panels["load"].legend(frameon=False, labelcolor=INK, fontsize=8)
+    _draw(panels["load"], curves["largest_load"], ORANGE, label="most")
+    _draw(panels["load"], curves["smallest_load"], BLUE, label="least")
     _draw(panels["entropy"], curves["router_entropy"], GREEN)
     _draw(panels["auxiliary"], curves["auxiliary_share"], PURPLE)
-    _style(panels["load"], "load of an expert, 1 = even", steps)
+    _style(panels["load"], "load (1 = even)", steps)
     _style(panels["entropy"], "entropy of the routers, 1 = undecided", steps)
     _style(panels["auxiliary"], "share of the auxiliary losses", steps)
 
@@ -191,7 +227,7 @@ def _draw(
     steps, values = curve
     if not len(steps):
         return
-    if len(steps) == 1:
+    if len(steps) <= FEW_POINTS:
         marker = "o"
     elif len(steps) > 50:
         marker = ""
@@ -204,7 +240,7 @@ def _draw(
         alpha=alpha,
         label=label,
         marker=marker,
-        markersize=4,
+        markersize=4 if len(steps) > 1 else 6,
     )
 
 
@@ -237,7 +273,7 @@ def _style(panel: "Axes", title: str, n_steps: float) -> None:
 
 def _add_token_axis(panel: "Axes", tokens: Curve) -> None:
     """Tokens along the upper edge, if all steps had equally many."""
-    steps, counts = tokens
+    steps, counts = (values[tokens[0] > 0] for values in tokens)
     panel.set_xlabel("step", loc="right", color=INK, fontsize=9)
     per_step = counts / np.maximum(steps, 1)
     if len(steps) and np.ptp(per_step) < 1e-6 * per_step.max():
@@ -247,7 +283,38 @@ def _add_token_axis(panel: "Axes", tokens: Curve) -> None:
         axis.xaxis.set_major_formatter(lambda value, _: _si(value))
         axis.tick_params(colors=INK, labelsize=9, length=0)
         axis.spines["top"].set_visible(False)
-        axis.set_xlabel("tokens", loc="right", color=INK, fontsize=9)
+        axis.set_xlabel("tokens", loc="left", color=INK, fontsize=9)
+
+
+def _add_byte_axis(panel: "Axes", ratio: Curve) -> None:
+    """Bits per byte along the right edge: those of the validation text, whose tokens have as many bytes."""
+    if not len(ratio[1]):
+        return
+    bits_per_nat = ratio[1][-1]
+    axis = panel.secondary_yaxis(
+        "right", functions=(lambda nats: nats * bits_per_nat, lambda bits: bits / bits_per_nat)
+    )
+    axis.tick_params(colors=INK, labelsize=9, length=0)
+    axis.spines["right"].set_visible(False)
+    axis.set_ylabel("bits per byte", color=INK, fontsize=9)
+
+
+def _add_legend(panel: "Axes", above: float, fontsize: float) -> None:
+    """The names of the curves in a line above the panel, where they hide nothing."""
+    _, labels = panel.get_legend_handles_labels()
+    if labels:
+        panel.legend(
+            loc="lower right",
+            bbox_to_anchor=(1.0, above),
+            ncols=len(labels),
+            frameon=False,
+            labelcolor=INK,
+            fontsize=fontsize,
+            borderpad=0.0,
+            borderaxespad=0.3,
+            handlelength=1.4,
+            columnspacing=1.2,
+        )
 
 
 def _si(value: float) -> str:

@@ -1,6 +1,6 @@
 """The position of a run flows in; decisions come out: whether a log line, evaluation, sample, save or end is due."""
 
-from homespun.planning.estimate import CHECKS_PER_RUN, EVALUATION_COST
+from homespun.planning.estimate import CHECKS_PER_RUN, EVALUATION_COST, MAX_EVALUATION_SHARE
 from homespun.training.clock import Clock
 from homespun.training.position import NEVER, Position
 from homespun.training.run import Run
@@ -11,8 +11,8 @@ MAX_UNSAVED_SECONDS = 300.0
 MAX_SAVING_SHARE = 0.02
 """A checkpoint that is due by the clock takes at most this fraction of the time since the one before."""
 
-MAX_CHECK_SHARE = 0.015
-"""An evaluation costs at most this fraction of the training since the one before; the same for samples."""
+MAX_SAMPLING_SHARE = 0.015
+"""Where no interval is given, samples cost at most this fraction of the training since the ones before."""
 SAMPLING_COST = 16
 """Cost of generating a token in a batch of one, in training tokens; measured on CPUs."""
 
@@ -35,23 +35,23 @@ class DueDates:
         if self._position.evaluated_at == NEVER:  # a trained model is measured before it changes
             return True
         interval, last = self._config.eval_interval, self._position.evaluated_at
-        return self._check(interval, last, self._evaluation_cost)
+        return self._check(interval, last, self._evaluation_cost, MAX_EVALUATION_SHARE)
 
     def samples(self) -> bool:
         interval, last = self._config.sample_interval, self._position.sampled_at
-        return self._check(interval, last, self._samples_cost)
+        return self._check(interval, last, self._samples_cost, MAX_SAMPLING_SHARE)
 
-    def _check(self, interval: int | None, last: int, cost: float) -> bool:
-        """Every `interval` steps. Without one, after every tenth of the run, but not before the training since the
-        `last` one is much more work than the `cost`, in training tokens. Once at a step, also if the run was stopped
-        and resumed there.
+    def _check(self, interval: int | None, last: int, cost: float, share: float) -> bool:
+        """Every `interval` steps. Without one, after every tenth of the run, but not before the `cost`, in training
+        tokens, is at most this `share` of the training since the `last` one. Once at a step, also if the run was
+        stopped and resumed there.
         """
         step = self._position.step
         if step == last:
             return False
         if interval is not None:
             return step % interval == 0
-        affordable = cost <= MAX_CHECK_SHARE * (step - last) * self._config.tokens_per_step
+        affordable = cost <= share * (step - last) * self._config.tokens_per_step
         return affordable and CHECKS_PER_RUN * self._clock.progress() * (step - last) >= step
 
     def checkpoint(self, seconds_to_save: float) -> bool:

@@ -34,6 +34,7 @@ class Emitter:
         state = {
             "step": self._position.step,
             "tokens": self._position.tokens,
+            "epoch": self._position.epoch,
             "progress": self._clock.progress(),
             "seconds_left": self._clock.seconds_left(),
         }

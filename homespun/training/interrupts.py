@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, TextIO
 
@@ -41,6 +42,8 @@ class Interrupts:
         self._quits = quits
         self.stopped_by: signal.Signals | None = None
         self.save_wanted = False
+        self.show: Callable[[str], bool] = lambda message: False
+        """Shows a message where a panel is in the way of other output; False if there is none."""
         self.steps_begun = False
         """Whether a stop has to wait for the end of a step, which `stopped_by` asks for."""
         self._before: dict[signal.Signals, Any] = {}
@@ -70,7 +73,9 @@ class Interrupts:
             if not self.steps_begun:
                 _tell("Stopped before the first step.")
                 raise StoppedInSetUp(number)
-            _tell("Finishing this step and saving. Press Ctrl-C again to quit now.")
+            message = "Finishing this step and saving. Press Ctrl-C again to quit now."
+            if not self.show(message):
+                _tell(message)
         elif number == signal.SIGHUP:
             pass  # a terminal that is closed may send it twice
         elif self._quits:

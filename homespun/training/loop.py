@@ -102,8 +102,10 @@ class Loop:
             applied=result.applied,
             rates=inputs.rates,
             batch=inputs.batch,
-            log=self.steps.logged() if self.due.log() else None,
+            log=self.steps.logged(result) if self.due.log() else None,
         )
+        if self.steps.notice:
+            self.emit.message(self.steps.notice)
         if fatal and not self.fatal:  # a step that was under way already may have the same finding
             self.saver.wait()
             text = fatal.text.replace(FROM_LAST, self.way_back(fatal))
@@ -158,10 +160,11 @@ class Loop:
     def sample(self) -> None:
         """Let the model continue the prompts. A stop leaves the last ones to the resumed run."""
         self.finish_step()
-        self.emit.activity("writing samples")
         position = self.position
         self.saver.saved_at = None
-        for prompt in self.config.sample_prompts[position.prompts_done :]:
+        prompts = self.config.sample_prompts
+        for prompt in prompts[position.prompts_done :]:
+            self.emit.activity(f"writing sample {position.prompts_done + 1} of {len(prompts)}")
             text = sample_text(self.run, prompt)
             position.prompts_done += 1
             if isinstance(text, UserError):
@@ -170,7 +173,7 @@ class Loop:
                 self.emit(Sample, prompt=prompt, text=text)
             if self.stopped():
                 break
-        if position.prompts_done >= len(self.config.sample_prompts):
+        if position.prompts_done >= len(prompts):
             position.sampled_at, position.prompts_done = position.step, 0
 
     def save(self) -> None:

@@ -33,6 +33,10 @@ class Window:
     """Sums of the use of the experts over the steps that were applied."""
     with_experts: int = 0
     """The number of these steps."""
+    loss: float = 0.0
+    """Sum over the steps that were applied."""
+    applied: int = 0
+    """The number of the steps in this sum. Earlier versions stored neither; the mean then begins with the resume."""
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Position:
     step: int = 0
     next_sample: int = 0
     tokens: int = 0
+    epoch: float = 0.0
+    """Passes over the training text."""
     training_seconds: float = 0.0
     """Of the steps alone."""
     elapsed_seconds: float = 0.0

@@ -1,5 +1,6 @@
 """A run that is set up: everything that the training loop works with."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,13 @@ from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.schedule import RateCurve, rate_curve
+
+OF_THE_PLACE = {
+    *("checkpoint_dir", "tokens_dir", "data_file", "tokenizer_path", "config", "resume", "dry_run"),
+    *("engine", "threads"),
+}
+"""Settings that say where a run is and where it comes from, or that `machine` tells better: its description leaves them
+out."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Run:
 
     def description(self) -> dict[str, str]:
         """The run in words, by topic: everything that was chosen."""
-        c, model, facts = self.config, self.model, self.engine.facts
+        c, model = self.config, self.model
         rates = f"{c.learning_rate:g}"
         if c.optimizer == "muon":
             rates = f"{c.muon_learning_rate:g} for Muon, {rates} for AdamW"
@@ -64,8 +72,7 @@ class Run:
                 f"{count_trained(model, lora):,} parameters are trained, the model stays"
             )
         return initial | {
-            "model": f"{model.architecture}, {counted(model.n_layers, 'layer')} x {model.d_model}, "
-            f"{counted(model.n_heads, 'head')}, {described_size(model)}",
+            "model": self._model(),
             **adapters,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens, vocabulary {model.vocab_size:,}",
@@ -75,11 +82,37 @@ class Run:
             + (", whichever comes first" if len(lengths) > 1 else ""),
             "optimizer": f"{c.optimizer}, peak rate {rates}",
             "schedule": f"{c.schedule}, warm-up {warm_up}",
-            "engine": f"{facts['engine']}, {facts['device']}, {facts['precision']}"
-            + (f", {counted(int(facts['threads']), 'thread')}" if "threads" in facts else "")
-            + (", compiled" if facts["compiled"] == "yes" else ""),
+            "engine": self._engine(),
             "folder": c.checkpoint_dir,
         }
+
+    def data(self) -> dict[str, Any]:
+        """The run as data, for its record: the same for a resumed run, unless its settings or its machine differ."""
+        settings = dataclasses.asdict(self.config)
+        on_cpu = self.engine.facts["device"].lower().startswith("cpu")
+        return {
+            "model": self._model() + (f", LoRA of rank {self.lora.rank}" if self.lora else ""),
+            "text": self.header["data_file"],
+            "machine": f"{hardware.processor()}, {self._engine()}" if on_cpu else self._engine(),
+            "parameters": count_parameters(self.model),
+            "trained_parameters": count_trained(self.model, self.lora),
+            "training_tokens": len(self.tokens.training),
+            "validation_tokens": len(self.tokens.validation),
+            "settings": {k: v for k, v in settings.items() if k not in OF_THE_PLACE},
+        }
+
+    def _model(self) -> str:
+        model = self.model
+        layers, heads = counted(model.n_layers, "layer"), counted(model.n_heads, "head")
+        return f"{model.architecture}, {layers} x {model.d_model}, {heads}, {described_size(model)}"
+
+    def _engine(self) -> str:
+        facts = self.engine.facts
+        return (
+            f"{facts['engine']}, {facts['device']}, {facts['precision']}"
+            + (f", {counted(int(facts['threads']), 'thread')}" if "threads" in facts else "")
+            + (", compiled" if facts["compiled"] == "yes" else "")
+        )
 
     @property
     def weights_bytes(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from homespun.config import Schedule
 from homespun.planning.recipe import ResolvedConfig
+from homespun.terminal import counted
 
 WARMUP_SHARE = 0.02
 MAX_WARMUP_STEPS = 2000
@@ -65,7 +66,8 @@ def unreached_peak(config: ResolvedConfig, steps: int | None) -> str | None:
     warm_up = config.warmup_steps
     if not warm_up or not steps or warm_up <= steps:
         return None
+    run = counted(steps, "step")
     return (
-        f"The warm-up of {warm_up:,} steps is longer than this run of {steps:,} steps: the learning rate rises to "
+        f"The warm-up of {warm_up:,} steps is longer than this run of {run}: the learning rate rises to "
         f"{steps / warm_up:.0%} of its peak only. A shorter one reaches it: --warmup-steps {steps // 10}"
     )

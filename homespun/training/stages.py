@@ -111,11 +111,13 @@ def set_up(
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
-        take_weights(engine, initial, planned.lora)
+        with bar("Loading the model", None):
+            take_weights(engine, initial, planned.lora)
     if point:
-        if base := open_base(point.weights):
-            load_base(engine, base)
-        restore(engine, point, say)
+        with bar("Loading the checkpoint", None):
+            if base := open_base(point.weights):
+                load_base(engine, base)
+            restore(engine, point, say)
         if stored.get("sample_order") != ORDER:
             say(
                 "This run began with another version of homespun. From here on it takes its samples in a new order."
@@ -278,8 +280,8 @@ def choose_plan(
     Raises:
         UserError: settings that contradict each other or the text.
     """
-    machine = machine or select.machine(requested.engine)
-    with bar("Measuring the speed of this machine", None):
+    with bar("Measuring the speed of this machine", None):  # and loading its engine
+        machine = machine or select.machine(requested.engine)
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
         requested,

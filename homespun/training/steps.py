@@ -2,6 +2,7 @@
 GPU never waits for the loop.
 """
 
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from homespun.records.events import LoggedSteps, Router
 from homespun.training.clock import Clock
 from homespun.training.diagnostics.experts import added, means
 from homespun.training.diagnostics.step_guard import Finding, Limits
+from homespun.training.pace import Pace
 from homespun.training.position import Position, Window
 from homespun.training.run import Run
 
@@ -38,11 +40,22 @@ class Steps:
         self._pending: tuple[StepHandle, StepInputs] | None = None
         self._mark = 0.0
         """The time from which the next step to be read is measured."""
+        self._processor_mark = 0.0
+        """The same of the time of all processors."""
+        c = run.config
+        self._pace = Pace(
+            c.tokens_per_step,
+            on_cpu="cpu" in run.engine.facts["device"].lower(),
+            has_budget=c.time_budget is not None,
+        )
+        self.notice: str | None = None
+        """About the speed of the machine, for the reader of the console."""
 
     def next_batch(self) -> list[Batch]:
         """The micro-batches of the next step, [batch_size, seq_len] each."""
         if self._pending is None:  # the time since the last step was not training time
             self._mark = self._clock.now()
+            self._processor_mark = time.process_time()
         c = self._run.config
         return self._batches.microbatches(
             self._position.next_sample, c.batch_size, c.grad_accumulation_steps
@@ -66,6 +79,7 @@ class Steps:
         position.step += 1
         position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
+        position.epoch = position.next_sample / self._run.dataset.samples_per_pass
         self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
         if handle.ready() or c.on_spike == "stop":
             yield from self.finish()
@@ -79,22 +93,29 @@ class Steps:
         result = handle.result()
         position, window = self._position, self._position.window
         now = self._clock.now()
+        processor_time = time.process_time()
+        self.notice = self._pace.observe(now - self._mark, processor_time - self._processor_mark)
+        self._processor_mark = processor_time
         position.training_seconds += now - self._mark
         window.seconds += now - self._mark
         self._mark = now
         window.steps += 1
         window.clipped += result.clipped
+        if result.applied:  # the loss of a refused step may be no number
+            window.loss += result.loss
+            window.applied += 1
         if result.applied and result.routers:
             window.experts = added(window.experts, result.routers)
             window.with_experts += 1
         yield result, inputs
 
-    def logged(self) -> LoggedSteps:
-        """The steps since the last call, for a line of the log."""
+    def logged(self, last: StepResult) -> LoggedSteps:
+        """The steps since the last call, up to this one, for a line of the log."""
         position, window, engine = self._position, self._position.window, self._run.engine
         uses, c = means(window.experts, window.with_experts), self._run.config
         position.window = Window()
         return LoggedSteps(
+            loss=window.loss / window.applied if window.applied else last.loss,
             clipped=window.clipped / window.steps,
             refused=position.guard.refused,
             tokens_per_second=window.steps * self._run.config.tokens_per_step / window.seconds,

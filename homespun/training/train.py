@@ -12,12 +12,13 @@ from homespun.config import TrainConfig
 from homespun.config.checked import seconds
 from homespun.engine.base import OutOfMemory
 from homespun.planning.memory import out_of_memory
-from homespun.planning.recipe import lora_of
+from homespun.planning.recipe import given_settings, lora_of
+from homespun.records import tracking
 from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
 from homespun.records.plot import plot_run
-from homespun.terminal import Say
+from homespun.terminal import Say, bar
 from homespun.training.clock import Clock
 from homespun.training.emitter import Emitter
 from homespun.training.ending import headline, what_now
@@ -34,6 +35,8 @@ from homespun.training.schedule import unreached_peak
 from homespun.training.stages import set_up, smallest_model
 from homespun.training.yardstick import renew
 
+TRACKING = "tracking"
+"""The entry of a header with the ids of the run in its trackers."""
 LEAST_KEPT = 2
 """Checkpoints that stay, even with --keep 1. Only a later step shows that the weights of the newest are usable."""
 
@@ -63,7 +66,8 @@ def train(
     workspace.check()
     wanted = given_config(given, config)
     with CheckpointFolder(Path(wanted.checkpoint_dir)).lock() as lock:
-        point = find_point(wanted, say)
+        with bar("Looking for a checkpoint", None):
+            point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
         return _train(wanted, point, lock, say, interrupts, on_event)
@@ -79,6 +83,7 @@ def _train(
 ) -> TrainResult:
     """`train`, from the resumed point on, or from the start."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
+    trackers = tracking.named(config.track)
     initial = None
     if point is None:
         check_settings(config)
@@ -96,13 +101,18 @@ def _train(
     with (
         MetricsLog(folder.path / METRICS) as metrics,
         Console(when_lost=interrupts.output_lost) as console,
+        _tracking(trackers, run, point, folder.path) as tracked,
         RunningTime() as now,
     ):
+        interrupts.show = console.announce
+        run = dataclasses.replace(run, header=run.header | {TRACKING: tracked.ids})
         budget = run.config.time_budget
         clock = Clock(position, run.total_steps, seconds(budget) if budget else None, now)
         # The record comes first: the console and the user see nothing that is not in the file.
-        emit = Emitter(position, clock, [metrics, console], on_event)
-        metrics.report = emit.message
+        emit = Emitter(position, clock, [metrics, console, tracked], on_event)
+        metrics.report = tracked.report = emit.message
+        for line in tracked.lines:
+            emit.message(line)
         if point and point.is_in(folder.path):
             metrics.truncate(point.metrics_length(metrics.path), point.metrics_sha256)
         with CheckpointWriter(
@@ -120,6 +130,33 @@ def _train(
     if emit.error:
         raise emit.error
     return result
+
+
+def _tracking(
+    trackers: Mapping[str, type[tracking.Tracker]],
+    run: Run,
+    point: ResumePoint | None,
+    folder: Path,
+) -> tracking.Tracking:
+    """Open the trackers of a run, before its records are cut to the point."""
+    settings = given_settings(run.config) | {
+        "shape": dataclasses.asdict(run.model),
+        "text": {name: run.header[name] for name in ("data_file", "data_sha256")}
+        | {"tokens": len(run.tokens.training), "validation_tokens": len(run.tokens.validation)},
+        "machine": run.engine.facts,
+    }
+    if point is None or not point.is_in(folder):
+        return tracking.Tracking(trackers, folder, settings)
+    known, record = point.header.get(TRACKING), folder / METRICS
+    return tracking.Tracking(
+        trackers,
+        folder,
+        settings,
+        known=known if isinstance(known, dict) else None,
+        record=record,
+        kept=point.metrics_length(record),
+        goes_back=point.is_named,
+    )
 
 
 def _begin(point: ResumePoint | None, lock: FolderLock, say: Say) -> tuple[Position, Path | None]:
@@ -162,6 +199,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
             facts=run.description(),
             total_steps=run.total_steps,
             best_val_loss=position.guard.best_val_loss,
+            run=run.data(),
         )
         if line := unreached_peak(config, run.total_steps):
             emit.message(line)

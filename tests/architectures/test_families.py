@@ -255,7 +255,7 @@ NO_EXPERTS = {"experts": 0, "experts_per_token": 0, "d_expert": 0, "dense_layers
         ({"experts_per_token": 9}, "a token uses 9 of 8 experts"),
         ({"experts_per_token": 0}, "a token uses 0 of 8 experts"),
         ({"d_expert": 20}, "needs a multiple of 8 as --d-expert, not 20"),
-        ({"dense_layers": 3}, "leaves none of 3 layers for experts"),
+        ({"dense_layers": 3}, "leaves no layer of 3 for experts"),
         ({"architecture": "qwen3", "dense_layers": 0}, "qwen3 has no experts: .* qwen3_moe"),
         *(
             (

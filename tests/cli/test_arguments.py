@@ -116,7 +116,7 @@ def test_the_settings_that_were_given_come_back_and_no_others(
         # The surplus word equals the value of another flag.
         ("generate --prompt a --checkpoint b a", 'needs quotes: --checkpoint "b a"'),
         ("train --sample-prompts=a b", "several values come without an equals sign: --sample-prompts a b"),
-        ("doctor now", "'now' has no flag before it: homespun doctor --help lists all settings"),
+        ("models now", "'now' has no flag before it: homespun models --help lists all settings"),
         ("verify one two", "'two' is one too many: homespun verify takes one path"),
     ],
 )  # fmt: skip
@@ -171,7 +171,8 @@ def test_the_help_of_train_begins_with_the_settings_that_are_used_most(
 def test_the_help_says_what_holds_for_a_setting_that_is_left_out(command: Command) -> None:
     rows = re.split(r"\n  (?=\S)|\n\n", help_text(command, 1000))
     for field in dataclasses.fields(command.config):
-        [row] = [row for row in rows if re.match(rf"{flag(field.name)}[ \n]", row)] or [""]
+        name = field.name.upper() if field.metadata["positional"] else flag(field.name)
+        [row] = [row for row in rows if re.match(rf"(  )?{name}[ \n]", row)] or [""]
         if field.default is None:
             assert re.search(r"default: |without: |omitted|if given|flags override", row), row
 
@@ -232,7 +233,7 @@ def test_any_words_are_settings_or_one_line(words: list[str]) -> None:
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("line", ["--help", "generate --help", "generate --seed one", "doctor x"])
+@pytest.mark.parametrize("line", ["--help", "generate --help", "generate --seed one", "models x"])
 def test_help_and_refusals_load_only_the_standard_library(line: str) -> None:
     script = (
         "import sys; from homespun.cli.main import main\n"

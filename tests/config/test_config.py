@@ -258,7 +258,10 @@ def test_every_setting_has_a_help_text(kind: type[Checked]) -> None:
 
 def test_a_preset_comes_with_the_defaults_that_its_settings_state() -> None:
     resolved = plan(
-        TrainConfig(model_size="tiny"), vocab_size=500, n_samples=500, flops_per_second=1.0
+        TrainConfig(model_size="tiny", max_steps=5000),
+        vocab_size=500,
+        n_samples=500,
+        flops_per_second=1.0,
     ).config
     for name, default in preset_defaults(TrainConfig).items():
         assert getattr(TrainConfig(), name) is None

@@ -52,6 +52,11 @@ def test_an_error_of_the_process_is_told() -> None:
         probe(MODEL, impossible, 1, engine="torch")
 
 
+def test_a_probe_that_takes_too_long_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "TIME_LIMIT", 0.01)  # a process does not even start in this time
+    assert probe(MODEL, OPTIONS, 1) is None
+
+
 def test_the_time_of_a_micro_batch_is_told_from_that_of_the_update() -> None:
     def line(count: int, seconds: float) -> dict[str, object]:
         return {"count": count, "seconds": seconds, "memory": 7, "facts": {}}

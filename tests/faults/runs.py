@@ -188,8 +188,8 @@ def _by_step(folder: Path) -> defaultdict[int, list[dict[str, Any]]]:
     return found
 
 
-CLOCKS = {"training_seconds", "elapsed_seconds", "window"}
-"""Parts of a position that may differ between equal runs. The window holds seconds; it is empty at logged steps."""
+CLOCKS = {"training_seconds", "elapsed_seconds", "seconds"}
+"""Parts of a position, and of its window, that may differ between equal runs."""
 
 
 def _content(path: Path) -> object:
@@ -202,4 +202,8 @@ def _content(path: Path) -> object:
         return str(error)
     position = archive.header.get("position", {})
     arrays = {name: info.sha256 for name, info in archive.arrays.items()}
-    return arrays, {k: v for k, v in position.items() if k not in CLOCKS}
+    return arrays, _untimed(position | {"window": _untimed(position.get("window", {}))})
+
+
+def _untimed(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in CLOCKS}

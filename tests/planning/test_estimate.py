@@ -36,7 +36,7 @@ def test_memory_holds_weights_gradients_and_moments_and_grows_with_the_batch() -
     assert abs(needed(16) - needed(8) - 2 * (needed(8) - needed(4))) <= 4
     assert needed(8) - needed(8, dataclasses.replace(FLOAT32, optimizer="muon")) == 4 * matrices
     assert needed(16, HALF) < needed(16)
-    assert needed(16, dataclasses.replace(FLOAT32, checkpointing=True)) < needed(16) / 2
+    assert needed(16, dataclasses.replace(FLOAT32, checkpointing=True)) < 0.6 * needed(16)
 
 
 def test_each_part_of_the_memory_depends_on_its_own_settings() -> None:
@@ -81,7 +81,9 @@ def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
     # The matrices are kept in the precision of the computation alone.
     assert ours.weights == whole.weights + adapters - (2 * matrices if half else 0)
     assert ours.casts == 0
-    assert (ours.activations, ours.mask) == (whole.activations, whole.mask)
+    # Gradients do not come into the place of activations, so more memory lies in pieces.
+    assert ours.activations > whole.activations
+    assert ours.mask == whole.mask
     gradient = small.vocab_size * small.d_model * (2 if half else 4)
     assert ours.logits == whole.logits - gradient
     assert ours.total < whole.total / 2
@@ -97,6 +99,12 @@ def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
         ("mini", 256, 16, Computing("muon", traits.torch_on_cpu(True, 256), masked=False), 961.8),
         ("mini", 1024, 4, Computing("muon", traits.torch_on_cpu(True, 1024)), 958.0),
         ("mini", 1024, 16, Computing("muon", traits.torch_on_cpu(True, 1024)), 3300.9),
+        ("mini", 256, 4, Computing("adamw", HALF.traits, accumulates=True), 514.0),
+        ("mini", 256, 4, Computing("adamw", HALF.traits, lora=Lora(16, 32.0)), 289.7),
+        ("mini", 256, 4, Computing("adamw", FLOAT32.traits, lora=Lora(16, 32.0)), 449.0),
+        ("nano", 256, 16, Computing("muon", HALF.traits, checkpointing=True), 316.0),
+        ("nano", 256, 16, Computing("adamw", FLOAT32.traits, checkpointing=True), 429.0),
+        ("nano-moe", 256, 16, Computing("adamw", HALF.traits, checkpointing=True), 451.0),
     ],
 )
 def test_the_estimates_are_near_measured_memory(

@@ -11,9 +11,10 @@ from homespun.architectures.families import count_parameters, flops_per_token
 from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import TrainConfig
 from homespun.errors import UserError
-from homespun.planning.estimate import UTILISATION
+from homespun.planning.estimate import EVALUATION_COST, MAX_EVALUATION_SHARE, UTILISATION
 from homespun.planning.recipe import (
     FINE_TUNING_RATE,
+    LEAST_EVALUATIONS,
     LORA_RATE,
     MAX_PASSES,
     OF_ITS_RUN,
@@ -308,3 +309,38 @@ def test_a_text_without_a_sample_is_refused(settings: dict[str, Any]) -> None:
             flops_per_second=1.0,
             initial=initial,
         )
+
+
+def records(**wanted: Any) -> tuple[int, int | None, int]:
+    """The intervals of log and evaluation, and the tokens of an evaluation, of a run on much text."""
+    c = settle(tokens=10**9, **wanted).config
+    return c.log_interval, c.eval_interval, c.eval_tokens
+
+
+def test_a_long_run_of_a_preset_is_evaluated_as_specified() -> None:
+    assert records(model_size="tiny", max_steps=5000) == (10, 500, 200_000)
+    assert records(model_size="tiny", max_epochs=10.0) == (10, 500, 200_000)
+
+
+def test_a_short_run_is_evaluated_in_tenths_on_a_part_that_it_can_afford() -> None:
+    preset: dict[str, Any] = {"model_size": "tiny", "seq_len": 256, "batch_size": 8}
+    parts = [records(**preset, max_steps=steps)[1:] for steps in (200, 534, 2134, 4999)]
+    assert parts == [(None, 4096), (None, 16_384), (None, 65_536), (None, 65_536)]
+    assert records(**preset | {"batch_size": 64}, max_steps=4999)[1:] == (None, 200_000)
+    for n_tokens, steps in ((16_384, 534), (65_536, 2134)):
+        cost = LEAST_EVALUATIONS * EVALUATION_COST * n_tokens
+        assert cost <= MAX_EVALUATION_SHARE * steps * 2048
+    times = [records(time_budget=time)[1:] for time in ("20s", "20h")]
+    assert times == [(None, 4096), (None, 200_000)]
+
+
+def test_intervals_that_are_given_stay_and_so_do_the_tokens_with_them() -> None:
+    preset: dict[str, Any] = {"model_size": "tiny", "max_steps": 60}
+    assert records(**preset, eval_interval=30) == (6, 30, 200_000)
+    assert records(**preset, eval_tokens=7000)[1:] == (None, 7000)
+    assert records(**preset, log_interval=25)[0] == 25
+
+
+@pytest.mark.parametrize(("steps", "interval"), [(5, 1), (9, 1), (60, 6), (100, 10), (900, 10)])
+def test_a_short_run_has_lines_enough_for_a_curve(steps: int, interval: int) -> None:
+    assert records(model_size="tiny", max_steps=steps)[0] == interval

@@ -166,8 +166,9 @@ def test_on_a_terminal_every_line_fits_and_the_bar_stays_below(screen):
             assert re.fullmatch(r"  5% [━╸╺]+ evaluating", screen.lines[-1])
             console(stepped(500, 3.2101, 0.06, 723.0))
             bar = screen.lines[-1]
-            assert re.fullmatch(r"  6% [━╸╺]{10,} 12 min left  step 500  loss 3.21  .*", bar)
+            assert re.fullmatch(r"  6% [━╸╺]{10,} 12 min left  step 500/10,000", bar)
             assert len(bar) <= 77  # leaves room for the ^C that a terminal prints behind it
+            assert "loss 3.21" in screen.lines[-2]
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert all(len(line) <= 80 for part in text.split("\n") for line in part.split("\r"))
     assert "compiling" in screen.lines
@@ -231,10 +232,12 @@ def test_steps_move_the_bar_as_often_as_one_can_read_it(screen, monkeypatch):
             drawn.append(screen.getvalue().count("loss 5.00"))
             now += 0.2
         assert drawn == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+        assert screen.lines[-2].startswith("loss 5.00")
         console(activity("saving", 0.9))
         assert screen.lines[-1].endswith(" saving")
         console(stepped(9, 4.0, 0.9, None))
-        assert screen.lines[-1].endswith("step 9  loss 4.00")
+        assert screen.lines[-1].endswith(" step 9")
+        assert screen.lines[-2].startswith("loss 4.00")
 
 
 def test_a_narrow_terminal_shows_what_matters_and_breaks_no_words(screen, monkeypatch):
@@ -346,32 +349,36 @@ def test_units():
 
 
 def test_without_a_terminal_a_long_activity_is_named_and_a_short_one_is_not(monkeypatch):
-    timers = []
+    tickers = []
 
-    class Timer:
-        """A timer whose time the test decides."""
+    class Ticker:
+        """A ticker whose time the test decides."""
 
-        def __init__(self, seconds, then, arguments):
-            self.then, self.arguments, self.over = then, arguments, False
-            timers.append(self)
+        def __init__(self, tick, first, every):
+            self.tick, self.first, self.every, self.over = tick, first, every, False
+            tickers.append(self)
 
-        def start(self):
-            pass
-
-        def cancel(self):
+        def stop(self):
             self.over = True
 
-    monkeypatch.setattr("homespun.records.console.threading.Timer", Timer)
+    monkeypatch.setattr("homespun.records.console.Ticker", Ticker)
     file = io.StringIO()
     with Console(file=file) as console:
         console(started(total_steps=10_000))
         console(activity("saving", 0.05))
-        [saving] = timers
-        saving.then(*saving.arguments)  # it takes long
+        [saving] = tickers
+        assert saving.first + saving.every > saving.every == 10.0 > saving.first
+        saving.tick(5.0)  # it takes long
+        saving.tick(15.0)  # and longer
         console(activity("evaluating", 0.05))
+        saving.tick(25.0)  # comes late
         console(stepped(500, 3.21, 0.05, 723.0))
-    assert file.getvalue().splitlines() == ["Training", "step    500/10,000  saving ..."]
-    assert all(timer.over for timer in timers)
+    assert file.getvalue().splitlines() == [
+        "Training",
+        "step    500/10,000  saving ...",
+        "step    500/10,000  saving ... 15 s",
+    ]
+    assert all(ticker.over for ticker in tickers)
 
 
 def test_a_resumed_run_that_evaluates_otherwise_says_what_its_best_weights_are_worth():

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homespun.errors import DiskFullError, UserError
+from homespun.records.events import Started
 from homespun.records.metrics import MetricsLog, read
 
 RECORDS = [{"step": step, "loss": 9.0 / step, "text": "né\n🧵"} for step in range(1, 6)]
@@ -268,6 +269,7 @@ def test_a_file_that_is_cut_during_a_run_is_noticed_at_the_next_save(tmp_path, l
         '{"step": 2, "loss": "1.0"}',
         '{"step": 2, "tokens": {}}',
         '{"step": 2, "text": 3}',
+        '{"step": 2, "run": "mine"}',
         '{"step": 2, "loss": ' + "9" * 5000 + "}",
         "[" * 100_000,
     ],
@@ -280,3 +282,49 @@ def test_a_line_that_is_no_record_is_named_or_left_out(tmp_path, line):
     damaged = []
     assert [record["step"] for record in read(path, damaged.append)] == [1, 3]
     assert len(damaged) == 1
+
+
+def started(run, step=0):
+    return Started(
+        step=step,
+        tokens=0,
+        progress=0.0,
+        seconds_left=None,
+        title="Training",
+        facts={},
+        total_steps=None,
+        best_val_loss=None,
+        run=run,
+    )
+
+
+def test_the_line_that_describes_the_run_comes_with_the_first_other_line_or_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log(started({"model": "a"}))
+    assert path.read_bytes() == b""  # nothing happened in this run
+    line = {"step": 0, "tokens": 0, "epoch": 0.0, "run": {"model": "a"}}
+    with MetricsLog(path) as log:
+        log(started({"model": "a"}))
+        assert log.sync() == path.stat().st_size
+        assert list(read(path)) == [line]
+    path.unlink()
+    with MetricsLog(path) as log:
+        log(started({"model": "a"}))
+        log.append(RECORDS[0])
+    assert list(read(path)) == [line, RECORDS[0]]
+
+
+def test_a_resumed_run_describes_itself_only_if_it_differs(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step, run in enumerate([{"seq_len": 4}, {"seq_len": 4}, {"seq_len": 8}]):
+        with MetricsLog(path) as log:
+            log(started(run, step))
+            log.append({"step": step, "text": '"run": {"seq_len": 9}'})
+    described = [(record["step"], record["run"]) for record in read(path) if "run" in record]
+    assert described == [(0, {"seq_len": 4}), (2, {"seq_len": 8})]
+    with MetricsLog(path) as log:  # back to the first
+        log.truncate(len(path.read_bytes().splitlines(keepends=True)[0]))
+        log(started({"seq_len": 8}, 1))
+        log.sync()
+    assert len(list(read(path))) == 2

@@ -62,6 +62,7 @@ def test_the_curves_are_the_records_and_the_best_is_the_best(tmp_path, figure):
     metrics = write_run(tmp_path / "metrics.jsonl", 40, evaluations=evaluations)
     plot.plot_run(metrics, tmp_path / "run.png", max_grad_norm=1.0)
     losses, rate, norm, speed = figure().axes
+    assert losses.get_legend().get_window_extent().y0 > losses.get_window_extent().y1
     curves = lines(losses)
     assert curves["validation"].get_xydata().tolist() == [[100, 3.0], [200, 2.5], [300, 2.75]]
     assert curves["best: 2.5000 at step 200"].get_xydata().tolist() == [[200, 2.5]]
@@ -70,7 +71,61 @@ def test_the_curves_are_the_records_and_the_best_is_the_best(tmp_path, figure):
     assert lines(norm)["clipped above"].get_ydata() == [1.0, 1.0]
     assert rate.lines[0].get_ydata()[0] == 3e-4
     assert speed.lines[0].get_ydata()[0] == 1e4
-    assert figure().get_suptitle() == "step 400  ·  1.64M tokens  ·  40 s"
+    assert figure().get_suptitle() == "400 steps  ·  1.64M tokens  ·  40 s"
+
+
+RUN = {"model": "qwen3, 1.0 M parameters", "text": "texts/a $5 book.txt", "machine": "Apple M1"}
+
+
+def described(path, *records, run=RUN):
+    with MetricsLog(path) as log:
+        log.append({"step": 0, "tokens": 0, "epoch": 0.0, "run": run})
+        for record in records:
+            log.append({"tokens": 4096 * record["step"], "epoch": record["step"] / 8, **record})
+    return path
+
+
+def test_the_title_says_which_model_text_and_machine(tmp_path, figure):
+    metrics = described(tmp_path / "m", {"step": 4, "loss": 3.0, "seconds": 2.0})
+    plot.plot_run(metrics, tmp_path / "run.png")
+    assert figure().get_suptitle() == (
+        "qwen3, 1.0 M parameters  ·  a \\$5 book.txt\n"
+        "4 steps  ·  16.4k tokens  ·  0.5 passes  ·  2 s  ·  Apple M1"
+    )
+    odd = described(tmp_path / "odd", {"step": 1, "loss": 3.0}, run={"model": 3, "later": []})
+    plot.plot_run(odd, tmp_path / "run.png")
+    assert figure().get_suptitle().startswith("1 step  ·  4.1k tokens")
+
+
+def test_a_run_of_five_steps_shows_its_steps(tmp_path, figure):
+    steps = [{"step": step, "loss": 9.0 - step} for step in range(1, 6)]
+    metrics = described(tmp_path / "m", *steps, {"step": 5, "val_loss": 4.5})
+    plot.plot_run(metrics, tmp_path / "run.png")
+    losses = figure().axes[0]
+    mean = lines(losses)["training"]
+    assert mean.get_marker() == "o"
+    assert mean.get_xydata().tolist() == [[step, 9.0 - step] for step in range(1, 6)]
+    assert losses.get_xlim() == (0, 5.1)
+
+
+def test_both_rates_are_drawn_and_bits_per_byte_have_an_axis(tmp_path, figure):
+    both = {"loss": 2.0, "lr": 0.04, "muon_lr": 0.01}
+    evaluation = {"step": 2, "val_loss": 2.0, "val_bits_per_byte": 1.0}
+    metrics = described(tmp_path / "m", {"step": 1, **both}, {"step": 2, **both}, evaluation)
+    plot.plot_run(metrics, tmp_path / "run.png")
+    losses, rates, *_ = figure().axes
+    curves = lines(rates)
+    assert [curves[name].get_ydata()[0] for name in ("AdamW", "Muon")] == [0.04, 0.01]
+    [bits] = [axis for axis in losses.child_axes if axis.get_ylabel() == "bits per byte"]
+    assert bits.get_ylim() == pytest.approx([0.5 * limit for limit in losses.get_ylim()])
+
+
+def test_a_resumed_run_that_differs_is_marked_where_it_begins(tmp_path, figure):
+    again = {"step": 3, "run": RUN | {"machine": "another"}}
+    metrics = described(tmp_path / "m", {"step": 2, "loss": 3.0}, again, {"step": 4, "loss": 2.0})
+    plot.plot_run(metrics, tmp_path / "run.png")
+    assert lines(figure().axes[0])["resumed, with a change"].get_xdata() == [3, 3]
+    assert figure().get_suptitle().endswith("another")
 
 
 def test_a_long_run_is_not_pressed_to_the_floor_by_its_first_steps(tmp_path, figure):

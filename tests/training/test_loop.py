@@ -1,6 +1,7 @@
 """The training loop on a fake clock: measured times, intervals, failed saves, and listeners."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Work:
 
     def __init__(self, waits: bool) -> None:
         self.waits = waits
+        self.facts = {"device": "cpu (slow)"}
         self.now = self.free = 0.0
         self.trained = 0.0
         self.steps: list[int] = []
@@ -217,13 +219,78 @@ def test_evaluations_of_the_recipe_are_tenths_of_the_run_or_what_it_can_afford(
 
     assert evaluated(max_steps=200, eval_tokens=4) == list(range(20, 201, 20))
     assert evaluated(max_steps=205, eval_tokens=4) == [*range(21, 190, 21), 205]
-    # An evaluation of 24 tokens costs as much as 3/4 of a step of 8 tokens, which is 1.5% of 50 steps.
-    assert evaluated(max_steps=200, eval_tokens=24) == [50, 100, 150, 200]
-    assert evaluated(max_steps=49, eval_tokens=24) == [49]
+    # An evaluation of 48 tokens costs as much as 3/2 of a step of 8 tokens, which is 3% of 50 steps.
+    assert evaluated(max_steps=200, eval_tokens=48) == [50, 100, 150, 200]
+    assert evaluated(max_steps=49, eval_tokens=48) == [49]
     # By time: the second tenth includes 100 s for the first evaluation and 50 s for saving the best weights.
     steps = evaluated(time_budget="2000s", eval_tokens=4)
     assert steps[0] == 80
     assert len(steps) in (9, 10)
+
+
+def logged(run: Story) -> dict[int, float]:
+    return {record["step"]: record["loss"] for record in run.records if "loss" in record}
+
+
+def with_losses(waits: bool, *losses: float) -> Work:
+    """Work whose steps have these losses; one that is no number is refused."""
+    work = Work(waits)
+    work.results = lambda step: StepResult(
+        losses[step - 1], 1.0, clipped=False, applied=math.isfinite(losses[step - 1])
+    )
+    return work
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["cpu", "gpu"])
+def test_a_line_has_the_mean_loss_of_the_steps_since_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    losses = [4.0, 3.0, 2.0, 5.0, 1.0, 1.5]
+    quiet: Any = {"max_steps": 6, "sample_prompts": ()}
+    run = Story(monkeypatch, with_losses(waits, *losses), log_interval=3, **quiet)
+    assert logged(run) == {3: 3.0, 6: 2.5}
+    each = Story(monkeypatch, with_losses(waits, *losses), log_interval=1, **quiet)
+    assert list(logged(each).values()) == losses
+    assert [event.loss for event in run.events if isinstance(event, Step)] == losses
+
+
+def test_refused_steps_do_not_count_in_the_mean_unless_there_are_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses = [4.0, math.nan, 2.0, math.nan, math.inf, math.nan, 1.0, 1.0, math.inf]
+    run = Story(
+        monkeypatch,
+        with_losses(True, *losses),
+        max_steps=9,
+        log_interval=3,
+        sample_prompts=(),
+    )
+    found = logged(run)
+    assert (found[3], found[9]) == (3.0, 1.0)
+    assert math.isnan(found[6])  # all three were refused: the loss of the last one
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["now", "earlier version"])
+def test_a_run_that_is_resumed_between_two_lines_logs_the_mean_of_the_uninterrupted_one(
+    monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    losses = [4.0, 3.1, 2.3, 5.7]
+    quiet: Any = {"log_interval": 4, "sample_prompts": ()}
+    whole = Story(monkeypatch, with_losses(True, *losses), max_steps=4, **quiet)
+    begun = Story(monkeypatch, with_losses(True, *losses), max_steps=2, **quiet)
+    assert begun.checkpoint is not None
+    position = begun.checkpoint["position"]
+    if not stored:
+        del position["epoch"], position["window"]["loss"], position["window"]["applied"]
+    resumed = Story(
+        monkeypatch,
+        with_losses(True, *losses),
+        max_steps=4,
+        position=Position.restored(position),
+        **quiet,
+    )
+    assert logged(resumed) == (logged(whole) if stored else {4: (2.3 + 5.7) / 2})
+    assert resumed.position.epoch == whole.position.epoch == 4 * 2 / 25
 
 
 STEPS = {"max_steps": 9, "save_interval": 3, "eval_interval": 100, "sample_prompts": ()}
@@ -440,3 +507,19 @@ def test_message_record_and_checkpoint_of_a_step_that_ends_a_run_agree(
         assert work.steps[-1] == last - 1  # no later step was begun
         assert work.saved[-1] == 56  # after a refused step nothing is saved
         assert [event.step for event in events if isinstance(event, Step)][-1] == last
+
+
+def test_a_machine_that_becomes_busy_is_named_in_a_message_and_not_in_the_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Work(waits=True)
+
+    def result(step: int) -> StepResult:
+        work.pass_by(6.0 if step > 40 else 0.0)
+        return StepResult(1.0, 1.0, clipped=False, applied=True)
+
+    work.results = result
+    run = Story(monkeypatch, work, max_steps=120, sample_prompts=(), eval_interval=1000)
+    [said] = [text for text in run.messages if "tokens/s" in text]
+    assert "trains 1 tokens/s now, and trained 3 before" in said
+    assert not any("advice" in record for record in run.records)

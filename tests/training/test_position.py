@@ -7,11 +7,11 @@ from homespun.planning.recipe import ResolvedConfig
 from homespun.training.position import Position
 
 KEYS = {
-    "": "step next_sample tokens training_seconds elapsed_seconds evaluated_at sampled_at prompts_done "
+    "": "step next_sample tokens epoch training_seconds elapsed_seconds evaluated_at sampled_at prompts_done "
     "guard watch window experts",
     "guard": "best_val_loss evaluations_without_better refused refused_in_a_row recent spike_at",
     "watch": "settings counting first block_steps blocks now at_evaluation evaluations said_at",
-    "window": "steps clipped seconds experts with_experts",
+    "window": "steps clipped seconds experts with_experts loss applied",
     "experts": "steps sums advised_at",
 }
 

@@ -76,3 +76,18 @@ def test_a_process_that_is_really_stopped_notices_that() -> None:
         process.stdin.flush()
         assert float(process.stdout.read()) > 0.9
     assert process.returncode == 0
+
+
+def test_a_suspension_does_not_spoil_the_time_that_is_left(now: list[float]) -> None:
+    """A laptop sleeps for a night in the middle of a run of 1,000 steps."""
+    with RunningTime() as running:
+        position = Position()
+        clock = Clock(position, total_steps=1000, time_budget=None, now=running)
+        for _ in range(500):
+            now[0] += 1.0
+            position.step += 1
+            clock.seconds_left()
+        assert clock.seconds_left() == pytest.approx(500.0)
+        now[0] += 8 * 3600.0
+        position.step += 1
+        assert clock.seconds_left() == pytest.approx(499.0, rel=0.01)

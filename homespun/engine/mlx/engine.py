@@ -23,6 +23,7 @@ from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
     Floats,
+    OptimizerSettings,
     RouterUse,
     StepResult,
     checked,
@@ -92,12 +93,12 @@ class MlxEngine:
             machine.set_memory_limits()
             self.optimizer = Optimizer(options.optimizer, trained, muon_dtype=self.dtype)
             self.tensors |= dict(self.optimizer.initial_state())
-        compiled: Callable[[Any], Any] = (
+        self.compiled: Callable[[Any], Any] = (
             mx.compile if options.compiled else lambda function: function
         )
-        self.step = compiled(self._step)
-        self.accumulate = compiled(self._accumulate)
-        self.row_losses = compiled(self._row_losses)
+        self.step = self.compiled(self._step)
+        self.accumulate = self.compiled(self._accumulate)
+        self.row_losses = self.compiled(self._row_losses)
         if options.seed is not None:
             self.load(initial_values(spec, options.seed))
 
@@ -155,6 +156,26 @@ class MlxEngine:
         assert sums is not None
         for name, grad in sums[1].items():
             yield name, machine.to_array(grad / self.loss_scale)
+
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def update(
+        self, gradients: Iterable[NamedArray], lr: dict[str, float], settings: OptimizerSettings
+    ) -> None:
+        if self.optimizer is None:
+            raise RuntimeError("this engine was made without an optimizer")
+        self.decoding_model = None
+        if settings != self.optimizer.settings:
+            self.optimizer.settings = settings
+            self.step = self.compiled(self._step)  # which holds the settings as constants
+        shapes = {name: self.tensors[name].shape for name in self.trained}
+        self.tensors = self.optimizer.step(
+            self.tensors,
+            {name: mx.array(array) for name, array in checked(gradients, shapes, shapes)},
+            {name: mx.array(rate) for name, rate in lr.items()},
+            grad_scale=mx.array(1.0),
+            refused=mx.array(False),
+        )
+        mx.eval(self.tensors)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> MlxDecoder:

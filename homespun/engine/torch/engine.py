@@ -14,6 +14,7 @@ from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import (
     EngineOptions,
     Floats,
+    OptimizerSettings,
     RouterUse,
     StepResult,
     checked,
@@ -140,6 +141,23 @@ class TorchEngine:
         for name, grad in grads.items():
             yield name, machine.to_array(grad)
         self._release_gradients()
+
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def update(
+        self, gradients: Iterable[NamedArray], lr: dict[str, float], settings: OptimizerSettings
+    ) -> None:
+        if self.optimizer is None:
+            raise RuntimeError("this engine was made without an optimizer")
+        self.decoding_model = None
+        shapes = {name: tuple(weight.shape) for name, weight in self.trained.items()}
+        grads = {  # copies, because the optimizer may write into them
+            name: torch.tensor(array, device=self.device)
+            for name, array in checked(gradients, shapes, shapes)
+        }
+        self.optimizer.settings = settings
+        whole, applied = torch.ones((), device=self.device), torch.zeros((), device=self.device)
+        with torch.no_grad():
+            self.optimizer.step(grads, lr, grad_scale=whole, refused=applied)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:

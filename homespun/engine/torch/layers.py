@@ -42,8 +42,14 @@ class Linear(nn.Linear):
         )
         if self.lora_scale is None:
             return y
-        narrow = F.linear(input, self.lora_a.to(input.dtype)) * self.lora_scale  # [..., rank]
-        return y + F.linear(narrow, self.lora_b.to(input.dtype))
+        narrow = F.linear(input, self.lora_a.to(input.dtype))  # [..., rank]
+        sum_ = torch.addmm(
+            y.flatten(0, -2),
+            narrow.flatten(0, -2),
+            self.lora_b.to(input.dtype).t(),
+            alpha=self.lora_scale,
+        )
+        return sum_.view(y.shape)
 
     def merged(self) -> Tensor:
         """The weight with its adapter, without a gradient."""

@@ -31,6 +31,16 @@ COUNTED_TOKENS = 1_000_000
 """Tokens of the text from which token frequencies are counted."""
 
 
+SLOW = "slow fall"
+"""The cause of a loss that falls all the time, and is still far too high."""
+OVERSHOOT = "overshoot"
+"""The cause of a loss that rose in the first steps, and fell when the learning rate did."""
+OVERSHOOT_RISE = 0.1
+"""Relative rise above the loss of the first step."""
+UNLIKE_RATIO = 1.3
+"""In the first pass over a text, validation and training loss differ by less."""
+
+
 class Block(NamedTuple):
     """Consecutive steps: their number, and sums over them."""
 
@@ -216,6 +226,45 @@ def stuck(
     )
 
 
+def slow_fall(
+    blocks: Sequence[Block], first: float, unigram_loss: float, config: ResolvedConfig
+) -> Finding | None:
+    """The loss falls, and after so many steps is still no better than with token frequencies only."""
+    at_full_rate = sum(block.rate for block in blocks)
+    if at_full_rate < 2 * EARLY_STEPS or at_full_rate * config.tokens_per_step < 4 * MIN_TOKENS:
+        return None
+    before, last = _last_quarters(blocks)
+    if last.mean < 0.97 * unigram_loss or last.mean > first or before.mean < last.mean:
+        return None
+    early = min(block.mean for block in blocks[: len(blocks) // 2])
+    if early < 1.05 * unigram_loss:
+        return Finding(
+            "no fall",
+            f"the loss soon fell to {early:.3g} and is at {last.mean:.3g} now, no better than token frequencies alone. "
+            f"The learning rate is too high: start again with {lower_rate(config)}. (Or the text is random.)",
+        )
+    return Finding(
+        SLOW,
+        f"the loss falls too slowly: from {first:.3g} to {last.mean:.3g} in {sum(b.steps for b in blocks):,} steps, "
+        f"while token frequencies alone would give {unigram_loss:.3g}. The learning rate is too low: start again "
+        f"with {higher_rate(config)}",
+    )
+
+
+def overshoot(blocks: Sequence[Block], first: float, config: ResolvedConfig) -> Finding | None:
+    """The first steps made the model worse than random weights are."""
+    early = blocks[: max(1, len(blocks) // 4)]
+    worst = max(early, key=lambda block: block.mean)
+    if worst.mean < (1 + OVERSHOOT_RISE) * first:
+        return None
+    return Finding(
+        OVERSHOOT,
+        f"the loss rose from {first:.3g} to {worst.mean:.3g} in the first steps, and later fell to "
+        f"{blocks[-1].mean:.3g}: the learning rate is too high; start again with {lower_rate(config)} "
+        "(or more --warmup-steps)",
+    )
+
+
 def plateau(blocks: Sequence[Block], config: ResolvedConfig) -> Finding | None:
     """The loss has stopped falling, although the rate is still high."""
     if sum(block.rate for block in blocks) < LATE_STEPS:
@@ -258,6 +307,20 @@ def overfitting(evaluations: Sequence[Sequence[float]], config: ResolvedConfig) 
         f"the validation loss has risen from {best:.4g} to {val_loss:.4g} since step {best_step:,} while the training "
         "loss fell: the model memorizes the text; stop here (best.npz is from before), or train with more text, a "
         f"smaller model, --patience 2, --dropout 0.1 or --weight-decay {max(0.2, 2 * config.weight_decay):g}",
+    )
+
+
+def unlike_validation(evaluations: Sequence[Sequence[float]], passes: float) -> Finding | None:
+    """The validation loss is far above the training loss, before the model can have memorized anything."""
+    step, val_loss, training = evaluations[-1]
+    if passes > 1 or val_loss < UNLIKE_RATIO * training:
+        return None
+    return Finding(
+        "bad text",
+        f"the validation loss is {val_loss:.4g} at step {step:,.0f} and the training loss {training:.4g}, in the first "
+        "pass over the text, where a model cannot memorize: the two parts of the text are of different kinds, or one "
+        "of them has much that is repeated or random. Look at the text, and start again with a cleaner one "
+        "(--data-file)",
     )
 
 
