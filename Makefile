@@ -46,6 +46,7 @@ demo: .venv/.installed
 	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
 	cd demo && ../$(BIN)/homespun train --time-budget 255s
 	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 3
+	cd demo && ../$(BIN)/homespun eval --choices
 	cd demo && ../$(BIN)/homespun judge --num-samples 50
 	@echo "The curves of the run are in demo/checkpoints/training.png."
 	@echo "Play on: cd demo && ../$(BIN)/homespun generate --interactive"

@@ -11,6 +11,7 @@ Results = Mapping[str, Mapping[str, Any]]
 
 SMALL = "6 x 384, vocabulary 8,000, 8 x 256 tokens a step"
 
+HELD_OUT = "the validation side, from the training side"
 TEN_MINUTES = "10m each"
 ADAPTERS = "a training step of SmolLM2-135M, adapters of rank 8"
 
@@ -57,6 +58,16 @@ def stories(column: str) -> Callable[[Results], str]:
     return lambda results: spread([r[column] / 200 for r in rows(results, "stories", title)])
 
 
+def seeds(name: str, title: str, label: str, unit: str) -> Callable[[Results], str]:
+    """The range over the seeds, as '1.61 to 1.62'."""
+
+    def figure(results: Results) -> str:
+        found = row(results, name, title, label)
+        return f"{found[f'least {unit}']:.3f} to {found[f'most {unit}']:.3f}"
+
+    return figure
+
+
 def compiling(family: str) -> Callable[[Results], str]:
     """Speed gained with compiled kernels, in percent."""
 
@@ -72,11 +83,18 @@ def compiling(family: str) -> Callable[[Results], str]:
 
 FIGURES: dict[str, Callable[[Results], str]] = {
     "stories-consistent": stories("consistent"),
-    "stories-without-min-p": stories("consistent without min-p"),
     "prose-60s": exact("prose_recipe", "over the seeds", "--time-budget 60s", "mean bits/byte", 2),
     "prose-120s": exact(
         "prose_recipe", "over the seeds", "--time-budget 120s", "mean bits/byte", 2
     ),
+    "prose-60s-seeds": seeds("prose_recipe", "over the seeds", "--time-budget 60s", "bits/byte"),
+    "prose-120s-seeds": seeds("prose_recipe", "over the seeds", "--time-budget 120s", "bits/byte"),
+    "prose-fixed-seeds": seeds(
+        "prose_fixed", "over the seeds", "450 steps of 8 x 256 tokens", "bits/byte"
+    ),
+    "prose-xz": exact("prose_references", HELD_OUT, "xz -9e", "bits/byte", 3),
+    "prose-bytes": exact("prose_references", HELD_OUT, "5-gram of bytes", "bits/byte", 3),
+    "prose-tokens": exact("prose_references", HELD_OUT, "5-gram of tokens", "bits/byte", 3),
     "train-gpt2": speed("training", SMALL, "gpt2 adamw bfloat16"),
     "train-gpt2-compiled": speed("training", SMALL, "gpt2 adamw bfloat16 compiled"),
     "train-qwen3": speed("training", SMALL, "qwen3 adamw bfloat16"),

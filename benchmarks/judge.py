@@ -16,11 +16,11 @@ import numpy as np
 import tyro
 
 from benchmarks import report
+from benchmarks.corruptions import CORRUPTIONS
 from benchmarks.stories import TEMPERATURE, demo
 from homespun.config import DownloadConfig
 from homespun.stories import stories
 from homespun.stories.judge import judge
-from tests.stories.corruptions import CORRUPTIONS
 
 FIRST_SEED = 100
 """Seed of the first run's unseen stories, far from the demo's seed."""

@@ -2,13 +2,15 @@
 
     python -m benchmarks.prose fixed fairy_tales.txt
     python -m benchmarks.prose recipe fairy_tales.txt
+    python -m benchmarks.prose references fairy_tales.txt
 
 Each document of the file belongs to one side: one in ten, chosen by hash, is validation. The score is the mean loss, in
 float32, over windows of the validation text that do not overlap. With `--tune` a part of the training side replaces the
-validation side, which is then not read, and nothing is saved.
+validation side, which is then not read, and nothing is saved. The references need no neural model.
 """
 
 import hashlib
+import lzma
 import math
 import shlex
 import statistics
@@ -23,11 +25,13 @@ from typing import Annotated
 import tyro
 
 from benchmarks import report
+from benchmarks.figures import HELD_OUT
+from benchmarks.kneser_ney import KneserNey
 from homespun.architectures.families import count_active_parameters, count_parameters
 from homespun.data.corpus import survey
 from homespun.evaluation.scoring import Evaluator
 from homespun.language_model import load
-from homespun.tokenizer import END_OF_TEXT
+from homespun.tokenizer import END_OF_TEXT, train
 
 FIXED = """
     --model-size tiny --n-layers 6 --n-heads 6 --d-model 384 --vocab-size 4096 --seq-len 256
@@ -38,6 +42,9 @@ FIXED = """
 """12.2 M parameters without the position embeddings, 921,600 tokens. The values in the third line are free and may be
 tuned with `--tune`. With the last line the run evaluates only at its end, so that it selects nothing by its validation
 side."""
+
+VOCAB_SIZE = 4096
+"""Of the tokens that the 5-gram model counts, as many as the recipe chooses for this text."""
 
 Text = Annotated[Path, tyro.conf.Positional]
 Seeds = tuple[int, ...]
@@ -83,6 +90,34 @@ def recipe(
         for budget in budgets
     }
     finish("prose_recipe", tables, tune)
+
+
+def references(text: Text) -> None:
+    """Score the validation side by compression and by 5-gram models of bytes and of tokens.
+
+    Args:
+        text: the file.
+    """
+    learned, held_out = sides(text, tune=False)
+    n_bytes = sum(len(document.encode()) for document in held_out)
+    size = len(compressed([*learned, *held_out])) - len(compressed(learned))
+    rows: list[report.Row] = [{"of": "xz -9e", "bits/byte": round(8 * size / n_bytes, 4)}]
+    tokenizer = train(learned, VOCAB_SIZE)
+    for of, vocab_size, symbols in (
+        ("5-gram of bytes", 257, lambda document: [byte + 1 for byte in document.encode()]),
+        ("5-gram of tokens", tokenizer.vocab_size, tokenizer.encode),
+    ):
+        model = KneserNey(map(symbols, learned), order=5, vocab_size=vocab_size, mark=0)
+        nats = sum(model.nats(symbols(document)) for document in held_out)
+        rows.append({"of": of, "bits/byte": round(nats / math.log(2) / n_bytes, 4)})
+        print(report.table(rows[-1:]), flush=True)
+    report.save("prose_references", {HELD_OUT: rows})
+
+
+def compressed(documents: Sequence[str]) -> bytes:
+    """These documents as `xz -9e` compresses them."""
+    text = f"\n{END_OF_TEXT}\n".join(documents).encode()
+    return lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
 
 
 def sides(text: Path, tune: bool) -> tuple[list[str], list[str]]:
@@ -153,4 +188,6 @@ def _hash(document: str) -> int:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"fixed": fixed, "recipe": recipe})
+    tyro.extras.subcommand_cli_from_dict(
+        {"fixed": fixed, "recipe": recipe, "references": references}
+    )

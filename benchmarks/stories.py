@@ -1,31 +1,41 @@
-"""Does the demo's model tell stories? Runs the demo's own commands with several training seeds, and the judge.
+"""What does the demo's model know of its world? Runs the demo's own commands with several training seeds.
 
-    python -m benchmarks.stories
+    python -m benchmarks.stories --folder demo-seeds
 
-Of the consistent stories it also counts those that are new: not copied from the training text.
+Three figures tell it: choices between true and false stories, given beginnings, and free stories. A seed whose figures
+are in the folder is not trained again, so that a run that was interrupted goes on where it stopped.
 """
 
+import json
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from benchmarks import report
-from homespun.config import JudgeConfig
-from homespun.data.corpus import survey
+from homespun import durable
+from homespun.config import EvalConfig, JudgeConfig
+from homespun.evaluation.choices import evaluate_choices
+from homespun.evaluation.storytelling import (
+    continued,
+    sampling_shown,
+    summarised,
+    told,
+    training_text,
+)
 from homespun.language_model import LanguageModel, load
 from homespun.records import metrics
 from homespun.stories import lexicon
-from homespun.stories.judge import judge
 
 ROOT = Path(__file__).parent.parent
 TEMPERATURE = 0.8
+"""At which the 5-gram model of `benchmarks.judge` writes."""
 COMPLAINTS_SHOWN = 15
 
 GENERAL = {
@@ -40,8 +50,12 @@ GENERAL = {
 }
 """Placeholders for the words in a complaint, so that equal mistakes count as one kind."""
 
+Figures = dict[str, Any]
+"""The rows of one seed, by table, and the judge's complaints."""
+
 
 def main(
+    folder: Path,
     seeds: tuple[int, ...] = (0, 1, 2),
     n_samples: int = 200,
     download_flags: str = "",
@@ -50,38 +64,45 @@ def main(
     """Measure and save.
 
     Args:
+        folder: receives the text, the tokenizer, a run and a file of figures for each seed. Use a new folder for other
+            flags.
         seeds: seeds of the training runs.
-        n_samples: stories that each model writes.
+        n_samples: stories that each model writes, and beginnings that it continues.
         download_flags: more flags for the demo's `homespun download`.
         train_flags: more flags for the demo's `homespun train`.
     """
     more = {"download": download_flags, "train": train_flags}
     commands = [[*words, *shlex.split(more.get(words[0], ""))] for words in demo()]
-    rows: list[report.Row] = []
-    complaints: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for words in commands:
-            if words[0] != "train":
-                homespun(words, folder)
-        for seed in seeds:
+    folder.mkdir(exist_ok=True, parents=True)
+    measured: list[Figures] = []
+    for seed in seeds:
+        file = folder / f"figures_{seed}.json"
+        if not file.exists():
             for words in commands:
                 if words[0] == "train":
-                    homespun([*words, "--seed", str(seed)], folder)
-            row, first = judged(folder, n_samples)
-            rows.append({"seed": seed, **row})
-            complaints += first
-            print(report.table(rows[-1:]))
-    report.save(
-        "stories",
-        {
-            f"{n_samples} stories at temperature {TEMPERATURE}": rows,
-            "what the judge says first of the others": [
-                {"complaint": kind, "stories": count}
-                for kind, count in complaints.most_common(COMPLAINTS_SHOWN)
-            ],
-        },
-    )
+                    run = f"seed_{seed}"
+                    homespun([*words, "--seed", str(seed), "--checkpoint-dir", run], folder)
+                elif not (folder / f"{words[0]}.done").exists():
+                    homespun(words, folder)
+                    (folder / f"{words[0]}.done").touch()
+            figures = measure(folder / f"seed_{seed}", n_samples)
+            durable.write(file, json.dumps(figures, indent=2).encode())
+        measured.append(json.loads(file.read_text(encoding="utf-8")))
+        for title, row in measured[-1]["rows"].items():
+            print(f"seed {seed}, {title}\n{report.table([row])}", flush=True)
+    complaints = sum((Counter(figures["complaints"]) for figures in measured), Counter[str]())
+    tables = {
+        title: [
+            {"seed": seed, **figures["rows"][title]}
+            for seed, figures in zip(seeds, measured, strict=True)
+        ]
+        for title in measured[0]["rows"]
+    }
+    tables["the judge's first complaint about the others"] = [
+        {"complaint": kind, "stories": count}
+        for kind, count in complaints.most_common(COMPLAINTS_SHOWN)
+    ]
+    report.save("storytelling", tables)
 
 
 def demo() -> list[list[str]]:
@@ -101,40 +122,59 @@ def homespun(words: Sequence[str], folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
-def judged(folder: Path, n_samples: int) -> tuple[report.Row, Counter[str]]:
-    """Figures of the run in a folder, and counts of the judge's first complaint about each inconsistent story."""
-    model = load(folder / "checkpoints")
-    [data] = (folder / "data").glob("*.txt")
-    learned = "\n\n".join(survey(data).training())
-    consistent = new = 0
-    complaints: Counter[str] = Counter()
-    for story in sampled(model, n_samples):
-        verdict = judge(story)
-        if verdict.consistent:
-            consistent += 1
-            new += story.strip() not in learned
-        else:
-            complaints[kind(verdict.problems[0].what)] += 1
-    records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
-    row = {
-        "val loss": round(min(r["val_loss"] for r in records if "val_loss" in r), 4),
-        "tokens": records[-1]["tokens"],
-        "consistent": consistent,
-        "share": round(consistent / n_samples, 3),
-        "new": new,
-        "share of those": round(new / max(1, consistent), 3),
-        "consistent without min-p": sum(
-            judge(story).consistent for story in sampled(model, n_samples, min_p=0.0)
-        ),
+def measure(run: Path, n_samples: int) -> Figures:
+    """The three figures of a run."""
+    model = load(run)
+    config = JudgeConfig(num_samples=n_samples)
+    records = list(metrics.read(run / "metrics.jsonl"))
+    free, complaints = free_stories(model, config)
+    rows = {
+        "training": {
+            "val loss": round(min(r["val_loss"] for r in records if "val_loss" in r), 4),
+            "steps": records[-1]["step"],
+            "tokens": records[-1]["tokens"],
+        },
+        "right choices": choices(run),
+        "given beginnings": beginnings(model, config),
+        f"free stories, {sampling_shown(config)}": free,
     }
-    return row, complaints
+    return {"rows": rows, "complaints": complaints}
 
 
-def sampled(model: LanguageModel, n: int, **settings: float) -> list[str]:
-    """Stories sampled as `homespun judge` samples them."""
-    config = JudgeConfig(temperature=TEMPERATURE)
-    written = model.continuations(None, config, num_samples=n, **settings)
-    return [story.text for story in written]
+def choices(model: Path) -> report.Row:
+    """The share of right choices, of all pairs and of each skill."""
+    [result] = evaluate_choices(EvalConfig(models=(str(model),), choices="stories"), print)
+    scores = (result.overall, *result.skills)
+    return {"pairs": result.overall.n_pairs, **{one.skill: round(one.share, 3) for one in scores}}
+
+
+def beginnings(model: LanguageModel, config: JudgeConfig) -> report.Row:
+    """Shares of consistent stories with a given beginning."""
+    columns = list(continued(model, config))
+    shares = {column.settings: round(column.overall.share, 3) for column in columns}
+    return {"beginnings": columns[0].overall.n, **shares}
+
+
+def free_stories(model: LanguageModel, config: JudgeConfig) -> tuple[report.Row, Counter[str]]:
+    """Figures of stories that begin freely, and counts of the first complaint about each that is not consistent."""
+    stories = list(told(model, config))
+    learned = training_text(model)
+    assert learned
+    result = summarised(stories, learned.training())
+    low, high = result.tally.interval
+    row: dict[str, float] = {
+        "different": result.tally.n,
+        "consistent": round(result.tally.share, 3),
+        "from": round(low, 3),
+        "to": round(high, 3),
+        "courses": result.n_courses,
+        "new course": round((result.n_with_new_course or 0) / max(1, result.tally.consistent), 3),
+    }
+    for compared in result.compared:
+        row |= {compared.of: round(compared.model, 3)}
+        row |= {f"{compared.of} (generator)": round(compared.generator, 3)}
+    problems = (story.verdict.problems for story in stories if not story.verdict.consistent)
+    return row, Counter(kind(first.what) for first, *_ in problems)
 
 
 def kind(complaint: str) -> str:

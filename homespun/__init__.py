@@ -20,6 +20,7 @@ from homespun.errors import UserError
 if TYPE_CHECKING:
     from homespun.api import download, evaluate, plan, report, train, train_tokenizer, tune
     from homespun.data.samples import TextDataset
+    from homespun.evaluation.choices import ChoicesResult
     from homespun.evaluation.evaluate import EvalResult
     from homespun.forecast import Forecast
     from homespun.language_model import LanguageModel, load
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdamW",
+    "ChoicesResult",
     "DownloadConfig",
     "EvalConfig",
     "EvalResult",
@@ -79,6 +81,7 @@ __all__ = [
 
 _HOMES = {
     "AdamW": "homespun.steps",
+    "ChoicesResult": "homespun.evaluation.choices",
     "EvalResult": "homespun.evaluation.evaluate",
     "Forecast": "homespun.forecast",
     "LanguageModel": "homespun.language_model",
@@ -87,11 +90,11 @@ _HOMES = {
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.records.events",
     "TrainableModel": "homespun.steps",
-    "TuneResult": "homespun.tuning.result",
     "accumulate_gradients": "homespun.steps",
     "clip_gradients": "homespun.steps",
     "compute_gradients": "homespun.steps",
     "cosine_schedule": "homespun.steps",
+    "TuneResult": "homespun.tuning.result",
     "download": "homespun.api",
     "evaluate": "homespun.api",
     "gradient_norm": "homespun.steps",

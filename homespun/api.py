@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from homespun.checkpoint.folder import METRICS
 from homespun.config import (
@@ -20,6 +20,7 @@ from homespun.config.checked import checked, settings_of, shown, takes_settings_
 from homespun.data.download import download as run_download
 from homespun.data.train_tokenizer import train_tokenizer as run_tokenizer_training
 from homespun.errors import UserError
+from homespun.evaluation.choices import ChoicesResult, evaluate_choices
 from homespun.evaluation.evaluate import EvalResult
 from homespun.evaluation.evaluate import evaluate as run_evaluation
 from homespun.forecast import Forecast, forecast
@@ -120,18 +121,34 @@ def report(runs: PathLike | Sequence[PathLike], output: PathLike | None = None) 
     return write_report([Path(run) for run in config.runs], page)
 
 
+@overload
+def evaluate(
+    config: EvalConfig | None = None, *, choices: None = None, **settings: Any
+) -> list[EvalResult]: ...
+@overload
+def evaluate(
+    config: EvalConfig | None = None, *, choices: str | Path, **settings: Any
+) -> list[ChoicesResult]: ...
 @takes_settings_of(EvalConfig)
-def evaluate(config: EvalConfig | None = None, **settings: Any) -> list[EvalResult]:
+def evaluate(
+    config: EvalConfig | None = None, *, choices: str | Path | None = None, **settings: Any
+) -> list[EvalResult] | list[ChoicesResult]:
     """Score a text with one or more models, as `homespun eval` does: a result for each model, in their order.
 
     Args:
         config: the settings; `settings` replace some of them: models, data_file, stride, ...
+        choices: compare pairs of texts instead, as `homespun eval --choices`: a file of pairs, or "stories" for those
+            of the built-in stories. The results are then of type `ChoicesResult`.
 
     Raises:
         UserError: a model or the text cannot be read, a setting does not fit a model, or memory does not suffice.
     """
     occupy_standard_descriptors()
-    return list(run_evaluation(settings_of(EvalConfig, config, settings), say))
+    given = settings if choices is None else {**settings, "choices": choices}
+    chosen = settings_of(EvalConfig, config, given)
+    if chosen.choices is not None:
+        return list(evaluate_choices(chosen, say))
+    return list(run_evaluation(chosen, say))
 
 
 @takes_settings_of(TrainConfig)

@@ -91,6 +91,8 @@ SHORT = {
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",
     "planning.machines": "the name of a machine, as it was typed",
+    "stories.outline": "sentences that the judge has cut",
+    "stories.pairs": "stories of the package itself",
     "stories.teller": "the forms of the package itself",
 }
 """Modules whose regular expressions see short texts only."""

@@ -125,10 +125,7 @@ class _Parser:
                 values.append(self._words.pop(0))
         if several:
             parsed = [parse_value(self._kind, setting, value) for value in values]
-            self._given[setting] = [
-                *self._given.get(setting, ()),
-                *parsed,
-            ]  # a flag may be repeated
+            self._given[setting] = [*self._given.get(setting, ()), *parsed]
         elif values:
             self._given[setting] = parse_value(self._kind, setting, values[0])
         elif metadata["const"]:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,9 @@ from homespun.errors import UserError
 from homespun.terminal import bar, columns, counted, printable, put, say, warn, wrapped
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from homespun.evaluation.storytelling import Storytelling
     from homespun.language_model import LanguageModel
 
 Settings = dict[str, Any]
@@ -165,17 +168,15 @@ def generate(settings: Settings) -> int:
 def evaluate(settings: Settings) -> int:
     config = EvalConfig(**settings)
     from homespun.engine import hardware
-    from homespun.evaluation.evaluate import evaluate
 
     hardware.limit_workers(config.threads)
+    if config.choices is not None:
+        return _choose(config)
+    from homespun.evaluation.evaluate import evaluate
+
     if config.json:
         for result in evaluate(config, warn):  # standard output is for a program
-            fields = dataclasses.asdict(result)
-            finite = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in fields.items()
-            }
-            put(json.dumps(finite))
+            put(_line_of_json(result))
         return 0
     name_width = max(map(len, ("model", *config.models)))
     for number, result in enumerate(evaluate(config, say)):
@@ -194,6 +195,34 @@ def evaluate(settings: Settings) -> int:
         row = "".join(f"{figure:>{width}}" for figure, width in cells)
         put(printable(result.model).ljust(name_width) + row)
     return 0
+
+
+def _choose(config: EvalConfig) -> int:
+    from homespun.evaluation.choices import evaluate_choices
+    from homespun.evaluation.intervals import percent_range
+
+    for number, result in enumerate(evaluate_choices(config, warn if config.json else say)):
+        if config.json:
+            put(_line_of_json(result))
+            continue
+        if len(config.models) > 1:
+            put(("\n" if number else "") + printable(result.model))
+        scores = (*result.skills, result.overall)
+        width = max(len("skill"), *(len(printable(score.skill)) for score in scores))
+        put(f"{'skill':<{width}}{'pairs':>8}{'right':>8}  95% interval")
+        for score in scores:
+            name, interval = printable(score.skill), percent_range(score.low, score.high)
+            put(f"{name:<{width}}{score.n_pairs:>8,}{score.share:>8.1%}  {interval}")
+    return 0
+
+
+def _line_of_json(result: "DataclassInstance") -> str:
+    """The fields of a result. JSON has no infinite numbers: null stands for them."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in dataclasses.asdict(result).items()
+    }
+    return json.dumps(finite)
 
 
 def models(settings: Settings) -> int:
@@ -242,21 +271,85 @@ def models(settings: Settings) -> int:
 
 def judge(settings: Settings) -> int:
     config = JudgeConfig(**settings)
-    from homespun.stories.judge import judge
+    from homespun.evaluation.storytelling import summarised, told, training_text
 
-    consistent, shown = 0, 0
-    written = _load(config).continuations(None, config, config.num_samples)
+    model = _load(config)
+    if config.beginnings:
+        return _judge_beginnings(config, model)
+    stories, shown = [], 0
     with bar("Writing and judging stories", config.num_samples) as advance:
-        for number, story in enumerate(written, start=1):
-            verdict = judge(story.text)
-            consistent += verdict.consistent
-            if verdict.problems and shown < SHOWN_CONTRADICTIONS:
+        for story in told(model, config):
+            stories.append(story)
+            if story.verdict.problems and shown < SHOWN_CONTRADICTIONS:
                 shown += 1
-                problem = verdict.problems[0]
-                put(printable(f"story {number}: {problem.what}: {problem.text}"))
+                problem = story.verdict.problems[0]
+                put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
             advance(1)
-    stories = counted(config.num_samples, "story is", "stories are")
-    put(f"{consistent} of {stories} consistent from start to end.")
+    learned = training_text(model)
+    result = summarised(stories, learned.training() if learned else None)
+    for line in _figures(config, result, learned.path if learned else None):
+        put(line)
+    return 0
+
+
+def _figures(config: JudgeConfig, result: "Storytelling", text: Path | None) -> Iterator[str]:
+    """The lines of `judge` about all stories; `text` is the one that the model learned from."""
+    from homespun.evaluation.intervals import percent_range
+    from homespun.evaluation.storytelling import sampling_shown
+
+    tally = result.tally
+    is_repeated = tally.n < result.n_told
+    noun = "different stor" if is_repeated else "stor"
+    stories = counted(tally.n, f"{noun}y is", f"{noun}ies are")
+    yield f"{tally.consistent} of {stories} consistent from start to end."
+    seed = "random seed" if config.seed is None else f"seed {config.seed}"
+    facts = {
+        "share": f"{tally.share:.0%}, 95% interval {percent_range(*tally.interval)}",
+        "sampling": f"{sampling_shown(config)}, {seed}",
+    }
+    if is_repeated:
+        facts["repeated"] = f"{result.n_told} stories were told; each counts once"
+    if tally.consistent:
+        courses = counted(result.n_courses, "course", "different courses")
+        facts["courses"] = f"{courses} of events in the consistent stories"
+        new = "not known, for the training text is not here"
+        if result.n_with_new_course is not None:
+            share = result.n_with_new_course / tally.consistent
+            follow = counted(
+                result.n_with_new_course, "consistent story follows", "consistent stories follow"
+            )
+            new = f"{follow} a course of events that is not in {text} ({share:.0%})"
+        facts["new"] = new
+    for name, fact in facts.items():
+        yield f"{name:<10}{fact}"
+    width = max(len(row.of) for row in result.compared)
+    yield f"{'':<{width}}{'model':>8}{'generator':>11}"
+    for row in result.compared:
+        yield f"{row.of:<{width}}{row.model:>8.0%}{row.generator:>11.0%}"
+
+
+def _judge_beginnings(config: JudgeConfig, model: "LanguageModel") -> int:
+    from homespun.evaluation.intervals import percent_range
+    from homespun.evaluation.storytelling import continued
+
+    columns = list(continued(model, config))
+    put(f"{columns[0].overall.n} unseen beginnings, continued; consistent from start to end:")
+    titles = [column.settings for column in columns]
+    kinds = {kind: kind.replace("_", " ") for kind in columns[0].mishaps}
+    name = max(len("mishap"), *map(len, kinds.values()))
+    put(f"{'mishap':<{name}}{'stories':>9}" + "".join(f"  {title}" for title in titles))
+    for kind, label in kinds.items():
+        cells = "".join(
+            f"  {column.mishaps[kind].consistent:>{len(title)},}"
+            for column, title in zip(columns, titles, strict=True)
+        )
+        put(f"{label:<{name}}{columns[0].mishaps[kind].n:>9,}{cells}")
+    for column in columns:
+        interval = percent_range(*column.overall.interval)
+        put(
+            f"{column.settings}: {column.overall.consistent} of {column.overall.n}, "
+            f"{column.overall.share:.0%}, 95% interval {interval}"
+        )
     return 0
 
 
@@ -439,6 +532,7 @@ COMMANDS: dict[str, Command] = {
             (
                 "homespun eval checkpoints --data-file other.txt",
                 "homespun eval checkpoints smollm2 model.gguf --data-file other.txt --stride",
+                "homespun eval checkpoints --choices",
             ),
         ),
         Command(
@@ -459,7 +553,15 @@ COMMANDS: dict[str, Command] = {
                 "homespun import HuggingFaceTB/SmolLM2-135M",
             ),
         ),
-        Command("judge", JudgeConfig, judge),
+        Command(
+            "judge",
+            JudgeConfig,
+            judge,
+            (
+                "homespun judge --num-samples 200",
+                "homespun judge --beginnings --num-samples 130",
+            ),
+        ),
         Command("models", ModelsConfig, models),
         Command("verify", VerifyConfig, verify),
         Command("doctor", DoctorConfig, doctor, ("homespun doctor", "homespun doctor checkpoints")),

@@ -6,7 +6,7 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 from homespun.config.commands import DoctorConfig, ModelsConfig, ReportConfig, VerifyConfig
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
-from homespun.config.evaluation import MAX_DEFAULT_CONTEXT, EvalConfig
+from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
 from homespun.config.generation import (
     STANDARD_INPUT,
     GenerateConfig,
@@ -34,6 +34,7 @@ from homespun.config.training import (
 from homespun.config.tuning import TuneConfig
 
 __all__ = [
+    "BUILT_IN_PAIRS",
     "LONGEST_CONTEXT",
     "MAX_DEFAULT_CONTEXT",
     "STANDARD_INPUT",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from homespun.config.checked import PathName, preset_defaults, setting
+from homespun.config.checked import PathName, flag, preset_defaults, setting
 from homespun.config.generation import ReaderConfig
 from homespun.config.model import LONGEST_CONTEXT
 from homespun.config.training import TrainConfig
@@ -13,9 +13,13 @@ MAX_DEFAULT_CONTEXT = 2048
 """Models with a longer context are scored with this one unless `seq_len` is given."""
 
 
+BUILT_IN_PAIRS = "stories"
+"""The value of `choices` for pairs from the world of the built-in stories."""
+
+
 @dataclass(frozen=True)
 class EvalConfig(ReaderConfig):
-    """Score a text with one or more models: loss, perplexity, bits per byte."""
+    """Score a text with one or more models: loss, perplexity, bits per byte; or let them choose between texts."""
 
     models: tuple[PathName, ...] = setting(
         (TrainConfig.checkpoint_dir,),
@@ -27,6 +31,15 @@ class EvalConfig(ReaderConfig):
         "Text: a .txt, .jsonl or .parquet file, or a folder of them. Of a text that one of the models was trained on, "
         "only the part held out for validation counts.",
         if_omitted="the last download",
+    )
+    choices: PathName | None = setting(
+        None,
+        "Instead of scoring a text, count how often the true text of a pair is likelier than the false one. FILE: a "
+        ".tsv file with two columns, or a .jsonl file with sentence_good and sentence_bad; without it, pairs of the "
+        "built-in stories.",
+        if_omitted="off",
+        const=BUILT_IN_PAIRS,
+        metavar="FILE",
     )
     max_tokens: int | None = setting(
         preset_defaults(TrainConfig)["eval_tokens"],
@@ -57,3 +70,11 @@ class EvalConfig(ReaderConfig):
         super().__post_init__()
         if not self.models:
             raise UserError("no model is named: name at least one")
+        if self.choices is not None:
+            if self.precision not in ("auto", "float32"):
+                raise UserError("--choices computes in float32: leave --precision out")
+            for name in ("data_file", "seq_len", "stride"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"--choices compares whole texts of pairs: leave {flag(name)} out"
+                    )

@@ -21,7 +21,7 @@ class SamplingConfig(Checked):
         200, "Maximum number of tokens; an end-of-text token ends the text earlier.", at_least=1
     )
     temperature: float = setting(
-        0.8, "0: always the most likely token; 1: the model's own distribution.", at_least=0
+        0.9, "0: always the most likely token; 1: the model's own distribution.", at_least=0
     )
     top_k: int | None = setting(
         None, "Sample from the k most likely tokens.", if_omitted="off", off=None, at_least=1
@@ -34,7 +34,7 @@ class SamplingConfig(Checked):
         at_most=1,
     )
     min_p: float = setting(
-        0.2,
+        0.1,
         "Leave out tokens less likely than this fraction of the most likely token.",
         off=0.0,
         at_least=0,
@@ -133,13 +133,10 @@ class JudgeConfig(LoadConfig, SamplingConfig):
     """Let a model trained on the built-in stories write stories, and check each for contradictions."""
 
     num_samples: int = setting(50, "Number of stories.", at_least=1, at_most=100_000)
-    min_p: float = setting(
-        0.3,
-        "Leave out tokens less likely than this fraction of the most likely token. The stories are so regular that "
-        "such tokens are mistakes.",
-        off=0.0,
-        at_least=0,
-        at_most=1,
+    beginnings: bool = setting(
+        False,
+        "Give the model the beginnings of unseen stories, up to the first mishap, equally many of each kind, and judge "
+        "how it goes on: by its own distribution, and at the settings below.",
     )
     max_tokens: int = setting(
         400, "Length at which a story that has not ended is cut off.", at_least=1

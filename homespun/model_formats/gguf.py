@@ -10,7 +10,7 @@ import numpy.typing as npt
 from homespun import durable
 from homespun.architectures.base import Family, Parameter, Part
 from homespun.architectures.families import FAMILIES, family, model_config, parameters
-from homespun.config import ModelConfig
+from homespun.config import ModelConfig, SamplingConfig
 from homespun.config.checked import shown
 from homespun.errors import UserError
 from homespun.model_formats.gguf_file import GGUFFile, read_gguf
@@ -314,8 +314,8 @@ def modelfile(model: StoredModel, file_name: str) -> str:
     """The content of a Modelfile, from which Ollama makes a model that continues texts."""
     return f'''FROM ./{file_name}
 TEMPLATE """{{{{ .Prompt }}}}"""
-PARAMETER temperature 0.8
-PARAMETER min_p 0.2
+PARAMETER temperature {SamplingConfig.temperature}
+PARAMETER min_p {SamplingConfig.min_p}
 PARAMETER num_ctx {model.config.seq_len}
 PARAMETER stop "{separator_name(model.tokenizer)}"
 '''

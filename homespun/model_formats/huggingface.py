@@ -11,6 +11,7 @@ import numpy.typing as npt
 from homespun import durable
 from homespun.architectures.base import Part
 from homespun.architectures.families import family, parameters
+from homespun.config import SamplingConfig
 from homespun.errors import UserError
 from homespun.model_formats.config_file import CONFIG
 from homespun.model_formats.model_card import model_card
@@ -131,7 +132,8 @@ def write_description(model: StoredModel, folder: Path, values: dict[str, Any]) 
     kind = family(model.config.architecture)
     ids = {"bos_token_id": model.tokenizer.eot_id, "eos_token_id": model.tokenizer.eot_id}
     write_object(folder / CONFIG, kind.huggingface_config(model.config) | ids | values)
-    write_object(folder / GENERATION, ids | {"do_sample": True, "temperature": 0.8, "min_p": 0.2})
+    drawn = {"temperature": SamplingConfig.temperature, "min_p": SamplingConfig.min_p}
+    write_object(folder / GENERATION, ids | {"do_sample": True} | drawn)
     write_object(folder / FACTS, {"step": model.step, "header": other_facts(model)})
     write_tokenizer(model, folder)
 

@@ -1,7 +1,6 @@
-"""The vocabulary of the stories: names, creatures, traits, things and places.
+"""The vocabulary of the stories: names, creatures, traits, things and places, and which of them fit together.
 
-There are few of each, so that a small model soon knows them all. The hard part is to remember which of them a story is
-about.
+A feature such as "trees" or "water" joins a place to the spots, heights, shelters and chores that exist there.
 """
 
 
@@ -9,78 +8,230 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-GIRLS = _split("Mia Lily Anna Zoe Ruby Nora Ella Rosie Daisy Molly Emma Sue Kate Tina Lucy")
-BOYS = _split("Tom Ben Max Sam Leo Jack Finn Tim Oscar Toby Hugo Peter Billy Noah Fred")
+# Characters.
+
+GIRLS = _split(
+    "Mia Lily Anna Zoe Ruby Nora Ella Rosie Daisy Molly Emma Sue Kate Tina Lucy Clara Ivy Hazel "
+    "Jane Bella Greta Nina Paula Vera Wendy"
+)
+BOYS = _split(
+    "Tom Ben Max Sam Leo Jack Finn Tim Oscar Toby Hugo Peter Billy Noah Fred Adam Carl Dan Felix "
+    "George Henry Ned Otto Paul Victor"
+)
 NAMES = GIRLS + BOYS
 HE = dict.fromkeys(GIRLS, "she") | dict.fromkeys(BOYS, "he")
 HIM = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "him")
 HIS = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "his")
-CHILD = dict.fromkeys(GIRLS, "girl") | dict.fromkeys(BOYS, "boy")
-ANIMALS = _split("rabbit bear fox mouse duck cat dog frog squirrel pig")
+CHILDREN = {"girl": GIRLS, "princess": GIRLS, "boy": BOYS, "prince": BOYS}
+"""The names of each kind of child."""
+ANIMALS = _split(
+    "rabbit bear fox mouse duck cat dog frog squirrel pig hedgehog owl otter badger goat beaver"
+)
+CREATURES = (*CHILDREN, *ANIMALS)
 
-# A trait is a cause: only careless characters leave things behind, only greedy ones refuse to share, only timid ones
-# fear the weather, only cheeky ones play tricks. The number is the weight of the trait in a random choice.
-TRAITS = dict.fromkeys(_split("careless greedy timid cheeky"), 2)
-TRAITS |= dict.fromkeys(_split("kind brave cheerful clever gentle"), 1)
-CARES = frozenset(_split("careless greedy"))  # these traits show in the treatment of one's own toy
-TRICKS = frozenset(_split("cheeky"))  # these traits show in the treatment of another's toy
+FAULTS = _split("careless greedy timid cheeky proud lazy forgetful shy curious daring")
+"""Traits that make something go wrong."""
+VIRTUES = _split("kind cheerful brave clever patient honest gentle")
+"""Traits that show when something has gone wrong."""
+TRAITS = FAULTS + VIRTUES
+LOOKS = _split("little young small")
+"""Words before a creature without a trait. They mean nothing for the story."""
+LIMBS = _split("knee foot arm nose elbow ankle hand toe")
+
+# Things.
 
 TOYS = _split(
     "ball kite doll drum boat car train robot puppet hoop scarf hat cap bucket cup book bell "
     "whistle flute lantern umbrella balloon blanket ring shell feather clock crown wand mask "
-    "brush map"
+    "brush map teddy violin trumpet wagon spade basket flag cloak marble telescope compass "
+    "necklace frisbee rattle pillow shield plane truck tambourine"
 )
 FRAGILE = frozenset(
     _split(
-        "kite doll drum boat car train robot puppet cup flute lantern umbrella clock crown wand "
-        "mask"
+        "kite drum boat car train robot puppet cup flute lantern umbrella clock crown wand mask "
+        "violin trumpet wagon telescope compass necklace rattle shield plane truck tambourine "
+        "whistle bell"
     )
 )
-LIGHT = frozenset(_split("kite scarf hat cap balloon feather map mask umbrella"))
-THROWN = frozenset(_split("ball kite hoop hat cap balloon boat ring doll scarf"))
-FOODS = _split("cake pie bun pear melon cookie sandwich pancake")
-COLOURS = _split("red blue green yellow white pink purple brown")
-TASTES = _split("big sweet warm fresh")
+CLOTH = frozenset(
+    _split("kite doll puppet scarf hat cap book umbrella blanket map teddy flag cloak pillow mask")
+)
+"""Things that can tear."""
+LIGHT = frozenset(_split("kite scarf hat cap balloon feather map mask umbrella flag plane"))
+"""Things that the wind can blow away."""
+THROWN = frozenset(_split("ball kite hoop hat cap balloon ring doll scarf frisbee teddy plane"))
+WASHABLE = frozenset(
+    _split(
+        "ball doll scarf hat cap bucket cup blanket boat car train wagon teddy cloak flag pillow "
+        "mask shell spade basket truck robot hoop frisbee puppet ring"
+    )
+)
+FLOATING = frozenset(
+    _split("ball boat balloon hat cap bucket feather hoop basket frisbee doll teddy plane")
+)
+COLOURS = _split(
+    "red blue green yellow white pink purple brown orange black silver golden grey striped"
+)
 
-PLACES = {  # place -> the phrase for being there
-    "garden": "in the garden",
-    "park": "in the park",
-    "forest": "in the forest",
-    "barn": "in the barn",
-    "meadow": "in the meadow",
-    "orchard": "in the orchard",
-    "village": "in the village",
-    "valley": "in the valley",
-    "field": "in the field",
-    "town": "in the town",
-    "cave": "in the cave",
-    "beach": "at the beach",
-    "market": "at the market",
-    "school": "at the school",
-    "farm": "at the farm",
-    "castle": "at the castle",
-    "mill": "at the mill",
-    "playground": "at the playground",
-    "fair": "at the fair",
-    "zoo": "at the zoo",
-    "river": "by the river",
-    "lake": "by the lake",
-    "pond": "by the pond",
-    "sea": "by the sea",
-    "hill": "on the hill",
-    "stream": "by the stream",
-    "island": "on the island",
+FRUITS = _split("pear melon apple plum peach banana apricot")
+BAKED = _split(
+    "cake pie bun cookie sandwich pancake muffin waffle tart biscuit pretzel doughnut dumpling"
+)
+FOODS = FRUITS + BAKED
+TASTES_OF = dict.fromkeys(FRUITS, _split("big sweet fresh ripe juicy")) | dict.fromkeys(
+    BAKED, _split("big sweet warm fresh tasty delicious")
+)
+TASTES = tuple(dict.fromkeys(taste for tastes in TASTES_OF.values() for taste in tastes))
+
+# Places.
+
+_PLACES = {  # place: the preposition, and the features
+    "garden": ("in", "trees grass shed"),
+    "park": ("in", "trees grass bench"),
+    "forest": ("in", "trees stones"),
+    "clearing": ("in", "trees grass"),
+    "barn": ("in", "straw"),
+    "stable": ("in", "straw"),
+    "meadow": ("in", "grass"),
+    "orchard": ("in", "trees grass"),
+    "village": ("in", "houses"),
+    "valley": ("in", "grass stones"),
+    "field": ("in", "grass"),
+    "town": ("in", "houses bench"),
+    "cave": ("in", "stones"),
+    "beach": ("at", "sand water"),
+    "market": ("at", "stalls houses"),
+    "school": ("at", "houses bench"),
+    "farm": ("at", "straw houses"),
+    "castle": ("at", "houses stones"),
+    "mill": ("at", "houses straw"),
+    "playground": ("at", "bench trees"),
+    "fair": ("at", "stalls grass"),
+    "zoo": ("at", "bench trees"),
+    "campsite": ("at", "trees grass"),
+    "station": ("at", "houses bench"),
+    "harbour": ("at", "houses water"),
+    "lighthouse": ("at", "stones water"),
+    "river": ("by", "water grass"),
+    "lake": ("by", "water trees"),
+    "pond": ("by", "water grass"),
+    "sea": ("by", "sand water"),
+    "stream": ("by", "water stones"),
+    "waterfall": ("by", "water stones"),
+    "fountain": ("by", "houses bench"),
+    "hill": ("on", "grass stones"),
+    "mountain": ("on", "stones"),
+    "island": ("on", "trees water"),
 }
-SPOTS = (  # their first words differ
-    "under the bench", "behind the big tree", "deep in the tall grass", "beside the well",
-    "among the leaves", "between the rocks", "inside the hollow log", "below the steps",
-    "beneath the cart", "near the gate", "next to the shed", "close to the fence",
-    "underneath the table", "down in the straw", "outside the hut", "beyond the bushes",
+PLACES = {place: f"{where} the {place}" for place, (where, _) in _PLACES.items()}
+"""The phrase for being at each place."""
+LIVELY = frozenset({"bench", "houses", "stalls", "sand"})
+"""Features of places where other children play."""
+FEATURES = {place: frozenset(features.split()) for place, (_, features) in _PLACES.items()}
+
+
+def _by_phrase(by_feature: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    return {phrase: feature for feature, phrases in by_feature.items() for phrase in phrases}
+
+
+SPOTS = _by_phrase({  # Where a thing can lie.
+    "trees": ("behind the big tree", "among the fallen leaves", "inside the hollow log", "between the roots"),
+    "grass": ("deep in the tall grass", "among the daisies", "beyond the bushes", "beside the molehill"),
+    "stones": ("between the rocks", "under a flat stone", "in a dark hole", "behind the boulder"),
+    "straw": ("down in the straw", "behind the hay bales", "under the ladder", "beneath the cart"),
+    "bench": ("under the bench", "beside the hedge", "close to the fence"),
+    "houses": ("below the steps", "beside the well", "near the gate", "behind the barrels"),
+    "shed": ("next to the shed", "behind the wheelbarrow"),
+    "stalls": ("underneath the table", "between the crates", "behind the sacks"),
+    "water": ("among the reeds", "beside the jetty", "near the water's edge"),
+    "sand": ("behind the dune", "beneath the driftwood", "beside the rock pool"),
+})  # fmt: skip
+HEIGHTS = _by_phrase({  # Where a thing can get stuck.
+    "trees": ("in the old oak", "in the tall pine", "in the top of a beech"),
+    "houses": ("on the roof", "on a chimney", "on the balcony"),
+    "stones": ("on a ledge", "on the cliff"),
+    "straw": ("on a high beam", "on the loft"),
+    "bench": ("on the lamp post",),
+    "stalls": ("on the awning",),
+    "water": ("in the branches of a willow",),
+})  # fmt: skip
+SHELTERS = _by_phrase({  # Where one can wait for better weather.
+    "trees": ("under the thick branches", "in a hollow tree"),
+    "grass": ("under a hedge", "in a ditch"),
+    "stones": ("under an overhang", "in a cleft of the rock"),
+    "straw": ("in the hayloft", "under the low roof"),
+    "bench": ("in a small hut",),
+    "houses": ("in a doorway", "under an arch"),
+    "shed": ("in the shed",),
+    "stalls": ("under the canvas",),
+    "water": ("under the old bridge",),
+    "sand": ("in a beach hut",),
+})  # fmt: skip
+CHORES = _by_phrase({
+    "trees": ("gather the firewood", "rake the leaves", "pick the nuts"),
+    "grass": ("mow the grass", "pick the berries", "watch the sheep"),
+    "stones": ("stack the stones", "clear the path"),
+    "straw": ("feed the hens", "turn the hay", "brush the pony"),
+    "bench": ("sweep the path", "pick up the litter"),
+    "houses": ("wash the windows", "scrub the steps", "carry the parcels", "paint the door"),
+    "shed": ("water the flowers", "plant the seeds", "pull the weeds"),
+    "stalls": ("unpack the crates", "tidy the stall", "count the coins"),
+    "water": ("fill the jugs", "clean the rowing boats"),
+    "sand": ("collect the driftwood", "dry the nets"),
+})  # fmt: skip
+
+
+def fits(feature: str, place: str) -> bool:
+    """Whether a place has a feature."""
+    return feature in FEATURES[place]
+
+
+# Weather and time.
+
+WEATHER = _split("rain snow thunder wind fog hail")
+TIMES = (
+    "One day", "One morning", "One sunny day", "One sunny morning", "One fine day", "One warm morning", "One cold day",
+    "One windy day", "One afternoon", "One quiet afternoon", "One summer day", "One autumn morning",
+    "Early one morning", "One bright morning", "One cloudy day", "One hot afternoon",
 )  # fmt: skip
-HEIGHTS = ("in the old oak", "on the roof", "on the high shelf", "in the tall pine")
-WEATHER = _split("rain snow thunder wind fog")
-LIMBS = _split("knee foot arm nose")
-CHORES = (
-    "carry the wood", "water the flowers", "wash the plates", "paint the door",
-    "pick the apples", "feed the hens", "sweep the yard", "plant the seeds",
-)  # fmt: skip
+"""When an outing begins."""
+LATER = ("After lunch", "In the afternoon", "Later that day", "A little later", "After that")
+"""When the outing goes on."""
+HOURS = {"morning": 1, "lunch": 2, "Later": 2, "afternoon": 3}
+"""The order of the times of a day, by a word of the phrase; 0 for others."""
+IMPOSSIBLE = {  # a word of the phrase: weather that such a day does not have
+    "warm": frozenset({"snow", "hail"}),
+    "hot": frozenset({"snow", "hail"}),
+    "summer": frozenset({"snow"}),
+    "cold": frozenset({"thunder"}),
+    "windy": frozenset({"wind", "fog"}),
+    "sunny": frozenset({"snow", "fog"}),
+}
+
+
+def hour(phrase: str) -> int:
+    """The time of day that a phrase states, 0 if it states none."""
+    return next((HOURS[word] for word in phrase.split() if word in HOURS), 0)
+
+
+# Promises, and small animals in need.
+
+ERRANDS = {  # as it is promised: as it is done
+    "sing a song": "sang a song",
+    "tell a story": "told a story",
+    "bring some flowers": "brought some flowers",
+    "draw a picture": "drew a picture",
+    "bring some lemonade": "brought some lemonade",
+    "show a secret path": "showed a secret path",
+    "teach a new game": "taught a new game",
+    "build a den": "built a den",
+    "dance a dance": "danced a dance",
+    "make a daisy chain": "made a daisy chain",
+}
+SMALL = _split("bird snail bee lamb turtle beetle butterfly kitten")
+
+
+def an(words: str) -> str:
+    """The words with their indefinite article."""
+    vowel = words[0] in "aeiou" or words.startswith("honest")
+    return f"{'an' if vowel else 'a'} {words}"

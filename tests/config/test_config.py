@@ -247,7 +247,6 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert config.sample_prompts == ("Once upon a time", "The cat", "In space")
     assert (TokenizerConfig().output_dir, TokenizerConfig().vocab_size) == ("tokenizer_model", 8000)
     assert GenerateConfig().checkpoint is None  # the run's best weights
-    assert SamplingConfig().temperature == 0.8
 
 
 @pytest.mark.parametrize("kind", [*KINDS, ModelsConfig, DoctorConfig, VerifyConfig])

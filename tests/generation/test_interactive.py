@@ -106,7 +106,7 @@ def answer(terminal, line):
 
 
 def test_a_prompt_is_continued_and_controls_are_stripped(terminal):
-    assert answer(terminal, "Once") == ["Once, t=0.8, k=None, n=200, s=None[31m."]
+    assert answer(terminal, "Once") == ["Once, t=0.9, k=None, n=200, s=None[31m."]
 
 
 def test_settings_change_for_the_next_text_and_bad_ones_are_explained(terminal):
@@ -137,7 +137,7 @@ def test_settings_change_for_the_next_text_and_bad_ones_are_explained(terminal):
 
 
 def test_enter_alone_lets_the_model_begin(terminal):
-    assert answer(terminal, "") == [", t=0.8, k=None, n=200, s=None[31m."]
+    assert answer(terminal, "") == [", t=0.9, k=None, n=200, s=None[31m."]
     assert answer(terminal, "   ") == answer(terminal, "")
 
 
@@ -198,7 +198,7 @@ def test_a_history_that_cannot_be_kept_does_not_matter(tmp_path):
     with Terminal(tmp_path) as terminal:
         terminal.wait_for("> ")
         terminal.type("a\r")
-        terminal.wait_for("a, t=0.8")
+        terminal.wait_for("a, t=0.9")
         terminal.wait_for("> ")
         terminal.type("\x04")
         terminal.wait_for("left")
@@ -207,13 +207,13 @@ def test_a_history_that_cannot_be_kept_does_not_matter(tmp_path):
 
 def test_a_prompt_of_the_command_line_comes_first(tmp_path):
     with Terminal(tmp_path, "Once") as terminal:
-        terminal.wait_for("Once, t=0.8")
+        terminal.wait_for("Once, t=0.9")
         terminal.wait_for("> ")
 
 
 def test_a_prompt_of_the_command_line_is_no_command(tmp_path):
     with Terminal(tmp_path, "/quit") as terminal:
-        terminal.wait_for("/quit, t=0.8")
+        terminal.wait_for("/quit, t=0.9")
         terminal.wait_for("> ")
 
 
@@ -225,7 +225,7 @@ def test_piped_lines_are_answered_without_questions_or_controls():
     result = run_piped("é\n/temperature 2\n\nb\nexit\n/quit\nc\n".encode())
     assert result.stderr == b""
     assert result.stdout.decode().splitlines() == [
-        "é, t=0.8, k=None, n=200, s=None[31m.",
+        "é, t=0.9, k=None, n=200, s=None[31m.",
         "temperature 2.0",
         "b, t=2.0, k=None, n=200, s=None[31m.",
         "exit, t=2.0, k=None, n=200, s=None[31m.",

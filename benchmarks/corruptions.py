@@ -1,4 +1,4 @@
-"""Corruptions that put one false fact into a consistent story, for the tests and the benchmark of the judge.
+"""Corruptions that put one false fact into a consistent story, for the benchmark of the judge.
 
 Each takes a story and a random generator, and returns the story with one fact changed, or None if the story has no such
 fact. Only facts that the story states or uses again are changed, since a change of another fact could give another
@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from homespun.stories.events import ARRIVALS, ENDINGS, Event
 from homespun.stories.judge import events
-from homespun.stories.laws import ARRIVALS, ENDINGS, Event, Facts
+from homespun.stories.laws import Facts
 from homespun.stories.lexicon import (
     ANIMALS,
     COLOURS,
@@ -67,6 +68,22 @@ KEY_EVENTS = frozenset(
         "busy",
         "work",
         "gift",
+        "wash",
+        "stitch",
+        "fish_out",
+        "boast",
+        "race",
+        "win",
+        "promise",
+        "forget",
+        "keep",
+        "pity",
+        "free",
+        "warm",
+        "carry",
+        "quench",
+        "help_down",
+        "invite",
     ]
 )
 # Pairs of events of which the first makes the second possible.
@@ -339,10 +356,11 @@ def change_lesson(text: str, rng: np.random.Generator) -> str | None:
         forms = [form for form in FORMS if form.kind == "learn"]
         wrong = [form for form in forms if (name, form.what) not in facts.lessons]
         form = _pick(rng, wrong)
-        sentence = form.literals[0]
-        for slot, literal in zip(form.slots, form.literals[1:], strict=True):
-            words = {"a": name, "said": f"said {name}", "he": HE[name], "his": HIS[name]}
-            sentence += words[slot] + literal
+        said = {"said": f"said {name}", "asked": f"asked {name}", "he": HE[name], "his": HIS[name]}
+        sentence = ""
+        for slot, literal in zip(("", *form.slots), form.literals, strict=True):
+            sentence += said.get(slot, name if slot else "")
+            sentence += "".join(choice[0] for choice in literal)
         return _rewrite(text, [(number, sentence)])
     return None
 
