@@ -573,6 +573,13 @@ def test_a_quiet_run_prints_nothing_and_its_result_has_the_records(
     assert capfd.readouterr() == ("", "")
     assert [record["step"] for record in run.records if "loss" in record] == [1, 2, 3]
     assert list(run.records) == records(folder / "quiet")
+    described = run.records[0]["run"]
+    assert described["model"].startswith("qwen3, 1 layer x 32, 2 heads, ")
+    assert described["text"].endswith("stories.txt")
+    assert described["settings"]["max_steps"] == 3
+    assert "checkpoint_dir" not in described["settings"]
+    samples = 4 * 32 / described["training_tokens"]
+    assert run.records[-1]["epoch"] == pytest.approx(3 * samples, rel=0.01)
     assert "records" not in repr(run)
     with pytest.raises(UserError, match="--quiet is 3: true or false"):
         homespun.train(SMALL, quiet=3)  # type: ignore[arg-type]

@@ -60,7 +60,12 @@ def test_a_run_changes_its_engine(workplace: Path) -> None:
     whole = trained("whole", engine="torch")
     part = trained("part", engine="torch", on_event=stopped_at(5))
     homespun.train(checkpoint_dir=str(part), resume="latest", engine="mlx")
-    for ours, theirs in zip(records(part), records(whole), strict=True):
+    machines = [record["run"]["machine"] for record in records(part) if "run" in record]
+    assert ["mlx" in machine for machine in machines] == [False, True]
+    moved, stayed = (
+        [record for record in records(folder) if "run" not in record] for folder in (part, whole)
+    )
+    for ours, theirs in zip(moved, stayed, strict=True):
         for name in {"loss", "val_loss", "router_entropy", "balance_loss"} & theirs.keys():
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3)
 

@@ -37,7 +37,12 @@ MEASURED = {"tokens_per_second", "memory_bytes", "active_memory_bytes", "seconds
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in MEASURED} for record in records(folder)]
+    """The records that equal runs share. Their descriptions may differ, for example in the intervals."""
+    return [
+        {k: v for k, v in record.items() if k not in MEASURED}
+        for record in records(folder)
+        if "run" not in record
+    ]
 
 
 def tensors(folder: Path, step: int) -> dict[str, np.ndarray]:

@@ -21,10 +21,10 @@ from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {
     *("checkpoint_dir", "tokens_dir", "data_file", "tokenizer_path", "config", "resume", "dry_run"),
-    *("engine", "threads"),
+    *("engine", "threads", "save_interval", "keep"),
 }
-"""Settings that say where a run is and where it comes from, or that `machine` tells better: its description leaves them
-out."""
+"""Settings that change no number of a run: its files and where they are, or the machine, which `machine` tells. The
+description leaves them out."""
 
 
 @dataclass(frozen=True)

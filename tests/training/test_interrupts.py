@@ -132,3 +132,17 @@ def test_before_the_first_step_a_wish_to_save_is_remembered() -> None:
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGUSR1)
     assert interrupts.save_wanted
+
+
+def test_where_a_panel_is_in_the_way_it_shows_the_message(
+    exits: list[int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    with Interrupts(quits=True) as interrupts:
+        interrupts.show = lambda message: not shown.append(message)  # type: ignore[func-returns-value]
+        interrupts.steps_begun = True
+        signal.raise_signal(signal.SIGINT)
+        assert capfd.readouterr().err == ""
+        signal.raise_signal(signal.SIGINT)  # quits at once, so it writes itself
+    assert shown == ["Finishing this step and saving. Press Ctrl-C again to quit now."]
+    assert capfd.readouterr().err.startswith("Stopped without saving.")
