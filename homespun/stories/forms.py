@@ -503,7 +503,6 @@ THINGS = {
         "<so>{a} held out {t} to {b}.",
         '"This belongs to you, {B}," {said} and held out {t}.',
         '"There you are, {B}, {T}," {said}.',
-        "<so>{a} put {t} into the hands of {B}.",
     ),
 }
 
@@ -972,7 +971,7 @@ BODY = {
         "<so>{a} made a little fire, and {B} was (soon |)warm again.",
         "<so>{a} gave {b} a thick woollen jumper to wrap up in.",
         '"Let us run and jump, {B}, that will make you warm," {said}.',
-        "<so>{a} sat so close to {b} that it soon was warm.",
+        "<so>{a} sat so close to {b} that the cold was soon forgotten.",
     ),
     "tire": (
         "<soon> {a} was too tired to go on.",
