@@ -52,7 +52,7 @@ BEGINNING = {
         "{N} was {kind} and had (a home|a warm bed|a small house) {in}.",
     ),
     "friend": (
-        "{B} had a (friend|good friend|dear friend), {kind} <named> {N}.",
+        "{B} had a (friend|good friend|dear friend|~pal), {kind} <named> {N}.",
         "{B}'s (best friend|neighbour) was {kind} <named> {N}.",
         "{B} (often|always) (played|spent the day) with {kind} <named> {N}.",
         "Next door to {B} lived {kind} <named> {N}.",

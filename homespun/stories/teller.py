@@ -140,6 +140,12 @@ def _forms(kind: str, what: str, actors: int) -> tuple[Form, ...]:
     )
 
 
+@cache
+def _told(choice: Choice) -> Choice:
+    """The options that the teller uses."""
+    return tuple(option for option in choice if not option.startswith(ACCEPTED))
+
+
 class _Teller:
     """Turns one event after another into words, and remembers the sentences before."""
 
@@ -174,12 +180,7 @@ class _Teller:
     def literal(self, choices: tuple[Choice, ...]) -> str:
         text = ""
         for choice in choices:
-            option = choice[0]
-            if len(choice) > 1:
-                option = self.dice.choose(choice)
-                while option.startswith(ACCEPTED):
-                    option = self.dice.choose(choice)
-            text += option
+            text += choice[0] if len(choice) == 1 else self.dice.choose(_told(choice))
         return text
 
     def word(self, slot: str, event: Event) -> str:
