@@ -1385,7 +1385,7 @@ CONCLUSION = {
         "And {both} lived happily ever after.",
         "To this day, {both} are the best of friends.",
         "<evening> {both} were better friends than ever.",
-        "{both} (laughed about it for years|never quarrelled again|stayed friends all their lives).",
+        "{both} (laughed about it for years|stayed friends all their lives).",
         "Even today, {both} are still good friends.",
     ),
     "end_sleep": (
