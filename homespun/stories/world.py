@@ -68,6 +68,8 @@ LONG = 13
 """After as many events, nothing else goes wrong."""
 ALONE = ("careless", "timid", "curious", "daring", "gentle", "patient")
 """The traits of a hero without a friend."""
+SORE = frozenset({"afraid", "fall", "chill", "tire", "thirst"})
+"""Troubles in which a gentle character soothes another."""
 HIGH = frozenset(HEIGHTS.values())
 """Features of places where one can climb."""
 
@@ -107,7 +109,7 @@ class _Characters:
         self.events: list[Event] = []
         self.hero = ""
         self.hideouts: dict[str, str] = {}
-        """The real spot of each lost thing, empty if it is never found."""
+        """The real spot of each lost or hidden thing."""
         self.patience: dict[str, int] = {}
         """Number of wrong spots that are searched before the thing is found."""
         self.considered: set[tuple[str, ...]] = set()
@@ -455,7 +457,7 @@ class _Characters:
                 if not happy and self.once(0.8, trait, *matter):
                     return self.do("console" if trait == "kind" else "cheer", name, whom=sad)
             case "gentle":
-                if self.facts.people[sad].ailment and self.once(0.8, "gentle", *matter):
+                if matter[-1] in SORE and self.once(0.8, "gentle", *matter):
                     return self.do("soothe", name, whom=sad)
         return False
 
