@@ -52,7 +52,7 @@ BEGINNING = {
         "{N} was {kind} and had (a home|a warm bed|a small house) {in}.",
     ),
     "friend": (
-        "{B} had a (friend|good friend|dear friend), {kind} <named> {N}.",
+        "{B} had a (friend|good friend|dear friend|~pal), {kind} <named> {N}.",
         "{B}'s (best friend|neighbour) was {kind} <named> {N}.",
         "{B} (often|always) (played|spent the day) with {kind} <named> {N}.",
         "Next door to {B} lived {kind} <named> {N}.",
@@ -503,7 +503,6 @@ THINGS = {
         "<so>{a} held out {t} to {b}.",
         '"This belongs to you, {B}," {said} and held out {t}.',
         '"There you are, {B}, {T}," {said}.',
-        "<so>{a} put {t} into the hands of {B}.",
     ),
 }
 
@@ -972,7 +971,7 @@ BODY = {
         "<so>{a} made a little fire, and {B} was (soon |)warm again.",
         "<so>{a} gave {b} a thick woollen jumper to wrap up in.",
         '"Let us run and jump, {B}, that will make you warm," {said}.',
-        "<so>{a} sat so close to {b} that it soon was warm.",
+        "<so>{a} sat so close to {b} that the cold was soon forgotten.",
     ),
     "tire": (
         "<soon> {a} was too tired to go on.",

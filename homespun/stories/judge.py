@@ -62,6 +62,13 @@ SYNONYMS = {
     "had to": ("needed to", "must"),
     "sad": ("unhappy",),
     "happy": ("glad",),
+    "thanked": ("said thank you to",),
+    "a friend": ("a pal",),
+    "forgave": ("pardoned",),
+    "sat down": ("took a seat",),
+    "the best of friends": ("best friends", "very good friends"),
+    "That night": ("At night",),
+    "In the evening": ("At the end of the day", "That evening"),
     "tired": ("weary",),
     "picked it up": ("took it", "picked it up again"),
     "ran": ("hurried", "rushed"),
@@ -71,7 +78,7 @@ SYNONYMS = {
     "dropped": ("let fall",),
     "broke": ("got broken", "went to pieces"),
     "broken": ("in pieces",),
-    "was lost": ("got lost",),
+    "was lost": ("got lost", "had got lost"),
     "stopped": ("ceased",),
     "shut up": ("locked up",),
     "fell": ("tripped", "tumbled"),
@@ -322,7 +329,7 @@ def _capital(words: str) -> str:
 def _synonyms() -> tuple[re.Pattern[str], dict[str, str]]:
     groups = {word: _any((re.escape(word), *more)) for word, more in SYNONYMS.items()}
     words = sorted(groups, key=len, reverse=True)
-    return re.compile(rf"(\b(?:{'|'.join(map(re.escape, words))})\b|,(?= )|[,!](?=\"))"), groups
+    return re.compile(rf"(\b(?:{'|'.join(map(re.escape, words))})\b|,(?= |$)|[,!](?=\"))"), groups
 
 
 def _varied(part: str, after: str, groups: dict[str, str]) -> str:

@@ -64,7 +64,7 @@ WAYS = (
     | {"soil": (WASHABLE, "a {} can not be washed")}
 )
 """The things that a mishap can happen to, and the problem with others."""
-CULPRITS = {
+SHOWS = {
     "hide": "cheeky",
     "break": "careless",
     "leave_behind": "careless",
@@ -86,7 +86,7 @@ CULPRITS = {
     "soothe": "gentle",
     "free": "gentle",
 }
-"""Only characters with this trait do this."""
+"""The trait that an act shows. Only characters with this trait do it."""
 VOWS = {
     "care": {"leave_behind", "break", "lose"},
     "joke": {"hide"},
@@ -173,7 +173,7 @@ class Facts:
             for name in present:
                 self.people[name].plays_part = True
             self.together |= {frozenset((a, b)) for a in present for b in present if a != b}
-        if event.kind in CULPRITS and event.who:
+        if event.kind in SHOWS and event.who:
             self.people[event.who[0]].shown = True
 
     def lacks(self) -> list[str]:
@@ -493,8 +493,8 @@ def keeps_vows(facts: Facts, event: Event) -> None:
 
 @rule
 def acts_in_character(facts: Facts, event: Event) -> None:
-    """Some acts show a trait."""
-    trait = CULPRITS.get(event.kind)
+    """Some acts need a trait."""
+    trait = SHOWS.get(event.kind)
     if trait and event.who:
         name = event.who[0]
         facts.need(facts.people[name].trait == trait, "{} is not {}", name, trait)

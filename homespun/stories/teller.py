@@ -140,6 +140,12 @@ def _forms(kind: str, what: str, actors: int) -> tuple[Form, ...]:
     )
 
 
+@cache
+def _told(choice: Choice) -> Choice:
+    """The options that the teller uses."""
+    return tuple(option for option in choice if not option.startswith(ACCEPTED))
+
+
 class _Teller:
     """Turns one event after another into words, and remembers the sentences before."""
 
@@ -155,7 +161,7 @@ class _Teller:
     def sentence(self, event: Event) -> str:
         """Word an event, with other words than any sentence before."""
         forms = _forms(event.kind, event.what, len(event.who))
-        forms = [form for form in forms if id(form) not in self.used] or forms
+        forms = tuple(form for form in forms if id(form) not in self.used) or forms
         for _ in range(TRIES):
             form = self.dice.choose(forms)
             text = self.literal(form.literals[0])
@@ -174,12 +180,7 @@ class _Teller:
     def literal(self, choices: tuple[Choice, ...]) -> str:
         text = ""
         for choice in choices:
-            option = choice[0]
-            if len(choice) > 1:
-                option = self.dice.choose(choice)
-                while option.startswith(ACCEPTED):
-                    option = self.dice.choose(choice)
-            text += option
+            text += choice[0] if len(choice) == 1 else self.dice.choose(_told(choice))
         return text
 
     def word(self, slot: str, event: Event) -> str:
@@ -251,7 +252,8 @@ class _Teller:
         if event.owner in event.who:
             alone = len(event.who) == 1
             return HIS[event.owner] if alone and self.dice.chance(0.7) else "the"
-        return f"{event.owner}'s" if self.dice.chance(0.4) else "the"
+        named = self.dice.chance(0.1 if event.owner == event.whom else 0.4)
+        return f"{event.owner}'s" if named else "the"
 
     def described(self, whose: str, event: Event) -> str:
         colour = f"{event.colour} " if self.dice.chance(0.35) else ""

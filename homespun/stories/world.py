@@ -107,7 +107,7 @@ class _Characters:
         self.events: list[Event] = []
         self.hero = ""
         self.hideouts: dict[str, str] = {}
-        """The real spot of each lost thing, empty if it is never found."""
+        """The real spot of each lost or hidden thing."""
         self.patience: dict[str, int] = {}
         """Number of wrong spots that are searched before the thing is found."""
         self.considered: set[tuple[str, ...]] = set()
