@@ -85,7 +85,7 @@ def test_a_sample_does_not_depend_on_how_many_there_are(decoders, tokenizer):
 
 
 def test_a_sample_is_given_as_soon_as_it_and_those_before_it_have_ended(decoders, tokenizer):
-    config = SamplingConfig(max_tokens=40, temperature=1, seed=11)
+    config = SamplingConfig(max_tokens=40, temperature=1, min_p=0.2, seed=11)
     factory = decoders(eot=3)
     expected = Session(factory, tokenizer, 64).generate("x", config, 4)
     lengths = [len(sample.token_ids) for sample in expected]
