@@ -33,9 +33,6 @@ SHAPES = {
     "nano": "--n-layers 4 --d-model 256 --n-heads 4",
 }
 FLAGS = "--architecture qwen3 --batch-size 8 --compile off --sample-interval 1000000 --eval-interval 1000000"
-DEMO_TOKENS, DEMO_BYTES_PER_TOKEN = 7_443_182, 3.865
-"""Of the demo's text, as its commands print them."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -74,16 +71,16 @@ CASES = (
 def demo_points() -> list[curves.Point]:
     """The points of the demo's runs (benchmarks/stories.py), which has the recipe's model and settings."""
     model = shaped(preset("pico"), {"vocab_size": 1024, "seq_len": 256})
-    found = report.committed()["stories"]["tables"]["200 stories at temperature 0.8"]
+    found = report.committed()["storytelling"]["tables"]["training"]
     return [
         curves.Point(
             text="stories",
             run=f"the demo, seed {row['seed']}",
             compressed=next(p.compressed for p in curves.points() if p.text == "stories"),
             parameters=count_parameters(model) - model.vocab_size * model.d_model,
-            text_tokens=DEMO_TOKENS,
+            text_tokens=row["text tokens"],
             tokens=row["tokens"],
-            bits_per_byte=row["val loss"] / math.log(2) / DEMO_BYTES_PER_TOKEN,
+            bits_per_byte=row["bits/byte"],
         )
         for row in found
     ]

@@ -52,10 +52,20 @@ def first_gigabytes(name: str, title: str, column: str) -> Callable[[Results], s
     return lambda results: f"{rows(results, name, title)[0][column] / 1000:.1f}"
 
 
-def stories(column: str) -> Callable[[Results], str]:
-    """The range of a story count over the seeds, in percent of 200 stories."""
-    title = "200 stories at temperature 0.8"
-    return lambda results: spread([r[column] / 200 for r in rows(results, "stories", title)])
+def stories(table: str, column: int | str) -> Callable[[Results], str]:
+    """The range of a share over the training seeds.
+
+    Args:
+        table: the beginning of its title.
+        column: a title, or the number of the column.
+    """
+
+    def figure(results: Results) -> str:
+        [title] = [name for name in results["storytelling"]["tables"] if name.startswith(table)]
+        found = rows(results, "storytelling", title)
+        return spread([list(r.values())[column] if isinstance(column, int) else r[column] for r in found])
+
+    return figure
 
 
 def seeds(name: str, title: str, label: str, unit: str) -> Callable[[Results], str]:
@@ -82,7 +92,10 @@ def compiling(family: str) -> Callable[[Results], str]:
 
 
 FIGURES: dict[str, Callable[[Results], str]] = {
-    "stories-consistent": stories("consistent"),
+    "stories-consistent": stories("free stories", "consistent"),
+    "stories-choices": stories("right choices", "all"),
+    "stories-beginnings": stories("given beginnings", -1),
+    "stories-beginnings-untruncated": stories("given beginnings", -2),
     "prose-60s": exact("prose_recipe", "over the seeds", "--time-budget 60s", "mean bits/byte", 2),
     "prose-120s": exact(
         "prose_recipe", "over the seeds", "--time-budget 120s", "mean bits/byte", 2

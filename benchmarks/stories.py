@@ -131,6 +131,10 @@ def measure(run: Path, n_samples: int) -> Figures:
     rows = {
         "training": {
             "val loss": round(min(r["val_loss"] for r in records if "val_loss" in r), 4),
+            "bits/byte": round(
+                min(r["val_bits_per_byte"] for r in records if "val_bits_per_byte" in r), 4
+            ),
+            "text tokens": next(r["run"]["training_tokens"] for r in records if "run" in r),
             "steps": records[-1]["step"],
             "tokens": records[-1]["tokens"],
         },
