@@ -34,6 +34,7 @@ SHAPES = {
 }
 FLAGS = "--architecture qwen3 --batch-size 8 --compile off --sample-interval 1000000 --eval-interval 1000000"
 
+
 @dataclass(frozen=True)
 class Case:
     """A run: the kind of text, the shape, the vocabulary and the length."""

@@ -63,7 +63,9 @@ def stories(table: str, column: int | str) -> Callable[[Results], str]:
     def figure(results: Results) -> str:
         [title] = [name for name in results["storytelling"]["tables"] if name.startswith(table)]
         found = rows(results, "storytelling", title)
-        return spread([list(r.values())[column] if isinstance(column, int) else r[column] for r in found])
+        return spread(
+            [list(r.values())[column] if isinstance(column, int) else r[column] for r in found]
+        )
 
     return figure
 

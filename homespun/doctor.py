@@ -92,7 +92,7 @@ def examine_engines(say: Say) -> bool:
     import homespun
 
     names = select.available()
-    say(f"version     homespun {homespun.__version__}, doctor --engine")
+    say(f"version     homespun {homespun.__version__}, doctor")
     release = platform.mac_ver()[0] or platform.release().partition("-")[0]
     say(f"system      {platform.system()} {release}, {platform.machine()}")
     say(f"python      {platform.python_version()}, numpy {np.__version__}")

@@ -95,7 +95,7 @@ def test_the_use_of_the_experts_is_recorded_and_drawn(workplace: Path) -> None:
 
 
 def test_adapters_alone_are_trained_without_the_losses_of_the_frozen_routers(
-    workplace: Path,
+    workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = trained("base", max_steps=1)
     gradients, logged = [], []
@@ -109,8 +109,20 @@ def test_adapters_alone_are_trained_without_the_losses_of_the_frozen_routers(
         gradients.append([record["grad_norm"] for record in found])
         logged += found
     assert gradients[0] == gradients[1]
+    assert "--aux-loss and --z-loss have no effect: adapters" in capsys.readouterr().out
     assert len(logged) == 4
     assert not any(name.startswith("auxiliary") for record in logged for name in record)
+
+
+def test_a_dense_run_says_that_it_has_no_routers(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "--aux-loss has no effect: "
+    trained("mixture", max_steps=1, aux_loss=0.5)
+    assert line not in capsys.readouterr().out
+    dense = {"architecture": "qwen3", "experts": None, "d_expert": None, "dense_layers": None}
+    trained("dense", max_steps=1, aux_loss=0.5, **dense)
+    assert line + "the model has no experts." in capsys.readouterr().out
 
 
 def test_a_header_states_both_sizes(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -241,14 +241,14 @@ class OptimizerConfig(Checked):
     )
     aux_loss: float = setting(
         0.01,
-        "Factor of the loss that spreads the tokens over the experts of a mixture.",
+        "Factor of the loss that spreads the tokens over the experts of a mixture; without effect with --lora-rank.",
         at_least=0,
         at_most=100,
         on_resume="announced",
     )
     z_loss: float = setting(
         0.001,
-        "Factor of the loss that keeps the logits of a mixture's router small.",
+        "Factor of the loss that keeps the logits of a mixture's router small; without effect with --lora-rank.",
         at_least=0,
         at_most=100,
         on_resume="announced",

@@ -12,6 +12,7 @@ from homespun import workspace
 from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
+from homespun.config.checked import flag
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
 from homespun.data.prepare import Prepared, check_folder, prepare
@@ -291,6 +292,8 @@ def choose_plan(
         compiles_at_once=machine.compiles_at_once(),
         initial=Initial(initial.config, own_settings(initial)) if initial else None,
     )
+    if line := without_effect(planned):
+        say(line)
     if initial:
         return planned
     if planned.config.max_epochs != requested.max_epochs and requested.model_size is None:
@@ -299,6 +302,23 @@ def choose_plan(
             f"{planned.config.max_epochs:g} passes. With more text it could use the whole time."
         )
     return planned
+
+
+def without_effect(planned: Plan) -> str | None:
+    """A line about factors of the losses of routers that a run does not use, if they differ from their defaults."""
+    c = planned.config
+    names = [
+        name for name in ("aux_loss", "z_loss") if getattr(c, name) != getattr(TrainConfig, name)
+    ]
+    if not names or (planned.model.experts and not planned.lora):
+        return None
+    have = "has" if len(names) == 1 else "have"
+    reason = (
+        "adapters are trained without the losses of the routers"
+        if planned.model.experts
+        else "the model has no experts"
+    )
+    return f"{' and '.join(map(flag, names))} {have} no effect: {reason}."
 
 
 def choose_batch(planned: Plan, document_mark: int, say: Say, *, resumes: bool) -> Plan:

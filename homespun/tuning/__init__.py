@@ -1,1 +1,1 @@
-"""Search for the settings of a run: trials as processes, pruning, and what they teach."""
+"""Search for the settings of a run: trials as processes, pruning, and a verdict."""

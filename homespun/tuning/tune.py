@@ -71,10 +71,8 @@ def describe(result: TuneResult) -> dict[str, str]:
         return {"resume": f"homespun tune --resume{place}"}
     edge = {}
     if result.at_edge:
-        names = " and ".join(result.at_edge)
-        edge["wider"] = (
-            f"the best {names} lies at the edge of what was tried: widen it with --search"
-        )
+        names, verb = " and ".join(result.at_edge), "lies" if len(result.at_edge) == 1 else "lie"
+        edge["wider"] = f"the best {names} {verb} at the edge of the space: widen it with --search"
     return {
         **edge,
         "best": str(result.best_toml),
