@@ -209,7 +209,6 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
     with writing(folder):
         if recipe.tokenizer:
             recipe.tokenizer.save(folder / TOKENIZER)
-            design.recipe["tokenizer_path"] = str(folder / TOKENIZER)
         durable.write_json(folder / RECORD, design.stored())
     return design
 

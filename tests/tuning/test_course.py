@@ -298,3 +298,21 @@ def test_a_signal_ends_a_tune_that_goes_on_later(
     assert (result.is_complete, result.stopped_by) == (False, 15)
     assert result.verdict == "Stopped. All trials are saved."
     assert course(folder, of, FakeCrew()).rows == whole[0].rows
+
+
+def test_a_tune_that_was_moved_keeps_its_tokenizer(tmp_path: Path) -> None:
+    class Watching(FakeCrew):
+        def start(self, job: Job) -> None:
+            super().start(job)
+            tokenizers.append(job.settings["tokenizer_path"])
+
+    tokenizers: list[str] = []
+    earlier, later = tmp_path / "tune", tmp_path / "tune.1"
+    (earlier / "tokenizer").mkdir(parents=True)
+    with pytest.raises(Killed):
+        course(earlier, design(), Watching(events=3))
+    earlier.rename(later)
+    (earlier / "tokenizer").mkdir(parents=True)  # of another tune
+    tokenizers.clear()
+    course(later, design(), Watching())
+    assert set(tokenizers) == {str(later / "tokenizer")}
