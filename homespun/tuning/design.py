@@ -14,6 +14,7 @@ from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError, cannot_write
 from homespun.planning.recipe import SHAPE
+from homespun.records import tracking
 from homespun.terminal import Say, counted, duration, size
 from homespun.tuning import space as spaces
 from homespun.tuning import transfer
@@ -143,6 +144,7 @@ def given_config(given: Mapping[str, Any], config: TuneConfig | None) -> TuneCon
     file = given.get("config")
     stated = (read_toml(Path(file), TuneConfig) if file else {}) | dict(given)
     wanted = settings_of(TuneConfig, config, stated)
+    tracking.named(wanted.track)
     if wanted.transfer_from is not None and wanted.search:
         raise UserError("--transfer-from chooses the settings to try: leave --search out")
     return wanted
@@ -261,6 +263,11 @@ def _decided(wanted: TuneConfig, recipe: Recipe, small: transfer.Run | None, say
             points = spaces.grid(space)
     points, trials = _count(points, space, recipe, wanted, say)
     largest = _largest(space, recipe.settings)
+    if (most := tokens_per_step(largest)) > recipe.total_tokens:
+        raise UserError(
+            f"the largest step to try takes {most:,} tokens, more than a whole run of {recipe.total_tokens:,}: give "
+            "longer runs (--max-steps), or smaller steps with --search"
+        )
     steps = ladder(
         recipe.total_tokens,
         tokens_per_step(largest),
@@ -314,7 +321,8 @@ def _count(
         inside = all(d.name in own and d.contains(own[d.name]) for d in space)
         trials = int(min(wanted.trials, 1 + spaces.size(space) - inside))
         if trials < wanted.trials:
-            say(f"There are only {counted(trials - 1, 'point')} to try besides the recipe.")
+            points_are = counted(trials - 1, "point is", "points are")
+            say(f"Only {points_are} there to try besides the recipe.")
     if trials < 2:
         raise UserError("there is nothing to try besides the recipe: name values with --search")
     return points, trials

@@ -72,8 +72,9 @@ def describe(result: TuneResult) -> dict[str, str]:
     edge = {}
     if result.at_edge:
         names = " and ".join(result.at_edge)
+        lie = "lies" if len(result.at_edge) == 1 else "lie"
         edge["wider"] = (
-            f"the best {names} lies at the edge of what was tried: widen it with --search"
+            f"the best {names} {lie} at the edge of what was tried: try more values with --search"
         )
     return {
         **edge,

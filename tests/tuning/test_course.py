@@ -316,3 +316,14 @@ def test_a_tune_that_was_moved_keeps_its_tokenizer(tmp_path: Path) -> None:
     tokenizers.clear()
     course(later, design(), Watching())
     assert set(tokenizers) == {str(later / "tokenizer")}
+
+
+def test_a_trial_is_better_than_a_recipe_without_a_finite_loss(tmp_path: Path) -> None:
+    def loss(settings: Mapping[str, Any], share: float) -> float:
+        is_recipe = settings["learning_rate"] == RECIPE["learning_rate"]
+        return math.inf if is_recipe else bowl(settings, share)
+
+    result = course(tmp_path / "tune", design(trials=4), FakeCrew(loss))
+    assert not result.recipe_stands
+    assert result.best["learning_rate"] != RECIPE["learning_rate"]
+    assert "whose runs have no finite loss" in result.verdict

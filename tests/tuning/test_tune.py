@@ -115,6 +115,8 @@ def test_bad_input_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert "leave --search out" in refused("--transfer-from", "x", "--search", "batch_size=1,2")
     assert "there is no tune" in refused("--transfer-from", "missing")
     assert "unknown flag" in refused("--trails", 3)
+    assert "--track foo is unknown" in refused("--track", "foo")
+    assert "--track foo is unknown" in refused("--track", "foo", "--dry-run")
     assert not Path("tune").exists()
     with TuneFolder(Path("tune")).lock():
         assert "tune is in use by process" in refused("--trials", 2)
@@ -169,7 +171,8 @@ def test_a_tune_from_python(
     assert result.rows[0]["trial"] == "2"
     assert len(result.rows) == 3 + 2
     assert result.best["learning_rate"] == 1e-2
-    assert package.TrainConfig(**result.best).max_steps == 64
+    best = package.TrainConfig(**result.best)
+    assert (best.max_steps, best.vocab_size) == (64, 300)
     assert repr(result).splitlines()[-1] == result.verdict
     assert result.at_edge == ("learning_rate",)
     with pytest.raises(package.UserError, match="give one of them"):
@@ -209,3 +212,10 @@ def _table(output: str) -> list[str]:
     lines = output.splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("trial "))
     return lines[first : lines.index("", first)]
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_run_shorter_than_a_step_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["tune", *TINY, "--max-steps", 20, "--search", "batch_size=4,1000", "--dry-run"]
+    assert main([*map(str, words)]) == 2
+    assert "more than a whole run of 1,280" in capfd.readouterr().err
