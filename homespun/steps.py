@@ -483,10 +483,13 @@ def cosine_schedule(
         UserError: a number is out of its bounds.
     """
     peak = checked("max_lr", max_lr, float, {"above": 0})
-    least = None if min_lr is None else checked("min_lr", min_lr, float, {"at_least": 0}) / peak
+    bounds = {"at_least": 0, "at_most": peak}
+    least = None if min_lr is None else checked("min_lr", min_lr, float, bounds) / peak
     done = checked("step", step, int, {"at_least": 0})
-    curve = _cosine(total_steps, warmup_steps, least)
-    return float(peak * curve(done - 1, done / total_steps))
+    total = checked("total_steps", total_steps, int, {"at_least": 1})
+    warm_up = checked("warmup_steps", warmup_steps, int | None, {"at_least": 0})
+    curve = _cosine(total, warm_up, least)
+    return float(peak * curve(done - 1, done / total))
 
 
 @functools.lru_cache

@@ -327,3 +327,13 @@ def test_a_trial_is_better_than_a_recipe_without_a_finite_loss(tmp_path: Path) -
     assert not result.recipe_stands
     assert result.best["learning_rate"] != RECIPE["learning_rate"]
     assert "whose runs have no finite loss" in result.verdict
+
+
+def test_any_name_of_a_folder_holds_the_database(
+    tmp_path: Path, whole: tuple[TuneResult, FakeCrew]
+) -> None:
+    for name in ("why?", "100%20", "a#b ü"):
+        folder = tmp_path / name
+        assert course(folder, design(), FakeCrew()).rows == whole[0].rows
+        assert (folder / "study.db").exists()
+    assert len(list(tmp_path.iterdir())) == 3
