@@ -363,6 +363,8 @@ class AdamW:
         )
         self.steps = 0
         """Updates so far."""
+        self._model: weakref.ref[TrainableModel] | None = None
+        """The model of the first update."""
 
     def __repr__(self) -> str:
         s = self._settings
@@ -406,12 +408,13 @@ class AdamW:
         model._updated()
 
     def step(self) -> None:
-        """Take one step with the gradients that `accumulate_gradients` has collected.
+        """Take one step with the gradients that `accumulate_gradients` has collected for its model; before its first
+        update, this is the one that computed the last loss.
 
         Raises:
             UserError: there are none, or as `update`.
         """
-        model = _last_model()
+        model = (self._model and self._model()) or _last_model()
         if model._accumulated is None:
             raise UserError(
                 "optimizer.step: there are no gradients: call accumulate_gradients() after each loss"
@@ -433,6 +436,7 @@ class AdamW:
                 for name, array in model.engine.state()
             )
         model._optimizer = self
+        self._model = weakref.ref(model)
 
 
 def _fitting(grads: Mapping[str, npt.ArrayLike], model: TrainableModel) -> Gradients:

@@ -331,3 +331,15 @@ def test_a_notebook_completes_the_settings_of_a_new_model(model: Any) -> None:
     assert repr(homespun.AdamW()) == (
         "AdamW(learning_rate=0.0003, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-08)"
     )
+
+
+def test_a_step_is_taken_by_the_model_of_the_optimizer(model: Any, tokenizer: Tokenizer) -> None:
+    optimizer, other = homespun.AdamW(1e-3), new(tokenizer)
+    for batch in batches(2):
+        homespun.reset_gradients(model)
+        _, loss = model(batch.inputs, batch.targets)
+        homespun.accumulate_gradients(loss)
+        if optimizer.steps:
+            other(batch.inputs, batch.targets)
+        optimizer.step()
+    assert (model.steps, other.steps) == (2, 0)

@@ -339,7 +339,8 @@ def _state_shape(search: Sequence[str], recipe: Recipe) -> None:
 def _that_fits(
     space: Sequence[Dimension], recipe: Recipe, wanted: TuneConfig, say: Say
 ) -> tuple[Dimension, ...]:
-    """The usual space without batches that do not fit into memory."""
+    """The usual space without batches that do not fit into memory, and samples longer than the context of the model to
+    go on from."""
     fitting = []
     for dimension in space:
         if dimension.name == "batch_size":
@@ -350,6 +351,13 @@ def _that_fits(
                 say(
                     f"Larger batches do not fit into memory: trying {', '.join(map(str, choices))}."
                 )
+            dimension = dataclasses.replace(dimension, choices=choices)
+        if dimension.name == "seq_len" and wanted.init_from is not None:
+            context = recipe.plan.model.seq_len
+            choices = tuple(n for n in dimension.choices if int(n) <= context)
+            if len(choices) < 2:
+                say(f"The context of {wanted.init_from} is {context:,} tokens: seq_len does not vary.")
+                continue
             dimension = dataclasses.replace(dimension, choices=choices)
         fitting.append(dimension)
     return tuple(dimension for dimension in fitting if dimension.choices or dimension.high)
