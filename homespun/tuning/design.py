@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import CheckpointFolder, FolderLock
+from homespun.checkpoint.folder import LOCK, CheckpointFolder, FolderLock
 from homespun.config import TuneConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
@@ -44,6 +44,15 @@ class TuneFolder(CheckpointFolder):
 
     def has_run(self) -> bool:
         return any((self.path / name).exists() for name in (RECORD, DATABASE)) or super().has_run()
+
+    def check_trials_free(self) -> None:
+        """Make sure that no trial of a killed tune is still saving: it would save into the folder of the next tune.
+
+        Raises:
+            UserError: a process uses the folder of a trial.
+        """
+        for lock in self.path.glob(f"*/{LOCK}"):
+            CheckpointFolder(lock.parent).check_free()
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,7 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
     lock.folder.check_space(
         recipe.disk * (design.trials + wanted.spread_runs), "the checkpoints of the trials need"
     )
+    TuneFolder(folder).check_trials_free()
     if earlier := lock.set_aside():
         say(f"The earlier tune in {folder} is now in {earlier}.")
     with writing(folder):

@@ -14,6 +14,7 @@ import pytest
 import homespun as package
 from homespun import durable
 from homespun.checkpoint.archive import read_archive
+from homespun.checkpoint.folder import CheckpointFolder
 from homespun.cli.main import main
 from homespun.config import TrainConfig
 from homespun.config.toml_file import read_toml
@@ -149,6 +150,10 @@ def test_a_resumed_tune_keeps_its_settings_and_an_earlier_one_is_set_aside(
     assert _table(capfd.readouterr().out) == _table(found)
     assert main(["tune", "--resume", "--trials", "5"]) == 2
     assert "cannot change --trials: it is 5, and was 4" in capfd.readouterr().err
+    with CheckpointFolder(Path("tune/trial_1")).lock():  # a trial that outlives its tune
+        assert main(words) == 2
+        assert "trial_1 is in use by process" in capfd.readouterr().err
+    assert Path("tune/best.toml").exists()
     assert main(words) == 0
     assert "The earlier tune in tune is now in tune.1." in capfd.readouterr().out
     assert Path("tune.1/best.toml").exists()
