@@ -170,7 +170,7 @@ def test_the_schedule_is_the_formula_and_that_of_a_run() -> None:
     assert homespun.cosine_schedule(1, total_steps=1000) == pytest.approx(3e-4 / 20)
     assert homespun.cosine_schedule(1000, total_steps=1000, min_lr=0.0) == pytest.approx(0.0)
     for setting in ({"total_steps": [9]}, {"warmup_steps": [2]}, {"min_lr": 1.0}):
-        with pytest.raises(homespun.UserError, match="total-steps|warmup-steps|min-lr is 1.0"):
+        with pytest.raises(homespun.UserError, match=r"total-steps|warmup-steps|min-lr is 1\.0"):
             homespun.cosine_schedule(1, **{"total_steps": 9, **setting})  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ TOKENIZER = "tokenizer"
 """The folder of the tokenizer, inside that of the tune."""
 PRIVATE = ("checkpoint_dir", "resume", "config", "parallel", "dry_run")
 """Settings that a resumed tune may be given anew."""
+
+OF_A_STEP = ("batch_size", "grad_accumulation_steps", "seq_len")
+"""Settings that give the tokens of a step."""
 
 
 @dataclass(frozen=True)
@@ -278,11 +282,11 @@ def _decided(wanted: TuneConfig, recipe: Recipe, small: transfer.Run | None, say
             f"the largest step to try takes {most:,} tokens, more than a whole run of {recipe.total_tokens:,}: give "
             "longer runs (--max-steps), or smaller steps with --search"
         )
+    rungs = wanted.rungs if _prunes(wanted) else 1
+    common = _common_step(space, recipe.settings)
+    fits = common is not None and common * wanted.reduction ** (rungs - 1) <= recipe.total_tokens
     steps = ladder(
-        recipe.total_tokens,
-        tokens_per_step(largest),
-        wanted.reduction,
-        wanted.rungs if _prunes(wanted) else 1,
+        recipe.total_tokens, common if common and fits else most, wanted.reduction, rungs
     )
     parallel, threads = most_parallel(wanted, recipe, largest["batch_size"])
     return Design(
@@ -366,7 +370,9 @@ def _that_fits(
             context = recipe.plan.model.seq_len
             choices = tuple(n for n in dimension.choices if int(n) <= context)
             if len(choices) < 2:
-                say(f"The context of {wanted.init_from} is {context:,} tokens: seq_len does not vary.")
+                say(
+                    f"The context of {wanted.init_from} is {context:,} tokens: seq_len does not vary."
+                )
                 continue
             dimension = dataclasses.replace(dimension, choices=choices)
         fitting.append(dimension)
@@ -375,12 +381,17 @@ def _that_fits(
 
 def _largest(space: Sequence[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with the largest step of any trial."""
-    sizes = {
-        d.name: max(int(d.largest), settings[d.name])
-        for d in space
-        if d.name in ("batch_size", "grad_accumulation_steps", "seq_len")
-    }
+    sizes = {d.name: max(int(d.largest), settings[d.name]) for d in space if d.name in OF_A_STEP}
     return {**settings, **sizes}
+
+
+def _common_step(space: Sequence[Dimension], settings: Mapping[str, Any]) -> int | None:
+    """The fewest tokens that are a whole number of steps for every trial; None where a range gives the steps."""
+    sizes = [dimension for dimension in space if dimension.name in OF_A_STEP]
+    if not all(dimension.choices for dimension in sizes):
+        return None
+    points = [{}, *spaces.grid(sizes)]
+    return math.lcm(*(tokens_per_step({**settings, **point}) for point in points))
 
 
 @contextlib.contextmanager

@@ -224,3 +224,15 @@ def test_a_run_shorter_than_a_step_is_refused(capfd: pytest.CaptureFixture[str])
     words = ["tune", *TINY, "--max-steps", 20, "--search", "batch_size=4,1000", "--dry-run"]
     assert main([*map(str, words)]) == 2
     assert "more than a whole run of 1,280" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("workplace")
+def test_batches_that_do_not_divide_each_other_are_compared_after_equal_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crew = FakeCrew()
+    monkeypatch.setattr(tune, "Course", lambda *given: Course(*given[:-1], crew))
+    words = ["tune", *TINY, "--max-steps", 128, "--search", "batch_size=4,7", "--parallel", 1]
+    assert main([*map(str, words)]) == 0
+    first = {records(Path("tune") / name)[0]["tokens"] for name in ("trial_0", "trial_1")}
+    assert len(first) == 1
