@@ -363,6 +363,8 @@ class AdamW:
         )
         self.steps = 0
         """Updates so far."""
+        self._model: weakref.ref[TrainableModel] | None = None
+        """The model of the first update."""
 
     def __repr__(self) -> str:
         s = self._settings
@@ -406,12 +408,13 @@ class AdamW:
         model._updated()
 
     def step(self) -> None:
-        """Take one step with the gradients that `accumulate_gradients` has collected.
+        """Take one step with the gradients that `accumulate_gradients` has collected for its model; before its first
+        update, this is the one that computed the last loss.
 
         Raises:
             UserError: there are none, or as `update`.
         """
-        model = _last_model()
+        model = (self._model and self._model()) or _last_model()
         if model._accumulated is None:
             raise UserError(
                 "optimizer.step: there are no gradients: call accumulate_gradients() after each loss"
@@ -433,6 +436,7 @@ class AdamW:
                 for name, array in model.engine.state()
             )
         model._optimizer = self
+        self._model = weakref.ref(model)
 
 
 def _fitting(grads: Mapping[str, npt.ArrayLike], model: TrainableModel) -> Gradients:
@@ -483,10 +487,13 @@ def cosine_schedule(
         UserError: a number is out of its bounds.
     """
     peak = checked("max_lr", max_lr, float, {"above": 0})
-    least = None if min_lr is None else checked("min_lr", min_lr, float, {"at_least": 0}) / peak
+    bounds = {"at_least": 0, "at_most": peak}
+    least = None if min_lr is None else checked("min_lr", min_lr, float, bounds) / peak
     done = checked("step", step, int, {"at_least": 0})
-    curve = _cosine(total_steps, warmup_steps, least)
-    return float(peak * curve(done - 1, done / total_steps))
+    total = checked("total_steps", total_steps, int, {"at_least": 1})
+    warm_up = checked("warmup_steps", warmup_steps, int | None, {"at_least": 0})
+    curve = _cosine(total, warm_up, least)
+    return float(peak * curve(done - 1, done / total))
 
 
 @functools.lru_cache

@@ -169,6 +169,9 @@ def test_the_schedule_is_the_formula_and_that_of_a_run() -> None:
             assert ours == 3e-4 * curve(step - 1, step / 1000)
     assert homespun.cosine_schedule(1, total_steps=1000) == pytest.approx(3e-4 / 20)
     assert homespun.cosine_schedule(1000, total_steps=1000, min_lr=0.0) == pytest.approx(0.0)
+    for setting in ({"total_steps": [9]}, {"warmup_steps": [2]}, {"min_lr": 1.0}):
+        with pytest.raises(homespun.UserError, match=r"total-steps|warmup-steps|min-lr is 1\.0"):
+            homespun.cosine_schedule(1, **{"total_steps": 9, **setting})  # type: ignore[arg-type]
 
 
 def test_biases_and_norms_do_not_decay(model: Any) -> None:
@@ -328,3 +331,15 @@ def test_a_notebook_completes_the_settings_of_a_new_model(model: Any) -> None:
     assert repr(homespun.AdamW()) == (
         "AdamW(learning_rate=0.0003, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-08)"
     )
+
+
+def test_a_step_is_taken_by_the_model_of_the_optimizer(model: Any, tokenizer: Tokenizer) -> None:
+    optimizer, other = homespun.AdamW(1e-3), new(tokenizer)
+    for batch in batches(2):
+        homespun.reset_gradients(model)
+        _, loss = model(batch.inputs, batch.targets)
+        homespun.accumulate_gradients(loss)
+        if optimizer.steps:
+            other(batch.inputs, batch.targets)
+        optimizer.step()
+    assert (model.steps, other.steps) == (2, 0)

@@ -20,7 +20,7 @@ from homespun.records.metrics import read_whole
 from homespun.terminal import Say
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces
-from homespun.tuning.design import Design, writing
+from homespun.tuning.design import TOKENIZER, Design, writing
 from homespun.tuning.ladder import best
 from homespun.tuning.plot import plot_tune
 from homespun.tuning.preparation import tokens_per_step
@@ -215,6 +215,8 @@ class Course:
             return
         _remove_without_checkpoint(folder)
         settings = {**trial.settings, "checkpoint_dir": str(folder), "resume": "auto"}
+        if (self.folder / TOKENIZER).exists():
+            settings["tokenizer_path"] = str(self.folder / TOKENIZER)
         job = Job(trial.name, settings, None if is_last else steps[rung])
         self._on_end[job] = partial(self._ended, store, number, rung)
         self.crew.start(job)

@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import CheckpointFolder, FolderLock
+from homespun.checkpoint.folder import LOCK, CheckpointFolder, FolderLock
 from homespun.config import TuneConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.errors import UserError, cannot_write
 from homespun.planning.recipe import SHAPE
+from homespun.records import tracking
 from homespun.terminal import Say, counted, duration, size
 from homespun.tuning import space as spaces
 from homespun.tuning import transfer
@@ -36,6 +38,9 @@ TOKENIZER = "tokenizer"
 PRIVATE = ("checkpoint_dir", "resume", "config", "parallel", "dry_run")
 """Settings that a resumed tune may be given anew."""
 
+OF_A_STEP = ("batch_size", "grad_accumulation_steps", "seq_len")
+"""Settings that give the tokens of a step."""
+
 
 @dataclass(frozen=True)
 class TuneFolder(CheckpointFolder):
@@ -43,6 +48,15 @@ class TuneFolder(CheckpointFolder):
 
     def has_run(self) -> bool:
         return any((self.path / name).exists() for name in (RECORD, DATABASE)) or super().has_run()
+
+    def check_trials_free(self) -> None:
+        """Make sure that no trial of a killed tune is still saving: it would save into the folder of the next tune.
+
+        Raises:
+            UserError: a process uses the folder of a trial.
+        """
+        for lock in self.path.glob(f"*/{LOCK}"):
+            CheckpointFolder(lock.parent).check_free()
 
 
 @dataclass(frozen=True)
@@ -143,6 +157,7 @@ def given_config(given: Mapping[str, Any], config: TuneConfig | None) -> TuneCon
     file = given.get("config")
     stated = (read_toml(Path(file), TuneConfig) if file else {}) | dict(given)
     wanted = settings_of(TuneConfig, config, stated)
+    tracking.named(wanted.track)
     if wanted.transfer_from is not None and wanted.search:
         raise UserError("--transfer-from chooses the settings to try: leave --search out")
     return wanted
@@ -204,12 +219,12 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
     lock.folder.check_space(
         recipe.disk * (design.trials + wanted.spread_runs), "the checkpoints of the trials need"
     )
+    TuneFolder(folder).check_trials_free()
     if earlier := lock.set_aside():
         say(f"The earlier tune in {folder} is now in {earlier}.")
     with writing(folder):
         if recipe.tokenizer:
             recipe.tokenizer.save(folder / TOKENIZER)
-            design.recipe["tokenizer_path"] = str(folder / TOKENIZER)
         durable.write_json(folder / RECORD, design.stored())
     return design
 
@@ -262,11 +277,16 @@ def _decided(wanted: TuneConfig, recipe: Recipe, small: transfer.Run | None, say
             points = spaces.grid(space)
     points, trials = _count(points, space, recipe, wanted, say)
     largest = _largest(space, recipe.settings)
+    if (most := tokens_per_step(largest)) > recipe.total_tokens:
+        raise UserError(
+            f"the largest step to try takes {most:,} tokens, more than a whole run of {recipe.total_tokens:,}: give "
+            "longer runs (--max-steps), or smaller steps with --search"
+        )
+    rungs = wanted.rungs if _prunes(wanted) else 1
+    common = _common_step(space, recipe.settings)
+    fits = common is not None and common * wanted.reduction ** (rungs - 1) <= recipe.total_tokens
     steps = ladder(
-        recipe.total_tokens,
-        tokens_per_step(largest),
-        wanted.reduction,
-        wanted.rungs if _prunes(wanted) else 1,
+        recipe.total_tokens, common if common and fits else most, wanted.reduction, rungs
     )
     parallel, threads = most_parallel(wanted, recipe, largest["batch_size"])
     return Design(
@@ -315,7 +335,8 @@ def _count(
         inside = all(d.name in own and d.contains(own[d.name]) for d in space)
         trials = int(min(wanted.trials, 1 + spaces.size(space) - inside))
         if trials < wanted.trials:
-            say(f"There are only {counted(trials - 1, 'point')} to try besides the recipe.")
+            points_are = counted(trials - 1, "point is", "points are")
+            say(f"Only {points_are} there to try besides the recipe.")
     if trials < 2:
         raise UserError("there is nothing to try besides the recipe: name values with --search")
     return points, trials
@@ -332,7 +353,8 @@ def _state_shape(search: Sequence[str], recipe: Recipe) -> None:
 def _that_fits(
     space: Sequence[Dimension], recipe: Recipe, wanted: TuneConfig, say: Say
 ) -> tuple[Dimension, ...]:
-    """The usual space without batches that do not fit into memory."""
+    """The usual space without batches that do not fit into memory, and samples longer than the context of the model to
+    go on from."""
     fitting = []
     for dimension in space:
         if dimension.name == "batch_size":
@@ -344,18 +366,32 @@ def _that_fits(
                     f"Larger batches do not fit into memory: trying {', '.join(map(str, choices))}."
                 )
             dimension = dataclasses.replace(dimension, choices=choices)
+        if dimension.name == "seq_len" and wanted.init_from is not None:
+            context = recipe.plan.model.seq_len
+            choices = tuple(n for n in dimension.choices if int(n) <= context)
+            if len(choices) < 2:
+                say(
+                    f"The context of {wanted.init_from} is {context:,} tokens: seq_len does not vary."
+                )
+                continue
+            dimension = dataclasses.replace(dimension, choices=choices)
         fitting.append(dimension)
     return tuple(dimension for dimension in fitting if dimension.choices or dimension.high)
 
 
 def _largest(space: Sequence[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with the largest step of any trial."""
-    sizes = {
-        d.name: max(int(d.largest), settings[d.name])
-        for d in space
-        if d.name in ("batch_size", "grad_accumulation_steps", "seq_len")
-    }
+    sizes = {d.name: max(int(d.largest), settings[d.name]) for d in space if d.name in OF_A_STEP}
     return {**settings, **sizes}
+
+
+def _common_step(space: Sequence[Dimension], settings: Mapping[str, Any]) -> int | None:
+    """The fewest tokens that are a whole number of steps for every trial; None where a range gives the steps."""
+    sizes = [dimension for dimension in space if dimension.name in OF_A_STEP]
+    if not all(dimension.choices for dimension in sizes):
+        return None
+    points = [{}, *spaces.grid(sizes)]
+    return math.lcm(*(tokens_per_step({**settings, **point}) for point in points))
 
 
 @contextlib.contextmanager

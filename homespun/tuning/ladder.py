@@ -43,30 +43,30 @@ class Ladder:
         return cost
 
     def steps(self, tokens_per_step: int) -> list[int]:
-        """The step at each rung, to the nearest one."""
+        """The step at each rung, see `steps_at`."""
         return steps_at(self.tokens, tokens_per_step)
 
 
 def steps_at(tokens: Sequence[int], tokens_per_step: int) -> list[int]:
-    """The steps after which so many tokens are done, to the nearest one. Each rung is a multiple of the first, after
-    which a trial evaluates, and the last is the end of the run."""
+    """The steps after which about so many tokens are done. The first and the last, the end of the run, are to the
+    nearest step. The others are multiples of the first, after which a trial evaluates."""
     first = max(1, round(tokens[0] / tokens_per_step))
     end = max(1, round(tokens[-1] / tokens_per_step))
     between = [first * round(n / tokens[0]) for n in tokens[:-1]]
     return [*(min(step, end) for step in between), end]
 
 
-def ladder(total: int, largest_step: int, reduction: int, rungs: int) -> Ladder:
+def ladder(total: int, unit: int, reduction: int, rungs: int) -> Ladder:
     """The rungs of runs of `total` tokens, or a little more or less.
 
     Args:
-        largest_step: tokens in the largest step of any trial. All lengths are multiples of it, so that trials with
-            smaller steps that divide it see exactly the same number of tokens.
+        unit: tokens of which all lengths are multiples. Trials whose steps divide it see exactly the same number of
+            tokens.
         reduction: the ratio of two neighbouring lengths.
         rungs: the number of lengths, if the run is long enough for them.
     """
-    total = max(1, round(total / largest_step)) * largest_step
-    first = max(1, round(total / reduction ** (rungs - 1) / largest_step)) * largest_step
+    total = max(1, round(total / unit)) * unit
+    first = max(1, round(total / reduction ** (rungs - 1) / unit)) * unit
     lengths = [first * reduction**n for n in range(rungs - 1)]
     return Ladder((*(length for length in lengths if length < total), total), reduction)
 

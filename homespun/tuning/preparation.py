@@ -21,7 +21,7 @@ from homespun.errors import UserError
 from homespun.forecast import forecast
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import SHAPE, Plan, step_limits
-from homespun.terminal import Say
+from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
@@ -109,7 +109,7 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
     planned = choose_batch(planned, tokenizer.eot_id, say, resumes=False)
     steps = min(step_limits(planned.config, samples).values(), default=None)
     if planned.config.time_budget is not None:
-        steps = _steps_in_time(wanted, say)
+        steps = _steps_in_time(wanted, planned.config.time_budget, say)
     assert steps is not None  # every plan has a limit
     return Recipe(
         settings=_settings(planned, initial is None, corpus.path),
@@ -160,12 +160,12 @@ def check_text(settings: Mapping[str, Any], sha256: str) -> None:
         )
 
 
-def _steps_in_time(wanted: TrainConfig, say: Say) -> int:
+def _steps_in_time(wanted: TrainConfig, budget: str, say: Say) -> int:
     """The steps of a run with a time budget, from a measurement. Trials have steps, since their results must not depend
     on the clock."""
     steps = forecast(dataclasses.asdict(wanted), lambda text: None).steps
     assert steps is not None  # there is a text
-    say(f"--time-budget {wanted.time_budget} is about {steps:,} steps of one run on this machine.")
+    say(f"--time-budget {budget} is about {counted(steps, 'step')} of one run on this machine.")
     return steps
 
 

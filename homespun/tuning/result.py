@@ -163,11 +163,17 @@ def judge(trials: Sequence[Trial], seeds: Sequence[Trial], total: int) -> Verdic
         for n, trial in enumerate(trials)
         if math.isfinite(trial.losses.get(total, math.inf))
     }
-    if not losses or not finished:
+    if not finished or None in own[:1]:
         return Verdict(recipe, None, None, None, True, "No run has come to its end.")
+    number = min(finished, key=lambda n: (finished[n], n))
+    if not losses:
+        text = (
+            f"Trial {number} is better than the recipe (validation loss {finished[number]:.4f}), whose runs have no "
+            "finite loss."
+        )
+        return Verdict(trials[number], finished[number], None, None, False, text)
     mean = sum(losses) / len(losses)
     spread = max(losses) - min(losses) if len(losses) > 1 else None
-    number = min(finished, key=lambda n: (finished[n], n))
     gain = mean - finished[number]
     measured = (
         f"the spread of its {len(losses)} seeds is {spread:.4f}" if spread is not None else ""
@@ -198,9 +204,10 @@ def best_settings(
 ) -> dict[str, Any]:
     """The settings of a trial as a user gives them to `train`, without the changes for the tune's own ends."""
     settings = dict(trial.settings)
-    for name in ("eval_interval", "sample_interval", "keep", "tokenizer_path", "threads", "seed"):
+    as_requested = ("tokenizer_path", "vocab_size", "threads")
+    for name in ("eval_interval", "sample_interval", "keep", "seed", *as_requested):
         settings.pop(name, None)
-        value = requested.get(name) if name in ("tokenizer_path", "threads") else recipe.get(name)
+        value = requested.get(name) if name in as_requested else recipe.get(name)
         if value is not None:
             settings[name] = value
     return settings

@@ -106,6 +106,7 @@ class Screen:
         return passed / gained * max(0, self._cost - self._done)
 
     def _table(self) -> Any:
+        from rich.markup import escape
         from rich.table import Table
 
         running = ", ".join(f"{name} at step {step:,}" for name, step in self._running.items())
@@ -130,6 +131,6 @@ class Screen:
                 *values,
                 f"{row['steps']:,}",
                 "" if loss is None else f"{loss:.4f}",
-                encodable(row["state"], sys.stdout),
+                escape(encodable(row["state"], sys.stdout)),
             )
         return table

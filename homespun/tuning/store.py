@@ -2,9 +2,11 @@
 
 import contextlib
 import math
+import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,11 @@ class Database:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.path = folder / DATABASE
         with self.readable():
-            self.storage = optuna.storages.RDBStorage(f"sqlite:///{self.path.resolve()}")
+            # The address names only the kind of database: in it, some letters of a path would have a meaning.
+            connect = partial(sqlite3.connect, self.path.resolve(), check_same_thread=False)
+            self.storage = optuna.storages.RDBStorage(
+                f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect}
+            )
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:

@@ -71,8 +71,11 @@ def describe(result: TuneResult) -> dict[str, str]:
         return {"resume": f"homespun tune --resume{place}"}
     edge = {}
     if result.at_edge:
-        names, verb = " and ".join(result.at_edge), "lies" if len(result.at_edge) == 1 else "lie"
-        edge["wider"] = f"the best {names} {verb} at the edge of the space: widen it with --search"
+        names = " and ".join(result.at_edge)
+        lie = "lies" if len(result.at_edge) == 1 else "lie"
+        edge["wider"] = (
+            f"the best {names} {lie} at the edge of what was tried: try more values with --search"
+        )
     return {
         **edge,
         "best": str(result.best_toml),

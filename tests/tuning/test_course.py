@@ -298,3 +298,42 @@ def test_a_signal_ends_a_tune_that_goes_on_later(
     assert (result.is_complete, result.stopped_by) == (False, 15)
     assert result.verdict == "Stopped. All trials are saved."
     assert course(folder, of, FakeCrew()).rows == whole[0].rows
+
+
+def test_a_tune_that_was_moved_keeps_its_tokenizer(tmp_path: Path) -> None:
+    class Watching(FakeCrew):
+        def start(self, job: Job) -> None:
+            super().start(job)
+            tokenizers.append(job.settings["tokenizer_path"])
+
+    tokenizers: list[str] = []
+    earlier, later = tmp_path / "tune", tmp_path / "tune.1"
+    (earlier / "tokenizer").mkdir(parents=True)
+    with pytest.raises(Killed):
+        course(earlier, design(), Watching(events=3))
+    earlier.rename(later)
+    (earlier / "tokenizer").mkdir(parents=True)  # of another tune
+    tokenizers.clear()
+    course(later, design(), Watching())
+    assert set(tokenizers) == {str(later / "tokenizer")}
+
+
+def test_a_trial_is_better_than_a_recipe_without_a_finite_loss(tmp_path: Path) -> None:
+    def loss(settings: Mapping[str, Any], share: float) -> float:
+        is_recipe = settings["learning_rate"] == RECIPE["learning_rate"]
+        return math.inf if is_recipe else bowl(settings, share)
+
+    result = course(tmp_path / "tune", design(trials=4), FakeCrew(loss))
+    assert not result.recipe_stands
+    assert result.best["learning_rate"] != RECIPE["learning_rate"]
+    assert "whose runs have no finite loss" in result.verdict
+
+
+def test_any_name_of_a_folder_holds_the_database(
+    tmp_path: Path, whole: tuple[TuneResult, FakeCrew]
+) -> None:
+    for name in ("why?", "100%20", "a#b ü"):
+        folder = tmp_path / name
+        assert course(folder, design(), FakeCrew()).rows == whole[0].rows
+        assert (folder / "study.db").exists()
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,9 +1,13 @@
 """The space of a search: what users write, the usual dimensions, and the settings at a point."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from homespun.config import TuneConfig
 from homespun.errors import UserError
+from homespun.tuning.design import _that_fits
 from homespun.tuning.space import (
     Dimension,
     at_edge,
@@ -124,3 +128,14 @@ def test_the_rate_of_muon_follows_unless_it_is_a_dimension() -> None:
     assert settings_at({"learning_rate": 0.02}, RECIPE)["muon_learning_rate"] == 0.02
     both = {"learning_rate": 0.02, "muon_learning_rate": 0.03}
     assert settings_at(both, muon)["muon_learning_rate"] == 0.03
+
+
+def test_samples_are_not_longer_than_the_context_of_a_model_that_goes_on() -> None:
+    recipe: Any = SimpleNamespace(plan=SimpleNamespace(model=SimpleNamespace(seq_len=32)))
+    rates = Dimension("learning_rate", low=1e-4, high=1e-2, log=True)
+    going_on = TuneConfig(init_from="model")
+    for own, left in ((32, ()), (16, (16, 32))):
+        contexts = Dimension("seq_len", (own, 2 * own))
+        space = _that_fits((rates, contexts), recipe, going_on, print)
+        assert [d.choices for d in space if d.name == "seq_len"] == [left] * bool(left)
+        assert _that_fits((rates, contexts), recipe, TuneConfig(), print) == (rates, contexts)

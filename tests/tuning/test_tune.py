@@ -14,6 +14,7 @@ import pytest
 import homespun as package
 from homespun import durable
 from homespun.checkpoint.archive import read_archive
+from homespun.checkpoint.folder import CheckpointFolder
 from homespun.cli.main import main
 from homespun.config import TrainConfig
 from homespun.config.toml_file import read_toml
@@ -115,6 +116,8 @@ def test_bad_input_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert "leave --search out" in refused("--transfer-from", "x", "--search", "batch_size=1,2")
     assert "there is no tune" in refused("--transfer-from", "missing")
     assert "unknown flag" in refused("--trails", 3)
+    assert "--track foo is unknown" in refused("--track", "foo")
+    assert "--track foo is unknown" in refused("--track", "foo", "--dry-run")
     assert not Path("tune").exists()
     with TuneFolder(Path("tune")).lock():
         assert "tune is in use by process" in refused("--trials", 2)
@@ -147,6 +150,10 @@ def test_a_resumed_tune_keeps_its_settings_and_an_earlier_one_is_set_aside(
     assert _table(capfd.readouterr().out) == _table(found)
     assert main(["tune", "--resume", "--trials", "5"]) == 2
     assert "cannot change --trials: it is 5, and was 4" in capfd.readouterr().err
+    with CheckpointFolder(Path("tune/trial_1")).lock():  # a trial that outlives its tune
+        assert main(words) == 2
+        assert "trial_1 is in use by process" in capfd.readouterr().err
+    assert Path("tune/best.toml").exists()
     assert main(words) == 0
     assert "The earlier tune in tune is now in tune.1." in capfd.readouterr().out
     assert Path("tune.1/best.toml").exists()
@@ -169,7 +176,8 @@ def test_a_tune_from_python(
     assert result.rows[0]["trial"] == "2"
     assert len(result.rows) == 3 + 2
     assert result.best["learning_rate"] == 1e-2
-    assert package.TrainConfig(**result.best).max_steps == 64
+    best = package.TrainConfig(**result.best)
+    assert (best.max_steps, best.vocab_size) == (64, 300)
     assert repr(result).splitlines()[-1] == result.verdict
     assert result.at_edge == ("learning_rate",)
     with pytest.raises(package.UserError, match="give one of them"):
@@ -209,3 +217,22 @@ def _table(output: str) -> list[str]:
     lines = output.splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("trial "))
     return lines[first : lines.index("", first)]
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_run_shorter_than_a_step_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["tune", *TINY, "--max-steps", 20, "--search", "batch_size=4,1000", "--dry-run"]
+    assert main([*map(str, words)]) == 2
+    assert "more than a whole run of 1,280" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("workplace")
+def test_batches_that_do_not_divide_each_other_are_compared_after_equal_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crew = FakeCrew()
+    monkeypatch.setattr(tune, "Course", lambda *given: Course(*given[:-1], crew))
+    words = ["tune", *TINY, "--max-steps", 128, "--search", "batch_size=4,7", "--parallel", 1]
+    assert main([*map(str, words)]) == 0
+    first = {records(Path("tune") / name)[0]["tokens"] for name in ("trial_0", "trial_1")}
+    assert len(first) == 1
