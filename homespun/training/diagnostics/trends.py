@@ -30,6 +30,12 @@ MIN_TOKENS = 25_000
 COUNTED_TOKENS = 1_000_000
 """Tokens of the text from which token frequencies are counted."""
 
+LEAST_RISE = 0.05
+"""Relative rise that counts: the loss of a memorized text rises a little when the next pass cuts it into other windows."""
+REWARMING_RISE = 0.2
+"""The same for a run that goes on from a trained model, whose rate had decayed. The loss rises with the rate and falls
+when it decays again (Gupta et al. 2023, "Continual Pre-Training of Large Language Models: How to (re)warm your model?").
+"""
 
 SLOW = "slow fall"
 """The cause of a loss that falls all the time, and is still far too high."""
@@ -186,9 +192,9 @@ def divergence(blocks: Sequence[Block], first: float, config: ResolvedConfig) ->
     if best.mean > first and last.mean - first > 0.2 * first + 3 * last.deviation:
         best = Block(1, first)  # it rose from the first step on
     rise, fall = last.mean - best.mean, blocks[0].mean - best.mean
-    # The loss of a memorized text rises a little when the next pass cuts it into other windows.
+    least = REWARMING_RISE if _goes_on(config) else LEAST_RISE
     if rise < max(
-        CERTAIN_ERRORS * math.hypot(best.error, last.error), 0.05 * best.mean, 0.1 * fall
+        CERTAIN_ERRORS * math.hypot(best.error, last.error), least * best.mean, 0.1 * fall
     ):
         return None
     return Finding(
@@ -252,10 +258,10 @@ def slow_fall(
 
 
 def overshoot(blocks: Sequence[Block], first: float, config: ResolvedConfig) -> Finding | None:
-    """The first steps made the model worse than random weights are."""
+    """The first steps made the model worse than it was at the start."""
     early = blocks[: max(1, len(blocks) // 4)]
     worst = max(early, key=lambda block: block.mean)
-    if worst.mean < (1 + OVERSHOOT_RISE) * first:
+    if worst.mean < (1 + (REWARMING_RISE if _goes_on(config) else OVERSHOOT_RISE)) * first:
         return None
     return Finding(
         OVERSHOOT,
@@ -322,6 +328,11 @@ def unlike_validation(evaluations: Sequence[Sequence[float]], passes: float) -> 
         "of them has much that is repeated or random. Look at the text, and start again with a cleaner one "
         "(--data-file)",
     )
+
+
+def _goes_on(config: ResolvedConfig) -> bool:
+    """Whether the run began with a trained model."""
+    return config.init_from is not None or config.lora_rank is not None
 
 
 def _last_quarters(blocks: Sequence[Block]) -> tuple[Block, Block]:
