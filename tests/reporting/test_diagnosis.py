@@ -132,6 +132,10 @@ def test_the_doctor_prints_a_diagnosis(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("")
     assert examine_run(tmp_path, printed.append, None)
     assert "Nothing was logged yet" in printed[-1]
+    (tmp_path / METRICS).write_text("x\n" * 7)
+    assert examine_run(tmp_path, printed.append, None)
+    assert any("and 2 more damaged lines" in line for line in printed)
+    assert "No line of the record can be read" in printed[-1]
 
 
 @pytest.mark.slow

@@ -31,11 +31,12 @@ COUNTED_TOKENS = 1_000_000
 """Tokens of the text from which token frequencies are counted."""
 
 LEAST_RISE = 0.05
-"""Relative rise that counts: the loss of a memorized text rises a little when the next pass cuts it into other windows."""
+"""Relative rise that counts. The loss of a memorized text rises a little when the next pass cuts it into other windows.
+"""
 REWARMING_RISE = 0.2
 """The same for a run that goes on from a trained model, whose rate had decayed. The loss rises with the rate and falls
-when it decays again (Gupta et al. 2023, "Continual Pre-Training of Large Language Models: How to (re)warm your model?").
-"""
+when it decays again (Gupta et al. 2023, "Continual Pre-Training of Large Language Models: How to (re)warm your
+model?")."""
 
 SLOW = "slow fall"
 """The cause of a loss that falls all the time, and is still far too high."""
