@@ -47,7 +47,14 @@ ORDER = (
         NOT_FINITE,
         SPIKE,
     ),
-    *("overfitting", experts.COLLAPSED, experts.DEAD, "constant clipping", "plateau"),
+    *(
+        "overfitting",
+        trends.NO_GAIN,
+        experts.COLLAPSED,
+        experts.DEAD,
+        "constant clipping",
+        "plateau",
+    ),
 )
 """The causes, the gravest first. An earlier one may be the reason of a later one."""
 
@@ -61,6 +68,7 @@ TITLES = {
     NOT_FINITE: "Steps are not finite",
     SPIKE: "The loss jumps again and again",
     "overfitting": "The model memorizes its text",
+    trends.NO_GAIN: "The model has not become better",
     experts.COLLAPSED: "All tokens use the same experts",
     experts.DEAD: "Some experts are not used",
     "constant clipping": "All gradients are clipped",
@@ -180,6 +188,12 @@ def _from_steps(run: RunRecord) -> Iterator[Finding]:
 
 
 def _from_evaluations(run: RunRecord) -> Iterator[Finding]:
+    measured = [(record["step"], record["val_loss"]) for record in run.evaluations]
+    rates = [record["lr"] for record in run.steps if is_number(record.get("lr"))]
+    if run.goes_on and measured and rates:
+        rate = rates[-1] / run.config.learning_rate
+        if finding := trends.no_gain(measured, rate, run.config):
+            yield finding
     evaluations, before = [], 0
     for record in run.evaluations:
         earlier = [r for r in run.steps if r["step"] <= record["step"]]

@@ -78,6 +78,22 @@ def test_validation_far_above_training_in_the_first_pass_is_the_text() -> None:
     assert not diagnose(lines(*later, far | {"epoch": 3.0}))
 
 
+def test_a_run_that_only_made_its_model_worse_has_gained_nothing() -> None:
+    started = {"step": 0, "run": {"settings": {"init_from": "base", "learning_rate": 0.01}}}
+
+    def tuned(*losses: float, rate: float = 0.001, going_on: bool = True) -> list[str]:
+        found = [
+            {"step": 10 * n, "val_loss": loss, "loss": 2.0, "grad_norm": 1.0, "lr": rate}
+            for n, loss in enumerate(losses)
+        ]
+        return [d.cause for d in diagnose(lines(*[started] * going_on, *found))]
+
+    assert tuned(1.6, 1.8, 1.8, 1.7) == ["no gain"]
+    assert not tuned(1.6, 1.8, 1.8, 1.5)
+    assert not tuned(1.6, 1.8, 1.8, 1.7, rate=0.01)  # it may still fall
+    assert not tuned(1.6, 1.8, 1.8, 1.7, going_on=False)
+
+
 def test_a_run_that_ended_at_a_standstill_says_so_without_any_checkpoint() -> None:
     advice = {"step": 12, "cause": "standstill", "advice": "the loss was not finite: start again"}
     run = lines({"step": 10, "loss": 5.0, "grad_norm": 1.0, "lr": 0.5}, advice)

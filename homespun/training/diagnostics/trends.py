@@ -42,6 +42,8 @@ SLOW = "slow fall"
 """The cause of a loss that falls all the time, and is still far too high."""
 OVERSHOOT = "overshoot"
 """The cause of a loss that rose in the first steps, and fell when the learning rate did."""
+NO_GAIN = "no gain"
+"""The cause of a run that has made the model worse with which it began."""
 OVERSHOOT_RISE = 0.1
 """Relative rise above the loss of the first step."""
 UNLIKE_RATIO = 1.3
@@ -328,6 +330,29 @@ def unlike_validation(evaluations: Sequence[Sequence[float]], passes: float) -> 
         "pass over the text, where a model cannot memorize: the two parts of the text are of different kinds, or one "
         "of them has much that is repeated or random. Look at the text, and start again with a cleaner one "
         "(--data-file)",
+    )
+
+
+def no_gain(
+    evaluations: Sequence[tuple[int, float]], rate: float, config: ResolvedConfig
+) -> Finding | None:
+    """A run that began with a trained model has only made it worse, although its rate has decayed.
+
+    Args:
+        evaluations: step and validation loss; the first is that of the model at step 0.
+        rate: the present fraction of the peak learning rate.
+    """
+    (first_step, before), *after = evaluations
+    if first_step > 0 or len(after) < 3 or rate > 0.5:
+        return None
+    if min(val_loss for _, val_loss in after) <= before:
+        return None
+    step, now = after[-1]
+    return Finding(
+        NO_GAIN,
+        f"the validation loss was {before:.4g} at the start and is {now:.4g} at step {step:,}, and never was lower: "
+        "the learning rate is too high for a trained model, or it knows this text already; start again with "
+        f"{lower_rate(config)}, or keep the model that the run began with",
     )
 
 
