@@ -9,7 +9,6 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from homespun.data import quality
 from homespun.engine.base import RouterUse
@@ -263,7 +262,7 @@ def _has_fallen_since(run: RunRecord, step: int) -> bool:
 
 
 def _from_text(run: RunRecord) -> Iterator[Finding]:
-    path = text_of(run)
+    path = run.text
     if path is None:
         return
     try:
@@ -282,17 +281,6 @@ def _from_text(run: RunRecord) -> Iterator[Finding]:
             f"per byte, the usual one to {fault.usual_bits_per_byte:.2g}. It begins '{fault.excerpt}'. Remove it, and "
             "start again with the rest of the text (--data-file)",
         )
-
-
-def text_of(run: RunRecord) -> Path | None:
-    """The text of the run, if there is a file or a folder of its name."""
-    named = run.header.get("data_file")
-    if not isinstance(named, str) or not named:
-        return None
-    try:
-        return Path(named) if Path(named).exists() else None
-    except (OSError, ValueError):
-        return None
 
 
 def _passes(run: RunRecord) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from homespun.checkpoint.folder import METRICS
+from homespun.data.corpus import survey
 from homespun.errors import UserError
 from homespun.reporting.diagnosis import BAD_TEXT, blocks_of, diagnose, passing_notes
 from homespun.reporting.doctor import examine_run
@@ -63,6 +64,15 @@ def test_blocks_hold_every_step_once(name: str, texts: Path) -> None:
 def test_a_bad_text_needs_its_file(texts: Path, tmp_path: Path) -> None:
     assert diagnose(runs.kept("random_stretch", texts))[0].cause == BAD_TEXT
     assert not diagnose(runs.kept("random_stretch", tmp_path))
+
+
+def test_another_text_of_the_same_name_accuses_nobody(texts: Path, tmp_path: Path) -> None:
+    run = runs.kept("random_stretch", texts)
+    path = Path(run.header["data_file"])
+    for sha256, faulty in ((survey(path).sha256, True), ("0" * 64, False)):
+        read = dataclasses.replace(run, header=run.header | {"data_sha256": sha256})
+        assert (read.text == path) == faulty
+        assert (BAD_TEXT in [found.cause for found in diagnose(read)]) == faulty
 
 
 def lines(*records: dict[str, Any]) -> RunRecord:
