@@ -1,6 +1,7 @@
 """The doctor passes engines that compute correctly and fails those that do not."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -49,6 +50,14 @@ def test_every_family_is_checked_with_shared_keys_where_it_has_them(family: Fami
     else:
         with pytest.raises(UserError, match="key/value heads"):
             model_config(grouped)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_right_gradients_pass_in_every_family(family: Family) -> None:
+    """Also where a weight that moves too far would give tokens other experts."""
+    checks = doctor._against_numpy("torch", doctor.tiny_model(family))
+    found = {check.name: check for check in itertools.islice(checks, 3)}
+    assert found["gradients, by differences of losses"].passed
 
 
 def test_engines_that_are_right_pass(

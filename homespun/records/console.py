@@ -34,6 +34,8 @@ from homespun.terminal import (
     write,
 )
 
+NO_CONTROL_CODES = ("dumb", "unknown")
+"""Values of TERM for a terminal that cannot draw a panel."""
 SAMPLE_WIDTH = 88
 """Columns of a sample text, unless the terminal is narrower."""
 REFRESH_SECONDS = 0.5
@@ -106,7 +108,11 @@ class Console:
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         """From signal handlers; None ends the thread."""
         self._thread = threading.Thread(target=self._tick, name="panel", daemon=True)
-        if self._file and is_terminal(self._file) and os.environ.get("TERM") != "dumb":
+        if (
+            self._file
+            and is_terminal(self._file)
+            and os.environ.get("TERM") not in NO_CONTROL_CODES
+        ):
             self._panel = Panel(self._file)
 
     def __enter__(self) -> "Console":

@@ -414,6 +414,9 @@ def _parsed(line: bytes) -> dict[str, Any]:
         elif name == "run":
             if not isinstance(value, dict):
                 raise ValueError(f"{name} is no object")
+        elif name == "expert_load":
+            if not _is_table(value):
+                raise ValueError(f"{name} is no table of numbers")
         elif name in NUMBERS and value is not None and not is_number(value):
             raise ValueError(f"{name} is no number")
     return record
@@ -428,6 +431,12 @@ def is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and all(map(is_number, row)) for row in value
+    )
 
 
 def _line(record: Record) -> bytes:

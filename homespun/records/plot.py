@@ -3,6 +3,7 @@
 import io
 import math
 import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +94,10 @@ def plot_run(
         _add_legend(panel, above=1.0, fontsize=8)
 
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    with warnings.catch_warnings():
+        # The name of a text may have letters that the font lacks: a box stands for each.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(png, format="png")
     durable.write(out, png.getvalue())
 
 

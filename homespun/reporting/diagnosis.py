@@ -9,7 +9,6 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from homespun.data import quality
 from homespun.engine.base import RouterUse
@@ -47,7 +46,14 @@ ORDER = (
         NOT_FINITE,
         SPIKE,
     ),
-    *("overfitting", experts.COLLAPSED, experts.DEAD, "constant clipping", "plateau"),
+    *(
+        "overfitting",
+        trends.NO_GAIN,
+        experts.COLLAPSED,
+        experts.DEAD,
+        "constant clipping",
+        "plateau",
+    ),
 )
 """The causes, the gravest first. An earlier one may be the reason of a later one."""
 
@@ -61,6 +67,7 @@ TITLES = {
     NOT_FINITE: "Steps are not finite",
     SPIKE: "The loss jumps again and again",
     "overfitting": "The model memorizes its text",
+    trends.NO_GAIN: "The model has not become better",
     experts.COLLAPSED: "All tokens use the same experts",
     experts.DEAD: "Some experts are not used",
     "constant clipping": "All gradients are clipped",
@@ -180,6 +187,12 @@ def _from_steps(run: RunRecord) -> Iterator[Finding]:
 
 
 def _from_evaluations(run: RunRecord) -> Iterator[Finding]:
+    measured = [(record["step"], record["val_loss"]) for record in run.evaluations]
+    rates = [record["lr"] for record in run.steps if is_number(record.get("lr"))]
+    if run.goes_on and measured and rates:
+        rate = rates[-1] / run.config.learning_rate
+        if finding := trends.no_gain(measured, rate, run.config):
+            yield finding
     evaluations, before = [], 0
     for record in run.evaluations:
         earlier = [r for r in run.steps if r["step"] <= record["step"]]
@@ -249,7 +262,7 @@ def _has_fallen_since(run: RunRecord, step: int) -> bool:
 
 
 def _from_text(run: RunRecord) -> Iterator[Finding]:
-    path = text_of(run)
+    path = run.text
     if path is None:
         return
     try:
@@ -268,17 +281,6 @@ def _from_text(run: RunRecord) -> Iterator[Finding]:
             f"per byte, the usual one to {fault.usual_bits_per_byte:.2g}. It begins '{fault.excerpt}'. Remove it, and "
             "start again with the rest of the text (--data-file)",
         )
-
-
-def text_of(run: RunRecord) -> Path | None:
-    """The text of the run, if there is a file or a folder of its name."""
-    named = run.header.get("data_file")
-    if not isinstance(named, str) or not named:
-        return None
-    try:
-        return Path(named) if Path(named).exists() else None
-    except (OSError, ValueError):
-        return None
 
 
 def _passes(run: RunRecord) -> float:

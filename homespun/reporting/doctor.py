@@ -39,6 +39,8 @@ def examine_run(path: Path, put: Callable[[str], object], width: int | None) -> 
     line("loss", one.comparison.sentence if one.comparison else one.no_comparison)
     for damage in run.damage[:MOST_NOTES]:
         line("left out", damage)
+    if more := run.damage[MOST_NOTES:]:
+        line("", f"and {counted(len(more), 'more damaged line')}")
     for number, diagnosis in enumerate(one.diagnoses, 1):
         put("")
         line(f"problem {number}", diagnosis.title)
@@ -54,6 +56,8 @@ def examine_run(path: Path, put: Callable[[str], object], width: int | None) -> 
     if one.diagnoses:
         found = counted(len(one.diagnoses), "problem")
         line("result", f"{found} found{'; begin with the first' if one.diagnoses[1:] else ''}.")
+    elif run.damage and not run.records:
+        line("result", "No line of the record can be read, so nothing can be told.")
     elif not run.steps and not run.evaluations:
         line("result", "Nothing was logged yet, so nothing can be told.")
     else:

@@ -28,6 +28,8 @@ from homespun.terminal import counted, duration, size
 
 MOST_SAMPLES = 30
 """Of a run; of more, those at even distances are shown, with the first and the last round."""
+MOST_DAMAGE = 5
+"""Damaged lines of a record that are named; the others are counted."""
 NOT_REPEATED = {"resume", "config", "dry_run"}
 """Settings that are no part of the run itself."""
 PLACE = "checkpoint_dir"
@@ -254,8 +256,10 @@ def _diagnoses(reported: Sequence[Reported]) -> str:
         heading = f"<h3>{escape(one.name)}</h3>" if len(reported) > 1 else ""
         notes = passing_notes(one.run, one.diagnoses)
         items = [_diagnosis(diagnosis) for diagnosis in one.diagnoses]
-        if not items:
+        if not items and (one.run.steps or one.run.evaluations):
             items = ['<p class="fine">No problem found in the record.</p>']
+        elif not items:
+            items = ["<p>Nothing is known of this run yet, so nothing can be told.</p>"]
         if notes:
             rows = "".join(
                 f"<li>step {note['step']:,}: {escape(note['advice'])}</li>" for note in notes[-20:]
@@ -265,8 +269,10 @@ def _diagnoses(reported: Sequence[Reported]) -> str:
                 f"<details><summary>{counted_notes} during the run, over by its end</summary>"
                 f"<ul>{rows}</ul></details>"
             )
-        for line in one.run.damage[:5]:
+        for line in one.run.damage[:MOST_DAMAGE]:
             items.append(f'<p class="note">Left out: {escape(line)}</p>')
+        if more := one.run.damage[MOST_DAMAGE:]:
+            items.append(f'<p class="note">And {counted(len(more), "more damaged line")}.</p>')
         parts.append(heading + "".join(items))
     return _section("diagnosis", "Diagnosis", *parts)
 
@@ -577,7 +583,7 @@ def command_to_repeat(run: RunRecord) -> str | None:
         elif isinstance(value, list | tuple):
             words += [flag(name), *map(str, value)]
         else:
-            words += [flag(name), f"{value:.15g}" if isinstance(value, float) else str(value)]
+            words += [flag(name), str(value)]
     return shlex.join(words)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from homespun import durable
 from homespun.errors import UserError, cannot_write
 from homespun.reporting import reference
-from homespun.reporting.diagnosis import diagnose, text_of
+from homespun.reporting.diagnosis import diagnose
 from homespun.reporting.page import Reported, page
 from homespun.reporting.run_record import RunRecord, common_names, read_run
 
@@ -68,9 +68,12 @@ def compare(run: RunRecord) -> tuple[reference.Comparison | None, str]:
         return None, f"{none}the run goes on from a trained model."
     if run.parameters is None:
         return None, f"{none}the model is unknown, because there is no checkpoint."
-    text = text_of(run)
+    text = run.text
     if text is None:
-        return None, f"{none}the text is not at its place any more, so its kind is unknown."
+        return (
+            None,
+            f"{none}the text is not at its place any more, or has changed, so its kind is unknown.",
+        )
     try:
         compressed = reference.compressed(text)
     except UserError as error:

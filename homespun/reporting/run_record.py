@@ -16,8 +16,9 @@ from typing import Any
 from homespun.architectures.families import count_active_parameters, model_config
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import BEST, METRICS, CheckpointFolder
-from homespun.config import ModelConfig
+from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import seconds
+from homespun.data.corpus import survey
 from homespun.errors import UserError
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.metrics import Record, is_number, read
@@ -115,6 +116,21 @@ class RunRecord:
             return None
         with contextlib.suppress(UserError, TypeError, ValueError):
             return model_config(stored)
+        return None
+
+    @functools.cached_property
+    def text(self) -> Path | None:
+        """The text of the run, if it is still at its place. Another text may have its name."""
+        named, sha256 = self.header.get("data_file"), self.header.get("data_sha256")
+        if not isinstance(named, str) or not named:
+            return None
+        tokens_dir = self.requested.get("tokens_dir") or TrainConfig.tokens_dir
+        with contextlib.suppress(UserError, OSError, ValueError):
+            path = Path(named)
+            if not path.exists():
+                return None
+            if sha256 is None or sha256 == survey(path, None, Path(tokens_dir), keeps=False).sha256:
+                return path
         return None
 
     @property

@@ -36,6 +36,7 @@ class Steps:
     def __init__(self, run: Run, position: Position, clock: Clock) -> None:
         self._run, self._position, self._clock = run, position, clock
         self._batches = Batches(run.dataset, run.config.seed)
+        self._count_passes()  # a checkpoint of an earlier version has none
         self._rate_curve = run.rate_curve
         self._pending: tuple[StepHandle, StepInputs] | None = None
         self._mark = 0.0
@@ -50,6 +51,9 @@ class Steps:
         )
         self.notice: str | None = None
         """About the speed of the machine, for the reader of the console."""
+
+    def _count_passes(self) -> None:
+        self._position.epoch = self._position.next_sample / self._run.dataset.samples_per_pass
 
     def next_batch(self) -> list[Batch]:
         """The micro-batches of the next step, [batch_size, seq_len] each."""
@@ -79,7 +83,7 @@ class Steps:
         position.step += 1
         position.next_sample += c.sequences_per_step
         position.tokens += sum(batch.n_targets for batch in microbatches)
-        position.epoch = position.next_sample / self._run.dataset.samples_per_pass
+        self._count_passes()
         self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
         if handle.ready() or c.on_spike == "stop":
             yield from self.finish()

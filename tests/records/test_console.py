@@ -215,8 +215,9 @@ def test_the_terminal_is_left_as_it_was_also_after_an_error(screen):
     assert screen.lines[-1] == ""
 
 
-def test_a_dumb_terminal_gets_plain_lines(screen, monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_dumb_terminal_gets_plain_lines(screen, monkeypatch, term):
+    monkeypatch.setenv("TERM", term)
     with Console(file=screen) as console:
         console.record(STEP, None)
     assert "\x1b" not in screen.getvalue()

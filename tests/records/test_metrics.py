@@ -270,6 +270,8 @@ def test_a_file_that_is_cut_during_a_run_is_noticed_at_the_next_save(tmp_path, l
         '{"step": 2, "tokens": {}}',
         '{"step": 2, "text": 3}',
         '{"step": 2, "run": "mine"}',
+        '{"step": 2, "expert_load": [[1.0], ["1.0"]]}',
+        '{"step": 2, "expert_load": [1.0]}',
         '{"step": 2, "loss": ' + "9" * 5000 + "}",
         "[" * 100_000,
     ],

@@ -97,6 +97,12 @@ def test_the_title_says_which_model_text_and_machine(tmp_path, figure):
     assert figure().get_suptitle().startswith("1 step  ·  4.1k tokens")
 
 
+def test_letters_that_the_font_lacks_give_no_warning(tmp_path, figure):
+    described(tmp_path / "metrics.jsonl", run=RUN | {"text": "文.txt"})
+    plot.plot_run(tmp_path / "metrics.jsonl", tmp_path / "run.png")
+    assert "文.txt" in figure().get_suptitle()
+
+
 def test_a_run_of_five_steps_shows_its_steps(tmp_path, figure):
     steps = [{"step": step, "loss": 9.0 - step} for step in range(1, 6)]
     metrics = described(tmp_path / "m", *steps, {"step": 5, "val_loss": 4.5})

@@ -25,6 +25,7 @@ def write_run(
     experts: bool = False,
     checkpoint: bool = True,
     data_file: str = "book.txt",
+    data_sha256: str = "0" * 64,
     sample: str = " there was a fox.",
 ) -> Path:
     """Make a run of so many steps, with a line for each `every` steps and three evaluations."""
@@ -58,7 +59,7 @@ def write_run(
         header = {
             "model": dataclasses.asdict(model),
             "data_file": data_file,
-            "data_sha256": "0" * 64,
+            "data_sha256": data_sha256,
             "requested": dataclasses.asdict(requested),
             "resolved": dataclasses.asdict(resolved),
             "facts": {"engine": "torch 2.13.0", "device": "cpu"},

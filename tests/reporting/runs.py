@@ -140,9 +140,10 @@ def keep(name: str, run: RunRecord) -> None:
 
 
 def kept(name: str, texts: Path) -> RunRecord:
-    """A run as it was kept, with its text in a folder of texts."""
+    """A run as it was kept, with its text, which may be shorter than it was, in a folder of texts."""
     stored = json.loads((RECORDS / f"{name}.json").read_text())
     header = stored["header"] | {"data_file": str(texts / stored["header"]["data_file"])}
+    del header["data_sha256"]
     position = Position.restored(stored["position"]) if stored["position"] else None
     return RunRecord(Path(name), tuple(stored["records"]), header, position)
 

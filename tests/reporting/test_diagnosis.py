@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from homespun.checkpoint.folder import METRICS
+from homespun.data.corpus import survey
 from homespun.errors import UserError
 from homespun.reporting.diagnosis import BAD_TEXT, blocks_of, diagnose, passing_notes
 from homespun.reporting.doctor import examine_run
@@ -65,6 +66,15 @@ def test_a_bad_text_needs_its_file(texts: Path, tmp_path: Path) -> None:
     assert not diagnose(runs.kept("random_stretch", tmp_path))
 
 
+def test_another_text_of_the_same_name_accuses_nobody(texts: Path, tmp_path: Path) -> None:
+    run = runs.kept("random_stretch", texts)
+    path = Path(run.header["data_file"])
+    for sha256, faulty in ((survey(path).sha256, True), ("0" * 64, False)):
+        read = dataclasses.replace(run, header=run.header | {"data_sha256": sha256})
+        assert (read.text == path) == faulty
+        assert (BAD_TEXT in [found.cause for found in diagnose(read)]) == faulty
+
+
 def lines(*records: dict[str, Any]) -> RunRecord:
     return RunRecord(Path("run"), tuple({"tokens": 0} | record for record in records))
 
@@ -76,6 +86,22 @@ def test_validation_far_above_training_in_the_first_pass_is_the_text() -> None:
     assert not diagnose(lines(*steps, far | {"val_loss": 2.1}))
     later = [step | {"epoch": 3.0} for step in steps]
     assert not diagnose(lines(*later, far | {"epoch": 3.0}))
+
+
+def test_a_run_that_only_made_its_model_worse_has_gained_nothing() -> None:
+    started = {"step": 0, "run": {"settings": {"init_from": "base", "learning_rate": 0.01}}}
+
+    def tuned(*losses: float, rate: float = 0.001, going_on: bool = True) -> list[str]:
+        found = [
+            {"step": 10 * n, "val_loss": loss, "loss": 2.0, "grad_norm": 1.0, "lr": rate}
+            for n, loss in enumerate(losses)
+        ]
+        return [d.cause for d in diagnose(lines(*[started] * going_on, *found))]
+
+    assert tuned(1.6, 1.8, 1.8, 1.7) == ["no gain"]
+    assert not tuned(1.6, 1.8, 1.8, 1.5)
+    assert not tuned(1.6, 1.8, 1.8, 1.7, rate=0.01)  # it may still fall
+    assert not tuned(1.6, 1.8, 1.8, 1.7, going_on=False)
 
 
 def test_a_run_that_ended_at_a_standstill_says_so_without_any_checkpoint() -> None:
@@ -132,6 +158,10 @@ def test_the_doctor_prints_a_diagnosis(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("")
     assert examine_run(tmp_path, printed.append, None)
     assert "Nothing was logged yet" in printed[-1]
+    (tmp_path / METRICS).write_text("x\n" * 7)
+    assert examine_run(tmp_path, printed.append, None)
+    assert any("and 2 more damaged lines" in line for line in printed)
+    assert "No line of the record can be read" in printed[-1]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from homespun.data.corpus import survey
 from homespun.reporting import reference
 from homespun.reporting.reference import Comparison, Curve, compare, compressed, curves
 from homespun.reporting.report import compare as compare_run
@@ -82,7 +83,9 @@ def test_the_reason_for_no_comparison_is_told(tmp_path: Path) -> None:
     assert "not at its place any more" in reason(data_file=str(tmp_path / "gone.txt"))
     assert "no checkpoint" in reason(checkpoint=False, steps=5)
     text = tmp_path / "text.txt"
-    text.write_text("a text\n" * 100)
+    text.write_text("\n<|endoftext|>\n".join(f"text {number}" for number in range(200)))
+    assert "has changed" in reason(data_file=str(text))
+    data_sha256 = survey(text).sha256
     assert "no run of this size, with this optimizer" in reason(
-        data_file=str(text), steps=5, every=1
+        data_file=str(text), data_sha256=data_sha256, steps=5, every=1
     )

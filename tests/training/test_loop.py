@@ -291,6 +291,10 @@ def test_a_run_that_is_resumed_between_two_lines_logs_the_mean_of_the_uninterrup
     )
     assert logged(resumed) == (logged(whole) if stored else {4: (2.3 + 5.7) / 2})
     assert resumed.position.epoch == whole.position.epoch == 4 * 2 / 25
+    complete = Story(
+        monkeypatch, Work(True), max_steps=2, position=Position.restored(position), **quiet
+    )
+    assert complete.position.epoch == 2 * 2 / 25
 
 
 STEPS = {"max_steps": 9, "save_interval": 3, "eval_interval": 100, "sample_prompts": ()}

@@ -30,11 +30,20 @@ MIN_TOKENS = 25_000
 COUNTED_TOKENS = 1_000_000
 """Tokens of the text from which token frequencies are counted."""
 
+LEAST_RISE = 0.05
+"""Relative rise that counts. The loss of a memorized text rises a little when the next pass cuts it into other windows.
+"""
+REWARMING_RISE = 0.2
+"""The same for a run that goes on from a trained model, whose rate had decayed. The loss rises with the rate and falls
+when it decays again (Gupta et al. 2023, "Continual Pre-Training of Large Language Models: How to (re)warm your
+model?")."""
 
 SLOW = "slow fall"
 """The cause of a loss that falls all the time, and is still far too high."""
 OVERSHOOT = "overshoot"
 """The cause of a loss that rose in the first steps, and fell when the learning rate did."""
+NO_GAIN = "no gain"
+"""The cause of a run that has made the model worse with which it began."""
 OVERSHOOT_RISE = 0.1
 """Relative rise above the loss of the first step."""
 UNLIKE_RATIO = 1.3
@@ -186,9 +195,9 @@ def divergence(blocks: Sequence[Block], first: float, config: ResolvedConfig) ->
     if best.mean > first and last.mean - first > 0.2 * first + 3 * last.deviation:
         best = Block(1, first)  # it rose from the first step on
     rise, fall = last.mean - best.mean, blocks[0].mean - best.mean
-    # The loss of a memorized text rises a little when the next pass cuts it into other windows.
+    least = REWARMING_RISE if _goes_on(config) else LEAST_RISE
     if rise < max(
-        CERTAIN_ERRORS * math.hypot(best.error, last.error), 0.05 * best.mean, 0.1 * fall
+        CERTAIN_ERRORS * math.hypot(best.error, last.error), least * best.mean, 0.1 * fall
     ):
         return None
     return Finding(
@@ -252,10 +261,10 @@ def slow_fall(
 
 
 def overshoot(blocks: Sequence[Block], first: float, config: ResolvedConfig) -> Finding | None:
-    """The first steps made the model worse than random weights are."""
+    """The first steps made the model worse than it was at the start."""
     early = blocks[: max(1, len(blocks) // 4)]
     worst = max(early, key=lambda block: block.mean)
-    if worst.mean < (1 + OVERSHOOT_RISE) * first:
+    if worst.mean < (1 + (REWARMING_RISE if _goes_on(config) else OVERSHOOT_RISE)) * first:
         return None
     return Finding(
         OVERSHOOT,
@@ -322,6 +331,34 @@ def unlike_validation(evaluations: Sequence[Sequence[float]], passes: float) -> 
         "of them has much that is repeated or random. Look at the text, and start again with a cleaner one "
         "(--data-file)",
     )
+
+
+def no_gain(
+    evaluations: Sequence[tuple[int, float]], rate: float, config: ResolvedConfig
+) -> Finding | None:
+    """A run that began with a trained model has only made it worse, although its rate has decayed.
+
+    Args:
+        evaluations: step and validation loss; the first is that of the model at step 0.
+        rate: the present fraction of the peak learning rate.
+    """
+    (first_step, before), *after = evaluations
+    if first_step > 0 or len(after) < 3 or rate > 0.5:
+        return None
+    if min(val_loss for _, val_loss in after) <= before:
+        return None
+    step, now = after[-1]
+    return Finding(
+        NO_GAIN,
+        f"the validation loss was {before:.4g} at the start and is {now:.4g} at step {step:,}, and never was lower: "
+        "the learning rate is too high for a trained model, or it knows this text already; start again with "
+        f"{lower_rate(config)}, or keep the model that the run began with",
+    )
+
+
+def _goes_on(config: ResolvedConfig) -> bool:
+    """Whether the run began with a trained model."""
+    return config.init_from is not None or config.lora_rank is not None
 
 
 def _last_quarters(blocks: Sequence[Block]) -> tuple[Block, Block]:

@@ -1,6 +1,7 @@
 """Each cause is found in a run that is made to show it, and none in an ordinary run."""
 
 import dataclasses
+import functools
 import json
 import math
 import random
@@ -73,6 +74,16 @@ def test_a_rise_a_loss_that_does_not_move_and_one_that_no_longer_does() -> None:
 
 def test_a_loss_that_rises_at_once() -> None:
     assert next(seen(lambda step: 7.0 if step == 1 else 20.0, 100)) == (30, "divergence")
+
+
+@pytest.mark.parametrize("going_on", [{"init_from": "base"}, {"lora_rank": 8}])
+def test_the_rise_of_a_trained_model_whose_rate_rises_again_is_usual(
+    going_on: dict[str, Any],
+) -> None:
+    config = dataclasses.replace(CONFIG, **going_on)
+    warmed = functools.partial(seen, steps=500, config=config)
+    assert not list(warmed(lambda step: 2.0 + 0.2 * min(1, step / 100)))
+    assert next(warmed(lambda step: 2.0 + 1.0 * min(1, step / 100)))[1] == "divergence"
 
 
 def test_very_small_steps_take_longer_to_learn() -> None:
