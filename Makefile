@@ -42,7 +42,7 @@ endif
 # A model that tells stories, from nothing, without a network: each line is a command that you can type yourself.
 demo: .venv/.installed
 	@mkdir -p demo
-	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 50000
+	cd demo && ../$(BIN)/homespun download --dataset stories --num-samples 50000 --plain
 	cd demo && ../$(BIN)/homespun tokenizer --vocab-size 1024
 	cd demo && ../$(BIN)/homespun train --time-budget 255s
 	cd demo && ../$(BIN)/homespun generate --prompt "Once upon a time" --num-samples 3 --seed 3

@@ -27,7 +27,7 @@ from homespun.language_model import load
 from homespun.planning import curves
 from homespun.records import metrics
 
-STORIES = "download --dataset stories --num-samples 50000"
+STORIES = "download --dataset stories --num-samples 50000 --plain"
 SHAPES = {
     "pico": "--n-layers 2 --d-model 192 --n-heads 6 --d-ff 256",
     "nano": "--n-layers 4 --d-model 256 --n-heads 4",

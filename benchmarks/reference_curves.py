@@ -26,7 +26,7 @@ from homespun.language_model import load
 from homespun.records import metrics
 from homespun.reporting import reference
 
-STORIES = "download --dataset stories --num-samples 50000"
+STORIES = "download --dataset stories --num-samples 50000 --plain"
 SHAPES = {
     "pico": "--n-layers 2 --d-model 192 --n-heads 6 --d-ff 256 --architecture qwen3",
     "nano": "--n-layers 4 --d-model 256 --n-heads 4 --architecture qwen3",

@@ -24,6 +24,10 @@ class DownloadConfig(Checked):
         None, "Output file; if omitted, data/NAME_N.txt (or NAME_all.txt)."
     )
     seed: int = setting(0, "Random seed of the built-in stories.", at_least=0)
+    plain: bool = setting(
+        False,
+        "Plain built-in stories, with fewer words, wordings and kinds of mishaps, which a small model learns sooner.",
+    )
 
 
 @dataclass(frozen=True)

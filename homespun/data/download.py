@@ -109,7 +109,7 @@ def _plan(config: DownloadConfig) -> _Plan:
         raise UserError(f"{output}: lies inside its own source; choose another --output")
     request = {"dataset": config.dataset, "num_samples": wanted}
     if kind == "stories":
-        request["seed"] = config.seed
+        request |= {"seed": config.seed, "plain": config.plain}
     return _Plan(kind, config, wanted, output, request)
 
 
@@ -204,7 +204,8 @@ def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], Non
     if plan.kind == "stories":
         from homespun.stories import stories
 
-        return ((story, None) for story in stories(plan.wanted or NUM_SAMPLES, plan.config.seed))
+        n, config = plan.wanted or NUM_SAMPLES, plan.config
+        return ((story, None) for story in stories(n, config.seed, config.plain))
     if plan.kind == "local":
         return ((document, None) for document in documents.documents(Path(plan.config.dataset)))
     return _hub_documents(Hub(sleep), plan.config.dataset, position)

@@ -20,6 +20,7 @@ from homespun.errors import UserError
 from homespun.evaluation.intervals import interval
 from homespun.language_model import LanguageModel
 from homespun.model_formats.stored_model import learned_texts
+from homespun.stories.dice import PLAIN
 from homespun.stories.judge import Verdict, events, judge
 from homespun.stories.outline import (
     Outline,
@@ -131,6 +132,12 @@ def summarised(stories: Sequence[Told], known: Iterable[str] | None) -> Storytel
     """
     different = list({story.text: story for story in stories}.values())
     outlines = [outline_of_text(story.text) for story in different]
+    if known is None:
+        expected = _of_the_generator()
+    else:
+        known = iter(known)
+        some = list(islice(known, GENERATED))
+        expected, known = [outline_of_text(text) for text in some], chain(some, known)
     consistent = [
         found.course
         for story, found in zip(different, outlines, strict=True)
@@ -145,17 +152,19 @@ def summarised(stories: Sequence[Told], known: Iterable[str] | None) -> Storytel
         n_with_new_course=None
         if learned is None
         else sum(course not in learned for course in consistent),
-        compared=tuple(compared(outlines)),
+        compared=tuple(compared(outlines, expected)),
     )
 
 
-def compared(outlines: Sequence[Outline]) -> Iterator[Compared]:
+def compared(outlines: Sequence[Outline], everything: Sequence[Outline]) -> Iterator[Compared]:
     """Shares and distances of some stories, and those of as many stories of the generator.
 
     A distance is the total variation distance from many stories of the generator. Few stories are always some way off,
     even if they are the generator's own, so its own distance stands beside the model's.
+
+    Args:
+        everything: stories of the generator: those of the training text if it is at hand, which may be plainer.
     """
-    everything = _of_the_generator()
     n = len(outlines)
     groups = [everything[first : first + n] for first in range(0, len(everything) - n + 1, n)]
     groups = groups or [everything]
@@ -239,13 +248,13 @@ def beginnings(n: int) -> list[Beginning]:
     wanted = {kind: len(range(first, n, len(kinds))) for first, kind in enumerate(kinds)}
     found: dict[str, list[Beginning]] = {kind: [] for kind in kinds}
     for seed in count(BEGINNINGS_SEED):
-        for story, _ in generated(GENERATED, seed):
+        for story, _ in generated(GENERATED, seed, PLAIN):
             first = beginning(story)
             kind = first[-1].kind
             if kind in found and len(found[kind]) < wanted[kind]:
                 number = sum(map(len, found.values()))
                 rng = np.random.Generator(np.random.PCG64([BEGINNINGS_SEED, number]))
-                found[kind].append(Beginning(kind, tell(first, rng)))
+                found[kind].append(Beginning(kind, tell(first, rng, PLAIN)))
             if all(len(found[kind]) == wanted[kind] for kind in kinds):
                 return [one for kind in kinds for one in found[kind]]
     raise AssertionError

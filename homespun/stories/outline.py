@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 
 from homespun.stories import MAX_WORDS, MIN_WORDS, lexicon
+from homespun.stories.dice import PLAIN, WHOLE, Variety
 from homespun.stories.events import ARRIVALS, Event
 from homespun.stories.judge import events as read_events
 from homespun.stories.judge import read, split
@@ -85,16 +86,18 @@ def beginning(events: Iterable[Event]) -> tuple[Event, ...]:
 @cache
 def first_mishaps() -> frozenset[str]:
     """The kinds of mishaps with which the trouble of a story may begin."""
-    return frozenset(beginning(events)[-1].kind for events, _ in generated(1000))
+    return frozenset(beginning(events)[-1].kind for events, _ in generated(1000, variety=PLAIN))
 
 
-def generated(n: int, seed: int = SEED) -> Iterator[tuple[tuple[Event, ...], str]]:
+def generated(
+    n: int, seed: int = SEED, variety: Variety = WHOLE
+) -> Iterator[tuple[tuple[Event, ...], str]]:
     """Stories of the generator that are as long as those of the corpus: events and text."""
     for index in range(n):
         rng = np.random.Generator(np.random.PCG64([seed, index]))
         while True:
-            events = simulate(rng)
-            text = tell(events, rng)
+            events = simulate(rng, variety)
+            text = tell(events, rng, variety)
             if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
                 break
         yield events, text

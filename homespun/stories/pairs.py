@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from homespun.stories.dice import PLAIN
 from homespun.stories.events import ARRIVALS, Event
 from homespun.stories.judge import judge, split
 from homespun.stories.laws import Facts
@@ -77,11 +78,11 @@ class _Story:
     def __init__(self, seed: int, index: int) -> None:
         self.key = (seed, index)
         self.rng = np.random.Generator(np.random.PCG64([seed, index]))
-        self.events = simulate(self.rng)
+        self.events = simulate(self.rng, PLAIN)
 
     def told(self, events: Sequence[Event], telling: int) -> str:
         """The events in words. Equal numbers of tellings stand for equal random choices."""
-        return tell(events, np.random.Generator(np.random.PCG64([*self.key, telling])))
+        return tell(events, np.random.Generator(np.random.PCG64([*self.key, telling])), PLAIN)
 
     def shuffled(self, options: Sequence[int]) -> list[int]:
         return [options[int(number)] for number in self.rng.permutation(len(options))]

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from homespun.stories.dice import Dice
+from homespun.stories.dice import WHOLE, Dice, Variety
 from homespun.stories.events import ARRIVALS, BEGINNING, CONCLUSION, MISHAPS, Event
 from homespun.stories.forms import MACROS, SENTENCES
 from homespun.stories.lexicon import ANIMALS, ERRANDS, HE, HIM, HIS, LOOKS, PLACES, an
@@ -104,9 +104,9 @@ class Focus:
         return others[0] if len(others) == 1 else ""
 
 
-def tell(events: Iterable[Event], rng: np.random.Generator) -> str:
+def tell(events: Iterable[Event], rng: np.random.Generator, variety: Variety = WHOLE) -> str:
     """Tell a story in paragraphs, one line each: the beginning, the mishaps, and the conclusion."""
-    teller = _Teller(Dice(rng))
+    teller = _Teller(Dice(rng, variety))
     paragraphs: list[list[str]] = [[]]
     part, mishaps, moved = "beginning", False, False
     for event in events:
@@ -163,7 +163,7 @@ class _Teller:
         forms = _forms(event.kind, event.what, len(event.who))
         forms = tuple(form for form in forms if id(form) not in self.used) or forms
         for _ in range(TRIES):
-            form = self.dice.choose(forms)
+            form = self.dice.wording(forms)
             text = self.literal(form.literals[0])
             for slot, literal in zip(form.slots, form.literals[1:], strict=True):
                 text += self.word(slot, event) + self.literal(literal)
@@ -180,7 +180,7 @@ class _Teller:
     def literal(self, choices: tuple[Choice, ...]) -> str:
         text = ""
         for choice in choices:
-            text += choice[0] if len(choice) == 1 else self.dice.choose(_told(choice))
+            text += choice[0] if len(choice) == 1 else self.dice.wording(_told(choice))
         return text
 
     def word(self, slot: str, event: Event) -> str:
@@ -204,7 +204,7 @@ class _Teller:
                 clear = self.focus.other(who) == whom and HE[whom] != HE[who[0]]
                 return HIM[whom] if clear and self.dice.chance(0.4) else self.called(whom)
             case "said" | "asked":
-                name, verb = self.actor(who), self.dice.choose(SPEAKS[slot])
+                name, verb = self.actor(who), self.dice.wording(SPEAKS[slot])
                 return f"{name} {verb}" if name in PRONOUNS else f"{verb} {name}"
             case "in":
                 return PLACES[event.place]
@@ -219,7 +219,7 @@ class _Teller:
             case "new":
                 return an(f"{event.colour} {event.thing}")
             case "kind":
-                return an(f"{event.trait or self.dice.choose(LOOKS)} {event.what}")
+                return an(f"{event.trait or self.dice.wording(LOOKS)} {event.what}")
             case "when" | "later":
                 return event.time
             case "N":

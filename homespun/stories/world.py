@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from homespun.stories.dice import Dice
+from homespun.stories.dice import WHOLE, Dice, Variety
 from homespun.stories.events import (
     AILMENTS,
     ARRIVALS,
@@ -74,13 +74,13 @@ HIGH = frozenset(HEIGHTS.values())
 """Features of places where one can climb."""
 
 
-def simulate(rng: np.random.Generator) -> tuple[Event, ...]:
+def simulate(rng: np.random.Generator, variety: Variety = WHOLE) -> tuple[Event, ...]:
     """Simulate one story, in which something goes wrong one to three times.
 
     Returns:
         The events, in order.
     """
-    dice = Dice(rng)
+    dice = Dice(rng, variety)
     while True:
         characters = _Characters(dice)
         characters.live()
@@ -122,7 +122,7 @@ class _Characters:
                 break
             if number and self.dice.chance(0.3) and not self.facts.open_matters():
                 self.learn()
-            if number and self.dice.chance(0.4):
+            if number and self.dice.variety.goes_on and self.dice.chance(0.4):
                 self.go_on()
             mishaps = self.mishaps()
             if not mishaps or self.quarrelled():
@@ -180,7 +180,7 @@ class _Characters:
             self.own(next((name for name in group if name not in greedy), hero), food=True)
         toy = dice.choose([noun for noun in self.facts.things if noun in TOYS])
         owner = self.facts.things[toy].owner
-        place, time = self.elsewhere(hero), dice.choose(TIMES)
+        place, time = self.elsewhere(hero), dice.word(TIMES)
         if dice.chance(0.3):
             first, *others = sorted(group, key=lambda name: name != owner)
             self.do("take", first, *others, thing=toy, place=place, time=time)
@@ -204,10 +204,10 @@ class _Characters:
     def newcomer(self, kind: str, whom: str = "", *, traits: tuple[str, ...]) -> str:
         """Add a character. All creatures are equally likely."""
         dice = self.dice
-        creature = dice.choose(CREATURES)
+        creature = dice.word(CREATURES)
         names = CHILDREN.get(creature, NAMES)
-        name = dice.choose([name for name in names if name not in self.facts.people])
-        place = dice.choose(tuple(PLACES)) if kind == "live" else HOME
+        name = dice.word([name for name in names if name not in self.facts.people])
+        place = dice.word(tuple(PLACES)) if kind == "live" else HOME
         trait = dice.choose(traits)
         self.do(kind, name, whom=whom, place=place, what=creature, trait=trait)
         return name
@@ -220,8 +220,8 @@ class _Characters:
         """Give `name` a thing of a kind that is new to the story."""
         dice = self.dice
         nouns = FOODS if food else TOYS
-        noun = dice.choose([noun for noun in nouns if noun not in self.facts.things])
-        quality = dice.choose(TASTES_OF[noun] if food else COLOURS)
+        noun = dice.word([noun for noun in nouns if noun not in self.facts.things])
+        quality = dice.word(TASTES_OF[noun] if food else COLOURS)
         what = "food" if food else ""
         self.do("own", name, thing=noun, colour=quality, owner=name, what=what)
 
@@ -248,7 +248,7 @@ class _Characters:
             and ("shy" not in traits or LIVELY & FEATURES[place])
             and ("daring" not in traits or HIGH & FEATURES[place])
         ]
-        return self.dice.choose(places)
+        return self.dice.word(places)
 
     def go_on(self) -> None:
         """All go to another place before the next mishap."""
@@ -257,7 +257,7 @@ class _Characters:
             return
         times = [time for time in LATER if not hour(time) or hour(time) > self.facts.hour]
         place = self.elsewhere(self.hero)
-        self.do("go_on", *group, place=place, time=self.dice.choose(times))
+        self.do("go_on", *group, place=place, time=self.dice.word(times))
 
     def quarrelled(self) -> bool:
         return "unforgiven" in self.facts.wrongs.values()
@@ -288,7 +288,8 @@ class _Characters:
             kind, name, noun = mishap
             if self.facts.breaks_vow(Event(kind, thing=noun), name):
                 continue
-            if (kind,) not in self.considered:
+            allowed = self.dice.variety.mishaps
+            if (kind,) not in self.considered and (allowed is None or kind in allowed):
                 by_kind.setdefault(kind, []).append(mishap)
         return {
             f"{kind} {n}": self.dice.choose(options)
@@ -380,24 +381,24 @@ class _Characters:
                 owner = self.facts.things[noun].owner
                 return self.do(kind, name, whom=owner, thing=noun, spot=spot)
             case "toss":
-                return self.do(kind, name, thing=noun, spot=dice.choose(self.here(HEIGHTS)))
+                return self.do(kind, name, thing=noun, spot=dice.word(self.here(HEIGHTS)))
             case "ask_borrow" | "wish":
                 return self.do(kind, name, whom=self.facts.things[noun].owner, thing=noun)
             case "weather":
                 return self.storm(name)
             case "fall":
-                return self.do(kind, name, what=dice.choose(LIMBS))
+                return self.do(kind, name, what=dice.word(LIMBS))
             case "climb":
-                return self.do(kind, name, spot=dice.choose(self.here(HEIGHTS)))
+                return self.do(kind, name, spot=dice.word(self.here(HEIGHTS)))
             case "boast":
                 return self.do(kind, name, whom=self.friend_of(name))
             case "promise":
-                self.do(kind, name, whom=self.friend_of(name), what=dice.choose(tuple(ERRANDS)))
+                self.do(kind, name, whom=self.friend_of(name), what=dice.word(tuple(ERRANDS)))
                 return self.do("forget", name)
             case "busy":
                 return self.do(kind, name, what=self.chore())
             case "pity":
-                return self.do(kind, name, what=dice.choose(SMALL))
+                return self.do(kind, name, what=dice.word(SMALL))
             case "hungry":
                 return self.do(kind, name)
             case _:
@@ -405,20 +406,20 @@ class _Characters:
 
     def storm(self, name: str) -> bool:
         excluded = [w for word in self.facts.day.split() for w in IMPOSSIBLE.get(word, ())]
-        weather = self.dice.choose([weather for weather in WEATHER if weather not in excluded])
+        weather = self.dice.word([weather for weather in WEATHER if weather not in excluded])
         self.do("weather", what=weather)
         return self.trait(name) != "timid" or self.do("afraid", name, what=weather)
 
     def put_away(self, noun: str) -> str:
         """Choose the spot where a thing will lie until it is found."""
-        self.hideouts[noun] = self.dice.choose(self.here(SPOTS))
+        self.hideouts[noun] = self.dice.word(self.here(SPOTS))
         self.patience[noun] = int(self.dice.uniform() * 3)
         return self.hideouts[noun]
 
     def chore(self) -> str:
         """A chore that nobody has had in this story."""
         done = {event.what for event in self.events if event.kind == "busy"}
-        return self.dice.choose([chore for chore in self.here(CHORES) if chore not in done])
+        return self.dice.word([chore for chore in self.here(CHORES) if chore not in done])
 
     # The characters act, one step at a time, the most urgent matter first.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from homespun.stories import MAX_WORDS, MIN_WORDS, stories
+from homespun.stories.dice import PLAIN
 from homespun.stories.events import ARRIVALS, MISHAPS, WHATS, Event
 from homespun.stories.judge import Reading, events, judge, split
 from homespun.stories.lexicon import (
@@ -178,3 +179,26 @@ def test_there_are_more_than_half_a_million_stories() -> None:
     # Each sequence of events has at least one name and one colour that can be renamed.
     sequences = {tuple(event.kind for event in played(number)) for number in range(2000)}
     assert len(sequences) * len(GIRLS) * len(colours) * len(CREATURES) > 500_000
+
+
+def test_plain_stories_are_stories_of_the_same_world_with_less_variety(corpus: list[str]) -> None:
+    plain = list(stories(300, seed=11, plain=True))
+    assert plain == list(stories(300, seed=11, plain=True))
+    assert all(judge(story).consistent for story in plain)
+    happened = {
+        reading.event.kind
+        for story in plain
+        for _, reading in events(story)
+        if reading and reading.event and reading.event.kind in MISHAPS
+    }
+    assert PLAIN.mishaps
+    assert happened <= PLAIN.mishaps
+    assert len(happened) > 5
+
+    def words(texts: list[str]) -> set[str]:
+        return {word for text in texts for word in re.findall(r"\w+", text.lower())}
+
+    assert len(words(plain)) < 0.7 * len(words(corpus[:300]))
+    named = {name for name in NAMES if any(re.search(rf"\b{name}\b", story) for story in plain)}
+    assert named & set(GIRLS)
+    assert named & set(BOYS)
