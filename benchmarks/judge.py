@@ -44,7 +44,8 @@ def main(
         n_samples: stories that the 5-gram model writes per run.
     """
     download = tyro.cli(DownloadConfig, args=demo()[0][1:])
-    training = list(stories(n_training or download.num_samples or 0, download.seed))
+    n = n_training or download.num_samples or 0
+    training = list(stories(n, download.seed, download.plain))
     known = set(training)
     unseen = {
         seed: list(

@@ -16,7 +16,7 @@ class Variety(NamedTuple):
     wordings: int | None = None
     """Sentences for one kind of event: the first so many."""
     mishaps: frozenset[str] | None = None
-    """Kinds of mishaps."""
+    """Kinds of mishaps with which trouble begins."""
     goes_on: bool = True
     """Whether the characters may go to another place after a mishap."""
 

@@ -18,7 +18,9 @@ BOYS = _split(
     "Tom Ben Max Sam Leo Jack Finn Tim Oscar Toby Hugo Peter Billy Noah Fred Adam Carl Dan Felix "
     "George Henry Ned Otto Paul Victor"
 )
-NAMES = tuple(name for both in zip(GIRLS, BOYS, strict=True) for name in both)
+NAMES = GIRLS + BOYS
+MIXED_NAMES = tuple(name for both in zip(GIRLS, BOYS, strict=True) for name in both)
+"""Those of girls and boys in turn, so that the first few have both."""
 HE = dict.fromkeys(GIRLS, "she") | dict.fromkeys(BOYS, "he")
 HIM = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "him")
 HIS = dict.fromkeys(GIRLS, "her") | dict.fromkeys(BOYS, "his")
@@ -27,10 +29,7 @@ CHILDREN = {"girl": GIRLS, "princess": GIRLS, "boy": BOYS, "prince": BOYS}
 ANIMALS = _split(
     "rabbit bear fox mouse duck cat dog frog squirrel pig hedgehog owl otter badger goat beaver"
 )
-CREATURES = (
-    *(creature for both in zip(CHILDREN, ANIMALS, strict=False) for creature in both),
-    *ANIMALS[len(CHILDREN) :],
-)
+CREATURES = (*CHILDREN, *ANIMALS)
 
 FAULTS = _split("careless greedy timid cheeky proud lazy forgetful shy curious daring")
 """Traits that make something go wrong."""

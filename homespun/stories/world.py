@@ -41,6 +41,7 @@ from homespun.stories.lexicon import (
     LIGHT,
     LIMBS,
     LIVELY,
+    MIXED_NAMES,
     NAMES,
     PLACES,
     SHELTERS,
@@ -205,7 +206,8 @@ class _Characters:
         """Add a character. All creatures are equally likely."""
         dice = self.dice
         creature = dice.word(CREATURES)
-        names = CHILDREN.get(creature, NAMES)
+        any_name = NAMES if dice.variety.words is None else MIXED_NAMES
+        names = CHILDREN.get(creature, any_name)
         name = dice.word([name for name in names if name not in self.facts.people])
         place = dice.word(tuple(PLACES)) if kind == "live" else HOME
         trait = dice.choose(traits)

@@ -683,14 +683,14 @@ def test_a_full_disk(hub: Hub, log: Log, small_blocks: None) -> None:
 
 
 def test_the_built_in_stories(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stories(n: int, seed: int) -> Iterator[str]:
-        return (f"Story {i} of {seed}" for i in range(n))
+    def stories(n: int, seed: int, plain: bool) -> Iterator[str]:
+        return (f"Story {i} of {seed}, {'plain' if plain else 'whole'}" for i in range(n))
 
     monkeypatch.setattr("homespun.stories.stories", stories, raising=False)
-    for seed in (7, 8):
-        path = log.fetch(30, "stories", seed=seed)
+    for seed, plain in ((7, False), (8, False), (8, True)):
+        path = log.fetch(30, "stories", seed=seed, plain=plain)
         assert path == Path("data/stories_30.txt")
-        assert list(documents(path)) == list(stories(30, seed))
+        assert list(documents(path)) == list(stories(30, seed, plain))
 
 
 def test_progress_in_lines(log: Log) -> None:

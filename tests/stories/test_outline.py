@@ -3,6 +3,7 @@
 import pytest
 
 from homespun.stories import stories
+from homespun.stories.dice import PLAIN
 from homespun.stories.judge import judge, split
 from homespun.stories.outline import (
     beginning,
@@ -27,7 +28,7 @@ def test_generated_stories_are_those_of_the_corpus() -> None:
 
 
 def test_a_beginning_ends_with_the_first_mishap() -> None:
-    for events, _ in generated(50, seed=2):
+    for events, _ in generated(50, seed=2, variety=PLAIN):
         first = beginning(events)
         assert events[: len(first)] == first
         assert first[-1].kind in first_mishaps()

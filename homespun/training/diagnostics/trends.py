@@ -167,8 +167,8 @@ class TrendWatch:
         best = min(self.evaluations, key=lambda evaluation: evaluation[1])
         after = [evaluation for evaluation in self.evaluations if evaluation[0] > best[0]]
         self.evaluations = [best, *after[-2:]]
-        if "divergence" in self.advised_at:
-            return []  # the validation loss rises with the loss
+        if not self.advised_at.keys().isdisjoint(("divergence", "no fall")):
+            return []  # the validation loss has the same cause
         return self._new_findings(step, [overfitting(self.evaluations, config)])
 
     def _new_findings(self, step: int, found: Sequence[Finding | None]) -> list[Finding]:
