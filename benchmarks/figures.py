@@ -29,7 +29,8 @@ def row(results: Results, name: str, title: str, label: str) -> dict[str, Any]:
 
 def spread(values: list[float]) -> str:
     """The range of some fractions, as '84 to 92%'."""
-    return f"{100 * min(values):.0f} to {100 * max(values):.0f}%"
+    least, most = (f"{100 * value:.0f}" for value in (min(values), max(values)))
+    return f"{most}%" if least == most else f"{least} to {most}%"
 
 
 def speed(name: str, title: str, label: str) -> Callable[[Results], str]:
@@ -93,8 +94,15 @@ def compiling(family: str) -> Callable[[Results], str]:
     return figure
 
 
+def demo(column: str) -> Callable[[Results], str]:
+    """A figure of the demo's run with the first seed."""
+    return lambda results: f"{rows(results, 'storytelling', 'training')[0][column]:.2f}"
+
+
 FIGURES: dict[str, Callable[[Results], str]] = {
     "stories-consistent": stories("free stories", "consistent"),
+    "stories-loss": demo("val loss"),
+    "stories-bits": demo("bits/byte"),
     "stories-choices": stories("right choices", "all"),
     "stories-beginnings": stories("given beginnings", -1),
     "stories-beginnings-untruncated": stories("given beginnings", -2),
