@@ -1,4 +1,4 @@
-"""What do temperature and the filters cost? Samples stories at several settings, and compares them with the world.
+"""Samples stories at several temperatures and filters, and compares them with the world.
 
     python -m benchmarks.sampling demo/checkpoints --texts texts.json
 

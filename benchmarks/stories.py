@@ -1,4 +1,4 @@
-"""What does the demo's model know of its world? Runs the demo's own commands with several training seeds.
+"""Runs the demo's own commands with several training seeds, and measures the model's knowledge of its world.
 
     python -m benchmarks.stories --folder demo-seeds
 

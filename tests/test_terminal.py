@@ -208,7 +208,7 @@ def test_messages_beside_a_bar_stay_in_the_file_that_standard_output_is(
 
 
 def without_progress(stderr: bytes) -> bytes:
-    """What a command has written, without the lines about work that takes long on a busy machine."""
+    """The output of a command, without the lines about work that takes long on a busy machine."""
     return re.sub(rb"(?m)^.+: (\d+%, )?\d+ (s|min)(, .* left)?\n", b"", stderr)
 
 

@@ -22,7 +22,7 @@ def stories(n: int, seed: int = 0, plain: bool = False) -> Iterator[str]:
     are skipped.
 
     Args:
-        plain: fewer words, wordings and kinds of mishaps, so that a small model learns them in minutes.
+        plain: fewer words, wordings and kinds of mishaps, so that a small model learns them sooner.
     """
     variety = PLAIN if plain else WHOLE
     told: set[str] = set()

@@ -30,7 +30,7 @@ PLAIN = Variety(
     ),
     goes_on=False,
 )
-"""Plain stories, which a small model learns in minutes. They are stories of the same world, by the same laws."""
+"""Plain stories, which a small model learns sooner. They are stories of the same world, by the same laws."""
 
 
 class Dice:

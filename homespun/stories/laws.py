@@ -127,7 +127,7 @@ class Facts:
         self.small = ""
         """The small animal that is in need."""
         self.contest: tuple[str, str] | None = None
-        """Who boasted to whom, until the race is won."""
+        """The boaster and the listener, until the race is won."""
         self.wrongs: dict[Wrong, str] = {}
         """State of each wrong: open, sorry, forgiven or unforgiven."""
         self.deeds: dict[Deed, bool] = {}

@@ -128,7 +128,7 @@ def pairs(n: int, seed: int = SEED) -> list[Pair]:
     return [pair for found in made.values() for pair in found]
 
 
-# What changes.
+# The changes.
 
 
 def _owner(story: _Story, number: int) -> Iterator[tuple[Event, Swap]]:

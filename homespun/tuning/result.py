@@ -21,7 +21,7 @@ RECIPE = "recipe"
 
 @dataclass(frozen=True, repr=False)
 class TuneResult:
-    """What a tune has found. Printed, it is a table."""
+    """The results of a tune. Printed, it is a table."""
 
     folder: Path
     rows: tuple[Mapping[str, Any], ...]

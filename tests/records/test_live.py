@@ -62,7 +62,7 @@ class Screen:
 
     @property
     def rows(self):
-        """What is on the screen: the few control sequences that are used move the cursor and erase."""
+        """The text on the screen: the few control sequences that are used move the cursor and erase."""
         rows, row, column = [""], 0, 0
         for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", self.written):
             if part == "\r":

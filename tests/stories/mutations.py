@@ -181,7 +181,7 @@ def middle_removed(story: Story, rng: Rng) -> Sequence[Event]:
 
 @mutation
 def cure_removed(story: Story, rng: Rng) -> Sequence[Event] | None:
-    """What ended the trouble is missing."""
+    """The event that ended the trouble is missing."""
     numbers = where(story, CURES)
     if not numbers:
         return None
