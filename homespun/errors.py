@@ -16,6 +16,10 @@ class DiskFullError(UserError):
     """A file could not be written because the disk is full. This may pass, so a caller may try again later."""
 
 
+class FolderInUseError(UserError):
+    """Another process uses the folder. This may pass, so a caller may wait."""
+
+
 class ResourceError(UserError):
     """The process has too many open files or too little memory. The file that was to be opened may be whole."""
 

@@ -28,7 +28,7 @@ from homespun.checkpoint.archive import (
     read_archive,
     write_archive,
 )
-from homespun.errors import DiskFullError, UserError, cannot_write
+from homespun.errors import DiskFullError, FolderInUseError, UserError, cannot_write
 from homespun.named_array import NamedArray
 from homespun.terminal import Say
 
@@ -499,7 +499,7 @@ class FolderLock:
         except FileNotFoundError:
             return False
 
-    def _in_use(self) -> UserError:
+    def _in_use(self) -> FolderInUseError:
         holder = ""
         with contextlib.suppress(OSError):
             descriptor = os.open(
@@ -507,7 +507,7 @@ class FolderLock:
             )
             holder = os.read(descriptor, 1000).decode(errors="replace").partition("\n")[0].strip()
             os.close(descriptor)
-        return UserError(
+        return FolderInUseError(
             f"{self.folder.path} is in use by {holder or 'another process'}: "
             "wait for it or choose another folder"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.errors import UserError
+from homespun.errors import FolderInUseError, UserError
 from homespun.terminal import Say
 
 WAIT_FOR_ORPHANS = 600.0
@@ -160,8 +160,8 @@ class Crew:
             try:
                 CheckpointFolder(folder).check_free()
                 return
-            except UserError as error:
-                if time.monotonic() >= end or "in use" not in str(error):
+            except FolderInUseError:
+                if time.monotonic() >= end:
                     raise
                 if not told:
                     self._say(f"{folder} still saves: waiting for it.")
