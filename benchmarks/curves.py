@@ -134,8 +134,7 @@ def measure(cases: list[Case], prose: Path) -> None:
     """Add the points of these runs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _run(shlex.split(f"homespun {STORIES}"), folder)
-        texts = {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
+        texts = both_texts(folder, prose)
         for case in cases:
             write([*curves.points(), measured(case, texts[case.text], folder)])
 
@@ -150,7 +149,7 @@ def write(points: list[curves.Point]) -> None:
 def measured(case: Case, text: Path, folder: Path) -> curves.Point:
     """Train with the real command."""
     words = ["homespun", "train", "--data-file", str(text), *shlex.split(case.flags)]
-    _run(words, folder)
+    run_in(words, folder)
     records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
     last = [record for record in records if record.get("val_bits_per_byte")][-1]
     model = load(folder / "checkpoints").config
@@ -167,7 +166,14 @@ def measured(case: Case, text: Path, folder: Path) -> curves.Point:
     )
 
 
-def _run(words: list[str], folder: Path) -> None:
+def both_texts(folder: Path, prose: Path) -> dict[str, Path]:
+    """Write the stories into a folder. Returns the texts by their kind."""
+    run_in(shlex.split(f"homespun {STORIES}"), folder)
+    return {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
+
+
+def run_in(words: list[str], folder: Path) -> None:
+    """Run a command in a folder, and show it."""
     print("$", shlex.join(words), flush=True)
     subprocess.run([sys.executable, "-m", *words], cwd=folder, check=True)
 

@@ -9,8 +9,6 @@ Each run is made with the real command and ends at its own length. Its curve goe
 import json
 import math
 import shlex
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import report
+from benchmarks.curves import SHAPES, both_texts, run_in
 from homespun import durable
 from homespun.architectures.families import count_parameters
 from homespun.checkpoint.folder import METRICS, open_weights
@@ -26,11 +25,7 @@ from homespun.language_model import load
 from homespun.records import metrics
 from homespun.reporting import reference
 
-STORIES = "download --dataset stories --num-samples 50000 --plain"
-SHAPES = {
-    "pico": "--n-layers 2 --d-model 192 --n-heads 6 --d-ff 256 --architecture qwen3",
-    "nano": "--n-layers 4 --d-model 256 --n-heads 4 --architecture qwen3",
-}
+QWEN3 = "--architecture qwen3"
 ADAMW = "--model-size pico"
 """The preset's settings in place of the recipe's: AdamW with its usual rate."""
 FLAGS = (
@@ -58,14 +53,14 @@ class Case:
 
 
 CASES = (
-    Case("prose", SHAPES["pico"], 4096, 400),
-    Case("stories", SHAPES["pico"], 1024, 400),
-    Case("prose", SHAPES["pico"], 4096, 1000),
-    Case("stories", SHAPES["nano"], 1024, 400),
+    Case("prose", f"{SHAPES['pico']} {QWEN3}", 4096, 400),
+    Case("stories", f"{SHAPES['pico']} {QWEN3}", 1024, 400),
+    Case("prose", f"{SHAPES['pico']} {QWEN3}", 4096, 1000),
+    Case("stories", f"{SHAPES['nano']} {QWEN3}", 1024, 400),
     Case("stories", ADAMW, 1024, 400),
     Case("prose", ADAMW, 4096, 400),
-    Case("prose", SHAPES["nano"], 4096, 400),
-    Case("stories", SHAPES["pico"], 1024, 1000),
+    Case("prose", f"{SHAPES['nano']} {QWEN3}", 4096, 400),
+    Case("stories", f"{SHAPES['pico']} {QWEN3}", 1024, 1000),
 )
 
 
@@ -100,8 +95,7 @@ def measure(cases: list[Case], prose: Path) -> None:
     """Add the curves of these runs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _run(shlex.split(f"homespun {STORIES}"), folder)
-        texts = {"stories": folder / "data/stories_50000.txt", "prose": prose.resolve()}
+        texts = both_texts(folder, prose)
         for case in cases:
             curve = measured(case, texts[case.text], folder)
             write([*reference.curves(), curve])
@@ -118,7 +112,7 @@ def write(curves: list[reference.Curve]) -> None:
 def measured(case: Case, text: Path, folder: Path) -> reference.Curve:
     """Train with the real command."""
     words = ["homespun", "train", "--data-file", str(text), *shlex.split(case.flags)]
-    _run(words, folder)
+    run_in(words, folder)
     run = folder / "checkpoints"
     records = list(metrics.read(run / METRICS))
     evaluations = [record for record in records if record.get("val_bits_per_byte")]
@@ -136,11 +130,6 @@ def measured(case: Case, text: Path, folder: Path) -> reference.Curve:
         tokens=[record["tokens"] for record in evaluations],
         bits_per_byte=[round(record["val_bits_per_byte"], 4) for record in evaluations],
     )
-
-
-def _run(words: list[str], folder: Path) -> None:
-    print("$", shlex.join(words), flush=True)
-    subprocess.run([sys.executable, "-m", *words], cwd=folder, check=True)
 
 
 if __name__ == "__main__":
