@@ -26,8 +26,8 @@ COMMON = (
 )
 SMALL, WIDE = 32, 128
 """Widths."""
-RATES = "--method grid --search learning_rate=x0.25,x0.5,x1,x2,x4"
-"""For the question of the width, every rate runs to the end."""
+RATES = {"muon": "x0.25,x0.5,x1,x2,x4", "adamw": "x0.5,x1,x2,x4,x8,x16"}
+"""Learning rates for the question of the width, as factors on the recipe's. Every one runs to the end."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def searched(place: Path, steps: int) -> list[report.Row]:
 def carried(place: Path, steps: int, optimizer: str) -> list[report.Row]:
     """The loss of each rate at both widths, and that of the rate that was carried over."""
     flags = f"--optimizer {optimizer}"
-    small = Tune(f"{optimizer}-small", SMALL, f"{flags} {RATES} --spread-runs 0").run(place, steps)
-    wide = Tune(f"{optimizer}-wide", WIDE, f"{flags} {RATES}").run(place, steps)
+    grid = f"{flags} --method grid --search learning_rate={RATES[optimizer]}"
+    small = Tune(f"{optimizer}-small", SMALL, f"{grid} --spread-runs 0").run(place, steps)
+    wide = Tune(f"{optimizer}-wide", WIDE, grid).run(place, steps)
     over = Tune(
         f"{optimizer}-carried",
         WIDE,
