@@ -93,6 +93,7 @@ LAYERS = {
         "data.batch",
         "checkpoint",
         "engine.base",
+        "engine.inside",
         "engine.select",
         "generation",
     },
