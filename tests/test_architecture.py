@@ -186,6 +186,16 @@ LAYERS = {
         "training",
         "forecast",
     },
+    # 6: programs and people that ask over HTTP
+    "server": {
+        "config",
+        "errors",
+        "terminal",
+        "tokenizer",
+        "engine.base",
+        "generation",
+        "language_model",
+    },
     "importing": {"config", "errors", "terminal", "data", "checkpoint", "model_formats"},
     "verify": {"errors", "durable", "terminal", "checkpoint", "data", "records", "tokenizer"},
     "doctor": {
