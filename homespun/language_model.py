@@ -238,8 +238,8 @@ class LanguageModel:
         n_likeliest: int = 10,
         **settings: Any,
     ) -> Iterator[Drawn]:
-        """Continue one prompt, token by token: each token with its probability and with the likeliest ones in its place.
-        A list of ids is taken as the tokens of a prompt, as they are.
+        """Continue one prompt, token by token: each with its probability, and with the likeliest ones in its place. A
+        list of ids is taken as the tokens of a prompt, as they are.
 
         Args:
             num_samples: the number of texts, at most 16; they grow together.
@@ -269,7 +269,7 @@ class LanguageModel:
         return self._inspector.inspect(ids)
 
     def lens(self, hidden: npt.ArrayLike) -> Floats:
-        """States [..., D] from `inspect`, such as `hidden[layer]`, -> logits [..., V], through the last norm and the head.
+        """States [..., D] from `inspect`, such as `hidden[layer]`, -> logits [..., V], through last norm and head.
 
         After the last layer these are the model's logits; before, they show what the model would say if it ended there.
 
@@ -288,7 +288,7 @@ class LanguageModel:
         if isinstance(self.engine, Inspector):
             return self.engine
         raise UserError(
-            f"the inside of {self.stored.path} cannot be seen in this engine: load it with engine=\"numpy\""
+            f'the inside of {self.stored.path} cannot be seen in this engine: load it with engine="numpy"'
         )
 
     def save_weights(self, path: str | Path) -> None:
