@@ -1,11 +1,14 @@
 // A text as tokens that can be chosen: one stop for the Tab key, arrows from token to token.
 import { html, useRef, useState } from "./lib.js";
 
+/** Control characters as their pictures. */
+const visible = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (one) => String.fromCodePoint(0x2400 + one.codePointAt(0)));
+
 /** A token in words, also where it is nothing that can be seen. */
 export function named(token) {
   if (token.name) return token.name;
   if (token.text === "") return "part of a character";
-  const shown = token.text.replaceAll("\n", "line break").replaceAll("\t", "tab");
+  const shown = visible(token.text).replaceAll("\n", "line break").replaceAll("\t", "tab");
   return shown.trim() === "" && shown !== "" ? `${shown.length === 1 ? "a blank" : `${shown.length} blanks`}` : shown;
 }
 
@@ -46,7 +49,7 @@ export function Tokens({ label, tokens, chosen, onChoose, onPoint, look, describ
       const unseen = token.text === "" || token.name;
       return html`<span key=${n} class=${`token ${kind} ${unseen ? "unseen" : ""}`} role="button" data-n=${n} title=${title}
         style=${style} tabindex=${n === at ? 0 : -1} aria-pressed=${n === chosen ? "true" : "false"}
-        aria-label=${describe?.(n) ?? named(token)}>${token.name ?? (token.text === "" ? "·" : token.text)}</span>`;
+        aria-label=${describe?.(n) ?? named(token)}>${token.name ?? (token.text === "" ? "·" : visible(token.text))}</span>`;
     })}
   </div>`;
 }
