@@ -16,7 +16,7 @@ from homespun.generation.sampler import largest, probabilities
 from homespun.language_model import LanguageModel
 from homespun.server.studio.exchange import JSON, FieldError, asked, stated
 from homespun.server.studio.playground import tokens_of
-from homespun.server.studio.spelling import spelled
+from homespun.server.studio.spelling import spelled, spelled_text
 from homespun.server.studio.state import State
 
 MOST_TOKENS = 256
@@ -118,7 +118,7 @@ def overview_of(look: Look) -> JSON:
             ]
             experts.append({"layer": layer, "tokens": tokens})
     return {
-        "tokens": [spelled(look.model.tokenizer, token) for token in look.ids],
+        "tokens": spelled_text(look.model.tokenizer, look.ids),
         "layers": config.n_layers,
         "heads": config.n_heads,
         "n_experts": config.experts,

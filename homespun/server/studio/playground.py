@@ -18,7 +18,7 @@ from homespun.generation.session import MAX_BATCH
 from homespun.language_model import LanguageModel, load_stored
 from homespun.server.studio.exchange import JSON, FieldError, asked, events, stated
 from homespun.server.studio.settings import checked_settings, described
-from homespun.server.studio.spelling import spelled
+from homespun.server.studio.spelling import spelled, spelled_text
 from homespun.server.studio.state import State
 
 SETTINGS = (*(field.name for field in dataclasses.fields(SamplingConfig)), "num_samples")
@@ -117,7 +117,7 @@ def written(
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbits(32))
     yield {
-        "prompt": [spelled(tokenizer, token) for token in ids],
+        "prompt": spelled_text(tokenizer, ids),
         "seed": config.seed,
         "context": model.config.seq_len,
     }

@@ -1,5 +1,7 @@
 """Tokens flow in, what a reader sees of each flows out: its text, and its bytes where they are no text of their own."""
 
+from collections.abc import Iterable
+
 from homespun.server.studio.exchange import JSON
 from homespun.tokenizer import Tokenizer
 
@@ -15,3 +17,9 @@ def spelled(tokenizer: Tokenizer, token: int) -> JSON:
     if not content:
         word["name"] = "end of text" if token == tokenizer.eot_id else f"special token {token}"
     return word
+
+
+def spelled_text(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[JSON]:
+    """`spelled` for the tokens of a text. A character of several tokens is the text of the last one of them."""
+    characters = tokenizer.stream()
+    return [spelled(tokenizer, token) | {"text": characters.push(token)} for token in tokens]

@@ -1,4 +1,4 @@
-"""Models that were never trained, in a folder of work: a run with checkpoints, a mixture, one that writes a given text."""
+"""Models that were never trained, in a folder: a run with checkpoints, a mixture, one that writes a given text."""
 
 import dataclasses
 from pathlib import Path
