@@ -86,8 +86,8 @@ class Session:
         speed = speed or Speed()
         speed.begin(num_samples)
         ids = self.prompt_ids(prompt)
-        seed = _seed(config)
-        texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
+        seed = seed_of(config)
+        texts = [Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
         decoder = self._make_decoder(1, self._cache_length(texts[:1]))
         with speed.prefill(len(ids)):
             logits = decoder.prefill(_tokens([ids]))
@@ -109,10 +109,8 @@ class Session:
     ) -> list[Continuation]:
         """Continue several prompts, which may differ in length, each as if it were alone, up to
         rounding. Raises as `generate`."""
-        seed = _seed(config)
-        texts = [
-            _Text(self._tokenizer, self.prompt_ids(prompt), config, seed) for prompt in prompts
-        ]
+        seed = seed_of(config)
+        texts = [Text(self._tokenizer, self.prompt_ids(prompt), config, seed) for prompt in prompts]
         for first in range(0, len(texts), MAX_BATCH):
             batch = texts[first : first + MAX_BATCH]
             decoder = self._make_decoder(len(batch), self._cache_length(batch))
@@ -131,7 +129,7 @@ class Session:
         """
         speed = speed or Speed()
         speed.begin(n_texts=1)
-        text = _Text(self._tokenizer, self.prompt_ids(prompt), config, _seed(config))
+        text = Text(self._tokenizer, self.prompt_ids(prompt), config, seed_of(config))
         decoder = self._make_decoder(1, self._cache_length([text]))
         with speed.prefill(len(text.ids)):
             logits = _prefill(decoder, [text])
@@ -176,17 +174,17 @@ class Session:
             )
         return ids
 
-    def _cache_length(self, batch: Sequence["_Text"]) -> int:
+    def _cache_length(self, batch: Sequence["Text"]) -> int:
         """Positions that the longest text can need at the same time."""
         longest = max(len(text.ids) + text.config.max_tokens for text in batch)
         return min(self._context, longest)
 
-    def _finish(self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats) -> None:
+    def _finish(self, batch: Sequence["Text"], decoder: Decoder, logits: Floats) -> None:
         for _ in self._decode(batch, decoder, logits, Speed()):
             pass
 
     def _decode(
-        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats, speed: Speed
+        self, batch: Sequence["Text"], decoder: Decoder, logits: Floats, speed: Speed
     ) -> Iterator[tuple[int, str]]:
         """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
         while True:
@@ -205,8 +203,9 @@ class Session:
                 logits = _prefill(decoder, batch)
 
 
-class _Text:
-    """One sequence of a batch: its tokens, its sampler, and the text that no stop string can take back."""
+class Text:
+    """One sequence of a batch: its tokens, its sampler, and the text that no stop string can take back. `Session` and
+    `Batcher` let it grow."""
 
     def __init__(
         self,
@@ -221,6 +220,8 @@ class _Text:
         self.ids = list(prompt)
         self.config = config
         self.finish: Finish | None = None
+        self.n_characters = 0
+        """Characters that its tokens have given so far, with those that a stop string may take back."""
         self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
         # The mark at the start does not count as a repetition: a penalty on it would keep texts from ending.
@@ -256,7 +257,9 @@ class _Text:
             self.finish = "end"
         else:
             self._token_ids.append(token)
-            self._pending += self._characters.push(token)
+            characters = self._characters.push(token)
+            self.n_characters += len(characters)
+            self._pending += characters
             if len(self._token_ids) == self.config.max_tokens:
                 self.finish = "length"
         if self.finish:
@@ -287,7 +290,7 @@ class _Text:
         return released
 
 
-def _prefill(decoder: Decoder, batch: Sequence[_Text]) -> Floats:
+def _prefill(decoder: Decoder, batch: Sequence[Text]) -> Floats:
     """Read the windows of a batch into an empty cache; returns the logits [B, V] after each of them."""
     windows = [text.window for text in batch]
     lengths = [len(window) for window in windows]
@@ -298,7 +301,8 @@ def _prefill(decoder: Decoder, batch: Sequence[_Text]) -> Floats:
     return decoder.prefill(_tokens(padded), lengths)
 
 
-def _seed(config: SamplingConfig) -> int:
+def seed_of(config: SamplingConfig) -> int:
+    """The seed of the settings, or a random one."""
     return secrets.randbits(64) if config.seed is None else config.seed
 
 
