@@ -3,7 +3,13 @@
 Flags, TOML files and Python all fill these frozen dataclasses, which check their values.
 """
 
-from homespun.config.commands import DoctorConfig, ModelsConfig, ReportConfig, VerifyConfig
+from homespun.config.commands import (
+    DoctorConfig,
+    ModelsConfig,
+    ReportConfig,
+    ServeConfig,
+    VerifyConfig,
+)
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
@@ -64,6 +70,7 @@ __all__ = [
     "ReportConfig",
     "SamplingConfig",
     "Schedule",
+    "ServeConfig",
     "ShapeConfig",
     "StepConfig",
     "TokenizerConfig",
