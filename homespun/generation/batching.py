@@ -21,9 +21,8 @@ from homespun.config import SamplingConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats, OutOfMemory
 from homespun.errors import UserError
-from homespun.generation.session import DecoderFactory, Finish, Text, seed_of
+from homespun.generation.session import Finish, Session, Text
 from homespun.terminal import printable, warn
-from homespun.tokenizer import Tokenizer
 
 POSITIONS_STEP = 128
 """Caches have a multiple of so many positions, so that few texts that join make the cache grow."""
@@ -141,9 +140,7 @@ class Batcher:
 
     def __init__(
         self,
-        make_decoder: DecoderFactory,
-        tokenizer: Tokenizer,
-        context: int,
+        session: Session,
         *,
         slots: int = 16,
         max_waiting: int = 128,
@@ -151,14 +148,13 @@ class Batcher:
     ) -> None:
         """
         Args:
-            context: the number of positions that the model was trained for.
+            session: of the model.
             slots: texts that are written together.
             max_waiting: texts that may wait for a slot.
             max_positions: positions of the key/value caches of all texts together; None: as many as they need.
         """
-        self._make_decoder = make_decoder
-        self._tokenizer = tokenizer
-        self._context = context
+        self._session = session
+        self._context = session.context
         self._slots = slots
         self._max_waiting = max_waiting
         self._max_positions = max_positions
@@ -224,8 +220,7 @@ class Batcher:
             Stopped: the thread has ended.
             UserError: a stop string is empty, or the texts need more positions than there may be.
         """
-        seed = seed_of(config)
-        texts = [Text(self._tokenizer, prompt, config, seed, sample) for sample in range(n)]
+        texts = self._session.texts(prompt, config, n)
         steps = math.ceil((len(prompt) + config.max_tokens) / POSITIONS_STEP)
         positions = min(self._context, steps * POSITIONS_STEP)
         if self._max_positions is not None and positions > self._max_positions:
@@ -235,7 +230,7 @@ class Batcher:
             )
         added = None
         if bias:
-            added = np.zeros(self._tokenizer.vocab_size, np.float32)
+            added = np.zeros(self._session.tokenizer.vocab_size, np.float32)
             added[list(bias)] = list(bias.values())
         request = Request(texts, added, n_top, sink)
         with self._change:
@@ -355,7 +350,7 @@ class Batcher:
     def _advance(self) -> None:
         """Draw a token of each text, and compute the logits after it for those that go on."""
         for row in self._rows:
-            row.draw(self._tokenizer.vocab_size)
+            row.draw(self._session.tokenizer.vocab_size)
             self.tokens_written += row.text.finish != "end"
         ended = [row for row in self._rows if row.text.finish]
         for row in ended:
@@ -379,7 +374,7 @@ class Batcher:
 
     def _prefilled(self, row: _Row) -> tuple[Decoder, Floats]:
         """A decoder that has read a text, and the logits [V] after it."""
-        decoder = self._make_decoder(1, row.positions)
+        decoder = self._session.make_decoder(1, row.positions)
         return decoder, decoder.prefill(_tokens([row.text.window]))[0]
 
     def _join(self, row: _Row, decoder: Decoder) -> None:

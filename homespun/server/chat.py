@@ -3,13 +3,15 @@
 A model takes conversations if its tokenizer has a chat template, which `prompt_of` applies, and nothing else here.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from homespun.config import SamplingConfig
+from homespun.errors import UserError
 from homespun.generation.batching import Drawn
 from homespun.server.answers import Unanswerable
 from homespun.server.completions import (
@@ -23,24 +25,20 @@ from homespun.server.completions import (
 from homespun.server.parsing import Fields, checked_text, refuse
 from homespun.server.sending import Streamed, answered
 from homespun.server.writing import FINISH_REASONS, Growing, Service, Wanted, Writing, token_text
-
-Message = Mapping[str, str]
-"""`role` and `content`."""
-
-ROLES = ("system", "user", "assistant")
+from homespun.tokenizer import Message
 
 
-def prompt_of(service: Service, messages: Sequence[Message]) -> list[int]:
-    """The tokens of a conversation, up to the place where the model's answer begins.
+def prompt_of(service: Service, messages: Sequence[Message], sampling: SamplingConfig) -> list[int]:
+    """The tokens of a conversation, up to the place where the model's answer begins. If they leave no room for an
+    answer, the oldest messages are left out.
 
     Raises:
-        Unanswerable: the model has no chat template.
+        Unanswerable: the model has no chat template, or the messages break its rules.
     """
-    raise Unanswerable(
-        400,
-        f"{service.name} has no chat template, so it takes no conversations: use /v1/completions",
-        "messages",
-    )
+    try:
+        return service.model.fitting(messages, sampling)[1]
+    except UserError as error:
+        raise Unanswerable(400, str(error), "messages") from None
 
 
 async def chat_completions(request: Request) -> Response:
@@ -69,15 +67,17 @@ class Chat:
         limits, fields = service.limits, Fields(body)
         check_model(fields, service)
         messages = _messages(fields.any("messages"), limits.messages)
-        max_tokens = fields.integer("max_tokens", limits.max_tokens, 1, limits.max_tokens)
+        most = min(limits.max_tokens, service.model.config.seq_len)
+        max_tokens = fields.integer("max_tokens", most, 1, limits.max_tokens)
         max_tokens = fields.integer("max_completion_tokens", max_tokens, 1, limits.max_tokens)
         n_top = fields.integer("top_logprobs", 0, 0, limits.logprobs)
         has_logprobs = fields.flag("logprobs")
         if n_top and not has_logprobs:
             refuse("top_logprobs", "top_logprobs needs logprobs")
+        sampling = sampling_of(fields, service, max_tokens)
         self.wanted = Wanted(
-            [prompt_of(service, messages)],
-            sampling_of(fields, service, max_tokens),
+            [prompt_of(service, messages, sampling)],
+            sampling,
             fields.integer("n", 1, 1, limits.texts),
             n_top if has_logprobs else None,
             fields.biases("logit_bias", service.tokenizer.vocab_size, limits.biases, limits.bias),
@@ -96,7 +96,7 @@ class Chat:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text.text, "refusal": None},
+                "message": {"role": "assistant", "content": text.text.strip(), "refusal": None},
                 "logprobs": self._logprobs(tokens[index]),
                 "finish_reason": FINISH_REASONS[text.finish or "length"],
             }
@@ -128,7 +128,10 @@ class Chat:
             yield chunk(index, {"role": "assistant", "content": ""})
         async for index, pieces in writing.pieces():
             text = growing[index]
+            has_begun = bool(text.text.strip())
             new, tokens = text.add(pieces)
+            if not has_begun:
+                new = new.lstrip()  # the template ends with a line break or a space of its own
             if new or tokens:
                 yield chunk(index, {"content": new}, tokens)
             if text.finish:
@@ -157,34 +160,34 @@ class Chat:
 
 
 def _messages(value: Any, most: int) -> list[Message]:
-    """The messages of a conversation, each with a role and a text."""
+    """The messages of a conversation, each with a role and a text. The template checks their order."""
     if not isinstance(value, list) or not value:
         refuse("messages", "messages has to be a list of messages with role and content")
     if len(value) > most:
         refuse("messages", f"there are {len(value):,} messages: at most {most:,} are possible")
     messages = []
-    for number, given in enumerate(value, start=1):
-        where = f"message {number}"
+    for number, given in enumerate(value):
+        where = f"messages[{number}]"
         fields = Fields.of(where, given)
-        role = fields.text("role")
-        if role not in ROLES:
-            refuse("messages", f"{where} has no role of these: {', '.join(ROLES)}")
-        content = fields.any("content", "")
+        role = fields.text("role") or ""
+        content = _content(where, fields.any("content", ""))
         fields.text("name")
-        fields.end(f"{where}: ")
-        messages.append({"role": role, "content": _content(where, content)})
+        fields.only("refusal", "")
+        fields.end(f"{where}.")
+        # OpenAI's newer models have another word for the system.
+        messages.append({"role": "system" if role == "developer" else role, "content": content})
     return messages
 
 
 def _content(where: str, content: Any) -> str:
     """The text of a message: a text, or a list of parts with texts."""
     if not isinstance(content, list):
-        return checked_text(f"{where}, content", content)
+        return checked_text(f"{where}.content", content)
     texts = []
     for part in content:
-        fields = Fields.of(f"{where}, a part of its content", part)
+        fields = Fields.of(f"{where}.content", part)
         if fields.any("type") != "text":
             refuse("messages", f"{where} has a part that is no text: this model reads text alone")
         texts.append(fields.text("text") or "")
-        fields.end(f"{where}: ")
+        fields.end(f"{where}.content.")
     return "".join(texts)

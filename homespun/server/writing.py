@@ -22,7 +22,7 @@ from homespun.generation.batching import (
     Stopped,
     log_softmax,
 )
-from homespun.generation.session import Finish, Session
+from homespun.generation.session import Finish
 from homespun.language_model import LanguageModel
 from homespun.server.answers import Unanswerable
 from homespun.server.limits import Limits
@@ -46,13 +46,10 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.created = int(time.time())
-        self.session = Session(model.engine.decoder, model.tokenizer, model.config.seq_len)
         shape = model.config
         per_position = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * CACHED_NUMBER_BYTES
         self.batcher = Batcher(
-            model.engine.decoder,
-            model.tokenizer,
-            shape.seq_len,
+            model.session,
             slots=self.limits.slots,
             max_waiting=self.limits.queue,
             max_positions=self.limits.cache_bytes // per_position,
@@ -69,7 +66,7 @@ class Service:
             Unanswerable: it is longer than the context, or has a token outside the vocabulary.
         """
         try:
-            return self.session.prompt_ids(prompt or None)
+            return self.model.session.prompt_ids(prompt or None)
         except UserError as error:
             raise Unanswerable(400, str(error), "prompt") from None
 

@@ -74,7 +74,7 @@ def batcher(tokenizer: Any) -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
     def make(factory: Any, context: int = 64, **options: Any) -> Batcher:
-        made.append(Batcher(factory, tokenizer, context, **options))
+        made.append(Batcher(Session(factory, tokenizer, context), **options))
         return made[-1]
 
     yield make
@@ -262,7 +262,7 @@ def test_when_the_thread_dies_all_texts_end(
 def test_closing_ends_texts_and_calls(decoders: Any, tokenizer: Any) -> None:
     factory = decoders(eot=-100)
     gate = factory.model = Gate(factory.model)
-    together = Batcher(factory, tokenizer, 64, slots=1)
+    together = Batcher(Session(factory, tokenizer, 64), slots=1)
     texts = Texts()
     together.submit([0], SamplingConfig(max_tokens=1000, seed=0), texts)
     gate.let(2)
