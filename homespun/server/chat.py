@@ -119,7 +119,7 @@ class Chat:
             choice = {
                 "index": index,
                 "delta": delta,
-                "logprobs": self._logprobs(tokens),
+                "logprobs": self._logprobs(tokens) if tokens else None,
                 "finish_reason": reason,
             }
             return rest | {"choices": [choice]} | usage
