@@ -27,6 +27,7 @@ from homespun.config import (
     ModelsConfig,
     PlanConfig,
     ReportConfig,
+    ServeConfig,
     StudioConfig,
     TokenizerConfig,
     TrainConfig,
@@ -385,6 +386,17 @@ def studio(settings: Settings) -> int:
     return 0
 
 
+def serve(settings: Settings) -> int:
+    config = ServeConfig(**settings)
+    from homespun.server.launch import check_installed
+
+    check_installed("serve")
+    from homespun.server.serve import serve
+
+    serve(config)
+    return 0
+
+
 def export(settings: Settings) -> int:
     config = ExportConfig(**settings)
     from homespun.exporting import export_model
@@ -535,6 +547,16 @@ COMMANDS: dict[str, Command] = {
                 'homespun generate --prompt "Once upon a time"',
                 "homespun generate --prompt-file beginning.txt --num-samples 3",
                 "homespun generate --interactive --temperature 0.6",
+            ),
+        ),
+        Command(
+            "serve",
+            ServeConfig,
+            serve,
+            (
+                "homespun serve",
+                "homespun serve smollm2 --port 8001",
+                "homespun serve --host 0.0.0.0 --key-file key",
             ),
         ),
         Command(

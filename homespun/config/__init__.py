@@ -7,6 +7,7 @@ from homespun.config.commands import (
     DoctorConfig,
     ModelsConfig,
     ReportConfig,
+    ServeConfig,
     StudioConfig,
     VerifyConfig,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "ReportConfig",
     "SamplingConfig",
     "Schedule",
+    "ServeConfig",
     "ShapeConfig",
     "StepConfig",
     "StudioConfig",

@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,10 +13,9 @@ from starlette.routing import BaseRoute, Route
 from homespun.architectures.families import count_parameters
 from homespun.engine.inside import Inside, Inspector
 from homespun.errors import UserError
-from homespun.generation.sampler import largest, probabilities
-from homespun.language_model import LanguageModel
 from homespun.server.studio.exchange import JSON, FieldError, asked, stated
-from homespun.server.studio.playground import tokens_of
+from homespun.server.studio.models import Loaded, Models
+from homespun.server.studio.playground import shares_of, tokens_of
 from homespun.server.studio.spelling import spelled, spelled_text
 from homespun.server.studio.state import State
 
@@ -33,7 +33,7 @@ MEAN = "mean"
 class Look:
     """A text in a model."""
 
-    model: LanguageModel
+    loaded: Loaded
     ids: list[int]
     inside: Inside
 
@@ -41,8 +41,8 @@ class Look:
 class Looks:
     """Looks inside, and keeps the last ones."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, models: Models) -> None:
+        self._models = models
         self._kept: OrderedDict[tuple[int, tuple[int, ...]], Look] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -51,7 +51,8 @@ class Looks:
         Raises:
             UserError: there is no such model, it is too large, or the text is too long.
         """
-        model = self._state.models.loaded(path)
+        loaded = self._models.loaded(path)
+        model = loaded.model
         if not isinstance(model.engine, Inspector):
             weights = count_parameters(model.config)
             raise FieldError(
@@ -66,18 +67,18 @@ class Looks:
                 f"the text has {len(ids)} tokens, and the inside of at most {MOST_TOKENS} is shown: shorten it",
             )
         key = id(model), tuple(ids)
-        with self._lock, self._state.computing:
+        with self._lock:
             look = self._kept.pop(key, None)
             if look is None:
                 while len(self._kept) >= MOST_KEPT:
                     self._kept.popitem(last=False)
-                look = Look(model, ids, model.inspect(ids))
+                look = Look(loaded, ids, loaded.batcher.call(lambda: model.inspect(ids)).result())
             self._kept[key] = look
         return look
 
 
 def routes(state: State) -> list[BaseRoute]:
-    looks = Looks(state)
+    looks = Looks(state.models)
 
     async def overview(request: Request) -> Response:
         body = await asked(request)
@@ -96,7 +97,7 @@ def routes(state: State) -> list[BaseRoute]:
         path, text = stated(body, "model", str), stated(body, "text", str)
         position = stated(body, "position", int)
         look = await run_in_threadpool(looks.look, path, text)
-        return JSONResponse({"layers": await run_in_threadpool(lens_of, look, position, state)})
+        return JSONResponse({"layers": await run_in_threadpool(lens_of, look, position)})
 
     return [
         Route("/api/inside", overview, methods=["POST"]),
@@ -107,7 +108,7 @@ def routes(state: State) -> list[BaseRoute]:
 
 def overview_of(look: Look) -> JSON:
     """Tokens, shape, and the experts: for each layer with a mixture, and each token, pairs of expert and weight."""
-    config = look.model.config
+    config = look.loaded.model.config
     experts = []
     for layer, mixed in enumerate(look.inside.experts):
         if mixed is not None:
@@ -118,7 +119,7 @@ def overview_of(look: Look) -> JSON:
             ]
             experts.append({"layer": layer, "tokens": tokens})
     return {
-        "tokens": spelled_text(look.model.tokenizer, look.ids),
+        "tokens": spelled_text(look.loaded.model.tokenizer, look.ids),
         "layers": config.n_layers,
         "heads": config.n_heads,
         "n_experts": config.experts,
@@ -141,7 +142,7 @@ def attention_of(inside: Inside, layer: int, head: object) -> list[list[float]]:
     return [[round(float(one), 4) for one in row[: n + 1]] for n, row in enumerate(weights)]
 
 
-def lens_of(look: Look, position: int, state: State) -> list[JSON]:
+def lens_of(look: Look, position: int) -> list[JSON]:
     """The next token by each layer, at one position: the likeliest tokens, and rank and share of the one that follows.
 
     Raises:
@@ -149,17 +150,18 @@ def lens_of(look: Look, position: int, state: State) -> list[JSON]:
     """
     if not 0 <= position < len(look.ids):
         raise UserError("the text has no such token")
-    tokenizer = look.model.tokenizer
+    tokenizer = look.loaded.model.tokenizer
     following = look.ids[position + 1] if position + 1 < len(look.ids) else None
-    with state.computing:
-        logits = look.model.lens(look.inside.hidden[:, position])[:, : tokenizer.vocab_size]
+    states, model = look.inside.hidden[:, position], look.loaded.model
+    logits = look.loaded.batcher.call(lambda: model.lens(states)).result()
     layers = []
-    for row in logits:
-        shares = probabilities(row)
-        best = largest(shares, N_LIKELIEST)
+    for row in logits[:, : tokenizer.vocab_size]:
+        shares = shares_of(row)
+        best = np.argsort(-shares, kind="stable")[:N_LIKELIEST]
         told: JSON = {
             "likeliest": [
-                spelled(tokenizer, token) | {"probability": float(shares[token])} for token in best
+                spelled(tokenizer, int(token)) | {"probability": float(shares[token])}
+                for token in best
             ]
         }
         if following is not None:

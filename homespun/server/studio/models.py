@@ -10,9 +10,11 @@ from typing import Literal
 
 from homespun.checkpoint.folder import BASE, BEST, STEP_FILE
 from homespun.config import ReaderConfig, TrainConfig
+from homespun.generation.batching import Batcher
 from homespun.language_model import LanguageModel, load_stored
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel
+from homespun.server.limits import Limits
 from homespun.server.studio.exchange import FieldError
 
 MOST_LOADED = 3
@@ -22,6 +24,18 @@ MOST_DEPTH = 4
 """Folders that are searched for models, and how deep: a studio that was started in a home folder still answers."""
 
 Kind = Literal["best", "step", "model"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory. All that it computes is done by the thread of its batcher."""
+
+    model: LanguageModel
+    batcher: Batcher
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.batcher.n_running and not self.batcher.n_waiting
 
 
 @dataclass(frozen=True)
@@ -51,9 +65,10 @@ class Found:
 class Models:
     """The models below a folder. Safe to use from several threads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.folder = folder
-        self._loaded: OrderedDict[tuple[str, int, int], LanguageModel] = OrderedDict()
+        self.limits = limits or Limits()
+        self._loaded: OrderedDict[tuple[str, int, int], Loaded] = OrderedDict()
         self._lock = threading.Lock()
 
     def found(self) -> list[Found]:
@@ -94,8 +109,9 @@ class Models:
         """
         return open_model(self._below(path), report=lambda message: None)
 
-    def loaded(self, path: str) -> LanguageModel:
-        """A model, ready to be used. The last `MOST_LOADED` stay in memory, each as long as its file is the same.
+    def loaded(self, path: str) -> Loaded:
+        """A model, ready to be used. The last `MOST_LOADED` stay in memory, each as long as its file is the same; one
+        that is writing is never taken out of it.
 
         Raises as `stored`.
         """
@@ -103,13 +119,23 @@ class Models:
         with self._lock:
             status = file.stat()
             key = (path, status.st_mtime_ns, status.st_size)
-            model = self._loaded.pop(key, None)
-            if model is None:
-                while len(self._loaded) >= MOST_LOADED:
-                    self._loaded.popitem(last=False)
+            loaded = self._loaded.pop(key, None)
+            if loaded is None:
                 model = load_stored(self.stored(path), ReaderConfig())
-            self._loaded[key] = model
-            return model
+                batcher = Batcher(
+                    model.session, slots=self.limits.slots, max_waiting=self.limits.queue
+                )
+                loaded = Loaded(model, batcher)
+                self._make_room()
+            self._loaded[key] = loaded
+            return loaded
+
+    def _make_room(self) -> None:
+        """Give up the models that were not used for the longest time, for one more."""
+        for key in [key for key, loaded in self._loaded.items() if loaded.is_idle]:
+            if len(self._loaded) < MOST_LOADED:
+                return
+            self._loaded.pop(key).batcher.close()
 
     def _below(self, path: str) -> Path:
         """The file or folder of this name, if it is below the folder, links included."""

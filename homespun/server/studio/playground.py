@@ -1,22 +1,26 @@
 """A prompt and settings flow in; tokens flow out while models write them, each with the likeliest ones in its place."""
 
 import dataclasses
+import math
 import secrets
 import time
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from homespun.config import GenerateConfig, ReaderConfig, SamplingConfig
+from homespun.engine.base import Floats
 from homespun.errors import UserError
-from homespun.generation.sampler import largest, probabilities
+from homespun.generation.batching import log_softmax
 from homespun.generation.session import MAX_BATCH
 from homespun.language_model import LanguageModel, load_stored
 from homespun.server.studio.exchange import JSON, FieldError, asked, events, stated
+from homespun.server.studio.models import Loaded, Models
 from homespun.server.studio.settings import checked_settings, described
 from homespun.server.studio.spelling import spelled, spelled_text
 from homespun.server.studio.state import State
@@ -47,15 +51,15 @@ def routes(state: State) -> list[BaseRoute]:
         config = checked_settings(GenerateConfig, stated(body, "settings", dict), SETTINGS, most)
         _check_stops(config, state)
         path, prompt = stated(body, "model", str), _prompt(body)
-        model = await run_in_threadpool(state.models.loaded, path)
-        return events(state.in_turns(written(model, prompt, config)))
+        loaded = await run_in_threadpool(state.models.loaded, path)
+        return events(written(loaded, prompt, config))
 
     async def growth(request: Request) -> Response:
         """The probability of a next token at each checkpoint of a run: server-sent events."""
         body = await asked(request)
         path, text = stated(body, "model", str), stated(body, "next", str)
         prompt = _prompt(body)
-        return events(state.in_turns(grown(state, path, prompt, text, body.get("token"))))
+        return events(grown(state.models, path, prompt, text, body.get("token")))
 
     return [
         Route("/api/studio", studio),
@@ -104,15 +108,14 @@ def tokens_of(model: LanguageModel, prompt: str | list[int]) -> list[int]:
     return ids
 
 
-def written(
-    model: LanguageModel, prompt: str | list[int], config: GenerateConfig
-) -> Iterator[JSON]:
-    """First the tokens of the prompt and the seed, then each token that is drawn, at the end the time that it took.
+def written(loaded: Loaded, prompt: str | list[int], config: GenerateConfig) -> Iterator[JSON]:
+    """First the tokens of the prompt and the seed, then what each token adds to its text, at the end the time that all
+    took. Probabilities are the model's own, at temperature 1 and without filters.
 
     Raises:
         UserError: see `tokens_of`; or the model's output is not finite.
     """
-    tokenizer = model.tokenizer
+    model, tokenizer = loaded.model, loaded.model.tokenizer
     ids = tokens_of(model, prompt)
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbits(32))
@@ -122,25 +125,26 @@ def written(
         "context": model.config.seq_len,
     }
     count, start = 0, time.perf_counter()
-    trace = model.trace(ids, config, config.num_samples, n_likeliest=N_LIKELIEST)
-    for drawn in trace:
-        count += 1
-        yield {
-            "sample": drawn.sample,
-            "token": drawn.token,
-            "text": drawn.text,
-            "probability": _rounded(drawn.probability),
-            "likeliest": [
-                [token, spelled(tokenizer, token)["text"], _rounded(share)]
-                for token, share in drawn.likeliest
-            ],
-            "finish": drawn.finish,
-        }
+    pieces = loaded.batcher.write(ids, config, n=config.num_samples, n_top=N_LIKELIEST)
+    for sample, piece in pieces:
+        told: JSON = {"sample": sample, "text": piece.text, "finish": piece.finish}
+        if drawn := piece.drawn:
+            count += 1
+            assert drawn.logprob is not None
+            told |= {
+                "token": drawn.token,
+                "probability": _share(drawn.logprob),
+                "likeliest": [
+                    [token, spelled(tokenizer, token)["text"], _share(logprob)]
+                    for token, logprob in drawn.top
+                ],
+            }
+        yield told
     yield {"tokens": count, "seconds": time.perf_counter() - start}
 
 
 def grown(
-    state: State, path: str, prompt: str | list[int], text: str, token: int | None
+    models: Models, path: str, prompt: str | list[int], text: str, token: int | None
 ) -> Iterator[JSON]:
     """First the token in question, then its probability after the prompt at each checkpoint of a run.
 
@@ -153,7 +157,7 @@ def grown(
     Raises:
         UserError: there is no such run, or no such token; or a checkpoint is damaged.
     """
-    model = state.models.loaded(path)
+    model = models.loaded(path).model
     tokenizer, ids = model.tokenizer, tokens_of(model, prompt)
     n_tokens = 1
     if token is None:
@@ -166,16 +170,15 @@ def grown(
     elif not isinstance(token, int) or token not in range(tokenizer.vocab_size):
         raise FieldError("next", "this model does not know the token")
     yield {"token": spelled(tokenizer, token), "n_tokens": n_tokens}
-    run = state.models.run_of(path)
+    run = models.run_of(path)
     places = np.unique(np.linspace(0, len(run) - 1, min(len(run), MOST_CHECKPOINTS)).astype(int))
     for place in places:
         one = run[place]
-        stored = state.models.stored(one.path)
+        stored = models.stored(one.path)
         if stored.tokenizer.sha256 != tokenizer.sha256:
             raise UserError(f"{one.path} has another tokenizer than {path}")
         logits = load_stored(stored, ReaderConfig())(ids)[-1, : tokenizer.vocab_size]
-        shares = probabilities(logits)
-        [likeliest] = largest(shares, 1)
+        shares = shares_of(logits)
         yield {
             "path": one.path,
             "label": one.label,
@@ -183,10 +186,15 @@ def grown(
             "step": stored.step,
             "probability": float(shares[token]),
             "rank": int((shares > shares[token]).sum()) + 1,
-            "likeliest": spelled(tokenizer, likeliest),
+            "likeliest": spelled(tokenizer, int(shares.argmax())),
         }
 
 
-def _rounded(share: float) -> float:
-    """A probability as it is kept in the page."""
-    return float(f"{share:.3g}")
+def shares_of(logits: Floats) -> npt.NDArray[np.float64]:
+    """The probabilities after `logits`, [V] -> [V]."""
+    return np.exp(log_softmax(logits))
+
+
+def _share(logprob: float) -> float:
+    """A probability with the digits that the page keeps."""
+    return float(f"{math.exp(logprob):.3g}")

@@ -102,22 +102,22 @@ def test_a_long_text_and_a_large_model_are_refused(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from homespun.errors import UserError
-    from homespun.server.studio.state import State
+    from homespun.server.studio.models import Models
 
-    looks = inside.Looks(State(work))
+    looks = inside.Looks(Models(work))
     monkeypatch.setattr(inside, "MOST_TOKENS", 3)
     with pytest.raises(UserError, match="at most 3 is shown"):
         looks.look(BEST, TEXT)
-    model = looks.look(BEST, "").model
+    model = looks.look(BEST, "").loaded.model
     monkeypatch.setattr(model, "engine", object())
     with pytest.raises(UserError, match="too many for the engine"):
         looks.look(BEST, "")
 
 
 def test_the_last_looks_are_kept(work: Path) -> None:
-    from homespun.server.studio.state import State
+    from homespun.server.studio.models import Models
 
-    looks = inside.Looks(State(work))
+    looks = inside.Looks(Models(work))
     first = looks.look(BEST, "One")
     assert looks.look(BEST, "One") is first
     looks.look(BEST, "Two"), looks.look(BEST, "Three")

@@ -33,7 +33,7 @@ def test_models_of_every_kind_are_found(work: Path, tmp_path: Path) -> None:
 def test_a_folder_of_a_run_has_the_models_of_the_run(work: Path) -> None:
     found = Models(work / "checkpoints").found()
     assert [model.label for model in found][:2] == ["this folder: best", "this folder: step 30"]
-    assert Models(work / "checkpoints").loaded("best.npz").config.n_layers == 2
+    assert Models(work / "checkpoints").loaded("best.npz").model.config.n_layers == 2
 
 
 def test_search_ends_in_a_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_model_stays_loaded_until_its_file_changes(work: Path, tmp_path: Path)
     shutil.copy(file, tmp_path / "work" / BEST)
     changed = own.loaded(BEST)
     assert changed is not first
-    assert not np.array_equal(changed([0]), first([0]))
+    assert not np.array_equal(changed.model([0]), first.model([0]))
 
 
 def test_only_some_models_stay_in_memory(work: Path) -> None:
@@ -79,6 +79,7 @@ def test_only_some_models_stay_in_memory(work: Path) -> None:
         own.loaded(path)
     assert own.loaded(paths[0]) is not first
     assert len(own._loaded) == models.MOST_LOADED
+    assert not first.batcher.is_alive
 
 
 def test_only_a_run_has_checkpoints(work: Path) -> None:

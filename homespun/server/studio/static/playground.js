@@ -74,7 +74,8 @@ function Desk({ studio }) {
       } else {
         const node = nodes[event.sample];
         const { token: id, text, probability: p, likeliest } = event;
-        if (event.finish !== "end") node.tokens.push({ id, text, p, likeliest });
+        if (id !== undefined) node.tokens.push({ id, text, p, likeliest });
+        else if (text && node.tokens.length) node.tokens.at(-1).text += text; // the end of a text gives what was held back
         node.finish = event.finish;
       }
       draw();
