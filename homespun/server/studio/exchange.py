@@ -1,0 +1,79 @@
+"""JSON of a request flows in, JSON or a stream of server-sent events flows out.
+
+Errors that the user can fix become an answer that names the field at fault, so that the page shows the reason beside it.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from homespun.errors import UserError
+
+JSON = dict[str, Any]
+
+
+class FieldError(UserError):
+    """A setting of a form refuses its value."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+async def asked(request: Request) -> JSON:
+    """The object in the body of a request.
+
+    Raises:
+        UserError: the body is no JSON object.
+    """
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise UserError("the request is not JSON that can be read") from None
+    if not isinstance(body, dict):
+        raise UserError("the request is no JSON object")
+    return body
+
+
+def explained(error: UserError) -> JSON:
+    """An error as the page shows it."""
+    return {"error": {"message": str(error), "field": getattr(error, "field", None)}}
+
+
+async def on_user_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, UserError)
+    return JSONResponse(explained(error), 400)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = {"error": {"message": error.detail, "field": None}}
+    return JSONResponse(told, error.status_code, headers=error.headers)
+
+
+def events(source: Iterator[JSON]) -> Response:
+    """Each object as one server-sent event. `source` runs in a thread, and is closed when the reader leaves."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_lines(source), media_type="text/event-stream", headers=headers)
+
+
+async def _lines(source: Iterator[JSON]) -> AsyncIterator[str]:
+    try:
+        while (told := await run_in_threadpool(_next, source)) is not None:
+            yield f"data: {json.dumps(told)}\n\n"
+    finally:
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+
+
+def _next(source: Iterator[JSON]) -> JSON | None:
+    try:
+        return next(source, None)
+    except UserError as error:
+        return explained(error)

@@ -1,0 +1,60 @@
+"""A studio on the loopback interface, and Chromium without a screen; see `make test-studio`."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.studio.pages import TOKEN
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """An application on a free port of the loopback interface; gives its address."""
+    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    bound = config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+    bound.close()
+
+
+@pytest.fixture
+def studio() -> Iterator[Callable[[Path], str]]:
+    """Starts a studio for a folder; gives the address of its page."""
+    from homespun.server.studio.app import studio_app
+
+    with ExitStack() as running:
+
+        def start(folder: Path) -> str:
+            return running.enter_context(serving(studio_app(folder, TOKEN))) + f"/{TOKEN}/"
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, whose own traffic to its maker is switched off."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+    for flag in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
