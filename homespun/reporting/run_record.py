@@ -203,7 +203,7 @@ def read_run(path: Path) -> RunRecord:
     """
     folder = path if path.is_dir() or not path.exists() else path.parent
     metrics, damage = folder / METRICS, list[str]()
-    newest, state = _newest(folder)
+    newest, state = newest_archives(folder)
     if not metrics.exists() and newest is None:
         raise UserError(
             f"{path}: there is no run (no {METRICS} and no checkpoint): name the folder of a run"
@@ -220,7 +220,7 @@ def read_run(path: Path) -> RunRecord:
     return RunRecord(folder, records, newest.header if newest else {}, position, tuple(damage))
 
 
-def _newest(folder: Path) -> tuple[Archive | None, Archive | None]:
+def newest_archives(folder: Path) -> tuple[Archive | None, Archive | None]:
     """The newest checkpoint that can be read and its training state; or the best weights, without a state."""
     run = CheckpointFolder(folder)
     for step in sorted(run.steps(), reverse=True):
