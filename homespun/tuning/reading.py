@@ -102,9 +102,7 @@ def _losses(
 ) -> dict[int, float]:
     """The validation loss at each rung that the trial has reached."""
     measured = {
-        record["step"]: float(record["val_loss"])
-        if is_number(record["val_loss"])
-        else math.inf
+        record["step"]: float(record["val_loss"]) if is_number(record["val_loss"]) else math.inf
         for record in records
         if "val_loss" in record
     }

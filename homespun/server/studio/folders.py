@@ -1,4 +1,4 @@
-"""The studio's folder flows in, the runs and tunes below it come out; names of the page become paths that lie below it."""
+"""The studio's folder flows in, the runs and tunes below it come out; names of the page become paths below it."""
 
 import os
 from dataclasses import dataclass
@@ -6,16 +6,11 @@ from pathlib import Path
 
 from homespun.checkpoint.folder import LATER, METRICS
 from homespun.errors import UserError
+from homespun.server.limits import Limits
 from homespun.tuning.reading import is_tune
 
 OWN = ".homespun-studio"
 """The folder in the studio's folder that keeps what it has started."""
-MOST_DEPTH = 5
-"""Folders below each other that are searched."""
-MOST_FOLDERS = 5_000
-"""Folders that are searched."""
-MOST_RUNS = 200
-"""Runs that are shown, those that changed last first."""
 LEFT_OUT = {"node_modules", "__pycache__", "site-packages"}
 
 
@@ -32,7 +27,7 @@ class Found:
     """Every folder was searched."""
 
 
-def search(root: Path) -> Found:
+def search(root: Path, limits: Limits) -> Found:
     """Find the folders of runs and tunes. Links are not followed."""
     runs: list[tuple[float, str]] = []
     tunes: list[str] = []
@@ -49,7 +44,7 @@ def search(root: Path) -> Found:
                 if entry.name == METRICS and entry.is_file(follow_symlinks=False):
                     runs.append((entry.stat(follow_symlinks=False).st_mtime, _name(root, folder)))
                 elif _is_searched(entry):
-                    if depth < MOST_DEPTH and searched + len(waiting) < MOST_FOLDERS:
+                    if depth < limits.depth and searched + len(waiting) < limits.searched:
                         waiting.append((Path(entry.path), depth + 1))
                     else:
                         is_whole = False
@@ -58,8 +53,8 @@ def search(root: Path) -> Found:
         if folder != root and is_tune(folder):
             tunes.append(_name(root, folder))
     runs.sort(reverse=True)
-    shown = tuple(name for _, name in runs[:MOST_RUNS])
-    return Found(shown, tuple(sorted(tunes)), max(0, len(runs) - MOST_RUNS), is_whole)
+    shown = tuple(name for _, name in runs[: limits.shown_runs])
+    return Found(shown, tuple(sorted(tunes)), max(0, len(runs) - limits.shown_runs), is_whole)
 
 
 def _is_searched(entry: "os.DirEntry[str]") -> bool:

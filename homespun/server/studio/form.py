@@ -68,7 +68,10 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _field(name: str) -> JSON:
-    field, rules = described(TrainConfig, [name])[0], TrainConfig.__dataclass_fields__[name].metadata
+    field, rules = (
+        described(TrainConfig, [name])[0],
+        TrainConfig.__dataclass_fields__[name].metadata,
+    )
     default = TrainConfig.__dataclass_fields__[name].default
     if _is_several(name):
         field["value"] = "\n".join(default)
@@ -163,7 +166,9 @@ def words_of(values: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, list | tuple):
             words += [f"{flag(name)}={one}" for one in value] or [flag(name)]
         elif value is not None:
-            words.append(f"{flag(name)}={value!r}" if isinstance(value, float) else f"{flag(name)}={value}")
+            words.append(
+                f"{flag(name)}={value!r}" if isinstance(value, float) else f"{flag(name)}={value}"
+            )
     return words
 
 

@@ -21,16 +21,13 @@ from typing import Any, Literal
 from homespun import child_process, durable
 from homespun.checkpoint.folder import LOCK, METRICS, CheckpointFolder, Holder
 from homespun.errors import UserError, cannot_write
+from homespun.server.limits import Limits
 from homespun.server.studio.folders import OWN
 
-MOST_AT_ONCE = 8
-"""Runs of the studio that train at the same time."""
 SECONDS_TO_START = 120.0
 """A process that a former studio has started, and that holds no lock after so long, is not one that begins."""
 SHOWN_BYTES = 20_000
 """Of the messages of a run: the last ones."""
-PLAN_SECONDS = 300.0
-"""A plan that takes longer is given up."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Doing = Literal["starting", "running", "stopping"]
@@ -54,8 +51,8 @@ class Process:
 class Processes:
     """The runs that the studio starts, stops and goes on with. Usable from several threads."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, limits: Limits) -> None:
+        self.root, self._limits = root, limits
         self._own = root / OWN
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
@@ -75,10 +72,8 @@ class Processes:
             if self.of(run).doing:
                 raise UserError(f"{run} has a process already: wait for it, or stop it first")
             self._reap()
-            if len(self._children) >= MOST_AT_ONCE:
-                raise UserError(
-                    f"{MOST_AT_ONCE} runs of the studio train already: stop one of them first"
-                )
+            if len(self._children) >= (most := self._limits.trainers):
+                raise UserError(f"{most} runs of the studio train already: stop one of them first")
             try:
                 durable.make_folder(self._own)
                 log = durable.open_file(self._file(run, ".log"), os.O_WRONLY)
@@ -102,7 +97,9 @@ class Processes:
             finally:
                 os.close(log)
             self._children[run] = child
-            self._keep(run, {"run": run, "words": list(words), "pid": child.pid, "began": time.time()})
+            self._keep(
+                run, {"run": run, "words": list(words), "pid": child.pid, "began": time.time()}
+            )
 
     def stop(self, run: str) -> None:
         """Ask the process of a run to finish its step, save and end. It is asked once: a second time would end it
@@ -201,23 +198,19 @@ class Processes:
                 env=environment,
             )
         try:
-            told, errors = child.communicate(timeout=PLAN_SECONDS)
+            told, errors = child.communicate(timeout=self._limits.plan_seconds)
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            raise UserError(f"the plan took longer than {PLAN_SECONDS:.0f} seconds") from None
+            raise UserError(
+                f"the plan took longer than {self._limits.plan_seconds:g} seconds"
+            ) from None
         if child.returncode < 0:
             raise UserError("the plan was given up for a newer one")
         if child.returncode:
             raise UserError(_reason(errors) or f"the plan ended with status {child.returncode}")
         facts = (re.split(r"  +", line, maxsplit=1) for line in told.splitlines() if "  " in line)
         return {name: fact for name, fact in facts if name}
-
-    def close(self) -> None:
-        """Give up a plan. Runs go on."""
-        with self._lock:
-            if self._plan and self._plan.poll() is None:
-                self._plan.kill()
 
     def _reap(self) -> None:
         """Note the ends of processes."""

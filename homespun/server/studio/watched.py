@@ -17,6 +17,7 @@ from homespun.checkpoint.folder import METRICS
 from homespun.records.following import Follower
 from homespun.records.metrics import is_number
 from homespun.records.thinning import extremes
+from homespun.server.limits import Limits
 from homespun.server.studio.exchange import JSON
 
 TRAINING = (
@@ -25,10 +26,6 @@ TRAINING = (
 )
 EVALUATION = ("val_loss", "val_bits_per_byte")
 DRAWN = (*(name for name in TRAINING if name != "seconds"), *EVALUATION)
-MOST_POINTS = 2_000
-"""Of a curve that is sent: more than a picture has columns."""
-MOST_SAMPLES = 60
-"""Texts that are sent: the last ones."""
 MOST_NOTES = 20
 MOST_TEXT = 4_000
 """Characters of a text that are sent."""
@@ -58,11 +55,14 @@ class Table:
         column = self._columns[name]
         return column[-1] if len(column) and column[-1] == column[-1] else None
 
-    def curves(self, names: tuple[str, ...], start: int, low: float, high: float) -> dict[str, Any]:
+    def curves(
+        self, names: tuple[str, ...], start: int, low: float, high: float, most: int
+    ) -> dict[str, Any]:
         """The columns from a row on, thinned, by name: steps, tokens and values. Those without a value are left out.
 
         Args:
             low, high: the first and the last step.
+            most: points of a curve.
         """
         steps, tokens = self.column("step", start), self.column("tokens", start)
         inside = (steps >= low) & (steps <= high)
@@ -71,7 +71,7 @@ class Table:
             values = self.column(name, start)
             there = np.flatnonzero(inside & np.isfinite(values))
             if len(there):
-                kept = there[extremes(values[there], MOST_POINTS)]
+                kept = there[extremes(values[there], most)]
                 found[name] = [
                     steps[kept].astype(np.int64).tolist(),
                     tokens[kept].tolist(),
@@ -98,6 +98,7 @@ class Watched:
     """A run whose record is followed. Usable from several threads."""
 
     folder: Path
+    limits: Limits
     generation: int = 0
     """Counts how often the record began anew."""
     training: Table = field(default_factory=lambda: Table(TRAINING))
@@ -144,7 +145,9 @@ class Watched:
             texts = {name: record[name][:MOST_TEXT] for name in ("prompt", "text")}
             self.samples.append({"step": record["step"], **texts})
         elif "cause" in record and "advice" in record:
-            self.notes.append({"step": record["step"], "cause": record["cause"], "text": record["advice"]})
+            self.notes.append(
+                {"step": record["step"], "cause": record["cause"], "text": record["advice"]}
+            )
         elif "eval_tokens" in record:
             # Later losses are measured by another yardstick, so that the earlier ones do not compare.
             self.evaluations = Table(EVALUATION)
@@ -187,7 +190,7 @@ class Watched:
                 return self.whole(), now
             new = now.training - cursor.training + now.evaluations - cursor.evaluations
             points = cursor.points + new
-            if points > MOST_POINTS:
+            if points > self.limits.points:
                 return self.whole(), now
             if (new, now.samples, now.notes) == (0, cursor.samples, cursor.notes):
                 return None, cursor
@@ -197,11 +200,14 @@ class Watched:
 
     def _part(self, cursor: Cursor, low: float, high: float) -> JSON:
         training = tuple(name for name in TRAINING if name in DRAWN)
+        most = self.limits.points
         return {
             "begins": False,
-            "curves": self.training.curves(training, cursor.training, low, high)
-            | self.evaluations.curves(EVALUATION, cursor.evaluations, low, high),
-            "samples": self.samples[max(cursor.samples, len(self.samples) - MOST_SAMPLES) :],
+            "curves": self.training.curves(training, cursor.training, low, high, most)
+            | self.evaluations.curves(EVALUATION, cursor.evaluations, low, high, most),
+            "samples": self.samples[
+                max(cursor.samples, len(self.samples) - self.limits.sample_texts) :
+            ],
             "notes": self.notes[max(cursor.notes, len(self.notes) - MOST_NOTES) :],
             "n_samples": len(self.samples),
             "damaged": self.damaged,
