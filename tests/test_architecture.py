@@ -94,6 +94,7 @@ LAYERS = {
         "data.batch",
         "checkpoint",
         "engine.base",
+        "engine.inside",
         "engine.select",
         "generation",
     },

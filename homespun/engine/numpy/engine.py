@@ -16,7 +16,8 @@ from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine.base import HEAD_ROWS, Floats, checked, within_memory
-from homespun.engine.numpy.layers import Weights, allocate, linear
+from homespun.engine.inside import Experts, Inside
+from homespun.engine.numpy.layers import Watch, Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
 from homespun.engine.numpy.threads import ProductThreads
 from homespun.named_array import NamedArray
@@ -98,6 +99,25 @@ class NumpyEngine:
         # A copy refers to the weights of this moment, which `load` replaces.
         return NumpyDecoder(copy.copy(self), self.empty_cache(batch_size, max_len))
 
+    @within_memory()
+    def inspect(self, tokens: Tokens) -> Inside:
+        """See `Inspector.inspect`. A document does not see another one, as in `logits`."""
+        batch, watch = tokens[None], Watch()
+        documents = self._documents(batch)
+        apart = None
+        if documents is not None:
+            apart = documents[:, None, :, None] != documents[:, None, None, :]
+        with self.threads.default():
+            self.model(batch, slice(0, len(tokens)), self.empty_cache(1, len(tokens)), apart, watch)
+        experts: list[Experts | None] = watch.experts or [None] * self.config.n_layers
+        return Inside(np.stack(watch.hidden), np.stack(watch.attention), tuple(experts))
+
+    @within_memory()
+    def lens(self, hidden: Floats) -> Floats:
+        """See `Inspector.lens`."""
+        with self.threads.default():
+            return linear(self.model.normed(hidden), self.head)
+
     @property
     def head(self) -> Floats:
         """[V, D]"""
@@ -112,10 +132,14 @@ class NumpyEngine:
 
     def hidden_apart(self, tokens: Tokens) -> Floats:
         """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another."""
-        mark, documents = self.document_mark, None
-        if mark is not None and (tokens[:, 1:] == mark).any():
-            documents = (tokens == mark).cumsum(1)
-        return self.hidden(tokens, documents=documents)
+        return self.hidden(tokens, documents=self._documents(tokens))
+
+    def _documents(self, tokens: Tokens) -> npt.NDArray[np.intp] | None:
+        """The number of the document of each token, [B, T]; None where all tokens of a sequence are of one."""
+        mark = self.document_mark
+        if mark is None or not (tokens[:, 1:] == mark).any():
+            return None
+        return (tokens == mark).cumsum(1)
 
     def hidden(
         self,

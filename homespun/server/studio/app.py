@@ -1,27 +1,27 @@
-"""The studio as one application: the page, and what it asks for, below the token of its address.
+"""The studio as one application: the page, and what it asks for, behind the guard.
 
-The first part of every path is the token. Modules, styles and questions of the page are relative to it, so each carries
-it, and no other page in the same browser can guess it.
+The token comes with the address that the command opens; a cookie keeps it for everything else that the page asks for.
 """
 
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from homespun.errors import UserError
+from homespun.server.answers import HANDLERS
+from homespun.server.guard import Guard
+from homespun.server.limits import Limits
 from homespun.server.studio import inside, playground, runs, told
-from homespun.server.studio.exchange import on_http_error, on_user_error
+from homespun.server.studio.exchange import FieldError, on_field_error
 from homespun.server.studio.state import State
 
 STATIC = Path(__file__).parent / "static"
 
 
-def studio_app(folder: Path, token: str) -> Starlette:
+def studio_app(folder: Path, token: str, limits: Limits | None = None) -> Guard:
     """The application for the runs and models below `folder`."""
     state = State(folder.resolve())
     routes = [
@@ -32,11 +32,10 @@ def studio_app(folder: Path, token: str) -> Starlette:
         *told.routes(state),
         *runs.routes(state),
     ]
-    return Starlette(
-        routes=[Mount(f"/{token}", routes=routes)],
-        exception_handlers={UserError: on_user_error, HTTPException: on_http_error},
-    )
+    handlers = {**HANDLERS, FieldError: on_field_error}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    return Guard(app, key=token, is_page=True, limits=limits)
 
 
 def page(request: Request) -> Response:
-    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-store"})
+    return FileResponse(STATIC / "index.html")

@@ -1,6 +1,6 @@
 """JSON of a request flows in, JSON or a stream of server-sent events flows out.
 
-Errors that the user can fix become an answer that names the field at fault, so that the page shows the reason beside it.
+An error that the user can fix names the field at fault, so that the page shows the reason beside it.
 """
 
 import json
@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from homespun.errors import UserError
+from homespun.server.guard import error_body
 
 JSON = dict[str, Any]
 
@@ -42,24 +42,17 @@ async def asked(request: Request) -> JSON:
 
 def explained(error: UserError) -> JSON:
     """An error as the page shows it."""
-    return {"error": {"message": str(error), "field": getattr(error, "field", None)}}
+    return error_body(400, str(error), getattr(error, "field", None))
 
 
-async def on_user_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, UserError)
+async def on_field_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FieldError)
     return JSONResponse(explained(error), 400)
-
-
-async def on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    told = {"error": {"message": error.detail, "field": None}}
-    return JSONResponse(told, error.status_code, headers=error.headers)
 
 
 def events(source: Iterator[JSON]) -> Response:
     """Each object as one server-sent event. `source` runs in a thread, and is closed when the reader leaves."""
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_lines(source), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_lines(source), media_type="text/event-stream")
 
 
 async def _lines(source: Iterator[JSON]) -> AsyncIterator[str]:

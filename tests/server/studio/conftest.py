@@ -11,22 +11,19 @@ import pytest
 
 from tests.server.studio.pages import TOKEN
 
-uvicorn = pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
-
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """An application on a free port of the loopback interface; gives its address."""
-    config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
-    bound = config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    from homespun.server import launch
+
+    listening = launch.bind("127.0.0.1", 0, None)
+    server = launch.new_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    yield launch.address(listening)
     server.should_exit = True
     thread.join(10)
-    bound.close()
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ def studio() -> Iterator[Callable[[Path], str]]:
     with ExitStack() as running:
 
         def start(folder: Path) -> str:
-            return running.enter_context(serving(studio_app(folder, TOKEN))) + f"/{TOKEN}/"
+            return f"{running.enter_context(serving(studio_app(folder, TOKEN)))}/?token={TOKEN}"
 
         yield start
 

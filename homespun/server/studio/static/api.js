@@ -1,10 +1,10 @@
-// Questions to the studio's own server. Addresses are relative, so the token in the page's address goes with each of them.
+// Questions to the studio's own server. A cookie, which the server set when this page was opened, goes with each of them.
 
 /** An error that the server explains: `message` is one sentence for the reader, `field` the setting at fault, if any. */
 export class Refused extends Error {
-  constructor({ message, field = null }, status) {
+  constructor({ message, param = null }, status) {
     super(message);
-    this.field = field;
+    this.field = param;
     this.status = status;
   }
 }
