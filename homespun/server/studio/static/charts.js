@@ -110,19 +110,19 @@ const summary = (lines, unit) => lines.map(({ label, xs, ys }) =>
   `${label}: from ${figure(ys[0])} to ${figure(ys[ys.length - 1])} ${unit}, ${xs.length} points`).join("; ");
 
 /**
- * A picture of lines {label, colour, style, xs, ys}, `style` being "line", "dots" or "dashed".
- * `range` is [from, to] in units of x, or null for all; `onZoom` is called with a new one.
+ * A picture of at least one line {label, colour, style, xs, ys}, `style` being "line", "dots" or "dashed".
+ * `extent` is the first and the last x of all pictures, `range` the part that is shown, or null for all; `onZoom` is
+ * called with a new one.
  */
-export function Chart({ title, unit, lines, xUnit, fromZero = false, leavesOutFall = false, range, onZoom }) {
+export function Chart({ title, unit, lines, xUnit, fromZero = false, leavesOutFall = false, extent, range, onZoom }) {
   const box = useRef(null), plot = useRef(null), zoom = useRef(onZoom);
   const [x, setX] = useState(null);
   const [spoken, setSpoken] = useState("");
   const [theme, setTheme] = useState(0);
   const [width, setWidth] = useState(0);
   zoom.current = onZoom;
-  const shown = lines.filter((line) => line.xs.length);
-  const shape = JSON.stringify([shown.map(({ label, colour: c, style }) => [label, c, style]), xUnit, fromZero, leavesOutFall, theme]);
-  const data = useMemo(() => (shown.length ? uPlot.join(shown.map(({ xs, ys }) => [xs, ys])) : null), [lines]);
+  const shape = JSON.stringify([lines.map(({ label, colour: c, style }) => [label, c, style]), xUnit, fromZero, leavesOutFall, theme]);
+  const data = useMemo(() => uPlot.join(lines.map(({ xs, ys }) => [xs, ys])), [lines]);
 
   useEffect(() => {
     const changed = () => setTheme((n) => n + 1);
@@ -139,29 +139,28 @@ export function Chart({ title, unit, lines, xUnit, fromZero = false, leavesOutFa
   }, []);
 
   const now = useRef(null);
-  now.current = shown;
+  now.current = lines;
   useEffect(() => {
-    if (!data || !width) return undefined;
-    const names = ["soft", "rule", ...shown.map((line) => line.colour)];
+    if (!width) return undefined;
+    const names = ["soft", "rule", ...lines.map((line) => line.colour)];
     const colours = Object.fromEntries(names.map((name) => [name, resolved(box.current, name)]));
     // The picture is made once for its lines; later points only change its data.
     const made = new uPlot(options({
-      lines: shown, current: () => now.current, width, colours, xUnit, fromZero, leavesOutFall, onZoom: (to) => zoom.current(to), onRead: setX,
+      lines, current: () => now.current, width, colours, xUnit, fromZero, leavesOutFall, onZoom: (to) => zoom.current(to), onRead: setX,
     }), data, box.current);
     plot.current = made;
     return () => { made.destroy(); plot.current = null; };
-  }, [shape, width > 0, data !== null]);
+  }, [shape, width > 0]);
   useEffect(() => {
     if (plot.current && width) plot.current.setSize({ width, height: HEIGHT });
   }, [width]);
   useEffect(() => {
     const u = plot.current;
-    if (!u || !data) return;
+    if (!u) return;
     u.setData(data, false);
-    const all = data[0];
-    const [low, high] = range ?? [all[0], all[all.length - 1]];
+    const [low, high] = range ?? extent;
     u.setScale("x", { min: low, max: high > low ? high : low + 1 });
-  }, [data, range, shape, width > 0]);
+  }, [data, range, extent[0], extent[1], shape, width > 0]);
 
   const keyed = (event) => {
     const u = plot.current;
@@ -173,12 +172,12 @@ export function Chart({ title, unit, lines, xUnit, fromZero = false, leavesOutFa
       const left = Math.min(across - 1, Math.max(0, moves[event.key]));
       u.setCursor({ left, top: 1 });
       const here = u.posToVal(left, "x");
-      setSpoken(`${figure(here)} ${xUnit}: ${shown.map((line) => `${line.label} ${figure(valueAt(line, here))}`).join(", ")}`);
+      setSpoken(`${figure(here)} ${xUnit}: ${lines.map((line) => `${line.label} ${figure(valueAt(line, here))}`).join(", ")}`);
     } else if (event.key === "+" || event.key === "-") {
       const { min, max } = u.scales.x, here = u.posToVal(at, "x");
-      const factor = event.key === "+" ? 0.5 : 2, all = data[0];
-      const low = Math.max(all[0], here - (here - min) * factor), high = Math.min(all[all.length - 1], here + (max - here) * factor);
-      onZoom(low <= all[0] && high >= all[all.length - 1] ? null : [low, high]);
+      const factor = event.key === "+" ? 0.5 : 2, [first, last] = extent;
+      const low = Math.max(first, here - (here - min) * factor), high = Math.min(last, here + (max - here) * factor);
+      onZoom(low <= first && high >= last ? null : [low, high]);
     } else if (event.key === "0") {
       onZoom(null);
     } else {
@@ -186,14 +185,13 @@ export function Chart({ title, unit, lines, xUnit, fromZero = false, leavesOutFa
     }
     event.preventDefault();
   };
-  if (!shown.length) return html`<figure class="chart" hidden><div ref=${box}></div></figure>`;
   return html`<figure class="chart">
     <figcaption><h3>${title}</h3> <span class="unit">${unit}</span></figcaption>
-    <div class="plot" ref=${box} tabindex="0" role="img" aria-label=${`${title}. ${summary(shown, unit)}. Arrow keys read values, plus and minus zoom.`}
+    <div class="plot" ref=${box} tabindex="0" role="img" aria-label=${`${title}. ${summary(lines, unit)}. Arrow keys read values, plus and minus zoom.`}
       onKeyDown=${keyed} onDblClick=${() => onZoom(null)} onBlur=${() => setSpoken("")}></div>
     <p class="readout">${x === null
-      ? shown.map((line) => html`<span><i class=${`${line.colour} ${line.style}`}></i>${line.label}</span>`)
-      : [html`<span>${figure(x)} ${xUnit}</span>`, ...shown.map((line) => html`<span><i class=${`${line.colour} ${line.style}`}></i>${line.label} ${figure(valueAt(line, x))}</span>`)]}</p>
+      ? lines.map((line) => html`<span><i class=${`${line.colour} ${line.style}`}></i>${line.label}</span>`)
+      : [html`<span>${figure(x)} ${xUnit}</span>`, ...lines.map((line) => html`<span><i class=${`${line.colour} ${line.style}`}></i>${line.label} ${figure(valueAt(line, x))}</span>`)]}</p>
     <p class="hidden" role="status">${spoken}</p>
   </figure>`;
 }

@@ -11,6 +11,8 @@ import { Tune } from "./tunes.js";
 const ADVICE_SECONDS = 20;
 const MOST_CHOSEN = 12;
 const SHOWN_ROUNDS = 3;
+/** Points of a curve that the server may have thinned; see `points` in its limits. */
+const THINNED = 1500;
 
 /** Names as one parameter of the page's address, and back. */
 const joined = (names) => names.map(encodeURIComponent).join(",");
@@ -72,7 +74,7 @@ function Curves({ names, runs }) {
     if (!range) return undefined;
     const leaving = new AbortController();
     for (const name of names) {
-      if (!runs[name]) continue;
+      if ((runs[name]?.curves.loss?.[0].length ?? 0) < THINNED) continue;
       const [from, to] = stepsIn(runs[name].curves, axis, range);
       const path = `api/runs/curves?run=${encodeURIComponent(name)}&from=${from}&to=${to}`;
       api(path, undefined, leaving.signal).then((curves) => setDetails((before) => ({ ...before, [name]: curves })), () => {});
@@ -84,6 +86,11 @@ function Curves({ names, runs }) {
       .filter(({ lines, unlessZero }) => lines.length && !(unlessZero && lines.every(({ ys }) => ys.every((y) => y === 0)))),
     [chosen, runs, axis, range, details],
   );
+  const whole = names.flatMap((name) => Object.values(runs[name]?.curves ?? {}).flatMap((columns) => {
+    const xs = columns[axis === "tokens" ? 1 : 0];
+    return [xs[0], xs[xs.length - 1]];
+  }));
+  const extent = [Math.min(...whole), Math.max(...whole)];
   const damaged = names.filter((name) => runs[name]?.damaged);
   return html`<section aria-labelledby="curves-title">
     <h2 id="curves-title">Curves</h2>
@@ -96,7 +103,7 @@ function Curves({ names, runs }) {
     ${damaged.map((name) => html`<p class="note">${name}: ${runs[name].damaged} damaged lines of the record are left out. homespun verify tells more.</p>`)}
     ${pictures.length
       ? html`<div class="charts">${pictures.map((picture) => html`<${Chart} key=${picture.title} title=${picture.title} unit=${picture.unit} lines=${picture.lines}
-          xUnit=${axis} fromZero=${picture.zero} leavesOutFall=${leavesOut && picture.fall} range=${range} onZoom=${setRange} />`)}</div>`
+          xUnit=${axis} fromZero=${picture.zero} leavesOutFall=${leavesOut && picture.fall} extent=${extent} range=${range} onZoom=${setRange} />`)}</div>`
       : html`<p class="note">Nothing was logged yet. The curves begin with the first line of the record.</p>`}
   </section>`;
 }
