@@ -17,7 +17,7 @@ from homespun.engine import select
 from homespun.engine.base import Floats, Reader
 from homespun.engine.inside import Inside, Inspector
 from homespun.errors import UserError
-from homespun.generation.session import MAX_BATCH, Continuation, Drawn, Prompt, Session
+from homespun.generation.session import Continuation, Prompt, Session
 from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
@@ -228,31 +228,6 @@ class LanguageModel:
         sampling = settings_of(SamplingConfig, config, settings)
         return self._session.stream(prompt, sampling, speed)
 
-    @takes_settings_of(SamplingConfig)
-    def trace(
-        self,
-        prompt: Prompt = None,
-        config: SamplingConfig | None = None,
-        num_samples: int = 1,
-        *,
-        n_likeliest: int = 10,
-        **settings: Any,
-    ) -> Iterator[Drawn]:
-        """Continue one prompt, token by token: each token with its probability and with the likeliest ones in its place.
-        A list of ids is taken as the tokens of a prompt, as they are.
-
-        Args:
-            num_samples: the number of texts, at most 16; they grow together.
-            n_likeliest: the number of tokens that are named beside each one that was drawn.
-
-        Raises:
-            UserError: as `generate`, when the first token is requested.
-        """
-        sampling = settings_of(SamplingConfig, config, settings)
-        count = checked("num_samples", num_samples, int, {"at_least": 1, "at_most": MAX_BATCH})
-        named = checked("n_likeliest", n_likeliest, int, {"at_least": 1})
-        return self._session.trace(prompt, sampling, count, named)
-
     def inspect(self, tokens: npt.ArrayLike) -> Inside:
         """Look inside a forward pass: the states between the layers, the attention of each head, the experts.
 
@@ -269,7 +244,7 @@ class LanguageModel:
         return self._inspector.inspect(ids)
 
     def lens(self, hidden: npt.ArrayLike) -> Floats:
-        """States [..., D] from `inspect`, such as `hidden[layer]`, -> logits [..., V], through the last norm and the head.
+        """States [..., D] from `inspect`, such as `hidden[layer]`, -> logits [..., V], through last norm and head.
 
         After the last layer these are the model's logits; before, they show what the model would say if it ended there.
 
@@ -288,7 +263,7 @@ class LanguageModel:
         if isinstance(self.engine, Inspector):
             return self.engine
         raise UserError(
-            f"the inside of {self.stored.path} cannot be seen in this engine: load it with engine=\"numpy\""
+            f'the inside of {self.stored.path} cannot be seen in this engine: load it with engine="numpy"'
         )
 
     def save_weights(self, path: str | Path) -> None:

@@ -27,6 +27,7 @@ from homespun.config import (
     ModelsConfig,
     PlanConfig,
     ReportConfig,
+    StudioConfig,
     TokenizerConfig,
     TrainConfig,
     TuneConfig,
@@ -374,6 +375,17 @@ def report(settings: Settings) -> int:
     return 0
 
 
+def studio(settings: Settings) -> int:
+    config = StudioConfig(**settings)
+    from homespun.server.launch import check_installed
+
+    check_installed("studio")
+    from homespun.server.studio.run import run
+
+    run(config, say)
+    return 0
+
+
 def export(settings: Settings) -> int:
     config = ExportConfig(**settings)
     from homespun.exporting import export_model
@@ -567,6 +579,12 @@ COMMANDS: dict[str, Command] = {
             ReportConfig,
             report,
             ("homespun report", "homespun report first second --output comparison.html"),
+        ),
+        Command(
+            "studio",
+            StudioConfig,
+            studio,
+            ("homespun studio", "homespun studio my-work --port 9000 --no-browser"),
         ),
     )
 }

@@ -65,6 +65,23 @@ class ReportConfig(Checked):
 
 
 @dataclass(frozen=True)
+class StudioConfig(Checked):
+    """Open a page in the browser that writes with your models, looks inside them, and follows and starts runs."""
+
+    folder: PathName = setting(
+        ".",
+        "The folder of your work. The page sees and starts only what is below it.",
+        positional=True,
+    )
+    port: int = setting(
+        8321, "Port on this machine; 0: any that is free.", at_least=0, at_most=65_535
+    )
+    browser: bool = setting(
+        True, "Open the browser; without it, the address of the page is only printed."
+    )
+
+
+@dataclass(frozen=True)
 class VerifyConfig(Checked):
     """Check every byte of a checkpoint, a run, tokens, a tokenizer or a download."""
 

@@ -104,19 +104,6 @@ def candidates(
     return ids, _softmax(scaled)
 
 
-def probabilities(logits: Floats) -> Float64s:
-    """The probabilities that a model gives to its tokens, [V] -> [V]."""
-    scores = np.asarray(logits, dtype=np.float64)
-    return _softmax(scores - scores.max())
-
-
-def largest(numbers: Float64s, n: int) -> list[int]:
-    """The places of the `n` largest numbers, the largest first."""
-    some = np.sort(np.argpartition(-numbers, min(n, len(numbers)) - 1)[:n])
-    order = np.argsort(-numbers[some], kind="stable")
-    return [int(place) for place in some[order]]
-
-
 def _penalize(scores: Float64s, seen: Sequence[int] | Ids, penalty: float) -> Float64s:
     """Make the ids in `seen` less likely (CTRL, Keskar et al. 2019, section 4.1).
 

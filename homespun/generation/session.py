@@ -20,7 +20,7 @@ from homespun.config.checked import shown
 from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats
 from homespun.errors import UserError
-from homespun.generation.sampler import Sampler, largest, probabilities
+from homespun.generation.sampler import Sampler
 from homespun.generation.speed import Speed
 from homespun.tokenizer import Tokenizer
 
@@ -46,22 +46,6 @@ class Continuation:
     """All tokens drawn except the end-of-text mark. Those of a stop string are among them."""
     finish: Finish
     """The model ended the text, the text reached `max_tokens`, or a stop string occurred."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A token that a model drew, and the tokens that were likeliest in its place."""
-
-    sample: int
-    token: int
-    text: str
-    """The text that can be shown now; it may end before or begin after the text of this token."""
-    probability: float
-    """By the model itself, that is at temperature 1 and without filters."""
-    likeliest: tuple[tuple[int, float], ...]
-    """Tokens with their probabilities, by the model itself, the likeliest first."""
-    finish: Finish | None
-    """How this sample ended with this token; None while it goes on."""
 
 
 class Session:
@@ -155,32 +139,6 @@ class Session:
             yield piece
         return text.continuation()
 
-    def trace(
-        self, prompt: Prompt, config: SamplingConfig, num_samples: int = 1, n_likeliest: int = 10
-    ) -> Iterator[Drawn]:
-        """Continue one prompt up to `MAX_BATCH` times, token by token, with the probabilities that the model gave. The
-        tokens are those of `samples`.
-
-        Raises:
-            UserError: as `generate`, when the first token is requested.
-        """
-        assert 1 <= num_samples <= MAX_BATCH
-        ids, seed = self.prompt_ids(prompt), _seed(config)
-        texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
-        decoder = self._make_decoder(1, self._cache_length(texts[:1]))
-        logits = decoder.prefill(_tokens([ids]))
-        if num_samples > 1:
-            decoder, logits = decoder.repeated(num_samples), np.repeat(logits, num_samples, axis=0)
-        unfinished = range(num_samples)
-        for before, pieces in self._steps(texts, decoder, logits):
-            for sample in unfinished:
-                text, row = texts[sample], before[sample, : self._tokenizer.vocab_size]
-                token, shares = text.ids[-1], probabilities(row)
-                likeliest = tuple((one, float(shares[one])) for one in largest(shares, n_likeliest))
-                share = float(shares[token])
-                yield Drawn(sample, token, pieces[sample], share, likeliest, text.finish)
-            unfinished = [sample for sample in unfinished if texts[sample].finish is None]
-
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The end-of-text mark and the tokens of the prompt; tokens stay as they are.
 
@@ -231,19 +189,11 @@ class Session:
         self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats, speed: Speed
     ) -> Iterator[tuple[int, str]]:
         """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
-        n_unfinished = len(batch)
-        for _, pieces in self._steps(batch, decoder, logits):
-            speed.drew(n_unfinished)
-            n_unfinished = sum(text.finish is None for text in batch)
-            yield from ((index, piece) for index, piece in enumerate(pieces) if piece)
-
-    def _steps(
-        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats
-    ) -> Iterator[tuple[Floats, list[str]]]:
-        """As `_decode`; yields the logits [B, V] of each step, and the new text of each sequence."""
         while True:
+            n_unfinished = sum(text.finish is None for text in batch)
             pieces = [text.extend(row) for text, row in zip(batch, logits, strict=True)]
-            yield logits, pieces
+            speed.drew(n_unfinished)
+            yield from ((index, piece) for index, piece in enumerate(pieces) if piece)
             if all(text.finish for text in batch):
                 return
             if decoder.length < self._context:

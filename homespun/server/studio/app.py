@@ -23,7 +23,7 @@ STATIC = Path(__file__).parent / "static"
 
 def studio_app(folder: Path, token: str, limits: Limits | None = None) -> Guard:
     """The application for the runs and models below `folder`."""
-    state = State(folder.resolve())
+    state = State(folder, limits)
     routes = [
         Route("/", page),
         Mount("/static", StaticFiles(directory=STATIC)),

@@ -5,7 +5,7 @@ An error that the user can fix names the field at fault, so that the page shows 
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from homespun.errors import UserError
 from homespun.server.guard import error_body
 
 JSON = dict[str, Any]
+Value = TypeVar("Value")
 
 
 class FieldError(UserError):
@@ -38,6 +39,18 @@ async def asked(request: Request) -> JSON:
     if not isinstance(body, dict):
         raise UserError("the request is no JSON object")
     return body
+
+
+def stated(body: JSON, name: str, kind: type[Value]) -> Value:
+    """An entry of a request.
+
+    Raises:
+        FieldError: it is missing, or of another type.
+    """
+    value = body.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+        raise FieldError(name, f"{name} is missing in the request, or of another type")
+    return value
 
 
 def explained(error: UserError) -> JSON:

@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from homespun.errors import UserError
-from homespun.server.limits import Limits
 from homespun.server.studio.exchange import JSON, FieldError, asked
 from homespun.server.studio.folders import run_place
 from homespun.server.studio.form import (
@@ -46,8 +45,7 @@ MOST_CHOSEN = 12
 
 
 def routes(state: State) -> list[BaseRoute]:
-    limits = Limits()
-    page = Runs(state, limits)
+    page = Runs(state)
     return [
         Route("/api/runs", page.listed),
         Route("/api/runs/live", page.live),
@@ -68,10 +66,10 @@ def routes(state: State) -> list[BaseRoute]:
 class Runs:
     """The Runs page of one studio."""
 
-    def __init__(self, state: State, limits: Limits) -> None:
+    def __init__(self, state: State) -> None:
         self._root = state.folder
-        self._processes = Processes(state.folder, limits)
-        self._library = Library(state.folder, self._processes, limits)
+        self._processes = Processes(state.folder, state.limits)
+        self._library = Library(state.folder, self._processes, state.limits)
 
     async def listed(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._library.look))

@@ -1,90 +1,33 @@
-"""A program in place of the page: it asks a studio, and follows its stream of runs."""
+"""Questions to a studio over HTTP, as the page asks them."""
 
 import http.client
 import json
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from tests.server.studio.pages import TOKEN
 
-PATIENCE = 120.0
-"""Seconds until a test gives up."""
-HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-
-TINY: dict[str, str] = {
-    "data_file": "stories.txt", "model_size": "pico", "n_layers": "1", "d_model": "32", "n_heads": "2",
-    "seq_len": "16", "batch_size": "4", "vocab_size": "300", "eval_tokens": "500", "log_interval": "5",
-    "eval_interval": "100", "sample_interval": "400", "learning_rate": "0.003", "threads": "1", "compile": "off",
-    "engine": "torch", "seed": "3",
-}  # fmt: skip
-"""The settings of a run of some seconds, as they are typed into the form."""
+KEY = {"Authorization": f"Bearer {TOKEN}"}
 
 
-class Refusal(Exception):
-    """The studio has refused an order."""
+def ask(address: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Status and JSON of an answer; `body` is posted as JSON, bytes as they are."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    connection.request("GET" if body is None else "POST", path, content, KEY)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text)
 
-    def __init__(self, status: int, message: str, field: str | None) -> None:
-        super().__init__(message)
-        self.status, self.field = status, field
 
-
-class Asker:
-    """Asks the studio at an address."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address.partition("?")[0]
-
-    def get(self, path: str, **parameters: Any) -> Any:
-        return self._answer(f"{path}?{urlencode(parameters)}", None)
-
-    def post(self, path: str, **body: Any) -> Any:
-        return self._answer(path, json.dumps(body).encode())
-
-    def _answer(self, path: str, body: bytes | None) -> Any:
-        request = urllib.request.Request(f"{self.address}api/runs{path}", body, HEADERS)
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            told = json.load(error)["error"]
-            raise Refusal(error.code, told["message"], told["param"]) from None
-
-    def run(self, name: str) -> Any:
-        """A run in the list; None if it is not there."""
-        return next((one for one in self.get("")["runs"] if one["run"] == name), None)
-
-    def until(self, name: str, holds: Callable[[Any], object]) -> Any:
-        """A run, as soon as something holds of it."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            one = self.run(name)
-            if one and holds(one):
-                return one
-            time.sleep(0.05)
-        raise AssertionError(
-            f"{name} is {self.run(name)}: {self.get('/messages', run=name)['text']}"
-        )
-
-    @contextmanager
-    def live(self, *runs: str) -> Iterator[Iterator[Any]]:
-        """The events of the stream of runs."""
-        place = urlsplit(self.address)
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=PATIENCE)
-        query = urlencode([("run", run) for run in runs])
-        connection.request("GET", f"/api/runs/live?{query}", headers=HEADERS)
-        answer = connection.getresponse()
-
-        def events() -> Iterator[Any]:
-            for line in answer:
-                if line.startswith(b"data: "):
-                    yield json.loads(line.removeprefix(b"data: "))
-
-        try:
-            yield events()
-        finally:
-            connection.close()
+def told(address: str, path: str, body: Any) -> list[Any]:
+    """The server-sent events of an answer."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request("POST", path, json.dumps(body).encode(), KEY)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.read().decode().split("\n\n")
+    connection.close()
+    return [json.loads(event.removeprefix("data: ")) for event in events if event]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.studio.made import write_work
 from tests.server.studio.pages import TOKEN
 
 
@@ -24,6 +25,21 @@ def serving(app: Any, port: int = 0) -> Iterator[str]:
     yield launch.address(listening)
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models that were never trained; see `made`. Tests do not change it."""
+    return write_work(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="session")
+def address(work: Path) -> Iterator[str]:
+    """The address of the page of a studio for `work`."""
+    from homespun.server.studio.app import studio_app
+
+    with serving(studio_app(work, TOKEN)) as place:
+        yield f"{place}/?token={TOKEN}"
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from homespun.server.studio.processes import Processes
 from homespun.server.studio.watched import Watched
 from tests.conftest import new_workplace, records
 from tests.reporting.pages import write_run
-from tests.server.studio.asking import TINY, Asker, Refusal
+from tests.server.studio.running import TINY, Asker, Refusal
 
 pytest.importorskip("starlette")
 

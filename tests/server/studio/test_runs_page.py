@@ -13,7 +13,6 @@ import pytest
 from homespun.checkpoint.folder import METRICS
 from tests.conftest import new_workplace
 from tests.reporting.pages import EVIL, write_run
-from tests.server.studio.asking import TINY, Asker
 from tests.server.studio.pages import (
     DESK,
     DOCS,
@@ -25,6 +24,7 @@ from tests.server.studio.pages import (
     until,
     violations,
 )
+from tests.server.studio.running import TINY, Asker
 
 pytestmark = pytest.mark.studio
 

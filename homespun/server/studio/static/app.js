@@ -119,4 +119,7 @@ function broken(error) {
 addEventListener("error", (event) => broken(event.error ?? event.message));
 addEventListener("unhandledrejection", (event) => broken(event.reason));
 
+// The token has done its work: a cookie has taken its place. Without it, the address can be shown to others.
+if (location.search) history.replaceState(null, "", `${location.pathname}${location.hash}`);
+
 render(html`<${Shell} />`, document.getElementById("app"));

@@ -1,5 +1,6 @@
 // Curves of runs as pictures. Lines have their own x values; the picture can be read by pointer and by keyboard.
 import { html, uPlot, useEffect, useMemo, useRef, useState } from "./lib.js";
+import { colour } from "./parts.js";
 
 const COLOURS = 6;
 const HEIGHT = 220;
@@ -13,7 +14,7 @@ export function mark(name) {
 }
 
 /** The n-th colour of lines, from 0 on, as a name for styles. */
-export const colour = (n) => `c${(n % COLOURS) + 1}`;
+export const nthColour = (n) => `c${(n % COLOURS) + 1}`;
 
 /** At most four digits: 0.0012, 3.25, 1,250, 41 M. */
 export function figure(value) {
@@ -25,14 +26,6 @@ export function figure(value) {
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   if (size === 0) return "0";
   return size >= 1e-4 ? String(Number(value.toPrecision(4))) : value.toExponential(1);
-}
-
-/** The colour that a style sheet's name stands for now. */
-function resolved(element, name) {
-  element.style.color = `var(--${name})`;
-  const found = getComputedStyle(element).color;
-  element.style.color = "";
-  return found;
 }
 
 /** The least and the greatest value to show; the steep fall at the beginning would flatten the rest. */
@@ -143,7 +136,7 @@ export function Chart({ title, unit, lines, xUnit, fromZero = false, leavesOutFa
   useEffect(() => {
     if (!width) return undefined;
     const names = ["soft", "rule", ...lines.map((line) => line.colour)];
-    const colours = Object.fromEntries(names.map((name) => [name, resolved(box.current, name)]));
+    const colours = Object.fromEntries(names.map((name) => [name, colour(`--${name}`)]));
     // The picture is made once for its lines; later points only change its data.
     const made = new uPlot(options({
       lines, current: () => now.current, width, colours, xUnit, fromZero, leavesOutFall, onZoom: (to) => zoom.current(to), onRead: setX,

@@ -73,8 +73,11 @@ export function Field({ field, value, onInput, problem }) {
       onChange=${(event) => onInput(event.currentTarget.checked)} />`;
   } else if (field.kind === "choice") {
     control = html`<select ...${named} value=${value} onChange=${typed}>
-      ${field.choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}
+      ${field.choices.map((choice) => html`<option value=${choice}>${choice || "as usual"}</option>`)}
     </select>`;
+  } else if (field.kind === "texts") {
+    control = html`<textarea class="lines" rows="2" spellcheck=${false} ...${named} placeholder="one in each line"
+      value=${value} onInput=${typed}></textarea>`;
   } else {
     const mode = field.kind === "whole" ? "numeric" : field.kind === "number" ? "decimal" : "text";
     control = html`<input type="text" inputmode=${mode} autocomplete="off" spellcheck=${false} ...${named}
@@ -111,3 +114,13 @@ export function useFollow(changed) {
 
 export const percent = (share) => (share >= 0.1 ? `${(100 * share).toFixed(0)}%` : share >= 0.001 ? `${(100 * share).toFixed(1)}%` : "under 0.1%");
 export const count = (n) => n.toLocaleString("en");
+
+/** A colour of the style sheet, such as "--c1", as it is now: a canvas needs it in plain words. */
+export function colour(name) {
+  const probe = document.createElement("span");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}

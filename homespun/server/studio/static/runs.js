@@ -1,6 +1,6 @@
 // The runs of the studio's folder: their list, their curves in one picture, and the run that is chosen, with its buttons.
 import { api } from "./api.js";
-import { Chart, colour } from "./charts.js";
+import { Chart, nthColour } from "./charts.js";
 import { figuresOf, inOneLine, stateOf } from "./figures.js";
 import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { useLive } from "./live.js";
@@ -44,7 +44,7 @@ function linesOf({ curves, factor = 1 }, names, runs, axis, details) {
       const alone = !runs[name]?.curves?.[curves[0][0]]; // AdamW without Muon is no second line
       lines.push({
         label: several ? `${name}, ${label}` : label,
-        colour: colour(several ? n : m),
+        colour: nthColour(several ? n : m),
         style: style === "dashed" && alone ? "line" : style,
         xs: axis === "tokens" ? tokens : steps,
         ys: factor === 1 ? values : values.map((value) => value * factor),
@@ -115,7 +115,7 @@ function Listed({ run, n, shown, onShow }) {
       onChange=${(event) => onShow(run.run, event.currentTarget.checked)} /><span class="hidden">Show ${run.run} in the picture</span></label>
     <div>
       <p class="title"><a href=${addressOf({ show: joined([run.run]) })} aria-current=${n !== -1 ? "true" : null}>${run.run}</a>
-        ${n !== -1 && shown.length > 1 && html`<i class=${`line ${colour(n)}`} aria-hidden="true"></i>`}
+        ${n !== -1 && shown.length > 1 && html`<i class=${`line ${nthColour(n)}`} aria-hidden="true"></i>`}
         <span class=${`state ${run.state}`}>${stateOf(run)}</span></p>
       <p class="note">${inOneLine(run)}</p>
       ${busy && run.progress !== null && run.progress !== undefined && html`<progress value=${run.progress} max="1" aria-label=${`${run.run}: ${Math.round(100 * run.progress)}% done`}></progress>`}

@@ -1,22 +1,14 @@
 // The form of a run: all settings with their descriptions and bounds, what is wrong with them, and what the run would take.
 import { api } from "./api.js";
-import { html, useEffect, useId, useRef, useState } from "./lib.js";
+import { html, useEffect, useRef, useState } from "./lib.js";
 import { Busy, Field, Problem, useAnswer, useKept } from "./parts.js";
 
 const CHECK_PAUSE = 300;
 
-/** One setting; several texts are lines. */
+/** One setting, with the effect of leaving it empty beside its bounds. */
 function Setting({ field, value, onInput, problem }) {
-  const id = useId();
-  const known = { ...field, bounds: [field.bounds, field.omitted && `Left empty: ${field.omitted}`].filter(Boolean).join(". "), omitted: null };
-  if (field.kind !== "texts") return html`<${Field} field=${known} value=${value} onInput=${onInput} problem=${problem} />`;
-  return html`<div class="field">
-    <label for=${id}>${field.label}</label>
-    <textarea id=${id} name=${field.name} rows="3" aria-describedby=${`${id}-help`} aria-invalid=${problem ? "true" : "false"}
-      value=${value} onInput=${(event) => onInput(event.currentTarget.value)}></textarea>
-    <p class="help" id=${`${id}-help`}>${problem ? html`<strong class="refused">${problem}</strong>` : field.help}
-      ${" "}<span class="bounds">One in each line. ${known.bounds}</span></p>
-  </div>`;
+  const bounds = [field.bounds, field.omitted && `Left empty: ${field.omitted}`].filter(Boolean).join(". ");
+  return html`<${Field} field=${{ ...field, bounds, omitted: null }} value=${value} onInput=${onInput} problem=${problem} />`;
 }
 
 /** The settings that are not as they are at first. */
