@@ -1,4 +1,4 @@
-"""The folder of a studio flows in; its runs and tunes come out, found, followed and described, for all pages at once."""
+"""The folder of a studio flows in; its runs and tunes come out: found, followed and described for all pages at once."""
 
 import threading
 import time
