@@ -34,6 +34,7 @@ from homespun.config import (
     TuneConfig,
     VerifyConfig,
 )
+from homespun.config.training import MOST_USED
 from homespun.errors import UserError
 from homespun.terminal import bar, columns, counted, printable, put, say, warn, wrapped
 
@@ -503,11 +504,7 @@ COMMANDS: dict[str, Command] = {
                 "homespun train --model-size tiny --batch-size 16 --max-epochs 10 --learning-rate 3e-4",
             ),
             _train_choices,
-            most_used=(
-                *("data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
-                *("batch_size", "seq_len", "learning_rate", "vocab_size"),
-                *("checkpoint_dir", "resume", "config"),
-            ),
+            most_used=MOST_USED,
         ),
         Command(
             "plan",

@@ -46,6 +46,14 @@ class Limits:
     bias: float = _limit(100, "", "size of a bias")
     temperature: float = _limit(2, "", "`temperature`, which is 0 or at least 0.01")
     messages: int = _limit(256, "", "messages of a chat")
+    # Runs of the studio
+    trainers: int = _limit(8, "", "runs of the studio that train at the same time")
+    shown_runs: int = _limit(200, "", "runs that are listed: those that changed last", None)
+    searched: int = _limit(5_000, "folders", "that are searched for runs", None)
+    depth: int = _limit(5, "", "folders below each other that are searched for runs", None)
+    points: int = _limit(2_000, "points", "of a curve that are sent; longer ones are thinned", None)
+    sample_texts: int = _limit(60, "", "sample texts of a run that are sent: the last ones", None)
+    plan_seconds: float = _limit(300, "s", "a plan may take")
 
 
 LEAST_TEMPERATURE = 0.01

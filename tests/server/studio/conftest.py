@@ -14,11 +14,11 @@ from tests.server.studio.pages import TOKEN
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """An application on a free port of the loopback interface; gives its address."""
+def serving(app: Any, port: int = 0) -> Iterator[str]:
+    """An application on a port of the loopback interface, by default a free one; gives its address."""
     from homespun.server import launch
 
-    listening = launch.bind("127.0.0.1", 0, None)
+    listening = launch.bind("127.0.0.1", port, None)
     server = launch.new_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

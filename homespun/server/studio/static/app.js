@@ -19,6 +19,7 @@ const KEYS = [
   ["Escape", "stop writing; close what is open"],
   ["← →, Home, End", "within a text: from token to token"],
   ["Enter", "on a token: show its alternatives, or look at it"],
+  ["← →, +, −, 0", "on a chart: read its values, zoom, show the whole run"],
   ["?", "with Ctrl: this list"],
 ];
 

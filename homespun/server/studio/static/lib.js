@@ -5,5 +5,5 @@ import htm from "./vendor/htm.js";
 
 export const html = htm.bind(h);
 export { render, Fragment };
-export { useCallback, useEffect, useId, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
+export { useCallback, useEffect, useId, useLayoutEffect, useMemo, useReducer, useRef, useState } from "./vendor/hooks.js";
 export { default as uPlot } from "./vendor/uplot.js";

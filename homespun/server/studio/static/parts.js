@@ -73,7 +73,7 @@ export function Field({ field, value, onInput, problem }) {
       onChange=${(event) => onInput(event.currentTarget.checked)} />`;
   } else if (field.kind === "choice") {
     control = html`<select ...${named} value=${value} onChange=${typed}>
-      ${field.choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}
+      ${field.choices.map((choice) => html`<option value=${choice}>${choice || "as usual"}</option>`)}
     </select>`;
   } else if (field.kind === "texts") {
     control = html`<textarea class="lines" rows="2" spellcheck=${false} ...${named} placeholder="one in each line"
