@@ -82,7 +82,8 @@ def ended(browser: Any) -> None:
 
 
 def busy(browser: Any) -> bool:
-    return not browser.find_element("xpath", "//button[text()='Stop']").get_property("disabled")
+    stop = browser.find_element("xpath", "//button[text()='Stop']")
+    return stop.get_attribute("aria-disabled") == "false"
 
 
 def active(browser: Any) -> Any:

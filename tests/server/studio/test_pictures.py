@@ -59,7 +59,7 @@ def test_pictures_for_the_guide(browser: Any, trained: Path, studio: Callable[[P
     limit.clear()
     limit.send_keys("90")
     button(browser, "Write").click()
-    done = "//button[text()='Stop' and @disabled]"
+    done = "//button[text()='Stop' and @aria-disabled='true']"
     until(
         browser,
         lambda b: b.find_elements("css selector", "article") and b.find_elements("xpath", done),

@@ -61,7 +61,7 @@ function Keys({ shown, onClose }) {
   return html`<dialog ref=${dialog} onClose=${onClose} aria-labelledby="keys-title">
     <h2 id="keys-title">Keys</h2>
     <dl class="keys">${KEYS.map(([keys, does]) => html`<dt>${keys}</dt><dd>${does}</dd>`)}</dl>
-    <form method="dialog"><button autofocus>Close</button></form>
+    <button autofocus onClick=${() => dialog.current.close()}>Close</button>
   </dialog>`;
 }
 

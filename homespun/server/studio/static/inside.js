@@ -49,7 +49,7 @@ function Bench({ models }) {
         <textarea id="text" value=${form.text} aria-invalid=${look.error?.field === "text" || look.error?.field === "prompt"}
           onInput=${(event) => setForm({ ...form, text: event.currentTarget.value })}></textarea>
       </div>
-      <div class="row"><button class="main" onClick=${open} disabled=${look.busy}>Look inside</button></div>
+      <div class="row"><button class="main" onClick=${open} aria-disabled=${Boolean(look.busy)}>Look inside</button></div>
     </div>
     <${Problem} error=${look.error} />
     ${look.busy && html`<${Busy}>Reading the text<//>`}

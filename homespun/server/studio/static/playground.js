@@ -44,6 +44,7 @@ function Desk({ studio }) {
   tree.current ??= new Tree(`continuations: ${studio.folder}`);
   const stopping = useRef(new Set());
   const drawing = useRef(false);
+  const focused = useRef(null);
   const change = (part) => setForm({ ...form, ...part });
   const model = chosenModel(models, form.model);
   const other = models.some((one) => one.path === form.other) ? form.other : "";
@@ -96,7 +97,7 @@ function Desk({ studio }) {
     stream("api/write", body, take, stop.signal).then(ended, (error) => {
       if (error.name !== "AbortError") {
         setProblem(error);
-        for (const node of nodes) if (!node.tokens.length) tree.current.remove(node.id);
+        for (const node of nodes) if (node.tokens.length <= (start ? 1 : 0)) tree.current.remove(node.id);
       }
       ended();
     });
@@ -114,6 +115,7 @@ function Desk({ studio }) {
     const likeliest = node.tokens[at].likeliest;
     const [branch] = write(node.model, 1, { parent: { id: node.id, at }, token: { id, text, p, likeliest } });
     setShown(shown.map((one) => (one === node.id ? branch : one)));
+    focused.current = branch; // the alternative that was pressed is gone
   };
   const pressed = (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) writeAll();
@@ -127,6 +129,7 @@ function Desk({ studio }) {
   });
   const visible = shown.map((id) => tree.current.get(id)).filter(Boolean);
   const forget = (id) => {
+    document.getElementById("kept-title").focus(); // the button that was pressed is gone
     tree.current.remove(id);
     tree.current.keep();
     setShown(shown.filter((one) => tree.current.get(one)));
@@ -144,8 +147,8 @@ function Desk({ studio }) {
         <p class="help" id="prompt-help">The text to continue. Empty: the model begins by itself.</p>
       </div>
       <div class="row">
-        <button class="main" onClick=${writeAll} disabled=${writing > 0}>Write</button>
-        <button onClick=${stopAll} disabled=${!writing}>Stop</button>
+        <button class="main" onClick=${writeAll} aria-disabled=${writing > 0}>Write</button>
+        <button onClick=${stopAll} aria-disabled=${!writing}>Stop</button>
       </div>
       <details open=${matchMedia("(min-width: 60rem)").matches || problem?.field in values}>
         <summary>Settings</summary>
@@ -163,7 +166,8 @@ function Desk({ studio }) {
       ${visible.length > 0 && html`<p class="note">The more surprising a token was for the model, the stronger its shade:
         <span class="token s1">below 50%</span> <span class="token s2">below 20%</span> <span class="token s3">below 5%</span></p>`}
       <div class="columns">${visible.map((node) => html`<${Continuation} key=${node.id} node=${node} tree=${tree.current}
-        model=${names[node.model] ?? node.model} onGoOn=${goOn} onGrow=${grow} writing=${writing > 0} />`)}</div>
+        model=${names[node.model] ?? node.model} onGoOn=${goOn} onGrow=${grow} writing=${writing > 0}
+        focused=${focused.current === node.id} />`)}</div>
       <section aria-labelledby="growth-title">
         <h2 id="growth-title">Over the run</h2>
         <${Next} form=${form} model=${model} onAsk=${setQuestion} />
@@ -192,8 +196,12 @@ function Next({ form, model, onAsk }) {
   </form>`;
 }
 
-function Continuation({ node, tree, model, onGoOn, onGrow, writing }) {
+function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
   const [chosen, setChosen] = useState(null);
+  const box = useRef(null);
+  useEffect(() => {
+    if (focused) box.current.focus();
+  }, []);
   const before = textOf(tree.before(node));
   const token = chosen === null ? null : node.tokens[chosen];
   const facts = [
@@ -201,7 +209,7 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing }) {
     node.speed ? `${count(Math.round(node.speed))} tokens/s` : null,
   ].filter(Boolean).join(" · ");
   const look = (n) => ({ class: surprise(node.tokens[n].p), title: percent(node.tokens[n].p) });
-  return html`<article class="card" aria-label=${`Continuation ${node.id} by ${model}`}>
+  return html`<article class="card" ref=${box} tabindex="-1" aria-label=${`Continuation ${node.id} by ${model}`}>
     <h3>${model}</h3>
     <p class="note">${facts}</p>
     <p class="written before">${before}</p>
@@ -244,7 +252,7 @@ function Kept({ tree, shown, names, onShow, onForget }) {
     ${tree.children(node.id).length > 0 && html`<ul>${tree.children(node.id).map(item)}</ul>`}
   </li>`;
   return html`<section aria-labelledby="kept-title">
-    <h2 id="kept-title">All continuations</h2>
+    <h2 id="kept-title" tabindex="-1">All continuations</h2>
     <p class="note">Each begins after its prompt, or where you went on from another one. They stay in this browser.</p>
     <ul class="tree">${roots.map(item)}</ul>
   </section>`;

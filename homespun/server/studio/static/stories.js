@@ -1,7 +1,7 @@
 // A story in, the judge's verdict out: each sentence that contradicts the story is marked, with the reason.
 import { html, useEffect, useRef, useState } from "./lib.js";
 import { api, stream } from "./api.js";
-import { Busy, ModelChoice, Problem, Spoken, count, useAnswer, useKept } from "./parts.js";
+import { Busy, Empty, ModelChoice, Problem, Spoken, count, useAnswer, useKept } from "./parts.js";
 import { chosenModel } from "./playground.js";
 
 const LEAST_UNDERSTOOD = 0.5;
@@ -63,14 +63,16 @@ export default function Stories() {
             onInput=${(event) => setText(event.currentTarget.value)}></textarea>
         </div>
         <div class="row">
-          <button class="main" onClick=${() => judge(text)} disabled=${writing}>Judge</button>
-          ${models.length > 0 && html`<button onClick=${write} disabled=${writing}>Let the model write one</button>
-            <button onClick=${stop} disabled=${!writing}>Stop</button>`}
+          <button class="main" onClick=${() => writing || judge(text)} aria-disabled=${writing}>Judge</button>
+          ${models.length > 0 && html`<button onClick=${() => writing || write()} aria-disabled=${writing}>Let the model write one</button>
+            <button onClick=${stop} aria-disabled=${!writing}>Stop</button>`}
         </div>
         ${models.length > 0 && html`<${ModelChoice} label="Model" models=${models} value=${chosenModel(models, model)} onChoose=${setModel} />`}
       </div>
       <${Problem} error=${answer.error} />
       ${answer.busy && html`<${Busy}>Judging<//>`}
+      ${!answer.verdict && !answer.busy && !answer.error && !writing && html`<${Empty} title="No verdict yet">
+        <p>Write or paste a story and press Judge, or let a model that learned the built-in stories write one.</p><//>`}
       ${answer.verdict && html`<${Verdict} verdict=${answer.verdict} />`}
     </div>`;
 }

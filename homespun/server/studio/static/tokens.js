@@ -43,7 +43,7 @@ export function Tokens({ label, tokens, chosen, onChoose, onPoint, look, describ
   };
   const left = () => onPoint?.(null);
   return html`<div class="tokens written" role="group" aria-label=${label} ref=${box} onKeyDown=${pressed}
-      onClick=${clicked} onPointerOver=${pointed} onPointerLeave=${left} onFocusIn=${pointed}>
+      onClick=${clicked} onPointerOver=${pointed} onPointerLeave=${left} onFocusIn=${pointed} onFocusOut=${left}>
     ${tokens.map((token, n) => {
       const { title = null, style = null, class: kind = "" } = look?.(n) ?? {};
       const unseen = token.text === "" || token.name;
