@@ -80,6 +80,10 @@ def test_runs_are_found_below_the_folder_alone(root: Path) -> None:
     (root.parent / "elsewhere").mkdir()
     line(root.parent / "elsewhere", step=1, loss=1.0)
     (root / "out").symlink_to(root.parent / "elsewhere")
+    (root / "linked").mkdir()
+    (root / "linked" / METRICS).symlink_to(root.parent / "elsewhere" / METRICS)
+    with pytest.raises(UserError, match="no run"):
+        folders.run_place(root, "linked")
     os.utime(root / "one" / METRICS, (1, 1))
     found = folders.search(root, Limits())
     assert (found.runs, found.more, found.is_whole) == (("deep/er/two", "one"), 0, True)
