@@ -192,7 +192,8 @@ def grown(
 
 def shares_of(logits: Floats) -> npt.NDArray[np.float64]:
     """The probabilities after `logits`, [V] -> [V]."""
-    return np.exp(log_softmax(logits))
+    shares: npt.NDArray[np.float64] = np.exp(log_softmax(logits))
+    return shares
 
 
 def _share(logprob: float) -> float:
