@@ -142,7 +142,8 @@ class NumpyEngine:
         mark = self.document_mark
         if mark is None or not (tokens[:, 1:] == mark).any():
             return None
-        return (tokens == mark).cumsum(1, dtype=np.int32)
+        numbers: Tokens = (tokens == mark).cumsum(1, dtype=np.int32)
+        return numbers
 
     def hidden(
         self,

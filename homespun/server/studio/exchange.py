@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from homespun.errors import UserError
 from homespun.server.guard import error_body
+from homespun.tokenizer.utf8 import utf8
 
 JSON = dict[str, Any]
 Value = TypeVar("Value")
@@ -30,10 +31,11 @@ async def asked(request: Request) -> JSON:
     """The object in the body of a request.
 
     Raises:
-        UserError: the body is no JSON object.
+        UserError: the body is no JSON object, or a text in it is no valid one.
     """
     try:
         body = json.loads(await request.body())
+        utf8(json.dumps(body, ensure_ascii=False))
     except (ValueError, RecursionError):
         raise UserError("the request is not JSON that can be read") from None
     if not isinstance(body, dict):

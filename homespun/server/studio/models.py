@@ -164,7 +164,7 @@ class Models:
     def _models_in(self, folder: Path) -> Iterator[Found]:
         """The models in one folder."""
         try:
-            names = sorted(file.name for file in folder.iterdir())
+            names = sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
         except OSError:
             return
         run = folder.relative_to(self.folder).as_posix()

@@ -52,7 +52,8 @@ def routes(state: State) -> list[BaseRoute]:
         _check_stops(config, state)
         path, prompt = stated(body, "model", str), _prompt(body)
         loaded = await run_in_threadpool(state.models.loaded, path)
-        return events(written(loaded, prompt, config))
+        ids = await run_in_threadpool(tokens_of, loaded.model, prompt)
+        return events(written(loaded, ids, config))
 
     async def growth(request: Request) -> Response:
         """The probability of a next token at each checkpoint of a run: server-sent events."""
@@ -108,15 +109,14 @@ def tokens_of(model: LanguageModel, prompt: str | list[int]) -> list[int]:
     return ids
 
 
-def written(loaded: Loaded, prompt: str | list[int], config: GenerateConfig) -> Iterator[JSON]:
+def written(loaded: Loaded, ids: list[int], config: GenerateConfig) -> Iterator[JSON]:
     """First the tokens of the prompt and the seed, then what each token adds to its text, at the end the time that all
     took. Probabilities are the model's own, at temperature 1 and without filters.
 
     Raises:
-        UserError: see `tokens_of`; or the model's output is not finite.
+        UserError: too many texts wait, or the model's output is not finite.
     """
     model, tokenizer = loaded.model, loaded.model.tokenizer
-    ids = tokens_of(model, prompt)
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbits(32))
     yield {
@@ -192,7 +192,8 @@ def grown(
 
 def shares_of(logits: Floats) -> npt.NDArray[np.float64]:
     """The probabilities after `logits`, [V] -> [V]."""
-    return np.exp(log_softmax(logits))
+    shares: npt.NDArray[np.float64] = np.exp(log_softmax(logits))
+    return shares
 
 
 def _share(logprob: float) -> float:

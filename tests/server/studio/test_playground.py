@@ -99,7 +99,8 @@ def test_text_of_a_model_comes_as_it_is(address: str) -> None:
         ({"settings": {"stop": ["x"] * 5}}, "stop"),
         ({"settings": {"stop": ["x" * 257]}}, "stop"),
         ({"prompt": "word " * 100}, "prompt"),
-        ({"prompt": "\ud800"}, "prompt"),
+        ({"prompt": "\ud800"}, None),
+        ({"settings": {"\ud800": "1"}}, None),
         ({"prompt": 3}, "prompt"),
         ({"ids": [400]}, "prompt"),
         ({"ids": [-1]}, "prompt"),
@@ -112,12 +113,9 @@ def test_text_of_a_model_comes_as_it_is(address: str) -> None:
     ],
 )
 def test_bad_input_is_refused_with_its_field_and_the_next_request_answered(
-    address: str, wrong: dict[str, Any], field: str
+    address: str, wrong: dict[str, Any], field: str | None
 ) -> None:
     status, refused = ask(address, "/api/write", question(**wrong))
-    events = [refused]
-    if status == 200:
-        pytest.fail(f"answered {events}")
     assert status == 400
     assert refused["error"]["param"] == field
     assert "\n" not in refused["error"]["message"]
@@ -148,9 +146,7 @@ def test_growth_is_the_probability_at_each_checkpoint(address: str, work: Path) 
         assert point["likeliest"]["id"] == int(shares.argmax())
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"next": ""}, {"token": 400}, {"token": "x"}, {"prompt": "\ud800"}]
-)
+@pytest.mark.parametrize("wrong", [{"next": ""}, {"token": 400}, {"token": "x"}])
 def test_growth_of_no_token_is_explained(address: str, wrong: dict[str, Any]) -> None:
     body = {"model": BEST, "prompt": "Once", "next": " upon", "token": None} | wrong
     [answer] = told(address, "/api/growth", body)
@@ -159,7 +155,7 @@ def test_growth_of_no_token_is_explained(address: str, wrong: dict[str, Any]) ->
 
 def test_a_reader_who_leaves_ends_the_writing(work: Path) -> None:
     loaded = Models(work).loaded(BEST)
-    source = written(loaded, "Once", GenerateConfig(max_tokens=4000))
+    source = written(loaded, [0], GenerateConfig(max_tokens=4000))
     next(source), next(source)
     source.close()
     loaded.batcher.call(lambda: None).result()  # between two steps

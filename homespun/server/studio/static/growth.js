@@ -2,7 +2,7 @@
 import { html, uPlot, useEffect, useRef, useState } from "./lib.js";
 import { stream } from "./api.js";
 import { Busy, Problem, Spoken, colour, count, percent } from "./parts.js";
-import { named } from "./tokens.js";
+import { Word } from "./tokens.js";
 
 function Curve({ points, label }) {
   const place = useRef(null);
@@ -59,12 +59,11 @@ export function Growth({ question }) {
   const { points, token, n, done, error } = told;
   const steps = points.filter((point, i) => points.findIndex((one) => one.step === point.step) === i)
     .sort((a, b) => a.step - b.step);
-  const word = token && named(token);
   const ends = steps.length > 1 ? [steps[0], steps.at(-1)] : null;
   const summary = ends && `From ${percent(ends[0].probability)} at step ${count(ends[0].step)} to ` +
     `${percent(ends[1].probability)} at step ${count(ends[1].step)}.`;
   return html`<div class="card growth">
-    <h3>Probability of <q class="written">${token ? word : "…"}</q></h3>
+    <h3>Probability of <q>${token ? html`<${Word} token=${token} />` : "…"}</q></h3>
     <p class="note">After <q class="written">${question.before.length > 80 ? `…${question.before.slice(-80)}` : question.before || "the start of a text"}</q>
       ${n > 1 ? ` The text has ${n} tokens; this is the first of them.` : ""}</p>
     <${Problem} error=${error} />
@@ -79,7 +78,7 @@ export function Growth({ question }) {
         <th scope="col" class="number">probability</th><th scope="col" class="number">rank</th><th scope="col">likeliest instead</th></tr></thead>
       <tbody>${points.map((point) => html`<tr key=${point.path}><th scope="row">${point.label}</th><td class="number">${count(point.step)}</td>
         <td class="number">${percent(point.probability)}</td><td class="number">${count(point.rank)}</td>
-        <td class="written">${point.rank === 1 ? "" : named(point.likeliest)}</td></tr>`)}</tbody>
+        <td>${point.rank === 1 ? "" : html`<${Word} token=${point.likeliest} />`}</td></tr>`)}</tbody>
     </table></div>`}
   </div>`;
 }

@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { api } from "./api.js";
 import { Busy, ModelChoice, Problem, Spoken, colour, count, percent, useAnswer, useKept } from "./parts.js";
-import { Tokens, named } from "./tokens.js";
+import { Tokens, Word, named } from "./tokens.js";
 import { NoModel, chosenModel } from "./playground.js";
 
 const N_NAMED = 5;
@@ -110,9 +110,9 @@ function Seen({ question, seen }) {
         describe=${(n) => `${named(tokens[n])}, token ${n + 1} of ${tokens.length}`} /></div>
       <div class="columns looks">
         <div>
-          <h3><q class="written">${named(tokens[at])}</q> attends to</h3>
+          <h3><q><${Word} token=${tokens[at]} /></q> attends to</h3>
           <ul class="bars">${ranked.map(([share, n]) => html`<li key=${n}>
-            <span class="word written">${named(tokens[n])}</span>
+            <span class="word"><${Word} token=${tokens[n]} /></span>
             <span class="share"><span class="bar" style=${{ width: `${100 * share}%` }}></span></span>
             <span class="figure">${percent(share)}</span></li>`)}</ul>
           <${Spoken} text=${told ? `${named(tokens[at])} attends to ${told}` : ""} />
@@ -134,7 +134,7 @@ function Seen({ question, seen }) {
       <details><summary>All tokens with their ids and bytes</summary>
         <div class="wide" tabindex="0" role="group" aria-label="Table of the tokens"><table>
           <thead><tr><th scope="col" class="number">token</th><th scope="col">text</th><th scope="col" class="number">id</th><th scope="col">bytes</th></tr></thead>
-          <tbody>${tokens.map((token, n) => html`<tr key=${n}><td class="number">${n + 1}</td><th scope="row" class="written">${named(token)}</th>
+          <tbody>${tokens.map((token, n) => html`<tr key=${n}><td class="number">${n + 1}</td><th scope="row"><${Word} token=${token} /></th>
             <td class="number">${token.id}</td><td><code>${token.bytes || "none"}</code></td></tr>`)}</tbody>
         </table></div>
       </details>
@@ -194,15 +194,15 @@ function Matrix({ weights, tokens, onChoose, at }) {
 function Lens({ question, tokens, at }) {
   const { value, error } = useDetail("api/lens", question, { position: at });
   const next = tokens[at + 1];
-  return html`<p class="note">The state after each layer at <q class="written">${named(tokens[at])}</q>, sent through the last norm and the head.
-      The last row is the model's answer.${next ? html` In this text <q class="written">${named(next)}</q> follows.` : ""} Choose another token above.</p>
+  return html`<p class="note">The state after each layer at <q><${Word} token=${tokens[at]} /></q>, sent through the last norm and the head.
+      The last row is the model's answer.${next ? html` In this text <q><${Word} token=${next} /></q> follows.` : ""} Choose another token above.</p>
     <${Problem} error=${error} />
     ${value && html`<div class="wide" tabindex="0" role="group" aria-label="Table of the layers"><table class="lens">
       <thead><tr><th scope="col">after</th><th scope="col">likeliest next tokens</th>
-        ${next && html`<th scope="col" class="number">probability of <q class="written">${named(next)}</q></th><th scope="col" class="number">its rank</th>`}</tr></thead>
+        ${next && html`<th scope="col" class="number">probability of <q><${Word} token=${next} /></q></th><th scope="col" class="number">its rank</th>`}</tr></thead>
       <tbody>${value.layers.map((layer, n) => html`<tr key=${n}>
         <th scope="row">${n ? `layer ${n}` : "embeddings"}</th>
-        <td>${layer.likeliest.map((one) => html`<span class="guess" key=${one.id}><span class="written">${named(one)}</span> ${percent(one.probability)}</span> `)}</td>
+        <td>${layer.likeliest.map((one) => html`<span class="guess" key=${one.id}><${Word} token=${one} /> ${percent(one.probability)}</span> `)}</td>
         ${next && html`<td class="number">${percent(layer.following.probability)}</td><td class="number">${count(layer.following.rank)}</td>`}
       </tr>`)}</tbody></table></div>`}`;
 }
@@ -215,7 +215,7 @@ function Experts({ tokens, experts, mixed, at, layer, n, onChoose }) {
         look=${(i) => ({ class: `expert e${mixed.tokens[i][0][0] % 6}`, title: `expert ${mixed.tokens[i][0][0] + 1}` })}
         describe=${(i) => `${named(tokens[i])}, expert ${mixed.tokens[i][0][0] + 1}`} /></div>`
       : html`<p class="note">Layer ${layer + 1} has no mixture.</p>`}
-    <h3>All layers at <q class="written">${named(tokens[at])}</q></h3>
+    <h3>All layers at <q><${Word} token=${tokens[at]} /></q></h3>
     <table><thead><tr><th scope="col">layer</th><th scope="col">experts</th></tr></thead>
       <tbody>${experts.map((one) => html`<tr key=${one.layer}><th scope="row">${one.layer + 1}</th><td>${shares(one)}</td></tr>`)}</tbody></table>`;
 }

@@ -2,7 +2,7 @@
 import { html, useCallback, useEffect, useRef, useState } from "./lib.js";
 import { stream } from "./api.js";
 import { Busy, Empty, Field, ModelChoice, Problem, Spoken, count, percent, useAnswer, useKept } from "./parts.js";
-import { Tokens, named } from "./tokens.js";
+import { Tokens, Word, named, visible } from "./tokens.js";
 import { Tree, textOf } from "./tree.js";
 import { Growth } from "./growth.js";
 
@@ -210,7 +210,7 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
   ].filter(Boolean).join(" · ");
   const look = (n) => ({ class: surprise(node.tokens[n].p), title: percent(node.tokens[n].p) });
   return html`<article class="card" ref=${box} tabindex="-1" aria-label=${`Continuation ${node.id} by ${model}`}>
-    <h3>${model}</h3>
+    <h2>${model}</h2>
     <p class="note">${facts}</p>
     <p class="written before">${before}</p>
     <${Tokens} label="Text, token by token" tokens=${node.tokens} chosen=${chosen} look=${look}
@@ -218,10 +218,10 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
       describe=${(n) => `${named(node.tokens[n])}, ${percent(node.tokens[n].p)}`} />
     <p class="note">${node.finish ? ENDS[node.finish] ?? "stopped" : html`<span class="dot" aria-hidden="true"></span>writing`}</p>
     ${token && html`<div class="alternatives">
-      <h4>In the place of <q class="written">${named(token)}</q></h4>
+      <h3>In the place of <q><${Word} token=${token} /></q></h3>
       <ul>${token.likeliest.map((one) => html`<li key=${one[0]}>
         <button disabled=${writing || one[0] === token.id} onClick=${() => { setChosen(null); onGoOn(node, chosen, one); }}>
-          <span class="word written">${named({ text: one[1], name: one[1] === "" ? "end of text" : null })}</span>
+          <span class="word"><${Word} token=${{ text: one[1], name: one[1] === "" ? "end of text" : null }} /></span>
           <span class="share"><span class="bar" style=${{ width: `${100 * one[2]}%` }}></span></span>
           <span class="figure">${percent(one[2])}</span>
         </button></li>`)}</ul>
@@ -240,7 +240,7 @@ function Kept({ tree, shown, names, onShow, onForget }) {
   const roots = tree.children(null);
   if (!roots.length) return null;
   const excerpt = (node) => {
-    const text = textOf(node.tokens).trim().replaceAll("\n", " ");
+    const text = visible(textOf(node.tokens).trim().replaceAll("\n", " "));
     return text.length > 60 ? `${text.slice(0, 60)}…` : text || "nothing";
   };
   const item = (node) => html`<li key=${node.id}>

@@ -2,7 +2,7 @@
 import { html, useRef, useState } from "./lib.js";
 
 /** Control characters as their pictures. */
-const visible = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (one) => String.fromCodePoint(0x2400 + one.codePointAt(0)));
+export const visible = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (one) => String.fromCodePoint(0x2400 + one.codePointAt(0)));
 
 /** A token in words, also where it is nothing that can be seen. */
 export function named(token) {
@@ -10,6 +10,13 @@ export function named(token) {
   if (token.text === "") return "part of a character";
   const shown = visible(token.text).replaceAll("\n", "line break").replaceAll("\t", "tab");
   return shown.trim() === "" && shown !== "" ? `${shown.length === 1 ? "a blank" : `${shown.length} blanks`}` : shown;
+}
+
+/** A token for the eye: a blank at its beginning can be seen. */
+export function Word({ token }) {
+  const word = named(token);
+  const isBlank = !token.name && word.startsWith(" ");
+  return html`<span class="written">${isBlank && html`<span class="blank" aria-hidden="true">␣</span>`}${isBlank ? word.slice(1) : word}</span>`;
 }
 
 /** Tokens in a row.
