@@ -75,7 +75,7 @@ def _field(name: str) -> JSON:
         field["value"] = "\n".join(default)
     known: dict[str, Iterable[str]]
     known = {"model_size": PRESETS, "architecture": FAMILIES, "track": ("", *tracking.available())}
-    choices = list(known.get(name, field["choices"]))
+    choices = list(known[name] if name in known else field["choices"])
     if choices:
         field["kind"] = "choice"
         field["choices"] = ["", *choices] if default is None else choices
