@@ -22,7 +22,7 @@ from homespun import child_process, durable
 from homespun.checkpoint.folder import LOCK, METRICS, CheckpointFolder, Holder
 from homespun.errors import UserError, cannot_write
 from homespun.server.limits import Limits
-from homespun.server.studio.folders import OWN
+from homespun.server.studio.folders import OWN, place
 
 SECONDS_TO_START = 120.0
 """A process that a former studio has started, and that holds no lock after so long, is not one that begins."""
@@ -74,6 +74,10 @@ class Processes:
             self._reap()
             if len(self._children) >= (most := self._limits.trainers):
                 raise UserError(f"{most} runs of the studio train already: stop one of them first")
+            if self._own.is_symlink():
+                raise UserError(
+                    f"{self._own} is a link: move it away, the studio keeps its own files there"
+                )
             try:
                 durable.make_folder(self._own)
                 log = durable.open_file(self._file(run, ".log"), os.O_WRONLY)
@@ -152,7 +156,7 @@ class Processes:
             for file in sorted(self._own.glob("*.json")):
                 with contextlib.suppress(OSError, UserError):
                     run = durable.read_json(file).get("run")
-                    if isinstance(run, str):
+                    if isinstance(run, str) and place(self.root, run):
                         found.append(run)
         return found
 
@@ -224,9 +228,9 @@ class Processes:
         status = known.get("status")
         if not isinstance(known.get("pid"), int) or status == 0 or _was_stopped(status):
             return None
-        ended = known.get("ended") or known.get("began") or 0.0
         with contextlib.suppress(OSError):
-            # A record that has grown since then is that of another process.
+            # A record that has grown since its last message is that of another process.
+            ended = known.get("ended") or self._file(run, ".log").stat().st_mtime
             if (self.root / run / METRICS).stat().st_mtime > ended + 1:
                 return None
         reason = _reason(self.messages(run))

@@ -15,9 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from homespun.config import TOKENS_DIR
 from homespun.errors import UserError
+from homespun.reporting.run_record import read_standing
 from homespun.server.studio.exchange import JSON, FieldError, asked
-from homespun.server.studio.folders import run_place
+from homespun.server.studio.folders import place, run_place
 from homespun.server.studio.form import (
     LENGTHS,
     NAMES,
@@ -210,7 +212,8 @@ class Runs:
         return typed
 
     def _resume_words(self, run: object, body: JSON) -> list[str]:
-        run_place(self._root, run)
+        stored = read_standing(run_place(self._root, run)).requested
+        place(self._root, str(stored.get("tokens_dir") or TOKENS_DIR))  # the run writes there, too
         values = self._typed({"settings": body.get("settings") or {}}, ON_RESUME).values
         return ["--resume", f"--checkpoint-dir={run}", *words_of(values)]
 

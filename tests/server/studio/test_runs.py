@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from homespun import durable
 from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.folder import METRICS, CheckpointFolder
 from homespun.cli.arguments import parse
@@ -292,6 +293,23 @@ def test_questions_about_what_is_no_run_are_answered_in_a_sentence(
         with pytest.raises(Refusal) as refusal:
             asker.post(order, run=name)
         assert refusal.value.status == 400
+
+
+def test_records_of_others_lead_nowhere_else(studio: Studio, root: Path) -> None:
+    """A folder from elsewhere may hold a run that writes outside, and notes of a studio that name one there."""
+    write_run(root.parent / "elsewhere")
+    write_run(root / "run", settings={"tokens_dir": "../elsewhere"})
+    (root / folders.OWN).mkdir()
+    durable.write_json(root / folders.OWN / "0.json", {"run": "../elsewhere", "pid": os.getpid()})
+    asker = Asker(studio(root))
+    assert [one["run"] for one in asker.get("")["runs"]] == ["run"]
+    with (
+        CheckpointFolder(root.parent / "elsewhere").lock(),
+        pytest.raises(Refusal, match="leads out of the folder"),
+    ):
+        asker.post("/stop", run="../elsewhere")
+    with pytest.raises(Refusal, match=r"\.\./elsewhere leads out of the folder"):
+        asker.post("/resume", run="run")
 
 
 def test_advice_is_that_of_the_doctor(studio: Studio, root: Path) -> None:
