@@ -175,7 +175,9 @@ def test_an_echo_with_logprobs_scores_the_prompt(
     found = choice["logprobs"]
     read = ids[1:] if as_tokens else ids
     logits = model(np.array(read))
-    expected = [float(log_softmax(row)[token]) for row, token in zip(logits, read[1:])]
+    expected = [
+        float(log_softmax(row)[token]) for row, token in zip(logits, read[1:], strict=False)
+    ]
     expected = [None, *expected] if as_tokens else expected
     assert found["token_logprobs"] == [
         e if e is None else pytest.approx(e, abs=1e-5) for e in expected
