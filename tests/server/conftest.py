@@ -124,9 +124,12 @@ class GatedDecoder:
         self.decoder.drop(row)
 
 
+Start = Callable[..., "Server"]
+
+
 @pytest.fixture
-def gated(model: LanguageModel) -> Iterator[tuple[LanguageModel, Gate]]:
-    """The model, and the gate of its steps."""
+def gated(model: LanguageModel, start: Start) -> Iterator[tuple[LanguageModel, Gate]]:
+    """The model, and the gate of its steps, which is open before its servers stop."""
     gate = Gate()
     copy = LanguageModel(model.stored, model.engine)
     make = copy.session.make_decoder
@@ -191,9 +194,6 @@ class Server:
     @property
     def is_idle(self) -> bool:
         return not (self.service.batcher.n_running or self.service.batcher.n_waiting)
-
-
-Start = Callable[..., Server]
 
 
 @pytest.fixture(scope="session")

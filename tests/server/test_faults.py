@@ -295,14 +295,17 @@ def test_a_model_that_gives_no_numbers_is_told_and_the_thread_lives(
 def test_text_of_a_client_reaches_the_terminal_without_control_sequences(
     model: LanguageModel, start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ValueError("\x1b[31m red")
+
     server = start(model)
-    monkeypatch.setattr(type(server.service.batcher), "submit", lambda *a, **k: 1 / 0)
-    answer = server.ask(
-        "/v1/completions?x=\x1b", json.dumps({"model": "small", "prompt": "\x1b[31m"}).encode()
-    )
-    assert answer.status == 500
+    monkeypatch.setattr(type(server.service.batcher), "submit", broken)
+    body = json.dumps({"model": "small", "prompt": "a"}).encode()
+    head = b"POST /v1/%1b[31m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    server.raw(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert server.ask("/v1/completions", body).status == 500
     shown = capsys.readouterr().err
-    assert shown.startswith("error: POST /v1/completions failed: ZeroDivisionError")
+    assert shown == "error: POST /v1/completions failed: ValueError: [31m red\n"
     assert "\x1b" not in shown
     assert "Traceback" not in shown
 

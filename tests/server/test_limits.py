@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,13 @@ def test_connections(model: LanguageModel, start: Start) -> None:
 
 
 def until(condition: Callable[[], bool]) -> bool:
-    """Ask again and again; False if it never holds."""
-    return any(condition() for _ in range(20_000))
+    """Ask again and again; False if it does not hold within a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def in_flight(server: Server) -> int:
