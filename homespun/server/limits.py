@@ -27,7 +27,9 @@ class Limits:
     body_bytes: int = _limit(1_048_576, "bytes", "body of a request", 413)
     body_seconds: float = _limit(10, "s", "time until the body has arrived", 408)
     idle_seconds: int = _limit(15, "s", "pause between two requests of a connection", None)
-    unread_seconds: float = _limit(30, "s", "time for which a client reads nothing of an answer", None)
+    unread_seconds: float = _limit(
+        30, "s", "time for which a client reads nothing of an answer", None
+    )
     stop_seconds: int = _limit(1, "s", "time for running answers when the server is stopped", None)
     # Work
     slots: int = _limit(16, "", "texts that are written together; others wait", None)
