@@ -101,17 +101,23 @@ def served(
 
 def measured(
     config: ModelConfig, precision: Precision, n_tokens: int, rounds: int
-) -> list[report.Row]:
-    """One text at a time, and 16 at once."""
+) -> dict[str, list[report.Row]]:
+    """One text at a time and 16 at once, in the batcher and by the server."""
+    works = {"batcher": batched, "server": served}
     with ExitStack() as stack:
         variants = {
-            f"{title}, {n} at once": stack.enter_context(
-                Process(partial(work, config, precision, n, n_tokens))
-            )
-            for title, work in (("batcher", batched), ("server", served))
+            (title, n): stack.enter_context(Process(partial(work, config, precision, n, n_tokens)))
+            for title, work in works.items()
             for n in (1, AT_ONCE)
         }
-        return compared(interleaved(variants, rounds), "tokens/s", 1)
+        names = {f"{title} {n}": turn for (title, n), turn in variants.items()}
+        figures = interleaved(names, rounds)
+    return {
+        title: compared(
+            {f"{n} at once": figures[f"{title} {n}"] for n in (1, AT_ONCE)}, "tokens/s", 1
+        )
+        for title in works
+    }
 
 
 def main(
@@ -133,8 +139,9 @@ def main(
     tables = {}
     for (n_layers, d_model), precision in itertools.product(shapes, precisions):
         config = model_config("gpt2", n_layers, d_model, vocab_size)
-        title = f"{n_layers} x {d_model} ({count_parameters(config) / 1e6:.1f} M), {precision}"
-        tables[title] = measured(config, precision, n_tokens, rounds)
+        size = count_parameters(config) / 1e6
+        for title, rows in measured(config, precision, n_tokens, rounds).items():
+            tables[f"{title}, {n_layers} x {d_model} ({size:.1f} M), {precision}"] = rows
     report.save("serving", tables)
 
 
