@@ -42,7 +42,8 @@ PROGRAM = textwrap.dedent(
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.chdir(tmp_path)
     with Terminal(tmp_path, program=PROGRAM) as terminal:
         terminal.wait_for("Ctrl-D leaves.\r\n")
         terminal.wait_for("> ")
@@ -93,19 +94,19 @@ def test_a_mistake_keeps_the_conversation(terminal: Terminal) -> None:
 
 
 def test_conversations_are_saved_one_after_the_other(terminal: Terminal, tmp_path: Path) -> None:
-    file = tmp_path / "my talks.jsonl"
-    assert answer(terminal, f"/save {file}") == ["error: there is no message yet"]
+    file = tmp_path / "my talk.jsonl"
+    assert answer(terminal, f"/save {file.name}") == ["error: there is no message yet"]
     answer(terminal, "/system S")
-    answer(terminal, "<|endoftext|> e")
-    assert answer(terminal, f"/save {file}")[-1].startswith("2 messages added to")
+    answer(terminal, "<|endoftext|>e")
+    assert answer(terminal, f"/save {file.name}")[-1].startswith("2 messages added to")
     file.write_text(file.read_text().rstrip())  # as an editor may leave it
     answer(terminal, "two")
-    answer(terminal, f"/save {file}")
+    answer(terminal, f"/save {file.name}")
     first, second = conversations(file)
     assert [m["content"] for m in first.messages] == [
         "S",
-        "<|endoftext|> e",
-        "[s:S u:<|endoftext|> e] t=0.9",
+        "<|endoftext|>e",
+        "[s:S u:<|endoftext|>e] t=0.9",
     ]
     assert len(second.messages) == 5
     assert "give a file name that ends in .jsonl" in answer(terminal, "/save talk.txt")[0]
