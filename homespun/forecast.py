@@ -317,7 +317,13 @@ def forecast(
         n_tokens = count.training if count else NO_TEXT_TOKENS
         vocab_size = count.vocab_size if count else wanted.vocab_size or AUTO_VOCAB_SIZE
         planned = choose_plan(
-            wanted, vocab_size, n_tokens // wanted.seq_len, notes.append, initial, target
+            wanted,
+            vocab_size,
+            n_tokens // wanted.seq_len,
+            notes.append,
+            initial,
+            target,
+            is_chat=corpus is not None and corpus.is_chat,
         )
     mark = tokenizer.eot_id if tokenizer else 0
     if planned.config.auto_batch and not point:
