@@ -243,3 +243,15 @@ def test_a_damaged_template_is_named(place: Path) -> None:
         with pytest.raises(UserError, match=message):
             answering(init_from="broken")
         shutil.rmtree("broken")
+
+
+def test_a_plan_counts_the_tokens_of_conversations(place: Path) -> None:
+    settings: dict[str, Any] = {"init_from": "base", "data_file": "chats.jsonl", "max_steps": 4}
+    estimated = homespun.plan(**settings, batch_size=2, threads=1)
+    assert estimated.text is not None
+    assert not Path("data").exists() or not list(Path("data").rglob("*.tokens"))
+    answering()
+    counted = homespun.plan(**settings, batch_size=2, threads=1)
+    assert counted.text is not None
+    assert counted.text.estimated_from is None
+    assert estimated.text.training == pytest.approx(counted.text.training, rel=0.2)
