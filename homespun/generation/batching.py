@@ -22,7 +22,7 @@ from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats, OutOfMemory
 from homespun.errors import UserError
 from homespun.generation.session import Finish, Session, Text
-from homespun.terminal import printable, warn
+from homespun.terminal import warn
 
 POSITIONS_STEP = 128
 """Caches have a multiple of so many positions, so that few texts that join make the cache grow."""
@@ -301,7 +301,7 @@ class Batcher:
         except BaseException as error:
             reason = f"the thread that generates has ended ({type(error).__name__}: {error})"
             self.failure = reason
-            warn(f"error: {printable(reason)}")
+            warn(f"error: {reason}")
         finally:
             self._end(Stopped(reason))
 
