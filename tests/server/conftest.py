@@ -165,8 +165,8 @@ class Answer:
 class Server:
     """A server that is running."""
 
-    def __init__(self, service: Service, port: int) -> None:
-        self.service, self.port = service, port
+    def __init__(self, service: Service, port: int, stop: Callable[[], None]) -> None:
+        self.service, self.port, self.stop = service, port, stop
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -222,11 +222,12 @@ def starting() -> Iterator[Start]:
 
             def stop() -> None:
                 server.should_exit = True
-                thread.join(60)
+                thread.join(30)
                 listening.close()
+                assert not thread.is_alive()
 
             stack.callback(stop)
-            return Server(service, listening.getsockname()[1])
+            return Server(service, listening.getsockname()[1], stop)
 
         yield start
 

@@ -58,6 +58,16 @@ def test_a_stream_is_the_whole_in_pieces(chat: Server) -> None:
     assert {event["object"] for event in events} == {"chat.completion.chunk"}
 
 
+def test_an_answer_begins_with_no_white_space(chat: Server, answering_model: LanguageModel) -> None:
+    [space] = answering_model.tokenizer.encode(" ")
+    fields = {"max_tokens": 5, "temperature": 0, "logit_bias": {str(space): 100}}
+    whole = ask(chat, **fields).json
+    assert whole["choices"][0]["message"]["content"] == ""
+    assert whole["usage"]["completion_tokens"] == 5
+    for event in ask(chat, **fields, stream=True).events:
+        assert not event["choices"][0]["delta"].get("content")
+
+
 def test_a_model_without_a_template_says_so(server: Server) -> None:
     answer = ask(server)
     assert answer.status == 400
