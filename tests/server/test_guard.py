@@ -225,7 +225,7 @@ def test_what_is_no_request_is_refused(server: Server, request_: bytes) -> None:
 
 
 def test_health_answers_while_200_slow_clients_hang(model: LanguageModel, start: Start) -> None:
-    """They send half of the headers, half of a body, or read nothing of a long answer, until their deadline."""
+    """They send half of the headers, or half of a body, and then nothing."""
     limits = Limits(header_seconds=60, body_seconds=60)
     server = start(model, limits)
     begun = [
