@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
-def _limit(default: float, unit: str, meaning: str, status: int | None = 400) -> Any:
-    """A limit; a status of None closes the connection without an answer."""
+def _limit(default: float, unit: str, meaning: str, status: int | str | None = 400) -> Any:
+    """A limit; a status of None closes the connection without an answer. Words tell what happens instead of a
+    refusal."""
     return dataclasses.field(
         default=default, metadata={"unit": unit, "meaning": meaning, "status": status}
     )
@@ -23,14 +24,16 @@ class Limits:
     # Connections
     connections: int = _limit(512, "", "open connections", 503)
     header_bytes: int = _limit(16_384, "bytes", "request line and headers", 431)
-    header_seconds: float = _limit(10, "s", "until the headers have arrived", 408)
+    header_seconds: float = _limit(10, "s", "time until the headers have arrived", 408)
     body_bytes: int = _limit(1_048_576, "bytes", "body of a request", 413)
-    body_seconds: float = _limit(10, "s", "until the body has arrived", 408)
+    body_seconds: float = _limit(10, "s", "time until the body has arrived", 408)
     idle_seconds: int = _limit(15, "s", "pause between two requests of a connection", None)
-    unread_seconds: float = _limit(30, "s", "for which a client reads nothing of an answer", None)
-    stop_seconds: int = _limit(1, "s", "for running answers, when the server is stopped", None)
+    unread_seconds: float = _limit(
+        30, "s", "time for which a client reads nothing of an answer", None
+    )
+    stop_seconds: int = _limit(1, "s", "time for running answers when the server is stopped", None)
     # Work
-    slots: int = _limit(16, "", "texts that are written together; others wait", None)
+    slots: int = _limit(16, "", "texts that are written together; others wait", "the text waits")
     queue: int = _limit(128, "", "texts that wait", 429)
     cache_bytes: int = _limit(2 << 30, "bytes", "keys and values of all texts together", 400)
     # One request
@@ -48,12 +51,12 @@ class Limits:
     messages: int = _limit(256, "", "messages of a chat")
     # Runs of the studio
     trainers: int = _limit(8, "", "runs of the studio that train at the same time")
-    shown_runs: int = _limit(200, "", "runs that are listed: those that changed last", None)
-    searched: int = _limit(5_000, "folders", "that are searched for runs", None)
-    depth: int = _limit(5, "", "folders below each other that are searched for runs", None)
-    points: int = _limit(2_000, "points", "of a curve that are sent; longer ones are thinned", None)
-    sample_texts: int = _limit(60, "", "sample texts of a run that are sent: the last ones", None)
-    plan_seconds: float = _limit(300, "s", "a plan may take")
+    shown_runs: int = _limit(200, "", "runs in the list: those that changed last", "counted")
+    searched: int = _limit(5_000, "", "folders that are searched for runs", "left out")
+    depth: int = _limit(5, "", "folders below each other that are searched for runs", "left out")
+    points: int = _limit(2_000, "", "points of a curve in one answer", "thinned")
+    sample_texts: int = _limit(60, "", "sample texts of a run: the last ones", "left out")
+    plan_seconds: float = _limit(300, "s", "time for a plan")
 
 
 LEAST_TEMPERATURE = 0.01
@@ -76,6 +79,4 @@ def rows(limits: Limits | None = None) -> Iterator[Row]:
     for field in dataclasses.fields(limits):
         rules, value = field.metadata, getattr(limits, field.name)
         status = "no answer" if rules["status"] is None else str(rules["status"])
-        if field.name == "slots":
-            status = "the text waits"
         yield Row(field.name, f"{value:,} {rules['unit']}".strip(), rules["meaning"], status)
