@@ -23,9 +23,12 @@ from homespun.server.limits import Limits
 from homespun.server.studio import folders, form
 from homespun.server.studio.processes import Processes
 from homespun.server.studio.watched import Watched
+from homespun.tuning.design import Design
+from homespun.tuning.preparation import tokens_per_step
 from tests.conftest import new_workplace, records
 from tests.reporting.pages import write_run
 from tests.server.studio.running import TINY, Asker, Refusal
+from tests.tuning.test_course import design
 
 pytest.importorskip("starlette")
 
@@ -320,6 +323,40 @@ def test_advice_is_that_of_the_doctor(studio: Studio, root: Path) -> None:
     assert told["problems"][0]["text"] == "Lower the rate."
     assert told["problems"][0]["evidence"]
     assert "comparable curve" in told["comparison"]
+
+
+def write_tune(folder: Path) -> Design:
+    """A tune in progress: the recipe has come to its end, and one trial to the first rung."""
+    plan = design()
+    folder.mkdir()
+    durable.write_json(folder / "tune.json", plan.stored())
+    for name, rate, n_rungs in (("trial_0", 3e-4, len(plan.ladder.tokens)), ("trial_1", 1e-2, 1)):
+        settings = plan.recipe | {"learning_rate": rate}
+        line(folder / name, step=0, run={"settings": settings})
+        for step in plan.ladder.steps(tokens_per_step(settings))[:n_rungs]:
+            line(folder / name, step=step, val_loss=1 + 1 / step)
+    return plan
+
+
+def test_a_tune_in_progress_has_its_table(studio: Studio, root: Path) -> None:
+    plan = write_tune(root / "tune")
+    asker = Asker(studio(root))
+    listed = asker.get("")
+    assert listed["tunes"] == ["tune"]
+    assert {one["run"]: one["tune"] for one in listed["runs"]} == {
+        "tune/trial_0": "tune",
+        "tune/trial_1": "tune",
+    }
+    told = asker.get("/tune", tune="tune")
+    rows = {row["trial"]: row for row in told["rows"]}
+    assert list(rows) == ["recipe", "1"]
+    assert rows["recipe"]["state"] == "whole run"
+    assert rows["1"]["state"].startswith("stopped at")
+    assert rows["1"]["learning_rate"] == 1e-2
+    assert (told["verdict"], told["columns"]) == (None, plan.columns)
+    (root / "tune" / "tune.json").write_text("{")
+    with pytest.raises(Refusal, match="damaged"):
+        asker.get("/tune", tune="tune")
 
 
 # Real runs

@@ -25,6 +25,7 @@ from tests.server.studio.pages import (
     violations,
 )
 from tests.server.studio.running import TINY, Asker
+from tests.server.studio.test_runs import write_tune
 
 pytestmark = pytest.mark.studio
 
@@ -199,6 +200,16 @@ def test_several_runs_in_one_picture(browser: Any, page: str, root: Path) -> Non
     assert violations(browser) == []
     browser.refresh()
     until(browser, lambda b: len(b.find_elements("css selector", ".pick input:checked")) == 3)
+
+
+def test_a_tune_has_a_table(browser: Any, page: str, root: Path) -> None:
+    write_tune(root / "tune")
+    show(browser, page)
+    find(browser, ".tune a").click()
+    until(browser, says("This tune is not complete."))
+    cells = browser.find_element("css selector", "tbody tr").text
+    assert cells.startswith("recipe")
+    assert violations(browser) == []
 
 
 def test_everything_can_be_done_by_keyboard(browser: Any, page: str, root: Path) -> None:
