@@ -86,13 +86,14 @@ function Seen({ question, seen }) {
   const look = (n) => ({
     title: `${percent(row[n] ?? 0)} of the attention of ${named(tokens[at])}`,
     class: n > at ? "later" : "",
-    style: n <= at ? { background: `color-mix(in srgb, var(--c2) ${Math.round(45 * (row[n] ?? 0))}%, transparent)` } : {},
+    style: n <= at ? { background: `color-mix(in srgb, var(--c2) ${Math.round((45 * (row[n] ?? 0)) / Math.max(...row))}%, transparent)` } : {},
   });
   const told = ranked.length && ranked.map(([share, n]) => `${named(tokens[n])} ${percent(share)}`).join(", ");
   return html`
     <section aria-labelledby="attention-title">
       <h2 id="attention-title">Attention</h2>
-      <p class="note">Point at a token, or go to it with the arrow keys: the shade of the others shows how much it takes from each.
+      <p class="note">Point at a token, or go to it with the arrow keys: the shade of the others shows how much it takes from each,
+        the strongest for the largest share.
         A token sees itself and those before it.</p>
       <div class="row pickers">
         <label for="layer">Layer</label>
