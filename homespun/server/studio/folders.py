@@ -102,6 +102,7 @@ def run_place(root: Path, name: object) -> Path:
     if not isinstance(name, str) or not name:
         raise UserError("no run is named")
     folder = place(root, name)
-    if not (folder / METRICS).is_file():
+    record = folder / METRICS
+    if record.is_symlink() or not record.is_file():
         raise UserError(f"{name} is no run: it has no {METRICS}")
     return folder

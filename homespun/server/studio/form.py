@@ -6,7 +6,7 @@ for a shell.
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -68,22 +68,18 @@ def _order(name: str) -> tuple[int, int]:
 
 
 def _field(name: str) -> JSON:
-    field, rules = (
-        described(TrainConfig, [name])[0],
-        TrainConfig.__dataclass_fields__[name].metadata,
-    )
-    default = TrainConfig.__dataclass_fields__[name].default
+    field = described(TrainConfig, [name])[0]
+    setting = TrainConfig.__dataclass_fields__[name]
+    default: Any = setting.default
     if _is_several(name):
         field["value"] = "\n".join(default)
-    choices: Sequence[str] = {
-        "model_size": list(PRESETS),
-        "architecture": list(FAMILIES),
-        "track": ["", *tracking.available()],
-    }.get(name, field["choices"])
+    known: dict[str, Iterable[str]]
+    known = {"model_size": PRESETS, "architecture": FAMILIES, "track": ("", *tracking.available())}
+    choices = list(known[name] if name in known else field["choices"])
     if choices:
         field["kind"] = "choice"
-        field["choices"] = ["", *choices] if default is None else list(choices)
-    field["omitted"] = _omitted(rules) if default in (None, ()) else None
+        field["choices"] = ["", *choices] if default is None else choices
+    field["omitted"] = _omitted(setting.metadata) if default in (None, ()) else None
     field["value"] = "" if field["value"] is None else field["value"]
     return field
 

@@ -122,7 +122,7 @@ class Runs:
 
     async def form(self, request: Request) -> Response:
         groups = await run_in_threadpool(form)
-        return JSONResponse({"folder": str(self._root), "groups": groups, "lengths": LENGTHS})
+        return JSONResponse({"folder": self._root.name, "groups": groups, "lengths": LENGTHS})
 
     async def check(self, request: Request) -> Response:
         """What is wrong with the settings of a form, and the command that they are."""

@@ -16,7 +16,7 @@ PATIENCE = 120.0
 TINY: dict[str, str] = {
     "data_file": "stories.txt", "model_size": "pico", "n_layers": "1", "d_model": "32", "n_heads": "2",
     "seq_len": "16", "batch_size": "4", "vocab_size": "300", "eval_tokens": "500", "log_interval": "5",
-    "eval_interval": "100", "sample_interval": "400", "learning_rate": "0.003", "threads": "1", "compile": "off",
+    "eval_interval": "100", "sample_interval": "200", "learning_rate": "0.003", "threads": "1", "compile": "off",
     "engine": "torch", "seed": "3",
 }  # fmt: skip
 """The settings of a run of some seconds, as they are typed into the form."""

@@ -80,6 +80,10 @@ def test_runs_are_found_below_the_folder_alone(root: Path) -> None:
     (root.parent / "elsewhere").mkdir()
     line(root.parent / "elsewhere", step=1, loss=1.0)
     (root / "out").symlink_to(root.parent / "elsewhere")
+    (root / "linked").mkdir()
+    (root / "linked" / METRICS).symlink_to(root.parent / "elsewhere" / METRICS)
+    with pytest.raises(UserError, match="no run"):
+        folders.run_place(root, "linked")
     os.utime(root / "one" / METRICS, (1, 1))
     found = folders.search(root, Limits())
     assert (found.runs, found.more, found.is_whole) == (("deep/er/two", "one"), 0, True)
@@ -314,7 +318,7 @@ def tensors(file: Path) -> dict[str, Any]:
 
 def test_a_run_by_the_page_equals_one_by_the_command_line(studio: Studio, root: Path) -> None:
     """Bit for bit, although it is stopped and gone on with."""
-    settings = TINY | {"max_steps": "800"}
+    settings = TINY | {"max_steps": "300"}
     words = form.words_of(form.checked_form(root, settings).values)
     command = [sys.executable, "-m", "homespun", "train", *words, "--checkpoint-dir", "typed"]
     control = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -332,17 +336,18 @@ def test_a_run_by_the_page_equals_one_by_the_command_line(studio: Studio, root: 
         asker.post("/stop", run="paged")
     stopped = asker.until("paged", lambda run: run["state"] in ("stopped", "failed"))
     assert stopped["state"] == "stopped"
-    assert 0 < stopped["saved_step"] < 800
+    assert 0 < stopped["saved_step"] < 300
     assert "--resume" in asker.get("/messages", run="paged")["text"]
     asker.post("/resume", run="paged")
     done = asker.until(
         "paged",
-        lambda run: run["state"] in ("finished", "stopped", "failed") and run["step"] == 800,
+        lambda run: run["state"] in ("finished", "stopped", "failed") and run["step"] == 300,
     )
     assert (done["state"], done["ended_by"], done["progress"]) == ("finished", "max_steps", 1.0)
 
+    assert "not at its place" not in asker.get("/advice", run="paged")["comparison"]
     assert plain(root / "paged") == plain(root / "typed")
-    for name in ("checkpoint_step_800.npz", "checkpoint_step_800.state.npz", "best.npz"):
+    for name in ("checkpoint_step_300.npz", "checkpoint_step_300.state.npz", "best.npz"):
         one, other = tensors(root / "paged" / name), tensors(root / "typed" / name)
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[key], other[key]) for key in one), name

@@ -48,6 +48,7 @@ function options({ lines, current, width, colours, xUnit, fromZero, leavesOutFal
     width,
     height: HEIGHT,
     legend: { show: false },
+    padding: [null, 40, null, null], // for the unit behind the last place of the axis
     cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false, setScale: false } },
     scales: {
       x: { time: false },

@@ -191,10 +191,11 @@ function Messages({ run }) {
     <pre class="messages" tabindex="0" aria-label="Messages of the process">${kept.current || "None."}</pre></details>`;
 }
 
-function Details({ run, live }) {
+/** The state and the figures of the run that is chosen, and its buttons. */
+function Chosen({ run }) {
   const [error, setError] = useState(null);
   const [waits, setWaits] = useState(false);
-  useEffect(() => { setError(null); }, [run.run, run.state]);
+  useEffect(() => { setError(null); }, [run.state]);
   const order = async (path) => {
     setError(null);
     setWaits(true);
@@ -220,14 +221,18 @@ function Details({ run, live }) {
     ${run.has_record && html`
       <dl class="figures">${figuresOf(run).map(([topic, value]) => html`<div><dt>${topic}</dt><dd>${value}</dd></div>`)}</dl>
       <dl class="facts">${["model", "text", "machine"].filter((topic) => run[topic]).map((topic) => html`<div><dt>${topic}</dt><dd>${run[topic]}</dd></div>`)}</dl>`}
-    ${still && run.can_resume && !run.tune && html`<${GoOn} key=${run.run + run.state} run=${run} onOrdered=${() => {}} />`}
-    ${run.is_ours || run.failure ? html`<${Messages} key=${run.run} run=${run} />` : null}
-    ${run.has_record && html`<div class="columns">
-      <section aria-labelledby="advice-title"><h2 id="advice-title">Advice</h2><${Advice} key=${run.run} run=${run} />
-        ${live?.notes.slice(-3).reverse().map((note) => html`<p class="note">Step ${note.step.toLocaleString("en")}, ${note.cause}: ${note.text}</p>`)}</section>
-      <section aria-labelledby="samples-title"><h2 id="samples-title">Samples</h2><${Samples} samples=${live?.samples ?? []} total=${live?.nSamples ?? 0} /></section>
-    </div>`}
+    ${still && run.can_resume && !run.tune && html`<${GoOn} key=${run.state} run=${run} />`}
+    ${run.is_ours || run.failure ? html`<${Messages} run=${run} />` : null}
   </section>`;
+}
+
+/** What is told about the run that is chosen, and by it. */
+function Told({ run, live }) {
+  return html`<div class="columns">
+    <section aria-labelledby="advice-title"><h2 id="advice-title">Advice</h2><${Advice} run=${run} />
+      ${live?.notes.slice(-3).reverse().map((note) => html`<p class="note">Step ${note.step.toLocaleString("en")}, ${note.cause}: ${note.text}</p>`)}</section>
+    <section aria-labelledby="samples-title"><h2 id="samples-title">Samples</h2><${Samples} samples=${live?.samples ?? []} total=${live?.nSamples ?? 0} /></section>
+  </div>`;
 }
 
 /** Changes of state in words, for screen readers; figures change too often to be spoken. */
@@ -257,7 +262,7 @@ export default function Runs({ parameters }) {
   }, [list]);
   const starts = parameters.start !== undefined;
   const close = () => go(wanted.length ? { show: parameters.show } : {});
-  const one = list?.runs.find((run) => run.run === shown[0]);
+  const alone = shown.length === 1 ? list?.runs.find((run) => run.run === shown[0]) : undefined;
   const none = list && !list.runs.length && !list.tunes.length;
   return html`
     <div class="row heading"><h1>Runs</h1>
@@ -271,7 +276,8 @@ export default function Runs({ parameters }) {
       <p><button class="main" onClick=${() => go({ start: "" })}>Start a run</button></p><//>`}
     ${list && !none && !starts && html`<${RunList} list=${list} shown=${shown} />
       ${parameters.tune !== undefined ? html`<${Tune} key=${parameters.tune} name=${parameters.tune} />` : html`
-        ${shown.length === 1 && one && html`<${Details} key=${one.run} run=${one} live=${runs[one.run]} />`}
-        ${shown.length === 1 && !one && first !== null && html`<p class="problem">${shown[0]} is not here any more.</p>`}
-        ${shown.some((name) => runs[name]) && html`<${Curves} names=${shown.filter((name) => runs[name])} runs=${runs} />`}`}`}`;
+        ${alone && html`<${Chosen} key=${`chosen ${alone.run}`} run=${alone} />`}
+        ${shown.length === 1 && !alone && first !== null && html`<p class="problem">${shown[0]} is not here any more.</p>`}
+        ${shown.some((name) => runs[name]) && html`<${Curves} names=${shown.filter((name) => runs[name])} runs=${runs} />`}
+        ${alone?.has_record && html`<${Told} key=${`told ${alone.run}`} run=${alone} live=${runs[alone.run]} />`}`}`}`;
 }

@@ -11,6 +11,15 @@ function Setting({ field, value, onInput, problem }) {
   return html`<${Field} field=${{ ...field, bounds, omitted: null }} value=${value} onInput=${onInput} problem=${problem} />`;
 }
 
+/** Settings that are seldom needed. It opens when one of them is refused, and closes by the reader alone. */
+function Group({ title, about, faulty, children }) {
+  const here = useRef(null);
+  useEffect(() => { if (faulty) here.current.open = true; }, [faulty]);
+  return html`<details ref=${here}><summary>${title}${faulty > 0 && html`<strong class="refused">: ${faulty} to correct</strong>`}</summary>
+    ${about && html`<p class="note">${about}</p>`}
+    <div class="fields">${children}</div></details>`;
+}
+
 /** The settings that are not as they are at first. */
 function typedOf(groups, values) {
   const typed = {};
@@ -36,7 +45,7 @@ function useCheck(typed) {
 }
 
 /** What the run would take: asked for by a button, since it measures some steps. */
-function Plan({ typed }) {
+function Plan({ typed, children }) {
   const [plan, setPlan] = useState({});
   const leaving = useRef(null);
   const settings = JSON.stringify(typed);
@@ -51,9 +60,10 @@ function Plan({ typed }) {
     );
   };
   const stale = plan.answer && plan.settings !== settings;
-  return html`<section class="card plan" aria-labelledby="plan-title">
-    <h2 id="plan-title">What it would take</h2>
-    <p class="note">Estimates memory, time, disk space and loss, and measures some real steps on this machine, at most a minute. Nothing is written.</p>
+  return html`<div class="card plan">
+    ${children}
+    <h3>What it would take</h3>
+    <p class="note">A plan estimates memory, time, disk space and loss, and measures some real steps on this machine, at most a minute. Nothing is written.</p>
     <div class="row"><button type="button" onClick=${ask} disabled=${plan.waits}>${plan.answer ? "Plan again" : "Plan"}</button></div>
     ${plan.waits && html`<${Busy}>Planning, and measuring some steps<//>`}
     <${Problem} error=${plan.error} />
@@ -61,7 +71,7 @@ function Plan({ typed }) {
     ${plan.answer?.is_busy && html`<p class="note">A run trains now: the speed is that of what it leaves.</p>`}
     ${plan.answer && html`<dl class=${stale ? "facts stale" : "facts"}>
       ${Object.entries(plan.answer.facts).map(([topic, fact]) => html`<div><dt>${topic}</dt><dd>${fact}</dd></div>`)}</dl>`}
-  </section>`;
+  </div>`;
 }
 
 /** The form; `onStarted` is called with the name of the run, `onClose` without one. */
@@ -76,6 +86,7 @@ export function StartRun({ onStarted, onClose }) {
   const typed = typedOf(groups, values);
   const checked = useCheck(typed);
   const errors = { ...checked.errors, ...refused };
+  const faulty = Object.keys(errors).length > 0;
   useEffect(() => heading.current?.focus(), []);
   useEffect(() => { // the first field at fault, after an order that was refused
     if (problem || Object.keys(refused).length) here.current?.querySelector('[aria-invalid="true"]')?.focus();
@@ -105,35 +116,34 @@ export function StartRun({ onStarted, onClose }) {
       setStarts(false);
     }
   };
-  const group = ({ title, about, fields }, first) => {
-    const inside = html`${about && html`<p class="note">${about}</p>`}<div class="fields">${fields.map((field) => html`
-      <${Setting} key=${field.name} field=${field} value=${values[field.name] ?? field.value} problem=${errors[field.name]} onInput=${typedIn(field.name)} />`)}</div>`;
-    if (first) return inside;
-    const faulty = fields.filter((field) => errors[field.name]).length;
-    return html`<details open=${faulty > 0}><summary>${title}${faulty ? `: ${faulty} to correct` : ""}</summary>${inside}</details>`;
-  };
+  const setting = (field) => html`<${Setting} key=${field.name} field=${field} value=${values[field.name] ?? field.value}
+    problem=${errors[field.name]} onInput=${typedIn(field.name)} />`;
   return html`<div class="starting" ref=${here}>
     <h2 tabindex="-1" ref=${heading}>Start a run</h2>
-    <p class="note">Files and folders are named from ${form.value.folder}, and lie below it. Everything that you leave empty is chosen for your text, machine and time.</p>
+    <p class="note">Files and folders are named from the folder of the studio, ${form.value.folder}, and lie below it. Everything that you leave empty is chosen for your text, machine and time.</p>
     <form class="sided" onSubmit=${start}>
       <div class="main">
-        ${groups.map((one, n) => group(one, n === 0))}
-        ${errors[""] && html`<p class="problem" role="alert">${errors[""]}</p>`}
-        <${Problem} error=${problem} />
-        ${checked.note && !Object.keys(errors).length && html`<p class="note">${checked.note}</p>`}
-        ${checked.command && !Object.keys(errors).length && html`<p class="label">The same on the command line</p><pre class="command">${checked.command}</pre>`}
+        <div class="fields">${groups[0].fields.map(setting)}</div>
+        ${groups.slice(1).map(({ title, about, fields }) => html`<${Group} key=${title} title=${title} about=${about}
+          faulty=${fields.filter((field) => errors[field.name]).length}>${fields.map(setting)}<//>`)}
+      </div>
+      <${Plan} typed=${typed}>
         <div class="row">
           <button class="main" disabled=${starts}>${starts ? "Starting" : "Start the run"}</button>
           <button type="button" onClick=${onClose}>Close</button>
         </div>
-      </div>
-      <${Plan} typed=${typed} />
+        ${faulty && html`<p class="note">Some settings are to be corrected first.</p>`}
+        ${errors[""] && html`<p class="problem" role="alert">${errors[""]}</p>`}
+        <${Problem} error=${problem} />
+        ${checked.note && !faulty && html`<p class="note">${checked.note}</p>`}
+        ${checked.command && !faulty && html`<p class="note">The same on the command line:</p><pre class="command">${checked.command}</pre>`}
+      <//>
     </form>
   </div>`;
 }
 
 /** Go on with a run that stands still: as it was, or for longer. */
-export function GoOn({ run, onOrdered }) {
+export function GoOn({ run }) {
   const form = useAnswer("api/runs/form");
   const [values, setValues] = useState({});
   const [error, setError] = useState(null);
@@ -147,7 +157,6 @@ export function GoOn({ run, onOrdered }) {
     setWaits(true);
     try {
       await api("api/runs/resume", { run: run.run, settings: values });
-      onOrdered();
     } catch (refused) {
       setError(refused);
     }
@@ -156,8 +165,8 @@ export function GoOn({ run, onOrdered }) {
   const lead = run.state === "finished"
     ? "This run has come to its end. Give it a longer one to go on."
     : `Goes on from step ${(run.saved_step ?? 0).toLocaleString("en")}, exactly as if it had not stopped. A field that you leave empty stays as it is.`;
-  return html`<form class="card" onSubmit=${order} aria-labelledby="go-on">
-    <h3 id="go-on">Go on</h3>
+  return html`<details class="card" open=${run.state !== "finished"}><summary>Go on with this run</summary>
+    <form onSubmit=${order}>
     <p class="note">${lead}</p>
     <div class="fields">${fields.map((field) => html`<${Field} key=${field.name}
       field=${{ ...field, omitted: run.limits?.[field.name] ? `now ${run.limits[field.name]}` : "no limit" }}
@@ -165,5 +174,5 @@ export function GoOn({ run, onOrdered }) {
       onInput=${(value) => setValues({ ...values, [field.name]: value })} />`)}</div>
     ${error && !fields.some((field) => field.name === error.field) && html`<${Problem} error=${error} />`}
     <button class="main" disabled=${waits}>Go on</button>
-  </form>`;
+  </form></details>`;
 }
