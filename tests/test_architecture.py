@@ -416,6 +416,7 @@ def test_nothing_can_execute_what_it_reads() -> None:
         "import homespun.training.train, homespun.api",
         "import homespun.reporting.report, homespun.reporting.doctor",
         "import homespun.server.studio.app",
+        "import homespun.server.serve",
     ],
 )
 def test_engine_free_work_loads_no_framework(statement: str) -> None:

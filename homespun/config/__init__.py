@@ -16,6 +16,7 @@ from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
 from homespun.config.generation import (
     STANDARD_INPUT,
+    ChatConfig,
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "MAX_DEFAULT_CONTEXT",
     "STANDARD_INPUT",
     "TOKENS_DIR",
+    "ChatConfig",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",

@@ -106,7 +106,7 @@ class ServeConfig(ReaderConfig):
     port: int = setting(8000, "Port of the server; 0: one that is free.", at_least=0, at_most=65535)
     host: str = setting(
         "127.0.0.1",
-        "Address of the server. Other machines reach any but this one, so any other needs --key-file.",
+        "Address that the server listens on. Only this machine reaches the default; any other one needs --key-file.",
     )
     key_file: PathName | None = setting(
         None, "File with a key, which every request has to send.", if_omitted="no key is needed"

@@ -22,7 +22,7 @@ from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats, OutOfMemory
 from homespun.errors import UserError
 from homespun.generation.session import Finish, Session, Text
-from homespun.terminal import printable, warn
+from homespun.terminal import warn
 
 POSITIONS_STEP = 128
 """Caches have a multiple of so many positions, so that few texts that join make the cache grow."""
@@ -122,7 +122,7 @@ class _Row:
         if text.finish != "end":
             logprob, top = None, None
             if request.n_top is not None:
-                logprob, top = _likely(self.logits[:vocab_size], text.ids[-1], request.n_top)
+                logprob, top = likely(self.logits[:vocab_size], text.ids[-1], request.n_top)
             drawn = Drawn(text.ids[-1], offset, logprob, top or ())
         request.sink(self.index, Piece(piece, drawn, text.finish))
 
@@ -301,7 +301,7 @@ class Batcher:
         except BaseException as error:
             reason = f"the thread that generates has ended ({type(error).__name__}: {error})"
             self.failure = reason
-            warn(f"error: {printable(reason)}")
+            warn(f"error: {reason}")
         finally:
             self._end(Stopped(reason))
 
@@ -430,7 +430,7 @@ class Batcher:
         return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
 
 
-def _likely(logits: Floats, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+def likely(logits: Floats, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     """The logarithm of the probability of a token after `logits` [V], and those of the `n` most likely ones."""
     logprobs = log_softmax(logits)
     n = min(n, logprobs.size)

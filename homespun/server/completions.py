@@ -4,7 +4,6 @@
 at temperature 1.
 """
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +25,6 @@ from homespun.server.writing import (
     Service,
     Wanted,
     Writing,
-    refused,
     token_text,
 )
 
@@ -145,8 +143,7 @@ class Completion:
             has_mark = ids[0] == self.service.tokenizer.eot_id
             drawn: list[Drawn] = []
             if self.wanted.n_top is not None:
-                n_top = self.wanted.n_top
-                drawn = await self._called(ids, n_top)
+                drawn = await self.service.prompt_logprobs(ids, self.wanted.n_top)
             characters = self.service.tokenizer.stream()
             text, tokens = "", []
             for number, token in enumerate(ids):
@@ -155,14 +152,6 @@ class Completion:
                 text += characters.push(token)
             begun.append((text + characters.flush(), tokens))
         return begun
-
-    async def _called(self, ids: Sequence[int], n_top: int) -> list[Drawn]:
-        service = self.service
-        try:
-            work = service.batcher.call(lambda: service.prompt_logprobs(ids, n_top))
-            return await asyncio.wrap_future(work)
-        except Exception as error:
-            raise refused(error) from None
 
     def _choice(
         self, index: int, text: str, tokens: Sequence[Drawn], reason: str | None

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from homespun.server.limits import Limits
-from homespun.terminal import printable, warn
+from homespun.terminal import warn
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -102,8 +102,8 @@ class Guard:
         except Refused as refused:
             await answer.refuse(refused)
         except Exception as error:
-            route = printable(f"{scope['method']} {scope['path']}")
-            self._report(f"error: {route} failed: {type(error).__name__}: {printable(str(error))}")
+            route = f"{scope['method']} {scope['path']}"
+            self._report(f"error: {route} failed: {type(error).__name__}: {error}")
             if not answer.has_begun:
                 await answer.refuse(Refused(500, "the server failed; its terminal shows the error"))
             elif not answer.has_ended:

@@ -23,12 +23,14 @@ class Limits:
     # Connections
     connections: int = _limit(512, "", "open connections", 503)
     header_bytes: int = _limit(16_384, "bytes", "request line and headers", 431)
-    header_seconds: float = _limit(10, "s", "until the headers have arrived", 408)
+    header_seconds: float = _limit(10, "s", "time until the headers have arrived", 408)
     body_bytes: int = _limit(1_048_576, "bytes", "body of a request", 413)
-    body_seconds: float = _limit(10, "s", "until the body has arrived", 408)
+    body_seconds: float = _limit(10, "s", "time until the body has arrived", 408)
     idle_seconds: int = _limit(15, "s", "pause between two requests of a connection", None)
-    unread_seconds: float = _limit(30, "s", "for which a client reads nothing of an answer", None)
-    stop_seconds: int = _limit(1, "s", "for running answers, when the server is stopped", None)
+    unread_seconds: float = _limit(
+        30, "s", "time for which a client reads nothing of an answer", None
+    )
+    stop_seconds: int = _limit(1, "s", "time for running answers when the server is stopped", None)
     # Work
     slots: int = _limit(16, "", "texts that are written together; others wait", None)
     queue: int = _limit(128, "", "texts that wait", 429)

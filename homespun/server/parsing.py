@@ -4,7 +4,6 @@ JSON is taken strictly: no NaN, no infinite numbers, no lone surrogates, no NUL.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -74,8 +73,8 @@ class Fields:
     ) -> float:
         """A number from `least` to `most`, or this other one."""
         value = self._fields.pop(name, default)
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        if not is_number or not (least <= value <= most or value == or_else):
+        # NaN compares as false, and integers of any size compare without overflow.
+        if type(value) not in (int, float) or not (least <= value <= most or value == or_else):
             other = "" if or_else is None else f"{or_else:g}, or "
             refuse(
                 name,
@@ -126,8 +125,7 @@ class Fields:
                     name,
                     f"{name} has the token {shown(token)}: ids from 0 to {vocab_size - 1:,} are tokens",
                 )
-            is_number = type(value) in (int, float) and math.isfinite(value)
-            if not is_number or abs(value) > largest:
+            if type(value) not in (int, float) or not abs(value) <= largest:
                 refuse(
                     name,
                     f"{name} is {shown(value)} for token {token}: -{largest:g} to {largest:g} is possible",

@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 
 from homespun.config import SamplingConfig
+from homespun.engine.base import Floats, OutOfMemory
 from homespun.errors import UserError
 from homespun.generation.batching import (
     Batcher,
@@ -20,7 +22,7 @@ from homespun.generation.batching import (
     QueueFull,
     Request,
     Stopped,
-    log_softmax,
+    likely,
 )
 from homespun.generation.session import Finish
 from homespun.language_model import LanguageModel
@@ -70,16 +72,26 @@ class Service:
         except UserError as error:
             raise Unanswerable(400, str(error), "prompt") from None
 
-    def prompt_logprobs(self, ids: Sequence[int], n_top: int) -> list[Drawn]:
-        """Each token of a prompt as if it had been drawn. The first one follows nothing, so it has no logprob. It runs
-        in the thread that owns the model."""
-        logits = self.model.engine.logits(np.array([ids], np.int32))[0]
+    async def prompt_logprobs(self, ids: Sequence[int], n_top: int) -> list[Drawn]:
+        """Each token of a prompt as if it had been drawn. The first one follows nothing, so it has no logprob.
+
+        Raises:
+            Unanswerable: the model cannot compute it now.
+        """
+        tokens = np.array([ids], np.int32)
+        try:
+            # The thread that generates owns the model. It computes the logits alone, since other texts wait meanwhile.
+            work = self.batcher.call(lambda: self.model.engine.logits(tokens)[0])
+            logits = await asyncio.wrap_future(work)
+        except UserError as error:
+            raise refused(error, otherwise=500) from None
+        return await run_in_threadpool(self._scored, ids, logits, n_top)
+
+    def _scored(self, ids: Sequence[int], logits: Floats, n_top: int) -> list[Drawn]:
         drawn = [Drawn(ids[0], 0, None)]
         for token, before in zip(ids[1:], logits, strict=False):
-            logprobs = log_softmax(before[: self.tokenizer.vocab_size])
-            best = np.argsort(-logprobs, kind="stable")[:n_top]
-            top = tuple((int(i), float(logprobs[i])) for i in best)
-            drawn.append(Drawn(token, 0, float(logprobs[token]), top))
+            logprob, top = likely(before[: self.tokenizer.vocab_size], token, n_top)
+            drawn.append(Drawn(token, 0, logprob, top))
         return drawn
 
 
@@ -186,7 +198,7 @@ class Writing:
             while self._pieces:
                 index, piece = self._pieces.popleft()
                 if piece.error:
-                    raise refused(piece.error)
+                    raise refused(piece.error, otherwise=500)
                 come.setdefault(index, []).append(piece)
             for index, pieces in come.items():
                 unfinished -= pieces[-1].finish is not None
@@ -214,15 +226,14 @@ class Writing:
                 self.cancel()
 
 
-def refused(error: UserError) -> Unanswerable:
-    """The answer that tells of an error of the batcher."""
+def refused(error: UserError, otherwise: int = 400) -> Unanswerable:
+    """The answer that tells of an error of the batcher, with status `otherwise` where no other one fits better."""
     if isinstance(error, QueueFull):
         answer = Unanswerable(429, str(error), code="queue_full")
         answer.headers = {"retry-after": str(error.retry_after)}
         return answer
-    if isinstance(error, Stopped):
-        return Unanswerable(503, str(error), code="stopped")
-    return Unanswerable(400, str(error))
+    status = 503 if isinstance(error, Stopped | OutOfMemory) else otherwise
+    return Unanswerable(status, str(error))
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

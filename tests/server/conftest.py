@@ -124,9 +124,12 @@ class GatedDecoder:
         self.decoder.drop(row)
 
 
+Start = Callable[..., "Server"]
+
+
 @pytest.fixture
-def gated(model: LanguageModel) -> Iterator[tuple[LanguageModel, Gate]]:
-    """The model, and the gate of its steps."""
+def gated(model: LanguageModel, start: Start) -> Iterator[tuple[LanguageModel, Gate]]:
+    """The model, and the gate of its steps, which is open before its servers stop."""
     gate = Gate()
     copy = LanguageModel(model.stored, model.engine)
     make = copy.session.make_decoder
@@ -162,8 +165,8 @@ class Answer:
 class Server:
     """A server that is running."""
 
-    def __init__(self, service: Service, port: int) -> None:
-        self.service, self.port = service, port
+    def __init__(self, service: Service, port: int, stop: Callable[[], None]) -> None:
+        self.service, self.port, self.stop = service, port, stop
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -193,9 +196,6 @@ class Server:
         return not (self.service.batcher.n_running or self.service.batcher.n_waiting)
 
 
-Start = Callable[..., Server]
-
-
 @pytest.fixture(scope="session")
 def start_for_session() -> Iterator[Start]:
     with starting() as start:
@@ -222,11 +222,12 @@ def starting() -> Iterator[Start]:
 
             def stop() -> None:
                 server.should_exit = True
-                thread.join(60)
+                thread.join(30)
                 listening.close()
+                assert not thread.is_alive()
 
             stack.callback(stop)
-            return Server(service, listening.getsockname()[1])
+            return Server(service, listening.getsockname()[1], stop)
 
         yield start
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-import threading
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from homespun.server.app import ROUTES
 from homespun.server.guard import Guard
 from homespun.server.limits import Limits
 from tests.server.conftest import Server, Start
+from tests.server.test_limits import until
 
 KEY = "0123456789abcdef"
 
@@ -101,7 +101,7 @@ def test_the_key_is_sent_in_a_header_and_not_in_an_address() -> None:
     guarded = client(key=KEY)
     assert guarded.get("/", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert guarded.get(f"/?token={KEY}").status_code == 401
-    assert guarded.get("/", headers={"Authorization": "Bearer \xff"}).status_code == 401
+    assert guarded.get("/", headers={"Authorization": b"Bearer \xff"}).status_code == 401
 
 
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +178,9 @@ def status(answer: bytes) -> int:
         (b"-1", 411),
         (b"1e3", 411),
         (b"10000000000", 413),
-        (b"9" * 5000, 413),
-        (b"9" * 30, 413),
+        (b"9" * 20, 413),
+        (b"9" * 30, 411),  # no number of this many digits is a length
+        (b"9" * 5000, 411),
     ],
 )
 def test_a_body_has_a_possible_length(server: Server, length: bytes | None, expected: int) -> None:
@@ -200,7 +201,7 @@ def test_chunks_do_not_replace_a_length(server: Server) -> None:
 def test_huge_headers_are_refused(server: Server, size: int) -> None:
     request = b"GET /health HTTP/1.1\r\n" + HEAD + b"X: " + b"y" * size + b"\r\n\r\n"
     assert status(server.raw(request)) == 431
-    many = b"".join(b"X-%d: y\r\n" % n for n in range(size // 12))
+    many = b"".join(b"X-%d: y\r\n" % n for n in range(size // 8))
     assert status(server.raw(b"GET /health HTTP/1.1\r\n" + HEAD + many + b"\r\n")) == 431
     assert status(server.raw(b"GET /" + b"a" * size + b" HTTP/1.1\r\n" + HEAD + b"\r\n")) == 431
     assert server.ask("/health").status == 200
@@ -211,7 +212,7 @@ def test_huge_headers_are_refused(server: Server, size: int) -> None:
     [
         b"\x00\x01\x02\r\n\r\n",
         b"GET\r\n\r\n",
-        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         b"GET /health HTTP/1.1\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n",
@@ -262,13 +263,6 @@ def test_a_client_that_reads_nothing_is_closed(model: LanguageModel, start: Star
             b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
             % (len(body), body)
         )
-        gone = threading.Event()
-
-        def wait() -> None:
-            while not server.is_idle or not server.service.batcher.tokens_written:
-                time.sleep(0.01)
-            gone.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-        assert gone.wait(60)
+        batcher = server.service.batcher
+        assert until(lambda: server.is_idle and batcher.tokens_written > 0)
     assert server.service.batcher.tokens_written < 16 * 4000

@@ -126,5 +126,5 @@ def test_a_signal_stops_the_server_also_in_mid_stream(
         process.wait()
     assert process.returncode == 128 + number
     assert "Traceback" not in output
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(address.split(":")[2].split("/")[0])))
