@@ -96,15 +96,15 @@ function Seen({ question, seen }) {
         the strongest for the largest share.
         A token sees itself and those before it.</p>
       <div class="row pickers">
-        <label for="layer">Layer</label>
+        <span class="pair"><label for="layer">Layer</label>
         <select id="layer" value=${layer} onChange=${(event) => setLayer(Number(event.currentTarget.value))}>
           ${Array.from({ length: layers }, (_, n) => html`<option value=${n}>${n + 1} of ${layers}</option>`)}
-        </select>
-        <label for="head">Head</label>
+        </select></span>
+        <span class="pair"><label for="head">Head</label>
         <select id="head" value=${head} onChange=${(event) => setHead(event.currentTarget.value === "mean" ? "mean" : Number(event.currentTarget.value))}>
           <option value="mean">mean of ${heads}</option>
           ${Array.from({ length: heads }, (_, n) => html`<option value=${n}>${n + 1} of ${heads}</option>`)}
-        </select>
+        </select></span>
       </div>
       <${Problem} error=${attention.error} />
       <div class="card"><${Tokens} label="Tokens of the text" tokens=${tokens} chosen=${chosen} onChoose=${setChosen} onPoint=${setPointed} look=${look}
