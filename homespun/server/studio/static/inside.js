@@ -86,24 +86,25 @@ function Seen({ question, seen }) {
   const look = (n) => ({
     title: `${percent(row[n] ?? 0)} of the attention of ${named(tokens[at])}`,
     class: n > at ? "later" : "",
-    style: n <= at ? { background: `color-mix(in srgb, var(--c2) ${Math.round(45 * (row[n] ?? 0))}%, transparent)` } : {},
+    style: n <= at ? { background: `color-mix(in srgb, var(--c2) ${Math.round((45 * (row[n] ?? 0)) / Math.max(...row))}%, transparent)` } : {},
   });
   const told = ranked.length && ranked.map(([share, n]) => `${named(tokens[n])} ${percent(share)}`).join(", ");
   return html`
     <section aria-labelledby="attention-title">
       <h2 id="attention-title">Attention</h2>
-      <p class="note">Point at a token, or go to it with the arrow keys: the shade of the others shows how much it takes from each.
+      <p class="note">Point at a token, or go to it with the arrow keys: the shade of the others shows how much it takes from each,
+        the strongest for the largest share.
         A token sees itself and those before it.</p>
       <div class="row pickers">
-        <label for="layer">Layer</label>
+        <span class="pair"><label for="layer">Layer</label>
         <select id="layer" value=${layer} onChange=${(event) => setLayer(Number(event.currentTarget.value))}>
           ${Array.from({ length: layers }, (_, n) => html`<option value=${n}>${n + 1} of ${layers}</option>`)}
-        </select>
-        <label for="head">Head</label>
+        </select></span>
+        <span class="pair"><label for="head">Head</label>
         <select id="head" value=${head} onChange=${(event) => setHead(event.currentTarget.value === "mean" ? "mean" : Number(event.currentTarget.value))}>
           <option value="mean">mean of ${heads}</option>
           ${Array.from({ length: heads }, (_, n) => html`<option value=${n}>${n + 1} of ${heads}</option>`)}
-        </select>
+        </select></span>
       </div>
       <${Problem} error=${attention.error} />
       <div class="card"><${Tokens} label="Tokens of the text" tokens=${tokens} chosen=${chosen} onChoose=${setChosen} onPoint=${setPointed} look=${look}

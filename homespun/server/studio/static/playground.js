@@ -212,10 +212,9 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
   return html`<article class="card" ref=${box} tabindex="-1" aria-label=${`Continuation ${node.id} by ${model}`}>
     <h2>${model}</h2>
     <p class="note">${facts}</p>
-    <p class="written before">${before}</p>
-    <${Tokens} label="Text, token by token" tokens=${node.tokens} chosen=${chosen} look=${look}
+    <div class="continued"><span class="written before">${before}</span><${Tokens} label="Text, token by token" tokens=${node.tokens} chosen=${chosen} look=${look}
       onChoose=${(n) => setChosen(n === chosen ? null : n)}
-      describe=${(n) => `${named(node.tokens[n])}, ${percent(node.tokens[n].p)}`} />
+      describe=${(n) => `${named(node.tokens[n])}, ${percent(node.tokens[n].p)}`} /></div>
     <p class="note">${node.finish ? ENDS[node.finish] ?? "stopped" : html`<span class="dot" aria-hidden="true"></span>writing`}</p>
     ${token && html`<div class="alternatives">
       <h3>In the place of <q><${Word} token=${token} /></q></h3>
