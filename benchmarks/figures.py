@@ -132,12 +132,6 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "generate-small-ratio": exact("generation", "6 x 384 (13.8 M), float32", "gpt2", "ratio", 1),
     "generate-large": speed("generation", "12 x 576 (52.6 M), float32", "gpt2"),
     "generate-large-ratio": exact("generation", "12 x 576 (52.6 M), float32", "gpt2", "ratio", 1),
-    "serving-batch": exact(
-        "serving", "batcher, 6 x 384 (13.8 M), float32", "16 at once", "ratio", 1
-    ),
-    "serving-streams": exact(
-        "serving", "server, 6 x 384 (13.8 M), float32", "16 at once", "ratio", 1
-    ),
     "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),
