@@ -133,12 +133,6 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "generate-small-ratio": exact("generation", "6 x 384 (13.8 M), float32", "gpt2", "ratio", 1),
     "generate-large": speed("generation", "12 x 576 (52.6 M), float32", "gpt2"),
     "generate-large-ratio": exact("generation", "12 x 576 (52.6 M), float32", "gpt2", "ratio", 1),
-    "serving-batch": exact(
-        "serving", "batcher, 6 x 384 (13.8 M), float32", "16 at once", "ratio", 1
-    ),
-    "serving-streams": exact(
-        "serving", "server, 6 x 384 (13.8 M), float32", "16 at once", "ratio", 1
-    ),
     "studio-drawing": exact("drawing", DRAWING, "show 7 pictures, median of 7", "milliseconds", 0),
     "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),

@@ -142,7 +142,7 @@ class Growing:
 
 
 class Writing:
-    """The texts of one request of a client. A `with` block ends them, whatever happens in it."""
+    """The texts of one request of a client. Whoever makes it calls `cancel` in the end, whatever happens."""
 
     def __init__(self, service: Service, wanted: Wanted) -> None:
         """
@@ -167,13 +167,8 @@ class Writing:
                 raise refused(error) from None
             raise
 
-    def __enter__(self) -> "Writing":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.cancel()
-
     def cancel(self) -> None:
+        """End all texts."""
         for request in self._requests:
             request.cancel()
 
@@ -188,9 +183,8 @@ class Writing:
         while unfinished:
             await self._arrived.wait()
             self._arrived.clear()
-            self._is_woken = (
-                False  # before the pieces are taken: one that comes now wakes this again
-            )
+            # Before the pieces are taken: one that comes meanwhile wakes this again.
+            self._is_woken = False
             if self._began:
                 self._service.metrics.first_token_seconds.add(time.monotonic() - self._began)
                 self._began = 0.0
