@@ -10,7 +10,7 @@ ifeq ($(shell uname -s)$(GPU)$(PIP_EXTRA_INDEX_URL)$(PIP_INDEX_URL),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: install torch demo test test-slow test-judges test-browser test-trackers faults check format clean
+.PHONY: install torch demo studio test test-slow test-judges test-browser test-studio test-trackers faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -50,6 +50,13 @@ demo: .venv/.installed
 	cd demo && ../$(BIN)/homespun judge --num-samples 50
 	@echo "The curves of the run are in demo/checkpoints/training.png."
 	@echo "Play on: cd demo && ../$(BIN)/homespun generate --interactive"
+	@echo "See what the model attends to: make studio"
+
+# The page of `homespun studio` for the model of the demo.
+studio: .venv/.installed
+	$(PIP) -e '.[studio]'
+	@mkdir -p demo
+	cd demo && ../$(BIN)/homespun studio
 
 test: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -67,6 +74,11 @@ test-judges: .venv/.installed-for-tests
 test-browser: .venv/.installed-for-tests
 	$(PIP) -e '.[browser]'
 	$(BIN)/python -m pytest -m browser tests/reporting
+
+# The page of `homespun studio` in the same Chromium. With ARGUMENTS=--write-pictures, those of the guide are made anew.
+test-studio: .venv/.installed-for-tests
+	$(PIP) -e '.[browser]'
+	$(BIN)/python -m pytest -m "studio or not studio" tests/server/studio $(ARGUMENTS)
 
 # Runs that are tracked by every tracker; `make test` has TensorBoard alone.
 test-trackers: .venv/.installed-for-tests

@@ -13,6 +13,7 @@ SMALL = "6 x 384, vocabulary 8,000, 8 x 256 tokens a step"
 
 HELD_OUT = "the validation side, from the training side"
 TEN_MINUTES = "10m each"
+DRAWING = "A record of 100,000 lines on the page of the studio"
 ADAPTERS = "a training step of SmolLM2-135M, adapters of rank 8"
 
 
@@ -132,6 +133,7 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "generate-small-ratio": exact("generation", "6 x 384 (13.8 M), float32", "gpt2", "ratio", 1),
     "generate-large": speed("generation", "12 x 576 (52.6 M), float32", "gpt2"),
     "generate-large-ratio": exact("generation", "12 x 576 (52.6 M), float32", "gpt2", "ratio", 1),
+    "studio-drawing": exact("drawing", DRAWING, "show 7 pictures, median of 7", "milliseconds", 0),
     "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),

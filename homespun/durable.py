@@ -192,6 +192,20 @@ def try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def is_locked(descriptor: int) -> bool:
+    """Whether another process has locked an open file or folder.
+
+    Raises:
+        OSError: the file system cannot tell.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
 def open_file(path: Path, flags: int) -> int:
     """Open a file of our own for writing, and make it if it is missing.
 

@@ -1,6 +1,7 @@
 """A trained model and its tokenizer, from any source of weights: logits, losses and text come out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,13 +16,17 @@ from homespun.config.checked import PathName, checked, settings_of, shown, takes
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
 from homespun.engine.base import Floats, Reader
+from homespun.engine.inside import Inside, Inspector
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Prompt, Session
 from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
+from homespun.model_formats.tokenizer_files import turn_end
 from homespun.terminal import bar, counted, warn
+from homespun.tokenizer import ChatTemplate, Message, check_messages
+from homespun.tokenizer.messages import USER
 
 
 def load(
@@ -99,7 +104,10 @@ class LanguageModel:
         self.config = stored.config
         self.tokenizer = stored.tokenizer
         self.engine = reader
-        self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
+        self.session = Session(
+            reader.decoder, stored.tokenizer, stored.config.seq_len, [turn_end(stored)]
+        )
+        """What generation needs from the model."""
 
     def __repr__(self) -> str:
         c, kind = self.config, type(self).__name__
@@ -154,7 +162,7 @@ class LanguageModel:
             UserError: the prompt is empty, or longer than the context.
         """
         sampling = settings_of(SamplingConfig, config, settings)
-        [written] = self._session.generate(prompt, sampling)
+        [written] = self.session.generate(prompt, sampling)
         return (prompt or "") + written.text
 
     @takes_settings_of(SamplingConfig)
@@ -190,7 +198,7 @@ class LanguageModel:
         """
         sampling = settings_of(SamplingConfig, config, settings)
         count = checked("num_samples", num_samples, int, {"at_least": 1})
-        return self._session.samples(prompt, sampling, count, speed)
+        return self.session.samples(prompt, sampling, count, speed)
 
     @takes_settings_of(SamplingConfig)
     def generate_batch(
@@ -208,24 +216,127 @@ class LanguageModel:
         sampling = settings_of(SamplingConfig, config, settings)
         if isinstance(prompts, str) or not isinstance(prompts, Iterable):
             raise UserError(f"prompts is {shown(prompts)}: a list of texts is expected")
-        return self._session.generate_batch(list(prompts), sampling)
+        return self.session.generate_batch(list(prompts), sampling)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The template of conversations: how messages become tokens.
+
+        Raises:
+            UserError: the model has none, or it cannot be used.
+        """
+        if template := self.stored.template():
+            return template
+        raise UserError(
+            f"{self.stored.path} continues texts, and has not learned to answer: train it on conversations first, with "
+            "--init-from"
+        )
 
     @takes_settings_of(SamplingConfig)
-    def stream(
+    def chat(
         self,
-        prompt: str | None = None,
+        messages: str | Sequence[Message],
+        config: SamplingConfig | None = None,
+        **settings: Any,
+    ) -> str:
+        """Answer the last message of a conversation.
+
+        Args:
+            messages: a question, or a list of messages, each with `role` ("system", "user" or "assistant") and
+                `content`. If they do not fit into the context, the oldest ones are left out, except the system's.
+            config: how tokens are drawn; `settings` replace some of it: max_tokens, temperature, seed, ...
+
+        Raises:
+            UserError: the model has no template, or the messages break its rules or are too long.
+        """
+        return "".join(self.chat_stream(messages, config, **settings)).rstrip()
+
+    @takes_settings_of(SamplingConfig)
+    def chat_stream(
+        self,
+        messages: str | Sequence[Message],
         config: SamplingConfig | None = None,
         *,
         speed: Speed | None = None,
         **settings: Any,
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece as the model writes, without the prompt. `speed` is filled in meanwhile.
+        """As `chat`, piece by piece as the model writes. `speed` is filled in meanwhile."""
+        sampling = settings_of(SamplingConfig, config, settings)
+        ids = self.fitting(messages, sampling)[1]
+        return _without_first_space(self.session.stream(ids, sampling, speed))
+
+    def fitting(
+        self, messages: str | Sequence[Message], sampling: SamplingConfig
+    ) -> tuple[list[Message], list[int]]:
+        """The newest messages that leave room for an answer in the context, and their tokens; raises as `chat`.
+
+        Old messages are left out until there is room for `max_tokens` in the context, or for half of it. The last one
+        may leave less, but not less than an eighth.
+        """
+        given = [{"role": USER, "content": messages}] if isinstance(messages, str) else messages
+        checked_messages = check_messages(given, ends_with=USER)
+        context, room = self.config.seq_len, sampling.max_tokens
+        return self.template.fitting(
+            checked_messages,
+            limit=context - min(room, context // 2),
+            most=context - min(room, context // 8),
+        )
+
+    @takes_settings_of(SamplingConfig)
+    def stream(
+        self,
+        prompt: Prompt = None,
+        config: SamplingConfig | None = None,
+        *,
+        speed: Speed | None = None,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Continue a prompt, piece by piece as the model writes, without the prompt. `speed` is filled in meanwhile. A
+        list of ids is taken as the tokens of a prompt, as they are.
 
         Raises:
             UserError: as `generate`, when the first piece is requested.
         """
         sampling = settings_of(SamplingConfig, config, settings)
-        return self._session.stream(prompt, sampling, speed)
+        return self.session.stream(prompt, sampling, speed)
+
+    def inspect(self, tokens: npt.ArrayLike) -> Inside:
+        """Look inside a forward pass: the states between the layers, the attention of each head, the experts.
+
+        Args:
+            tokens: ids, [T], at most `config.seq_len` long. Memory grows with the square of T.
+
+        Raises:
+            UserError: the engine cannot show it: load the model with engine="numpy".
+            ValueError: ids outside the vocabulary, or a shape that does not fit.
+        """
+        ids = self._ids(tokens)
+        if ids.ndim != 1:
+            raise ValueError(f"tokens are {list(ids.shape)}: [T] is required")
+        return self._inspector.inspect(ids)
+
+    def lens(self, hidden: npt.ArrayLike) -> Floats:
+        """States [..., D] from `inspect`, such as `hidden[layer]`, -> logits [..., V], through last norm and head.
+
+        After the last layer these are the model's logits; before, they show what the model would say if it ended there.
+
+        Raises:
+            UserError: as `inspect`.
+            ValueError: the last axis is not as wide as the model.
+        """
+        states = np.asarray(hidden, dtype=np.float32)
+        if not states.ndim or states.shape[-1] != self.config.d_model:
+            raise ValueError(f"states are {list(states.shape)}: [..., {self.config.d_model}]")
+        rows = states.reshape(-1, self.config.d_model)
+        return self._inspector.lens(rows).reshape(*states.shape[:-1], -1)
+
+    @property
+    def _inspector(self) -> Inspector:
+        if isinstance(self.engine, Inspector):
+            return self.engine
+        raise UserError(
+            f'the inside of {self.stored.path} cannot be seen in this engine: load it with engine="numpy"'
+        )
 
     def save_weights(self, path: str | Path) -> None:
         """Write the model with its shape and tokenizer to one file, from which `load` reads it.
@@ -250,3 +361,13 @@ class LanguageModel:
                 f"{what} must be whole numbers from {least} to {self.config.vocab_size - 1}"
             )
         return ids.astype(np.int32)
+
+
+def _without_first_space(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of a text that begins with no white space."""
+    begun = False
+    for piece in pieces:
+        text = piece if begun else piece.lstrip()
+        if text:
+            begun = True
+            yield text

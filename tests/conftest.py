@@ -21,6 +21,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-pictures",
+        action="store_true",
+        help="with the tests in a browser: write the pictures of the guide, from runs of some minutes",
+    )
+
+
 @pytest.fixture(scope="session")
 def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """400 stories in one .txt file."""

@@ -72,6 +72,28 @@ def ids(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 400, shape)
 
 
+def test_the_inside_of_a_model_leads_to_its_logits(model: homespun.LanguageModel) -> None:
+    tokens = ids(20)
+    inside = model.inspect(tokens)
+    assert inside.hidden.shape == (2, 20, 32)
+    assert inside.attention.shape == (1, 2, 20, 20)
+    lens = model.lens(inside.hidden)
+    assert lens.shape == (2, 20, 400)
+    assert relative_error(lens[1], model(tokens)) < 1e-6
+    assert relative_error(lens[0], model(tokens)) > 1e-3
+    for wrong in (ids(2, 5), ids(33), np.array([400])):
+        with pytest.raises(ValueError, match="tokens"):
+            model.inspect(wrong)
+    with pytest.raises(ValueError, match="states"):
+        model.lens(np.zeros((3, 31)))
+
+
+def test_an_engine_without_a_look_inside_says_so(folder: Path) -> None:
+    model = homespun.load(folder / "checkpoints", engine="torch", precision="float32")
+    with pytest.raises(UserError, match='load it with engine="numpy"'):
+        model.inspect([0])
+
+
 def test_logits_and_loss_agree_with_each_other(model: homespun.LanguageModel) -> None:
     tokens = ids(3, 33)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].copy()

@@ -50,6 +50,8 @@ NOT_OF_A_RUN = re.compile(rf"{re.escape(LOCK)}|lost\+found|{EARLIER}\.\d+")
 CANNOT_MOVE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 """The errors for a folder that cannot be renamed although its files can: a mount point, a parent of somebody else."""
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+HOLDER = re.compile(r"process (\d{1,9}) on (.+), running since (.+)")
+"""The line in a lock file."""
 MOVED_MEANWHILE = 10
 """Attempts to lock a folder that other processes move away at the same moment."""
 
@@ -80,6 +82,21 @@ class Checkpoint:
         """
         self.weights.verify()
         self.state.verify()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has locked the folder of a run."""
+
+    pid: int | None
+    """None where the lock file does not name it."""
+    host: str
+    since: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.pid is not None and self.host == socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -122,6 +139,30 @@ class CheckpointFolder:
                 return
         with self.lock():
             pass
+
+    def holder(self) -> Holder | None:
+        """The process that has locked the folder, None if none has. Nothing is written.
+
+        The lock is tried for a moment, which would be in the way of a run that begins just then. So it is tried only
+        if the process that the lock file names is alive, or may be, on another machine.
+        """
+        try:
+            descriptor = os.open(
+                self.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except OSError:
+            return None
+        try:
+            note = os.read(descriptor, 1000).decode(errors="replace").partition("\n")[0]
+            named = HOLDER.fullmatch(note.strip())
+            holder = Holder(int(named[1]), named[2], named[3]) if named else Holder(None, "", "")
+            if holder.is_here and not _is_alive(holder.pid or 0):
+                return None
+            return holder if durable.is_locked(descriptor) else None
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
 
     def has_run(self) -> bool:
         """Whether there is anything of a run in the folder. One that ended before its first step leaves nothing but an
@@ -604,6 +645,16 @@ def _step_of(weights: Path) -> int:
         return read_archive(weights).step
     except CheckpointError:
         return -1
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from homespun.config.checked import REQUIRED, Checked, flag, meant_setting, parse_value
+from homespun.config.checked import REQUIRED, Checked, flag, meant_setting, owner, parse_value
 from homespun.config.other_names import OTHER_NAMES
 from homespun.errors import UserError
 from homespun.terminal import wrapped
@@ -209,12 +209,7 @@ class _Parser:
 
 def _own_first(kind: type[Checked]) -> list[Field]:
     """The fields of a class, those that it does not inherit first."""
-    return sorted(dataclasses.fields(kind), key=lambda field: _owner(kind, field) is not kind)
-
-
-def _owner(kind: type, field: Field) -> type:
-    """The class that defines a field."""
-    return next(owner for owner in kind.__mro__ if field.name in owner.__annotations__)
+    return sorted(dataclasses.fields(kind), key=lambda field: owner(kind, field.name) is not kind)
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -276,11 +271,11 @@ def _sections(command: Command) -> Iterator[tuple[str, str, list[Field]]]:
     owners: dict[type, list[Field]] = {}
     for field in fields:
         if field.name not in command.most_used:
-            owners.setdefault(_owner(kind, field), []).append(field)
+            owners.setdefault(owner(kind, field.name), []).append(field)
     more = "more settings" if command.most_used else "settings"
-    for owner, own in owners.items():
-        title, _, description = " ".join((owner.__doc__ or "").split()).partition(". ")
-        if owner is kind:
+    for one, own in owners.items():
+        title, _, description = " ".join((one.__doc__ or "").split()).partition(". ")
+        if one is kind:
             yield more, "", own
         else:
             yield title.lower(), description, own

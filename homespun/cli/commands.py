@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homespun.cli.arguments import Command
 from homespun.config import (
     STANDARD_INPUT,
+    ChatConfig,
     DoctorConfig,
     DownloadConfig,
     EvalConfig,
@@ -27,11 +28,15 @@ from homespun.config import (
     ModelsConfig,
     PlanConfig,
     ReportConfig,
+    SamplingConfig,
+    ServeConfig,
+    StudioConfig,
     TokenizerConfig,
     TrainConfig,
     TuneConfig,
     VerifyConfig,
 )
+from homespun.config.training import MOST_USED
 from homespun.errors import UserError
 from homespun.terminal import bar, columns, counted, printable, put, say, warn, wrapped
 
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 
     from homespun.evaluation.storytelling import Storytelling
     from homespun.language_model import LanguageModel
+    from homespun.tokenizer import Message
 
 Settings = dict[str, Any]
 
@@ -162,6 +168,23 @@ def generate(settings: Settings) -> int:
             text = printable((prompt or "") + sample.text)
             put(wrapped(text, columns(sys.stdout)))
     report()
+    return 0
+
+
+def chat(settings: Settings) -> int:
+    config = ChatConfig(**settings)
+    from homespun.generation.chat import chat
+
+    model = _load(config)
+    _ = model.template  # a model without one is refused before the first message
+
+    def answer(
+        messages: "Sequence[Message]", sampling: SamplingConfig
+    ) -> tuple[int, Iterator[str]]:
+        kept, _ = model.fitting(messages, sampling)
+        return len(messages) - len(kept), model.chat_stream(kept, sampling)
+
+    chat(answer, config, config.system)
     return 0
 
 
@@ -373,6 +396,28 @@ def report(settings: Settings) -> int:
     return 0
 
 
+def studio(settings: Settings) -> int:
+    config = StudioConfig(**settings)
+    from homespun.server.launch import check_installed
+
+    check_installed("studio")
+    from homespun.server.studio.run import run
+
+    run(config, say)
+    return 0
+
+
+def serve(settings: Settings) -> int:
+    config = ServeConfig(**settings)
+    from homespun.server.launch import check_installed
+
+    check_installed("serve")
+    from homespun.server.serve import serve
+
+    serve(config)
+    return 0
+
+
 def export(settings: Settings) -> int:
     config = ExportConfig(**settings)
     from homespun.exporting import export_model
@@ -479,11 +524,7 @@ COMMANDS: dict[str, Command] = {
                 "homespun train --model-size tiny --batch-size 16 --max-epochs 10 --learning-rate 3e-4",
             ),
             _train_choices,
-            most_used=(
-                *("data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
-                *("batch_size", "seq_len", "learning_rate", "vocab_size"),
-                *("checkpoint_dir", "resume", "config"),
-            ),
+            most_used=MOST_USED,
         ),
         Command(
             "plan",
@@ -523,6 +564,22 @@ COMMANDS: dict[str, Command] = {
                 'homespun generate --prompt "Once upon a time"',
                 "homespun generate --prompt-file beginning.txt --num-samples 3",
                 "homespun generate --interactive --temperature 0.6",
+            ),
+        ),
+        Command(
+            "chat",
+            ChatConfig,
+            chat,
+            ("homespun chat sft", 'homespun chat sft --system "Answer in one word."'),
+        ),
+        Command(
+            "serve",
+            ServeConfig,
+            serve,
+            (
+                "homespun serve",
+                "homespun serve smollm2 --port 8001",
+                "homespun serve --host 0.0.0.0 --key-file key",
             ),
         ),
         Command(
@@ -570,6 +627,12 @@ COMMANDS: dict[str, Command] = {
             ReportConfig,
             report,
             ("homespun report", "homespun report first second --output comparison.html"),
+        ),
+        Command(
+            "studio",
+            StudioConfig,
+            studio,
+            ("homespun studio", "homespun studio my-work --port 9000 --no-browser"),
         ),
     )
 }

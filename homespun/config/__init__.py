@@ -3,12 +3,20 @@
 Flags, TOML files and Python all fill these frozen dataclasses, which check their values.
 """
 
-from homespun.config.commands import DoctorConfig, ModelsConfig, ReportConfig, VerifyConfig
+from homespun.config.commands import (
+    DoctorConfig,
+    ModelsConfig,
+    ReportConfig,
+    ServeConfig,
+    StudioConfig,
+    VerifyConfig,
+)
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
 from homespun.config.generation import (
     STANDARD_INPUT,
+    ChatConfig,
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
@@ -39,6 +47,7 @@ __all__ = [
     "MAX_DEFAULT_CONTEXT",
     "STANDARD_INPUT",
     "TOKENS_DIR",
+    "ChatConfig",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",
@@ -64,8 +73,10 @@ __all__ = [
     "ReportConfig",
     "SamplingConfig",
     "Schedule",
+    "ServeConfig",
     "ShapeConfig",
     "StepConfig",
+    "StudioConfig",
     "TokenizerConfig",
     "TrainConfig",
     "TuneConfig",

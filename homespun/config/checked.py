@@ -96,6 +96,11 @@ def preset_defaults(kind: type["Checked"]) -> dict[str, Any]:
     }
 
 
+def owner(kind: type["Checked"], name: str) -> type:
+    """The class that defines a setting. Its docstring is the title of a group of settings, and a sentence about it."""
+    return next(one for one in kind.__mro__ if name in one.__annotations__)
+
+
 def flag(name: str) -> str:
     """The command line flag of a setting."""
     return "--" + name.replace("_", "-")

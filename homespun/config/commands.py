@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from homespun.config.checked import Checked, PathName, preset_defaults, setting
+from homespun.config.generation import ReaderConfig
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 from homespun.config.training import StepConfig, TrainConfig
 from homespun.errors import UserError
@@ -65,6 +66,23 @@ class ReportConfig(Checked):
 
 
 @dataclass(frozen=True)
+class StudioConfig(Checked):
+    """Open a page in the browser that writes with your models, looks inside them, and follows and starts runs."""
+
+    folder: PathName = setting(
+        ".",
+        "The folder of your work. The page sees and starts only what is below it.",
+        positional=True,
+    )
+    port: int = setting(
+        8321, "Port on this machine; 0: any that is free.", at_least=0, at_most=65_535
+    )
+    browser: bool = setting(
+        True, "Open the browser; without it, the address of the page is only printed."
+    )
+
+
+@dataclass(frozen=True)
 class VerifyConfig(Checked):
     """Check every byte of a checkpoint, a run, tokens, a tokenizer or a download."""
 
@@ -72,4 +90,24 @@ class VerifyConfig(Checked):
         TrainConfig.checkpoint_dir,
         "A file, or the folder of a run, of tokens or of a tokenizer.",
         positional=True,
+    )
+
+
+@dataclass(frozen=True)
+class ServeConfig(ReaderConfig):
+    """Serve a trained model to other programs, by OpenAI's API: completions, chats, streaming."""
+
+    model: PathName | None = setting(
+        None,
+        "Model: an .npz file, the folder of a run, a Hugging Face or MLX folder, or a GGUF file.",
+        if_omitted="the best model of the run in `checkpoints`",
+        positional=True,
+    )
+    port: int = setting(8000, "Port of the server; 0: one that is free.", at_least=0, at_most=65535)
+    host: str = setting(
+        "127.0.0.1",
+        "Address that the server listens on. Only this machine reaches the default; any other one needs --key-file.",
+    )
+    key_file: PathName | None = setting(
+        None, "File with a key, which every request has to send.", if_omitted="no key is needed"
     )

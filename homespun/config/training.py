@@ -21,6 +21,13 @@ EngineName = Literal["auto", "torch", "mlx"]
 
 FROM_PRESET = "from the preset"
 
+MOST_USED = (
+    *("data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
+    *("batch_size", "seq_len", "learning_rate", "vocab_size"),
+    *("checkpoint_dir", "resume", "config"),
+)
+"""The settings of a run that its help and its form list first."""
+
 
 @dataclass(frozen=True)
 class ShapeConfig(Checked):

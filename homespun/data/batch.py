@@ -19,6 +19,9 @@ class Batch:
     """[B, T]"""
     targets: Tokens
     """[B, T], already shifted by one; `IGNORED` at positions without a target."""
+    documents: Tokens | None = None
+    """[B, T] The number of the document of each position; no document sees another. Without it, the engine finds the
+    documents by their mark."""
 
     @property
     def n_targets(self) -> int:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -144,6 +144,13 @@ class Decoder(Protocol):
     def repeated(self, n: int) -> "Decoder":
         """A decoder for `n` sequences that all begin with the tokens of this decoder's only sequence. Both go on
         independently."""
+
+    def join(self, other: Self) -> None:
+        """Add the only sequence of another decoder of this model, which may be longer or shorter, as the last row. Both
+        go on independently. The cache gets the larger `max_len` of the two."""
+
+    def drop(self, row: int) -> None:
+        """Remove one of several sequences. The last row takes its place."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ alone, the model begins a new text.
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +43,7 @@ class Continuation:
     text: str
     """Without the prompt and without a stop string."""
     token_ids: tuple[int, ...]
-    """All tokens drawn except the end-of-text mark. Those of a stop string are among them."""
+    """All tokens drawn except the one that ends the text. Those of a stop string are among them."""
     finish: Finish
     """The model ended the text, the text reached `max_tokens`, or a stop string occurred."""
 
@@ -56,14 +56,27 @@ class Session:
     was trained for, and windows that begin inside a text, as its training samples do.
     """
 
-    def __init__(self, make_decoder: DecoderFactory, tokenizer: Tokenizer, context: int) -> None:
-        """`context` is the number of positions that the model was trained for."""
-        self._make_decoder = make_decoder
-        self._tokenizer = tokenizer
-        self._context = context
+    def __init__(
+        self,
+        make_decoder: DecoderFactory,
+        tokenizer: Tokenizer,
+        context: int,
+        ends: Collection[int] = (),
+    ) -> None:
+        """
+        Args:
+            make_decoder: of the model.
+            tokenizer: of the model.
+            context: number of positions that the model was trained for.
+            ends: tokens that end a text, beside the end-of-text mark.
+        """
+        self.make_decoder = make_decoder
+        self.tokenizer = tokenizer
+        self.context = context
+        self._ends = frozenset((tokenizer.eot_id, *ends))
 
     def generate(
-        self, prompt: str | None, config: SamplingConfig, num_samples: int = 1
+        self, prompt: Prompt, config: SamplingConfig, num_samples: int = 1
     ) -> list[Continuation]:
         """Continue one prompt `num_samples` times. The prompt is computed once.
 
@@ -77,7 +90,7 @@ class Session:
 
     def samples(
         self,
-        prompt: str | None,
+        prompt: Prompt,
         config: SamplingConfig,
         num_samples: int,
         speed: Speed | None = None,
@@ -86,9 +99,8 @@ class Session:
         speed = speed or Speed()
         speed.begin(num_samples)
         ids = self.prompt_ids(prompt)
-        seed = _seed(config)
-        texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
-        decoder = self._make_decoder(1, self._cache_length(texts[:1]))
+        texts = self.texts(ids, config, num_samples)
+        decoder = self.make_decoder(1, self._cache_length(texts[:1]))
         with speed.prefill(len(ids)):
             logits = decoder.prefill(_tokens([ids]))
         for first in range(0, num_samples, MAX_BATCH):
@@ -109,18 +121,16 @@ class Session:
     ) -> list[Continuation]:
         """Continue several prompts, which may differ in length, each as if it were alone, up to
         rounding. Raises as `generate`."""
-        seed = _seed(config)
-        texts = [
-            _Text(self._tokenizer, self.prompt_ids(prompt), config, seed) for prompt in prompts
-        ]
+        seed = seed_of(config)
+        texts = [self._text(self.prompt_ids(prompt), config, seed) for prompt in prompts]
         for first in range(0, len(texts), MAX_BATCH):
             batch = texts[first : first + MAX_BATCH]
-            decoder = self._make_decoder(len(batch), self._cache_length(batch))
+            decoder = self.make_decoder(len(batch), self._cache_length(batch))
             self._finish(batch, decoder, _prefill(decoder, batch))
         return [text.continuation() for text in texts]
 
     def stream(
-        self, prompt: str | None, config: SamplingConfig, speed: Speed | None = None
+        self, prompt: Prompt, config: SamplingConfig, speed: Speed | None = None
     ) -> Generator[str, None, Continuation]:
         """Continue one prompt, piece by piece; the generator's return value is the whole continuation.
 
@@ -131,8 +141,8 @@ class Session:
         """
         speed = speed or Speed()
         speed.begin(n_texts=1)
-        text = _Text(self._tokenizer, self.prompt_ids(prompt), config, _seed(config))
-        decoder = self._make_decoder(1, self._cache_length([text]))
+        text = self._text(self.prompt_ids(prompt), config, seed_of(config))
+        decoder = self.make_decoder(1, self._cache_length([text]))
         with speed.prefill(len(text.ids)):
             logits = _prefill(decoder, [text])
         for _, piece in self._decode([text], decoder, logits, speed):
@@ -146,13 +156,13 @@ class Session:
             UserError: the prompt is empty, longer than the context, or not valid text.
         """
         if prompt is None:
-            return [self._tokenizer.eot_id]
+            return [self.tokenizer.eot_id]
         if isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
-            if not 0 < len(prompt) <= self._context:
+            if not 0 < len(prompt) <= self.context:
                 raise UserError(
-                    f"the prompt has {len(prompt):,} tokens: 1 to {self._context:,} are possible"
+                    f"the prompt has {len(prompt):,} tokens: 1 to {self.context:,} are possible"
                 )
-            if min(prompt) < 0 or max(prompt) >= self._tokenizer.vocab_size:
+            if min(prompt) < 0 or max(prompt) >= self.tokenizer.vocab_size:
                 raise UserError("the prompt has a token that is not in the vocabulary")
             return prompt
         if not isinstance(prompt, str):
@@ -168,25 +178,35 @@ class Session:
                 f"the prompt is not valid UTF-8 from character {error.start + 1} on: "
                 "check the encoding of the terminal"
             ) from None
-        ids = [self._tokenizer.eot_id, *self._tokenizer.encode(prompt)]
-        if len(ids) > self._context:
+        ids = [self.tokenizer.eot_id, *self.tokenizer.encode(prompt)]
+        if len(ids) > self.context:
             raise UserError(
                 f"the prompt is {len(ids)} tokens long (including the end-of-text mark at its start), but the "
-                f"model's context is {self._context}: shorten the prompt"
+                f"model's context is {self.context}: shorten the prompt"
             )
         return ids
 
-    def _cache_length(self, batch: Sequence["_Text"]) -> int:
+    def texts(self, ids: Sequence[int], config: SamplingConfig, n: int) -> list["Text"]:
+        """Texts that continue the tokens of one prompt. With a seed, text i is the same however many there are."""
+        seed = seed_of(config)
+        return [self._text(ids, config, seed, sample) for sample in range(n)]
+
+    def _text(
+        self, ids: Sequence[int], config: SamplingConfig, seed: int, sample: int = 0
+    ) -> "Text":
+        return Text(self.tokenizer, self._ends, ids, config, seed, sample)
+
+    def _cache_length(self, batch: Sequence["Text"]) -> int:
         """Positions that the longest text can need at the same time."""
         longest = max(len(text.ids) + text.config.max_tokens for text in batch)
-        return min(self._context, longest)
+        return min(self.context, longest)
 
-    def _finish(self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats) -> None:
+    def _finish(self, batch: Sequence["Text"], decoder: Decoder, logits: Floats) -> None:
         for _ in self._decode(batch, decoder, logits, Speed()):
             pass
 
     def _decode(
-        self, batch: Sequence["_Text"], decoder: Decoder, logits: Floats, speed: Speed
+        self, batch: Sequence["Text"], decoder: Decoder, logits: Floats, speed: Speed
     ) -> Iterator[tuple[int, str]]:
         """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
         while True:
@@ -196,35 +216,41 @@ class Session:
             yield from ((index, piece) for index, piece in enumerate(pieces) if piece)
             if all(text.finish for text in batch):
                 return
-            if decoder.length < self._context:
+            if decoder.length < self.context:
                 logits = decoder.step(_tokens([text.ids[-1] for text in batch]))
             else:
                 for text in batch:
-                    text.forget_older_half(self._context)
+                    text.forget_older_half(self.context)
                 decoder.rewind(0)
                 logits = _prefill(decoder, batch)
 
 
-class _Text:
-    """One sequence of a batch: its tokens, its sampler, and the text that no stop string can take back."""
+class Text:
+    """One sequence of a batch: its tokens, its sampler, and the text that no stop string can take back. `Session` and
+    `Batcher` let it grow."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
+        ends: frozenset[int],
         prompt: Sequence[int],
         config: SamplingConfig,
         seed: int,
-        sample: int = 0,
+        sample: int,
     ) -> None:
         if "" in config.stop:
             raise UserError("a stop string is empty: give --stop some text or leave it out")
         self.ids = list(prompt)
         self.config = config
         self.finish: Finish | None = None
+        self.n_characters = 0
+        """Characters that its tokens have given so far, with those that a stop string may take back."""
         self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
-        # The mark at the start does not count as a repetition: a penalty on it would keep texts from ending.
-        self._sampler = Sampler(config, seed, sample, prompt[1:])
+        self._ends = ends
+        # The tokens that end a text do not count as a repetition: a penalty on them would keep texts from ending.
+        seen = [token for token in prompt if token not in ends]
+        self._sampler = Sampler(config, seed, sample, seen)
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
         self._released: list[str] = []
@@ -245,18 +271,19 @@ class _Text:
 
         A sequence that has ended adds an end-of-text mark, to stay as long as the others of its batch.
         """
-        eot = self._tokenizer.eot_id
         if self.finish:
-            self.ids.append(eot)
+            self.ids.append(self._tokenizer.eot_id)
             return ""
         # Rows beyond the tokenizer's vocabulary are padding.
         token = self._sampler(logits[: self._tokenizer.vocab_size])
         self.ids.append(token)
-        if token == eot:
+        if token in self._ends:
             self.finish = "end"
         else:
             self._token_ids.append(token)
-            self._pending += self._characters.push(token)
+            characters = self._characters.push(token)
+            self.n_characters += len(characters)
+            self._pending += characters
             if len(self._token_ids) == self.config.max_tokens:
                 self.finish = "length"
         if self.finish:
@@ -287,7 +314,7 @@ class _Text:
         return released
 
 
-def _prefill(decoder: Decoder, batch: Sequence[_Text]) -> Floats:
+def _prefill(decoder: Decoder, batch: Sequence[Text]) -> Floats:
     """Read the windows of a batch into an empty cache; returns the logits [B, V] after each of them."""
     windows = [text.window for text in batch]
     lengths = [len(window) for window in windows]
@@ -298,7 +325,8 @@ def _prefill(decoder: Decoder, batch: Sequence[_Text]) -> Floats:
     return decoder.prefill(_tokens(padded), lengths)
 
 
-def _seed(config: SamplingConfig) -> int:
+def seed_of(config: SamplingConfig) -> int:
+    """The seed of the settings, or a random one."""
     return secrets.randbits(64) if config.seed is None else config.seed
 
 

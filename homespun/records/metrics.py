@@ -264,7 +264,7 @@ class MetricsLog:
                 self.sha256 = _continued(self.sha256, line)
                 if b'"run": {' in line:  # no text contains these quotes as they are
                     with contextlib.suppress(ValueError):
-                        self._described = _parsed(line).get("run")
+                        self._described = parsed_line(line).get("run")
         self.file.truncate(self.length)
 
     def _notice_changes(self) -> None:
@@ -369,7 +369,7 @@ def read_lines(
                 end += len(line)
                 sha256 = _continued(sha256, line)
                 try:
-                    record = _parsed(line)
+                    record = parsed_line(line)
                 except ValueError as error:
                     fault = UserError(f"{path}, line {number}: {error}; the file is damaged there")
                     if on_damage is None:
@@ -392,7 +392,7 @@ NUMBERS = {
 """The fields that are numbers, or null in place of one that is not finite. Later versions may write other fields."""
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def parsed_line(line: bytes) -> dict[str, Any]:
     """The record in a line.
 
     Raises:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
+import numpy as np
+
+from homespun.records.thinning import extremes
+
 SIDE = 1000
 """Units of the drawing in both directions."""
 MOST_POINTS = 400
@@ -186,16 +190,7 @@ def thinned(points: Points) -> Points:
     """At most `MOST_POINTS` of the points: of each stretch the least and the greatest, in their order."""
     if len(points) <= MOST_POINTS:
         return points
-    stretches = MOST_POINTS // 2
-    kept = []
-    for n in range(stretches):
-        part = points[len(points) * n // stretches : len(points) * (n + 1) // stretches]
-        low = min(range(len(part)), key=lambda i: part[i][1])
-        high = max(range(len(part)), key=lambda i: part[i][1])
-        kept += [part[i] for i in sorted({low, high})]
-    if kept[-1] != points[-1]:
-        kept[-1] = points[-1]
-    return kept
+    return [points[i] for i in extremes(np.array([y for _, y in points]), MOST_POINTS)]
 
 
 def number(value: float) -> str:

@@ -203,8 +203,8 @@ def read_run(path: Path) -> RunRecord:
     """
     folder = path if path.is_dir() or not path.exists() else path.parent
     metrics, damage = folder / METRICS, list[str]()
-    newest, state = _newest(folder)
-    if not metrics.exists() and newest is None:
+    run = read_standing(folder)
+    if not metrics.exists() and not run.header:
         raise UserError(
             f"{path}: there is no run (no {METRICS} and no checkpoint): name the folder of a run"
         )
@@ -213,11 +213,21 @@ def read_run(path: Path) -> RunRecord:
         if metrics.exists()
         else ()
     )
+    return dataclasses.replace(run, records=records, damage=tuple(damage))
+
+
+def read_standing(folder: Path, records: Sequence[Record] = ()) -> RunRecord:
+    """A run without its record: what its newest checkpoint holds.
+
+    Args:
+        records: those that are known.
+    """
+    newest, state = _newest(folder)
     position = None
     if state is not None:
         with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
             position = Position.restored(state.header["position"])
-    return RunRecord(folder, records, newest.header if newest else {}, position, tuple(damage))
+    return RunRecord(folder, tuple(records), newest.header if newest else {}, position)
 
 
 def _newest(folder: Path) -> tuple[Archive | None, Archive | None]:

@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from homespun import child_process
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.errors import FolderInUseError, UserError
 from homespun.terminal import Say
@@ -86,21 +85,14 @@ class Crew:
         """
         self._wait_until_free(job.folder)
         log = job.folder.with_name(f"{job.folder.name}.log")
-        # Not the working folder, whose files may be called like modules, but the package that runs here.
-        places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        environment = {
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, places)),
-        }
         try:
             with log.open("ab") as messages:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "homespun.tuning.worker"],
+                    child_process.command("homespun.tuning.worker"),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=messages,
-                    env=environment,
+                    env=child_process.environment(),
                 )
         except OSError as error:
             raise UserError(f"trial {job.name} cannot be started ({error.strerror})") from error

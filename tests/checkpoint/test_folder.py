@@ -368,6 +368,25 @@ def test_the_second_run_is_told_who_has_the_folder(holder: Any, tmp_path: Path) 
     assert names(tmp_path) == ["checkpoints"]
 
 
+def test_who_has_the_folder_is_seen_without_the_lock(holder: Any, tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    found = folder.holder()
+    assert found
+    assert (found.pid, found.is_here) == (holder.pid, True)
+    holder.stdin.close()
+    holder.wait()
+    assert folder.holder() is None
+    assert CheckpointFolder(tmp_path / "none").holder() is None
+    # the number of another process that lives: the lock alone decides
+    note = (folder.path / ".lock").read_text().replace(str(holder.pid), str(os.getpid()))
+    (folder.path / ".lock").write_text(note)
+    assert folder.holder() is None
+    with folder.lock():
+        found = folder.holder()
+        assert found
+        assert found.pid == os.getpid()
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_the_lock_ends_with_its_process(holder: Any, tmp_path: Path, killed: bool) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")

@@ -122,6 +122,17 @@ class CachingDecoder:
         self.copies.append(copies)
         return copies
 
+    def join(self, other: "CachingDecoder") -> None:
+        [row] = other.cache
+        self.max_len = max(self.max_len, other.max_len)
+        self.cache.append(list(row))
+
+    def drop(self, row: int) -> None:
+        assert len(self.cache) > 1
+        last = self.cache.pop()
+        if row < len(self.cache):
+            self.cache[row] = last
+
 
 class Factory:
     """Takes the place of `Engine.decoder` and keeps a list of the decoders that it made."""

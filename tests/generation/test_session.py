@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from homespun.config import SamplingConfig
 from homespun.errors import UserError
 from homespun.generation.sampler import Sampler
-from homespun.generation.session import MAX_BATCH, Session, _Text
+from homespun.generation.session import MAX_BATCH, Session
 
 
 def prompt_ids(tokenizer, prompt, context):
@@ -299,7 +299,7 @@ class LongText(list):
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_the_work_for_a_token_does_not_grow_with_the_text(tokenizer, penalty):
     config = SamplingConfig(max_tokens=9, repetition_penalty=penalty, temperature=0)
-    text = _Text(tokenizer, [0, 98], config, seed=1)
+    [text] = Session(None, tokenizer, 64).texts([0, 98], config, 1)
     text.ids = LongText(text.ids)
     logits = np.zeros(tokenizer.vocab_size, dtype=np.float32)
     logits[[98, 99, 100]] = 3.0, 2.9, 2.8

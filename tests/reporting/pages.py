@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ def write_run(
     data_file: str = "book.txt",
     data_sha256: str = "0" * 64,
     sample: str = " there was a fox.",
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Make a run of so many steps, with a line for each `every` steps and three evaluations."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +57,14 @@ def write_run(
     if checkpoint:
         shape = {"n_layers": 1, "d_model": 32, "n_heads": 2, "vocab_size": 300, "seq_len": 64}
         model = shaped(preset("pico"), shape)
-        requested = TrainConfig(data_file=data_file, learning_rate=rate, checkpoint_dir=str(folder))
+        requested = TrainConfig(
+            **{
+                "data_file": data_file,
+                "learning_rate": rate,
+                "checkpoint_dir": str(folder),
+                **settings,
+            }
+        )
         resolved = ResolvedConfig(data_file=data_file, learning_rate=rate, optimizer="muon")
         header = {
             "model": dataclasses.asdict(model),

@@ -21,6 +21,7 @@ from homespun.config.toml_file import read_toml
 from homespun.tuning import tune
 from homespun.tuning.course import Course
 from homespun.tuning.design import TuneFolder
+from homespun.tuning.reading import read_tune
 from tests.conftest import finished, records
 from tests.tuning.test_course import FakeCrew
 
@@ -84,6 +85,12 @@ def test_a_killed_tune_ends_with_trials_that_equal_uninterrupted_runs(tmp_path: 
     assert "Resuming the tune" in output
 
     results = durable.read_json(tmp_path / "tune" / "results.json")
+    told = read_tune(tmp_path / "tune")
+    assert [dict(row) for row in told.rows] == results["rows"]
+    assert told.verdict == results["verdict"]
+    (tmp_path / "tune" / "results.json").unlink()  # as before its end: from the trials' own records
+    assert [dict(row) for row in read_tune(tmp_path / "tune").rows] == results["rows"]
+    assert read_tune(tmp_path / "tune").verdict is None
     ends = {row["trial"]: row["val_loss"] for row in results["rows"]}
     best = read_toml(tmp_path / "tune" / "best.toml", TrainConfig)
     assert best["learning_rate"] == results["best"]["learning_rate"]

@@ -17,20 +17,29 @@ class LayerCache:
     """Keys and values of one layer."""
 
     def __init__(self, keys: mx.array, values: mx.array) -> None:
-        self.keys = keys  # [B, K, max_len, C]
-        self.values = values  # [B, K, max_len, C]
+        self.keys = keys  # [rows, K, max_len, C]; rows from B on are room for sequences that join
+        self.values = values
         self.positions: Positions = slice(0, 0)
         self.end = 0
 
     def append(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Store k and v [B, K, T, C] at `positions`; returns the first `end` positions of all rows, [B, K, S, C]."""
+        n = len(k)
         for stored, new in ((self.keys, k), (self.values, v)):
             if isinstance(self.positions, slice):
-                stored[:, :, self.positions] = new
+                stored[:n, :, self.positions] = new
             else:
                 rows = mx.arange(len(new))[:, None]  # [B, 1]
                 stored[rows, :, self.positions] = new.swapaxes(1, 2)  # [B, T, K, C]
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+        return self.keys[:n, :, : self.end], self.values[:n, :, : self.end]
+
+    def grow(self, rows: int, max_len: int) -> None:
+        """Make room for more rows or positions."""
+        n, heads, positions, channels = self.keys.shape
+        grown = mx.zeros((2, rows, heads, max_len, channels), dtype=self.keys.dtype)
+        grown[0, :n, :, :positions] = self.keys
+        grown[1, :n, :, :positions] = self.values
+        self.keys, self.values = grown[0], grown[1]
 
 
 class Cache:
@@ -84,6 +93,29 @@ class Cache:
         """Copy the only sequence of `other` into each row."""
         end = other.length
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.keys[:, :, :end] = theirs.keys[:, :, :end]
-            mine.values[:, :, :end] = theirs.values[:, :, :end]
+            mine.keys[:, :, :end] = theirs.keys[:1, :, :end]
+            mine.values[:, :, :end] = theirs.values[:1, :, :end]
         self.lengths = [end] * len(self.lengths)
+
+    def join(self, other: "Cache") -> None:
+        """Add the only sequence of `other` as the last row."""
+        n, end = len(self.lengths), other.length
+        self.max_len = max(self.max_len, other.max_len)
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            rows, _, positions, _ = mine.keys.shape
+            if n == rows or self.max_len > positions:
+                mine.grow(2 * n if n == rows else rows, self.max_len)
+            mine.keys[n, :, :end] = theirs.keys[0, :, :end]
+            mine.values[n, :, :end] = theirs.values[0, :, :end]
+        self.lengths.append(end)
+
+    def drop(self, row: int) -> None:
+        """Move the last sequence into this row."""
+        end = self.lengths.pop()
+        last = len(self.lengths)
+        if row == last:
+            return
+        for layer in self.layers:
+            layer.keys[row, :, :end] = layer.keys[last, :, :end]
+            layer.values[row, :, :end] = layer.values[last, :, :end]
+        self.lengths[row] = end

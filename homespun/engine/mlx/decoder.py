@@ -65,6 +65,25 @@ class MlxDecoder:
         copies.cache.repeat_from(self.cache)
         return copies
 
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def join(self, other: "MlxDecoder") -> None:
+        """
+        Raises:
+            ValueError: the other decoder has more than one sequence.
+        """
+        if len(other.cache.lengths) != 1:
+            raise ValueError(f"only one sequence can join, not {len(other.cache.lengths)}")
+        self.cache.join(other.cache)
+
+    def drop(self, row: int) -> None:
+        """
+        Raises:
+            ValueError: it is the only sequence.
+        """
+        if len(self.cache.lengths) == 1:
+            raise ValueError("the only sequence cannot be dropped")
+        self.cache.drop(row)
+
     def _prefill_padded(self, tokens: Tokens, lengths: Sequence[int]) -> Floats:
         """Rows that end with padding, which causal attention keeps from every token before it. Later tokens overwrite
         its keys and values, or a mask hides them."""

@@ -16,7 +16,8 @@ from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine.base import HEAD_ROWS, Floats, checked, within_memory
-from homespun.engine.numpy.layers import Weights, allocate, linear
+from homespun.engine.inside import Experts, Inside
+from homespun.engine.numpy.layers import Watch, Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
 from homespun.engine.numpy.threads import ProductThreads
 from homespun.named_array import NamedArray
@@ -74,7 +75,8 @@ class NumpyEngine:
             return self._summed_loss(batch), batch.n_targets
 
     def _summed_loss(self, batch: Batch) -> float:
-        hidden = self.hidden_apart(batch.inputs).reshape(-1, self.config.d_model)
+        hidden = self.hidden_apart(batch.inputs, batch.documents)
+        hidden = hidden.reshape(-1, self.config.d_model)
         targets = batch.targets.reshape(-1)
         total = 0.0
         for start in range(0, len(hidden), HEAD_ROWS):
@@ -98,6 +100,25 @@ class NumpyEngine:
         # A copy refers to the weights of this moment, which `load` replaces.
         return NumpyDecoder(copy.copy(self), self.empty_cache(batch_size, max_len))
 
+    @within_memory()
+    def inspect(self, tokens: Tokens) -> Inside:
+        """See `Inspector.inspect`. A document does not see another one, as in `logits`."""
+        batch, watch = tokens[None], Watch()
+        documents = self._documents(batch)
+        apart = None
+        if documents is not None:
+            apart = documents[:, None, :, None] != documents[:, None, None, :]
+        with self.threads.default():
+            self.model(batch, slice(0, len(tokens)), self.empty_cache(1, len(tokens)), apart, watch)
+        experts: list[Experts | None] = watch.experts or [None] * self.config.n_layers
+        return Inside(np.stack(watch.hidden), np.stack(watch.attention), tuple(experts))
+
+    @within_memory()
+    def lens(self, hidden: Floats) -> Floats:
+        """See `Inspector.lens`."""
+        with self.threads.default():
+            return linear(self.model.normed(hidden), self.head)
+
     @property
     def head(self) -> Floats:
         """[V, D]"""
@@ -110,19 +131,26 @@ class NumpyEngine:
         c = self.config
         return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), np.float32)
 
-    def hidden_apart(self, tokens: Tokens) -> Floats:
-        """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another."""
-        mark, documents = self.document_mark, None
-        if mark is not None and (tokens[:, 1:] == mark).any():
-            documents = (tokens == mark).cumsum(1)
+    def hidden_apart(self, tokens: Tokens, documents: Tokens | None = None) -> Floats:
+        """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another.
+        `documents` as in `Batch`."""
+        documents = self._documents(tokens) if documents is None else documents
         return self.hidden(tokens, documents=documents)
+
+    def _documents(self, tokens: Tokens) -> Tokens | None:
+        """The number of the document of each token, [B, T]; None where all tokens of a sequence are of one."""
+        mark = self.document_mark
+        if mark is None or not (tokens[:, 1:] == mark).any():
+            return None
+        numbers: Tokens = (tokens == mark).cumsum(1, dtype=np.int32)
+        return numbers
 
     def hidden(
         self,
         tokens: Tokens,
         cache: Floats | None = None,
         start: int = 0,
-        documents: npt.NDArray[np.intp] | None = None,
+        documents: Tokens | None = None,
     ) -> Floats:
         """Tokens [B, T] from position `start` on -> the normed hidden states [B, T, D].
 
@@ -150,6 +178,7 @@ class NumpyDecoder:
 
     def __init__(self, engine: NumpyEngine, cache: Floats, length: int = 0) -> None:
         self.engine = engine
+        self.storage = cache  # the cache, and rows and positions for sequences that join
         self.cache = cache
         self.length = length
         # How many positions each sequence is shorter than the longest; None where all are equally long.
@@ -205,6 +234,54 @@ class NumpyDecoder:
         if self.cache.shape[1] != 1:
             raise ValueError(f"only one sequence can be repeated, not {self.cache.shape[1]}")
         return NumpyDecoder(self.engine, np.repeat(self.cache, n, axis=1), self.length)
+
+    @within_memory()
+    def join(self, other: "NumpyDecoder") -> None:
+        """See `Decoder.join`.
+
+        Raises:
+            ValueError: the other decoder has more than one sequence.
+        """
+        if other.cache.shape[1] != 1:
+            raise ValueError(f"only one sequence can join, not {other.cache.shape[1]}")
+        n, max_len = self.cache.shape[1], max(self.cache.shape[3], other.cache.shape[3])
+        if n == self.storage.shape[1] or max_len > self.storage.shape[3]:
+            room = 2 * n if n == self.storage.shape[1] else self.storage.shape[1]
+            grown = self.engine.empty_cache(room, max_len)
+            grown[:, :n, :, : self.length] = self.cache[:, :, :, : self.length]
+            self.storage = grown
+        self.storage[:, n, :, : other.length] = other.cache[:, 0, :, : other.length]
+        self._take_rows([*self._lengths, other.length])
+
+    def drop(self, row: int) -> None:
+        """See `Decoder.drop`.
+
+        Raises:
+            ValueError: it is the only sequence.
+        """
+        lengths = self._lengths
+        last = len(lengths) - 1
+        if not last:
+            raise ValueError("the only sequence cannot be dropped")
+        self.cache[:, row, :, : lengths[last]] = self.cache[:, last, :, : lengths[last]]
+        lengths[row] = lengths[last]
+        self._take_rows(lengths[:last])
+
+    @property
+    def _lengths(self) -> list[int]:
+        """The number of positions of each sequence."""
+        n = self.cache.shape[1]
+        return (
+            [self.length] * n
+            if self._shorter_by is None
+            else (self.length - self._shorter_by).tolist()
+        )
+
+    def _take_rows(self, lengths: Sequence[int]) -> None:
+        """Go on with the first rows of the storage, which have these lengths."""
+        self.cache = self.storage[:, : len(lengths)]
+        self._set_lengths(np.asarray(lengths))
+        self.engine.threads.begin(len(lengths))
 
     def _append(self, tokens: Tokens) -> Floats:
         """Read tokens [B, T] into sequences of equal length; the logits [B, V] after the last one."""

@@ -19,6 +19,7 @@ from homespun.architectures.base import Parameter
 from homespun.architectures.families import count_parameters, parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
+from homespun.engine.inside import Experts
 
 Weights = dict[str, Floats]
 Positions = slice | npt.NDArray[np.int64]
@@ -27,6 +28,15 @@ Positions = slice | npt.NDArray[np.int64]
 
 Apart = npt.NDArray[np.bool_]
 """Which positions each new token does not see because they are of another document, [B, 1, T, S]."""
+
+
+class Watch:
+    """Keeps what the blocks compute for one sequence, in their order; see `Inside`."""
+
+    def __init__(self) -> None:
+        self.hidden: list[Floats] = []  # [T, D]
+        self.attention: list[Floats] = []  # [H, T, S]
+        self.experts: list[Experts | None] = []
 
 
 def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
@@ -164,7 +174,11 @@ def rotate(x: Floats, angles: Floats) -> Floats:
 
 
 def attention(
-    heads: Floats, cache: Floats, positions: Positions, apart: Apart | None = None
+    heads: Floats,
+    cache: Floats,
+    positions: Positions,
+    apart: Apart | None = None,
+    watch: Watch | None = None,
 ) -> Floats:
     """Causal attention of the new tokens to themselves and to those before them that are not `apart`.
 
@@ -193,7 +207,10 @@ def attention(
     scores -= np.maximum.reduce(scores, -1, keepdims=True)
     np.exp(scores, out=scores)
     y: Floats = np.matmul(scores, v)
-    y /= np.add.reduce(scores, -1, keepdims=True)
+    sums = np.add.reduce(scores, -1, keepdims=True)
+    y /= sums
+    if watch is not None:
+        watch.attention.append((scores / sums).reshape(batch, n_heads, n_new, n_seen)[0])
     y = y.reshape(batch, n_heads, n_new, channels)
     return y.transpose(0, 2, 1, 3).reshape(batch * n_new, n_heads * channels)
 

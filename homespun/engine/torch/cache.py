@@ -15,20 +15,30 @@ class LayerCache:
     """Keys and values of one layer."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys = keys  # [B, K, max_len, C]
-        self.values = values  # [B, K, max_len, C]
+        self.keys = keys  # [rows, K, max_len, C]; rows from B on are room for sequences that join
+        self.values = values
         self.positions: slice | Tensor = slice(0, 0)
         self.end = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v [B, K, T, C] at `positions`; returns the first `end` positions of all rows, [B, K, S, C]."""
+        n = len(k)
         for stored, new in ((self.keys, k), (self.values, v)):
             if isinstance(self.positions, slice):
-                stored[:, :, self.positions] = new
+                stored[:n, :, self.positions] = new
             else:
                 rows = torch.arange(len(new), device=new.device).unsqueeze(1)  # [B, 1]
                 stored[rows, :, self.positions] = new.transpose(1, 2)  # [B, T, K, C]
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+        return self.keys[:n, :, : self.end], self.values[:n, :, : self.end]
+
+    def grow(self, rows: int, max_len: int) -> None:
+        """Make room for more rows or positions."""
+        _, heads, positions, channels = self.keys.shape
+        for name in ("keys", "values"):
+            stored: Tensor = getattr(self, name)
+            grown = stored.new_zeros((rows, heads, max_len, channels))
+            grown[: len(stored), :, :positions] = stored
+            setattr(self, name, grown)
 
 
 class Cache:
@@ -95,6 +105,29 @@ class Cache:
         """Copy the only sequence of `other` into each row."""
         end = other.length
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            mine.keys[:, :, :end] = theirs.keys[:, :, :end]
-            mine.values[:, :, :end] = theirs.values[:, :, :end]
+            mine.keys[:, :, :end] = theirs.keys[:1, :, :end]
+            mine.values[:, :, :end] = theirs.values[:1, :, :end]
         self.lengths = [end] * len(self.lengths)
+
+    def join(self, other: "Cache") -> None:
+        """Add the only sequence of `other` as the last row."""
+        n, end = len(self.lengths), other.length
+        self.max_len = max(self.max_len, other.max_len)
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            rows, _, positions, _ = mine.keys.shape
+            if n == rows or self.max_len > positions:
+                mine.grow(2 * n if n == rows else rows, self.max_len)
+            mine.keys[n, :, :end] = theirs.keys[0, :, :end]
+            mine.values[n, :, :end] = theirs.values[0, :, :end]
+        self.lengths.append(end)
+
+    def drop(self, row: int) -> None:
+        """Move the last sequence into this row."""
+        end = self.lengths.pop()
+        last = len(self.lengths)
+        if row == last:
+            return
+        for layer in self.layers:
+            layer.keys[row, :, :end] = layer.keys[last, :, :end]
+            layer.values[row, :, :end] = layer.values[last, :, :end]
+        self.lengths[row] = end

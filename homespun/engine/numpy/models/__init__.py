@@ -9,7 +9,7 @@ from typing import Protocol
 from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
-from homespun.engine.numpy.layers import Apart, Positions, Weights
+from homespun.engine.numpy.layers import Apart, Positions, Watch, Weights
 
 
 class Model(Protocol):
@@ -19,14 +19,22 @@ class Model(Protocol):
     """[V, D]"""
 
     def __call__(
-        self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
+        self,
+        tokens: Tokens,
+        positions: Positions,
+        cache: Floats,
+        apart: Apart | None = None,
+        watch: Watch | None = None,
     ) -> Floats:
         """Read tokens [B, T] at `positions` and add their keys and values to the cache [layers, B, 2 * K, S, C].
 
-        `apart` as in `layers.attention`.
+        `apart` as in `layers.attention`. `watch` keeps what is computed on the way.
 
         Returns the normed hidden states [B, T, D].
         """
+
+    def normed(self, x: Floats) -> Floats:
+        """The last norm, [N, D] -> [N, D]."""
 
 
 class ModelFile(Protocol):

@@ -6,6 +6,7 @@ from homespun.engine.base import Floats
 from homespun.engine.numpy.layers import (
     Apart,
     Positions,
+    Watch,
     Weights,
     attention,
     gelu,
@@ -29,16 +30,27 @@ class Model:
         self.norm = weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]
 
     def __call__(
-        self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
+        self,
+        tokens: Tokens,
+        positions: Positions,
+        cache: Floats,
+        apart: Apart | None = None,
+        watch: Watch | None = None,
     ) -> Floats:
         batch, n_new = tokens.shape
         x = self.embedding[tokens]  # [B, T, D]
         x = x + self.position_embedding[positions]
         x = x.reshape(batch * n_new, -1)
+        if watch is not None:
+            watch.hidden.append(x.copy())
         for weights, block_cache in zip(self.blocks, cache, strict=True):
-            self.add_block(x, weights, tokens.shape, positions, block_cache, apart)
-        x = layer_norm(x, *self.norm, self.config.norm_eps)
-        return x.reshape(batch, n_new, -1)
+            self.add_block(x, weights, tokens.shape, positions, block_cache, apart, watch)
+            if watch is not None:
+                watch.hidden.append(x.copy())
+        return self.normed(x).reshape(batch, n_new, -1)
+
+    def normed(self, x: Floats) -> Floats:
+        return layer_norm(x, *self.norm, self.config.norm_eps)
 
     def add_block(
         self,
@@ -48,13 +60,14 @@ class Model:
         positions: Positions,
         cache: Floats,
         apart: Apart | None,
+        watch: Watch | None,
     ) -> None:
         """Add attention and feed-forward layer of one block to x [N, D] in place; `shape` is B, T."""
         c = self.config
         h = layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], c.norm_eps)
         h = linear(h, w["attn.c_attn.weight"], w["attn.c_attn.bias"])  # [N, 3 * H * C]
         heads = h.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, 3 * H, T, C]
-        h = attention(heads, cache, positions, apart)
+        h = attention(heads, cache, positions, apart, watch)
         x += linear(h, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
         h = layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], c.norm_eps)
         h = gelu(linear(h, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # [N, F]

@@ -9,6 +9,7 @@ from homespun.engine.numpy.layers import (
     Apart,
     Positions,
     RotaryTables,
+    Watch,
     Weights,
     attention,
     linear,
@@ -45,16 +46,27 @@ class Model:
         self.norm = weights["model.norm.weight"]
 
     def __call__(
-        self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
+        self,
+        tokens: Tokens,
+        positions: Positions,
+        cache: Floats,
+        apart: Apart | None = None,
+        watch: Watch | None = None,
     ) -> Floats:
         batch, n_new = tokens.shape
         x = self.embedding[tokens]  # [B, T, D]
         x = x.reshape(batch * n_new, -1)
         angles = self.rotary_tables(positions)
+        if watch is not None:
+            watch.hidden.append(x.copy())
         for weights, block_cache in zip(self.blocks, cache, strict=True):
-            self.add_block(x, weights, tokens.shape, positions, angles, block_cache, apart)
-        x = rms_norm(x, self.norm, self.config.norm_eps)
-        return x.reshape(batch, n_new, -1)
+            self.add_block(x, weights, tokens.shape, positions, angles, block_cache, apart, watch)
+            if watch is not None:
+                watch.hidden.append(x.copy())
+        return self.normed(x).reshape(batch, n_new, -1)
+
+    def normed(self, x: Floats) -> Floats:
+        return rms_norm(x, self.norm, self.config.norm_eps)
 
     def add_block(
         self,
@@ -65,6 +77,7 @@ class Model:
         angles: Floats,
         cache: Floats,
         apart: Apart | None,
+        watch: Watch | None,
     ) -> None:
         """Add attention and feed-forward layer of one block to x [N, D] in place; `shape` is B, T."""
         c = self.config
@@ -76,13 +89,15 @@ class Model:
         if self.has_qk_norm:
             normed = rms_norm(qk, w["self_attn.qk_norm.weight"], c.norm_eps)
         qk[...] = rotate(normed, angles)
-        h = attention(heads, cache, positions, apart)
+        h = attention(heads, cache, positions, apart, watch)
         x += linear(h, w["self_attn.o_proj.weight"])
         h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
-        x += self.feed_forward(h, w)
+        x += self.feed_forward(h, w, watch)
 
-    def feed_forward(self, h: Floats, w: Weights) -> Floats:
+    def feed_forward(self, h: Floats, w: Weights, watch: Watch | None) -> Floats:
         """h [N, D] -> [N, D]."""
+        if watch is not None:
+            watch.experts.append(None)
         h = linear(h, w["mlp.gate_up_proj.weight"])  # [N, 2 * F]
         h = silu(h[:, : self.config.d_ff]) * h[:, self.config.d_ff :]
         return linear(h, w["mlp.down_proj.weight"])

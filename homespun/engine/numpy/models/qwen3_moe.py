@@ -4,7 +4,8 @@ other letters of shapes as in `layers`."""
 import numpy as np
 
 from homespun.engine.base import Floats
-from homespun.engine.numpy.layers import Weights, linear, silu
+from homespun.engine.inside import Experts
+from homespun.engine.numpy.layers import Watch, Weights, linear, silu
 from homespun.engine.numpy.models import qwen3
 from homespun.engine.numpy.models.qwen3 import FUSED as FUSED
 
@@ -12,9 +13,9 @@ from homespun.engine.numpy.models.qwen3 import FUSED as FUSED
 class Model(qwen3.Model):
     """The forward pass of a Qwen3-MoE without its head; see `models.Model`."""
 
-    def feed_forward(self, h: Floats, w: Weights) -> Floats:
+    def feed_forward(self, h: Floats, w: Weights, watch: Watch | None) -> Floats:
         if "mlp.gate.weight" not in w:
-            return super().feed_forward(h, w)
+            return super().feed_forward(h, w, watch)
         k = self.config.experts_per_token
         logits = linear(h, w["mlp.gate.weight"])  # [N, E]
         if len(h) == 1:
@@ -24,6 +25,14 @@ class Model(qwen3.Model):
         weights = np.take_along_axis(logits, chosen, axis=-1)
         weights = np.exp(weights - weights.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
+        if watch is not None:
+            order = np.argsort(-weights, axis=-1)
+            watch.experts.append(
+                Experts(
+                    np.take_along_axis(chosen, order, axis=-1),
+                    np.take_along_axis(weights, order, axis=-1),
+                )
+            )
         y = np.zeros_like(h)
         for expert in np.unique(chosen):
             rows, places = np.nonzero(chosen == expert)

@@ -1,0 +1,149 @@
+"""Speed of the server: one text at a time against 16 at once, in the batcher alone and through HTTP with streams.
+
+    python -m benchmarks.serving
+
+Each text has 128 tokens after a prompt of 8 tokens, drawn at temperature 1 with random weights and without an end. Each
+variant runs in its own process.
+"""
+
+import http.client
+import itertools
+import json
+import threading
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from benchmarks import report
+from benchmarks.generation import _prompt, _words
+from benchmarks.models import model_config
+from benchmarks.rounds import NextTurn, Process, compared, interleaved
+from homespun import tokenizer
+from homespun.architectures.families import count_parameters, initial_weights
+from homespun.config import ModelConfig, Precision, ReaderConfig, SamplingConfig
+from homespun.language_model import LanguageModel, load_stored
+from homespun.model_formats.stored_model import StoredModel
+
+AT_ONCE = 16
+NO_END = {0: -100.0}
+
+
+def loaded(config: ModelConfig, precision: Precision) -> tuple[LanguageModel, str]:
+    """A model with random weights, and a prompt for it."""
+    words = _words()
+    speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
+    stored = StoredModel(
+        Path("random"), config, speech, lambda: iter(initial_weights(config, seed=0)), {}
+    )
+    engine = "numpy" if precision == "float32" else "torch"
+    return load_stored(stored, ReaderConfig(engine, precision)), _prompt(speech, words)
+
+
+def batched(
+    config: ModelConfig, precision: Precision, n_texts: int, n_tokens: int, next_turn: NextTurn
+) -> None:
+    """The batcher alone. A turn is `n_texts` texts at once, its figure tokens per second of all together."""
+    from homespun.generation.batching import Batcher
+
+    model, prompt = loaded(config, precision)
+    ids = model.session.prompt_ids(prompt)
+    with Batcher(model.session) as batcher:
+        for seed in itertools.count():
+            sampling = SamplingConfig(max_tokens=n_tokens, temperature=1.0, min_p=0.0, seed=seed)
+            start = time.perf_counter()
+            for _ in batcher.write(ids, sampling, n=n_texts, bias=NO_END):
+                pass
+            next_turn(n_texts * n_tokens / (time.perf_counter() - start))
+
+
+def served(
+    config: ModelConfig, precision: Precision, n_texts: int, n_tokens: int, next_turn: NextTurn
+) -> None:
+    """As `batched`, by so many clients of a server, each of which reads a stream."""
+    from homespun.server import launch
+    from homespun.server.app import server_app
+    from homespun.server.writing import Service
+
+    model, prompt = loaded(config, precision)
+    service = Service(model, "random")
+    listening = launch.bind("127.0.0.1", 0, None)
+    server = launch.new_server(server_app(service))
+    threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
+    body = json.dumps(
+        {
+            "model": "random",
+            "prompt": prompt,
+            "max_tokens": n_tokens,
+            "stream": True,
+            "logit_bias": {str(token): bias for token, bias in NO_END.items()},
+        }
+    )
+
+    def read() -> None:
+        connection = http.client.HTTPConnection(*listening.getsockname())
+        connection.request("POST", "/v1/completions", body)
+        answer = connection.getresponse().read()
+        connection.close()
+        assert answer.endswith(b"data: [DONE]\n\n"), answer
+
+    while True:
+        clients = [threading.Thread(target=read) for _ in range(n_texts)]
+        start = time.perf_counter()
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        next_turn(n_texts * n_tokens / (time.perf_counter() - start))
+
+
+def measured(
+    config: ModelConfig, precision: Precision, n_tokens: int, rounds: int
+) -> dict[str, list[report.Row]]:
+    """One text at a time and 16 at once, in the batcher and by the server."""
+    works = {"batcher": batched, "server": served}
+    with ExitStack() as stack:
+        variants = {
+            (title, n): stack.enter_context(Process(partial(work, config, precision, n, n_tokens)))
+            for title, work in works.items()
+            for n in (1, AT_ONCE)
+        }
+        names = {f"{title} {n}": turn for (title, n), turn in variants.items()}
+        figures = interleaved(names, rounds)
+    return {
+        title: compared(
+            {f"{n} at once": figures[f"{title} {n}"] for n in (1, AT_ONCE)}, "tokens/s", 1
+        )
+        for title in works
+    }
+
+
+def main(
+    rounds: int = 7,
+    n_tokens: int = 128,
+    shapes: tuple[tuple[int, int], ...] = ((6, 384),),
+    vocab_size: int = 8000,
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16"),
+) -> None:
+    """Measure and save.
+
+    Args:
+        rounds: measured turns of each variant.
+        n_tokens: length of a text.
+        shapes: layers and width of the models.
+        vocab_size: vocabulary of the models.
+        precisions: float32 is computed by NumPy, bfloat16 by PyTorch.
+    """
+    tables = {}
+    for (n_layers, d_model), precision in itertools.product(shapes, precisions):
+        config = model_config("gpt2", n_layers, d_model, vocab_size)
+        size = count_parameters(config) / 1e6
+        for title, rows in measured(config, precision, n_tokens, rounds).items():
+            tables[f"{title}, {n_layers} x {d_model} ({size:.1f} M), {precision}"] = rows
+    report.save("serving", tables)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,20 @@
+"""The words and the environment with which one part of homespun starts another one as a process of its own."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def command(module: str) -> list[str]:
+    """The words that run a module. The working folder, whose files may be called like modules, is not searched."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def environment() -> dict[str, str]:
+    """That of this process, in which the package that runs here is found, and output is written at once."""
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+    }

@@ -1,0 +1,66 @@
+"""JSON and server-sent events to a client that may leave at any time."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from homespun.server.answers import Unanswerable
+from homespun.server.guard import error_body
+
+DONE = b"data: [DONE]\n\n"
+
+
+async def answered(request: Request, work: Awaitable[Any]) -> Response:
+    """The JSON that `work` gives. If the client leaves before, the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return JSONResponse(working.result())
+        return Response(status_code=499)  # nobody reads it
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client leaves. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Streamed(StreamingResponse):
+    """Server-sent events, one for each chunk, and a last one that says so. An error ends the stream as an event."""
+
+    def __init__(self, chunks: AsyncIterator[Any], on_end: Callable[[], object]) -> None:
+        """`on_end` is called in any case, also if the client leaves before the first chunk."""
+        super().__init__(_events(chunks), media_type="text/event-stream")
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def _events(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            yield event(chunk)
+    except Unanswerable as error:
+        yield event(error_body(error.status, str(error), error.param, error.code))
+    else:
+        yield DONE
+
+
+def event(data: Any) -> bytes:
+    """One event."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"

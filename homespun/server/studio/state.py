@@ -1,0 +1,16 @@
+"""What the pages of one studio share: the folder that it was started in, its limits, and the models that are loaded."""
+
+from pathlib import Path
+
+from homespun.server.limits import Limits
+from homespun.server.studio.models import Models
+
+
+class State:
+    """One studio."""
+
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+        self.folder = folder.resolve()
+        """Everything that the page reads and starts lies below it."""
+        self.limits = limits or Limits()
+        self.models = Models(self.folder, self.limits)

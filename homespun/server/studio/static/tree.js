@@ -1,0 +1,63 @@
+// Continuations as a tree: each begins after a prompt, or after some tokens of another one. Kept in this browser.
+
+/** A continuation:
+ *  `parent` {id, at}: the first `at` tokens of that one come before; null: the prompt alone does.
+ *  `model` its path, `prompt` the tokens of the prompt, `tokens` [{id, text, p, likeliest: [[id, text, p]]}], `finish`,
+ *  `seed`, `sample`: its number among those that were written together. */
+export class Tree {
+  constructor(name) {
+    this.name = name;
+    this.nodes = new Map();
+    this.last = 0;
+    try {
+      const kept = JSON.parse(localStorage.getItem(name)) ?? [];
+      for (const node of kept) this.nodes.set(node.id, node);
+    } catch { /* nothing that can be read is kept */ }
+    for (const id of this.nodes.keys()) this.last = Math.max(this.last, id);
+  }
+
+  add(node) {
+    const whole = { id: ++this.last, tokens: [], prompt: [], finish: null, ...node };
+    this.nodes.set(whole.id, whole);
+    return whole;
+  }
+
+  get(id) {
+    return this.nodes.get(id);
+  }
+
+  children(id) {
+    return [...this.nodes.values()].filter((node) => (node.parent?.id ?? null) === id);
+  }
+
+  /** Forget a continuation and all that go on from it. */
+  remove(id) {
+    for (const child of this.children(id)) this.remove(child.id);
+    this.nodes.delete(id);
+  }
+
+  /** The tokens before those of `node`, from the prompt on. */
+  before(node) {
+    if (!node.parent) return node.prompt;
+    const parent = this.get(node.parent.id);
+    return [...this.before(parent), ...parent.tokens.slice(0, node.parent.at)];
+  }
+
+  /** The ids up to token number `at` of `node`. */
+  ids(node, at) {
+    return [...this.before(node), ...node.tokens.slice(0, at)].map((token) => token.id);
+  }
+
+  /** Keep the tree for the next visit. False if the browser has no room for it. */
+  keep() {
+    try {
+      localStorage.setItem(this.name, JSON.stringify([...this.nodes.values()]));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** The text of some tokens. */
+export const textOf = (tokens) => tokens.map((token) => token.text).join("");

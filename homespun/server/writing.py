@@ -1,0 +1,242 @@
+"""What a client wants flows in; the texts that the model writes for it flow out, as they grow.
+
+`Service` holds what all requests share. `Writing` is the bridge from the thread that owns the model to the event loop.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+
+from homespun.config import SamplingConfig
+from homespun.engine.base import Floats, OutOfMemory
+from homespun.errors import UserError
+from homespun.generation.batching import (
+    Batcher,
+    Drawn,
+    Piece,
+    QueueFull,
+    Request,
+    Stopped,
+    likely,
+)
+from homespun.generation.session import Finish
+from homespun.language_model import LanguageModel
+from homespun.server.answers import Unanswerable
+from homespun.server.limits import Limits
+from homespun.server.metrics import Metrics
+from homespun.tokenizer import Tokenizer
+
+CACHED_NUMBER_BYTES = 4
+"""Of a number in the key/value cache, at most."""
+
+FINISH_REASONS: Mapping[Finish, str] = {"end": "stop", "stop": "stop", "length": "length"}
+"""OpenAI's word for each end of a text."""
+
+
+class Service:
+    """A model that is served, with the thread that generates."""
+
+    def __init__(self, model: LanguageModel, name: str, limits: Limits | None = None) -> None:
+        """`name` is the one that requests have to give."""
+        self.model = model
+        self.name = name
+        self.limits = limits or Limits()
+        self.metrics = Metrics()
+        self.created = int(time.time())
+        shape = model.config
+        per_position = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * CACHED_NUMBER_BYTES
+        self.batcher = Batcher(
+            model.session,
+            slots=self.limits.slots,
+            max_waiting=self.limits.queue,
+            max_positions=self.limits.cache_bytes // per_position,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.model.tokenizer
+
+    def prompt_ids(self, prompt: str | list[int] | None) -> list[int]:
+        """The tokens of a prompt, with the end-of-text mark before a text.
+
+        Raises:
+            Unanswerable: it is longer than the context, or has a token outside the vocabulary.
+        """
+        try:
+            return self.model.session.prompt_ids(prompt or None)
+        except UserError as error:
+            raise Unanswerable(400, str(error), "prompt") from None
+
+    async def prompt_logprobs(self, ids: Sequence[int], n_top: int) -> list[Drawn]:
+        """Each token of a prompt as if it had been drawn. The first one follows nothing, so it has no logprob.
+
+        Raises:
+            Unanswerable: the model cannot compute it now.
+        """
+        tokens = np.array([ids], np.int32)
+        try:
+            # The thread that generates owns the model. It computes the logits alone, since other texts wait meanwhile.
+            work = self.batcher.call(lambda: self.model.engine.logits(tokens)[0])
+            logits = await asyncio.wrap_future(work)
+        except UserError as error:
+            raise refused(error, otherwise=500) from None
+        return await run_in_threadpool(self._scored, ids, logits, n_top)
+
+    def _scored(self, ids: Sequence[int], logits: Floats, n_top: int) -> list[Drawn]:
+        drawn = [Drawn(ids[0], 0, None)]
+        for token, before in zip(ids[1:], logits, strict=False):
+            logprob, top = likely(before[: self.tokenizer.vocab_size], token, n_top)
+            drawn.append(Drawn(token, 0, logprob, top))
+        return drawn
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The texts that a request asks for."""
+
+    prompts: Sequence[list[int]]
+    """Tokens of each."""
+    sampling: SamplingConfig
+    n: int = 1
+    """Texts of each prompt."""
+    n_top: int | None = None
+    bias: Mapping[int, float] = field(default_factory=dict)
+    is_streamed: bool = False
+    has_usage_in_stream: bool = False
+    writes: bool = True
+    """False: no token is drawn, since only the prompts are asked for."""
+
+    @property
+    def n_texts(self) -> int:
+        return len(self.prompts) * self.n
+
+
+class Growing:
+    """One text, and the tokens whose characters have been handed out."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.n_tokens = 0
+        self.finish: Finish | None = None
+        self._held: list[Drawn] = []
+
+    def add(self, pieces: Sequence[Piece]) -> tuple[str, list[Drawn]]:
+        """Returns the new text and its tokens. Those of a stop string are counted, and never handed out."""
+        new = "".join(piece.text for piece in pieces)
+        drawn = [piece.drawn for piece in pieces if piece.drawn]
+        self.text += new
+        self.n_tokens += len(drawn)
+        self._held += drawn
+        self.finish = pieces[-1].finish
+        if self.finish in ("end", "length"):
+            n = len(self._held)
+        else:
+            n = sum(one.offset < len(self.text) for one in self._held)
+        released, self._held = self._held[:n], self._held[n:]
+        return new, released
+
+
+class Writing:
+    """The texts of one request of a client. Whoever makes it calls `cancel` in the end, whatever happens."""
+
+    def __init__(self, service: Service, wanted: Wanted) -> None:
+        """
+        Raises:
+            Unanswerable: too many texts wait, or the server has stopped.
+            UserError: a text needs more memory than there may be.
+        """
+        self._service = service
+        self._wanted = wanted
+        self._loop = asyncio.get_running_loop()
+        self._pieces: deque[tuple[int, Piece]] = deque()
+        self._arrived = asyncio.Event()
+        self._is_woken = False
+        self._requests: list[Request] = []
+        self._began = time.monotonic()
+        try:
+            for number, prompt in enumerate(wanted.prompts):
+                self._requests.append(self._submit(number * wanted.n, prompt))
+        except BaseException as error:
+            self.cancel()
+            if isinstance(error, UserError):
+                raise refused(error) from None
+            raise
+
+    def cancel(self) -> None:
+        """End all texts."""
+        for request in self._requests:
+            request.cancel()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, list[Piece]]]:
+        """The number of a text and all its pieces that have come since the last time, until all texts have ended. So a
+        slow client, or a busy server, gets fewer and longer answers.
+
+        Raises:
+            Unanswerable: a text could not be finished.
+        """
+        unfinished = self._wanted.n_texts
+        while unfinished:
+            await self._arrived.wait()
+            self._arrived.clear()
+            # Before the pieces are taken: one that comes meanwhile wakes this again.
+            self._is_woken = False
+            if self._began:
+                self._service.metrics.first_token_seconds.add(time.monotonic() - self._began)
+                self._began = 0.0
+            come: dict[int, list[Piece]] = {}
+            while self._pieces:
+                index, piece = self._pieces.popleft()
+                if piece.error:
+                    raise refused(piece.error, otherwise=500)
+                come.setdefault(index, []).append(piece)
+            for index, pieces in come.items():
+                unfinished -= pieces[-1].finish is not None
+                yield index, pieces
+
+    def _submit(self, first: int, prompt: list[int]) -> Request:
+        wanted = self._wanted
+        return self._service.batcher.submit(
+            prompt,
+            wanted.sampling,
+            lambda index, piece: self._sink(first + index, piece),
+            n=wanted.n,
+            n_top=wanted.n_top,
+            bias=wanted.bias,
+        )
+
+    def _sink(self, index: int, piece: Piece) -> None:
+        """Take a piece, in the thread that generates."""
+        self._pieces.append((index, piece))
+        if not self._is_woken:
+            self._is_woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._arrived.set)
+            except RuntimeError:  # the loop has ended, and so has the client
+                self.cancel()
+
+
+def refused(error: UserError, otherwise: int = 400) -> Unanswerable:
+    """The answer that tells of an error of the batcher, with status `otherwise` where no other one fits better."""
+    if isinstance(error, QueueFull):
+        answer = Unanswerable(429, str(error), code="queue_full")
+        answer.headers = {"retry-after": str(error.retry_after)}
+        return answer
+    status = 503 if isinstance(error, Stopped | OutOfMemory) else otherwise
+    return Unanswerable(status, str(error))
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token as text. Bytes that are no whole characters are spelled out, as by OpenAI; a special token has only its
+    number."""
+    data = tokenizer.token_bytes(token)
+    if not data:
+        return f"<|{token}|>"
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

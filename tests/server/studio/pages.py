@@ -1,0 +1,70 @@
+"""What the tests of the studio's page do with it: open it in a window, wait, find, and look for violations."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TOKEN = "a-token-of-the-tests"
+PHONE, DESK = 360, 1200
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def show(
+    browser: Any, address: str, width: int = DESK, scheme: str = "light", height: int = 900
+) -> None:
+    """Open a page in a window of a width, with a colour scheme; forget what was logged before."""
+    browser.get("about:blank")  # another place of the same page would not load it anew
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(address)
+
+
+def requests(browser: Any) -> list[str]:
+    """The addresses that the page has asked for since `show`."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def until(browser: Any, condition: Callable[[Any], Any], seconds: float = 30) -> Any:
+    """What `condition(browser)` gives, as soon as it is true."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    ignored = (NoSuchElementException, StaleElementReferenceException)
+    return WebDriverWait(browser, seconds, 0.05, ignored).until(condition)
+
+
+def find(browser: Any, css: str) -> Any:
+    """The first element that a selector matches, as soon as it is there."""
+    return until(browser, lambda b: b.find_element("css selector", css))
+
+
+def button(browser: Any, label: str) -> Any:
+    """The button with this text, as soon as it is there."""
+    return until(
+        browser, lambda b: b.find_element("xpath", f"//button[normalize-space()='{label}']")
+    )
+
+
+def violations(browser: Any) -> list[str]:
+    """What axe-core finds wrong for people who use a keyboard, a screen reader or strong contrast."""
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    found = browser.execute_async_script(
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']})"
+        ".then((result) => done(result.violations), (error) => done([{id: String(error), nodes: []}]))"
+    )
+    return [
+        f"{one['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
+        for one in found
+        for node in one["nodes"] or [{"html": ""}]
+    ]
