@@ -133,7 +133,7 @@ class Group:
         """Give a command to all other ranks."""
         with self._lost("the launcher has gone"):
             value = json.dumps(command).encode() + b"\n" + tokens
-            self._store.set(f"{self._n_commands}", value)
+            self._store.set(f"{self._n_commands}", value)  # type: ignore[arg-type]
         self._n_commands += 1
 
     def forget(self) -> None:
