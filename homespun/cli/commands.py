@@ -86,9 +86,16 @@ def train(settings: Settings) -> int:
     """Flags override the TOML file, which overrides the settings of a resumed run, which override the defaults."""
     if _is_dry(settings):
         return plan(settings)
-    from homespun.training.interrupts import Interrupts
+    from homespun.engine import launcher, select
+    from homespun.training.interrupts import Interrupts, ignored
 
-    with Interrupts(quits=True) as interrupts:  # before the imports, which may take seconds
+    place = launcher.place()
+    if place and place.rank:
+        with ignored():
+            select.follow()
+        return 0
+    # Before the imports, which may take seconds. A launcher passes a signal on that its ranks have got already.
+    with Interrupts(quits=place is None, repeats=place is not None) as interrupts, select.leading():
         from homespun.training.train import train
 
         stopped_by = train(settings, say, interrupts).stopped_by

@@ -12,6 +12,7 @@ from typing import get_args
 
 from homespun.architectures.families import count_parameters
 from homespun.config import EngineName, ModelConfig, ReaderConfig
+from homespun.engine import launcher
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
 from homespun.errors import UserError
 
@@ -48,7 +49,51 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
         UserError: the framework is not installed.
     """
     os.environ.update(_missing_threading())
-    return _create(config, options, name)
+    if launcher.place() is None:
+        return _create(config, options, name)
+    with _framework(_of_ranks(name)):
+        from homespun.engine.torch import ranks
+
+        return ranks.RankedEngine(config, options, ranks.join())
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """In the body, rank 0 of several trains: the engine that it creates tells the others about each step. They end with
+    the body. A process that trains alone does nothing.
+
+    Raises:
+        UserError: the framework is not installed, or the other ranks cannot be reached.
+    """
+    if launcher.place() is None:
+        yield
+        return
+    with _framework(_of_ranks("auto")):
+        from homespun.engine.torch import ranks
+    with ranks.join().leading():
+        yield
+
+
+def follow() -> None:
+    """Repeat the steps of rank 0, until it ends.
+
+    Raises:
+        UserError: the framework is not installed, or another rank has died or does not answer.
+    """
+    os.environ.update(_missing_threading())
+    with _framework(_of_ranks("auto")):
+        from homespun.engine.torch import ranks
+    ranks.follow(ranks.join())
+
+
+def _of_ranks(name: EngineName) -> EngineName:
+    """
+    Raises:
+        UserError: this framework trains in one process only.
+    """
+    if name not in ("auto", "torch"):
+        raise UserError(f"--engine {name} trains in one process: several need --engine torch")
+    return "torch"
 
 
 def _create(config: ModelConfig, options: EngineOptions, name: EngineName) -> Engine:

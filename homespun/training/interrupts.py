@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TextIO
 
@@ -20,6 +20,7 @@ CLEAR_LINE = b"\r\x1b[2K"
 """Erases the progress bar, and the ^C that the terminal has printed behind it."""
 SHOW_CURSOR = b"\x1b[?25h"
 """The progress bar has hidden it."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StoppedInSetUp(KeyboardInterrupt):
@@ -29,17 +30,29 @@ class StoppedInSetUp(KeyboardInterrupt):
         self.number = number
 
 
+@contextlib.contextmanager
+def ignored() -> Iterator[None]:
+    """Ignore the signals that stop a run: another process takes care of them."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Interrupts:
     """Handles the signals inside the `with` block; outside the main thread it leaves them alone."""
 
-    def __init__(self, *, quits: bool = False) -> None:
+    def __init__(self, *, quits: bool = False, repeats: bool = False) -> None:
         """Prepare the handlers.
 
         Args:
+            repeats: further signals repeat the first one, and change nothing.
             quits: a second signal ends the process at once, as on the command line. Otherwise it gets the handler that
                 the program had for it: Python's own raises KeyboardInterrupt for Ctrl-C.
         """
-        self._quits = quits
+        self._quits, self._repeats = quits, repeats
         self.stopped_by: signal.Signals | None = None
         self.save_wanted = False
         self.show: Callable[[str], bool] = lambda message: False
@@ -73,10 +86,12 @@ class Interrupts:
             if not self.steps_begun:
                 _tell("Stopped before the first step.")
                 raise StoppedInSetUp(number)
-            message = "Finishing this step and saving. Press Ctrl-C again to quit now."
+            message = "Finishing this step and saving."
+            if not self._repeats:
+                message += " Press Ctrl-C again to quit now."
             if not self.show(message):
                 _tell(message)
-        elif number == signal.SIGHUP:
+        elif number == signal.SIGHUP or self._repeats:
             pass  # a terminal that is closed may send it twice
         elif self._quits:
             lost = " Steps after the last checkpoint are lost." if self.steps_begun else ""

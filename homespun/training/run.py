@@ -114,6 +114,7 @@ class Run:
             f"{facts['engine']}, {facts['device']}, {facts['precision']}"
             + (f", {counted(int(facts['threads']), 'thread')}" if "threads" in facts else "")
             + (", compiled" if facts["compiled"] == "yes" else "")
+            + (f", {facts['ranks']} ranks" if "ranks" in facts else "")
         )
 
     @property

@@ -27,10 +27,10 @@ class Dropout(NamedTuple):
 
 
 def of_microbatches(
-    rate: float, keys: Tensor, shapes: Iterable[tuple[int, ...]]
+    rate: float, keys: Tensor, shapes: Iterable[tuple[int, ...]], first: int = 0
 ) -> Iterator[Dropout]:
-    """The dropout of each micro-batch of a step; `shapes` are those of the inputs, [B, T]."""
-    first = 0
+    """The dropout of each micro-batch of a step; `shapes` are those of the inputs, [B, T], and `first` is the number of
+    the first token."""
     for shape in shapes:
         end = first + math.prod(shape)
         tokens = torch.arange(first, end, dtype=torch.int32, device=keys.device)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,15 @@ from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import model_class
 from homespun.engine.torch.optimizer import Optimizer
 from homespun.named_array import NamedArray
+
+
+class Whole(NamedTuple):
+    """A step of which some micro-batches are a part."""
+
+    n_targets: int
+    """Valid targets of all."""
+    tokens_before: int = 0
+    """Tokens of the step before this part."""
 
 
 class TorchEngine:
@@ -203,17 +213,21 @@ class TorchEngine:
             yield from self.optimizer.state()
 
     def _backward(
-        self, microbatches: Sequence[Batch], step: int | None
+        self, microbatches: Sequence[Batch], step: int | None, whole: Whole | None = None
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The mean loss over the valid targets of all micro-batches together, with the dropout of a step, the use of
-        the experts, and the gradients. A micro-batch has the losses of its routers in proportion to its targets."""
-        n_targets = sum(batch.n_targets for batch in microbatches)
+        the experts, and the gradients. A micro-batch has the losses of its routers in proportion to its targets.
+
+        `whole`: the step of which the micro-batches are a part; the results are then parts of a sum.
+        """
+        whole = whole or Whole(sum(batch.n_targets for batch in microbatches))
         # Filled on the device: a copy from the host would make the host wait.
-        scale = torch.full((), 1.0 / max(1, n_targets), device=self.device)
+        scale = torch.full((), 1.0 / max(1, whole.n_targets), device=self.device)
         self._release_gradients()
         loss = torch.zeros((), device=self.device)
         all_uses: Tensor | None = None
-        for batch, dropout in zip(microbatches, self._dropouts(microbatches, step), strict=True):
+        dropouts = self._dropouts(microbatches, step, whole.tokens_before)
+        for batch, dropout in zip(microbatches, dropouts, strict=True):
             hidden, uses = self._hidden(batch.inputs, batch.documents, dropout)
             part = head_loss(
                 hidden.flatten(0, 1),
@@ -239,15 +253,16 @@ class TorchEngine:
         )
 
     def _dropouts(
-        self, microbatches: Sequence[Batch], step: int | None
+        self, microbatches: Sequence[Batch], step: int | None, tokens_before: int
     ) -> Iterable[Dropout | None]:
-        """The dropout of each micro-batch."""
+        """The dropout of each micro-batch, of a step that has so many tokens before them."""
         options = self.options
         if step is None or not options.dropout:
             return [None] * len(microbatches)
         keys = site_keys(options.seed or 0, step, self.model.config.n_layers).view(np.int32)
         shapes = [batch.inputs.shape for batch in microbatches]
-        return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
+        keys_there = machine.on_device(keys, self.device)
+        return of_microbatches(options.dropout, keys_there, shapes, tokens_before)
 
     def _hidden(
         self, inputs: Tokens, documents: Tokens | None = None, dropout: Dropout | None = None
