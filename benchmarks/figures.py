@@ -49,6 +49,17 @@ def exact(name: str, title: str, label: str, column: str, digits: int) -> Callab
     return lambda results: f"{row(results, name, title, label)[column]:,.{digits}f}"
 
 
+def answered(rate: float, passes: float) -> Callable[[Results], str]:
+    """The share of right answers after so many passes at this fraction of the learning rates, as '58%'."""
+
+    def figure(results: Results) -> str:
+        [table] = results["answers"]["tables"].values()
+        [found] = [r for r in table if (r["rate"], r["passes"]) == (rate, passes)]
+        return f"{100 * found['right']:.0f}%"
+
+    return figure
+
+
 def first_gigabytes(name: str, title: str, column: str) -> Callable[[Results], str]:
     """A cell of the first row, from MB."""
     return lambda results: f"{rows(results, name, title)[0][column] / 1000:.1f}"
@@ -134,6 +145,10 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "generate-large": speed("generation", "12 x 576 (52.6 M), float32", "gpt2"),
     "generate-large-ratio": exact("generation", "12 x 576 (52.6 M), float32", "gpt2", "ratio", 1),
     "studio-drawing": exact("drawing", DRAWING, "show 7 pictures, median of 7", "milliseconds", 0),
+    "answers-tenth": answered(0.1, 3.0),
+    "answers-third": answered(0.3, 3.0),
+    "answers-whole": answered(1.0, 3.0),
+    "answers-once": answered(1.0, 1.0),
     "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),

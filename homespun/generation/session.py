@@ -194,7 +194,7 @@ class Session:
     def _text(
         self, ids: Sequence[int], config: SamplingConfig, seed: int, sample: int = 0
     ) -> "Text":
-        return Text(self.tokenizer, self._ends, ids, config, seed, sample)
+        return Text(self.tokenizer, ids, config, seed, sample, self._ends)
 
     def _cache_length(self, batch: Sequence["Text"]) -> int:
         """Positions that the longest text can need at the same time."""
@@ -232,11 +232,11 @@ class Text:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        ends: frozenset[int],
         prompt: Sequence[int],
         config: SamplingConfig,
         seed: int,
-        sample: int,
+        sample: int = 0,
+        ends: Collection[int] | None = None,
     ) -> None:
         if "" in config.stop:
             raise UserError("a stop string is empty: give --stop some text or leave it out")
@@ -247,9 +247,9 @@ class Text:
         """Characters that its tokens have given so far, with those that a stop string may take back."""
         self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
-        self._ends = ends
+        self._ends = {tokenizer.eot_id} if ends is None else ends
         # The tokens that end a text do not count as a repetition: a penalty on them would keep texts from ending.
-        seen = [token for token in prompt if token not in ends]
+        seen = [token for token in prompt if token not in self._ends]
         self._sampler = Sampler(config, seed, sample, seen)
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []

@@ -213,12 +213,15 @@ def test_the_rules_have_a_version(tmp_path: Path) -> None:
     stories = written(tmp_path / "a.txt", "\ufeff" + TEXT.replace("number 7", "\r\n  \n") + "\n")
     book = written(tmp_path / "b.txt", "One line. And\n\nanother paragraph!\n" * 300)
     lines = written(tmp_path / "c.jsonl", "\n".join(map(json.dumps, [TEXT * 300, "b\0", "  "])))
-    splits = [split_of(survey(path)) for path in (stories, book, lines)]
-    assert corpus_module.RULES == 2
+    talks = [{"question": f" Q{n}\r\n", "answer": "A" * n} for n in range(40)]
+    chats = written(tmp_path / "d.jsonl", "\n".join(map(json.dumps, talks)))
+    splits = [split_of(survey(path)) for path in (stories, book, lines, chats)]
+    assert corpus_module.RULES == 3
     assert splits == [
         ("67b07ba59961", 300, 33),
         ("20d3115cfc5d", 37, 1),
         ("18511b15bd85", 684, 68),
+        ("9ecb8f2be5a7", 39, 4),
     ]
 
 
