@@ -14,6 +14,7 @@ from homespun.config.generation import (
     LoadConfig,
     ReaderConfig,
     ReaderName,
+    ReaderPrecision,
     SamplingConfig,
 )
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
@@ -60,6 +61,7 @@ __all__ = [
     "Precision",
     "ReaderConfig",
     "ReaderName",
+    "ReaderPrecision",
     "RecordConfig",
     "ReportConfig",
     "SamplingConfig",

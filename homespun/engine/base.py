@@ -187,6 +187,9 @@ class EngineOptions:
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None
     """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
+    eight_bits: bool = False
+    """The weights of matrices and embeddings are rounded to 8 bits when they are loaded, and decoders read 8 bits. Only
+    without an optimizer."""
 
 
 def checked(

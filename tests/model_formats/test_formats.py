@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from homespun.architectures.families import family
+from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.config import ReaderConfig
 from homespun.errors import UserError
 from homespun.language_model import load, load_stored
 from homespun.model_formats.formats import EXPORTS, open_model
-from homespun.model_formats.numbers import from_bfloat16, in_precision, to_bfloat16
+from homespun.model_formats.numbers import in_precision
 from homespun.model_formats.stored_model import StoredModel
 from tests.model_formats.conftest import (
     VOCAB_SIZE,

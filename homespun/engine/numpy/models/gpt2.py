@@ -11,6 +11,7 @@ from homespun.engine.numpy.layers import (
     gelu,
     layer_norm,
     linear,
+    rows,
     weights_by_block,
 )
 
@@ -32,8 +33,8 @@ class Model:
         self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
     ) -> Floats:
         batch, n_new = tokens.shape
-        x = self.embedding[tokens]  # [B, T, D]
-        x = x + self.position_embedding[positions]
+        x = rows(self.embedding, tokens)  # [B, T, D]
+        x = x + rows(self.position_embedding, positions)
         x = x.reshape(batch * n_new, -1)
         for weights, block_cache in zip(self.blocks, cache, strict=True):
             self.add_block(x, weights, tokens.shape, positions, block_cache, apart)

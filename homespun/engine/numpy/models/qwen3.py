@@ -14,6 +14,7 @@ from homespun.engine.numpy.layers import (
     linear,
     rms_norm,
     rotate,
+    rows,
     silu,
     weights_by_block,
 )
@@ -48,8 +49,7 @@ class Model:
         self, tokens: Tokens, positions: Positions, cache: Floats, apart: Apart | None = None
     ) -> Floats:
         batch, n_new = tokens.shape
-        x = self.embedding[tokens]  # [B, T, D]
-        x = x.reshape(batch * n_new, -1)
+        x = rows(self.embedding, tokens).reshape(batch * n_new, -1)
         angles = self.rotary_tables(positions)
         for weights, block_cache in zip(self.blocks, cache, strict=True):
             self.add_block(x, weights, tokens.shape, positions, angles, block_cache, apart)
