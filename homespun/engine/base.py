@@ -192,6 +192,14 @@ class EngineOptions:
     without an optimizer."""
 
 
+def weights_were_rounded(precision: str) -> UserError:
+    """The error of an engine that is asked for weights which it has only rounded."""
+    return UserError(
+        f"the weights were rounded to {precision} when the model was loaded: load it with --precision float32 to save "
+        "it"
+    )
+
+
 def checked(
     tensors: Iterable[NamedArray], shapes: Mapping[str, tuple[int, ...]], needed: Collection[str]
 ) -> Iterator[tuple[str, Floats]]:
@@ -241,7 +249,11 @@ class Reader(Protocol):
 
     def state(self) -> Iterator[NamedArray]:
         """The weights by name, one tensor at a time, with LoRA only those of the adapters. Each is a copy, which later
-        steps do not change."""
+        steps do not change.
+
+        Raises:
+            UserError: the engine has rounded the weights.
+        """
 
     def load(self, tensors: Iterable[NamedArray]) -> None:
         """Take the tensors of `state()`, in any order.

@@ -16,13 +16,12 @@ import numpy.typing as npt
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, checked, within_memory
+from homespun.engine.base import HEAD_ROWS, Floats, checked, weights_were_rounded, within_memory
 from homespun.engine.numpy.layers import Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
 from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
 from homespun.engine.numpy.products import Products
 from homespun.engine.numpy.threads import ProductThreads
-from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 SLICE_LENGTH = 256
@@ -81,9 +80,7 @@ class NumpyEngine:
             UserError: they were rounded.
         """
         if self.narrow is not None:
-            raise UserError(
-                f"the weights were rounded to {self.narrow}: load the model with --precision float32 to save it"
-            )
+            raise weights_were_rounded(self.narrow)
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])
 
