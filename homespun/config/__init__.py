@@ -3,7 +3,13 @@
 Flags, TOML files and Python all fill these frozen dataclasses, which check their values.
 """
 
-from homespun.config.commands import DoctorConfig, ModelsConfig, ReportConfig, VerifyConfig
+from homespun.config.commands import (
+    BenchConfig,
+    DoctorConfig,
+    ModelsConfig,
+    ReportConfig,
+    VerifyConfig,
+)
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
 from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
@@ -40,6 +46,7 @@ __all__ = [
     "MAX_DEFAULT_CONTEXT",
     "STANDARD_INPUT",
     "TOKENS_DIR",
+    "BenchConfig",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",

@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float32]
 
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""
+READ_BYTES = 1 << 28
+"""Read to measure the speed of the memory: more than caches hold."""
 HEAD_ROWS = 512
 """The number of positions whose logits are in memory at a time."""
 
@@ -335,6 +337,13 @@ class Machine(Protocol):
     def flops_per_second(self, precision: str, threads: int | None = None) -> float:
         """The speed of large matrix products with so many CPU threads, by default as many as an engine takes. It is
         measured in about a second, also where a precision is emulated."""
+
+    def peak_flops_per_second(self, precision: str, threads: int | None = None) -> float:
+        """The speed of large matrix products alone, the most that a model can reach. It is measured in about a
+        second."""
+
+    def bytes_per_second(self, threads: int | None = None) -> float:
+        """The speed at which the memory of the device is read. It is measured in about a second."""
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""
