@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.engine.base import Floats
-from homespun.engine.numpy.products import Products
+from homespun.engine.numpy.products import Place, Products
 
 NarrowPrecision = Literal["bfloat16", "int8"]
 
@@ -42,6 +42,7 @@ class Narrow:
         self.values = values
         self.scales = scales
         self.products = products
+        self._place = Place(values, scales) if products and values.ndim == 2 else None
 
     @classmethod
     def empty(
@@ -73,12 +74,13 @@ class Narrow:
 
     def rows(self, places: npt.NDArray[np.integer[Any]] | slice) -> Floats:
         """Some rows of one matrix, [..., in]."""
-        return self[places]._widened_by_numpy()
+        scales = None if self.scales is None else self.scales[places]
+        return _widened(self.values[places], scales)
 
     def product(self, x: Floats) -> Floats:
         """x [N, in] and one matrix [out, in] -> [N, out]."""
-        if self.products is not None and len(x) <= MOST_VECTORS:
-            return self.products.product(x, self.values, self.scales)
+        if self.products is not None and self._place is not None and len(x) <= MOST_VECTORS:
+            return self.products.product(x, self._place)
         n_out, n_in = self.shape
         y = np.empty((len(x), n_out), np.float32)
         step = max(1, WIDENED_AT_A_TIME // n_in)
@@ -89,12 +91,14 @@ class Narrow:
 
     def widened(self) -> Floats:
         """The weights of one matrix in float32."""
-        if self.products is not None:
-            return self.products.widened(self.values, self.scales)
-        return self._widened_by_numpy()
+        if self.products is not None and self._place is not None:
+            return self.products.widened(self._place)
+        return _widened(self.values, self.scales)
 
-    def _widened_by_numpy(self) -> Floats:
-        if self.scales is None:
-            return from_bfloat16(self.values)
-        wide: Floats = self.values * self.scales[..., None]
-        return wide
+
+def _widened(values: npt.NDArray[Any], scales: Floats | None) -> Floats:
+    """By NumPy alone."""
+    if scales is None:
+        return from_bfloat16(values)
+    wide: Floats = values * scales[..., None]
+    return wide
