@@ -3,11 +3,14 @@
    Generating a token reads every weight once, so its speed is that of the memory, and narrow weights are fast weights.
    Sums are in float32. Each output is computed by one thread, so the number of threads does not change the result.
 
-   A block of a row is widened to float32 in a buffer that stays in the first cache, and then multiplied with all
-   vectors. The loops have constant lengths, from which compilers make vector instructions. */
+   A block of a row is widened to float32 in registers, and multiplied with all vectors. The loops have constant lengths,
+   from which compilers make vector instructions; where they make bad ones, there are intrinsics. */
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define CHUNK 16  /* numbers in a vector register, or in several small ones */
 #define CHUNKS 4  /* in a block: as many sums run side by side */
@@ -16,7 +19,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
-typedef void widener(const void *weights, long start, float *to);
+typedef chunk widener(const void *weights, long start);
 typedef float reader(const void *weights, long i);
 
 INLINE float read_bfloat16(const void *weights, long i) {
@@ -28,16 +31,31 @@ INLINE float read_bfloat16(const void *weights, long i) {
 
 INLINE float read_int8(const void *weights, long i) { return ((const int8_t *)weights)[i]; }
 
-INLINE void widen_bfloat16(const void *weights, long start, float *to) {
+INLINE chunk widen_bfloat16(const void *weights, long start) {
     const uint16_t *from = (const uint16_t *)weights + start;
-    uint32_t bits[BLOCK];
-    for (int i = 0; i < BLOCK; i++) bits[i] = (uint32_t)from[i] << 16;
-    memcpy(to, bits, sizeof bits);
+    chunk wide;
+#ifdef __AVX512F__
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    wide = (chunk)_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+#else
+    uint32_t bits[CHUNK];
+    for (int i = 0; i < CHUNK; i++) bits[i] = (uint32_t)from[i] << 16;
+    memcpy(&wide, bits, sizeof wide);
+#endif
+    return wide;
 }
 
-INLINE void widen_int8(const void *weights, long start, float *to) {
+INLINE chunk widen_int8(const void *weights, long start) {
     const int8_t *from = (const int8_t *)weights + start;
-    for (int i = 0; i < BLOCK; i++) to[i] = from[i];
+    chunk wide;
+#ifdef __AVX512F__
+    wide = (chunk)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#else
+    float numbers[CHUNK];
+    for (int i = 0; i < CHUNK; i++) numbers[i] = from[i];
+    memcpy(&wide, numbers, sizeof wide);
+#endif
+    return wide;
 }
 
 /* One row of the matrix, which begins at `first`, times n vectors x [n, n_in] -> y, `n_out` numbers apart. */
@@ -47,14 +65,13 @@ INLINE void row_product(widener *widen, reader *read, const float *x, long n, co
     memset(sums, 0, sizeof sums);
     long i = 0;
     for (; i + BLOCK <= n_in; i += BLOCK) {
-        float block[BLOCK] __attribute__((aligned(64)));
-        widen(weights, first + i, block);
+        chunk row[CHUNKS];
+        for (int c = 0; c < CHUNKS; c++) row[c] = widen(weights, first + i + c * CHUNK);
         for (long v = 0; v < n; v++)
             for (int c = 0; c < CHUNKS; c++) {
-                chunk a, b;
-                memcpy(&a, block + c * CHUNK, sizeof a);
-                memcpy(&b, x + v * n_in + i + c * CHUNK, sizeof b);
-                sums[v][c] += a * b;
+                chunk part;
+                memcpy(&part, x + v * n_in + i + c * CHUNK, sizeof part);
+                sums[v][c] += row[c] * part;
             }
     }
     for (long v = 0; v < n; v++) {
