@@ -23,8 +23,8 @@ from tests.reference import (
 CONFIGS = {"gpt2": GPT2, "qwen3": QWEN3, "llama": LLAMA, "qwen3_moe": QWEN3_MOE}
 FARTHEST = {"gpt2": 0.04, "qwen3": 0.05, "llama": 0.05, "qwen3_moe": 0.1}
 """Of the logits, from those in float32; rounding changes which experts some tokens get."""
-ROUNDING = 0.05
-"""Of a computation in bfloat16, from another one of the same numbers."""
+ROUNDING = {"gpt2": 0.05, "qwen3": 0.05, "llama": 0.05, "qwen3_moe": 0.2}
+"""Of a computation in bfloat16, from another one of the same numbers; it, too, changes experts."""
 
 pytestmark = [
     pytest.mark.parametrize("name", select.available()),
@@ -73,9 +73,9 @@ def test_a_cached_model_gives_the_logits_of_the_whole_text(name: Any, family: st
     for lengths in ([5, 5, 5], [5, 2, 7]):
         found = steps(ours, inputs, lengths, 8)
         for row, at in enumerate(lengths):
-            assert relative_error(found[row], whole[row, at - 1 : at + 8]) < ROUNDING
+            assert relative_error(found[row], whole[row, at - 1 : at + 8]) < ROUNDING[family]
             alone = steps(ours, inputs[row : row + 1], [at], 8)
-            assert relative_error(alone[0], found[row]) < ROUNDING
+            assert relative_error(alone[0], found[row]) < ROUNDING[family]
 
 
 def test_rounded_weights_cannot_be_saved(name: Any, family: str) -> None:

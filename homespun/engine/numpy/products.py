@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ FLAGS = (
 WITH_THREADS: tuple[tuple[str, ...], ...] = (("-fopenmp",), ())
 """Flags for several threads, and those of a compiler that lacks them."""
 COMPILE_SECONDS = 60.0
-addressof, from_buffer = ctypes.addressof, ctypes.c_char.from_buffer
-KINDS = {np.dtype(np.uint16): "bfloat16", np.dtype(np.int8): "int8"}
+addressof = ctypes.addressof
+from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
+KINDS: dict[np.dtype[Any], str] = {np.dtype(np.uint16): "bfloat16", np.dtype(np.int8): "int8"}
 """The names of the functions by the dtype of the weights; NumPy has no bfloat16, so they are its bits."""
 
 

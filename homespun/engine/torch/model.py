@@ -142,7 +142,8 @@ class DecoderModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V], float32."""
         if self.head_of_8_bits is not None:
-            return self.head_of_8_bits(hidden).float()
+            logits: Tensor = self.head_of_8_bits(hidden)
+            return logits.float()
         return nn.functional.linear(hidden, self.head.to(hidden.dtype)).float()
 
     def for_decoding(self, *, copy: bool, eight_bits: bool = False) -> Self:

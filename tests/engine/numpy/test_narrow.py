@@ -37,11 +37,12 @@ def own() -> Products:
 
 
 def rounded(weights: Floats, precision: NarrowPrecision) -> Floats:
-    """Rounded one by one, in float64."""
+    """The expected weights."""
     if precision == "bfloat16":
         return from_bfloat16(to_bfloat16(weights))
-    scale = np.abs(weights.astype(np.float64)).max(-1, keepdims=True) / 127
-    return (np.rint(weights / np.where(scale == 0, 1, scale)) * scale).astype(np.float32)
+    scale = np.abs(weights).max(-1, keepdims=True) / np.float32(127)
+    with np.errstate(invalid="ignore"):
+        return np.where(scale > 0, np.rint(weights / scale) * scale, np.float32(0))
 
 
 def rounded_weights(config: ModelConfig, precision: NarrowPrecision) -> Arrays:
