@@ -242,13 +242,15 @@ class LanguageModel:
         return self._session.stream(prompt, sampling, speed)
 
     def save_weights(self, path: str | Path) -> None:
-        """Write the model with its shape and tokenizer to one file, from which `load` reads it.
+        """Write the model with its shape and tokenizer to one file, from which `load` reads it. The weights are those
+        of the source, also if they were rounded to 16 or 8 bits for generation.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or the source of rounded weights cannot be read again.
         """
         file, header = Path(checked("path", path, PathName)), header_of(self.stored)
-        write_archive(file, self.engine.state(), header, step=self.stored.step)
+        weights = self.stored.tensors() if self.engine.rounds_weights else self.engine.state()
+        write_archive(file, weights, header, step=self.stored.step)
 
     def _ids(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
         ids = np.asarray(tokens)

@@ -194,12 +194,9 @@ class EngineOptions:
     without an optimizer."""
 
 
-def weights_were_rounded(precision: str) -> UserError:
+def weights_were_rounded() -> RuntimeError:
     """The error of an engine that is asked for weights which it has only rounded."""
-    return UserError(
-        f"the weights were rounded to {precision} when the model was loaded: load it with --precision float32 to save "
-        "it"
-    )
+    return RuntimeError("the weights were rounded when they were loaded")
 
 
 def checked(
@@ -235,6 +232,10 @@ def checked(
 class Reader(Protocol):
     """A model that can evaluate, give its weights and generate."""
 
+    @property
+    def rounds_weights(self) -> bool:
+        """Whether weights are rounded when they are loaded, so that `state` cannot give them."""
+
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets.
 
@@ -254,7 +255,7 @@ class Reader(Protocol):
         steps do not change.
 
         Raises:
-            UserError: the engine has rounded the weights.
+            RuntimeError: the engine has rounded the weights.
         """
 
     def load(self, tensors: Iterable[NamedArray]) -> None:

@@ -191,9 +191,13 @@ class MlxEngine:
             self.decoding_model = self._model(self.weights).for_decoding(self.packed)
         return MlxDecoder(self.decoding_model, batch_size, max_len)
 
+    @property
+    def rounds_weights(self) -> bool:
+        return self.options.eight_bits
+
     def state(self) -> Iterator[NamedArray]:
         if self.options.eight_bits:
-            raise weights_were_rounded("int8")
+            raise weights_were_rounded()
         for name, tensor in self.tensors.items():
             yield name, machine.to_array(tensor)
 

@@ -73,14 +73,18 @@ class NumpyEngine:
         self.weights = weights
         self.model = self.model_file.Model(self.config, weights)
 
+    @property
+    def rounds_weights(self) -> bool:
+        return self.narrow is not None
+
     def state(self) -> Iterator[NamedArray]:
         """The weights, one at a time.
 
         Raises:
-            UserError: they were rounded.
+            RuntimeError: they were rounded.
         """
         if self.narrow is not None:
-            raise weights_were_rounded(self.narrow)
+            raise weights_were_rounded()
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])
 

@@ -179,9 +179,13 @@ class TorchEngine:
             )
         return TorchDecoder(self.decoding_model, batch_size, max_len, self.call_threads)
 
+    @property
+    def rounds_weights(self) -> bool:
+        return self.options.eight_bits
+
     def state(self) -> Iterator[NamedArray]:
         if self.options.eight_bits:
-            raise weights_were_rounded("int8")
+            raise weights_were_rounded()
         for name, tensor in self._tensors():
             yield name, machine.to_array(tensor)
 
