@@ -36,6 +36,7 @@ from homespun.model_formats.stored_model import StoredModel
 
 PRECISIONS: tuple[ReaderPrecision, ...] = ("float32", "bfloat16", "int8")
 BATCH = 16
+Environment = dict[str, str]
 
 
 def llama_cpp(
@@ -88,7 +89,7 @@ def in_batch(
 
 
 def by_precision(
-    config: ModelConfig, n_tokens: int, rounds: int
+    config: ModelConfig, n_tokens: int, rounds: int, environment: Environment
 ) -> Iterator[tuple[str, list[report.Row]]]:
     """Each precision and peer in turn."""
     works: dict[str, Any] = {
@@ -101,7 +102,9 @@ def by_precision(
             f"llama.cpp {name}": partial(llama_cpp, config, name, n_tokens) for name in PRECISIONS
         }
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(work)) for name, work in works.items()}
+        processes = {
+            name: stack.enter_context(Process(work, environment)) for name, work in works.items()
+        }
         measured = interleaved(processes, rounds)
     yield "one text", compared(measured, "tokens/s", 1)
     if has_llama_cpp:
@@ -110,14 +113,16 @@ def by_precision(
             yield f"one text, {name}", compared(pair, "tokens/s", 1)
 
 
-def by_batch(config: ModelConfig, n_steps: int, rounds: int) -> list[report.Row]:
+def by_batch(
+    config: ModelConfig, n_steps: int, rounds: int, environment: Environment
+) -> list[report.Row]:
     """One text, and several together."""
     with ExitStack() as stack:
         rows: list[report.Row] = []
         for precision in PRECISIONS:
             processes = {
                 f"{precision}, {n}": stack.enter_context(
-                    Process(partial(in_batch, config, precision, n, n_steps))
+                    Process(partial(in_batch, config, precision, n, n_steps), environment)
                 )
                 for n in (1, BATCH)
             }
@@ -149,6 +154,7 @@ def main(
     n_tokens: int = 200,
     shapes: tuple[tuple[int, int], ...] = ((6, 384), (12, 576)),
     vocab_size: int = 8000,
+    threads: int | None = None,
     run: Path | None = None,
     data_file: Path | None = None,
 ) -> None:
@@ -159,16 +165,18 @@ def main(
         n_tokens: length of a text.
         shapes: layers and width of the models.
         vocab_size: vocabulary of the models.
+        threads: of each process; by default one for each core. One thread is disturbed least by other programs.
         run: the folder of a run, whose loss is measured.
         data_file: the text for that.
     """
     tables = {}
+    environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     for n_layers, d_model in shapes:
         config = model_config("gpt2", n_layers, d_model, vocab_size)
         size = f"{n_layers} x {d_model} ({count_parameters(config) / 1e6:.1f} M)"
-        for title, rows in by_precision(config, n_tokens, rounds):
+        for title, rows in by_precision(config, n_tokens, rounds, environment):
             tables[f"{size}, {title}"] = rows
-        tables[f"{size}, texts at a time"] = by_batch(config, n_tokens // 2, rounds)
+        tables[f"{size}, texts at a time"] = by_batch(config, n_tokens // 2, rounds, environment)
     if run is not None and data_file is not None:
         tables["loss"] = loss(run, data_file)
     report.save("narrow_weights", tables)

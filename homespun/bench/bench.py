@@ -128,6 +128,8 @@ def bench(config: BenchConfig, put: Say) -> None:
     report.finish()
 
 
+MOST_LOAD = 0.2
+"""Share of the processors that others may use before the measurement, without a note."""
 NAME = 16
 USUAL_REASONS = ("does not fit into memory", "too slow to measure")
 TRAINING_TITLES = f"{'training':<{NAME}}{'weights':>10}{'tokens/s':>11}{'of peak':>9}{'memory':>9}"
@@ -144,6 +146,8 @@ def _described(facts: MachineFacts) -> Iterator[str]:
     yield f"versions    {versions}"
     yield f"products    {peaks}, {counted(facts.threads, 'thread')}"
     yield f"memory      {facts.bandwidth / 1e9:,.0f} GB/s"
+    if facts.load > MOST_LOAD * facts.processors:
+        yield f"busy        other programs keep {facts.load:.1f} processors busy: all figures are too small"
 
 
 def _training_lines(subject: Subject, measured: Training | LeftOut) -> Iterator[str]:

@@ -5,6 +5,7 @@ says so instead of a figure.
 """
 
 import math
+import os
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -54,6 +55,8 @@ class MachineFacts:
     system: str
     versions: dict[str, str]
     threads: int
+    load: float = 0.0
+    """Processors that other programs kept busy before the measurement, as a mean over a minute."""
     peak_flops: dict[str, float] = field(default_factory=dict)
     """Of matrix products, in a second, by precision."""
     bandwidth: float = 0.0
@@ -109,6 +112,7 @@ def machine_facts(config: BenchConfig, machine: Machine) -> MachineFacts:
     """The machine, and its speeds."""
     import homespun
 
+    load = os.getloadavg()[0]
     installed = {name: version for name in PACKAGES if (version := _version(name))}
     release = platform.mac_ver()[0] or platform.release().partition("-")[0]
     names = PRODUCTS if machine.computes_in_half("auto") else PRODUCTS[:1]
@@ -124,6 +128,7 @@ def machine_facts(config: BenchConfig, machine: Machine) -> MachineFacts:
             **installed,
         },
         threads=config.threads or hardware.usable_cpus(),
+        load=load,
         peak_flops=peaks,
         bandwidth=machine.bytes_per_second(config.threads),
     )

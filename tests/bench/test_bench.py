@@ -28,7 +28,9 @@ from homespun.engine.decoding_probe import probe_decoding
 from homespun.planning.machines import named
 
 SMALL = shaped(preset("pico"), {"vocab_size": 300, "seq_len": 32})
-FACTS = MachineFacts("cpu", 2, 10**10, "Linux", {}, 1, {"float32": 1e11, "bfloat16": 2e11}, 1e10)
+FACTS = MachineFacts(
+    "cpu", 2, 10**10, "Linux", {}, 1, 0.1, {"float32": 1e11, "bfloat16": 2e11}, 1e10
+)
 
 
 def test_a_small_machine_is_measured_from_start_to_end(tmp_path: Path) -> None:
@@ -81,6 +83,13 @@ def test_an_interrupted_measurement_leaves_a_report_of_what_was_measured(
     assert not report["complete"]
     assert [one["model"] for one in report["training"]] == ["pico"]
     assert report["machine"] == dataclasses.asdict(FACTS)
+
+
+def test_a_busy_machine_is_said_to_be_busy() -> None:
+    busy = dataclasses.replace(FACTS, load=1.5)
+    assert not any(line.startswith("busy") for line in course._described(FACTS))
+    [line] = [line for line in course._described(busy) if line.startswith("busy")]
+    assert "keep 1.5 processors busy" in line
 
 
 def test_what_does_not_fit_or_takes_too_long_is_left_out() -> None:
