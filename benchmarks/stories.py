@@ -60,6 +60,7 @@ def main(
     n_samples: int = 200,
     download_flags: str = "",
     train_flags: str = "",
+    name: str = "storytelling",
 ) -> None:
     """Measure and save.
 
@@ -69,10 +70,15 @@ def main(
         seeds: seeds of the training runs.
         n_samples: stories that each model writes, and beginnings that it continues.
         download_flags: more flags for the demo's `homespun download`.
-        train_flags: more flags for the demo's `homespun train`.
+        train_flags: flags of `homespun train` in place of the demo's.
+        name: of the file of the results.
     """
-    more = {"download": download_flags, "train": train_flags}
-    commands = [[*words, *shlex.split(more.get(words[0], ""))] for words in demo()]
+    commands = demo()
+    for words in commands:
+        if words[0] == "download":
+            words += shlex.split(download_flags)
+        if words[0] == "train" and train_flags:
+            words[1:] = shlex.split(train_flags)
     folder.mkdir(exist_ok=True, parents=True)
     measured: list[Figures] = []
     for seed in seeds:
@@ -102,7 +108,7 @@ def main(
         {"complaint": kind, "stories": count}
         for kind, count in complaints.most_common(COMPLAINTS_SHOWN)
     ]
-    report.save("storytelling", tables)
+    report.save(name, tables)
 
 
 def demo() -> list[list[str]]:

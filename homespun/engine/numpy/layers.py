@@ -65,8 +65,11 @@ def allocate(
                 weights[p.name] = matrix[end - p.shape[0] : end]
             continue
         taken, free = np.split(free, [math.prod(shape)])
-        tall = len(shape) == 2 and shape[0] > shape[1]
-        weights[name] = taken.reshape(shape[::-1]).T if tall else taken.reshape(shape)
+        if len(shape) > 1 and shape[-2] > shape[-1]:
+            by_columns = taken.reshape(*shape[:-2], shape[-1], shape[-2])
+            weights[name] = by_columns.swapaxes(-1, -2)
+        else:
+            weights[name] = taken.reshape(shape)
         for p, rows in zip(members, np.split(weights[name], ends[:-1]), strict=True):
             weights[p.name] = rows
     return weights

@@ -17,20 +17,30 @@ class Model(qwen3.Model):
             return super().feed_forward(h, w)
         k = self.config.experts_per_token
         logits = linear(h, w["mlp.gate.weight"])  # [N, E]
+        if len(h) == 1:
+            return self.of_one(h, logits[0], w)
         chosen = np.argpartition(-logits, k - 1, axis=-1)[:, :k]  # [N, k]
         # Probabilities divided by the sum of those that are chosen: a softmax over the chosen logits.
         weights = np.take_along_axis(logits, chosen, axis=-1)
         weights = np.exp(weights - weights.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         y = np.zeros_like(h)
-        if len(h) == 1:
-            for expert, weight in zip(chosen[0], weights[0], strict=True):
-                y += weight * self.expert(h, w, expert)
-            return y
         for expert in np.unique(chosen):
             rows, places = np.nonzero(chosen == expert)
             # A token has an expert at most once, so no row occurs twice.
             y[rows] += weights[rows, places, None] * self.expert(h[rows], w, expert)
+        return y
+
+    def of_one(self, h: Floats, logits: Floats, w: Weights) -> Floats:
+        """The output for one token [1, D], whose router has given these logits [E], with few calls."""
+        chosen = logits.argsort()[-self.config.experts_per_token :]
+        weights = np.exp(logits[chosen] - logits[chosen[-1]])
+        weights /= weights.sum()
+        first, *others = chosen
+        y = self.expert(h, w, first)
+        y *= weights[0]
+        for expert, weight in zip(others, weights[1:], strict=True):
+            y += weight * self.expert(h, w, expert)
         return y
 
     def expert(self, h: Floats, w: Weights, expert: np.intp) -> Floats:
