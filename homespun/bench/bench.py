@@ -147,7 +147,7 @@ def _described(facts: MachineFacts) -> Iterator[str]:
     yield f"products    {peaks}, {counted(facts.threads, 'thread')}"
     yield f"memory      {facts.bandwidth / 1e9:,.0f} GB/s"
     if facts.load > MOST_LOAD * facts.processors:
-        yield f"busy        other programs keep {facts.load:.1f} processors busy: all figures are too small"
+        yield f"busy        other programs are running (load {facts.load:.1f}): all figures are too small"
 
 
 def _training_lines(subject: Subject, measured: Training | LeftOut) -> Iterator[str]:

@@ -56,7 +56,7 @@ class MachineFacts:
     versions: dict[str, str]
     threads: int
     load: float = 0.0
-    """Processors that other programs kept busy before the measurement, as a mean over a minute."""
+    """Programs that ran or waited for a processor before the measurement, as a mean over a minute."""
     peak_flops: dict[str, float] = field(default_factory=dict)
     """Of matrix products, in a second, by precision."""
     bandwidth: float = 0.0
