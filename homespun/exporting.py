@@ -117,9 +117,9 @@ def _proven(config: ExportConfig, stored: StoredModel, copy: StoredModel, say: S
     if copy.config != stored.config or copy.tokenizer.sha256 != stored.tokenizer.sha256:
         raise UserError(f"the copy of {stored.path} describes another model: nothing was written")
     settings = ReaderConfig(precision="float32")
-    original = load_stored(stored, settings)
+    original = load_stored(stored, settings, generates=False)
     texts = _texts(config, original)
-    found = agreement(original, load_stored(copy, settings), texts)
+    found = agreement(original, load_stored(copy, settings, generates=False), texts)
     exact = config.precision == "float32"
     loss_difference = abs(found.loss - found.copy_loss)
     if not loss_difference <= LOSS_TOLERANCE[config.precision] or (

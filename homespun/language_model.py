@@ -11,7 +11,13 @@ import numpy.typing as npt
 from homespun.architectures.families import count_parameters
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
 from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
-from homespun.config import Precision, ReaderConfig, ReaderName, SamplingConfig, TrainConfig
+from homespun.config import (
+    ReaderConfig,
+    ReaderName,
+    ReaderPrecision,
+    SamplingConfig,
+    TrainConfig,
+)
 from homespun.config.checked import PathName, checked, settings_of, shown, takes_settings_of
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
@@ -33,7 +39,7 @@ def load(
     path: str | Path | None = None,
     *,
     engine: ReaderName = "auto",
-    precision: Precision = "auto",
+    precision: ReaderPrecision = "auto",
     threads: int | None = None,
 ) -> "LanguageModel":
     """Load a trained model, ready to evaluate and generate.
@@ -43,7 +49,7 @@ def load(
             folder; or a GGUF file. Without a path, the run in `checkpoints`; if it has no intact best weights, its
             newest checkpoint, with a note on standard error.
         engine: the library that computes; see `ReaderConfig`.
-        precision: the number format of the computation; see `ReaderConfig`.
+        precision: the number format of weights and computation; see `ReaderConfig`.
         threads: CPU threads.
 
     Raises:
@@ -56,8 +62,14 @@ def load(
     return load_stored(open_model(Path(named), report=warn), config)
 
 
-def load_stored(stored: StoredModel, config: ReaderConfig) -> "LanguageModel":
+def load_stored(
+    stored: StoredModel, config: ReaderConfig, *, generates: bool = True
+) -> "LanguageModel":
     """Read the weights of a model into an engine.
+
+    Args:
+        generates: whether the model is to write text, rather than to score texts, for which another engine may be
+            faster.
 
     Raises:
         UserError: a tensor is damaged, missing or of another shape, or the engine is not installed.
@@ -65,7 +77,9 @@ def load_stored(stored: StoredModel, config: ReaderConfig) -> "LanguageModel":
     # Every model is trained with documents that do not see each other, so its losses are computed in this way, too.
     try:
         with bar(f"Loading {stored.path}", None):
-            reader = select.reader(stored.config, config, document_mark=stored.tokenizer.eot_id)
+            reader = select.reader(
+                stored.config, config, document_mark=stored.tokenizer.eot_id, generates=generates
+            )
             reader.load(stored.tensors())
     except ValueError as error:
         raise UserError(f"{stored.path} does not fit its own description: {error}") from error
@@ -339,13 +353,15 @@ class LanguageModel:
         )
 
     def save_weights(self, path: str | Path) -> None:
-        """Write the model with its shape and tokenizer to one file, from which `load` reads it.
+        """Write the model with its shape and tokenizer to one file, from which `load` reads it. The weights are those
+        of the source, also if they were rounded to 16 or 8 bits for generation.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or the source of rounded weights cannot be read again.
         """
         file, header = Path(checked("path", path, PathName)), header_of(self.stored)
-        write_archive(file, self.engine.state(), header, step=self.stored.step)
+        weights = self.stored.tensors() if self.engine.rounds_weights else self.engine.state()
+        write_archive(file, weights, header, step=self.stored.step)
 
     def _ids(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int32]:
         ids = np.asarray(tokens)

@@ -20,6 +20,7 @@ NEVER = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "jobli
 LAYERS = {
     # 1: only the standard library and the listed parts
     "errors": set(),
+    "bfloat16": set(),
     "durable": {"errors"},
     "terminal": set(),
     "child_process": set(),
@@ -34,7 +35,7 @@ LAYERS = {
     "checkpoint": {"config", "errors", "durable", "named_array", "terminal"},
     "records": {"config", "errors", "durable", "terminal"},
     # 3: computation behind one interface, and its cost
-    "engine": {"config", "errors", "named_array", "architectures", "data.batch"},
+    "engine": {"config", "errors", "named_array", "bfloat16", "architectures", "data.batch"},
     "planning": {
         "config",
         "errors",
@@ -79,6 +80,7 @@ LAYERS = {
     "model_formats": {
         "config",
         "errors",
+        "bfloat16",
         "durable",
         "named_array",
         "architectures",
@@ -209,6 +211,19 @@ LAYERS = {
         "generation",
         "model_formats",
         "language_model",
+    },
+    "bench": {
+        "config",
+        "errors",
+        "durable",
+        "terminal",
+        "architectures",
+        "engine.base",
+        "engine.decoding_probe",
+        "engine.hardware",
+        "engine.probe",
+        "engine.select",
+        "planning.estimate",
     },
     "importing": {"config", "errors", "terminal", "data", "checkpoint", "model_formats"},
     "verify": {"errors", "durable", "terminal", "checkpoint", "data", "records", "tokenizer"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homespun.cli.arguments import Command
 from homespun.config import (
     STANDARD_INPUT,
+    BenchConfig,
     ChatConfig,
     DoctorConfig,
     DownloadConfig,
@@ -394,6 +395,14 @@ def doctor(settings: Settings) -> int:
     return 0 if examine_run(Path(config.run), put, columns(sys.stdout)) else 1
 
 
+def bench(settings: Settings) -> int:
+    config = BenchConfig(**settings)
+    from homespun.bench.bench import bench
+
+    bench(config, put)
+    return 0
+
+
 def report(settings: Settings) -> int:
     config = ReportConfig(**settings)
     from homespun.reporting.report import write_report
@@ -627,6 +636,15 @@ COMMANDS: dict[str, Command] = {
             ),
         ),
         Command("models", ModelsConfig, models),
+        Command(
+            "bench",
+            BenchConfig,
+            bench,
+            (
+                "homespun bench --quick",
+                "homespun bench --model-size tiny gpt2-small --report bench.json",
+            ),
+        ),
         Command("verify", VerifyConfig, verify),
         Command("doctor", DoctorConfig, doctor, ("homespun doctor", "homespun doctor checkpoints")),
         Command(

@@ -4,6 +4,7 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 """
 
 from homespun.config.commands import (
+    BenchConfig,
     DoctorConfig,
     ModelsConfig,
     ReportConfig,
@@ -22,6 +23,7 @@ from homespun.config.generation import (
     LoadConfig,
     ReaderConfig,
     ReaderName,
+    ReaderPrecision,
     SamplingConfig,
 )
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
@@ -47,6 +49,7 @@ __all__ = [
     "MAX_DEFAULT_CONTEXT",
     "STANDARD_INPUT",
     "TOKENS_DIR",
+    "BenchConfig",
     "ChatConfig",
     "DoctorConfig",
     "DownloadConfig",
@@ -69,6 +72,7 @@ __all__ = [
     "Precision",
     "ReaderConfig",
     "ReaderName",
+    "ReaderPrecision",
     "RecordConfig",
     "ReportConfig",
     "SamplingConfig",

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from homespun.config.checked import Checked, PathName, preset_defaults, setting
 from homespun.config.generation import ReaderConfig
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
-from homespun.config.training import StepConfig, TrainConfig
+from homespun.config.training import (
+    EngineName,
+    Optimizer,
+    OptimizerConfig,
+    StepConfig,
+    TrainConfig,
+)
 from homespun.errors import UserError
 
 
@@ -42,6 +48,47 @@ class DoctorConfig(Checked):
         super().__post_init__()
         if self.engine and self.run is not None:
             raise UserError("--engine checks the machine, not a run: leave one of the two out")
+
+
+@dataclass(frozen=True)
+class BenchConfig(Checked):
+    """Measure how fast this machine is, and how fast models train and write text on it; a few minutes."""
+
+    model_size: tuple[str, ...] = setting(
+        (),
+        "Presets to measure (`homespun models` lists them), or nanochat-d6 or autoresearch-d2, for which others have "
+        "published a speed.",
+        if_omitted="all presets that fit",
+    )
+    quick: bool = setting(
+        False, "Less exact, and without --model-size with two presets: less than a minute."
+    )
+    generation_only: bool = setting(False, "Do not measure training.")
+    report: PathName | None = setting(
+        None,
+        "File to write, a .json file that you can attach to a report of a fault. It describes the machine and the "
+        "figures, and nothing personal.",
+        if_omitted="none",
+    )
+    vocab_size: int = setting(ModelConfig.vocab_size, "Tokens in the vocabulary.", at_least=2)
+    seq_len: int = setting(
+        ModelConfig.seq_len, "Context length in tokens.", at_least=2, at_most=LONGEST_CONTEXT
+    )
+    batch_size: int = setting(
+        preset_defaults(StepConfig)["batch_size"], "Sequences per training step.", at_least=1
+    )
+    optimizer: Optimizer = setting(
+        preset_defaults(OptimizerConfig)["optimizer"], "Optimizer of the training steps."
+    )
+    engine: EngineName = setting("auto", "Framework to measure; auto: the one that trains here.")
+    threads: int | None = setting(
+        None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.report is not None and not self.report.endswith(".json"):
+            raise UserError(f"--report {self.report}: give a file name that ends in .json")
 
 
 @dataclass(frozen=True)

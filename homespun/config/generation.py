@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from homespun.config.checked import Checked, PathName, setting
-from homespun.config.training import Precision
 from homespun.errors import UserError
 
 ReaderName = Literal["auto", "torch", "mlx", "numpy"]
+ReaderPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 STANDARD_INPUT = "-"
 """The `prompt` that stands for the text on standard input."""
@@ -64,10 +64,12 @@ class ReaderConfig(Checked):
 
     engine: ReaderName = setting(
         "auto",
-        "Engine; auto: NumPy for small models, because it starts at once, otherwise the engine that trains.",
+        "Engine; auto: NumPy where it is the fastest, otherwise the engine that trains.",
     )
-    precision: Precision = setting(
-        "auto", "Precision of the computation; NumPy computes in float32."
+    precision: ReaderPrecision = setting(
+        "auto",
+        "Precision of the weights, and of the computation unless NumPy computes. Fewer bits are faster, and take less "
+        "memory; int8: matrices with 8 bits a weight. auto: float32 for small models, otherwise 16 bits.",
     )
     threads: int | None = setting(
         None,
@@ -78,9 +80,9 @@ class ReaderConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.engine == "numpy" and self.precision not in ("auto", "float32"):
+        if self.engine == "numpy" and self.precision == "float16":
             raise UserError(
-                "--engine numpy computes in float32: leave --precision out, or choose another engine"
+                "--engine numpy has no float16: choose --precision bfloat16, or another engine"
             )
 
 

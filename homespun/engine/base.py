@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float32]
 
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""
+READ_BYTES = 1 << 28
+"""Read to measure the speed of the memory: more than caches hold."""
 HEAD_ROWS = 512
 """The number of positions whose logits are in memory at a time."""
 
@@ -194,6 +196,14 @@ class EngineOptions:
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None
     """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
+    eight_bits: bool = False
+    """The weights of matrices and embeddings are rounded to 8 bits when they are loaded, and decoders read 8 bits. Only
+    without an optimizer."""
+
+
+def weights_were_rounded() -> RuntimeError:
+    """The error of an engine that is asked for weights which it has only rounded."""
+    return RuntimeError("the weights were rounded when they were loaded")
 
 
 def checked(
@@ -229,6 +239,10 @@ def checked(
 class Reader(Protocol):
     """A model that can evaluate, give its weights and generate."""
 
+    @property
+    def rounds_weights(self) -> bool:
+        """Whether weights are rounded when they are loaded, so that `state` cannot give them."""
+
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets.
 
@@ -245,7 +259,11 @@ class Reader(Protocol):
 
     def state(self) -> Iterator[NamedArray]:
         """The weights by name, one tensor at a time, with LoRA only those of the adapters. Each is a copy, which later
-        steps do not change."""
+        steps do not change.
+
+        Raises:
+            RuntimeError: the engine has rounded the weights.
+        """
 
     def load(self, tensors: Iterable[NamedArray]) -> None:
         """Take the tensors of `state()`, in any order.
@@ -327,6 +345,13 @@ class Machine(Protocol):
     def flops_per_second(self, precision: str, threads: int | None = None) -> float:
         """The speed of large matrix products with so many CPU threads, by default as many as an engine takes. It is
         measured in about a second, also where a precision is emulated."""
+
+    def peak_flops_per_second(self, precision: str, threads: int | None = None) -> float:
+        """The speed of large matrix products alone, the most that a model can reach. It is measured in about a
+        second."""
+
+    def bytes_per_second(self, threads: int | None = None) -> float:
+        """The speed at which the memory of the device is read. It is measured in about a second."""
 
     def computes_in_half(self, precision: str) -> bool:
         """Whether computations in this precision use a 16-bit format here."""

@@ -28,6 +28,16 @@ def usable_cpus(system: Path = SYSTEM) -> int:
     return max(1, min(counts))
 
 
+def has_gpu(system: Path = SYSTEM) -> bool:
+    """Whether there seems to be a GPU that PyTorch computes on. No framework is asked, since that takes seconds."""
+    devices = (
+        "dev/nvidia0",
+        "dev/kfd",
+        "dev/dxg",
+    )  # NVIDIA's, AMD's, and that of Windows for Linux
+    return any((system / device).exists() for device in devices)
+
+
 def limit_workers(threads: int | None) -> None:
     """Set the threads of the `tokenizers` library to `threads`, or to the number of usable processors, unless the user
     has set their number. The library reads this once, and it holds for the whole process."""

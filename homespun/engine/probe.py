@@ -7,11 +7,8 @@ peak of its memory is that of the steps. Their tokens are random; documents are 
 import contextlib
 import dataclasses
 import json
-import os
 import resource
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +24,8 @@ from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, OptimizerSettings, OutOfMemory
-from homespun.errors import UserError
+from homespun.engine.probe_process import ProbeFailed as ProbeFailed
+from homespun.engine.probe_process import ask
 
 TIME_LIMIT = 60.0
 """Seconds for all of a probe, with the start of its process."""
@@ -35,8 +33,6 @@ STEPS_SECONDS = 10.0
 """After this time a probe takes no further step, unless it has taken fewer than `LEAST_STEPS`."""
 LEAST_STEPS, MOST_STEPS = 3, 30
 RATES = {"adamw": 1e-6, "muon": 1e-6}
-ENDED_FOR_MEMORY = (-signal.SIGKILL, -signal.SIGABRT)
-"""Exit statuses of a process that has taken the last memory: the system ends it, or a library gives up."""
 _STATUS = Path("/proc/self/status")
 
 
@@ -59,10 +55,6 @@ class Probed:
     def seconds_per_step(self, accumulation: int) -> float:
         """Of a step of so many micro-batches."""
         return accumulation * self.micro_seconds + self.update_seconds
-
-
-class ProbeFailed(UserError):
-    """The process of a probe ended with an error."""
 
 
 def probe(
@@ -101,40 +93,7 @@ def probe(
         "steps_seconds": steps_seconds,
         "memory_limit": memory_limit,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "homespun.engine.probe"],
-        env=os.environ | {"PYTHONPATH": _search_path()},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    in_time = True
-    try:
-        written, errors = process.communicate(json.dumps(request), timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
-        in_time = False
-        process.kill()
-        written, errors = process.communicate()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    else:
-        if process.returncode in ENDED_FOR_MEMORY:
-            raise OutOfMemory
-    lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
-    if any("out_of_memory" in line for line in lines):
-        raise OutOfMemory
-    if in_time and process.returncode:
-        raise ProbeFailed(f"trial steps failed: {_reason(errors)}")
-    return _probed(lines)
-
-
-def _search_path() -> str:
-    """Where the process finds this package, also if it is not installed."""
-    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(filter(None, places))
+    return _probed(ask("homespun.engine.probe", request, TIME_LIMIT))
 
 
 def _probed(lines: Sequence[dict[str, Any]]) -> Probed | None:
@@ -188,12 +147,6 @@ def _serve(request: dict[str, Any]) -> None:
         }
         print(json.dumps(line), flush=True)
         step += 1
-
-
-def _reason(errors: str) -> str:
-    """The message of the exception that ended a process, without its type."""
-    last = errors.strip().rpartition("\n")[2]
-    return last.partition(": ")[2] or last
 
 
 def _options(values: dict[str, Any]) -> EngineOptions:

@@ -12,7 +12,7 @@ from typing import get_args
 
 from homespun.architectures.families import count_parameters
 from homespun.config import EngineName, ModelConfig, ReaderConfig
-from homespun.engine import launcher
+from homespun.engine import hardware, launcher
 from homespun.engine.base import Engine, EngineOptions, Machine, Reader
 from homespun.errors import UserError
 
@@ -27,8 +27,7 @@ THREADING = {
 """Environment variables that a framework reads once, while it is loaded."""
 
 MAX_NUMPY_WEIGHTS = 100_000_000
-"""NumPy reads models up to this size. With half as many weights it generates 1.6 times the tokens per second of PyTorch
-in bfloat16 (benchmarks/generation.py)."""
+"""NumPy reads models up to this size in float32, unless another precision is asked for (benchmarks/generation.py)."""
 
 INSTALL: dict[EngineName, str] = {"torch": "pip install torch", "mlx": "pip install 'mlx[cpu]'"}
 """The command that installs a framework. On a Mac, mlx[cpu] computes on the GPU, too."""
@@ -107,30 +106,78 @@ def _create(config: ModelConfig, options: EngineOptions, name: EngineName) -> En
         return TorchEngine(config, options)
 
 
-def reader(config: ModelConfig, wanted: ReaderConfig, document_mark: int | None = None) -> Reader:
+def reader(
+    config: ModelConfig,
+    wanted: ReaderConfig,
+    document_mark: int | None = None,
+    *,
+    generates: bool = True,
+) -> Reader:
     """An engine that reads a trained model, still without weights. The environment of the process stays as it is.
 
-    `document_mark` as in `EngineOptions`.
+    Args:
+        document_mark: as in `EngineOptions`.
+        generates: whether it is to generate text, rather than to compute losses. Text is generated one token at a time,
+            so the memory limits its speed, and narrow weights help. Losses are limited by the products, and in 16 bits
+            those of PyTorch are faster than those of NumPy.
 
     Raises:
-        UserError: the framework is not installed.
+        UserError: the framework is not installed, or the precision does not exist there.
     """
-    name = wanted.engine
+    name, precision = wanted.engine, wanted.precision
+    small = count_parameters(config) <= MAX_NUMPY_WEIGHTS
     if name == "auto":
-        small = count_parameters(config) <= MAX_NUMPY_WEIGHTS
-        name = "numpy" if small and wanted.precision in ("auto", "float32") else "auto"
+        if small and precision in ("auto", "float32"):
+            name = "numpy"
+        elif (precision == "int8" or (generates and precision in ("auto", "bfloat16"))) and (
+            _numpy_has_narrow_weights()
+        ):
+            name = "numpy"
+            precision = "int8" if precision == "int8" else "bfloat16"
     if name == "numpy":
-        from homespun.engine.numpy.engine import NumpyEngine
-
-        return NumpyEngine(config, wanted.threads, document_mark)
+        return _numpy_reader(config, wanted.threads, precision, document_mark)
     options = EngineOptions(
-        precision=wanted.precision,
+        precision="auto" if precision == "int8" else precision,
         document_mark=document_mark,
         threads=wanted.threads,
         seed=None,
+        eight_bits=precision == "int8",
     )
     with _threading_while_loading():
         return _create(config, options, name)
+
+
+def _numpy_reader(
+    config: ModelConfig, threads: int | None, precision: str, document_mark: int | None
+) -> Reader:
+    """
+    Raises:
+        UserError: the precision needs a compiler, and there is none.
+    """
+    from homespun.engine.numpy.engine import NumpyEngine
+
+    if precision not in ("bfloat16", "int8"):
+        return NumpyEngine(config, threads, document_mark)
+    from homespun.engine.numpy.products import compiled
+
+    products = compiled()
+    if products is None:
+        raise UserError(
+            f"--engine numpy has {precision} on Linux with a C compiler only, and finds none: install gcc, or leave "
+            "--engine out"
+        )
+    return NumpyEngine(
+        config, threads, document_mark, "int8" if precision == "int8" else "bfloat16", products
+    )
+
+
+def _numpy_has_narrow_weights() -> bool:
+    """Whether NumPy is the fastest to generate in 16 and 8 bits: on a CPU, if its products can be compiled."""
+    if hardware.has_gpu():
+        return False
+    from homespun.engine.numpy.products import compiled
+
+    return compiled() is not None
 
 
 def machine(name: EngineName = "auto") -> Machine:

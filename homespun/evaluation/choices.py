@@ -82,7 +82,7 @@ def evaluate_choices(config: EvalConfig, say: Say) -> Iterator[ChoicesResult]:
     chosen = named or pairs(PAIRS_PER_SKILL)
     exact = dataclasses.replace(config, precision="float32")
     for path, stored in zip(config.models, models, strict=True):
-        model = load_stored(stored, exact)
+        model = load_stored(stored, exact, generates=False)
         texts = [text for pair in chosen for text in (pair.true, pair.false)]
         sums = log_probabilities(model, texts, config.batch_size).reshape(-1, 2)
         yield ChoicesResult(path, config.choices, *scored(chosen, sums[:, 0] - sums[:, 1]))

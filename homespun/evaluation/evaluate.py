@@ -214,7 +214,7 @@ def _score(
         stride=stride,
         batch_size=config.batch_size,
     )
-    model = load_stored(stored, config)
+    model = load_stored(stored, config, generates=False)
     try:
         with bar(f"Scoring {path}", n_tokens) as advance:
             measured = evaluator(model.engine, advance)

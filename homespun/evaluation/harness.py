@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from homespun.config import Precision, ReaderName
+from homespun.config import ReaderName, ReaderPrecision
 from homespun.config.checked import checked
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine.base import Floats
@@ -51,7 +51,7 @@ class HomespunLM(TemplateLM):
         self,
         checkpoint: str | None = None,
         engine: ReaderName = "auto",
-        precision: Precision = "auto",
+        precision: ReaderPrecision = "auto",
         threads: int | None = None,
         add_bos_token: bool = True,
         max_length: int | None = None,

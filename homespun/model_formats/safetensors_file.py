@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
+from homespun.bfloat16 import from_bfloat16
 from homespun.config.checked import shown
 from homespun.errors import UserError
-from homespun.model_formats.numbers import Floats, from_bfloat16
+from homespun.model_formats.numbers import Floats
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),

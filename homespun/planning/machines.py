@@ -47,11 +47,13 @@ class DataSheet:
     source: str
 
     def flops_per_second(self, precision: str, threads: int | None = None) -> float:
-        peak = self.half if self.half and self.computes_in_half(precision) else self.float32
-        return REACHED[self.kind] * peak * 1e12
+        return REACHED[self.kind] * self.peak_flops_per_second(precision)
 
-    def bytes_per_second(self) -> float:
-        """The speed of the memory."""
+    def peak_flops_per_second(self, precision: str, threads: int | None = None) -> float:
+        peak = self.half if self.half and self.computes_in_half(precision) else self.float32
+        return peak * 1e12
+
+    def bytes_per_second(self, threads: int | None = None) -> float:
         return self.bandwidth * GIGABYTE
 
     def computes_in_half(self, precision: str) -> bool:

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from homespun.architectures.families import family
-from homespun.config import ReaderConfig
+from homespun.bfloat16 import from_bfloat16, to_bfloat16
+from homespun.config import ReaderConfig, ReaderPrecision
 from homespun.errors import UserError
 from homespun.language_model import load, load_stored
 from homespun.model_formats.formats import EXPORTS, open_model
-from homespun.model_formats.numbers import from_bfloat16, in_precision, to_bfloat16
+from homespun.model_formats.numbers import in_precision
 from homespun.model_formats.stored_model import StoredModel
 from tests.model_formats.conftest import (
     VOCAB_SIZE,
@@ -179,3 +180,14 @@ def test_bfloat16_rounds_as_torch_does() -> None:
 def test_float16_refuses_numbers_that_it_does_not_have() -> None:
     with pytest.raises(OverflowError):
         in_precision(np.array([1e6], np.float32), "float16")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_model_with_rounded_weights_is_saved_with_its_own(
+    precision: ReaderPrecision, model: StoredModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "saved.npz"
+    load_stored(model, ReaderConfig(precision=precision)).save_weights(file)
+    saved = dict(open_model(file, report=print).tensors())
+    for name, values in model.tensors():
+        np.testing.assert_array_equal(saved[name], values)

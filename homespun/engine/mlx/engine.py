@@ -27,6 +27,7 @@ from homespun.engine.base import (
     RouterUse,
     StepResult,
     checked,
+    weights_were_rounded,
     within_memory,
 )
 from homespun.engine.dropout import site_keys
@@ -38,6 +39,7 @@ from homespun.engine.mlx.loss import head_loss, row_losses
 from homespun.engine.mlx.model import DecoderModel, Weights
 from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
+from homespun.engine.mlx.packed import Packed
 from homespun.named_array import NamedArray
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, Dropout | None]
@@ -69,6 +71,12 @@ class MlxEngine:
             for p in parameters(config)
             if p.group in ("matrix", "head") and not p.is_router  # routers compute in float32
         }
+        self.rounded = frozenset(
+            p.name for p in spec if options.eight_bits and p.group != "vector" and not p.is_router
+        )
+        """Weights that are rounded to 8 bits when they are loaded."""
+        self.packed: dict[str, Packed] = {}
+        """These in 8 bits."""
         self.base: dict[str, mx.array] = {}
         """With LoRA, the weights of the model. Layers cast the matrices, so these are kept in the computing dtype."""
         if options.lora is not None:
@@ -179,10 +187,16 @@ class MlxEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> MlxDecoder:
         if self.decoding_model is None:
-            self.decoding_model = self._model(self.weights).for_decoding()
+            self.decoding_model = self._model(self.weights).for_decoding(self.packed)
         return MlxDecoder(self.decoding_model, batch_size, max_len)
 
+    @property
+    def rounds_weights(self) -> bool:
+        return self.options.eight_bits
+
     def state(self) -> Iterator[NamedArray]:
+        if self.options.eight_bits:
+            raise weights_were_rounded()
         for name, tensor in self.tensors.items():
             yield name, machine.to_array(tensor)
 
@@ -192,6 +206,11 @@ class MlxEngine:
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, array in checked(tensors, shapes, self.names):
             self.tensors[name] = mx.array(array)
+            # Scales in float32 would turn the stream into float32.
+            if name in self.rounded and (packed := Packed.of(mx.array(array).astype(self.dtype))):
+                self.packed[name] = packed
+                mx.eval(packed.values, packed.scales, packed.offsets)
+                self.tensors[name] = packed.widened()  # computed, and in memory, if it is needed
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def load_base(self, tensors: Iterable[NamedArray]) -> None:

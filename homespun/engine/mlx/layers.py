@@ -14,6 +14,7 @@ import mlx.nn as nn
 
 from homespun.config import ModelConfig
 from homespun.engine.mlx.cache import LayerCache, Positions
+from homespun.engine.mlx.packed import Packed
 
 # The layers hold zeros until a model is filled. MLX is lazy, so these zeros take no memory.
 
@@ -22,6 +23,8 @@ class Linear(nn.Module):
     """x [..., in] -> [..., out], with an adapter of LoRA if it has one."""
 
     lora_scale: float | None = None
+    packed: Packed | None = None
+    """The weight in 8 bits, if decoding uses these."""
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class Linear(nn.Module):
         self.lora_scale = scale
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = x @ self.weight.astype(x.dtype).T
+        y = self.packed.product(x) if self.packed else x @ self.weight.astype(x.dtype).T
         if self.lora_scale is not None:
             narrow = (x @ self.lora_a.astype(x.dtype).T) * self.lora_scale  # [..., rank]
             y = y + narrow @ self.lora_b.astype(x.dtype).T
@@ -45,12 +48,15 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """Tokens [B, T] -> [B, T, D], float32."""
 
+    packed: Packed | None = None
+    """As in `Linear`."""
+
     def __init__(self, n: int, size: int) -> None:
         super().__init__()
         self.weight = mx.zeros((n, size))
 
     def __call__(self, tokens: mx.array) -> mx.array:
-        return self.weight[tokens]
+        return self.packed.rows(tokens) if self.packed else self.weight[tokens]
 
 
 class LayerNorm(nn.Module):

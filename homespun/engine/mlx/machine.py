@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from homespun.engine import hardware, traits
-from homespun.engine.base import MEASURING_SECONDS, Floats
+from homespun.engine.base import MEASURING_SECONDS, READ_BYTES, Floats
 
 OUT_OF_MEMORY = ("malloc", "allocate", "Insufficient Memory")
 """Parts of the messages of errors for lack of memory."""
@@ -81,6 +81,23 @@ def measured_flops_per_second(dtype: mx.Dtype) -> float:
         if time.perf_counter() - began > MEASURING_SECONDS:
             break
     return in_a_row * 2 * n**3 / best
+
+
+def peak_flops_per_second(precision: str, threads: int | None = None) -> float:
+    """See `base.Machine`."""
+    return measured_flops_per_second(computing_dtype(precision))
+
+
+def bytes_per_second(threads: int | None = None) -> float:
+    """See `base.Machine`."""
+    numbers = mx.ones(READ_BYTES // 4)
+    mx.eval(numbers)
+    best, began = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - began < MEASURING_SECONDS:
+        start = time.perf_counter()
+        mx.eval(numbers.sum())
+        best = min(best, time.perf_counter() - start)
+    return READ_BYTES / best
 
 
 def compiles_at_once() -> bool:

@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from homespun.config import ModelConfig
 from homespun.engine.mlx.layers import swiglu
+from homespun.engine.mlx.packed import Packed
 
 
 class Router(nn.Module):
@@ -32,6 +33,8 @@ class Experts(nn.Module):
         c = config
         self.gate_up_proj = mx.zeros((c.experts, 2 * c.d_expert, c.d_model))
         self.down_proj = mx.zeros((c.experts, c.d_model, c.d_expert))
+        self.packed: dict[str, Packed] = {}
+        """By the name of the matrices, those that decoding uses in 8 bits."""
 
     def __call__(self, x: mx.array, experts: mx.array) -> mx.array:
         """Tokens [N * k, D], sorted by expert, and their experts [N * k] -> [N * k, D]."""
@@ -39,13 +42,16 @@ class Experts(nn.Module):
         # MLX has this product on a CPU in float32 only.
         dtype = mx.float32 if mx.default_device() == mx.Device(mx.cpu) else x.dtype
 
-        def product(rows: mx.array, matrices: mx.array) -> mx.array:
+        def product(rows: mx.array, name: str) -> mx.array:
+            if name in self.packed:
+                return self.packed[name].products(rows, experts)
+            matrices = self[name]
             turned = matrices.astype(x.dtype).astype(dtype).swapaxes(1, 2)
             y = mx.gather_mm(rows.astype(dtype), turned, rhs_indices=experts, sorted_indices=True)
             return y.astype(x.dtype)
 
-        gate, up = mx.split(product(x[:, None], self.gate_up_proj), 2, axis=-1)  # [N * k, 1, F]
-        return product(swiglu(gate, up), self.down_proj)[:, 0]
+        gate, up = mx.split(product(x[:, None], "gate_up_proj"), 2, axis=-1)  # [N * k, 1, F]
+        return product(swiglu(gate, up), "down_proj")[:, 0]
 
 
 class Mixture(nn.Module):

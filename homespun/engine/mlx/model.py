@@ -5,7 +5,7 @@ Parameter names are those of `architectures`. The letters of the shapes are thos
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -17,8 +17,9 @@ from homespun.architectures.lora import Lora, adapters
 from homespun.config import ModelConfig
 from homespun.engine.mlx.cache import Cache, LayerCache, Positions
 from homespun.engine.mlx.dropout import Dropout, apply_dropout, of_block
-from homespun.engine.mlx.layers import Linear
-from homespun.engine.mlx.mixture import Router
+from homespun.engine.mlx.layers import Embedding, Linear
+from homespun.engine.mlx.mixture import Experts, Router
+from homespun.engine.mlx.packed import Packed
 
 Weights = dict[str, mx.array]
 """Parameters by name."""
@@ -48,6 +49,8 @@ class DecoderModel(nn.Module):
         self.config = config
         self.dtype = dtype
         self.lm_head: Linear | None = None
+        self.packed_head: Packed | None = None
+        """The output layer in 8 bits, if decoding uses these."""
 
     @property
     @abstractmethod
@@ -123,11 +126,17 @@ class DecoderModel(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., D] -> [..., V], float32."""
+        if self.packed_head:
+            return self.packed_head.product(hidden).astype(mx.float32)
         return (hidden @ self.head.astype(hidden.dtype).T).astype(mx.float32)
 
-    def for_decoding(self) -> Self:
+    def for_decoding(self, packed: Mapping[str, Packed]) -> Self:
         """A model with adapters merged into its matrices, and these in the computing dtype, since decoding reads them
-        once per token. Routers stay in float32; they are small."""
+        once per token. Routers stay in float32; they are small.
+
+        Args:
+            packed: the matrices with 8 bits, if there are any, by name.
+        """
         weights: Weights = dict(tree_flatten(self.parameters()))
         routers = set()
         for name, layer in self.named_modules():
@@ -137,7 +146,7 @@ class DecoderModel(nn.Module):
                 weights[f"{name}.weight"] = whole
             elif isinstance(layer, Router):
                 routers.add(f"{name}.weight")
-        return type(self)(self.config, self.dtype).filled(
+        model = type(self)(self.config, self.dtype).filled(
             {
                 name: weight.astype(self.dtype)
                 if weight.ndim > 1 and name not in routers
@@ -145,3 +154,25 @@ class DecoderModel(nn.Module):
                 for name, weight in weights.items()
             }
         )
+        model.pack(packed)
+        return model
+
+    def pack(self, packed: Mapping[str, Packed]) -> None:
+        """Let the layers whose weights are among these compute with 8 bits."""
+        nothing = mx.zeros((0,))
+        table = self.embedding
+        for name, module in self.named_modules():
+            weight = f"{name}.weight"
+            if isinstance(module, Experts):
+                for matrices in ("gate_up_proj", "down_proj"):
+                    if found := packed.get(f"{name}.{matrices}"):
+                        module.packed[matrices] = found
+                        module[matrices] = nothing
+            elif weight in packed and (
+                isinstance(module, Linear)
+                or (isinstance(module, Embedding) and module.weight is table)
+            ):
+                module.packed = packed[weight]
+                if module is self.lm_head or (self.lm_head is None and module.weight is table):
+                    self.packed_head = packed[weight]
+                module.weight = nothing

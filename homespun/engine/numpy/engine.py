@@ -1,7 +1,8 @@
 """A trained model, read with NumPy alone: tokens flow in, logits and losses flow out, in float32 on the CPU.
 
-It cannot train. It loads no framework, so generation starts at once, and it generates from small models faster than
-PyTorch (benchmarks/generation.py). The other engines are checked against it.
+The weights may have 16 or 8 bits; products with these are compiled (`products.py`). It cannot train. It
+loads no framework, so generation starts at once, and it generates faster than PyTorch (benchmarks/generation.py). The
+other engines are checked against it.
 """
 
 import copy
@@ -15,10 +16,12 @@ import numpy.typing as npt
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, checked, within_memory
+from homespun.engine.base import HEAD_ROWS, Floats, checked, weights_were_rounded, within_memory
 from homespun.engine.inside import Experts, Inside
 from homespun.engine.numpy.layers import Watch, Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
+from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
+from homespun.engine.numpy.products import Products
 from homespun.engine.numpy.threads import ProductThreads
 from homespun.named_array import NamedArray
 
@@ -33,12 +36,24 @@ class NumpyEngine:
     weights: Weights
 
     def __init__(
-        self, config: ModelConfig, threads: int | None = None, document_mark: int | None = None
+        self,
+        config: ModelConfig,
+        threads: int | None = None,
+        document_mark: int | None = None,
+        narrow: NarrowPrecision | None = None,
+        products: Products | None = None,
     ) -> None:
-        """`document_mark` as in `EngineOptions`."""
+        """
+        Args:
+            document_mark: as in `EngineOptions`.
+            narrow: the precision of matrices and embeddings; None: float32. Computations are in float32 in any case.
+            products: computes with narrow matrices; without it NumPy does, slowly.
+        """
         self.config = config
         self.document_mark = document_mark
-        self.threads = ProductThreads(threads)
+        self.narrow = narrow
+        self.products = products
+        self.threads = ProductThreads(threads, own=products)
         file = importlib.import_module(f"homespun.engine.numpy.models.{config.architecture}")
         self.model_file = cast(ModelFile, file)
 
@@ -50,14 +65,27 @@ class NumpyEngine:
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
         """
         shapes = {p.name: p.shape for p in parameters(self.config)}
-        weights = allocate(self.config, self.model_file.FUSED)
+        weights = allocate(self.config, self.model_file.FUSED, self.narrow, self.products)
         for name, array in checked(tensors, shapes, shapes):
-            weights[name][...] = array
+            if isinstance(weights[name], Narrow):
+                weights[name].fill(array)
+            else:
+                weights[name][...] = array
         self.weights = weights
         self.model = self.model_file.Model(self.config, weights)
 
+    @property
+    def rounds_weights(self) -> bool:
+        return self.narrow is not None
+
     def state(self) -> Iterator[NamedArray]:
-        """The weights, one at a time."""
+        """The weights, one at a time.
+
+        Raises:
+            RuntimeError: they were rounded.
+        """
+        if self.narrow is not None:
+            raise weights_were_rounded()
         for p in parameters(self.config):
             yield p.name, np.ascontiguousarray(self.weights[p.name])
 
@@ -120,11 +148,12 @@ class NumpyEngine:
             return linear(self.model.normed(hidden), self.head)
 
     @property
-    def head(self) -> Floats:
+    def head(self) -> Floats | Narrow:
         """[V, D]"""
-        return (
-            self.model.embedding if self.config.tie_embeddings else self.weights["lm_head.weight"]
-        )
+        if self.config.tie_embeddings:
+            return self.model.embedding
+        head: Floats | Narrow = self.weights["lm_head.weight"]
+        return head
 
     def empty_cache(self, batch_size: int, max_len: int) -> Floats:
         """For the keys and values of each layer, [layers, B, 2 * K, positions, C]."""

@@ -11,17 +11,21 @@ layer, H heads, K key/value heads, C channels of a head, V tokens in the vocabul
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from homespun.architectures.base import Parameter
-from homespun.architectures.families import count_parameters, parameters
+from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
+from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
+from homespun.engine.numpy.products import Products
 
-Weights = dict[str, Floats]
+Weights = dict[str, Any]
+"""By name: arrays in float32, and `Narrow` matrices where the model has such."""
 Positions = slice | npt.NDArray[np.int64]
 """The places of the new tokens in the cache: a slice of T where they are the same in each sequence, else [B, T]."""
 
@@ -39,21 +43,37 @@ class Watch:
         self.experts: list[Experts | None] = []
 
 
-def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
+def allocate(
+    config: ModelConfig,
+    fused: Mapping[str, str],
+    narrow: NarrowPrecision | None = None,
+    products: Products | None = None,
+) -> Weights:
     """Memory for the weights by name. Fused matrices lie below each other and have one more name together.
 
-    All weights share one array, which the system maps in large pages: this saves 3% of a small model's time. A matrix
-    with more rows than columns is stored by columns: its product with a vector is faster that way.
+    All weights in float32 share one array, which the system maps in large pages: this saves 3% of a small model's time.
+    A matrix with more rows than columns is stored by columns: its product with a vector is faster that way.
+
+    Args:
+        narrow: the precision of matrices and embeddings. Routers stay in float32: near ties would be decided by
+            rounding.
+        products: computes with narrow matrices.
     """
     groups: dict[str, list[Parameter]] = {}
     for p in parameters(config):
         name = ".".join(fused.get(part, part) for part in p.name.split("."))
         groups.setdefault(name, []).append(p)
-    free = np.empty(count_parameters(config), np.float32)
+    n_free = sum(p.size for p in parameters(config) if narrow is None or not _can_be_narrow(p))
+    free = np.empty(n_free, np.float32)
     weights: Weights = {}
     for name, members in groups.items():
         ends = np.cumsum([p.shape[0] for p in members])
         shape = (int(ends[-1]), *members[0].shape[1:])
+        if narrow is not None and _can_be_narrow(members[0]):
+            matrix = weights[name] = Narrow.empty(shape, narrow, products)
+            for p, end in zip(members, ends, strict=True):
+                weights[p.name] = matrix[end - p.shape[0] : end]
+            continue
         taken, free = np.split(free, [math.prod(shape)])
         if len(shape) > 1 and shape[-2] > shape[-1]:
             by_columns = taken.reshape(*shape[:-2], shape[-1], shape[-2])
@@ -63,6 +83,10 @@ def allocate(config: ModelConfig, fused: Mapping[str, str]) -> Weights:
         for p, rows in zip(members, np.split(weights[name], ends[:-1]), strict=True):
             weights[p.name] = rows
     return weights
+
+
+def _can_be_narrow(p: Parameter) -> bool:
+    return len(p.shape) > 1 and not p.is_router
 
 
 def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weights]:
@@ -75,12 +99,18 @@ def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weigh
     return blocks
 
 
-def linear(x: Floats, weight: Floats, bias: Floats | None = None) -> Floats:
+def linear(x: Floats, weight: Floats | Narrow, bias: Floats | None = None) -> Floats:
     """x [N, D] and weight [out, D] -> [N, out]."""
-    y: Floats = x.dot(weight.T)
+    y: Floats = weight.product(x) if isinstance(weight, Narrow) else x.dot(weight.T)
     if bias is not None:
         y += bias
     return y
+
+
+def rows(table: Floats | Narrow, places: npt.NDArray[np.integer[Any]] | slice) -> Floats:
+    """Some rows of an embedding [V, D] -> [..., D]."""
+    found: Floats = table.rows(places) if isinstance(table, Narrow) else table[places]
+    return found
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:

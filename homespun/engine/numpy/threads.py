@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from threadpoolctl import ThreadpoolController
 
@@ -25,8 +26,17 @@ MIN_BACKOFF = 0.2
 """Seconds for which one thread is used at least after a slow trial."""
 
 
+class Library(Protocol):
+    """A library of products, such as BLAS."""
+
+    def get_num_threads(self) -> int: ...
+
+    def set_num_threads(self, n: int) -> None: ...
+
+
 class ProductThreads:
-    """Sets the threads of NumPy's BLAS library while an engine computes; other work of the process keeps its number.
+    """Sets the threads of NumPy's BLAS library and of `products.py` while an engine computes; other work of the process
+    keeps its number.
 
     Two threads generate a text in about 0.6 of the time of one. But threads of OpenBLAS wait for each other without
     sleeping. When another program needs a processor, each product waits until the system gives it back, and two threads
@@ -44,16 +54,21 @@ class ProductThreads:
     """Seconds lost in the present trial of several threads."""
 
     def __init__(
-        self, wanted: int | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        wanted: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        own: Library | None = None,
     ) -> None:
         """
         Args:
             wanted: the number of threads; None: the fastest number, up to `MAX_THREADS`.
             clock: the time in seconds.
+            own: a library that this package has compiled.
         """
-        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
+        blas = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._libraries: list[Library] = [*blas, *([own] if own is not None else [])]
         # The library of a Mac cannot be controlled: it chooses its number of threads itself.
-        possible = min(usable_cpus(), MAX_THREADS) if self._blas else 1
+        possible = min(usable_cpus(), MAX_THREADS) if self._libraries else 1
         self._default, self._several = wanted or 1, wanted or possible
         self._clock = clock
         self._trial_start = -math.inf  # start of the present or the next trial
@@ -109,7 +124,7 @@ class ProductThreads:
     @contextmanager
     def _limited(self, n_threads: int) -> Iterator[None]:
         # threadpoolctl's own `limit` queries more and takes 3% of a step of a small model.
-        before = [(library, library.get_num_threads()) for library in self._blas]
+        before = [(library, library.get_num_threads()) for library in self._libraries]
         changed = [(library, own) for library, own in before if own != n_threads]
         for library, _ in changed:
             library.set_num_threads(n_threads)

@@ -19,6 +19,7 @@ from homespun.engine.base import (
     RouterUse,
     StepResult,
     checked,
+    weights_were_rounded,
     within_memory,
 )
 from homespun.engine.dropout import site_keys
@@ -26,11 +27,13 @@ from homespun.engine.hardware import usable_cpus
 from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
+from homespun.engine.torch.eight_bits import DTYPE, rounded, widened
 from homespun.engine.torch.layers import document_mask
 from homespun.engine.torch.loss import head_loss, loss_and_slope, summed_loss
 from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import model_class
 from homespun.engine.torch.optimizer import Optimizer
+from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 
@@ -69,6 +72,10 @@ class TorchEngine:
             else:
                 self.call_threads = threads
         dtype = machine.computing_dtype(options.precision)
+        if options.eight_bits:
+            if self.device.type != "cpu":
+                raise UserError("--precision int8 does not exist on this GPU: choose bfloat16")
+            dtype = DTYPE
         with torch.device(self.device):
             self.model = model_class(config.architecture)(config, dtype)
             if options.lora is not None:
@@ -77,6 +84,10 @@ class TorchEngine:
         spec = trained_parameters(config, options.lora)
         self.weights: dict[str, Tensor] = {p.name: tensors.pop(p.name) for p in spec}
         """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
+        self.rounded = frozenset(
+            p.name for p in spec if options.eight_bits and p.group != "vector" and not p.is_router
+        )
+        """Weights that are rounded to 8 bits when they are loaded."""
         self.base: dict[str, Tensor] = tensors
         """With LoRA, the weights of the model."""
         trained = _trained(self.weights, options.frozen) if trains else set()
@@ -173,10 +184,18 @@ class TorchEngine:
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
         if self.decoding_model is None:
             # A decoder keeps its weights when training continues; without training, copies would only take memory.
-            self.decoding_model = self.model.for_decoding(copy=self.optimizer is not None)
+            self.decoding_model = self.model.for_decoding(
+                copy=self.optimizer is not None, eight_bits=self.options.eight_bits
+            )
         return TorchDecoder(self.decoding_model, batch_size, max_len, self.call_threads)
 
+    @property
+    def rounds_weights(self) -> bool:
+        return self.options.eight_bits
+
     def state(self) -> Iterator[NamedArray]:
+        if self.options.eight_bits:
+            raise weights_were_rounded()
         for name, tensor in self._tensors():
             yield name, machine.to_array(tensor)
 
@@ -192,6 +211,8 @@ class TorchEngine:
                 if shared:
                     ours[name].data = torch.empty_like(ours[name])
                 ours[name].copy_(torch.from_numpy(array))
+                if name in self.rounded:
+                    ours[name].copy_(widened(*rounded(ours[name])))
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def load_base(self, tensors: Iterable[NamedArray]) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from homespun.engine import hardware, traits
-from homespun.engine.base import MEASURING_SECONDS
+from homespun.engine.base import MEASURING_SECONDS, READ_BYTES
 from homespun.errors import UserError
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
@@ -112,6 +112,34 @@ def flops_per_second(precision: str, threads: int | None = None) -> float:
             if time.perf_counter() - began > MEASURING_SECONDS:
                 break
     return 2 * rows * n * n / best
+
+
+def peak_flops_per_second(precision: str, threads: int | None = None) -> float:
+    """See `base.Machine`."""
+    rows, n = (8192, 8192) if device().type == "cuda" else (2048, 1024)
+    dtype = computing_dtype(precision)
+    x = torch.ones(rows, n, dtype=dtype, device=device())
+    weight = torch.ones(n, n, dtype=dtype, device=device())
+    return 2 * rows * n * n / _least_seconds(lambda: (x @ weight)[0, 0].item(), threads)
+
+
+def bytes_per_second(threads: int | None = None) -> float:
+    """See `base.Machine`."""
+    numbers = torch.ones(READ_BYTES // 4, device=device())
+    return READ_BYTES / _least_seconds(lambda: numbers.sum().item(), threads)
+
+
+def _least_seconds(work: Callable[[], object], threads: int | None) -> float:
+    """The time of the fastest of some runs; a first one is not counted."""
+    found: list[float] = []
+    with use_threads((threads or hardware.usable_cpus()) if device().type == "cpu" else None):
+        work()
+        began = time.perf_counter()
+        while not found or time.perf_counter() - began < MEASURING_SECONDS:
+            start = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - start)
+    return min(found)
 
 
 def has_own_memory() -> bool:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from homespun.config import ModelConfig
+from homespun.engine.torch.eight_bits import fits, product, rounded, widened
 
 ROW_UNIT = 32
 """Rows of a product in bfloat16 on a CPU are a multiple of this."""
@@ -34,23 +35,48 @@ class Experts(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.eight_bits: dict[str, tuple[Tensor, Tensor]] = {}
+        """By the name of the matrices, numbers and scales of those that decoding uses in 8 bits."""
         c = config
         self.gate_up_proj = nn.Parameter(torch.zeros(c.experts, 2 * c.d_expert, c.d_model))
         self.down_proj = nn.Parameter(torch.zeros(c.experts, c.d_model, c.d_expert))
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """Tokens sorted by expert, [N * k, D], of which those of expert e end before `ends[e]` -> [N * k, D]."""
-        h: Tensor = grouped_product(x, self.gate_up_proj.to(x.dtype), ends)
+        h: Tensor = grouped_product(x, self.matrices("gate_up_proj", x.dtype), ends)
         gate, up = h.chunk(2, dim=-1)  # each [N * k, F]
-        y: Tensor = grouped_product(F.silu(gate) * up, self.down_proj.to(x.dtype), ends)
+        y: Tensor = grouped_product(F.silu(gate) * up, self.matrices("down_proj", x.dtype), ends)
         return y
+
+    def matrices(self, name: str, dtype: torch.dtype) -> Tensor:
+        """All of one kind, [E, out, in]."""
+        if name in self.eight_bits:
+            return widened(*self.eight_bits[name]).to(dtype)
+        matrices: Tensor = getattr(self, name)
+        return matrices.to(dtype)
+
+    def round(self) -> None:
+        """Put the matrices into 8 bits."""
+        for name in ("gate_up_proj", "down_proj"):
+            matrices = getattr(self, name)
+            if fits(matrices):
+                self.eight_bits[name] = rounded(matrices.detach())
+                setattr(self, name, None)
+
+    def _product(self, x: Tensor, name: str, expert: int) -> Tensor:
+        """x [N, in] times the matrix of one expert."""
+        if name in self.eight_bits:
+            values, scales = self.eight_bits[name]
+            return product(x, values[expert], scales[expert])
+        matrix: Tensor = getattr(self, name)[expert]
+        return F.linear(x, matrix.to(x.dtype))
 
     def of_one_token(self, x: Tensor, chosen: list[int]) -> Tensor:
         """x [1, D] -> [1, k, D], from the chosen experts alone."""
         parts = []
         for expert in chosen:
-            gate, up = F.linear(x, self.gate_up_proj[expert].to(x.dtype)).chunk(2, dim=-1)
-            parts.append(F.linear(F.silu(gate) * up, self.down_proj[expert].to(x.dtype)))
+            gate, up = self._product(x, "gate_up_proj", expert).chunk(2, dim=-1)
+            parts.append(self._product(F.silu(gate) * up, "down_proj", expert))
         return torch.stack(parts, dim=1)
 
 

@@ -16,6 +16,7 @@ from homespun.architectures.lora import Lora, adapters
 from homespun.config import ModelConfig
 from homespun.engine.torch.cache import Cache, LayerCache
 from homespun.engine.torch.dropout import Dropout, apply_dropout
+from homespun.engine.torch.eight_bits import EightBitEmbedding, EightBitLinear, fits, rounded
 from homespun.engine.torch.layers import Embedding, Linear
 from homespun.engine.torch.mixture import Experts
 
@@ -46,6 +47,7 @@ class DecoderModel(nn.Module):
         self.config = config
         self.dtype = dtype
         self.lm_head: Linear | None = None
+        self.head_of_8_bits: EightBitLinear | None = None
 
     @property
     @abstractmethod
@@ -139,13 +141,17 @@ class DecoderModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V], float32."""
+        if self.head_of_8_bits is not None:
+            logits: Tensor = self.head_of_8_bits(hidden)
+            return logits.float()
         return nn.functional.linear(hidden, self.head.to(hidden.dtype)).float()
 
-    def for_decoding(self, *, copy: bool) -> Self:
+    def for_decoding(self, *, copy: bool, eight_bits: bool = False) -> Self:
         """A model without gradients, with weights in the computing dtype, but for those of norms and routers, and
         matrices with the same input joined into one.
 
         Args:
+            eight_bits: the matrices, and the embedding of tokens, have 8 bits a weight instead.
             copy: whether later changes of this model's weights must leave the result as it is. Otherwise weights that
                 need no cast are shared.
         """
@@ -153,7 +159,7 @@ class DecoderModel(nn.Module):
         for module in self.modules():
             in_dtype = isinstance(module, (Linear, Embedding, Experts))
             for name, weight in module.named_parameters(recurse=False):
-                dtype = self.dtype if in_dtype else weight.dtype
+                dtype = self.dtype if in_dtype and not eight_bits else weight.dtype
                 tensor = weight.detach()
                 if isinstance(module, Linear) and name == "weight":
                     tensor = module.merged()
@@ -166,9 +172,33 @@ class DecoderModel(nn.Module):
         for block in model.blocks:
             assert isinstance(block, Block)
             block.join_projections()
+        if eight_bits:
+            model._round()
         for module in model.modules():
             without_overhead(module)
         return model
+
+    def _round(self) -> None:
+        """Put the matrices, and the embedding of tokens, into 8 bits."""
+        table, head = self.embedding, self.lm_head
+        for parent in list(self.modules()):
+            if isinstance(parent, Experts):
+                parent.round()
+            for name, layer in list(parent.named_children()):
+                if not isinstance(layer, Linear | Embedding):
+                    continue
+                if not fits(layer.weight):
+                    layer.to(self.dtype)
+                elif isinstance(layer, Linear):
+                    packed = EightBitLinear(*rounded(layer.weight), layer.bias)
+                    setattr(parent, name, packed)
+                    if layer is head:
+                        self.head_of_8_bits = packed
+                elif layer.weight is table:
+                    values, scales = rounded(table)
+                    setattr(parent, name, EightBitEmbedding(values, scales))
+                    if head is None:
+                        self.head_of_8_bits = EightBitLinear(values, scales, None)
 
 
 def without_overhead(module: nn.Module) -> None:

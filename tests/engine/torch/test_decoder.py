@@ -166,9 +166,9 @@ def test_weights_are_prepared_once_until_they_change(
     prepared = []
     original = DecoderModel.for_decoding
 
-    def for_decoding(self: DecoderModel, *, copy: bool) -> DecoderModel:
+    def for_decoding(self: DecoderModel, *, copy: bool, eight_bits: bool) -> DecoderModel:
         prepared.append(copy)
-        return original(self, copy=copy)
+        return original(self, copy=copy, eight_bits=eight_bits)
 
     monkeypatch.setattr(DecoderModel, "for_decoding", for_decoding)
     ours = engine(QWEN3, trains=trains)

@@ -10,12 +10,13 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
 from homespun.engine.numpy.layers import Apart, Positions, Watch, Weights
+from homespun.engine.numpy.narrow import Narrow
 
 
 class Model(Protocol):
     """The forward pass of one model, without the head."""
 
-    embedding: Floats
+    embedding: Floats | Narrow
     """[V, D]"""
 
     def __call__(

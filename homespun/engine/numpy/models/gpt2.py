@@ -12,6 +12,7 @@ from homespun.engine.numpy.layers import (
     gelu,
     layer_norm,
     linear,
+    rows,
     weights_by_block,
 )
 
@@ -38,8 +39,8 @@ class Model:
         watch: Watch | None = None,
     ) -> Floats:
         batch, n_new = tokens.shape
-        x = self.embedding[tokens]  # [B, T, D]
-        x = x + self.position_embedding[positions]
+        x = rows(self.embedding, tokens)  # [B, T, D]
+        x = x + rows(self.position_embedding, positions)
         x = x.reshape(batch * n_new, -1)
         if watch is not None:
             watch.hidden.append(x.copy())

@@ -15,6 +15,7 @@ from homespun.engine.numpy.layers import (
     linear,
     rms_norm,
     rotate,
+    rows,
     silu,
     weights_by_block,
 )
@@ -54,8 +55,7 @@ class Model:
         watch: Watch | None = None,
     ) -> Floats:
         batch, n_new = tokens.shape
-        x = self.embedding[tokens]  # [B, T, D]
-        x = x.reshape(batch * n_new, -1)
+        x = rows(self.embedding, tokens).reshape(batch * n_new, -1)
         angles = self.rotary_tables(positions)
         if watch is not None:
             watch.hidden.append(x.copy())

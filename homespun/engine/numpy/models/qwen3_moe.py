@@ -18,7 +18,7 @@ class Model(qwen3.Model):
             return super().feed_forward(h, w, watch)
         k = self.config.experts_per_token
         logits = linear(h, w["mlp.gate.weight"])  # [N, E]
-        if len(h) == 1:
+        if len(h) == 1 and watch is None:
             return self.of_one(h, logits[0], w)
         chosen = np.argpartition(-logits, k - 1, axis=-1)[:, :k]  # [N, k]
         # Probabilities divided by the sum of those that are chosen: a softmax over the chosen logits.
