@@ -11,6 +11,7 @@ from typing import Literal
 from homespun.config.checked import Checked, PathName, seconds, setting, shown
 from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.config.reinforcement import ReinforcementConfig
 from homespun.errors import UserError
 
 Optimizer = Literal["adamw", "muon"]
@@ -382,7 +383,13 @@ class RecordConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainConfig(
-    RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
+    RecordConfig,
+    MachineConfig,
+    ReinforcementConfig,
+    LoraConfig,
+    OptimizerConfig,
+    StepConfig,
+    ShapeConfig,
 ):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
     omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and your --time-budget."""

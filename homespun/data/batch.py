@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
+Weights = npt.NDArray[np.float32]
 
 IGNORED = -1
 """A target with this value is left out of the loss and of the number of targets."""
@@ -19,6 +20,9 @@ class Batch:
     """[B, T]"""
     targets: Tokens
     """[B, T], already shifted by one; `IGNORED` at positions without a target."""
+    weights: Weights | None = None
+    """[B, T] The factor of each target's loss in a training step and its gradients, which may be negative; None: 1. The
+    sum is still divided by the number of targets."""
 
     @property
     def n_targets(self) -> int:

@@ -184,6 +184,15 @@ def worded(text: str, event: Event) -> str:
     return text.format(a=who, n=event.thing, w=event.what)
 
 
+def is_right(answer: str, right: str) -> bool:
+    """Whether an answer is exactly the right one, but for white space, capitals, and a full stop at its end."""
+
+    def plain(text: str) -> str:
+        return " ".join(text.casefold().split()).removesuffix(".")
+
+    return plain(answer) == plain(right)
+
+
 # Questions about the events of one story.
 
 

@@ -40,9 +40,9 @@ from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.named_array import NamedArray
 
-MicroBatch = tuple[mx.array, mx.array, mx.array, bool, Dropout | None]
-"""Tokens and targets [B, T], the factor of each target's loss, whether attention stops at document marks, and
-dropout."""
+MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, bool, Dropout | None]
+"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], whether attention stops at document
+marks, and dropout."""
 Sums = tuple[mx.array, Weights, mx.array | None]
 """Loss, gradients and the use of experts, [blocks, 3 + E], summed over the micro-batches so far."""
 
@@ -137,9 +137,17 @@ class MlxEngine:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
-        [(tokens, targets, _, marked, _)] = self._on_device([batch])
-        losses = self.row_losses(self.weights, tokens, targets, marked)
-        return float(machine.to_array(losses).sum(dtype=np.float64)), batch.n_targets
+        losses = self._losses(batch)
+        return float(losses.sum(dtype=np.float64)), batch.n_targets
+
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def log_probabilities(self, batch: Batch) -> Floats:
+        return -self._losses(batch).reshape(batch.targets.shape)
+
+    def _losses(self, batch: Batch) -> Floats:
+        """The loss of each target, [B * T]."""
+        [(tokens, targets, _, _, marked, _)] = self._on_device([batch])
+        return machine.to_array(self.row_losses(self.weights, tokens, targets, marked))
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
@@ -222,7 +230,7 @@ class MlxEngine:
 
     def _accumulate(self, weights: Weights, sums: Sums | None, batch: MicroBatch) -> Sums:
         """Add a micro-batch."""
-        tokens, targets, scale, marked, dropout = batch
+        tokens, targets, scale, target_weights, marked, dropout = batch
 
         def scaled_loss(trained: Weights) -> tuple[mx.array, mx.array, mx.array | None]:
             model = self._model(weights | trained)
@@ -237,6 +245,7 @@ class MlxEngine:
                 model.head,
                 targets.flatten(),
                 scale,
+                None if target_weights is None else target_weights.flatten(),
                 wants_head=self.trains_head,
             )
             if uses is None:
@@ -320,7 +329,8 @@ class MlxEngine:
             marked = mark is not None and (
                 self.options.compiled or bool((batch.inputs[:, 1:] == mark).any())
             )
-            yield mx.array(batch.inputs), mx.array(batch.targets), scale, marked, dropout
+            weights = None if batch.weights is None else mx.array(batch.weights)
+            yield mx.array(batch.inputs), mx.array(batch.targets), scale, weights, marked, dropout
 
     def _dropouts(self, batches: Sequence[Batch], step: int | None) -> Iterable[Dropout | None]:
         """The dropout of each micro-batch."""
