@@ -20,6 +20,9 @@ class Batch:
     """[B, T]"""
     targets: Tokens
     """[B, T], already shifted by one; `IGNORED` at positions without a target."""
+    documents: Tokens | None = None
+    """[B, T] The number of the document of each position; no document sees another. Without it, the engine finds the
+    documents by their mark."""
     weights: Weights | None = None
     """[B, T] The factor of each target's loss in a training step and its gradients, which may be negative; None: 1. The
     sum is still divided by the number of targets."""

@@ -5,12 +5,13 @@ documents, and nothing learns from them.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from homespun import durable
+from homespun.data.conversations import documents_of, holds_conversations
 from homespun.data.documents import (
     block_bytes,
     blocks,
@@ -41,7 +42,7 @@ MIN_DOCUMENTS = 10
 """A text of fewer documents is cut into blocks, since a tenth of it is less than one document."""
 MIN_DOCUMENTS_TO_DETECT_SPLIT = 100
 """If none of this many documents has a hash divisible by ten, the validation documents were removed earlier."""
-RULES = 2
+RULES = 3
 """The version of the rules in this module and in `documents`. Raise it when either of them reads or splits a text
 differently; surveys by earlier rules are then forgotten."""
 
@@ -57,7 +58,7 @@ class Corpus:
     A document belongs to validation if its SHA-256 is divisible by ten. That is about a tenth of the documents, and
     equal documents are on the same side. If it is not about a tenth of the text, as happens with few documents or
     with many copies of one, others are chosen by hash and size, see `_validation_hashes`. A text of fewer than ten
-    different documents is cut into blocks, and each block counts as a document.
+    different documents is cut into blocks, and each block counts as a document; conversations are never cut.
     """
 
     path: Path
@@ -76,6 +77,12 @@ class Corpus:
     """Largest size of a block; None if the documents are not cut."""
     n_marks: int = 0
     """Number of end-of-text marks inside the documents, where they are ordinary text."""
+    is_chat: bool = False
+    """Whether the documents are conversations, see `conversations.document_of`."""
+    n_left_out: int = 0
+    """Number of conversations with an empty message or without an answer, which are no documents."""
+    first_left_out: str | None = None
+    """The place of the first of them."""
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -84,7 +91,7 @@ class Corpus:
             UserError: the text has changed since its survey. This is known only at the end of the stream.
         """
         identity = hashlib.sha256()
-        for document in documents(self.path):
+        for document in _documents(self.path, self.is_chat, lambda place: None):
             encoded = document.encode()
             identity.update(hashlib.sha256(encoded).digest())
             limit = self.max_block_bytes
@@ -156,7 +163,12 @@ def survey(
             f"{path}: its lines are JSON and are read as they are. To read only the text in them, give the file a "
             "name that ends in .jsonl"
         )
-    if say and corpus.n_marks:
+    if say and corpus.n_left_out:
+        say(
+            f"Left out of {path}: {counted(corpus.n_left_out, 'conversation')} with an empty message or without an "
+            f"answer; the first is {corpus.first_left_out}."
+        )
+    if say and corpus.n_marks and not corpus.is_chat:
         say(
             f"{path}: {corpus.n_marks:,} {END_OF_TEXT} inside documents, where it is ordinary text and ends none. "
             f"If it is meant to end documents, {how_to_mark(path)}"
@@ -186,6 +198,9 @@ def _as_fact(corpus: Corpus) -> dict[str, Any]:
         "validation_hashes": None if hashes is None else sorted(hashes),
         "max_block_bytes": corpus.max_block_bytes,
         "n_marks": corpus.n_marks,
+        "is_chat": corpus.is_chat,
+        "n_left_out": corpus.n_left_out,
+        "first_left_out": corpus.first_left_out,
     }
 
 
@@ -222,8 +237,10 @@ def _read(path: Path) -> Corpus:
     identity = hashlib.sha256()
     sizes = _Sizes()
     n_marks = 0
+    is_chat = holds_conversations(path)
+    left_out: list[str] = []
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
-        for document in documents(path):
+        for document in _documents(path, is_chat, left_out.append):
             encoded = document.encode()
             digest = hashlib.sha256(encoded)
             identity.update(digest.digest())
@@ -232,7 +249,7 @@ def _read(path: Path) -> Corpus:
             advance(len(encoded))
     n_bytes = sizes.total
     max_block_bytes = None
-    if len(sizes.of_one) < MIN_DOCUMENTS:
+    if len(sizes.of_one) < MIN_DOCUMENTS and not is_chat:
         max_block_bytes = 2 * block_bytes(sum(sizes.of_one.values()))
         sizes = _Sizes()
         for document in documents(path):
@@ -255,7 +272,14 @@ def _read(path: Path) -> Corpus:
         validation_hashes=hashes,
         max_block_bytes=max_block_bytes,
         n_marks=n_marks,
+        is_chat=is_chat,
+        n_left_out=len(left_out),
+        first_left_out=next(iter(left_out), None),
     )
+
+
+def _documents(path: Path, is_chat: bool, left_out: Callable[[str], None]) -> Iterator[str]:
+    return documents_of(path, left_out) if is_chat else documents(path)
 
 
 def _validation_hashes(sizes: _Sizes) -> frozenset[str] | None:

@@ -30,7 +30,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -157,7 +157,7 @@ def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
     block = block_bytes(sum(map(_size, files)))
     empty = True
     for name in files:
-        with _opened(name) as file:
+        with opened(name) as file:
             for document, _ in read(file, str(name), block=block):
                 empty = False
                 yield document
@@ -166,7 +166,7 @@ def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading bytes.
 
     Raises:
@@ -181,7 +181,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _size(path: Path) -> int:
     """Bytes of a file. Of a compressed one only as many of its text are counted as matter to `block_bytes`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         codec = _codec(path.name, file)
         if codec is None:
             return os.fstat(file.fileno()).st_size
@@ -192,7 +192,7 @@ def bytes_to_read(path: Path) -> int | None:
     """Bytes of text in a file or folder; None if it is compressed, so that the number is unknown."""
     total = 0
     for name in files_to_read(path):
-        with _opened(name) as file:
+        with opened(name) as file:
             if suffix(name.name) == ".parquet" or _codec(name.name, file):
                 return None
             total += os.fstat(file.fileno()).st_size
@@ -222,7 +222,7 @@ def looks_like_jsonl(path: Path) -> bool:
     """Whether a file that is read as text has lines of .jsonl."""
     if path.is_dir() or suffix(path.name) in (".jsonl", ".parquet"):
         return False
-    with _opened(path) as file:
+    with opened(path) as file:
         codec = _codec(path.name, file)
         first = (_decompressed(file, codec) if codec else file).readline(_READ)
     try:
@@ -308,11 +308,7 @@ def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) ->
         UserError: the file breaks the policy of this module.
     """
     kind = suffix(name)
-    codec = None
-    if start == 0 and kind != ".parquet":
-        if codec := _codec(name, file):
-            file = _decompressed(file, codec)
-        _check_is_text(_head(file), name)
+    file, is_packed = opened_content(file, name, start)
     if kind == ".jsonl":
         pieces = _read_values(_jsonl_values(file, name, start))
     elif kind == ".parquet":
@@ -321,7 +317,18 @@ def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) ->
         pieces = _read_text(file, name, start, block)
     for document, position in pieces:
         if document:
-            yield document, None if codec else position
+            yield document, None if is_packed else position
+
+
+def opened_content(file: BinaryIO, name: str, start: int) -> tuple[BinaryIO, bool]:
+    """The content of a file, decompressed if it is compressed, and whether it is. Arguments and errors as for `read`."""
+    if start or suffix(name) == ".parquet":
+        return file, False
+    codec = _codec(name, file)
+    if codec:
+        file = _decompressed(file, codec)
+    _check_is_text(_head(file), name)
+    return file, codec is not None
 
 
 def _head(file: BinaryIO) -> bytes:
@@ -616,9 +623,22 @@ def _read_values(values: Iterator[Value]) -> Iterator[Located]:
 
 
 def _jsonl_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
+    column = None
+    for record, place, position in jsonl_records(file, name, start):
+        value = record
+        if isinstance(record, dict):
+            column = column or _text_column(list(record), place)
+            if column not in record:
+                raise UserError(f"{place}: no column '{column}'; it has {listed(list(record))}")
+            value = record[column]
+        yield value, place, position
+
+
+def jsonl_records(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
+    """Stream the values of the lines of a .jsonl file, each with its place and the position after it. Arguments and
+    errors as for `read`."""
     file.seek(start)
     position = start
-    column = None
     for number in itertools.count(1):
         line = file.readline(MAX_LINE + 1)
         if not line:
@@ -638,15 +658,26 @@ def _jsonl_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{place}: not a JSON value ({error})") from None
-        if isinstance(record, dict):
-            column = column or _text_column(list(record), place)
-            if column not in record:
-                raise UserError(f"{place}: no column '{column}'; it has {_listed(list(record))}")
-            record = record[column]
         yield record, place, position
 
 
 def _parquet_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
+    def text(columns: list[str]) -> list[str]:
+        return [_text_column(columns, name)]
+
+    for record, place, position in parquet_records(file, name, start, text):
+        [value] = record.values()
+        yield value, place, position
+
+
+def parquet_records(
+    file: BinaryIO, name: str, start: int, choose: Callable[[list[str]], list[str]]
+) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """Stream the rows of a .parquet file, each with its place and its number. Arguments and errors as for `read`.
+
+    Args:
+        choose: gets the names of the columns and returns those that are wanted.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -654,19 +685,21 @@ def _parquet_values(file: BinaryIO, name: str, start: int) -> Iterator[Value]:
     try:
         # Buffered and without prefetching, so that only the rows that are taken are read from a remote column.
         table = parquet.ParquetFile(file, buffer_size=_READ, pre_buffer=False)
-        column = _text_column(table.schema_arrow.names, name)
+        columns = choose(table.schema_arrow.names)
         for group in range(table.num_row_groups):
             n_rows = table.metadata.row_group(group).num_rows
             if row + n_rows <= start:
                 row += n_rows
                 continue
             for batch in table.iter_batches(
-                64, row_groups=[group], columns=[column], use_threads=False
+                64, row_groups=[group], columns=columns, use_threads=False
             ):
-                for value in batch.column(0).to_pylist():
+                values = (batch.column(column).to_pylist() for column in columns)
+                for values_of_row in zip(*values, strict=True):
                     row += 1
                     if row > start:
-                        yield value, f"{name}, row {row}", row
+                        record = dict(zip(columns, values_of_row, strict=True))
+                        yield record, f"{name}, row {row}", row
     except UnicodeDecodeError:
         raise UserError(f"{name}: not UTF-8 in row {row + 1} or shortly after") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -683,12 +716,12 @@ def _text_column(columns: list[str], place: str) -> str:
     candidates = [column for column in columns if column in TEXT_COLUMNS]
     if len(candidates) != 1:
         raise UserError(
-            f"{place}: which column is the text? Name it `text`; it has {_listed(columns)}"
+            f"{place}: which column is the text? Name it `text`; it has {listed(columns)}"
         )
     return candidates[0]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return ", ".join(repr(name[:MAX_SHOWN_NAME]) for name in names[:20]) or "none"
 
 

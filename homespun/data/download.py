@@ -29,6 +29,8 @@ from homespun.tokenizer import END_OF_TEXT
 
 NUM_SAMPLES = 10_000
 """Default number of documents. All documents of a local source are taken."""
+CHAT_SUFFIX = ".jsonl"
+"""Of files of conversations."""
 COMMIT = 1 << 20
 """Bytes of text between two records of the progress."""
 
@@ -366,11 +368,14 @@ class _Partial:
         self.was_resumed = False
 
     def add(self, document: str, position: Position | None) -> None:
-        """Append a document and its separator."""
+        """Append a document and its separator, or a conversation as a line."""
         mark = END_OF_TEXT
-        if mark in document:
-            document = re.sub(rf"^(?={re.escape(mark)}$)", " ", document, flags=re.MULTILINE)
-        encoded = f"{document}\n{mark}\n".encode()
+        if self._output.suffix == CHAT_SUFFIX:
+            encoded = f"{document}\n".encode()
+        else:
+            if mark in document:
+                document = re.sub(rf"^(?={re.escape(mark)}$)", " ", document, flags=re.MULTILINE)
+            encoded = f"{document}\n{mark}\n".encode()
         self._n_bytes += self._file.write(encoded)
         self._digest.update(encoded)
         self.n_documents += 1

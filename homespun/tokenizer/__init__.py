@@ -4,7 +4,9 @@ Special tokens are never recognised in a text: `<|endoftext|>` in a document is 
 """
 
 from homespun.tokenizer.byte_level_bpe import END_OF_TEXT
+from homespun.tokenizer.chat_template import ChatTemplate, Rendered
 from homespun.tokenizer.folder import REPORT, SPECIFICATION, check_folder, read_report
+from homespun.tokenizer.messages import Message, check_messages
 from homespun.tokenizer.tokenizer import StreamDecoder, Tokenizer
 from homespun.tokenizer.training import train
 
@@ -12,9 +14,13 @@ __all__ = [
     "END_OF_TEXT",
     "REPORT",
     "SPECIFICATION",
+    "ChatTemplate",
+    "Message",
+    "Rendered",
     "StreamDecoder",
     "Tokenizer",
     "check_folder",
+    "check_messages",
     "read_report",
     "train",
 ]

@@ -47,6 +47,10 @@ class ByteLevelBPE:
     def eot_id(self) -> int:
         return self.vocabulary[END_OF_TEXT]
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        return {END_OF_TEXT: self.eot_id}
+
     def encoder(self) -> "tokenizers.Tokenizer":
         """The library's tokenizer without the special token, so that its spelling is encoded as text."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -56,9 +56,11 @@ class Specification:
         self.vocab_size = len(self._token_bytes)
         self._separator = _chosen_separator(added, eos_token, configured)
         self._is_marked = self._separator == _separator(added, None)
-        special_ids = {token["content"]: token["id"] for token in added if token["special"]}
-        _check_special_tokens(self._encoder, model, special_ids)
-        self.eot_id: int = special_ids[self._separator]
+        self.special_ids: dict[str, int] = {
+            token["content"]: token["id"] for token in added if token["special"]
+        }
+        _check_special_tokens(self._encoder, model, self.special_ids)
+        self.eot_id: int = self.special_ids[self._separator]
         self.drops_first_space = decoding.drops_first_space
         normalizer = specification.get("normalizer")
         self.splitting = known_splitting(normalizer, specification.get("pre_tokenizer"), added)

@@ -73,6 +73,10 @@ class Definition(Protocol):
     def to_json(self) -> str:
         """A `tokenizer.json`."""
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens by their spelling."""
+
     def special_names(self) -> dict[str, str]:
         """Special tokens by their names in `tokenizer_config.json`."""
 
@@ -101,6 +105,11 @@ class Tokenizer:
         canonical = json.dumps(self._definition.identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special tokens by their spelling."""
+        return self._definition.special_ids
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens: their spelling in a text is text.
 
@@ -122,6 +131,12 @@ class Tokenizer:
                 else:
                     batch[-1] += ids
         return batch
+
+    def encode_with_places(
+        self, texts: Sequence[str]
+    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """As `encode_batch`; with the ids come the places of their tokens in the text, in characters."""
+        return [(encoding.ids, encoding.offsets) for encoding in self._encodings(texts)]
 
     def join(self, documents: Iterable[str]) -> npt.NDArray[np.int32]:
         """The token stream for training: each document follows an `eot_id`. [n_tokens]
@@ -152,13 +167,15 @@ class Tokenizer:
         return self._splitting.pieces(text, PIECE) if self._splitting else iter([text])
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._encodings(texts)]
+
+    def _encodings(self, texts: Sequence[str]) -> "Sequence[tokenizers.Encoding]":
         try:
-            encodings = self._library.encode_batch(texts, add_special_tokens=False)
+            return self._library.encode_batch(texts, add_special_tokens=False)
         except TypeError:  # the library's error for a string that is not valid text
             for text in texts:
                 utf8(text)
             raise
-        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], *, continued: bool = False) -> str:
         """The text of some ids; bytes that are not UTF-8 give U+FFFD, special tokens nothing.

@@ -163,7 +163,7 @@ def test_weights_of_one_change_nothing_and_parts_add_up(
     some = rng.standard_normal(batch.targets.shape).astype(np.float32)
     whole = dict(engine.gradients([dataclasses.replace(batch, weights=some)]))
     parts = [
-        Batch(batch.inputs[rows], batch.targets[rows], some[rows])
+        Batch(batch.inputs[rows], batch.targets[rows], weights=some[rows])
         for rows in (slice(0, 1), slice(1, 3))
     ]
     for name, gradient in engine.gradients(parts):

@@ -40,9 +40,9 @@ from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.named_array import NamedArray
 
-MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, bool, Dropout | None]
-"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], whether attention stops at document
-marks, and dropout."""
+MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, Dropout | None]
+"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], the documents [B, T] that do not see
+each other, and dropout."""
 Sums = tuple[mx.array, Weights, mx.array | None]
 """Loss, gradients and the use of experts, [blocks, 3 + E], summed over the micro-batches so far."""
 
@@ -146,15 +146,14 @@ class MlxEngine:
 
     def _losses(self, batch: Batch) -> Floats:
         """The loss of each target, [B * T]."""
-        [(tokens, targets, _, _, marked, _)] = self._on_device([batch])
-        return machine.to_array(self.row_losses(self.weights, tokens, targets, marked))
+        [(tokens, targets, _, _, documents, _)] = self._on_device([batch])
+        return machine.to_array(self.row_losses(self.weights, tokens, targets, documents))
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         model = self._model(self.weights)
-        inputs, mark = mx.array(tokens), self.options.document_mark
-        marked = mark is not None and bool((tokens[:, 1:] == mark).any())
-        hidden, _ = model.hidden(inputs, mask=self._mask(inputs, marked))
+        documents = self._documents(tokens, always=False)
+        hidden, _ = model.hidden(mx.array(tokens), mask=_mask(documents))
         return machine.to_array(model.logits(hidden))
 
     def gradients(
@@ -230,14 +229,14 @@ class MlxEngine:
 
     def _accumulate(self, weights: Weights, sums: Sums | None, batch: MicroBatch) -> Sums:
         """Add a micro-batch."""
-        tokens, targets, scale, target_weights, marked, dropout = batch
+        tokens, targets, scale, target_weights, documents, dropout = batch
 
         def scaled_loss(trained: Weights) -> tuple[mx.array, mx.array, mx.array | None]:
             model = self._model(weights | trained)
             hidden, uses = model.hidden(
                 tokens,
                 gradient_checkpointing=self.options.gradient_checkpointing,
-                mask=self._mask(tokens, marked),
+                mask=_mask(documents),
                 dropout=dropout,
             )
             loss = head_loss(
@@ -298,17 +297,20 @@ class MlxEngine:
         return new, mx.concatenate(outcome)
 
     def _row_losses(
-        self, weights: Weights, tokens: mx.array, targets: mx.array, marked: bool
+        self, weights: Weights, tokens: mx.array, targets: mx.array, documents: mx.array | None
     ) -> mx.array:
         """[B * T]"""
         model = self._model(weights)
-        hidden, _ = model.hidden(tokens, mask=self._mask(tokens, marked))
+        hidden, _ = model.hidden(tokens, mask=_mask(documents))
         return row_losses(hidden.flatten(0, 1), model.head, targets.flatten())
 
-    def _mask(self, tokens: mx.array, marked: bool) -> mx.array | None:
-        """The attention mask that keeps documents apart, if the micro-batch needs one."""
+    def _documents(self, tokens: Tokens, *, always: bool) -> mx.array | None:
+        """The number of the document of each token [B, T], if a document begins inside a row or numbers are `always`
+        wanted: kernels without a mask are faster."""
         mark = self.options.document_mark
-        return document_mask(tokens, mark) if marked and mark is not None else None
+        if mark is None or not (always or (tokens[:, 1:] == mark).any()):
+            return None
+        return mx.array((tokens == mark).cumsum(1, dtype=np.int32))
 
     def _model(self, weights: Weights) -> DecoderModel:
         """A new module for one computation. Modules are not kept, because they would hold weights that a step has
@@ -322,15 +324,14 @@ class MlxEngine:
         """The micro-batches of a step; without a step number there is no dropout."""
         n_targets = sum(batch.n_targets for batch in batches)
         scale = mx.array(self.loss_scale / max(1, n_targets))
-        mark = self.options.document_mark
         for batch, dropout in zip(batches, self._dropouts(batches, step), strict=True):
-            # Kernels without a mask are faster, so a mask is used only if a document begins inside a row. A compiled
-            # step always has a mask; otherwise it would be compiled twice.
-            marked = mark is not None and (
-                self.options.compiled or bool((batch.inputs[:, 1:] == mark).any())
-            )
+            if batch.documents is not None:
+                documents: mx.array | None = mx.array(batch.documents)
+            else:  # a compiled step always has a mask; otherwise it would be compiled twice
+                documents = self._documents(batch.inputs, always=self.options.compiled)
             weights = None if batch.weights is None else mx.array(batch.weights)
-            yield mx.array(batch.inputs), mx.array(batch.targets), scale, weights, marked, dropout
+            targets = mx.array(batch.targets)
+            yield mx.array(batch.inputs), targets, scale, weights, documents, dropout
 
     def _dropouts(self, batches: Sequence[Batch], step: int | None) -> Iterable[Dropout | None]:
         """The dropout of each micro-batch."""
@@ -339,6 +340,11 @@ class MlxEngine:
             return [None] * len(batches)
         keys = mx.array(site_keys(options.seed or 0, step, self.config.n_layers))
         return of_microbatches(options.dropout, keys, [batch.inputs.shape for batch in batches])
+
+
+def _mask(documents: mx.array | None) -> mx.array | None:
+    """The attention mask that keeps documents apart, if they are numbered."""
+    return None if documents is None else document_mask(documents)
 
 
 @dataclass(frozen=True)

@@ -117,13 +117,12 @@ def rotate(x: mx.array, positions: Positions, config: ModelConfig) -> mx.array:
     )
 
 
-def document_mask(tokens: mx.array, mark: int) -> mx.array:
-    """A mask with which tokens [B, T] see only earlier tokens of their own document; each mark begins a document.
+def document_mask(document: mx.array) -> mx.array:
+    """A mask with which each token sees only earlier tokens of its own document, whose number is in `document` [B, T].
 
     Returns:
         [B, 1, T, T], True where a token sees.
     """
-    document = (tokens == mark).astype(mx.int32).cumsum(1)
     return mx.tril(document[:, :, None] == document[:, None, :])[:, None]
 
 

@@ -80,7 +80,8 @@ class NumpyEngine:
             return self._log_probabilities(batch).astype(np.float32)
 
     def _log_probabilities(self, batch: Batch) -> npt.NDArray[np.float64]:
-        hidden = self.hidden_apart(batch.inputs).reshape(-1, self.config.d_model)
+        hidden = self.hidden_apart(batch.inputs, batch.documents)
+        hidden = hidden.reshape(-1, self.config.d_model)
         targets = batch.targets.reshape(-1)
         found = np.zeros(len(targets))
         for start in range(0, len(hidden), HEAD_ROWS):
@@ -116,11 +117,12 @@ class NumpyEngine:
         c = self.config
         return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), np.float32)
 
-    def hidden_apart(self, tokens: Tokens) -> Floats:
-        """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another."""
-        mark, documents = self.document_mark, None
-        if mark is not None and (tokens[:, 1:] == mark).any():
-            documents = (tokens == mark).cumsum(1)
+    def hidden_apart(self, tokens: Tokens, documents: Tokens | None = None) -> Floats:
+        """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another.
+        `documents` as in `Batch`."""
+        mark = self.document_mark
+        if documents is None and mark is not None and (tokens[:, 1:] == mark).any():
+            documents = (tokens == mark).cumsum(1, dtype=np.int32)
         return self.hidden(tokens, documents=documents)
 
     def hidden(
@@ -128,7 +130,7 @@ class NumpyEngine:
         tokens: Tokens,
         cache: Floats | None = None,
         start: int = 0,
-        documents: npt.NDArray[np.intp] | None = None,
+        documents: Tokens | None = None,
     ) -> Floats:
         """Tokens [B, T] from position `start` on -> the normed hidden states [B, T, D].
 

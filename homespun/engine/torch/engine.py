@@ -128,7 +128,7 @@ class TorchEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
         with torch.no_grad(), machine.use_threads(self.call_threads):
-            hidden, _ = self._hidden(batch.inputs)
+            hidden, _ = self._hidden(batch.inputs, batch.documents)
             targets = self._on_device(batch.targets).flatten()
             total = summed_loss(hidden.flatten(0, 1), self.model.head, targets)
             return total.item(), batch.n_targets
@@ -136,7 +136,7 @@ class TorchEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def log_probabilities(self, batch: Batch) -> Floats:
         with torch.no_grad(), machine.use_threads(self.call_threads):
-            hidden, _ = self._hidden(batch.inputs)
+            hidden, _ = self._hidden(batch.inputs, batch.documents)
             targets = self._on_device(batch.targets)
             rows = row_log_probabilities(hidden.flatten(0, 1), self.model.head, targets.flatten())
             return machine.to_array(rows.view_as(targets))
@@ -227,7 +227,7 @@ class TorchEngine:
         loss = torch.zeros((), device=self.device)
         all_uses: Tensor | None = None
         for batch, dropout in zip(microbatches, self._dropouts(microbatches, step), strict=True):
-            hidden, uses = self._hidden(batch.inputs, dropout)
+            hidden, uses = self._hidden(batch.inputs, batch.documents, dropout)
             part = head_loss(
                 hidden.flatten(0, 1),
                 self.model.head,
@@ -266,14 +266,17 @@ class TorchEngine:
         return of_microbatches(options.dropout, machine.on_device(keys, self.device), shapes)
 
     def _hidden(
-        self, inputs: Tokens, dropout: Dropout | None = None
+        self, inputs: Tokens, documents: Tokens | None = None, dropout: Dropout | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """As `DecoderModel.hidden`, with a mask that keeps documents apart if the options have a document mark."""
+        """As `DecoderModel.hidden`, with a mask that keeps documents apart: those given as in `Batch`, or those that
+        the document mark of the options begins."""
         tokens, mark, mask = self._on_device(inputs), self.options.document_mark, None
         # Kernels without a mask are faster, so a mask is used only if a document begins inside a row. Compiled steps
         # always have a mask; otherwise they would be compiled twice.
-        if mark is not None and (self.options.compiled or (inputs[:, 1:] == mark).any()):
-            mask = document_mask(tokens, mark, self.model.dtype)
+        if documents is not None:
+            mask = document_mask(self._on_device(documents), self.model.dtype)
+        elif mark is not None and (self.options.compiled or (inputs[:, 1:] == mark).any()):
+            mask = document_mask((tokens == mark).cumsum(1), self.model.dtype)
         checkpointing = self.options.gradient_checkpointing and torch.is_grad_enabled()
         return self.model.hidden(
             tokens, gradient_checkpointing=checkpointing, mask=mask, dropout=dropout

@@ -169,15 +169,14 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return torch.addcmul(x * rope[0], x.roll(x.shape[-1] // 2, dims=-1), rope[1])
 
 
-def document_mask(tokens: Tensor, mark: int, dtype: torch.dtype) -> Tensor:
-    """A mask with which tokens [B, T] see only earlier tokens of their own document; each mark begins a document.
+def document_mask(document: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask with which each token sees only earlier tokens of its own document, whose number is in `document` [B, T].
 
     Returns:
         The numbers to add to the attention scores, 0 or minus infinity, [B, 1, T, T].
     """
-    document = (tokens == mark).cumsum(1)
     visible = (document[:, :, None] == document[:, None, :]).tril()
-    hidden = torch.full(visible.shape, -torch.inf, dtype=dtype, device=tokens.device)
+    hidden = torch.full(visible.shape, -torch.inf, dtype=dtype, device=document.device)
     return hidden.masked_fill_(visible, 0.0).unsqueeze(1)
 
 
