@@ -172,6 +172,8 @@ def evaluate(settings: Settings) -> int:
     hardware.limit_workers(config.threads)
     if config.choices is not None:
         return _choose(config)
+    if config.questions is not None:
+        return _ask(config)
     from homespun.evaluation.evaluate import evaluate
 
     if config.json:
@@ -213,6 +215,31 @@ def _choose(config: EvalConfig) -> int:
         for score in scores:
             name, interval = printable(score.skill), percent_range(score.low, score.high)
             put(f"{name:<{width}}{score.n_pairs:>8,}{score.share:>8.1%}  {interval}")
+    return 0
+
+
+def _ask(config: EvalConfig) -> int:
+    from homespun.evaluation.intervals import percent_range
+    from homespun.evaluation.questions import evaluate_questions
+
+    for number, result in enumerate(evaluate_questions(config, warn if config.json else say)):
+        if config.json:
+            put(_line_of_json(result))
+            continue
+        if len(config.models) > 1:
+            put(("\n" if number else "") + printable(result.model))
+        for wrong in result.wrong[:SHOWN_CONTRADICTIONS]:
+            put(printable(f"{wrong.question} {wrong.given!r}, not {wrong.right!r}"))
+        parts = [rows for rows in (result.skills, result.difficulties, (result.overall,)) if rows]
+        width = max(len("skill"), *(len(printable(row.of)) for rows in parts for row in rows))
+        put(f"{'skill':<{width}}{'questions':>11}{'exact':>8}  {'95% interval':<14}one answer")
+        for rows in parts:
+            for row in rows:
+                span = percent_range(row.low, row.high)
+                put(
+                    f"{printable(row.of):<{width}}{row.n_questions:>11,}{row.share:>8.1%}  {span:<14}"
+                    f"{row.constant:>10.0%}"
+                )
     return 0
 
 
@@ -533,6 +560,7 @@ COMMANDS: dict[str, Command] = {
                 "homespun eval checkpoints --data-file other.txt",
                 "homespun eval checkpoints smollm2 model.gguf --data-file other.txt --stride",
                 "homespun eval checkpoints --choices",
+                "homespun eval checkpoints --questions",
             ),
         ),
         Command(

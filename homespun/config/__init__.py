@@ -6,7 +6,12 @@ Flags, TOML files and Python all fill these frozen dataclasses, which check thei
 from homespun.config.commands import DoctorConfig, ModelsConfig, ReportConfig, VerifyConfig
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
-from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
+from homespun.config.evaluation import (
+    BUILT_IN_PAIRS,
+    BUILT_IN_QUESTIONS,
+    MAX_DEFAULT_CONTEXT,
+    EvalConfig,
+)
 from homespun.config.generation import (
     STANDARD_INPUT,
     GenerateConfig,
@@ -35,6 +40,7 @@ from homespun.config.tuning import TuneConfig
 
 __all__ = [
     "BUILT_IN_PAIRS",
+    "BUILT_IN_QUESTIONS",
     "LONGEST_CONTEXT",
     "MAX_DEFAULT_CONTEXT",
     "STANDARD_INPUT",

@@ -28,6 +28,11 @@ class Batch:
     sum is still divided by the number of targets."""
 
     @property
+    def is_target(self) -> npt.NDArray[np.bool_]:
+        """[B, T] Whether a target counts in the loss."""
+        return self.targets != IGNORED
+
+    @property
     def n_targets(self) -> int:
         """Number of targets that count in the loss."""
-        return int(np.count_nonzero(self.targets != IGNORED))
+        return int(np.count_nonzero(self.is_target))

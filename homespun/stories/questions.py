@@ -8,7 +8,7 @@ Stories for training and stories for tests share no course of events: the hash o
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import count, zip_longest
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -400,16 +400,19 @@ def conversations(
         yield conversation(story, chosen(possible, per_story, dice))
 
 
-def chosen(possible: Sequence[Question], n: int, dice: np.random.Generator) -> tuple[Question, ...]:
-    """Up to `n` questions, one of each skill before a second one of any, from easy to hard."""
-    shuffled = [possible[int(number)] for number in dice.permutation(len(possible))]
-    times = dict.fromkeys(SKILLS, 0)
-    ranked = []
-    for question in shuffled:
-        ranked.append((times[question.skill], len(ranked), question))
-        times[question.skill] += 1
-    taken = [question for _, _, question in sorted(ranked, key=lambda rank: rank[:2])[:n]]
-    return tuple(sorted(taken, key=lambda question: DIFFICULTIES.index(question.difficulty)))
+def chosen(
+    possible: Sequence[Question], n: int, dice: np.random.Generator
+) -> tuple[Question, ...]:
+    """Up to `n` questions, one of each skill before a second one of any, from easy to hard. Which skills and questions
+    come first is random."""
+
+    def shuffled(options: Sequence[Any]) -> list[Any]:
+        return [options[int(number)] for number in dice.permutation(len(options))]
+
+    by_skill = {skill: [q for q in possible if q.skill == skill] for skill in SKILLS}
+    columns = shuffled([shuffled(found) for found in by_skill.values() if found])
+    in_turn = [q for row in zip_longest(*columns) for q in row if q is not None]
+    return tuple(sorted(in_turn[:n], key=lambda question: DIFFICULTIES.index(question.difficulty)))
 
 
 def conversation(story: str, taken: Sequence[Question]) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""A run with a reward: everything besides the engine that its steps need, and the frozen model that it stays close to."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from homespun.checkpoint.archive import CheckpointError, read_archive
+from homespun.checkpoint.folder import BASE, LORA, CheckpointFolder
+from homespun.data.batch import Batch
+from homespun.data.corpus import Corpus
+from homespun.engine import select
+from homespun.engine.base import Engine, EngineOptions, Floats
+from homespun.errors import UserError
+from homespun.generation.session import Session
+from homespun.model_formats.formats import open_model
+from homespun.model_formats.stored_model import header_of
+from homespun.planning.recipe import Plan, ResolvedConfig
+from homespun.tokenizer import ChatTemplate, Tokenizer
+from homespun.training.lora_base import place_of
+from homespun.training.resume import ResumePoint
+from homespun.training.rewards import BUILT_IN, Reward, reward_named
+from homespun.training.rollouts import Prompts, Sampler, of_conversations, of_nothing
+
+REFERENCE = "reference_sha256"
+"""The entry of a header with the hash of the reference model, which lies beside the checkpoints as `base.npz`."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a step of reinforcement needs besides the engine."""
+
+    sampler: Sampler
+    session: Session
+    """Of the engine in training."""
+    reference: Engine | None = None
+    """The initial model; None without a divergence in the loss."""
+
+    @property
+    def prompts(self) -> Prompts:
+        return self.sampler.prompts
+
+    def reference_log_probabilities(self, batch: Batch) -> Floats | None:
+        """Those of the targets in the initial model, [B, T]."""
+        return None if self.reference is None else self.reference.log_probabilities(batch)
+
+
+def policy_of(
+    config: ResolvedConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    engine: Engine,
+    reward: Reward | None,
+) -> Policy | None:
+    """The policy of a run with a reward, still without its reference model; None for other runs.
+
+    Args:
+        config: the settings.
+        corpus: the data.
+        tokenizer: of the model.
+        template: of conversations; None where the data are texts.
+        engine: with the model in training.
+        reward: the function, where it was given from Python.
+
+    Raises:
+        UserError: there is no such reward, or it does not fit the data.
+    """
+    if config.reward is None:
+        return None
+    room = config.seq_len - config.answer_tokens
+    if room < 1:
+        raise UserError(
+            f"--answer-tokens {config.answer_tokens} leaves no room for a prompt in the context of {config.seq_len}"
+        )
+    if template is not None:
+        prompts = of_conversations(corpus, template, room)
+    elif config.reward == "questions":
+        raise UserError(
+            f"{corpus.path}: --reward questions needs conversations; `homespun download --dataset stories-questions` "
+            "makes some"
+        )
+    else:
+        prompts = of_nothing(tokenizer.eot_id)
+    sampler = Sampler(
+        prompts,
+        reward or reward_named(config.reward),
+        config.reward,
+        seed=config.seed,
+        group_size=config.group_size,
+        max_tokens=config.answer_tokens,
+        reward_seconds=config.reward_seconds,
+    )
+    ends = [] if template is None else [template.end_id]
+    return Policy(sampler, Session(engine.decoder, tokenizer, config.seq_len, ends))
+
+
+def check_reward(config: ResolvedConfig) -> None:
+    """Refuse settings of a run with a reward that have no meaning together.
+
+    Raises:
+        UserError: there are some.
+    """
+    if config.sequences_per_step % config.group_size:
+        raise UserError(
+            f"a step has {config.sequences_per_step} answers (--batch-size times --grad-accumulation-steps), which "
+            f"is no multiple of --group-size {config.group_size}"
+        )
+    if config.dropout:
+        raise UserError("--dropout would change the probabilities of answers: leave it out with --reward")
+
+
+def is_built_in(reward: str) -> bool:
+    """Whether this is the name of a built-in reward."""
+    return reward in BUILT_IN
+
+
+def with_reference(
+    policy: Policy,
+    plan: Plan,
+    header: dict[str, object],
+    document_mark: int,
+    point: ResumePoint | None,
+    folder: CheckpointFolder,
+    moved_to: Path | None,
+) -> tuple[Policy, dict[str, object]]:
+    """Keep the initial model in the folder of the run, and load it as the reference.
+
+    Args:
+        policy: of the run.
+        plan: of the run.
+        header: of its files.
+        document_mark: as in `EngineOptions`.
+        point: the point from which it is resumed, if it is.
+        folder: of the run.
+        moved_to: the place to which an earlier run in the folder has been moved just now, if one was.
+
+    Returns:
+        The policy with its reference, and the header that names it.
+
+    Raises:
+        UserError: the initial model is missing or another one, or it cannot be written.
+    """
+    config = plan.config
+    if not config.kl_factor:
+        return policy, header
+    if LORA in header:  # the model that the adapters belong to is there
+        pass
+    elif point and point.is_in(folder.path):
+        header = header | {REFERENCE: point.header.get(REFERENCE)}
+    elif point:
+        source = read_archive(place_of(point.path, folder.path, moved_to).with_name(BASE))
+        header = header | {REFERENCE: folder.save_base(source.step, source.tensors(), source.header)}
+    else:
+        assert config.init_from is not None
+        model = open_model(place_of(Path(config.init_from), folder.path, moved_to))
+        header = header | {REFERENCE: folder.save_base(model.step, model.tensors(), header_of(model))}
+    path = folder.path / BASE
+    try:
+        archive = read_archive(path)
+        archive.verify()
+    except CheckpointError as error:
+        raise UserError(f"the initial model, which this run stays close to, cannot be read: {error}") from None
+    if LORA not in header and archive.sha256 != header[REFERENCE]:
+        raise UserError(f"{path} is not the model from which this run began: put that one there")
+    options = EngineOptions(
+        precision=config.precision, document_mark=document_mark, threads=config.threads, seed=None
+    )
+    reference = select.create(plan.model, options, name=config.engine)
+    try:
+        reference.load(archive.tensors())
+    except ValueError as error:
+        raise UserError(f"{path} does not fit this model: {error}") from error
+    return dataclasses.replace(policy, reference=reference), header
