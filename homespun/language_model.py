@@ -1,6 +1,7 @@
 """A trained model and its tokenizer, from any source of weights: logits, losses and text come out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +22,10 @@ from homespun.generation.speed import Speed
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
+from homespun.model_formats.tokenizer_files import turn_end
 from homespun.terminal import bar, counted, warn
+from homespun.tokenizer import ChatTemplate, Message, check_messages
+from homespun.tokenizer.messages import USER
 
 
 def load(
@@ -99,7 +103,9 @@ class LanguageModel:
         self.config = stored.config
         self.tokenizer = stored.tokenizer
         self.engine = reader
-        self._session = Session(reader.decoder, stored.tokenizer, stored.config.seq_len)
+        self._session = Session(
+            reader.decoder, stored.tokenizer, stored.config.seq_len, [turn_end(stored)]
+        )
 
     def __repr__(self) -> str:
         c, kind = self.config, type(self).__name__
@@ -210,16 +216,78 @@ class LanguageModel:
             raise UserError(f"prompts is {shown(prompts)}: a list of texts is expected")
         return self._session.generate_batch(list(prompts), sampling)
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The template of conversations: how messages become tokens.
+
+        Raises:
+            UserError: the model has none, or it cannot be used.
+        """
+        if template := self.stored.template():
+            return template
+        raise UserError(
+            f"{self.stored.path} continues texts, and has not learned to answer: train it on conversations first, with "
+            "--init-from"
+        )
+
     @takes_settings_of(SamplingConfig)
-    def stream(
+    def chat(
         self,
-        prompt: str | None = None,
+        messages: str | Sequence[Message],
+        config: SamplingConfig | None = None,
+        **settings: Any,
+    ) -> str:
+        """Answer the last message of a conversation.
+
+        Args:
+            messages: a question, or a list of messages, each with `role` ("system", "user" or "assistant") and
+                `content`. If they do not fit into the context, the oldest ones are left out, except the system's.
+            config: how tokens are drawn; `settings` replace some of it: max_tokens, temperature, seed, ...
+
+        Raises:
+            UserError: the model has no template, or the messages break its rules or are too long.
+        """
+        return "".join(self.chat_stream(messages, config, **settings)).rstrip()
+
+    @takes_settings_of(SamplingConfig)
+    def chat_stream(
+        self,
+        messages: str | Sequence[Message],
         config: SamplingConfig | None = None,
         *,
         speed: Speed | None = None,
         **settings: Any,
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece as the model writes, without the prompt. `speed` is filled in meanwhile.
+        """As `chat`, piece by piece as the model writes. `speed` is filled in meanwhile."""
+        sampling = settings_of(SamplingConfig, config, settings)
+        ids = self.fitting(messages, sampling)[1]
+        return _without_first_space(self._session.stream(ids, sampling, speed))
+
+    def fitting(
+        self, messages: str | Sequence[Message], sampling: SamplingConfig
+    ) -> tuple[list[Message], list[int]]:
+        """The newest messages that leave room for an answer in the context, and their tokens; raises as `chat`.
+
+        The answer gets the room of `max_tokens`, but at most half of the context.
+        """
+        given = [{"role": USER, "content": messages}] if isinstance(messages, str) else messages
+        checked_messages = check_messages(given, ends_with=USER)
+        context = self.config.seq_len
+        return self.template.fitting(
+            checked_messages, max(context - sampling.max_tokens, context // 2)
+        )
+
+    @takes_settings_of(SamplingConfig)
+    def stream(
+        self,
+        prompt: Prompt = None,
+        config: SamplingConfig | None = None,
+        *,
+        speed: Speed | None = None,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Continue a prompt, piece by piece as the model writes, without the prompt. `speed` is filled in meanwhile. A
+        list of ids is taken as the tokens of a prompt, as they are.
 
         Raises:
             UserError: as `generate`, when the first piece is requested.
@@ -250,3 +318,13 @@ class LanguageModel:
                 f"{what} must be whole numbers from {least} to {self.config.vocab_size - 1}"
             )
         return ids.astype(np.int32)
+
+
+def _without_first_space(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of a text that begins with no white space."""
+    begun = False
+    for piece in pieces:
+        text = piece if begun else piece.lstrip()
+        if text:
+            begun = True
+            yield text

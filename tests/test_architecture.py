@@ -88,6 +88,7 @@ LAYERS = {
         "config",
         "errors",
         "terminal",
+        "tokenizer",
         "architectures",
         "model_formats",
         "data.batch",

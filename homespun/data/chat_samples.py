@@ -161,8 +161,22 @@ class ChatDataset:
             yield marked >> 2, (marked & 1).astype(np.bool_)
 
     def batches(self, seed: int) -> "ChatBatches":
-        """Shuffled samples by number."""
+        """The samples in the order of this seed."""
         return ChatBatches(self, seed)
+
+    def targets(self, first: int) -> Tokens:
+        """The tokens of answers among so many first tokens."""
+        marked = np.asarray(self.marked[:first], np.int32)
+        return marked[(marked & 1).astype(np.bool_)] >> 2
+
+
+def lengths_of(marked: TokenSource) -> Places:
+    """The number of tokens of each conversation in a stream."""
+    starts = [np.empty(0, np.int64)]
+    for start in range(0, len(marked), _READ):
+        block = np.asarray(marked[start : start + _READ])
+        starts.append(start + np.flatnonzero(block & 2))
+    return np.diff(np.concatenate((*starts, [len(marked)])))
 
 
 def packed(lengths: Places, room: int) -> tuple[Places, Places]:

@@ -321,7 +321,8 @@ def read(file: BinaryIO, name: str, start: int = 0, block: int = BLOCK_BYTES) ->
 
 
 def opened_content(file: BinaryIO, name: str, start: int) -> tuple[BinaryIO, bool]:
-    """The content of a file, decompressed if it is compressed, and whether it is. Arguments and errors as for `read`."""
+    """The content of a file, decompressed if it is compressed, and whether it is. Arguments and errors as for
+    `read`."""
     if start or suffix(name) == ".parquet":
         return file, False
     codec = _codec(name, file)

@@ -11,10 +11,14 @@ import fcntl
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from homespun import durable
 from homespun.data.corpus import Corpus
@@ -22,7 +26,6 @@ from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
 from homespun.terminal import Say, bar, counted, say
-from homespun.tokenizer import Tokenizer
 
 INDEX = "index.json"
 VERIFIED = "verified.json"
@@ -45,9 +48,24 @@ class Prepared:
     validation: TokenStream
 
 
+class Encoder(Protocol):
+    """Turns documents into numbers: a tokenizer, or `chat_samples.ChatEncoder`."""
+
+    @property
+    def sha256(self) -> str:
+        """Equal encoders give equal numbers."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest number, plus 1."""
+
+    def join(self, documents: Iterable[str]) -> npt.NDArray[np.int32]:
+        """The numbers of documents in a row."""
+
+
 def prepare(
     corpus: Corpus,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     folder: Path,
     *,
     any_split: bool = False,
@@ -85,7 +103,7 @@ def prepare(
         raise _cannot_write(error, home) from None
 
 
-def already_prepared(corpus: Corpus, tokenizer: Tokenizer, folder: Path) -> Prepared | None:
+def already_prepared(corpus: Corpus, tokenizer: Encoder, folder: Path) -> Prepared | None:
     """The tokens of a text, if they are all there; see `prepare`.
 
     Raises:
@@ -146,7 +164,7 @@ def read_index(home: Path) -> Index:
     return index
 
 
-def _whole(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> Prepared | None:
+def _whole(home: Path, corpus: Corpus, tokenizer: Encoder, any_split: bool) -> Prepared | None:
     """`_open`, or None if anything in the folder is missing or damaged, or divided in another way."""
     try:
         return _open(home, corpus, tokenizer, any_split)
@@ -156,7 +174,7 @@ def _whole(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) ->
         return None
 
 
-def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> Prepared:
+def _open(home: Path, corpus: Corpus, tokenizer: Encoder, any_split: bool) -> Prepared:
     """Open the finished folder.
 
     Raises:
@@ -182,7 +200,7 @@ def _open(home: Path, corpus: Corpus, tokenizer: Tokenizer, any_split: bool) -> 
 
 
 def _open_shard(
-    path: Path, text_sha256: str, corpus: Corpus, tokenizer: Tokenizer, verified: Manifest
+    path: Path, text_sha256: str, corpus: Corpus, tokenizer: Encoder, verified: Manifest
 ) -> Shard:
     """Open a shard; read all of it unless the manifest knows it as verified."""
     try:
@@ -215,7 +233,7 @@ def _locked(home: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _tokenize(corpus: Corpus, tokenizer: Tokenizer, home: Path, say: Say) -> None:
+def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say) -> None:
     """Write all shards and the index."""
     durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
@@ -264,7 +282,7 @@ def _make_shard(
     documents: list[str],
     text_sha256: str,
     corpus: Corpus,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     verified: Manifest,
     say: Say,
 ) -> int:

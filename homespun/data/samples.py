@@ -32,6 +32,27 @@ class TokenSource(Protocol):
     def __getitem__(self, window: slice) -> npt.ArrayLike: ...
 
 
+class Sampled(Protocol):
+    """Shuffled samples by number."""
+
+    def microbatches(self, first: int, batch_size: int, n: int) -> list[Batch]:
+        """The next `n * batch_size` samples in `n` batches. The order does not depend on `n`."""
+
+
+class Dataset(Protocol):
+    """Samples of `seq_len` positions."""
+
+    @property
+    def samples_per_pass(self) -> int:
+        """Number of samples in a pass over the data."""
+
+    def batches(self, seed: int) -> Sampled:
+        """The samples in the order of this seed, pass after pass."""
+
+    def targets(self, first: int) -> Tokens:
+        """The tokens that a model has to predict, among so many first ones."""
+
+
 class TextDataset:
     """Token ids as samples of `seq_len` inputs and `seq_len` targets, which are the inputs shifted by one.
 
@@ -74,6 +95,14 @@ class TextDataset:
     def samples_per_pass(self) -> int:
         """Number of samples in a pass over the text, in which the last token is followed by the first."""
         return len(self.token_ids) // self.seq_len
+
+    def batches(self, seed: int) -> "Batches":
+        """The samples in the order of this seed."""
+        return Batches(self, seed)
+
+    def targets(self, first: int) -> Tokens:
+        """The first tokens."""
+        return np.asarray(self.token_ids[:first], dtype=np.int32)
 
     def tokens(self, start: int, count: int) -> Tokens:
         """`count` tokens from `start` on, [count]. After the end of the text follows its beginning."""

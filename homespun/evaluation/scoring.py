@@ -6,13 +6,14 @@ windows do not overlap.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from homespun.data.batch import IGNORED, Batch
+from homespun.data.chat_samples import ChatDataset
 from homespun.data.samples import TokenSource
 from homespun.engine.base import Reader
 
@@ -73,15 +74,7 @@ class Evaluator:
         advance: Callable[[int], object] = lambda n_tokens: None,
     ) -> Measured | None:
         """Measure a model; None if `stopped()` becomes true before that is done."""
-        total, n_tokens = 0.0, 0
-        for batch in self.batches():
-            if stopped():
-                return None
-            loss, count = engine.loss(batch)
-            total += loss
-            n_tokens += count
-            advance(count)
-        return Measured(total / n_tokens, total / math.log(2) / max(1, self.n_bytes))
+        return measured(engine, self.batches(), self.n_bytes, stopped, advance)
 
     def batches(self) -> Iterator[Batch]:
         """The windows, in order. Each token is a target once."""
@@ -98,3 +91,61 @@ class Evaluator:
                 inputs[row, : len(taken) - 1] = taken[:-1]
                 targets[row, n_scored_before : len(taken) - 1] = taken[n_scored_before + 1 :]
             yield Batch(inputs, targets)
+
+
+class ChatEvaluator:
+    """The answers of conversations, or of some of them, which are the same each time."""
+
+    def __init__(
+        self,
+        dataset: ChatDataset,
+        byte_lengths: npt.NDArray[np.int32],
+        *,
+        batch_size: int,
+        max_tokens: int | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset: the conversations.
+            byte_lengths: bytes of text of each token of the vocabulary.
+            batch_size: samples that are computed together.
+            max_tokens: with so many tokens of answers, no more samples are taken; None for all.
+        """
+        self._batches: list[Batch] = []
+        self.n_tokens = self.n_bytes = 0
+        shuffled, n_samples = dataset.batches(0), dataset.samples_per_pass
+        for first in range(0, n_samples, batch_size):
+            if max_tokens is not None and self.n_tokens >= max_tokens:
+                break
+            batch = shuffled.batch(first, min(batch_size, n_samples - first))
+            self._batches.append(batch)
+            self.n_tokens += batch.n_targets
+            self.n_bytes += int(byte_lengths[batch.targets[batch.targets != IGNORED]].sum())
+
+    def measure(
+        self,
+        engine: Reader,
+        stopped: Callable[[], object],
+        advance: Callable[[int], object] = lambda n_tokens: None,
+    ) -> Measured | None:
+        """As `Evaluator.measure`."""
+        return measured(engine, self._batches, self.n_bytes, stopped, advance)
+
+
+def measured(
+    engine: Reader,
+    batches: Iterable[Batch],
+    n_bytes: int,
+    stopped: Callable[[], object],
+    advance: Callable[[int], object],
+) -> Measured | None:
+    """Measure a model on batches whose targets are `n_bytes` of text; see `Evaluator.measure`."""
+    total, n_tokens = 0.0, 0
+    for batch in batches:
+        if stopped():
+            return None
+        loss, count = engine.loss(batch)
+        total += loss
+        n_tokens += count
+        advance(count)
+    return Measured(total / n_tokens, total / math.log(2) / max(1, n_bytes))

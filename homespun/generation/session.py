@@ -9,7 +9,7 @@ alone, the model begins a new text.
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +43,7 @@ class Continuation:
     text: str
     """Without the prompt and without a stop string."""
     token_ids: tuple[int, ...]
-    """All tokens drawn except the end-of-text mark. Those of a stop string are among them."""
+    """All tokens drawn except the one that ends the text. Those of a stop string are among them."""
     finish: Finish
     """The model ended the text, the text reached `max_tokens`, or a stop string occurred."""
 
@@ -56,14 +56,27 @@ class Session:
     was trained for, and windows that begin inside a text, as its training samples do.
     """
 
-    def __init__(self, make_decoder: DecoderFactory, tokenizer: Tokenizer, context: int) -> None:
-        """`context` is the number of positions that the model was trained for."""
+    def __init__(
+        self,
+        make_decoder: DecoderFactory,
+        tokenizer: Tokenizer,
+        context: int,
+        ends: Collection[int] = (),
+    ) -> None:
+        """
+        Args:
+            make_decoder: of the model.
+            tokenizer: of the model.
+            context: number of positions that the model was trained for.
+            ends: tokens that end a text, beside the end-of-text mark.
+        """
         self._make_decoder = make_decoder
         self._tokenizer = tokenizer
         self._context = context
+        self._ends = frozenset((tokenizer.eot_id, *ends))
 
     def generate(
-        self, prompt: str | None, config: SamplingConfig, num_samples: int = 1
+        self, prompt: Prompt, config: SamplingConfig, num_samples: int = 1
     ) -> list[Continuation]:
         """Continue one prompt `num_samples` times. The prompt is computed once.
 
@@ -77,7 +90,7 @@ class Session:
 
     def samples(
         self,
-        prompt: str | None,
+        prompt: Prompt,
         config: SamplingConfig,
         num_samples: int,
         speed: Speed | None = None,
@@ -87,7 +100,7 @@ class Session:
         speed.begin(num_samples)
         ids = self.prompt_ids(prompt)
         seed = _seed(config)
-        texts = [_Text(self._tokenizer, ids, config, seed, sample) for sample in range(num_samples)]
+        texts = [self._text(ids, config, seed, sample) for sample in range(num_samples)]
         decoder = self._make_decoder(1, self._cache_length(texts[:1]))
         with speed.prefill(len(ids)):
             logits = decoder.prefill(_tokens([ids]))
@@ -110,9 +123,7 @@ class Session:
         """Continue several prompts, which may differ in length, each as if it were alone, up to
         rounding. Raises as `generate`."""
         seed = _seed(config)
-        texts = [
-            _Text(self._tokenizer, self.prompt_ids(prompt), config, seed) for prompt in prompts
-        ]
+        texts = [self._text(self.prompt_ids(prompt), config, seed) for prompt in prompts]
         for first in range(0, len(texts), MAX_BATCH):
             batch = texts[first : first + MAX_BATCH]
             decoder = self._make_decoder(len(batch), self._cache_length(batch))
@@ -120,7 +131,7 @@ class Session:
         return [text.continuation() for text in texts]
 
     def stream(
-        self, prompt: str | None, config: SamplingConfig, speed: Speed | None = None
+        self, prompt: Prompt, config: SamplingConfig, speed: Speed | None = None
     ) -> Generator[str, None, Continuation]:
         """Continue one prompt, piece by piece; the generator's return value is the whole continuation.
 
@@ -131,7 +142,7 @@ class Session:
         """
         speed = speed or Speed()
         speed.begin(n_texts=1)
-        text = _Text(self._tokenizer, self.prompt_ids(prompt), config, _seed(config))
+        text = self._text(self.prompt_ids(prompt), config, _seed(config))
         decoder = self._make_decoder(1, self._cache_length([text]))
         with speed.prefill(len(text.ids)):
             logits = _prefill(decoder, [text])
@@ -176,6 +187,11 @@ class Session:
             )
         return ids
 
+    def _text(
+        self, ids: Sequence[int], config: SamplingConfig, seed: int, sample: int = 0
+    ) -> "_Text":
+        return _Text(self._tokenizer, self._ends, ids, config, seed, sample)
+
     def _cache_length(self, batch: Sequence["_Text"]) -> int:
         """Positions that the longest text can need at the same time."""
         longest = max(len(text.ids) + text.config.max_tokens for text in batch)
@@ -211,10 +227,11 @@ class _Text:
     def __init__(
         self,
         tokenizer: Tokenizer,
+        ends: frozenset[int],
         prompt: Sequence[int],
         config: SamplingConfig,
         seed: int,
-        sample: int = 0,
+        sample: int,
     ) -> None:
         if "" in config.stop:
             raise UserError("a stop string is empty: give --stop some text or leave it out")
@@ -223,8 +240,10 @@ class _Text:
         self.finish: Finish | None = None
         self._begin = 0  # index of the first token that the model still sees
         self._tokenizer = tokenizer
-        # The mark at the start does not count as a repetition: a penalty on it would keep texts from ending.
-        self._sampler = Sampler(config, seed, sample, prompt[1:])
+        self._ends = ends
+        # The tokens that end a text do not count as a repetition: a penalty on them would keep texts from ending.
+        seen = [token for token in prompt if token not in ends]
+        self._sampler = Sampler(config, seed, sample, seen)
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
         self._released: list[str] = []
@@ -245,14 +264,13 @@ class _Text:
 
         A sequence that has ended adds an end-of-text mark, to stay as long as the others of its batch.
         """
-        eot = self._tokenizer.eot_id
         if self.finish:
-            self.ids.append(eot)
+            self.ids.append(self._tokenizer.eot_id)
             return ""
         # Rows beyond the tokenizer's vocabulary are padding.
         token = self._sampler(logits[: self._tokenizer.vocab_size])
         self.ids.append(token)
-        if token == eot:
+        if token in self._ends:
             self.finish = "end"
         else:
             self._token_ids.append(token)

@@ -16,7 +16,7 @@ from homespun.checkpoint.folder import LORA, open_base
 from homespun.checkpoint.stored_values import restored
 from homespun.config import ModelConfig
 from homespun.errors import UserError
-from homespun.model_formats.stored_model import StoredAdapters, StoredModel
+from homespun.model_formats.stored_model import CHAT_TEMPLATE, StoredAdapters, StoredModel
 from homespun.named_array import NamedArray
 from homespun.tokenizer import Tokenizer
 
@@ -56,6 +56,7 @@ def from_checkpoint(archive: Archive) -> StoredModel:
         text = restored(str, header["tokenizer"], "the tokenizer")
         fixed, per_token = TOKENIZER_STRUCTURE
         check_structure(text, fixed + per_token * config.vocab_size)
+        template = _template(header)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} does not describe its model ({error}): name another file"
@@ -66,7 +67,22 @@ def from_checkpoint(archive: Archive) -> StoredModel:
             f"{path} does not fit its own description: its tokenizer has {tokenizer.vocab_size:,} tokens, its model "
             f"{config.vocab_size:,}: name another file"
         )
-    return StoredModel(path, config, tokenizer, archive.tensors, header, archive.step)
+    return StoredModel(
+        path, config, tokenizer, archive.tensors, header, archive.step, chat_template=template
+    )
+
+
+def _template(header: dict[str, Any]) -> dict[str, str] | None:
+    """The template of conversations in a header.
+
+    Raises:
+        ValueError: it has another type.
+    """
+    stored = header.get(CHAT_TEMPLATE)
+    template = None if stored is None else restored(dict[str, str], stored, CHAT_TEMPLATE)
+    if template is not None and "source" not in template:
+        raise ValueError(f"{CHAT_TEMPLATE} has no source")
+    return template
 
 
 def _with_adapters(archive: Archive, base: StoredModel, config: ModelConfig) -> StoredModel:
@@ -90,7 +106,14 @@ def _with_adapters(archive: Archive, base: StoredModel, config: ModelConfig) -> 
     header = {name: fact for name, fact in archive.header.items() if name != LORA}
     adapters = StoredAdapters(lora, base, archive.tensors)
     return StoredModel(
-        archive.path, config, base.tokenizer, tensors, header, archive.step, adapters
+        archive.path,
+        config,
+        base.tokenizer,
+        tensors,
+        header,
+        archive.step,
+        adapters,
+        _template(header),
     )
 
 

@@ -24,14 +24,21 @@ from homespun.model_formats.gguf_tokenizer import (
     TOKENS,
     TYPES,
     UNKNOWN_ID,
+    chat_template_of,
+    eos_of_template,
     from_metadata,
     to_metadata,
 )
 from homespun.model_formats.numbers import Floats, in_precision
 from homespun.model_formats.parts import joined, part_shape
 from homespun.model_formats.stored_model import StoredModel, in_order
-from homespun.model_formats.tokenizer_files import begins_with_separator, separator_name
+from homespun.model_formats.tokenizer_files import (
+    begins_with_separator,
+    separator_name,
+    turn_end,
+)
 from homespun.named_array import NamedArray
+from homespun.tokenizer.chat_template import OWN
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 SUFFIX = ".gguf"
@@ -85,7 +92,8 @@ def read(path: Path) -> StoredModel:
         for p in expected:
             yield p.name, turn_back(p.name, joined(p, layout[p.name], reads)())
 
-    return StoredModel(path, config, tokenizer, tensors, {}, 0)
+    template = chat_template_of(file.metadata, tokenizer)
+    return StoredModel(path, config, tokenizer, tensors, {}, 0, chat_template=template)
 
 
 def _config(file: GGUFFile) -> ModelConfig:
@@ -305,16 +313,36 @@ def _add_metadata(writer: Any, model: StoredModel, precision: str) -> None:
         writer.add_token_scores(vocabulary[SCORES])
         writer.add_unk_token_id(vocabulary[UNKNOWN_ID])
         writer.add_add_space_prefix(vocabulary[SPACE_FIRST])
-    writer.add_eos_token_id(vocabulary[EOS])
-    writer.add_bos_token_id(tokenizer.eot_id)
+    eos = vocabulary[EOS]
+    bos = tokenizer.eot_id
+    if model.chat_template is not None:
+        writer.add_chat_template(model.chat_template["source"])
+        writer.add_eot_token_id(turn_end(model))
+        eos = eos_of_template(model, vocabulary)
+        bos = tokenizer.special_ids.get(model.chat_template.get("bos_token", ""), bos)
+    writer.add_eos_token_id(eos)
+    writer.add_bos_token_id(bos)
     writer.add_add_bos_token(begins_with_separator(model))
 
 
 def modelfile(model: StoredModel, file_name: str) -> str:
-    """The content of a Modelfile, from which Ollama makes a model that continues texts."""
+    """The content of a Modelfile, from which Ollama makes a model that continues texts, or one that answers. Ollama
+    has templates of its own kind; it recognises those of well-known models by the one in the file."""
+    template = model.chat_template
+    if template is None:
+        stated = 'TEMPLATE """{{ .Prompt }}"""\n'
+    elif template["source"] == OWN:
+        mark = template["eos_token"]
+        first = "" if begins_with_separator(model) else mark  # Ollama puts it there
+        messages = "{{ range $n, $m := .Messages }}{{ if $n }}" + mark + "{{ else }}" + first
+        stated = f'''TEMPLATE """{messages}{{{{ end }}}}{{{{ $m.Role }}}}
+{{{{ $m.Content }}}}{{{{ end }}}}{mark}assistant
+"""
+'''
+    else:
+        stated = ""
     return f'''FROM ./{file_name}
-TEMPLATE """{{{{ .Prompt }}}}"""
-PARAMETER temperature {SamplingConfig.temperature}
+{stated}PARAMETER temperature {SamplingConfig.temperature}
 PARAMETER min_p {SamplingConfig.min_p}
 PARAMETER num_ctx {model.config.seq_len}
 PARAMETER stop "{separator_name(model.tokenizer)}"

@@ -23,6 +23,8 @@ TYPES = "tokenizer.ggml.token_type"
 MERGES = "tokenizer.ggml.merges"
 SCORES = "tokenizer.ggml.scores"
 EOS = "tokenizer.ggml.eos_token_id"
+BOS = "tokenizer.ggml.bos_token_id"
+CHAT_TEMPLATE = "tokenizer.chat_template"
 UNKNOWN_ID = "tokenizer.ggml.unknown_token_id"
 SPACE_FIRST = "tokenizer.ggml.add_space_prefix"
 
@@ -136,6 +138,28 @@ def from_metadata(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where}: its tokenizer is damaged ({error}): get it again") from None
     return Tokenizer.from_json(json.dumps(specification), where, configured=eos_token)
+
+
+def chat_template_of(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str] | None:
+    """The template of conversations in a GGUF file, as `ChatTemplate.stored` gives it; None if there is none."""
+    source = metadata.get(CHAT_TEMPLATE)
+    if not isinstance(source, str):
+        return None
+    by_id = {number: name for name, number in tokenizer.special_ids.items()}
+    numbers = {"bos_token": metadata.get(BOS), "eos_token": metadata.get(EOS)}
+    names = {name: by_id[number] for name, number in numbers.items() if number in by_id}
+    return {"source": source, **names}
+
+
+def eos_of_template(
+    vocabulary: Mapping[str, Any], eos_token: str | None, tokenizer: Tokenizer
+) -> int:
+    """The token that a file states as the end: the one that a template names so, if the same separator of documents is
+    found in the file then, or else the separator."""
+    separator: int = vocabulary[EOS]
+    named = tokenizer.special_ids.get(eos_token or "", separator)
+    read_back = from_metadata({**vocabulary, EOS: named}, "the copy")
+    return named if read_back.eot_id == separator else separator
 
 
 def _splitting(metadata: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from homespun.model_formats.numbers import in_precision
 from homespun.model_formats.parts import joined, part_shape
 from homespun.model_formats.safetensors_file import Described, write
 from homespun.model_formats.stored_model import StoredModel, in_order, other_facts
-from homespun.model_formats.tokenizer_files import write_tokenizer
+from homespun.model_formats.tokenizer_files import turn_end, write_tokenizer
 from homespun.model_formats.weights_folder import (
     FACTS,
     WEIGHTS,
@@ -130,7 +130,8 @@ def write_description(model: StoredModel, folder: Path, values: dict[str, Any]) 
         values: more entries of `config.json`.
     """
     kind = family(model.config.architecture)
-    ids = {"bos_token_id": model.tokenizer.eot_id, "eos_token_id": model.tokenizer.eot_id}
+    mark, end = model.tokenizer.eot_id, turn_end(model)
+    ids = {"bos_token_id": mark, "eos_token_id": mark if end == mark else [end, mark]}
     write_object(folder / CONFIG, kind.huggingface_config(model.config) | ids | values)
     drawn = {"temperature": SamplingConfig.temperature, "min_p": SamplingConfig.min_p}
     write_object(folder / GENERATION, ids | {"do_sample": True} | drawn)

@@ -67,6 +67,7 @@ def read(folder: Path, original: StoredModel) -> StoredModel:
         base.tokenizer,
         lambda: merged(base.tensors(), values, base.config, lora),
         {},
+        chat_template=original.chat_template,
     )
 
 

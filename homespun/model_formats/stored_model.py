@@ -4,7 +4,7 @@ Every format turns its files into this. `language_model` loads it into an engine
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from homespun.architectures.lora import Lora
 from homespun.config import ModelConfig
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
-from homespun.tokenizer import Tokenizer
+from homespun.tokenizer import ChatTemplate, Tokenizer
+
+CHAT_TEMPLATE = "chat_template"
+"""The entry of a header that holds the template of conversations."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,21 @@ class StoredModel:
     """Training steps behind the weights; 0 where the source does not say."""
     adapters: "StoredAdapters | None" = None
     """The adapters of LoRA that `tensors` merges into the weights."""
+    chat_template: Mapping[str, str] | None = None
+    """The template of conversations, as `ChatTemplate.stored` gives it; None for a model that only continues texts."""
+
+    def template(self) -> ChatTemplate | None:
+        """The template of conversations, if there is one.
+
+        Raises:
+            UserError: it cannot be used.
+        """
+        if self.chat_template is None:
+            return None
+        try:
+            return ChatTemplate.from_stored(self.chat_template, self.tokenizer)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -57,11 +75,13 @@ def in_order(model: StoredModel, names: list[str]) -> Iterator[NamedArray]:
 
 def header_of(model: StoredModel) -> dict[str, Any]:
     """The header of a checkpoint of this model: shape and tokenizer, and its other facts."""
-    described = {
+    described: dict[str, Any] = {
         "model": dataclasses.asdict(model.config),
         "tokenizer": model.tokenizer.to_json(),
         "tokenizer_sha256": model.tokenizer.sha256,
     }
+    if model.chat_template is not None:
+        described[CHAT_TEMPLATE] = dict(model.chat_template)
     return described | {name: fact for name, fact in model.header.items() if name not in described}
 
 

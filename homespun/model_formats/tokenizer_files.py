@@ -1,15 +1,23 @@
 """A tokenizer flows in, the files that `transformers` and mlx-lm read flow out."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from homespun import durable
+from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import Tokenizer
 
 SPECIFICATION = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+"""Where newer versions of `transformers` keep the template of conversations, instead of in the other file."""
+NAMES = ("bos_token", "eos_token")
+"""Special tokens that a template may name."""
+DEFAULT = "default"
+"""The name of the template that answers, where a file has several."""
 
 
 def write_tokenizer(model: StoredModel, folder: Path) -> None:
@@ -26,9 +34,45 @@ def write_tokenizer(model: StoredModel, folder: Path) -> None:
     if begins_with_separator(model):
         specification["post_processor"] = _template(model.tokenizer, specification)
         config["add_bos_token"] = True
+    if model.chat_template is not None:
+        names = {name: text for name, text in model.chat_template.items() if name in NAMES}
+        config |= {"chat_template": model.chat_template["source"], **names}
     durable.write(folder / SPECIFICATION, json.dumps(specification, ensure_ascii=False).encode())
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     durable.write(folder / CONFIG, text.encode())
+
+
+def read_chat_template(folder: Path, tokenizer: Tokenizer) -> dict[str, str] | None:
+    """The template of conversations in a folder, as `ChatTemplate.stored` gives it; None if there is none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        config = {}
+    config = config if isinstance(config, dict) else {}
+    source = config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get(DEFAULT)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        source = (folder / TEMPLATE).read_text(encoding="utf-8")
+    if not isinstance(source, str):
+        return None
+    names = {}
+    for name in NAMES:
+        token = config.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token in tokenizer.special_ids:
+            names[name] = token
+    return {"source": source, **names}
+
+
+def turn_end(model: StoredModel) -> int:
+    """The token that ends an answer; without a template that can be used, the separator of documents."""
+    try:
+        template = model.template()
+    except UserError:
+        template = None
+    return template.end_id if template else model.tokenizer.eot_id
 
 
 def begins_with_separator(model: StoredModel) -> bool:

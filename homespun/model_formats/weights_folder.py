@@ -14,6 +14,7 @@ from homespun.model_formats.numbers import Floats
 from homespun.model_formats.parts import ReadTensor
 from homespun.model_formats.safetensors_file import FLOATS, Entry, read_entries
 from homespun.model_formats.stored_model import StoredModel
+from homespun.model_formats.tokenizer_files import read_chat_template
 from homespun.named_array import NamedArray
 from homespun.tokenizer import Tokenizer
 
@@ -53,7 +54,11 @@ class WeightsFolder:
             for name in order:
                 yield name, tensors[name]()
 
-        return StoredModel(self.path, self.config, tokenizer, read, *_facts(self.path))
+        header, step = _facts(self.path)
+        template = read_chat_template(self.path, tokenizer)
+        return StoredModel(
+            self.path, self.config, tokenizer, read, header, step, chat_template=template
+        )
 
     def check(
         self, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]

@@ -33,8 +33,8 @@ vocabulary nor the embedding has to grow, and adapters can learn it."""
 MAX_SOURCE = 1 << 16
 """Characters of a template; the longest known ones have about 15,000."""
 APART = "\ufdd0"
-"""A noncharacter of Unicode, which no text may hold. While a template is rendered, it interrupts the spellings of special
-tokens in messages. One that is in a message already is dropped."""
+"""A noncharacter of Unicode, which no text may hold. While a template is rendered, it interrupts the spellings of
+special tokens in messages. One that is in a message already is dropped."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,13 @@ class ChatTemplate:
         return cls(tokenizer, stored["source"], names)
 
     def prompt(self, messages: Sequence[Message], limit: int | None = None) -> list[int]:
-        """The tokens after which the model writes its answer to the last message.
+        """The tokens after which the model writes its answer to the last message. Arguments and errors as `fitting`."""
+        return self.fitting(messages, limit)[1]
+
+    def fitting(
+        self, messages: Sequence[Message], limit: int | None = None
+    ) -> tuple[list[Message], list[int]]:
+        """The messages that fit into a number of tokens, and their tokens, after which the model writes its answer.
 
         Args:
             messages: as `check_messages` gives them.
@@ -118,7 +124,7 @@ class ChatTemplate:
             [rendered] = self._encoded([self._pieces(text, [])])
             ids: list[int] = rendered.ids.tolist()
             if limit is None or len(ids) <= limit:
-                return ids
+                return kept, ids
             oldest = int(kept[0]["role"] == SYSTEM)
             if len(kept) < oldest + 3:
                 raise UserError(

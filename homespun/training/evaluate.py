@@ -3,14 +3,22 @@
 The tokens are always the same, so that values can be compared.
 """
 
-from homespun.evaluation.scoring import Evaluator
+from homespun.data.chat_samples import ChatDataset
+from homespun.evaluation.scoring import ChatEvaluator, Evaluator
 from homespun.training.run import Run
 
 
-def evaluator_of(run: Run) -> Evaluator:
+def evaluator_of(run: Run) -> Evaluator | ChatEvaluator:
     """Scores the first `eval_tokens` of the validation text, in whole windows that do not overlap. A text shorter than
-    one window is one window."""
+    one window is one window. Of conversations, the answers are scored."""
     c = run.config
+    if run.chat:
+        return ChatEvaluator(
+            ChatDataset(run.tokens.validation, c.seq_len),
+            run.tokenizer.byte_lengths,
+            batch_size=c.batch_size,
+            max_tokens=c.eval_tokens,
+        )
     n_targets = min(len(run.tokens.validation) - 1, c.eval_tokens)
     return Evaluator(
         run.tokens.validation,

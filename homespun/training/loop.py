@@ -11,7 +11,7 @@ from homespun.errors import UserError
 from homespun.records.events import Advice, Evaluation, Sample, Saved, Step
 from homespun.training.clock import Clock
 from homespun.training.diagnostics.step_guard import FROM_LAST, SPIKE, Finding
-from homespun.training.diagnostics.trends import unigram_loss
+from homespun.training.diagnostics.trends import COUNTED_TOKENS, unigram_loss
 from homespun.training.due import DueDates
 from homespun.training.emitter import Emitter
 from homespun.training.evaluate import evaluator_of
@@ -43,7 +43,8 @@ class Loop:
         self.due = DueDates(run, position, clock, self.evaluator.n_tokens)
         self.val_loss: float | None = None
         self.fatal: Finding | None = None
-        position.watch = position.watch.begin(run.config, unigram_loss(run.tokens.training))
+        targets = run.dataset.targets(COUNTED_TOKENS)
+        position.watch = position.watch.begin(run.config, unigram_loss(targets))
 
     def train(self) -> str:
         """Run to the end, evaluate and save the last step; returns the reason of the end."""

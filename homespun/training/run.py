@@ -10,13 +10,13 @@ from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig
 from homespun.config.checked import flag
 from homespun.data.prepare import Prepared
-from homespun.data.samples import TextDataset
+from homespun.data.samples import Dataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
-from homespun.tokenizer import Tokenizer
+from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {
@@ -36,12 +36,14 @@ class Run:
     engine: Engine
     tokenizer: Tokenizer
     tokens: Prepared
-    dataset: TextDataset
+    dataset: Dataset
     """Of the training tokens."""
     header: dict[str, Any]
     """Stored in every file of weights: enough to generate from it, and to resume."""
     limits: dict[str, int]
     """The limits that are numbers of steps, by setting, the nearest first."""
+    chat: ChatTemplate | None = None
+    """The template of conversations, if the text is of conversations."""
 
     @property
     def total_steps(self) -> int | None:
@@ -75,7 +77,7 @@ class Run:
             "model": self._model(),
             **adapters,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
-            f"validation tokens, vocabulary {model.vocab_size:,}",
+            f"validation tokens{' of conversations' if self.chat else ''}, vocabulary {model.vocab_size:,}",
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
             + (f", {c.grad_accumulation_steps} times" if c.grad_accumulation_steps != 1 else ""),
             "length": " or ".join(lengths)

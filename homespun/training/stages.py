@@ -13,10 +13,11 @@ from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.config.checked import flag
+from homespun.data.chat_samples import ChatDataset, ChatEncoder
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
 from homespun.data.prepare import Prepared, check_folder, prepare
-from homespun.data.samples import ORDER, TextDataset
+from homespun.data.samples import ORDER, Dataset, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
@@ -37,7 +38,13 @@ from homespun.planning.recipe import (
     step_limits,
 )
 from homespun.terminal import Say, bar
-from homespun.tokenizer import Tokenizer
+from homespun.tokenizer import ChatTemplate, Tokenizer
+from homespun.training.conversations import (
+    chat_template,
+    for_conversations,
+    kept_template,
+    resumed_template,
+)
 from homespun.training.initial_model import in_context, own_settings, take_weights
 from homespun.training.lora_base import load_base
 from homespun.training.resume import (
@@ -63,7 +70,7 @@ class Tokens:
 
     tokenizer: Tokenizer
     prepared: Prepared
-    dataset: TextDataset
+    dataset: Dataset
     """Samples of the training tokens."""
 
 
@@ -95,7 +102,10 @@ def set_up(
         planned = resumed_plan(requested, stored, say)
         corpus = resumed_corpus(requested, stored)
         tokenizer = resumed_tokenizer(requested, stored)
-        tokens = tokenize(corpus, tokenizer, planned.config.seq_len, folder, say, any_split=True)
+        template = resumed_template(corpus, tokenizer, stored)
+        tokens = tokenize(
+            corpus, tokenizer, planned.config.seq_len, folder, say, template, any_split=True
+        )
     else:
         corpus = choose_text(requested.data_file, say, folder)
         check_sizes(requested, corpus, initial)
@@ -104,8 +114,11 @@ def set_up(
             if initial
             else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
         )
+        template = chat_template(corpus, initial)
         wanted = in_context(requested, initial, say) if initial else requested
-        tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say)
+        if template and initial:
+            wanted = for_conversations(wanted, corpus, template, initial, folder, say)
+        tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
         planned = choose_plan(
             wanted, tokenizer.vocab_size, tokens.dataset.samples_per_pass, say, initial
         )
@@ -143,8 +156,10 @@ def set_up(
             "learned_before": learned_texts(initial)
             if initial
             else (point.header.get("learned_before", []) if point else []),
+            **kept_template(template, initial, point),
         },
         limits=step_limits(config, tokens.dataset.samples_per_pass),
+        chat=template,
     )
 
 
@@ -158,6 +173,8 @@ def choose_text(
         UserError: there is no text, or too little.
     """
     corpus = survey(workspace.chosen_data(data_file), say, folder, keeps=keeps)
+    if corpus.is_chat:
+        return corpus
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
     needed = "a model needs at least about 100 kB (a short book has 300 kB)"
     if corpus.n_bytes < MIN_TEXT_BYTES:
@@ -175,6 +192,13 @@ def check_sizes(requested: TrainConfig, corpus: Corpus, initial: StoredModel | N
     Raises:
         UserError: no model has such a shape, or the text does not fill one step.
     """
+    if corpus.is_chat:
+        if initial is None:
+            raise UserError(
+                f"{corpus.path} holds conversations, from which a trained model learns to answer: name one with "
+                "--init-from"
+            )
+        return
     if initial is None:
         smallest_model(requested)
     most_tokens = corpus.n_bytes + corpus.n_documents  # one for each byte, and an end-of-text each
@@ -255,17 +279,21 @@ def tokenize(
     seq_len: int,
     folder: Path,
     say: Say,
+    template: ChatTemplate | None = None,
     *,
     any_split: bool = False,
 ) -> Tokens:
-    """The text as tokens, from the folder of tokens if they are there; see `prepare` for `any_split`.
+    """The text as tokens, from the folder of tokens if they are there; see `prepare` for `any_split`. Conversations are
+    encoded by their template.
 
     Raises:
         UserError: the tokens cannot be written, or do not fill one sample.
     """
-    prepared = prepare(corpus, tokenizer, folder, any_split=any_split, say=say)
-    dataset = TextDataset(prepared.training, seq_len)
-    return Tokens(tokenizer, prepared, dataset)
+    encoder = ChatEncoder(template) if template else tokenizer
+    prepared = prepare(corpus, encoder, folder, any_split=any_split, say=say)
+    if template is None:
+        return Tokens(tokenizer, prepared, TextDataset(prepared.training, seq_len))
+    return Tokens(tokenizer, prepared, ChatDataset(prepared.training, seq_len))
 
 
 def choose_plan(

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from homespun.data.batch import Batch
-from homespun.data.samples import Batches
 from homespun.engine.base import StepHandle, StepResult
 from homespun.records.events import LoggedSteps, Router
 from homespun.training.clock import Clock
@@ -35,7 +34,7 @@ class Steps:
 
     def __init__(self, run: Run, position: Position, clock: Clock) -> None:
         self._run, self._position, self._clock = run, position, clock
-        self._batches = Batches(run.dataset, run.config.seed)
+        self._batches = run.dataset.batches(run.config.seed)
         self._count_passes()  # a checkpoint of an earlier version has none
         self._rate_curve = run.rate_curve
         self._pending: tuple[StepHandle, StepInputs] | None = None

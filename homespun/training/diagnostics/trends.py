@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from homespun.checkpoint.stored_values import Signed
-from homespun.data.shards import TokenStream
+from homespun.data.batch import Tokens
 from homespun.engine.base import StepResult
 from homespun.planning.recipe import ResolvedConfig
 from homespun.training.diagnostics.step_guard import Finding, higher_rate, lower_rate
@@ -182,9 +182,9 @@ class TrendWatch:
         return new
 
 
-def unigram_loss(tokens: TokenStream) -> float:
-    """The loss, in nats, of a model that knows the token frequencies only."""
-    _, counts = np.unique(tokens[:COUNTED_TOKENS], return_counts=True)
+def unigram_loss(targets: Tokens) -> float:
+    """The loss, in nats, of a model that knows the frequencies of the targets only."""
+    _, counts = np.unique(targets, return_counts=True)
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
