@@ -74,6 +74,7 @@ LAYERS = {
         "generation",
         "model_formats",
         "evaluation.scoring",
+        "stories",
     },
     "model_formats": {
         "config",

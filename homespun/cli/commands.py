@@ -26,6 +26,7 @@ from homespun.config import (
     ModelConfig,
     ModelsConfig,
     PlanConfig,
+    ReinforceConfig,
     ReportConfig,
     TokenizerConfig,
     TrainConfig,
@@ -87,6 +88,12 @@ def train(settings: Settings) -> int:
 
         stopped_by = train(settings, say, interrupts).stopped_by
     return 128 + stopped_by if stopped_by else 0
+
+
+def reinforce(settings: Settings) -> int:
+    from homespun.training.policy import as_training
+
+    return train(as_training(settings))
 
 
 def plan(settings: Settings) -> int:
@@ -510,6 +517,22 @@ COMMANDS: dict[str, Command] = {
                 *("data_file", "time_budget", "model_size", "max_epochs", "max_steps"),
                 *("batch_size", "seq_len", "learning_rate", "vocab_size"),
                 *("checkpoint_dir", "resume", "config"),
+            ),
+        ),
+        Command(
+            "reinforce",
+            ReinforceConfig,
+            reinforce,
+            (
+                "homespun reinforce checkpoints --data-file questions.jsonl --time-budget 5m",
+                "homespun reinforce checkpoints --data-file questions.jsonl --reward my_reward.py:reward",
+                "homespun reinforce --resume",
+            ),
+            _train_choices,
+            most_used=(
+                *("model", "data_file", "reward", "time_budget", "max_steps", "group_size"),
+                *("answer_tokens", "updates", "clip_ratio", "kl_factor", "reward_seconds"),
+                *("batch_size", "learning_rate", "checkpoint_dir", "resume", "config"),
             ),
         ),
         Command(

@@ -22,6 +22,7 @@ from homespun.config.generation import (
     SamplingConfig,
 )
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.config.reinforcement import QUESTIONS, STORIES
 from homespun.config.training import (
     EngineName,
     MachineConfig,
@@ -31,6 +32,7 @@ from homespun.config.training import (
     PlanConfig,
     Precision,
     RecordConfig,
+    ReinforceConfig,
     Schedule,
     ShapeConfig,
     StepConfig,
@@ -43,7 +45,9 @@ __all__ = [
     "BUILT_IN_QUESTIONS",
     "LONGEST_CONTEXT",
     "MAX_DEFAULT_CONTEXT",
+    "QUESTIONS",
     "STANDARD_INPUT",
+    "STORIES",
     "TOKENS_DIR",
     "DoctorConfig",
     "DownloadConfig",
@@ -67,6 +71,7 @@ __all__ = [
     "ReaderConfig",
     "ReaderName",
     "RecordConfig",
+    "ReinforceConfig",
     "ReportConfig",
     "SamplingConfig",
     "Schedule",

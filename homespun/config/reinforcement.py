@@ -10,19 +10,23 @@ QUESTIONS, STORIES = "questions", "stories"
 
 @dataclass(frozen=True)
 class ReinforcementConfig(Checked):
-    """Reinforcement. Let the model answer, score its answers, and make those likelier that score above the others to the
-    same prompt (GRPO). These settings have an effect with --reward only."""
+    """Reinforcement. Let the model answer, score its answers, and make those likelier that score above the others to
+    the same prompt (GRPO). These settings have an effect with --reward only."""
 
     reward: str | None = setting(
         None,
-        f"The function that scores answers: FILE.py:FUNCTION or MODULE:FUNCTION, with reward(prompt, answers) -> scores; "
-        f"{QUESTIONS}: 1 for the exact answer of the data, else 0; {STORIES}: 1 for a built-in story without a "
-        "contradiction, else 0.",
-        if_omitted="the run learns from its text",
+        "The function that scores answers: FILE.py:FUNCTION or MODULE:FUNCTION, with reward(prompt, answers) -> "
+        f"scores; {QUESTIONS}: 1 for the exact answer of the data, else 0; {STORIES}: 1 for a built-in story without "
+        "a contradiction, else 0.",
+        if_omitted=f"{QUESTIONS} with `homespun reinforce`; no reward with `homespun train`",
         on_resume="announced",
     )
     group_size: int = setting(
-        8, "Answers to each prompt, which are compared.", at_least=2, at_most=1024, on_resume="fixed"
+        8,
+        "Answers to each prompt, which are compared.",
+        at_least=2,
+        at_most=1024,
+        on_resume="fixed",
     )
     answer_tokens: int = setting(
         32, "Length at which an answer is cut off, in tokens.", at_least=1, on_resume="announced"

@@ -465,6 +465,19 @@ class TrainConfig(
 
 
 @dataclass(frozen=True)
+class ReinforceConfig(TrainConfig):
+    """Let a model answer prompts, score its answers, and make good ones likelier. It is `homespun train` with
+    --reward: the folder, the records, --resume and all other settings are the same."""
+
+    model: PathName | None = setting(
+        None,
+        "The model to improve, usually one that has learned to answer: the folder of a run, an .npz file, a Hugging "
+        "Face or MLX folder, or a GGUF file. The same as --init-from.",
+        positional=True,
+    )
+
+
+@dataclass(frozen=True)
 class PlanConfig(TrainConfig):
     """Estimate the memory, time, disk space, energy and loss of a run before it starts. The command takes all settings
     of `homespun train`, measures some real steps on this machine (at most a minute), and writes nothing."""

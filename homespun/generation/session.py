@@ -46,6 +46,8 @@ class Continuation:
     """All tokens drawn except the one that ends the text. Those of a stop string are among them."""
     finish: Finish
     """The model ended the text, the text reached `max_tokens`, or a stop string occurred."""
+    end_id: int | None = None
+    """The token with which the model ended the text."""
 
 
 class Session:
@@ -246,6 +248,7 @@ class _Text:
         self._sampler = Sampler(config, seed, sample, seen)
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
+        self._end_id: int | None = None
         self._released: list[str] = []
         self._pending = ""
 
@@ -271,7 +274,7 @@ class _Text:
         token = self._sampler(logits[: self._tokenizer.vocab_size])
         self.ids.append(token)
         if token in self._ends:
-            self.finish = "end"
+            self.finish, self._end_id = "end", token
         else:
             self._token_ids.append(token)
             self._pending += self._characters.push(token)
@@ -285,7 +288,8 @@ class _Text:
 
     def continuation(self) -> Continuation:
         assert self.finish
-        return Continuation("".join(self._released), tuple(self._token_ids), self.finish)
+        text = "".join(self._released)
+        return Continuation(text, tuple(self._token_ids), self.finish, self._end_id)
 
     def _release(self) -> str:
         """Take the text that cannot be part of a stop string; end at the first stop string that is complete."""

@@ -71,8 +71,8 @@ class Answers:
     unfinished: float
     """Fraction of the answers that were cut off."""
     entropy: float
-    """Of the next token, in nats: the mean of minus its log-probability. This and the divergence are over the groups that
-    were not skipped."""
+    """Of the next token, in nats: the mean of minus its log-probability. This and the divergence are over the groups
+    that were not skipped."""
     divergence: float
     """From the initial model for a token, in nats; 0 where none is kept."""
     skipped: float

@@ -47,13 +47,14 @@ expert in its tokens, times their number: 1 is an even share), the largest and s
 the largest possible, mean over the routers), `balance_loss` and `z_loss` (means over the routers), and
 `auxiliary_loss`, the part of the minimised loss that comes from all routers, with its share as `auxiliary_share`
 (both without LoRA, which leaves routers as they are).
-With a reward also, as means over the answers since the last such record: `reward`, `reward_deviation`, `answer_tokens`,
-`unfinished` (fraction that was cut off), `entropy` and `kl` (in nats per token, over the groups that were not skipped),
-`groups_skipped` and `ratio_clipped` (fractions of groups and of tokens); `tokens_per_second` are those of the answers,
-and `perplexity` is missing, since `loss` is no cross-entropy.
-Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`, and `val_reward` with a reward. Sample: `prompt`, `text`. Advice: `cause` (a word or
-two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
-`best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
+With a reward also, as means over the answers since the last such record: `reward`, `reward_deviation`,
+`answer_tokens`, `unfinished` (fraction that was cut off), `entropy` and `kl` (in nats per token, over the groups that
+were not skipped), `groups_skipped` and `ratio_clipped` (fractions of groups and of tokens); `tokens_per_second` are
+those of the answers, and `perplexity` is missing, since `loss` is no cross-entropy.
+Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`, and `val_reward` with a reward. Sample: `prompt`,
+`text`. Advice: `cause` (a word or two), `advice`. Where a resumed run evaluates on other tokens or in another
+precision, from there on: `eval_tokens`, `best_val_loss` and `best_step` (of the best weights, measured again; null
+where there are none).
 The run itself, in the first line and again where a resumed run differs: `run`, an object with `model`, `text`,
 `machine`, `settings` and others (see `training.run`). Readers skip lines of other kinds.
 """

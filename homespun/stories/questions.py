@@ -400,9 +400,7 @@ def conversations(
         yield conversation(story, chosen(possible, per_story, dice))
 
 
-def chosen(
-    possible: Sequence[Question], n: int, dice: np.random.Generator
-) -> tuple[Question, ...]:
+def chosen(possible: Sequence[Question], n: int, dice: np.random.Generator) -> tuple[Question, ...]:
     """Up to `n` questions, one of each skill before a second one of any, from easy to hard. Which skills and questions
     come first is random."""
 

@@ -1,24 +1,28 @@
-"""A run with a reward: everything besides the engine that its steps need, and the frozen model that it stays close to."""
+"""Settings and data of a run with a reward flow in; what its steps need besides the engine comes out: a sampler of
+scored answers, and the frozen model to which the run stays close.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from homespun.checkpoint.archive import CheckpointError, read_archive
 from homespun.checkpoint.folder import BASE, LORA, CheckpointFolder
-from homespun.data.batch import Batch
+from homespun.config import TrainConfig
+from homespun.config.reinforcement import QUESTIONS
 from homespun.data.corpus import Corpus
 from homespun.engine import select
-from homespun.engine.base import Engine, EngineOptions, Floats
+from homespun.engine.base import Engine, EngineOptions
 from homespun.errors import UserError
 from homespun.generation.session import Session
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import header_of
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.tokenizer import ChatTemplate, Tokenizer
-from homespun.training.lora_base import place_of
-from homespun.training.resume import ResumePoint
-from homespun.training.rewards import BUILT_IN, Reward, reward_named
+from homespun.training.resume import ResumePoint, place_of, with_file
+from homespun.training.rewards import Reward, reward_named
 from homespun.training.rollouts import Prompts, Sampler, of_conversations, of_nothing
 
 REFERENCE = "reference_sha256"
@@ -39,27 +43,75 @@ class Policy:
     def prompts(self) -> Prompts:
         return self.sampler.prompts
 
-    def reference_log_probabilities(self, batch: Batch) -> Floats | None:
-        """Those of the targets in the initial model, [B, T]."""
-        return None if self.reference is None else self.reference.log_probabilities(batch)
+
+def as_training(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, from those of `homespun reinforce`.
+
+    Raises:
+        UserError: no model is named, or two.
+    """
+    settings = with_file({name: value for name, value in given.items() if name != "model"})
+    settings = {name: settings[name] for name in settings if name in given or name == "reward"}
+    model = given.get("model")
+    if model is not None:
+        if given.get("init_from") is not None:
+            raise UserError("MODEL and --init-from both name the model: leave one of them out")
+        settings["init_from"] = model
+    resumes = given.get("resume", TrainConfig.resume) != TrainConfig.resume
+    if resumes:
+        return settings
+    return {"reward": QUESTIONS} | settings
 
 
-def policy_of(
-    config: ResolvedConfig,
+def check_reward(config: TrainConfig) -> None:
+    """Refuse settings of a run with a reward that have no meaning, before the data are read.
+
+    Raises:
+        UserError: there are some.
+    """
+    if config.reward is None:
+        return
+    if config.init_from is None:
+        raise UserError(
+            "a reward improves a model that exists: name it, as in `homespun reinforce MODEL`"
+        )
+    if config.dropout:
+        raise UserError(
+            "--dropout would change the probabilities of answers: leave it out with --reward"
+        )
+    if config.answer_tokens >= config.seq_len:
+        raise UserError(
+            f"--answer-tokens {config.answer_tokens} leaves no room for a prompt in --seq-len {config.seq_len}"
+        )
+
+
+def check_answers(config: ResolvedConfig) -> None:
+    """Make sure that a step has whole groups of answers.
+
+    Raises:
+        UserError: it has not.
+    """
+    if config.reward is not None and config.sequences_per_step % config.group_size:
+        raise UserError(
+            f"a step has {config.sequences_per_step} answers (--batch-size times --grad-accumulation-steps), which is "
+            f"no multiple of --group-size {config.group_size}"
+        )
+
+
+def sampler_of(
+    config: TrainConfig,
     corpus: Corpus,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
-    engine: Engine,
     reward: Reward | None,
-) -> Policy | None:
-    """The policy of a run with a reward, still without its reference model; None for other runs.
+) -> Sampler | None:
+    """The sampler of a run with a reward; None for other runs.
 
     Args:
         config: the settings.
         corpus: the data.
         tokenizer: of the model.
-        template: of conversations; None where the data are texts.
-        engine: with the model in training.
+        template: of conversations; None where the data are texts. Then the model begins its texts by itself.
         reward: the function, where it was given from Python.
 
     Raises:
@@ -67,62 +119,49 @@ def policy_of(
     """
     if config.reward is None:
         return None
-    room = config.seq_len - config.answer_tokens
-    if room < 1:
-        raise UserError(
-            f"--answer-tokens {config.answer_tokens} leaves no room for a prompt in the context of {config.seq_len}"
-        )
+    function = reward or reward_named(config.reward)
     if template is not None:
+        room = config.seq_len - config.answer_tokens
         prompts = of_conversations(corpus, template, room)
-    elif config.reward == "questions":
+    elif config.reward == QUESTIONS:
         raise UserError(
-            f"{corpus.path}: --reward questions needs conversations; `homespun download --dataset stories-questions` "
+            f"{corpus.path}: --reward {QUESTIONS} needs conversations; `homespun download --dataset stories-questions` "
             "makes some"
         )
     else:
         prompts = of_nothing(tokenizer.eot_id)
-    sampler = Sampler(
+    return Sampler(
         prompts,
-        reward or reward_named(config.reward),
+        function,
         config.reward,
         seed=config.seed,
         group_size=config.group_size,
         max_tokens=config.answer_tokens,
         reward_seconds=config.reward_seconds,
     )
+
+
+def policy_of(
+    sampler: Sampler,
+    config: ResolvedConfig,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+) -> Policy:
+    """The policy of a run, still without its reference model."""
     ends = [] if template is None else [template.end_id]
     return Policy(sampler, Session(engine.decoder, tokenizer, config.seq_len, ends))
-
-
-def check_reward(config: ResolvedConfig) -> None:
-    """Refuse settings of a run with a reward that have no meaning together.
-
-    Raises:
-        UserError: there are some.
-    """
-    if config.sequences_per_step % config.group_size:
-        raise UserError(
-            f"a step has {config.sequences_per_step} answers (--batch-size times --grad-accumulation-steps), which "
-            f"is no multiple of --group-size {config.group_size}"
-        )
-    if config.dropout:
-        raise UserError("--dropout would change the probabilities of answers: leave it out with --reward")
-
-
-def is_built_in(reward: str) -> bool:
-    """Whether this is the name of a built-in reward."""
-    return reward in BUILT_IN
 
 
 def with_reference(
     policy: Policy,
     plan: Plan,
-    header: dict[str, object],
+    header: dict[str, Any],
     document_mark: int,
     point: ResumePoint | None,
     folder: CheckpointFolder,
     moved_to: Path | None,
-) -> tuple[Policy, dict[str, object]]:
+) -> tuple[Policy, dict[str, Any]]:
     """Keep the initial model in the folder of the run, and load it as the reference.
 
     Args:
@@ -149,17 +188,23 @@ def with_reference(
         header = header | {REFERENCE: point.header.get(REFERENCE)}
     elif point:
         source = read_archive(place_of(point.path, folder.path, moved_to).with_name(BASE))
-        header = header | {REFERENCE: folder.save_base(source.step, source.tensors(), source.header)}
+        header = header | {
+            REFERENCE: folder.save_base(source.step, source.tensors(), source.header)
+        }
     else:
         assert config.init_from is not None
         model = open_model(place_of(Path(config.init_from), folder.path, moved_to))
-        header = header | {REFERENCE: folder.save_base(model.step, model.tensors(), header_of(model))}
+        header = header | {
+            REFERENCE: folder.save_base(model.step, model.tensors(), header_of(model))
+        }
     path = folder.path / BASE
     try:
         archive = read_archive(path)
         archive.verify()
     except CheckpointError as error:
-        raise UserError(f"the initial model, which this run stays close to, cannot be read: {error}") from None
+        raise UserError(
+            f"the initial model, which this run stays close to, cannot be read: {error}"
+        ) from None
     if LORA not in header and archive.sha256 != header[REFERENCE]:
         raise UserError(f"{path} is not the model from which this run began: put that one there")
     options = EngineOptions(

@@ -1,8 +1,8 @@
 """Scores and log-probabilities of sampled answers flow in; advantages, losses, and a weight for each token come out.
 
-Group relative policy optimization (GRPO; Shao et al. 2024, "DeepSeekMath"). An answer's advantage is its score above the
-mean of its group, the answers to the same prompt, in standard deviations of the group. A token with log-probability l,
-which had l_old when it was sampled and has l_ref in the reference model, has the loss
+Group relative policy optimization (GRPO; Shao et al. 2024, "DeepSeekMath"). An answer's advantage is its score above
+the mean of its group, the answers to the same prompt, in standard deviations of the group. A token with log-probability
+l, which had l_old when it was sampled and has l_ref in the reference model, has the loss
 
     r = exp(l - l_old)
     -min(r * advantage, clip(r, 1 - clip, 1 + clip) * advantage)  +  kl * (exp(l_ref - l) - (l_ref - l) - 1)
@@ -11,9 +11,9 @@ and the loss of a step is the mean over all tokens of all its answers (Yu et al.
 not count less for each token. The second term estimates the divergence from the reference (Schulman 2020,
 "Approximating KL Divergence").
 
-An engine differentiates cross-entropies alone, and that is enough: the derivative of this loss by l is a number, and the
-cross-entropy of the token is -l. So with the negative of this number as its weight, the cross-entropy has the gradient
-of the loss. All of this is NumPy in float64, the same for every engine.
+An engine differentiates cross-entropies alone, and that is enough: the derivative of this loss by l is a number, and
+the cross-entropy of the token is -l. So with the negative of this number as its weight, the cross-entropy has the
+gradient of the loss. All of this is NumPy in float64, the same for every engine.
 """
 
 from typing import NamedTuple
@@ -87,6 +87,6 @@ def token_losses(
 
 
 def divergence(distance: Values) -> Values:
-    """An estimate of the divergence from the reference at a sampled token, never negative: its mean over many samples is
-    the divergence. `distance` is the log-probability in the reference minus that in the model."""
+    """An estimate of the divergence from the reference at a sampled token, never negative: its mean over many samples
+    is the divergence. `distance` is the log-probability in the reference minus that in the model."""
     return np.exp(distance) - distance - 1.0

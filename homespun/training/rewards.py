@@ -65,7 +65,8 @@ def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"--reward: there is no file {path}")
     specification = importlib.util.spec_from_file_location(f"homespun_reward_{path.stem}", path)
-    assert specification and specification.loader
+    assert specification
+    assert specification.loader
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)

@@ -1,7 +1,7 @@
 """Prompts flow in; groups of sampled answers with their scores come out, and batches to learn from.
 
-Everything random about an answer follows from the seed of the run and the number of its prompt, so a resumed run samples
-what the uninterrupted one does. Answers are drawn from the distribution of the model itself, at temperature 1 and with
+Everything random about an answer follows from the seed of the run and the number of its prompt, so a resumed run
+samples what the uninterrupted one does. Answers are drawn from the distribution of the model itself, at temperature 1 and with
 no token left out, since the loss compares probabilities.
 """
 
@@ -66,7 +66,9 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int) -> Promp
     """
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
     for one, is_validation in zip(
-        conversations(corpus.path, None), (is_held_out for _, is_held_out in corpus.split()), strict=True
+        conversations(corpus.path, None),
+        (is_held_out for _, is_held_out in corpus.split()),
+        strict=True,
     ):
         *messages, answer = one.messages
         held_out = prompts[True]

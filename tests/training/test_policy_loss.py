@@ -1,4 +1,4 @@
-"""The loss of GRPO and its gradients, on both engines, equal a slow reference that is written token by token in NumPy."""
+"""The loss of GRPO and its gradients, on both engines, equal a slow reference that goes token by token in NumPy."""
 
 import dataclasses
 import math
@@ -49,12 +49,16 @@ def answers(config: ModelConfig) -> Answers:
     now = made(TorchEngine, config).log_probabilities(batch).astype(np.float64)
     rng = np.random.default_rng(4)
     return Answers(
-        batch, now + 0.3 * rng.standard_normal(now.shape), now + 0.5 * rng.standard_normal(now.shape)
+        batch,
+        now + 0.3 * rng.standard_normal(now.shape),
+        now + 0.5 * rng.standard_normal(now.shape),
     )
 
 
 def made(kind: type[TorchEngine | MlxEngine], config: ModelConfig) -> TorchEngine | MlxEngine:
-    settings = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
+    settings = OptimizerSettings(
+        "adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0
+    )
     engine = kind(config, EngineOptions(optimizer=settings, precision="float32", threads=2))
     engine.load(random_weights(config).items())
     return engine

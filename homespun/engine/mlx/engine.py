@@ -41,8 +41,8 @@ from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.named_array import NamedArray
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, Dropout | None]
-"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], the documents [B, T] that do not see
-each other, and dropout."""
+"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], the documents [B, T] that do not
+see each other, and dropout."""
 Sums = tuple[mx.array, Weights, mx.array | None]
 """Loss, gradients and the use of experts, [blocks, 3 + E], summed over the micro-batches so far."""
 

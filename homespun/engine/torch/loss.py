@@ -39,9 +39,9 @@ def loss_and_slope(
 class HeadLoss(torch.autograd.Function):
     """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, that of each row times its weight.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets and weights [N] -> scalar, float32. The forward pass computes
-    the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a graph that is kept can
-    be differentiated only once unless that gradient is 1 on a CPU.
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets and weights [N] -> scalar, float32. The forward
+    pass computes the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a graph
+    that is kept can be differentiated only once unless that gradient is 1 on a CPU.
     """
 
     @staticmethod
