@@ -78,9 +78,9 @@ class PolicySteps(Steps):
         useful = [group for group in self._groups if group.has_signal]
         size = max(1, c.batch_size // c.group_size)
         scored = [self._scored(part) for part in _slices(useful, size)]
-        results = []
+        results: list[StepResult] = []
         for part in _slices(scored, max(1, -(-len(scored) // c.updates))):
-            batches, loss = self._weighted(part)
+            batches, loss = self._weighted(part, as_sampled=not results)
             done = self._run.engine.train_step(
                 batches, rates, self._position.step, norm_limit=enforced.norm
             ).result()
@@ -99,14 +99,17 @@ class PolicySteps(Steps):
         sums.divergence += float(divergence((reference - old)[is_answer]).sum())
         return _Scored(rows, old, reference)
 
-    def _weighted(self, part: Sequence[_Scored]) -> tuple[list[Batch], float]:
-        """The micro-batches of an update with the weights of their tokens, and the loss."""
+    def _weighted(
+        self, part: Sequence[_Scored], *, as_sampled: bool
+    ) -> tuple[list[Batch], float]:
+        """The micro-batches of an update with the weights of their tokens, and the loss. With `as_sampled`, the model
+        is still the one that wrote the answers."""
         c, sums = self._run.config, self._position.window.answers
         batches, total, n_tokens = [], 0.0, 0
         for one in part:
             batch = one.rows.batch
             found = token_losses(
-                self._run.engine.log_probabilities(batch),
+                one.old if as_sampled else self._run.engine.log_probabilities(batch),
                 one.old,
                 one.reference,
                 one.rows.advantages,

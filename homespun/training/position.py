@@ -58,7 +58,7 @@ class Window:
     """Sums of the use of the experts over the steps that were applied."""
     with_experts: int = 0
     """The number of these steps."""
-    loss: float = 0.0
+    loss: Signed = 0.0
     """Sum over the steps that were applied."""
     applied: int = 0
     """The number of the steps in this sum. Earlier versions stored neither; the mean then begins with the resume."""

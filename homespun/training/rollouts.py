@@ -1,8 +1,8 @@
 """Prompts flow in; groups of sampled answers with their scores come out, and batches to learn from.
 
 Everything random about an answer follows from the seed of the run and the number of its prompt, so a resumed run
-samples what the uninterrupted one does. Answers are drawn from the distribution of the model itself, at temperature 1 and with
-no token left out, since the loss compares probabilities.
+samples what the uninterrupted one does. Answers are drawn from the distribution of the model itself, at temperature 1
+and with no token left out, since the loss compares probabilities.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -60,7 +60,7 @@ class StepGuard:
     refused: int = 0
     """Steps that changed nothing, since they were not finite or spikes."""
     refused_in_a_row: int = 0
-    recent: list[tuple[int, float, float]] = field(default_factory=list)
+    recent: list[tuple[int, Signed, float]] = field(default_factory=list)
     """Number, loss and gradient norm of the last applied steps: one more than are compared with, since the last one may
     not count yet."""
     spike_at: int = 0
