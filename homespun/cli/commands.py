@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homespun.cli.arguments import Command
 from homespun.config import (
     STANDARD_INPUT,
+    ChatConfig,
     DoctorConfig,
     DownloadConfig,
     EvalConfig,
@@ -28,6 +29,7 @@ from homespun.config import (
     PlanConfig,
     ReinforceConfig,
     ReportConfig,
+    SamplingConfig,
     TokenizerConfig,
     TrainConfig,
     TuneConfig,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
     from homespun.evaluation.storytelling import Storytelling
     from homespun.language_model import LanguageModel
+    from homespun.tokenizer import Message
 
 Settings = dict[str, Any]
 
@@ -169,6 +172,23 @@ def generate(settings: Settings) -> int:
             text = printable((prompt or "") + sample.text)
             put(wrapped(text, columns(sys.stdout)))
     report()
+    return 0
+
+
+def chat(settings: Settings) -> int:
+    config = ChatConfig(**settings)
+    from homespun.generation.chat import chat
+
+    model = _load(config)
+    _ = model.template  # a model without one is refused before the first message
+
+    def answer(
+        messages: "Sequence[Message]", sampling: SamplingConfig
+    ) -> tuple[int, Iterator[str]]:
+        kept, _ = model.fitting(messages, sampling)
+        return len(messages) - len(kept), model.chat_stream(kept, sampling)
+
+    chat(answer, config, config.system)
     return 0
 
 
@@ -574,6 +594,12 @@ COMMANDS: dict[str, Command] = {
                 "homespun generate --prompt-file beginning.txt --num-samples 3",
                 "homespun generate --interactive --temperature 0.6",
             ),
+        ),
+        Command(
+            "chat",
+            ChatConfig,
+            chat,
+            ("homespun chat sft", 'homespun chat sft --system "Answer in one word."'),
         ),
         Command(
             "eval",

@@ -14,6 +14,7 @@ from homespun.config.evaluation import (
 )
 from homespun.config.generation import (
     STANDARD_INPUT,
+    ChatConfig,
     GenerateConfig,
     JudgeConfig,
     LoadConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "STANDARD_INPUT",
     "STORIES",
     "TOKENS_DIR",
+    "ChatConfig",
     "DoctorConfig",
     "DownloadConfig",
     "EngineName",

@@ -129,6 +129,20 @@ class GenerateConfig(LoadConfig, SamplingConfig):
 
 
 @dataclass(frozen=True)
+class ChatConfig(LoadConfig, SamplingConfig):
+    """Talk with a model that was trained on conversations."""
+
+    checkpoint: PathName | None = setting(
+        None,
+        "Model, as for `homespun generate`; if omitted, the best model of the run in `checkpoints`.",
+        positional=True,
+    )
+    system: str | None = setting(
+        None, "Message of the system: how the model should answer.", if_omitted="none"
+    )
+
+
+@dataclass(frozen=True)
 class JudgeConfig(LoadConfig, SamplingConfig):
     """Let a model trained on the built-in stories write stories, and check each for contradictions."""
 

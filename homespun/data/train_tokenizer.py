@@ -42,6 +42,10 @@ def train_tokenizer(config: TokenizerConfig, say: Say = say) -> Tokenizer:
     folder = Path(config.output_dir)
     check_folder(folder)  # fails before the text is read
     corpus = survey(workspace.chosen_data(config.data_file), say, Path(TOKENS_DIR))
+    if corpus.is_chat:
+        raise UserError(
+            f"{corpus.path} holds conversations, which teach a trained model: a tokenizer is trained on text"
+        )
     return train_tokenizer_on(corpus, config.vocab_size, folder, say)
 
 

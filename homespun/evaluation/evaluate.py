@@ -120,6 +120,10 @@ def _chosen_text(config: EvalConfig, models: list[StoredModel], say: Say) -> _Te
         corpus = survey(path, say, folder if folder.is_dir() else None)
     except TooLittleText:
         return _Text(path, "all", None, lambda: documents(path))
+    if corpus.is_chat:
+        raise UserError(
+            f"{path} holds conversations: `homespun eval` scores text; a training run scores answers"
+        )
     trained = [str(model.path) for model in models if corpus.sha256 in learned_texts(model)]
     if not trained:
         return _Text(path, "all", corpus.n_bytes, lambda: documents(path))

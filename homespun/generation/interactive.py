@@ -49,23 +49,18 @@ def interact(
     outlives the session. Ctrl-C stops a text or clears the line, and leaves when pressed twice. A mistake prints one
     line and does not end the session.
     """
-    if sys.stdin is None:
-        raise UserError("standard input is closed: --interactive reads the prompts from it")
-    terminal = is_terminal(sys.stdin)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # Bytes that are not UTF-8 reach the check of the prompt instead of ending the session.
-        sys.stdin.reconfigure(errors="surrogateescape")
-    with _line_editing() if terminal else contextlib.nullcontext():
+    terminal = check_input("--interactive reads the prompts from it")
+    with line_editing() if terminal else contextlib.nullcontext():
         if terminal:
             put("/help shows what you can do, Ctrl-D leaves.")
         if first_prompt is not None:
-            with _going_on(terminal):
+            with going_on(terminal):
                 write(first_prompt, reply(first_prompt, config))
                 after_text()
-        while (line := _next_line(terminal)) is not None and line.strip() not in LEAVE:
-            with _going_on(terminal):
+        while (line := next_line(terminal)) is not None and line.strip() not in LEAVE:
+            with going_on(terminal):
                 if line.startswith("/"):
-                    config = _run_command(line, config)
+                    config = run_command(line, config)
                 elif terminal and line in COMMAND_WORDS:
                     put("(to leave: /quit or Ctrl-D; /help shows what you can do)")
                 elif terminal or line.strip():
@@ -74,8 +69,22 @@ def interact(
                     after_text()
 
 
+def check_input(use: str) -> bool:
+    """Make standard input ready to be read line by line; whether it is a terminal.
+
+    Raises:
+        UserError: it is closed; `use` ends the message.
+    """
+    if sys.stdin is None:
+        raise UserError(f"standard input is closed: {use}")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Bytes that are not UTF-8 reach the check of the text instead of ending the session.
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return is_terminal(sys.stdin)
+
+
 @contextlib.contextmanager
-def _going_on(terminal: bool) -> Iterator[None]:
+def going_on(terminal: bool) -> Iterator[None]:
     """A mistake in the body, or Ctrl-C at a terminal, ends the body and not the session."""
     try:
         yield
@@ -87,13 +96,14 @@ def _going_on(terminal: bool) -> Iterator[None]:
         put(" [stopped]")
 
 
-def _next_line(terminal: bool) -> str | None:
-    """A line of input, or None at the end or after two Ctrl-C."""
+def next_line(terminal: bool, begun: str = "") -> str | None:
+    """A line of input, or None at the end or after two Ctrl-C. At a terminal, `begun` is on the line already."""
     interrupted = False
     while True:
         try:
             if terminal:
-                return input("> ")
+                with _begun(begun):
+                    return input("> ")
             line = sys.stdin.readline()
             return line.removesuffix("\n") if line else None
         except EOFError:
@@ -107,6 +117,24 @@ def _next_line(terminal: bool) -> str | None:
                 return None
             put("Ctrl-C once more leaves.")
             interrupted = True
+
+
+@contextlib.contextmanager
+def _begun(text: str) -> Iterator[None]:
+    """Put a text on the line that is edited next."""
+    if not text:
+        yield
+        return
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    readline.set_startup_hook(lambda: readline.insert_text(text))
+    try:
+        yield
+    finally:
+        readline.set_startup_hook()
 
 
 def write(prompt: str, pieces: Iterator[str]) -> None:
@@ -125,7 +153,7 @@ def _joined_with_prompt(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
     yield from pieces
 
 
-def _run_command(line: str, config: SamplingConfig) -> SamplingConfig:
+def run_command(line: str, config: SamplingConfig) -> SamplingConfig:
     """Run a command; returns the settings after it.
 
     Raises:
@@ -148,7 +176,7 @@ def _run_command(line: str, config: SamplingConfig) -> SamplingConfig:
 
 
 @contextlib.contextmanager
-def _line_editing() -> Iterator[None]:
+def line_editing() -> Iterator[None]:
     """Enable the arrow keys, and a history that is kept between sessions."""
     try:
         import readline

@@ -32,9 +32,9 @@ def check_messages(messages: object, *, ends_with: str | None = None) -> list[Me
             raise UserError(f"{here}: an object with `role` and `content` is expected")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise UserError(f"{here}.role: {_shown(role)} is none of {', '.join(ROLES)}")
+            raise UserError(f"{here}.role: {role!r:.60} is none of {', '.join(ROLES)}")
         if not isinstance(content, str):
-            raise UserError(f"{here}.content: {_shown(content)} is not a text")
+            raise UserError(f"{here}.content: {content!r:.60} is not a text")
         before = checked[-1]["role"] if checked else None
         if reason := _out_of_order(role, before):
             raise UserError(f"{here}.role: {reason}")
@@ -57,7 +57,3 @@ def _out_of_order(role: str, before: str | None) -> str | None:
         return None
     after = f"follows {before}" if before else "comes first"
     return f"{role} {after}, where {expected} is expected: user and assistant alternate"
-
-
-def _shown(value: object) -> str:
-    return "it is missing" if value is None else repr(value)[:60]

@@ -26,12 +26,16 @@ def headline(result: TrainResult, config: TrainConfig, was_complete: bool) -> st
     return f"{done}: {counted(result.steps, 'step')} ({limit})"
 
 
-def what_now(result: TrainResult, config: TrainConfig, is_complete: bool) -> dict[str, str]:
-    """The files of the run, and the commands that may follow; a run that `is_complete` has nothing left to do."""
-    resume, generate = "homespun train --resume", "homespun generate"
+def what_now(
+    result: TrainResult, config: TrainConfig, is_complete: bool, *, answers: bool = False
+) -> dict[str, str]:
+    """The files of the run, and the commands that may follow; a run that `is_complete` has nothing left to do, and one
+    of conversations `answers`."""
+    resume, generate, chat = "homespun train --resume", "homespun generate", "homespun chat"
     if config.checkpoint_dir != TrainConfig.checkpoint_dir:
         resume += f" {_flag('checkpoint_dir', shlex.quote(config.checkpoint_dir))}"
         generate += f" {_flag('checkpoint', shlex.quote(config.checkpoint_dir))}"
+        chat += f" {shlex.quote(config.checkpoint_dir)}"
     now = {}
     if result.best_val_loss is not None:
         now["best"] = f"validation loss {result.best_val_loss:.4f}, in {result.best}"
@@ -40,7 +44,7 @@ def what_now(result: TrainResult, config: TrainConfig, is_complete: bool) -> dic
     if (picture := result.checkpoint_dir / PLOT).exists():
         now["curves"] = str(picture)
     if is_complete:
-        now["try it"] = f"{generate} --interactive"
+        now["try it"] = chat if answers else f"{generate} --interactive"
     elif result.saved_step:
         now["resume"] = resume
     if not _stopped(result) and not _trained_enough(result, config):

@@ -243,7 +243,7 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
         Ended,
         result=result,
         title=headline(result, config, complete),
-        facts=what_now(result, config, loop.due.is_complete()),
+        facts=what_now(result, config, loop.due.is_complete(), answers=run.chat is not None),
     )
     return result
 

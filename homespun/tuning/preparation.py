@@ -95,6 +95,8 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
     check_settings(wanted)
     initial = initial_model(wanted, say)
     corpus = choose_text(wanted.data_file, say, folder)
+    if corpus.is_chat:
+        raise UserError(f"{corpus.path} holds conversations: `homespun tune` takes a text")
     check_sizes(wanted, corpus, initial)
     tokenizer = (
         initial.tokenizer
