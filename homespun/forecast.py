@@ -299,6 +299,10 @@ def forecast(
     point = find_point(wanted, say)
     if point and config is None:
         wanted = with_stored(wanted, given, point)
+    if wanted.reward is not None:
+        raise UserError(
+            "the cost of a run with a reward depends on its answers, and is not estimated: try it with --max-steps 5"
+        )
     hardware.limit_workers(wanted.threads)
     target: Machine = sheet or select.machine(wanted.engine)
     notes: list[str] = []

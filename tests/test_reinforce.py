@@ -1,4 +1,4 @@
-"""Reinforcement from end to end, with real processes: a model learns what a reward wants, and a kill changes nothing."""
+"""Reinforcement from end to end: a model learns what its reward wants, and a killed run is the uninterrupted one."""
 
 import json
 import signal

@@ -130,8 +130,7 @@ def test_packing_keeps_every_item_once_within_its_row(lengths: list[int]) -> Non
     order, starts = packed(np.array(lengths), 50)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     filled = [
-        sum(lengths[item] for item in order[begin:end])
-        for begin, end in pairwise(starts.tolist())
+        sum(lengths[item] for item in order[begin:end]) for begin, end in pairwise(starts.tolist())
     ]
     assert all(0 < n <= 50 for n in filled)
     assert len(filled) == 1 or sum(sorted(filled)[:2]) > 50
