@@ -1,4 +1,6 @@
-"""The name of a dataset flows in, one local text file flows out: documents, each followed by a `<|endoftext|>` line.
+"""The name of a dataset flows in, one local file flows out: documents, each followed by a `<|endoftext|>` line.
+
+A dataset of conversations becomes a .jsonl file instead, with a conversation on each line, see `conversations`.
 
 The dataset is on the hub, built in, or a local file or folder. Only the needed part of a dataset on the hub is read.
 An unfinished file is called OUTPUT.partial, and OUTPUT.partial.json beside it records the progress, so that another
@@ -8,6 +10,7 @@ A line of a document that is exactly `<|endoftext|>` gets a space in front, so t
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import itertools
@@ -18,11 +21,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from homespun import durable, workspace
 from homespun.config import DownloadConfig
-from homespun.data import documents
+from homespun.data import conversations, documents
 from homespun.data.hub import Changed, Hub, Missing
 from homespun.errors import UserError
 from homespun.terminal import Say, bar, counted, say
@@ -63,11 +66,27 @@ def download(
     plan = _plan(config)
     workspace.recall("data")  # a record that cannot be used is named before the work
     try:
+        if plan.kind == "hub" and config.output is None and _as_chat(plan).is_begun():
+            plan = _as_chat(plan)
         finished = _finished(plan.output)
         if plan.kind == "hub" and finished and finished.get("request") == plan.request:
             say(f"{plan.output}: already there, {_amount(finished)}")
         else:
-            finished = _fetch(plan, say, sleep)
+            try:
+                finished = _fetch(plan, say, sleep)
+            except _OtherSuffix as other:
+                if config.output is not None:
+                    raise UserError(
+                        f"--output {plan.output}: {other.holds} are written as {other.suffix}: name it so"
+                    ) from None
+                plan = _as_chat(plan)
+                _finished(plan.output)
+                finished = _fetch(plan, say, sleep)
+            if plan.left_out:
+                say(
+                    f"Left out: {counted(len(plan.left_out), 'conversation')} with an empty message or without an "
+                    f"answer; the first is {plan.left_out[0]}."
+                )
             say(f"{plan.output}: {_amount(finished)}")
             if plan.wanted and finished["documents"] < plan.wanted:
                 say(f"{plan.config.dataset} has no more documents; {plan.wanted:,} were asked for")
@@ -90,6 +109,43 @@ class _Plan:
     output: Path
     request: dict[str, Any]
     """The settings that two equal downloads share."""
+    left_out: list[str] = dataclasses.field(default_factory=list)
+    """Places of conversations that are left out."""
+
+    def is_begun(self) -> bool:
+        """Whether there is such a file, finished or not."""
+        return self.output.exists() or _beside(self.output, ".partial").exists()
+
+    def check_suffix(self, is_chat: bool) -> None:
+        """Make sure that the name of the file fits what the dataset holds.
+
+        Raises:
+            _OtherSuffix: it does not.
+        """
+        if is_chat != (self.output.suffix == CHAT_SUFFIX):
+            raise _OtherSuffix(is_chat)
+
+
+class _OtherSuffix(Exception):
+    """The dataset holds something else than the name of the file says."""
+
+    def __init__(self, is_chat: bool) -> None:
+        super().__init__()
+        self.holds = "conversations" if is_chat else "texts"
+        self.suffix = CHAT_SUFFIX if is_chat else ".txt"
+
+
+def _as_chat(plan: _Plan) -> _Plan:
+    """The same for a dataset of conversations."""
+    output = plan.output.with_suffix(CHAT_SUFFIX)
+    _check_outside(output, plan)
+    return dataclasses.replace(plan, output=output)
+
+
+def _check_outside(output: Path, plan: _Plan) -> None:
+    path = Path(plan.config.dataset).resolve()
+    if plan.kind == "local" and path in (output.resolve(), output.resolve().parent):
+        raise UserError(f"{output}: lies inside its own source; choose another --output")
 
 
 def _plan(config: DownloadConfig) -> _Plan:
@@ -111,16 +167,14 @@ def _plan(config: DownloadConfig) -> _Plan:
     name = re.sub(r"[^\w.-]+", "-", name)
     suffix = CHAT_SUFFIX if kind == "questions" else ".txt"
     output = Path(config.output or f"data/{name}_{wanted or 'all'}{suffix}")
-    if kind == "questions" and output.suffix != CHAT_SUFFIX:
-        raise UserError(f"--output {output}: questions are written as {CHAT_SUFFIX}; name it so")
-    if kind == "local" and path in (output.resolve(), output.resolve().parent):
-        raise UserError(f"{output}: lies inside its own source; choose another --output")
     request = {"dataset": config.dataset, "num_samples": wanted}
     if kind in ("stories", "questions"):
         request |= {"seed": config.seed, "plain": config.plain}
     if kind == "questions":
         request["questions"] = config.questions
-    return _Plan(kind, config, wanted, output, request)
+    plan = _Plan(kind, config, wanted, output, request)
+    _check_outside(output, plan)
+    return plan
 
 
 def _bare(path: Path) -> str:
@@ -217,18 +271,30 @@ def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], Non
         n, config = plan.wanted or NUM_SAMPLES, plan.config
         return ((story, None) for story in stories(n, config.seed, config.plain))
     if plan.kind == "questions":
-        from homespun.stories.questions import conversations
+        from homespun.stories import questions
 
+        plan.check_suffix(is_chat=True)
         n, config = plan.wanted or NUM_SAMPLES, plan.config
-        records = conversations(n, config.seed, plain=config.plain, per_story=config.questions)
+        records = questions.conversations(
+            n, config.seed, plain=config.plain, per_story=config.questions
+        )
         return ((json.dumps(record, ensure_ascii=False), None) for record in records)
     if plan.kind == "local":
-        return ((document, None) for document in documents.documents(Path(plan.config.dataset)))
-    return _hub_documents(Hub(sleep), plan.config.dataset, position)
+        return ((document, None) for document in _local_documents(plan))
+    return _hub_documents(Hub(sleep), plan, position)
 
 
-def _hub_documents(hub: Hub, dataset: str, position: Position | None) -> Source:
-    repository, subset = _on_hub(dataset)
+def _local_documents(plan: _Plan) -> Iterator[str]:
+    path = Path(plan.config.dataset)
+    is_chat = conversations.holds_conversations(path)
+    plan.check_suffix(is_chat)
+    if is_chat:
+        return conversations.documents_of(path, plan.left_out.append)
+    return documents.documents(path)
+
+
+def _hub_documents(hub: Hub, plan: _Plan, position: Position | None) -> Source:
+    repository, subset = _on_hub(plan.config.dataset)
     # A continued download keeps the commit that it started from.
     commit = position["commit"] if position else hub.commit(repository)
     files = training_files(hub.files(repository, commit), repository, subset)
@@ -244,8 +310,26 @@ def _hub_documents(hub: Hub, dataset: str, position: Position | None) -> Source:
                     raise Changed(f"{path} has changed")
                 start = position["offset"]
             place = {"commit": commit, "file": path, "etag": file.etag}
-            for document, offset in documents.read(file.buffered(), path, start=start):
+            for document, offset in _documents_in(file.buffered(), path, start, plan):
                 yield document, None if offset is None else {**place, "offset": offset}
+
+
+def _documents_in(
+    file: BinaryIO, name: str, start: int, plan: _Plan
+) -> Iterator[documents.Located]:
+    """The documents of a file, or its conversations."""
+    is_chat = plan.output.suffix == CHAT_SUFFIX
+    if not start:
+        is_chat = conversations.begins_with_conversation(file, name)
+        plan.check_suffix(is_chat)
+    if not is_chat:
+        yield from documents.read(file, name, start=start)
+        return
+    for conversation, place, position in conversations.read(file, name, start=start):
+        if conversation:
+            yield conversations.document_of(conversation.messages), position
+        else:
+            plan.left_out.append(place)
 
 
 def training_files(paths: Iterable[str], repository: str, subset: str | None) -> list[str]:

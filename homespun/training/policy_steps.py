@@ -99,9 +99,7 @@ class PolicySteps(Steps):
         sums.divergence += float(divergence((reference - old)[is_answer]).sum())
         return _Scored(rows, old, reference)
 
-    def _weighted(
-        self, part: Sequence[_Scored], *, as_sampled: bool
-    ) -> tuple[list[Batch], float]:
+    def _weighted(self, part: Sequence[_Scored], *, as_sampled: bool) -> tuple[list[Batch], float]:
         """The micro-batches of an update with the weights of their tokens, and the loss. With `as_sampled`, the model
         is still the one that wrote the answers."""
         c, sums = self._run.config, self._position.window.answers

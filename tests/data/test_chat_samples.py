@@ -26,6 +26,9 @@ from homespun.tokenizer.chat_template import OWN
 TEMPLATE = ChatTemplate(train(["Who has the ball? Anna has it in the barn."] * 9, 280))
 
 
+MORE = "{% if not add_generation_prompt %}{{ ' and much more' }}{% endif %}"
+
+
 def talk(number: int, *lengths: int) -> list[Message]:
     """A conversation with answers of so many words."""
     messages = []
@@ -116,7 +119,7 @@ def test_a_conversation_whose_first_answer_does_not_fit_is_left_out() -> None:
 
 
 def test_what_follows_the_last_answer_takes_no_room() -> None:
-    template = ChatTemplate(TEMPLATE.tokenizer, OWN + "{{ ' and much more' }}")
+    template = ChatTemplate(TEMPLATE.tokenizer, OWN + MORE)
     marked = ChatEncoder(template).join([document_of(TALKS[0])])
     n_needed = len(TEMPLATE.render(TALKS[0]).ids)
     assert len(marked) > n_needed

@@ -25,7 +25,7 @@ from homespun.data.corpus import survey
 from homespun.data.documents import documents
 from homespun.data.download import download, training_files
 from homespun.errors import UserError
-from tests.data.hub import Hub
+from tests.data.hub import Fault, Hub
 
 MARK = "<|endoftext|>"
 TINY = "roneneldan/TinyStories"
@@ -146,6 +146,66 @@ def test_jsonl_and_a_subset(hub: Hub, log: Log) -> None:
     path = log.fetch(20, "a/b:sample-10BT")
     assert path == Path("data/b-sample-10bt_20.txt")
     assert list(documents(path)) == stories[:20]
+
+
+def test_conversations_become_lines(hub: Hub, log: Log) -> None:
+    talks = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Q{n}"},
+                {"role": "assistant", "content": f"A{n}"},
+            ]
+        }
+        for n in range(30)
+    ]
+    empty = {"messages": [{"role": "user", "content": "Q"}]}
+    lines = "".join(json.dumps(talk) + "\n" for talk in [*talks[:5], empty, *talks[5:]]).encode()
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(talks), file)
+    hub.publish("a/lines", {"train.jsonl": lines})
+    hub.publish("a/rows", {"data/train-0.parquet": file.getvalue()})
+    for name in ("lines", "rows"):
+        path = log.fetch(20, f"a/{name}")
+        assert path == Path(f"data/{name}_20.jsonl")
+        assert [json.loads(line) for line in path.read_text().splitlines()] == talks[:20]
+        before = len(hub.requests)
+        assert log.fetch(20, f"a/{name}") == path
+        assert len(hub.requests) == before
+    assert log.said(
+        "Left out: 1 conversation with an empty message or without an answer; the first is train.jsonl:6"
+    )
+    local = log.fetch(None, "data/lines_20.jsonl", output="copy.jsonl")
+    assert local.read_text() == Path("data/lines_20.jsonl").read_text()
+    with pytest.raises(UserError, match="conversations are written as"):
+        log.fetch(20, "a/lines", output="x.txt")
+    hub.publish_tinystories(tell(30))
+    with pytest.raises(UserError, match="texts are written as"):
+        log.fetch(20, output="x.jsonl")
+
+
+def test_a_download_of_conversations_is_continued(
+    hub: Hub, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Q{n}"},
+                {"role": "assistant", "content": "A" * 400},
+            ]
+        }
+        for n in range(300)
+    ]
+    lines = "".join(json.dumps(talk) + "\n" for talk in talks).encode()
+    hub.publish("a/lines", {"train.jsonl": lines})
+    monkeypatch.setattr(download_module, "COMMIT", 1000)
+    monkeypatch.setattr(hub_module, "BLOCK", 20_000)
+    hub.faults.append(Fault("status", times=99, after=60_000, status=403))
+    with pytest.raises(UserError):
+        log.fetch(300, "a/lines")
+    hub.faults.clear()
+    path = log.fetch(300, "a/lines")
+    assert log.said("continuing after")
+    assert [json.loads(line) for line in path.read_text().splitlines()] == talks
 
 
 @pytest.mark.parametrize(
