@@ -27,6 +27,7 @@ from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tok
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine, OutOfMemory
 from homespun.engine.probe import Probed, ProbeFailed, probe
+from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss

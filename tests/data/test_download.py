@@ -1,5 +1,6 @@
 """Downloads from a real server on loopback: they fetch only the needed bytes, are atomic, and can be resumed."""
 
+import dataclasses
 import errno
 import functools
 import io
@@ -25,6 +26,7 @@ from homespun.data.corpus import survey
 from homespun.data.documents import documents
 from homespun.data.download import download, training_files
 from homespun.errors import UserError
+from homespun.stories.questions import conversations
 from tests.data.hub import Fault, Hub
 
 MARK = "<|endoftext|>"
@@ -771,3 +773,17 @@ def test_progress_as_a_bar(
     shown = capsys.readouterr()
     assert "documents" in shown.err
     assert shown.out == ""
+
+
+def test_questions_about_stories(log: Log) -> None:
+    path = download(DownloadConfig(dataset="stories-questions", num_samples=5, plain=True), log)
+    assert path == Path("data/stories-questions_5.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert records == list(conversations(5, 0, plain=True))
+    one = DownloadConfig(
+        dataset="stories-questions", num_samples=3, questions=1, output="one.jsonl"
+    )
+    asked = [json.loads(line) for line in download(one, log).read_text().splitlines()]
+    assert [len(record["messages"]) for record in asked] == [2] * 3
+    with pytest.raises(UserError, match=r"conversations are written as \.jsonl: name it so"):
+        download(dataclasses.replace(one, output="one.txt"), log)
