@@ -5,6 +5,7 @@ samples what the uninterrupted one does. Answers are drawn from the distribution
 and with no token left out, since the loss compares probabilities.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ HELD_OUT_SEED = 0x68656C64
 class Prompt:
     """A prompt as the model reads it, and as a reward does."""
 
-    ids: list[int]
+    ids: "array[int]"
     record: Mapping[str, Any]
     """What a reward gets, see `rewards.Prompt`."""
 
@@ -77,7 +78,7 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int) -> Promp
         ids = template.prompt(messages)
         if len(ids) <= room:
             record = {**one.fields, "messages": messages, "answer": answer["content"]}
-            prompts[is_validation].append(Prompt(ids, record))
+            prompts[is_validation].append(Prompt(array("i", ids), record))
     if not prompts[False]:
         raise UserError(
             f"{corpus.path}: no prompt leaves room for an answer in the context: give shorter conversations, or a "
@@ -88,7 +89,7 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int) -> Promp
 
 def of_nothing(eot_id: int) -> Prompts:
     """The empty prompt, after which a model begins a text by itself."""
-    empty = Prompt([eot_id], {"messages": []})
+    empty = Prompt(array("i", [eot_id]), {"messages": []})
     return Prompts([empty], [empty] * HELD_OUT, greedy=False)
 
 
@@ -147,7 +148,7 @@ class Sampler:
             prompt = self._prompt(number)
             [seed] = mixed(np.array([number], np.uint64), np.uint64(self._seed))
             sampling = self._sampling(temperature=1.0, seed=int(seed))
-            written = session.generate(prompt.ids, sampling, self._group_size)
+            written = session.generate(prompt.ids.tolist(), sampling, self._group_size)
             given = self._scores(prompt, written)
             yield Group(prompt, written, given, advantages([given])[0])
 
@@ -169,7 +170,7 @@ class Sampler:
                 return None
             temperature = 0.0 if self.prompts.greedy else 1.0
             sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + number)
-            written = session.generate(prompt.ids, sampling)
+            written = session.generate(prompt.ids.tolist(), sampling)
             total += self._scores(prompt, written)[0]
         return total / len(prompts)
 
@@ -205,7 +206,7 @@ def rows_of(groups: Sequence[Group]) -> Rows:
     targets = np.full_like(inputs, IGNORED)
     documents = np.full_like(inputs, PADDING)
     for row, (prompt, answer) in enumerate(sequences):
-        ids = prompt + answer
+        ids = [*prompt, *answer]
         inputs[row, : len(ids) - 1] = ids[:-1]
         targets[row, len(prompt) - 1 : len(ids) - 1] = answer
         documents[row, : len(ids) - 1] = 0

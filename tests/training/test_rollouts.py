@@ -1,5 +1,6 @@
 """Groups of answers: which prompts come, how answers are drawn, and what a batch has as its targets."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,8 +33,8 @@ def length(prompt: Any, answers: Sequence[str]) -> list[float]:
 
 
 def sampler(seed: int = 0, greedy: bool = True) -> Sampler:
-    prompts = [Prompt([100 + n, 5], {"messages": []}) for n in range(N_PROMPTS)]
-    held_out = [Prompt([200 + n, 5], {"messages": []}) for n in range(3)]
+    prompts = [Prompt(array("i", [100 + n, 5]), {"messages": []}) for n in range(N_PROMPTS)]
+    held_out = [Prompt(array("i", [200 + n, 5]), {"messages": []}) for n in range(3)]
     return Sampler(
         Prompts(prompts, held_out, greedy),
         length,
@@ -90,10 +91,15 @@ def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
     finished = Continuation("a b", (11, 12), "end", end_id=0)
     cut_off = Continuation("c d e", (13, 14, 15), "length")
     short = Group(
-        Prompt([1, 2, 3], {}), [finished, cut_off], [1.0, 0.0], advantages([[1.0, 0.0]])[0]
+        Prompt(array("i", [1, 2, 3]), {}),
+        [finished, cut_off],
+        [1.0, 0.0],
+        advantages([[1.0, 0.0]])[0],
     )
     empty = Continuation("", (), "end", end_id=0)
-    long = Group(Prompt([1, 4, 5, 6, 7], {}), [empty, finished], [0, 2], advantages([[0, 2]])[0])
+    long = Group(
+        Prompt(array("i", [1, 4, 5, 6, 7]), {}), [empty, finished], [0, 2], advantages([[0, 2]])[0]
+    )
     rows = rows_of([short, long])
     x = IGNORED
     assert rows.batch.inputs.tolist() == [
@@ -113,4 +119,6 @@ def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
         [-1, 0], [-1, 0], [-1, 0], [0],
     ]  # fmt: skip
     assert rows.advantages[:, 0].tolist() == [1, -1, -1, 1]
-    assert not Group(Prompt([1], {}), [empty] * 2, [3, 3], advantages([[3, 3]])[0]).has_signal
+    assert not Group(
+        Prompt(array("i", [1]), {}), [empty] * 2, [3, 3], advantages([[3, 3]])[0]
+    ).has_signal
