@@ -268,13 +268,16 @@ class LanguageModel:
     ) -> tuple[list[Message], list[int]]:
         """The newest messages that leave room for an answer in the context, and their tokens; raises as `chat`.
 
-        The answer gets the room of `max_tokens`, but at most half of the context.
+        Old messages are left out until there is room for `max_tokens` in the context, or for half of it. The last one
+        may leave less, but not less than an eighth.
         """
         given = [{"role": USER, "content": messages}] if isinstance(messages, str) else messages
         checked_messages = check_messages(given, ends_with=USER)
-        context = self.config.seq_len
+        context, room = self.config.seq_len, sampling.max_tokens
         return self.template.fitting(
-            checked_messages, max(context - sampling.max_tokens, context // 2)
+            checked_messages,
+            limit=context - min(room, context // 2),
+            most=context - min(room, context // 8),
         )
 
     @takes_settings_of(SamplingConfig)

@@ -318,7 +318,7 @@ def _add_metadata(writer: Any, model: StoredModel, precision: str) -> None:
     if model.chat_template is not None:
         writer.add_chat_template(model.chat_template["source"])
         writer.add_eot_token_id(turn_end(model))
-        eos = eos_of_template(model, vocabulary)
+        eos = eos_of_template(vocabulary, model.chat_template.get("eos_token"), tokenizer)
         bos = tokenizer.special_ids.get(model.chat_template.get("bos_token", ""), bos)
     writer.add_eos_token_id(eos)
     writer.add_bos_token_id(bos)

@@ -106,7 +106,7 @@ class ChatTemplate:
         return self.fitting(messages, limit)[1]
 
     def fitting(
-        self, messages: Sequence[Message], limit: int | None = None
+        self, messages: Sequence[Message], limit: int | None = None, most: int | None = None
     ) -> tuple[list[Message], list[int]]:
         """The messages that fit into a number of tokens, and their tokens, after which the model writes its answer.
 
@@ -114,10 +114,12 @@ class ChatTemplate:
             messages: as `check_messages` gives them.
             limit: the most tokens. If there are more, the oldest messages are left out, each message of the user
                 together with its answer; that of the system stays.
+            most: the most tokens if no message can be left out; by default `limit`.
 
         Raises:
             UserError: the template refuses the messages, or the last one alone is too long.
         """
+        most = limit if most is None else most
         kept = list(messages)
         while True:
             text = self._text(kept, asks=True)
@@ -127,8 +129,10 @@ class ChatTemplate:
                 return kept, ids
             oldest = int(kept[0]["role"] == SYSTEM)
             if len(kept) < oldest + 3:
+                if most is None or len(ids) <= most:
+                    return kept, ids
                 raise UserError(
-                    f"the message has {len(ids):,} tokens, but the model's context has room for {limit:,}: "
+                    f"the message has {len(ids):,} tokens, but the model's context has room for {most:,}: "
                     "shorten it"
                 )
             del kept[oldest : oldest + 2]

@@ -36,13 +36,13 @@ PROGRAM = textwrap.dedent(
 class Terminal:
     """Controls a session from the other end of its terminal: reads the screen and types keys."""
 
-    def __init__(self, home, *arguments):
+    def __init__(self, home, *arguments, program=PROGRAM):
         self.screen = ""
         self._master, slave = pty.openpty()
         environment = {**os.environ, "HOME": str(home), "TERM": "xterm", "INPUTRC": os.devnull}
         environment.pop("XDG_STATE_HOME", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
+            [sys.executable, "-c", program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
