@@ -30,7 +30,7 @@ class Batch:
     @property
     def is_target(self) -> npt.NDArray[np.bool_]:
         """[B, T] Whether a target counts in the loss."""
-        return self.targets != IGNORED
+        return np.not_equal(self.targets, IGNORED)
 
     @property
     def n_targets(self) -> int:

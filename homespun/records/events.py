@@ -70,10 +70,10 @@ class Answers:
     """Of an answer."""
     unfinished: float
     """Fraction of the answers that were cut off."""
-    entropy: float
+    entropy: float | None
     """Of the next token, in nats: the mean of minus its log-probability. This and the divergence are over the groups
-    that were not skipped."""
-    divergence: float
+    that were not skipped; None where all were."""
+    divergence: float | None
     """From the initial model for a token, in nats; 0 where none is kept."""
     skipped: float
     """Fraction of the groups whose answers all have the same score, so that nothing can be learned from them."""

@@ -111,7 +111,7 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
 
 
 def _answers(answers: Answers) -> dict[str, float]:
-    return {
+    values = {
         "reward": answers.reward,
         "reward_deviation": answers.reward_deviation,
         "answer_tokens": answers.tokens,
@@ -121,6 +121,7 @@ def _answers(answers: Answers) -> dict[str, float]:
         "groups_skipped": answers.skipped,
         "ratio_clipped": answers.clipped,
     }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _experts(loss: float, log: LoggedSteps) -> dict[str, Any]:

@@ -415,7 +415,7 @@ def chosen(possible: Sequence[Question], n: int, dice: np.random.Generator) -> t
 
 def conversation(story: str, taken: Sequence[Question]) -> dict[str, Any]:
     """The record of a story with these questions."""
-    messages = []
+    messages: list[dict[str, str]] = []
     for question in taken:
         text = question.text if messages else f"{story}\n\n{question.text}"
         messages += [

@@ -141,15 +141,15 @@ def _count(sums: AnswerSums, group: Group) -> None:
 
 def of_sums(sums: AnswerSums) -> Answers:
     """Means over the answers."""
-    n, scored = max(1, sums.answers), max(1, sums.scored_tokens)
+    n, scored = max(1, sums.answers), sums.scored_tokens
     mean = sums.reward / n
     return Answers(
         reward=mean,
         reward_deviation=max(0.0, sums.square / n - mean * mean) ** 0.5,
         tokens=sums.tokens / n,
         unfinished=sums.unfinished / n,
-        entropy=max(0.0, -sums.log_probability / scored),
-        divergence=sums.divergence / scored,
+        entropy=max(0.0, -sums.log_probability / scored) if scored else None,
+        divergence=sums.divergence / scored if scored else None,
         skipped=sums.skipped / max(1, sums.groups),
         clipped=sums.clipped / max(1, sums.updated_tokens),
     )

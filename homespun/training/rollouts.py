@@ -147,7 +147,7 @@ class Sampler:
         for number in range(first, first + count):
             prompt = self._prompt(number)
             [seed] = mixed(np.array([number], np.uint64), np.uint64(self._seed))
-            sampling = self._sampling(temperature=1.0, seed=int(seed))
+            sampling = self._sampling(temperature=1.0, seed=int(seed >> np.uint64(1)))
             written = session.generate(prompt.ids.tolist(), sampling, self._group_size)
             given = self._scores(prompt, written)
             yield Group(prompt, written, given, advantages([given])[0])
@@ -205,10 +205,10 @@ def rows_of(groups: Sequence[Group]) -> Rows:
     inputs = np.zeros((len(sequences), length), np.int32)
     targets = np.full_like(inputs, IGNORED)
     documents = np.full_like(inputs, PADDING)
-    for row, (prompt, answer) in enumerate(sequences):
-        ids = [*prompt, *answer]
+    for row, (prompt, target) in enumerate(sequences):
+        ids = [*prompt, *target]
         inputs[row, : len(ids) - 1] = ids[:-1]
-        targets[row, len(prompt) - 1 : len(ids) - 1] = answer
+        targets[row, len(prompt) - 1 : len(ids) - 1] = target
         documents[row, : len(ids) - 1] = 0
     spread = np.repeat(np.array(gains)[:, None], length, axis=1)
     return Rows(Batch(inputs, targets, documents), spread)

@@ -170,7 +170,7 @@ def set_up(
         },
         limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
         chat=template,
-        policy=sampler and policy_of(sampler, config, engine, tokenizer, template),
+        policy=policy_of(sampler, config, engine, tokenizer, template) if sampler else None,
     )
 
 
