@@ -22,7 +22,9 @@ from homespun.architectures.families import (
 from homespun.architectures.lora import count_trained
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag, seconds
+from homespun.data.chat_samples import ChatEncoder
 from homespun.data.corpus import Corpus
+from homespun.data.prepare import Encoder
 from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tokens
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine, OutOfMemory
@@ -43,6 +45,7 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
+from homespun.training.conversations import chat_template, resumed_template
 from homespun.training.due import MAX_SAMPLING_SHARE, SAMPLING_COST
 from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
@@ -319,7 +322,13 @@ def forecast(
         n_tokens = count.training if count else NO_TEXT_TOKENS
         vocab_size = count.vocab_size if count else wanted.vocab_size or AUTO_VOCAB_SIZE
         planned = choose_plan(
-            wanted, vocab_size, n_tokens // wanted.seq_len, notes.append, initial, target
+            wanted,
+            vocab_size,
+            n_tokens // wanted.seq_len,
+            notes.append,
+            initial,
+            target,
+            is_chat=corpus is not None and corpus.is_chat,
         )
     mark = tokenizer.eot_id if tokenizer else 0
     if planned.config.auto_batch and not point:
@@ -376,7 +385,14 @@ def _text(
             else find_tokenizer(wanted.tokenizer_path, wanted.vocab_size, corpus, say)
         )
     vocab_size = wanted.vocab_size or AUTO_VOCAB_SIZE
-    return corpus, tokenizer, count_tokens(corpus, tokenizer, vocab_size, folder)
+    encoder: Encoder | None = tokenizer
+    if tokenizer and (
+        template := resumed_template(corpus, tokenizer, point.header)
+        if point
+        else chat_template(corpus, initial)
+    ):
+        encoder = ChatEncoder(template)
+    return corpus, tokenizer, count_tokens(corpus, encoder, vocab_size, folder)
 
 
 @dataclass(frozen=True)

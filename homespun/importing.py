@@ -55,7 +55,8 @@ def _write(source: Path, folder: CheckpointFolder, say: Say) -> None:
         with bar(f"Writing {folder.path / BEST[0]}", None):
             folder.save_best(stored.step, stored.tensors(), header_of(stored))
     say(f"Written: {folder.path / BEST[0]}, {describe(stored)}.")
-    say(f"Try it: homespun generate --checkpoint {folder.path}")
+    answers = stored.chat_template is not None
+    say(f"Try it: homespun {'chat' if answers else 'generate --checkpoint'} {folder.path}")
 
 
 def describe(stored: StoredModel) -> str:

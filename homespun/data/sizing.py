@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homespun.data.corpus import Corpus
-from homespun.data.prepare import already_prepared
+from homespun.data.prepare import Encoder, already_prepared
 from homespun.terminal import bar
-from homespun.tokenizer import Tokenizer, train
+from homespun.tokenizer import train
 
 SAMPLE_BYTES = 2_000_000
 """Of the training text: as much is read where tokens are estimated."""
@@ -37,13 +37,13 @@ class TokenCount:
 
 
 def count_tokens(
-    corpus: Corpus, tokenizer: Tokenizer | None, vocab_size: int, folder: Path
+    corpus: Corpus, tokenizer: Encoder | None, vocab_size: int, folder: Path
 ) -> TokenCount:
     """Count the tokens if they are in the folder of tokens; otherwise estimate them from a sample of the text.
 
     Args:
         corpus: the text.
-        tokenizer: encodes it; None if a run would train one.
+        tokenizer: encodes it, or its conversations; None if a run would train one.
         vocab_size: of the tokenizer that a run would train.
         folder: of tokens.
 
@@ -62,14 +62,15 @@ def count_tokens(
             estimated_from=None,
         )
     with bar("Estimating the number of tokens", None):
-        sample = list(_first(corpus.training(), SAMPLE_BYTES))
+        cuts = not corpus.is_chat
+        sample = list(_first(corpus.training(), SAMPLE_BYTES, cuts=cuts))
         n_bytes = sum(len(document.encode()) for document in sample)
         how = f"{n_bytes / 1e6:.1f} MB of the text"
         if tokenizer is None:
             tokenizer = train(sample, vocab_size)
             how = f"a tokenizer trained on {how}, which is not kept"
         per_byte = len(tokenizer.join(sample)) / n_bytes
-        held_out = list(_first(corpus.validation(), SAMPLE_BYTES))
+        held_out = list(_first(corpus.validation(), SAMPLE_BYTES, cuts=cuts))
         held_out_bytes = sum(len(document.encode()) for document in held_out)
         bytes_per_token = held_out_bytes / len(tokenizer.join(held_out))
     return TokenCount(
@@ -82,11 +83,12 @@ def count_tokens(
     )
 
 
-def _first(documents: Iterable[str], n_bytes: int) -> Iterator[str]:
-    """The first documents that have so many bytes together, the last one cut."""
+def _first(documents: Iterable[str], n_bytes: int, *, cuts: bool = True) -> Iterator[str]:
+    """The first documents that have so many bytes together, the last one cut, unless none may be."""
     for document in documents:
         encoded = document.encode()
-        yield document if len(encoded) <= n_bytes else encoded[:n_bytes].decode(errors="ignore")
+        fits = len(encoded) <= n_bytes or not cuts
+        yield document if fits else encoded[:n_bytes].decode(errors="ignore")
         n_bytes -= len(encoded)
         if n_bytes <= 0:
             return

@@ -147,7 +147,11 @@ def chat_template_of(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> dict[
         return None
     by_id = {number: name for name, number in tokenizer.special_ids.items()}
     numbers = {"bos_token": metadata.get(BOS), "eos_token": metadata.get(EOS)}
-    names = {name: by_id[number] for name, number in numbers.items() if number in by_id}
+    names = {
+        name: by_id[number]
+        for name, number in numbers.items()
+        if isinstance(number, int) and number in by_id
+    }
     return {"source": source, **names}
 
 

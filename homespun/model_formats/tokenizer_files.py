@@ -9,6 +9,7 @@ from homespun import durable
 from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import Tokenizer
+from homespun.tokenizer.chat_template import MAX_SOURCE
 
 SPECIFICATION = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -51,10 +52,13 @@ def read_chat_template(folder: Path, tokenizer: Tokenizer) -> dict[str, str] | N
     config = config if isinstance(config, dict) else {}
     source = config.get("chat_template")
     if isinstance(source, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
-        source = named.get(DEFAULT)
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        source = (folder / TEMPLATE).read_text(encoding="utf-8")
+        named = [one for one in source if isinstance(one, dict) and one.get("name") == DEFAULT]
+        source = named[0].get("template") if named else None
+    with (
+        contextlib.suppress(OSError, UnicodeDecodeError),
+        (folder / TEMPLATE).open(encoding="utf-8") as file,
+    ):
+        source = file.read(MAX_SOURCE + 1)  # a longer one is refused when it is used
     if not isinstance(source, str):
         return None
     names = {}

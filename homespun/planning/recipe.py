@@ -363,6 +363,8 @@ LORA_RATE = 1e-3
 """Of adapters: ten times that of the whole model, as Schulman et al. (2025) found for many models and texts. In that
 trial, the loss was 2.944 with it, and 2.987 with 3e-4."""
 FINE_TUNING_EPOCHS = 3.0
+CHAT_EPOCHS = 3.0
+"""Of a model that was trained here, over conversations."""
 OF_ITS_RUN = (
     "optimizer",
     "learning_rate",
@@ -392,6 +394,8 @@ class Initial:
     shape: ModelConfig
     settings: ResolvedConfig | None = None
     """Of the run that trained it; None for a model from elsewhere."""
+    is_chat: bool = False
+    """Whether it goes on with conversations."""
 
 
 def _going_on(
@@ -411,7 +415,8 @@ def _going_on(
     if own:
         tokens_per_step = own.tokens_per_step
         chosen = {name: getattr(own, name) for name in OF_ITS_RUN}
-        chosen["max_epochs"] = min(own.max_epochs or MAX_PASSES, MAX_PASSES)
+        passes = CHAT_EPOCHS if initial.is_chat else MAX_PASSES
+        chosen["max_epochs"] = min(own.max_epochs or passes, passes)
     else:
         tokens_per_step = min(MAX_FINE_TUNING_TOKENS, int(tokens / FINE_TUNING_STEPS))
         chosen = {

@@ -80,7 +80,7 @@ class ChatTemplate:
         mark = by_id[tokenizer.eot_id]
         self.names = {"bos_token": mark, "eos_token": mark} if names is None else dict(names)
         spellings = sorted((name for name in by_id.values() if len(name) > 1), key=len)
-        self._special = re.compile("|".join(map(re.escape, reversed(spellings))))
+        self._special = re.compile("|".join(map(re.escape, reversed(spellings))) or "(?!)")
         self._render = _compiled(source)
         self.end_id = self._end_id()
         """The token that ends an answer."""

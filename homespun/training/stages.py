@@ -130,7 +130,9 @@ def set_up(
         tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
         sampler = sampler_of(wanted, corpus, tokenizer, template, reward)
         n_samples = _samples_per_pass(wanted, tokens, sampler)
-        planned = choose_plan(wanted, tokenizer.vocab_size, n_samples, say, initial)
+        planned = choose_plan(
+            wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
+        )
         check_answers(planned.config)
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
@@ -321,8 +323,11 @@ def choose_plan(
     say: Say,
     initial: StoredModel | None = None,
     machine: Machine | None = None,
+    *,
+    is_chat: bool = False,
 ) -> Plan:
-    """The settings of the user, and for all others those that suit the text and the machine; None: this machine.
+    """The settings of the user, and for all others those that suit the text, which may be of conversations, and the
+    machine; None: this machine.
 
     Raises:
         UserError: settings that contradict each other or the text.
@@ -336,7 +341,7 @@ def choose_plan(
         n_samples=n_samples,
         flops_per_second=flops_per_second,
         compiles_at_once=machine.compiles_at_once(),
-        initial=Initial(initial.config, own_settings(initial)) if initial else None,
+        initial=Initial(initial.config, own_settings(initial), is_chat) if initial else None,
     )
     if line := without_effect(planned):
         say(line)
