@@ -86,15 +86,15 @@ def check_reward(config: TrainConfig) -> None:
 
 
 def check_answers(config: ResolvedConfig) -> None:
-    """Make sure that a step has whole groups of answers.
+    """Make sure that a micro-batch has whole groups of answers.
 
     Raises:
         UserError: it has not.
     """
-    if config.reward is not None and config.sequences_per_step % config.group_size:
+    if config.reward is not None and config.batch_size % config.group_size:
         raise UserError(
-            f"a step has {config.sequences_per_step} answers (--batch-size times --grad-accumulation-steps), which is "
-            f"no multiple of --group-size {config.group_size}"
+            f"a micro-batch has {config.batch_size} answers (--batch-size), which is no multiple of --group-size "
+            f"{config.group_size}"
         )
 
 

@@ -76,7 +76,8 @@ class PolicySteps(Steps):
         for group in self._groups:
             _count(sums, group)
         useful = [group for group in self._groups if group.has_signal]
-        size = max(1, c.batch_size // c.group_size)
+        groups_per_update = -(-len(useful) // c.updates)
+        size = max(1, min(c.batch_size // c.group_size, groups_per_update))
         scored = [self._scored(part) for part in _slices(useful, size)]
         results: list[StepResult] = []
         for part in _slices(scored, max(1, -(-len(scored) // c.updates))):
