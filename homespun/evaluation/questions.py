@@ -16,7 +16,7 @@ from homespun.evaluation.intervals import interval
 from homespun.language_model import LanguageModel, load_stored
 from homespun.model_formats.formats import open_model
 from homespun.stories.questions import DIFFICULTIES, is_right, unseen
-from homespun.terminal import Say, bar
+from homespun.terminal import Say, bar, counted
 from homespun.tokenizer import Message
 
 QUESTIONS_PER_SKILL = 50
@@ -92,14 +92,14 @@ def evaluate_questions(config: EvalConfig, say: Say) -> Iterator[QuestionsResult
         The result of each model, as soon as it is known.
 
     Raises:
-        UserError: a model or the questions cannot be read, or a question is longer than the context of a model.
+        UserError: a model or the questions cannot be read, or a model has not learned to answer.
     """
     assert config.questions
     models = [open_model(Path(path), report=say) for path in config.models]
     items = built_in() if config.questions == BUILT_IN_QUESTIONS else read(Path(config.questions))
     for path, stored in zip(config.models, models, strict=True):
         model = load_stored(stored, config)
-        yield scored(path, config.questions, items, answers(model, items))
+        yield scored(path, config.questions, items, answers(model, items, say))
 
 
 def built_in(n: int = QUESTIONS_PER_SKILL) -> list[Item]:
@@ -136,16 +136,22 @@ def read(path: Path) -> list[Item]:
     return items
 
 
-def answers(model: LanguageModel, items: Sequence[Item]) -> list[str]:
-    """The answer of a model to each question."""
-    template = model.template
-    prompts = [template.prompt(one.messages, limit=model.config.seq_len) for one in items]
-    given: list[str] = []
-    with bar("Asking questions", len(items)) as advance:
-        for first in range(0, len(items), TOGETHER):
-            part = prompts[first : first + TOGETHER]
-            written = model.generate_batch(part, max_tokens=LONGEST_ANSWER, temperature=0.0)
-            given += [one.text if one.finish == "end" else one.text + " ..." for one in written]
+def answers(model: LanguageModel, items: Sequence[Item], say: Say) -> list[str]:
+    """The answer of a model to each question; none to one that is longer than its context, which is told."""
+    template, context = model.template, model.config.seq_len
+    prompts = {number: template.prompt(one.messages) for number, one in enumerate(items)}
+    fitting = [number for number, prompt in prompts.items() if len(prompt) < context]
+    if n_long := len(items) - len(fitting):
+        say(f"{counted(n_long, 'question')} longer than the context of {context:,} tokens: wrong.")
+    given = [""] * len(items)
+    with bar("Asking questions", len(fitting)) as advance:
+        for first in range(0, len(fitting), TOGETHER):
+            part = fitting[first : first + TOGETHER]
+            written = model.generate_batch(
+                [prompts[number] for number in part], max_tokens=LONGEST_ANSWER, temperature=0.0
+            )
+            for number, one in zip(part, written, strict=True):
+                given[number] = one.text if one.finish == "end" else f"{one.text} ..."
             advance(len(part))
     return given
 

@@ -164,9 +164,9 @@ class Loop:
         position.evaluated_at = position.step
         self.saver.saved_at = None
         # A reward is the better the higher it is.
-        best = position.guard.observe_evaluation(self.val_loss if reward is None else -reward)
-        if best:
-            self.saver.save_best(self.val_loss, self.clock.elapsed())
+        figure = self.val_loss if reward is None else -reward
+        if best := position.guard.observe_evaluation(figure):
+            self.saver.save_best(figure, self.clock.elapsed())
         self.emit(
             Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best, reward=reward
         )
