@@ -78,10 +78,12 @@ class Run:
             )
         rewarded = {}
         if self.policy:
-            n, kept = c.sequences_per_step // c.group_size, "as far as --kl-factor allows"
+            n = c.sequences_per_step // c.group_size
+            distance = f"; the distance from the initial model counts with {c.kl_factor:g}"
             rewarded["reward"] = (
-                f"{c.reward}: {n} times {c.group_size} answers of at most {c.answer_tokens} tokens in a step, for "
-                f"{counted(c.updates, 'update')}; the model changes {kept if c.kl_factor else 'freely'}"
+                f"{c.reward}; a step has {counted(n, 'group')} of {c.group_size} answers, of at most "
+                f"{counted(c.answer_tokens, 'token')}, for {counted(c.updates, 'update')}"
+                f"{distance if c.kl_factor else ''}"
             )
         return initial | {
             "model": self._model(),
