@@ -1,6 +1,6 @@
 """From a model of stories to one that answers: exact answers to unseen questions after each stage.
 
-    python -m benchmarks.reinforcement
+    python -m benchmarks.reinforcement FOLDER
 
 A small model learns plain stories, then to answer questions about stories (supervised fine-tuning), then from a
 reward, 1 for the exact answer (`homespun reinforce`). The control of the last stage fine-tunes for the same time
@@ -8,13 +8,16 @@ instead, on the questions that reinforcement asks, so that the reward is not cre
 questions of the test have courses of events that no training question has; the stories of the first stage are not
 divided in this way. The last columns are bits per byte of plain stories that no stage has read, and how they changed
 since the first stage.
+
+Data and runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
 
+import math
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -26,106 +29,105 @@ from homespun.records.metrics import read_whole
 CONTEXT = 384
 UNREAD = 77
 """The seed of the stories for bits per byte."""
-STAGES = ("stories", "fine-tuned", "fine-tuned on", "reinforced")
+STAGES = {"stories": "base", "fine-tuned": "tuned", "fine-tuned on": "on", "reinforced": "rewarded"}
+"""The stages, and the folders of their runs."""
 
 
 def main(
-    base: str = "5m",
-    tuning: str = "5m",
-    last: str = "5m",
+    folder: Annotated[Path, tyro.conf.Positional],
+    base_steps: int = 3000,
+    tuning_steps: int = 2000,
+    reward_steps: int = 60,
     seeds: tuple[int, ...] = (0,),
-    fine_tuning_flags: str = "",
     reward_flags: str = "",
 ) -> None:
     """Train the stages, and ask each.
 
     Args:
-        base: the time of the first stage.
-        tuning: of the second.
-        last: of reinforcement, and of its control.
+        folder: for data and runs.
+        base_steps: of the first stage, of five rows of 384 tokens each.
+        tuning_steps: of the second.
+        reward_steps: of reinforcement, of 16 prompts each. The control gets as much time as these take.
         seeds: seeds of the runs.
-        fine_tuning_flags: more settings of the second stage and of the control.
         reward_flags: more settings of reinforcement.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(*words: str) -> None:
+        print("$ homespun", shlex.join(words), flush=True)
+        subprocess.run([sys.executable, "-m", "homespun", *words], cwd=folder, check=True)
+
+    def data(dataset: str, n: int, file: str, *more: str) -> str:
+        if not (folder / file).exists():
+            size = ["--num-samples", str(n), "--output", file]
+            run("download", "--dataset", dataset, "--plain", *size, *more)
+        return file
+
+    def stage(name: str, command: str, *words: str) -> None:
+        if not (folder / name / "training.png").exists():  # drawn at the end of a run
+            run(command, *words, "--checkpoint-dir", name)
+
+    stories = data("stories", 50_000, "stories.txt")
+    if not (folder / "tokenizer_model").exists():
+        run("tokenizer", "--data-file", stories, "--vocab-size", "1024")
+    asked = data("stories-questions", 20_000, "asked.jsonl")
+    single = data("stories-questions", 20_000, "single.jsonl", "--questions", "1", "--seed", "1")
+    unread = data("stories", 400, "unread.txt", "--seed", str(UNREAD))
     rows: list[report.Row] = []
     by_skill: list[report.Row] = []
     curves: list[report.Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-
-        def run(*words: str) -> None:
-            print("$ homespun", shlex.join(words), flush=True)
-            subprocess.run([sys.executable, "-m", "homespun", *words], cwd=folder, check=True)
-
-        def data(dataset: str, n: int, file: str, *more: str) -> str:
-            run(
-                "download",
-                "--dataset",
-                dataset,
-                "--plain",
-                "--num-samples",
-                str(n),
-                "--output",
-                file,
-                *more,
-            )
-            return file
-
-        stories = data("stories", 50_000, "stories.txt")
-        run("tokenizer", "--vocab-size", "1024")
-        asked = data("stories-questions", 20_000, "asked.jsonl")
-        single = data(
-            "stories-questions", 20_000, "single.jsonl", "--questions", "1", "--seed", "1"
+    for seed in seeds:
+        place = {name: f"{runs}-{seed}" if seed else runs for name, runs in STAGES.items()}
+        first, tuned, on, rewarded = place.values()
+        seeded = ["--seed", str(seed)]
+        stage(first, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
+              "--max-steps", str(base_steps), *seeded)  # fmt: skip
+        stage(tuned, "train", "--data-file", asked, "--init-from", first,
+              "--max-steps", str(tuning_steps), *seeded)  # fmt: skip
+        stage(rewarded, "reinforce", tuned, "--data-file", single,
+              "--max-steps", str(reward_steps), *shlex.split(reward_flags), *seeded)  # fmt: skip
+        seconds = _seconds(folder / rewarded)
+        stage(on, "train", "--data-file", single, "--init-from", tuned,
+              "--time-budget", f"{seconds}s", *seeded)  # fmt: skip
+        asked_of = [tuned, on, rewarded]
+        results = homespun.evaluate(
+            models=[str(folder / path) for path in asked_of], questions="stories"
         )
-        unread = data("stories", 400, "unread.txt", "--seed", str(UNREAD))
-        for seed in seeds:
-            place = {stage: f"{stage} {seed}".replace(" ", "-") for stage in STAGES}
-            first, tuned, on, rewarded = (place[stage] for stage in STAGES)
-            seeded = ["--seed", str(seed)]
-            tune = shlex.split(fine_tuning_flags)
-            run("train", "--data-file", stories, "--seq-len", str(CONTEXT), "--time-budget", base,
-                "--tokenizer-path", "tokenizer_model", *seeded, "--checkpoint-dir", first)  # fmt: skip
-            run("train", "--data-file", asked, "--init-from", first, "--time-budget", tuning,
-                *tune, *seeded, "--checkpoint-dir", tuned)  # fmt: skip
-            run("train", "--data-file", single, "--init-from", tuned, "--time-budget", last,
-                *tune, *seeded, "--checkpoint-dir", on)  # fmt: skip
-            run("reinforce", tuned, "--data-file", single, "--time-budget", last,
-                *shlex.split(reward_flags), *seeded, "--checkpoint-dir", rewarded)  # fmt: skip
-            asked_of = [tuned, on, rewarded]
-            answered = dict(
-                zip(
-                    asked_of,
-                    homespun.evaluate(
-                        models=[str(folder / path) for path in asked_of], questions="stories"
-                    ),
-                    strict=True,
-                )
-            )
-            read = homespun.evaluate(
-                models=[str(folder / place[stage]) for stage in STAGES],
-                data_file=str(folder / unread),
-                max_tokens=20_000,
-                seq_len=CONTEXT,
-                precision="float32",
-            )
-            start = read[0].bits_per_byte
-            for stage, text in zip(STAGES, read, strict=True):
-                bits = {
-                    "bits/byte": round(text.bits_per_byte, 4),
-                    "change": f"{text.bits_per_byte / start - 1:+.1%}",
-                }
-                shares = _shares(answered.get(place[stage]))
-                rows.append({"after": stage, "seed": str(seed), **shares, **bits})
-            by_skill += _by_skill(seed, {stage: answered[place[stage]] for stage in STAGES[1:]})
-            curves += _curve(seed, folder / rewarded)
+        answered = dict(zip(asked_of, results, strict=True))
+        read = homespun.evaluate(
+            models=[str(folder / path) for path in place.values()],
+            data_file=str(folder / unread),
+            max_tokens=20_000,
+            seq_len=CONTEXT,
+            precision="float32",
+        )
+        start = read[0].bits_per_byte
+        for name, text in zip(STAGES, read, strict=True):
+            bits = {
+                "bits/byte": round(text.bits_per_byte, 4),
+                "change": f"{text.bits_per_byte / start - 1:+.1%}",
+            }
+            shares = _shares(answered.get(place[name]))
+            rows.append({"after": name, "seed": str(seed), **shares, **bits})
+        by_skill += _by_skill(seed, {name: answered[place[name]] for name in list(STAGES)[1:]})
+        curves += _curve(seed, folder / rewarded)
+    size = f"{base_steps:,}, {tuning_steps:,} and {reward_steps:,} steps"
     report.save(
         "reinforcement",
         {
-            f"exact answers to unseen questions; {base}, {tuning} and {last}": rows,
+            f"exact answers to unseen questions; {size}": rows,
             "by skill": by_skill,
             "the run with a reward": curves,
         },
     )
+
+
+def _seconds(run: Path) -> int:
+    """The training time of a run, without its evaluations."""
+    found = [
+        record["seconds"] for record in read_whole(run / "metrics.jsonl") if "seconds" in record
+    ]
+    return math.ceil(found[-1])
 
 
 def _shares(result: QuestionsResult | None) -> dict[str, str]:
@@ -143,7 +145,7 @@ def _by_skill(seed: int, answered: dict[str, QuestionsResult]) -> list[report.Ro
             "seed": str(seed),
             "questions": skill.n_questions,
             "one answer": f"{skill.constant:.0%}",
-            **{stage: f"{result.skills[number].share:.0%}" for stage, result in answered.items()},
+            **{name: f"{result.skills[number].share:.0%}" for name, result in answered.items()},
         }
         for number, skill in enumerate(first.skills)
     ]
