@@ -15,17 +15,36 @@ from homespun.training import policy_steps
 from tests.conftest import Command, command, finished, new_workplace, records
 from tests.test_resume import assert_equal_runs, killed_when
 
-BASE = [
-    "train", "--model-size", "pico", "--n-layers", 1, "--d-model", 32, "--n-heads", 2, "--vocab-size", 400,
-    "--seq-len", 384, "--batch-size", 2, "--max-steps", 20, "--threads", 2, "--checkpoint-dir", "base",
-    "--learning-rate", 3e-3,
-]  # fmt: skip
+BASE: dict[str, Any] = {
+    "model_size": "pico",
+    "n_layers": 1,
+    "d_model": 32,
+    "n_heads": 2,
+    "vocab_size": 400,
+    "seq_len": 384,
+    "batch_size": 2,
+    "max_steps": 20,
+    "threads": 2,
+    "learning_rate": 3e-3,
+    "checkpoint_dir": "base",
+}
 STEPS = 8
-RUN = [
-    "reinforce", "base", "--data-file", "questions.jsonl", "--max-steps", STEPS, "--group-size", 4, "--batch-size", 8,
-    "--grad-accumulation-steps", 1, "--answer-tokens", 6, "--threads", 2, "--seq-len", 384, "--log-interval", 1,
-    "--eval-interval", 3, "--eval-tokens", 500, "--sample-interval", 4, "--learning-rate", 3e-3,
-]  # fmt: skip
+RUN: dict[str, Any] = {
+    "data_file": "questions.jsonl",
+    "max_steps": STEPS,
+    "group_size": 4,
+    "batch_size": 8,
+    "grad_accumulation_steps": 1,
+    "answer_tokens": 6,
+    "threads": 2,
+    "seq_len": 384,
+    "log_interval": 1,
+    "eval_interval": 3,
+    "eval_tokens": 500,
+    "sample_interval": 4,
+    "learning_rate": 3e-3,
+    "reward": "mine.py:letters",
+}
 
 REWARD = """
 def letters(prompt, answers):
@@ -47,30 +66,41 @@ def place(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
     """A folder with a small model of stories, questions, a reward, and an uninterrupted run."""
     folder = tmp_path_factory.mktemp("reinforce")
     new_workplace(folder, story_file)
-    run = command(folder)
-    finished(run(*BASE))
-    download = ["download", "--dataset", "stories-questions", "--plain", "--questions", 1]
-    finished(run(*download, "--num-samples", 120, "--output", "questions.jsonl"))
     (folder / "mine.py").write_text(REWARD)
-    finished(run(*RUN, "--reward", "mine.py:letters", "--checkpoint-dir", "control"))
+    asked = {"dataset": "stories-questions", "plain": True, "questions": 1, "num_samples": 120}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        package.train(quiet=True, **BASE)
+        package.download(output="questions.jsonl", **asked)
+        package.reinforce("base", quiet=True, checkpoint_dir="control", **RUN)
     return folder
 
 
 @pytest.fixture
 def start(place: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Starts `homespun ...` in the folder, which is also that of the test."""
     monkeypatch.chdir(place)
     return command(place)
 
 
-def test_a_killed_and_resumed_run_is_the_uninterrupted_one(place: Path, start: Command) -> None:
-    for line, interval in (("step 3/8  reward", 2), ("step 6/8  val", 1)):
-        folder = place / f"killed {line[5]}"
-        options = ["--reward", "mine.py:letters", "--checkpoint-dir", folder]
-        killed = start(*RUN, *options, "--save-interval", interval)
-        killed_when(killed, line)
-        assert killed.returncode == -signal.SIGKILL
-        finished(start("reinforce", "--resume", "--checkpoint-dir", folder))
-        assert_equal_runs(place / "control", folder, step=STEPS)
+def flags(**settings: Any) -> list[str]:
+    """The settings of `RUN` as flags, with others."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in (RUN | settings).items()]
+
+
+@pytest.mark.parametrize(
+    ("line", "interval"),
+    [("step 3/8  reward", 2), pytest.param("step 6/8  val", 1, marks=pytest.mark.slow)],
+)
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
+    place: Path, start: Command, line: str, interval: int
+) -> None:
+    folder = place / f"killed at {line[5]}"
+    killed = start("reinforce", "base", *flags(checkpoint_dir=folder, save_interval=interval))
+    killed_when(killed, line)
+    assert killed.returncode == -signal.SIGKILL
+    finished(start("reinforce", "--resume", "--checkpoint-dir", folder))
+    assert_equal_runs(place / "control", folder, step=STEPS)
 
 
 def test_the_records_have_all_figures(place: Path) -> None:
@@ -94,43 +124,35 @@ def test_the_records_have_all_figures(place: Path) -> None:
     assert [record["step"] for record in found if "text" in record][::3] == [4, 8]
 
 
-def test_the_model_learns_what_the_reward_wants(place: Path, start: Command) -> None:
-    output = finished(
-        start(*RUN, "--reward", "mine.py:letters", "--checkpoint-dir", "longer", "--max-steps", 40)
-    )
+@pytest.mark.slow
+@pytest.mark.usefixtures("start")
+def test_the_model_learns_what_the_reward_wants(place: Path) -> None:
+    package.reinforce("base", quiet=True, **RUN | {"checkpoint_dir": "longer", "max_steps": 40})
     rewards = [record["reward"] for record in records(place / "longer") if "reward" in record]
     assert np.mean(rewards[-10:]) > 1.3 * np.mean(rewards[:10])
-    assert "on held-out prompts, in longer/best.npz" in output
 
 
-def test_a_reward_that_raises_ends_the_run_and_the_checkpoint_is_intact(
-    place: Path, start: Command
-) -> None:
-    options = ["--checkpoint-dir", "failed", "--save-interval", 1, "--eval-interval", 100]
-    output = finished(start(*RUN, "--reward", "mine.py:fails_later", *options), status=2)
-    assert "Traceback" not in output
-    last = output.strip().splitlines()[-1]
-    assert last.startswith("error: the reward mine.py:fails_later raised ValueError: no more, for")
+@pytest.mark.usefixtures("start")
+def test_a_reward_that_raises_ends_the_run_and_the_checkpoint_is_intact(place: Path) -> None:
+    given = RUN | {"checkpoint_dir": "failed", "save_interval": 1, "eval_interval": 100}
+    with pytest.raises(UserError, match=r"mine\.py:fails_later raised ValueError: no more, for"):
+        package.reinforce("base", quiet=True, **given | {"reward": "mine.py:fails_later"})
     found = CheckpointFolder(place / "failed").latest()
     assert found
     assert found.weights.step >= 1
-    finished(
-        start("reinforce", "--resume", "--checkpoint-dir", "failed", "--reward", "mine.py:letters")
+    result = package.reinforce(
+        reward="mine.py:letters", resume="latest", checkpoint_dir="failed", quiet=True
     )
+    assert result.steps == STEPS
 
 
-def test_another_initial_model_in_the_folder_is_refused(place: Path, start: Command) -> None:
-    options = ["--reward", "mine.py:letters", "--checkpoint-dir", "moved", "--max-steps", 2]
-    finished(start(*RUN, *options))
+@pytest.mark.usefixtures("start")
+def test_another_initial_model_in_the_folder_is_refused(place: Path) -> None:
+    given = RUN | {"checkpoint_dir": "moved", "max_steps": 2}
+    package.reinforce("base", quiet=True, **given)
     (place / "moved" / "base.npz").write_bytes((place / "moved" / "best.npz").read_bytes())
-    resume = ["reinforce", "--resume", "--checkpoint-dir", "moved", "--max-steps", 4]
-    assert "is not the model from which this run began" in finished(start(*resume), status=2)
-
-
-def small(**settings: Any) -> dict[str, Any]:
-    """The settings of `RUN` from Python."""
-    names = [str(word).removeprefix("--").replace("-", "_") for word in RUN[2::2]]
-    return dict(zip(names, RUN[3::2], strict=True)) | settings
+    with pytest.raises(UserError, match="is not the model from which this run began"):
+        package.reinforce(resume="latest", quiet=True, **given | {"max_steps": 4})
 
 
 @pytest.mark.usefixtures("start")
@@ -144,7 +166,8 @@ def test_from_python_with_a_function(place: Path) -> None:
         reward=shortest,
         on_event=found.append,
         quiet=True,
-        **small(max_steps=2, checkpoint_dir="from python"),
+        **{name: value for name, value in RUN.items() if name != "reward"}
+        | {"max_steps": 2, "checkpoint_dir": "from python"},
     )
     assert result.steps == 2
     assert result.best_val_loss is None
@@ -163,12 +186,15 @@ def test_from_python_with_a_function(place: Path) -> None:
         ({"dropout": 0.1}, "--dropout would change the probabilities"),
         ({"answer_tokens": 500}, "leaves no room for a prompt"),
         ({"answer_tokens": 380}, "no prompt leaves room for an answer"),
-        ({"data_file": "stories.txt"}, "--reward questions needs conversations"),
+        (
+            {"reward": "questions", "data_file": "stories.txt"},
+            "--reward questions needs conversations",
+        ),
     ],
 )
 def test_settings_that_have_no_meaning(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        package.reinforce("base", quiet=True, **small(**{"checkpoint_dir": "wrong"} | settings))
+        package.reinforce("base", quiet=True, **RUN | {"checkpoint_dir": "wrong"} | settings)
 
 
 @pytest.mark.usefixtures("start")
@@ -189,19 +215,19 @@ def test_with_one_update_nothing_is_clipped_and_the_ratio_is_one(
         return original(new, old, *others, **more)
 
     monkeypatch.setattr(policy_steps, "token_losses", watched)
-    common = {"reward": "mine.py:letters", "batch_size": 4, "grad_accumulation_steps": 4}
+    common = RUN | {"batch_size": 4, "grad_accumulation_steps": 4}
     for updates in (1, 4):
         ratios.clear()
         folder = f"updates {updates}"
         given = common | {"updates": updates, "max_steps": 3, "checkpoint_dir": folder}
-        package.reinforce("base", quiet=True, **small(**given))
+        package.reinforce("base", quiet=True, **given)
         assert (max(ratios) > 1e-4) == (updates > 1), ratios
 
 
 @pytest.mark.usefixtures("start")
 def test_adapters_learn_from_a_reward_too(place: Path) -> None:
-    given = {"reward": "mine.py:letters", "lora_rank": 2, "max_steps": 3, "checkpoint_dir": "lora"}
-    package.reinforce("base", quiet=True, **small(**given))
+    given = RUN | {"lora_rank": 2, "max_steps": 3, "checkpoint_dir": "lora"}
+    package.reinforce("base", quiet=True, **given)
     steps = [record for record in records(place / "lora") if "reward" in record]
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert steps[-1]["kl"] > 0
