@@ -29,6 +29,8 @@ from homespun.records.metrics import read_whole
 CONTEXT = 384
 UNREAD = 77
 """The seed of the stories for bits per byte."""
+EVALUATION = ("--eval-tokens", "20000")
+"""Of the runs' own evaluations, which decide nothing here but the best weights."""
 STAGES = {"stories": "base", "fine-tuned": "tuned", "fine-tuned on": "on", "reinforced": "rewarded"}
 """The stages, and the folders of their runs."""
 
@@ -83,12 +85,12 @@ def main(
         stage(first, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
               "--max-steps", str(base_steps), *seeded)  # fmt: skip
         stage(tuned, "train", "--data-file", asked, "--init-from", first,
-              "--max-steps", str(tuning_steps), *seeded)  # fmt: skip
+              "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
         stage(rewarded, "reinforce", tuned, "--data-file", single,
               "--max-steps", str(reward_steps), *shlex.split(reward_flags), *seeded)  # fmt: skip
         seconds = _seconds(folder / rewarded)
         stage(on, "train", "--data-file", single, "--init-from", tuned,
-              "--time-budget", f"{seconds}s", *seeded)  # fmt: skip
+              "--time-budget", f"{seconds}s", *EVALUATION, *seeded)  # fmt: skip
         asked_of = [tuned, on, rewarded]
         results = homespun.evaluate(
             models=[str(folder / path) for path in asked_of], questions="stories"
