@@ -98,7 +98,7 @@ def train(
 def reinforce(
     model: PathLike | None = None,
     *,
-    reward: str | Reward = QUESTIONS,
+    reward: str | Reward | None = None,
     config: TrainConfig | None = None,
     on_event: Listener | None = None,
     quiet: bool = False,
@@ -108,9 +108,10 @@ def reinforce(
 
     Args:
         model: the model to improve. Without it, a run is resumed.
-        reward: a function `reward(prompt, answers) -> scores`, or a name as in `homespun reinforce --reward`. A prompt
-            has `messages`, which end with the question, and the other fields of its record; the scores are a finite
-            number for each answer, the higher the better.
+        reward: a function `reward(prompt, answers) -> scores`, or a name as in `homespun reinforce --reward`; by
+            default that of a resumed run, and `questions` for a new one. A prompt has `messages`, which end with the
+            question, and the other fields of its record; the scores are a finite number for each answer, the higher
+            the better.
         config: the settings; `settings` replace some of them: data_file, max_steps, group_size, ...
         on_event: as for `train`.
         quiet: as for `train`.
@@ -119,13 +120,15 @@ def reinforce(
         UserError: something that the user can fix; a reward that fails, too. The last checkpoint is intact.
         KeyboardInterrupt: as `train`.
     """
-    if not isinstance(reward, str) and not callable(reward):
+    if reward is None and settings_of(TrainConfig, config, settings).resume == TrainConfig.resume:
+        reward = (config and config.reward) or QUESTIONS
+    if not (reward is None or isinstance(reward, str) or callable(reward)):
         raise UserError(f"reward is {shown(reward)}: a function or the name of one is expected")
     function = None if isinstance(reward, str) else reward
-    if function:
+    if function is not None:
         name = getattr(function, "__qualname__", type(function).__name__)
         settings["reward"] = f"{getattr(function, '__module__', 'reward')}:{name}"
-    else:
+    elif reward is not None:
         settings["reward"] = reward
     if model is not None:
         settings["init_from"] = os.fspath(model)
