@@ -58,7 +58,7 @@ from homespun.training.resume import (
     resumed_tokenizer,
     with_stored,
 )
-from homespun.training.run import bytes_on_disk
+from homespun.training.run import bytes_on_disk, keeps_base
 from homespun.training.sampling import SAMPLE_TOKENS
 from homespun.training.stages import (
     AUTO_VOCAB_SIZE,
@@ -576,7 +576,9 @@ def _loss(
 def _disk(planned: Plan, count: TokenCount | None) -> int:
     per_token = BYTES_PER_TOKEN_ON_DISK[planned.model.vocab_size <= 1 << 16]
     tokens = count.training + count.validation if count else 0
-    return bytes_on_disk(planned.model, planned.config.keep, planned.lora) + per_token * tokens
+    config, base = planned.config, keeps_base(planned.config)
+    runs = bytes_on_disk(planned.model, config.keep, planned.lora, with_base=base)
+    return runs + per_token * tokens
 
 
 def _disk_free(folder: Path) -> int:
