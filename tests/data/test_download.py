@@ -1,6 +1,5 @@
 """Downloads from a real server on loopback: they fetch only the needed bytes, are atomic, and can be resumed."""
 
-import dataclasses
 import errno
 import functools
 import io
@@ -776,14 +775,13 @@ def test_progress_as_a_bar(
 
 
 def test_questions_about_stories(log: Log) -> None:
-    path = download(DownloadConfig(dataset="stories-questions", num_samples=5, plain=True), log)
+    path = log.fetch(5, "stories-questions", plain=True)
     assert path == Path("data/stories-questions_5.jsonl")
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert records == list(conversations(5, 0, plain=True))
-    one = DownloadConfig(
-        dataset="stories-questions", num_samples=3, questions=1, output="one.jsonl"
-    )
-    asked = [json.loads(line) for line in download(one, log).read_text().splitlines()]
+    single = log.fetch(3, "stories-questions", questions=1, output="one.jsonl")
+    asked = [json.loads(line) for line in single.read_text().splitlines()]
     assert [len(record["messages"]) for record in asked] == [2] * 3
     with pytest.raises(UserError, match=r"conversations are written as \.jsonl: name it so"):
-        download(dataclasses.replace(one, output="one.txt"), log)
+        log.fetch(3, "stories-questions", output="one.txt")
+    assert not Path("one.txt").exists()
