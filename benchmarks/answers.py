@@ -20,10 +20,11 @@ from homespun.data.conversations import messages_of
 from homespun.data.corpus import survey
 from homespun.evaluation.intervals import interval
 from homespun.model_formats.formats import open_model
+from homespun.tokenizer import Message
 from homespun.training.initial_model import own_settings
 
 QUESTIONS = 400
-"""Held-out conversations whose last answer is checked."""
+"""Held-out conversations whose first answer is checked."""
 
 
 def main(
@@ -80,14 +81,19 @@ def main(
     report.save("answers", {f"{len(held_out)} held-out answers": rows})
 
 
-def correct(model: homespun.LanguageModel, talks: list[list[dict[str, str]]]) -> int:
-    """The number of conversations whose last answer the model gives exactly."""
-    prompts = [model.template.prompt(messages[:-1]) for messages in talks]
-    order = sorted(range(len(talks)), key=lambda n: len(prompts[n]))
-    answers = model.generate_batch([prompts[n] for n in order], temperature=0, max_tokens=60)
+def correct(model: homespun.LanguageModel, talks: list[list[Message]]) -> int:
+    """The number of conversations whose first answer the model gives exactly; one that does not fit is wrong."""
+    asked = []
+    for messages in talks:
+        first = next(n for n, message in enumerate(messages) if message["role"] == "assistant")
+        prompt = model.template.prompt(messages[:first])
+        if len(prompt) < model.config.seq_len:
+            asked.append((prompt, messages[first]["content"]))
+    asked.sort(key=lambda pair: len(pair[0]))  # prompts of a batch are of about the same length
+    answers = model.generate_batch([prompt for prompt, _ in asked], temperature=0, max_tokens=40)
     return sum(
-        answer.text.strip() == talks[n][-1]["content"]
-        for n, answer in zip(order, answers, strict=True)
+        answer.text.strip() == expected
+        for answer, (_, expected) in zip(answers, asked, strict=True)
     )
 
 

@@ -248,7 +248,7 @@ def _pair(record: dict[str, Any], columns: Columns, place: str) -> list[dict[str
     def text(column: str | None) -> str:
         value = record.get(column) if column else None
         if not isinstance(value, str | None):
-            raise UserError(f"{place}: {column}: a text is expected, not a {type(value).__name__}")
+            raise UserError(f"{place}: {column}: {value!r:.60} is not a text")
         return value or ""
 
     question = "\n\n".join(filter(None, (text(columns.question), text(columns.context))))
@@ -272,7 +272,7 @@ def _message(stated: object, place: str) -> Message:
     role = stated.get("role", stated.get("from"))
     content = stated.get("content", stated.get("value"))
     if not isinstance(content, str | None):
-        raise UserError(f"{place}.content: a text is expected, not a {type(content).__name__}")
+        raise UserError(f"{place}.content: {content!r:.60} is not a text")
     content = (content or "").replace("\0", "").replace("\r\n", "\n").replace("\r", "\n").strip()
     try:
         content.encode()

@@ -258,7 +258,11 @@ def _read(path: Path) -> Corpus:
     if len(sizes.of_one) < 2:
         raise TooLittleText(
             f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
-            "give more text, or more than one document"
+            + (
+                "give more conversations"
+                if is_chat
+                else "give more text, or more than one document"
+            )
         )
     hashes = _validation_hashes(sizes)
     return Corpus(

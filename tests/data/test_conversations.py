@@ -115,7 +115,7 @@ def test_reading_can_start_after_any_conversation(write: Write) -> None:
         ),
         (
             {"messages": [{"role": "user", "content": ["Q"]}]},
-            r"chats.jsonl:2: messages\[0\].content: a text is expected, not a list",
+            r"chats.jsonl:2: messages\[0\].content: \['Q'\] is not a text",
         ),
         (
             {"messages": chat("Q", "A")["messages"][::-1] + chat("Q", "A")["messages"]},

@@ -27,6 +27,7 @@ datasets = pytest.importorskip("datasets")
 pytestmark = [pytest.mark.judges, pytest.mark.filterwarnings("ignore")]
 
 TOLERANCE = 1e-3
+CONTEXT = 256
 OWN_MARKED = (
     "{{ eos_token }}{% for message in messages %}{{ message['role'] + '\\n' }}"
     "{% if message['role'] == 'assistant' %}"
@@ -50,14 +51,16 @@ TALKS = [
 
 
 def own() -> tuple[StoredModel, str]:
-    model = small_model(small_config("llama", tied=False))
+    model = small_model(dataclasses.replace(small_config("llama", tied=False), seq_len=CONTEXT))
     template = ChatTemplate(small_tokenizer())
     return dataclasses.replace(model, chat_template=template.stored()), OWN_MARKED
 
 
 def qwen() -> tuple[StoredModel, str]:
     tokenizer = Tokenizer.from_json(kinds.as_json("qwen"))
-    config = dataclasses.replace(small_config("qwen3"), vocab_size=tokenizer.vocab_size)
+    config = dataclasses.replace(
+        small_config("qwen3"), vocab_size=tokenizer.vocab_size, seq_len=CONTEXT
+    )
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     model = small_model(config, tokenizer)
     return dataclasses.replace(model, chat_template={"source": MARKED, **names}), MARKED
@@ -75,7 +78,7 @@ def of_trl(model: StoredModel, marked: str, folder: Path) -> tuple[float, dict[s
             output_dir=str(folder / "out"),
             assistant_only_loss=True,
             per_device_train_batch_size=len(TALKS),
-            max_length=64,
+            max_length=CONTEXT,
             report_to=[],
             use_cpu=True,
             bf16=False,

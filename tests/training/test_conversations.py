@@ -22,7 +22,7 @@ from homespun.importing import import_model
 from homespun.model_formats import huggingface
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import header_of
-from homespun.records.events import TrainResult
+from homespun.records.events import Event, Step, StopRun, TrainResult
 from homespun.stories import stories
 from homespun.tokenizer import ChatTemplate
 from homespun.tokenizer.chat_template import OWN
@@ -87,7 +87,9 @@ def records(folder: str) -> list[dict[str, Any]]:
 
 
 def test_a_model_learns_to_answer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = answering(max_steps=300, batch_size=4, learning_rate=0.01, eval_interval=100)
+    result = answering(
+        max_steps=300, batch_size=4, learning_rate=0.01, eval_interval=100, sample_interval=100
+    )
     assert result.best_val_loss is not None
     assert result.best_val_loss < 0.1
     output = capsys.readouterr().out
@@ -126,12 +128,16 @@ def test_its_loss_is_that_of_the_answers_alone(place: Path) -> None:
     assert first["val_bits_per_byte"] == pytest.approx(total / np.log(2) / n_bytes, rel=1e-4)
 
 
-@pytest.mark.parametrize("adapters", [{}, {"lora_rank": 2}], ids=["whole", "lora"])
-def test_resumed_is_uninterrupted(place: Path, adapters: dict[str, Any]) -> None:
-    settings = {"dropout": 0.1, **adapters}
+def test_resumed_adapters_are_the_uninterrupted_ones(place: Path) -> None:
+    settings = {"dropout": 0.1, "lora_rank": 2}
     answering("control", **settings)
-    answering("again", **settings, max_steps=3)
-    homespun.train(resume="latest", checkpoint_dir="again", max_steps=8)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 3:
+            raise StopRun("for a test")
+
+    answering("again", **settings, on_event=stop)
+    homespun.train(resume="latest", checkpoint_dir="again")
     assert_equal_runs(Path("control"), Path("again"), 8)
     assert open_model(Path("again")).chat_template == open_model(Path("control")).chat_template
 
@@ -236,3 +242,15 @@ def test_a_damaged_template_is_named(place: Path) -> None:
         with pytest.raises(UserError, match=message):
             answering(init_from="broken")
         shutil.rmtree("broken")
+
+
+def test_a_plan_counts_the_tokens_of_conversations(place: Path) -> None:
+    settings: dict[str, Any] = {"init_from": "base", "data_file": "chats.jsonl", "max_steps": 4}
+    estimated = homespun.plan(**settings, batch_size=2, threads=1)
+    assert estimated.text is not None
+    assert not Path("data").exists() or not list(Path("data").rglob("*.tokens"))
+    answering()
+    counted = homespun.plan(**settings, batch_size=2, threads=1)
+    assert counted.text is not None
+    assert counted.text.estimated_from is None
+    assert estimated.text.training == pytest.approx(counted.text.training, rel=0.2)
