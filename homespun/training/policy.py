@@ -20,6 +20,7 @@ from homespun.generation.session import Session
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import header_of
 from homespun.planning.recipe import Plan, ResolvedConfig
+from homespun.terminal import Say
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.resume import ResumePoint, place_of, with_file
 from homespun.training.rewards import Reward, reward_named
@@ -79,10 +80,6 @@ def check_reward(config: TrainConfig) -> None:
         raise UserError(
             "--dropout would change the probabilities of answers: leave it out with --reward"
         )
-    if config.answer_tokens >= config.seq_len:
-        raise UserError(
-            f"--answer-tokens {config.answer_tokens} leaves no room for a prompt in --seq-len {config.seq_len}"
-        )
 
 
 def check_answers(config: ResolvedConfig) -> None:
@@ -103,7 +100,9 @@ def sampler_of(
     corpus: Corpus,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
+    context: int,
     reward: Reward | None,
+    say: Say,
 ) -> Sampler | None:
     """The sampler of a run with a reward; None for other runs.
 
@@ -112,7 +111,9 @@ def sampler_of(
         corpus: the data.
         tokenizer: of the model.
         template: of conversations; None where the data are texts. Then the model begins its texts by itself.
+        context: of the model. A prompt and its answer have to fit into it.
         reward: the function, where it was given from Python.
+        say: gets a line about prompts that are left out.
 
     Raises:
         UserError: there is no such reward, or it does not fit the data.
@@ -120,9 +121,13 @@ def sampler_of(
     if config.reward is None:
         return None
     function = reward or reward_named(config.reward)
+    room = context - config.answer_tokens
+    if room < 1:
+        raise UserError(
+            f"--answer-tokens {config.answer_tokens} leaves no room for a prompt in the context of {context:,} tokens"
+        )
     if template is not None:
-        room = config.seq_len - config.answer_tokens
-        prompts = of_conversations(corpus, template, room)
+        prompts = of_conversations(corpus, template, room, say)
     elif config.reward == QUESTIONS:
         raise UserError(
             f"{corpus.path}: --reward {QUESTIONS} needs conversations; `homespun download --dataset stories-questions` "
@@ -143,14 +148,14 @@ def sampler_of(
 
 def policy_of(
     sampler: Sampler,
-    config: ResolvedConfig,
+    context: int,
     engine: Engine,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
 ) -> Policy:
     """The policy of a run, still without its reference model."""
     ends = [] if template is None else [template.end_id]
-    return Policy(sampler, Session(engine.decoder, tokenizer, config.seq_len, ends))
+    return Policy(sampler, Session(engine.decoder, tokenizer, context, ends))
 
 
 def with_reference(

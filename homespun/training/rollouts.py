@@ -20,6 +20,7 @@ from homespun.data.corpus import Corpus
 from homespun.data.samples import mixed, permuted
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
+from homespun.terminal import Say, counted
 from homespun.tokenizer import ChatTemplate
 from homespun.training.policy_loss import Values, advantages
 from homespun.training.rewards import Reward, scores
@@ -54,18 +55,20 @@ class Prompts(NamedTuple):
     """Whether an evaluation takes the likeliest answers: one prompt alone would always have the same."""
 
 
-def of_conversations(corpus: Corpus, template: ChatTemplate, room: int) -> Prompts:
+def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say) -> Prompts:
     """The prompts of a corpus of conversations: each up to its last answer, which the record holds as `answer`.
 
     Args:
         corpus: the conversations. Those for validation give the prompts of evaluations.
         template: makes tokens of them.
         room: the most tokens of a prompt. Longer ones are left out.
+        say: gets a line about them.
 
     Raises:
         UserError: no prompt is left.
     """
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
+    n_long = 0
     for one, is_validation in zip(
         conversations(corpus.path, None),
         (is_held_out for _, is_held_out in corpus.split()),
@@ -79,10 +82,16 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int) -> Promp
         if len(ids) <= room:
             record = {**one.fields, "messages": messages, "answer": answer["content"]}
             prompts[is_validation].append(Prompt(array("i", ids), record))
+        else:
+            n_long += 1
     if not prompts[False]:
         raise UserError(
             f"{corpus.path}: no prompt leaves room for an answer in the context: give shorter conversations, or a "
             "smaller --answer-tokens"
+        )
+    if n_long:
+        say(
+            f"{counted(n_long, 'prompt')} left out: they leave no room for an answer in the context."
         )
     return Prompts(prompts[False], prompts[True], greedy=True)
 

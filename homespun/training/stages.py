@@ -114,7 +114,9 @@ def set_up(
         tokens = tokenize(
             corpus, tokenizer, planned.config.seq_len, folder, say, template, any_split=True
         )
-        sampler = sampler_of(planned.config, corpus, tokenizer, template, reward)
+        sampler = sampler_of(
+            planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
+        )
     else:
         corpus = choose_text(requested.data_file, say, folder)
         check_sizes(requested, corpus, initial)
@@ -128,7 +130,8 @@ def set_up(
         if template and initial:
             wanted = for_conversations(wanted, corpus, template, initial, folder, say)
         tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
-        sampler = sampler_of(wanted, corpus, tokenizer, template, reward)
+        context = initial.config.seq_len if initial else wanted.seq_len
+        sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)
         n_samples = _samples_per_pass(wanted, tokens, sampler)
         planned = choose_plan(
             wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
@@ -172,7 +175,9 @@ def set_up(
         },
         limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
         chat=template,
-        policy=policy_of(sampler, config, engine, tokenizer, template) if sampler else None,
+        policy=policy_of(sampler, planned.model.seq_len, engine, tokenizer, template)
+        if sampler
+        else None,
     )
 
 
