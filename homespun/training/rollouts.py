@@ -25,6 +25,8 @@ from homespun.tokenizer import ChatTemplate
 from homespun.training.policy_loss import Values, advantages
 from homespun.training.rewards import Reward, scores
 
+ROW_STEP = 64
+"""Rows of a batch are a multiple of so many tokens long."""
 HELD_OUT = 64
 """Prompts of an evaluation."""
 HELD_OUT_SEED = 0x68656C64
@@ -203,14 +205,16 @@ class Rows(NamedTuple):
 
 
 def rows_of(groups: Sequence[Group]) -> Rows:
-    """The answers of some groups in a batch, after their prompts. The rows are as long as the longest of them."""
+    """The answers of some groups in a batch, after their prompts. The rows are as long as the longest of them, rounded
+    up, so that freed memory fits the next batches."""
     sequences, gains = [], []
     for group in groups:
         for answer, gain in zip(group.answers, group.advantages.tolist(), strict=True):
             end = [] if answer.end_id is None else [answer.end_id]
             sequences.append((group.prompt.ids, [*answer.token_ids, *end]))
             gains.append(gain)
-    length = max(len(prompt) + len(answer) for prompt, answer in sequences) - 1
+    longest = max(len(prompt) + len(answer) for prompt, answer in sequences) - 1
+    length = -(-longest // ROW_STEP) * ROW_STEP
     inputs = np.zeros((len(sequences), length), np.int32)
     targets = np.full_like(inputs, IGNORED)
     documents = np.full_like(inputs, PADDING)

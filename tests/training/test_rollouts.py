@@ -11,7 +11,7 @@ from homespun.config import SamplingConfig
 from homespun.data.batch import IGNORED
 from homespun.generation.session import Continuation
 from homespun.training.policy_loss import advantages
-from homespun.training.rollouts import Group, Prompt, Prompts, Sampler, rows_of
+from homespun.training.rollouts import ROW_STEP, Group, Prompt, Prompts, Sampler, rows_of
 
 N_PROMPTS = 7
 
@@ -102,20 +102,22 @@ def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
     )
     rows = rows_of([short, long])
     x = IGNORED
-    assert rows.batch.inputs.tolist() == [
+    assert rows.batch.inputs.shape == rows.advantages.shape == (4, ROW_STEP)
+    assert (rows.batch.targets[:, 7:] == x).all()
+    assert rows.batch.inputs[:, :7].tolist() == [
         [1, 2, 3, 11, 12, 0, 0],
         [1, 2, 3, 13, 14, 0, 0],
         [1, 4, 5, 6, 7, 0, 0],
         [1, 4, 5, 6, 7, 11, 12],
     ]
-    assert rows.batch.targets.tolist() == [
+    assert rows.batch.targets[:, :7].tolist() == [
         [x, x, 11, 12, 0, x, x],
         [x, x, 13, 14, 15, x, x],  # an answer that is cut off has no end to learn
         [x, x, x, x, 0, x, x],
         [x, x, x, x, 11, 12, 0],
     ]
     assert rows.batch.documents is not None
-    assert [sorted(set(row)) for row in rows.batch.documents.tolist()] == [
+    assert [sorted(set(row)) for row in rows.batch.documents[:, :7].tolist()] == [
         [-1, 0], [-1, 0], [-1, 0], [0],
     ]  # fmt: skip
     assert rows.advantages[:, 0].tolist() == [1, -1, -1, 1]
