@@ -83,6 +83,17 @@ def stories(table: str, column: int | str) -> Callable[[Results], str]:
     return figure
 
 
+def answered(stage: str, column: str) -> Callable[[Results], str]:
+    """The exact answers after a stage, as '61%', or their range over the seeds."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        found = [row[column] for row in table if row["after"] == stage]
+        return spread([float(cell.rstrip("%")) / 100 for cell in found])
+
+    return figure
+
+
 def seeds(name: str, title: str, label: str, unit: str) -> Callable[[Results], str]:
     """The range over the seeds, as '1.61 to 1.62'."""
 
@@ -153,6 +164,15 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),
     "tuned-lora": exact("fine_tuning", TEN_MINUTES, "LoRA", "bits/byte", 3),
+    **{
+        f"answers-{name}-{column}": answered(stage, column)
+        for name, stage in (
+            ("tuned", "fine-tuned"),
+            ("on", "fine-tuned on"),
+            ("rewarded", "reinforced"),
+        )
+        for column in ("easy", "hard", "all")
+    },
     "whole-memory": first_gigabytes("lora", ADAPTERS, "whole model MB"),
     "lora-memory": first_gigabytes("lora", ADAPTERS, "LoRA MB"),
     "precision-least": exact("precision", "over the seeds", "bfloat16 - float32", "least", 4),

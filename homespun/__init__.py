@@ -18,7 +18,16 @@ from homespun.config import (
 from homespun.errors import UserError
 
 if TYPE_CHECKING:
-    from homespun.api import download, evaluate, plan, report, train, train_tokenizer, tune
+    from homespun.api import (
+        download,
+        evaluate,
+        plan,
+        reinforce,
+        report,
+        train,
+        train_tokenizer,
+        tune,
+    )
     from homespun.data.samples import TextDataset
     from homespun.evaluation.choices import ChoicesResult
     from homespun.evaluation.evaluate import EvalResult
@@ -72,6 +81,7 @@ __all__ = [
     "load",
     "new_model",
     "plan",
+    "reinforce",
     "report",
     "reset_gradients",
     "train",
@@ -101,6 +111,7 @@ _HOMES = {
     "load": "homespun.language_model",
     "new_model": "homespun.steps",
     "plan": "homespun.api",
+    "reinforce": "homespun.api",
     "report": "homespun.api",
     "reset_gradients": "homespun.steps",
     "train": "homespun.api",

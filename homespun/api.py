@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from homespun.checkpoint.folder import METRICS
 from homespun.config import (
+    QUESTIONS,
     DownloadConfig,
     EvalConfig,
     ReportConfig,
@@ -23,6 +24,7 @@ from homespun.errors import UserError
 from homespun.evaluation.choices import ChoicesResult, evaluate_choices
 from homespun.evaluation.evaluate import EvalResult
 from homespun.evaluation.evaluate import evaluate as run_evaluation
+from homespun.evaluation.questions import QuestionsResult, evaluate_questions
 from homespun.forecast import Forecast, forecast
 from homespun.records.events import Listener, TrainResult
 from homespun.records.metrics import read_whole
@@ -30,6 +32,7 @@ from homespun.reporting.report import write_report
 from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
+from homespun.training.rewards import Reward
 from homespun.training.train import train as run_training
 from homespun.tuning.result import TuneResult
 from homespun.tuning.space import from_python
@@ -88,6 +91,58 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed, and the run has been saved, unless it was before the first step. At a
             second Ctrl-C, it has not.
     """
+    return _trained(settings, on_event, quiet, config)
+
+
+@takes_settings_of(TrainConfig)
+def reinforce(
+    model: PathLike | None = None,
+    *,
+    reward: str | Reward | None = None,
+    config: TrainConfig | None = None,
+    on_event: Listener | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainResult:
+    """Let a model answer prompts, score its answers, and make good ones likelier, as `homespun reinforce` does.
+
+    Args:
+        model: the model to improve. Without it, a run is resumed.
+        reward: a function `reward(prompt, answers) -> scores`, or a name as in `homespun reinforce --reward`; by
+            default that of a resumed run, and `questions` for a new one. A prompt has `messages`, which end with the
+            question, and the other fields of its record; the scores are a finite number for each answer, the higher
+            the better.
+        config: the settings; `settings` replace some of them: data_file, max_steps, group_size, ...
+        on_event: as for `train`.
+        quiet: as for `train`.
+
+    Raises:
+        UserError: something that the user can fix; a reward that fails, too. The last checkpoint is intact.
+        KeyboardInterrupt: as `train`.
+    """
+    if reward is None and settings_of(TrainConfig, config, settings).resume == TrainConfig.resume:
+        reward = (config and config.reward) or QUESTIONS
+    if not (reward is None or isinstance(reward, str) or callable(reward)):
+        raise UserError(f"reward is {shown(reward)}: a function or the name of one is expected")
+    function = None if isinstance(reward, str) else reward
+    if function is not None:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        settings["reward"] = f"{getattr(function, '__module__', 'reward')}:{name}"
+    elif reward is not None:
+        settings["reward"] = reward
+    if model is not None:
+        settings["init_from"] = os.fspath(model)
+    return _trained(settings, on_event, quiet, config, function)
+
+
+def _trained(
+    settings: dict[str, Any],
+    on_event: Listener | None,
+    quiet: bool,
+    config: TrainConfig | None,
+    reward: Reward | None = None,
+) -> TrainResult:
+    """A run from Python; raises as `train`."""
     occupy_standard_descriptors()
     if on_event is not None and not callable(on_event):
         raise UserError(f"on_event is {shown(on_event)}: a function is expected")
@@ -95,7 +150,7 @@ def train(
         raise UserError("--dry-run trains nothing: call homespun.plan instead")
     try:
         with silence(checked("quiet", quiet, bool)), Interrupts() as interrupts:
-            result = run_training(settings, say, interrupts, on_event, config)
+            result = run_training(settings, say, interrupts, on_event, config, reward)
     except StoppedInSetUp as stop:
         signal.raise_signal(stop.number)
         raise
@@ -123,29 +178,54 @@ def report(runs: PathLike | Sequence[PathLike], output: PathLike | None = None) 
 
 @overload
 def evaluate(
-    config: EvalConfig | None = None, *, choices: None = None, **settings: Any
+    config: EvalConfig | None = None,
+    *,
+    choices: None = None,
+    questions: None = None,
+    **settings: Any,
 ) -> list[EvalResult]: ...
 @overload
 def evaluate(
-    config: EvalConfig | None = None, *, choices: str | Path, **settings: Any
+    config: EvalConfig | None = None,
+    *,
+    choices: str | Path,
+    questions: None = None,
+    **settings: Any,
 ) -> list[ChoicesResult]: ...
+@overload
+def evaluate(
+    config: EvalConfig | None = None,
+    *,
+    choices: None = None,
+    questions: str | Path,
+    **settings: Any,
+) -> list[QuestionsResult]: ...
 @takes_settings_of(EvalConfig)
 def evaluate(
-    config: EvalConfig | None = None, *, choices: str | Path | None = None, **settings: Any
-) -> list[EvalResult] | list[ChoicesResult]:
+    config: EvalConfig | None = None,
+    *,
+    choices: str | Path | None = None,
+    questions: str | Path | None = None,
+    **settings: Any,
+) -> list[EvalResult] | list[ChoicesResult] | list[QuestionsResult]:
     """Score a text with one or more models, as `homespun eval` does: a result for each model, in their order.
 
     Args:
         config: the settings; `settings` replace some of them: models, data_file, stride, ...
         choices: compare pairs of texts instead, as `homespun eval --choices`: a file of pairs, or "stories" for those
             of the built-in stories. The results are then of type `ChoicesResult`.
+        questions: count exact answers instead, as `homespun eval --questions`: a file of conversations, or "stories"
+            for questions about unseen built-in stories. The results are then of type `QuestionsResult`.
 
     Raises:
         UserError: a model or the text cannot be read, a setting does not fit a model, or memory does not suffice.
     """
     occupy_standard_descriptors()
-    given = settings if choices is None else {**settings, "choices": choices}
+    tests = {"choices": choices, "questions": questions}
+    given = settings | {name: file for name, file in tests.items() if file is not None}
     chosen = settings_of(EvalConfig, config, given)
+    if chosen.questions is not None:
+        return list(evaluate_questions(chosen, say))
     if chosen.choices is not None:
         return list(evaluate_choices(chosen, say))
     return list(run_evaluation(chosen, say))

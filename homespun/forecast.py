@@ -29,6 +29,7 @@ from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tok
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine, OutOfMemory
 from homespun.engine.probe import Probed, ProbeFailed, probe
+from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
@@ -57,7 +58,7 @@ from homespun.training.resume import (
     resumed_tokenizer,
     with_stored,
 )
-from homespun.training.run import bytes_on_disk
+from homespun.training.run import bytes_on_disk, keeps_base
 from homespun.training.sampling import SAMPLE_TOKENS
 from homespun.training.stages import (
     AUTO_VOCAB_SIZE,
@@ -302,6 +303,10 @@ def forecast(
     point = find_point(wanted, say)
     if point and config is None:
         wanted = with_stored(wanted, given, point)
+    if wanted.reward is not None:
+        raise UserError(
+            "the cost of a run with a reward depends on its answers, and is not estimated: try it with --max-steps 5"
+        )
     hardware.limit_workers(wanted.threads)
     target: Machine = sheet or select.machine(wanted.engine)
     notes: list[str] = []
@@ -571,7 +576,9 @@ def _loss(
 def _disk(planned: Plan, count: TokenCount | None) -> int:
     per_token = BYTES_PER_TOKEN_ON_DISK[planned.model.vocab_size <= 1 << 16]
     tokens = count.training + count.validation if count else 0
-    return bytes_on_disk(planned.model, planned.config.keep, planned.lora) + per_token * tokens
+    config, base = planned.config, keeps_base(planned.config)
+    runs = bytes_on_disk(planned.model, config.keep, planned.lora, with_base=base)
+    return runs + per_token * tokens
 
 
 def _disk_free(folder: Path) -> int:

@@ -89,12 +89,17 @@ class HuggingFace:
         with torch.no_grad():
             return self.model(torch.from_numpy(batch.inputs).long()).logits.numpy()
 
-    def gradients(self, batch: Batch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-        """Gradients of the mean loss over all targets."""
+    def gradients(
+        self, batch: Batch, slope: torch.Tensor | None = None
+    ) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+        """Gradients of the mean loss over all targets, or of a loss with the derivative `slope` by the logits."""
         self.model.zero_grad()
         logits = self.model(torch.from_numpy(batch.inputs).long()).logits
         targets = torch.from_numpy(batch.targets).long()
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        if slope is None:
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        else:
+            logits.backward(slope)
         for name, parameter in self.model.named_parameters():
             assert parameter.grad is not None
             gradient = parameter.grad.numpy()

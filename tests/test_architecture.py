@@ -76,6 +76,7 @@ LAYERS = {
         "generation",
         "model_formats",
         "evaluation.scoring",
+        "stories",
     },
     "model_formats": {
         "config",

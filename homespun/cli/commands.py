@@ -28,6 +28,7 @@ from homespun.config import (
     ModelConfig,
     ModelsConfig,
     PlanConfig,
+    ReinforceConfig,
     ReportConfig,
     SamplingConfig,
     ServeConfig,
@@ -101,6 +102,12 @@ def train(settings: Settings) -> int:
 
         stopped_by = train(settings, say, interrupts).stopped_by
     return 128 + stopped_by if stopped_by else 0
+
+
+def reinforce(settings: Settings) -> int:
+    from homespun.training.policy import as_training
+
+    return train(as_training(settings))
 
 
 def plan(settings: Settings) -> int:
@@ -203,6 +210,8 @@ def evaluate(settings: Settings) -> int:
     hardware.limit_workers(config.threads)
     if config.choices is not None:
         return _choose(config)
+    if config.questions is not None:
+        return _ask(config)
     from homespun.evaluation.evaluate import evaluate
 
     if config.json:
@@ -244,6 +253,31 @@ def _choose(config: EvalConfig) -> int:
         for score in scores:
             name, interval = printable(score.skill), percent_range(score.low, score.high)
             put(f"{name:<{width}}{score.n_pairs:>8,}{score.share:>8.1%}  {interval}")
+    return 0
+
+
+def _ask(config: EvalConfig) -> int:
+    from homespun.evaluation.intervals import percent_range
+    from homespun.evaluation.questions import evaluate_questions
+
+    for number, result in enumerate(evaluate_questions(config, warn if config.json else say)):
+        if config.json:
+            put(_line_of_json(result))
+            continue
+        if len(config.models) > 1:
+            put(("\n" if number else "") + printable(result.model))
+        for wrong in result.wrong[:SHOWN_CONTRADICTIONS]:
+            put(printable(f"{wrong.question} {wrong.given!r}, not {wrong.right!r}"))
+        parts = [rows for rows in (result.skills, result.difficulties, (result.overall,)) if rows]
+        width = max(len("skill"), *(len(printable(row.of)) for rows in parts for row in rows))
+        put(f"{'skill':<{width}}{'questions':>11}{'exact':>8}  {'95% interval':<14}one answer")
+        for rows in parts:
+            for row in rows:
+                span = percent_range(row.low, row.high)
+                put(
+                    f"{printable(row.of):<{width}}{row.n_questions:>11,}{row.share:>8.1%}  {span:<14}"
+                    f"{row.constant:>10.0%}"
+                )
     return 0
 
 
@@ -543,6 +577,22 @@ COMMANDS: dict[str, Command] = {
             most_used=MOST_USED,
         ),
         Command(
+            "reinforce",
+            ReinforceConfig,
+            reinforce,
+            (
+                "homespun reinforce checkpoints --data-file questions.jsonl --time-budget 5m",
+                "homespun reinforce checkpoints --data-file questions.jsonl --reward my_reward.py:reward",
+                "homespun reinforce --resume",
+            ),
+            _train_choices,
+            most_used=(
+                *("model", "data_file", "reward", "time_budget", "max_steps", "group_size"),
+                *("answer_tokens", "updates", "clip_ratio", "kl_factor", "reward_seconds"),
+                *("batch_size", "learning_rate", "checkpoint_dir", "resume", "config"),
+            ),
+        ),
+        Command(
             "plan",
             PlanConfig,
             plan,
@@ -606,6 +656,7 @@ COMMANDS: dict[str, Command] = {
                 "homespun eval checkpoints --data-file other.txt",
                 "homespun eval checkpoints smollm2 model.gguf --data-file other.txt --stride",
                 "homespun eval checkpoints --choices",
+                "homespun eval checkpoints --questions",
             ),
         ),
         Command(

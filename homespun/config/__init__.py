@@ -14,7 +14,12 @@ from homespun.config.commands import (
 )
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
 from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
-from homespun.config.evaluation import BUILT_IN_PAIRS, MAX_DEFAULT_CONTEXT, EvalConfig
+from homespun.config.evaluation import (
+    BUILT_IN_PAIRS,
+    BUILT_IN_QUESTIONS,
+    MAX_DEFAULT_CONTEXT,
+    EvalConfig,
+)
 from homespun.config.generation import (
     STANDARD_INPUT,
     ChatConfig,
@@ -27,6 +32,7 @@ from homespun.config.generation import (
     SamplingConfig,
 )
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.config.reinforcement import QUESTIONS, STORIES
 from homespun.config.training import (
     EngineName,
     MachineConfig,
@@ -36,6 +42,7 @@ from homespun.config.training import (
     PlanConfig,
     Precision,
     RecordConfig,
+    ReinforceConfig,
     Schedule,
     ShapeConfig,
     StepConfig,
@@ -45,9 +52,12 @@ from homespun.config.tuning import TuneConfig
 
 __all__ = [
     "BUILT_IN_PAIRS",
+    "BUILT_IN_QUESTIONS",
     "LONGEST_CONTEXT",
     "MAX_DEFAULT_CONTEXT",
+    "QUESTIONS",
     "STANDARD_INPUT",
+    "STORIES",
     "TOKENS_DIR",
     "BenchConfig",
     "ChatConfig",
@@ -74,6 +84,7 @@ __all__ = [
     "ReaderName",
     "ReaderPrecision",
     "RecordConfig",
+    "ReinforceConfig",
     "ReportConfig",
     "SamplingConfig",
     "Schedule",

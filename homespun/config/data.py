@@ -15,7 +15,8 @@ class DownloadConfig(Checked):
     dataset: PathName = setting(
         "roneneldan/TinyStories",
         "A dataset on the Hugging Face hub with a text column (owner/name or owner/name:subset), `stories` for the "
-        "built-in stories (no network needed), or a local file or folder of .txt, .jsonl or .parquet files.",
+        "built-in stories (no network needed), `stories-questions` for conversations about them, or a local file or "
+        "folder of .txt, .jsonl or .parquet files.",
     )
     num_samples: int | None = setting(
         None, "Number of documents; if omitted, 10,000, or all of a local file.", at_least=1
@@ -27,6 +28,9 @@ class DownloadConfig(Checked):
     plain: bool = setting(
         False,
         "Plain built-in stories, with fewer words, wordings and kinds of mishaps, which a small model learns sooner.",
+    )
+    questions: int = setting(
+        6, "Questions about each story of `stories-questions`, at most.", at_least=1, at_most=100
     )
 
 

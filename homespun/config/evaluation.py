@@ -15,6 +15,8 @@ MAX_DEFAULT_CONTEXT = 2048
 
 BUILT_IN_PAIRS = "stories"
 """The value of `choices` for pairs from the world of the built-in stories."""
+BUILT_IN_QUESTIONS = "stories"
+"""The value of `questions` for questions about unseen built-in stories."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,15 @@ class EvalConfig(ReaderConfig):
         "built-in stories.",
         if_omitted="off",
         const=BUILT_IN_PAIRS,
+        metavar="FILE",
+    )
+    questions: PathName | None = setting(
+        None,
+        "Instead of scoring a text, count the questions that the model answers exactly, always with its likeliest "
+        "token. FILE: conversations, of which the last answer is asked for; without it, questions about built-in "
+        "stories with courses of events that `stories-questions` does not have.",
+        if_omitted="off",
+        const=BUILT_IN_QUESTIONS,
         metavar="FILE",
     )
     max_tokens: int | None = setting(
@@ -70,6 +81,12 @@ class EvalConfig(ReaderConfig):
         super().__post_init__()
         if not self.models:
             raise UserError("no model is named: name at least one")
+        if self.choices is not None and self.questions is not None:
+            raise UserError("--choices and --questions are two tests: leave one of them out")
+        if self.questions is not None:
+            for name in ("data_file", "seq_len", "stride"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--questions asks its own questions: leave {flag(name)} out")
         if self.choices is not None:
             if self.precision not in ("auto", "float32"):
                 raise UserError("--choices computes in float32: leave --precision out")

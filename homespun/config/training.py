@@ -11,6 +11,7 @@ from typing import Literal
 from homespun.config.checked import Checked, PathName, seconds, setting, shown
 from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.config.reinforcement import ReinforcementConfig
 from homespun.errors import UserError
 
 Optimizer = Literal["adamw", "muon"]
@@ -389,7 +390,13 @@ class RecordConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainConfig(
-    RecordConfig, MachineConfig, LoraConfig, OptimizerConfig, StepConfig, ShapeConfig
+    RecordConfig,
+    MachineConfig,
+    ReinforcementConfig,
+    LoraConfig,
+    OptimizerConfig,
+    StepConfig,
+    ShapeConfig,
 ):
     """Train a model. With --model-size, a preset and its usual settings are used. Otherwise, every setting that is
     omitted (size, optimizer, learning rate, batch, schedule) is chosen for your data and your --time-budget."""
@@ -462,6 +469,19 @@ class TrainConfig(
         """The file to resume from, if one is named."""
         named = isinstance(self.resume, str) and self.resume not in ("never", "latest", "auto")
         return Path(str(self.resume)) if named else None
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(TrainConfig):
+    """Let a model answer prompts, score its answers, and make good ones likelier. It is `homespun train` with
+    --reward: the folder, the records, --resume and all other settings are the same."""
+
+    model: PathName | None = setting(
+        None,
+        "The model to improve, usually one that has learned to answer: the folder of a run, an .npz file, a Hugging "
+        "Face or MLX folder, or a GGUF file. The same as --init-from.",
+        positional=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
+Weights = npt.NDArray[np.float32]
 
 IGNORED = -1
 """A target with this value is left out of the loss and of the number of targets."""
@@ -22,8 +23,16 @@ class Batch:
     documents: Tokens | None = None
     """[B, T] The number of the document of each position; no document sees another. Without it, the engine finds the
     documents by their mark."""
+    weights: Weights | None = None
+    """[B, T] The factor of each target's loss in a training step and its gradients, which may be negative; None: 1. The
+    sum is still divided by the number of targets."""
+
+    @property
+    def is_target(self) -> npt.NDArray[np.bool_]:
+        """[B, T] Whether a target counts in the loss."""
+        return np.not_equal(self.targets, IGNORED)
 
     @property
     def n_targets(self) -> int:
         """Number of targets that count in the loss."""
-        return int(np.count_nonzero(self.targets != IGNORED))
+        return int(np.count_nonzero(self.is_target))

@@ -136,12 +136,13 @@ def _columns(file: BinaryIO, name: str) -> Columns | None:
     return found[0]
 
 
-def conversations(path: Path, also: Sequence[str] = ()) -> Iterator[Conversation]:
+def conversations(path: Path, also: Sequence[str] | None = ()) -> Iterator[Conversation]:
     """Stream the conversations of a file or folder.
 
     Args:
         path: the file or folder.
-        also: other columns that are wanted, see `Conversation.fields`. One that a record lacks is None.
+        also: other columns that are wanted, see `Conversation.fields`. One that a record lacks is None. None: all that
+            a record has.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the rules of this module.
@@ -151,7 +152,9 @@ def conversations(path: Path, also: Sequence[str] = ()) -> Iterator[Conversation
             yield conversation
 
 
-def located(path: Path, also: Sequence[str] = ()) -> Iterator[tuple[Conversation | None, str]]:
+def located(
+    path: Path, also: Sequence[str] | None = ()
+) -> Iterator[tuple[Conversation | None, str]]:
     """As `conversations`, with those that are left out, as None, and with the place of each."""
     for name in files_to_read(path):
         with opened(name) as file:
@@ -159,7 +162,9 @@ def located(path: Path, also: Sequence[str] = ()) -> Iterator[tuple[Conversation
                 yield conversation, place
 
 
-def read(file: BinaryIO, name: str, start: int = 0, also: Sequence[str] = ()) -> Iterator[Located]:
+def read(
+    file: BinaryIO, name: str, start: int = 0, also: Sequence[str] | None = ()
+) -> Iterator[Located]:
     """Stream the conversations of one seekable file, from a position on.
 
     Args:
@@ -182,7 +187,8 @@ def read(file: BinaryIO, name: str, start: int = 0, also: Sequence[str] = ()) ->
         def choose(names: list[str]) -> list[str]:
             nonlocal columns
             columns = _needed(names, name)
-            return [*columns.names, *(one for one in also if one in names)]
+            wanted = names if also is None else also
+            return [*columns.names, *(n for n in wanted if n in names and n not in columns.names)]
 
         columns = None
         records = parquet_records(content, name, start, choose)
@@ -194,8 +200,9 @@ def read(file: BinaryIO, name: str, start: int = 0, also: Sequence[str] = ()) ->
             if column not in record and column not in (columns.context, columns.system):
                 raise UserError(f"{place}: no column '{column}'; it has {listed(list(record))}")
         messages = _messages(record, columns, place)
+        wanted = [n for n in record if n not in columns.names] if also is None else also
         conversation = messages and Conversation(
-            tuple(messages), {one: record.get(one) for one in also}
+            tuple(messages), {one: record.get(one) for one in wanted}
         )
         yield conversation or None, place, None if is_packed else position
 

@@ -14,6 +14,7 @@ import dataclasses
 import fcntl
 import hashlib
 import itertools
+import json
 import re
 import sys
 import time
@@ -96,7 +97,7 @@ def download(
     return plan.output
 
 
-Kind = Literal["stories", "local", "hub"]
+Kind = Literal["stories", "questions", "local", "hub"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def _plan(config: DownloadConfig) -> _Plan:
     wanted: int | None = config.num_samples or NUM_SAMPLES
     if config.dataset == "stories":
         kind, name = "stories", "stories"
+    elif config.dataset == "stories-questions":
+        kind, name = "questions", config.dataset
     elif path.exists():
         path = path.resolve()
         kind, name = "local", path.name if path.is_dir() else _bare(path)
@@ -162,10 +165,13 @@ def _plan(config: DownloadConfig) -> _Plan:
         kind, name = "hub", repository.split("/")[1].lower()
         name += f"-{subset.lower()}" if subset else ""
     name = re.sub(r"[^\w.-]+", "-", name)
-    output = Path(config.output or f"data/{name}_{wanted or 'all'}.txt")
+    suffix = CHAT_SUFFIX if kind == "questions" else ".txt"
+    output = Path(config.output or f"data/{name}_{wanted or 'all'}{suffix}")
     request = {"dataset": config.dataset, "num_samples": wanted}
-    if kind == "stories":
+    if kind in ("stories", "questions"):
         request |= {"seed": config.seed, "plain": config.plain}
+    if kind == "questions":
+        request["questions"] = config.questions
     plan = _Plan(kind, config, wanted, output, request)
     _check_outside(output, plan)
     return plan
@@ -264,6 +270,15 @@ def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], Non
 
         n, config = plan.wanted or NUM_SAMPLES, plan.config
         return ((story, None) for story in stories(n, config.seed, config.plain))
+    if plan.kind == "questions":
+        from homespun.stories import questions
+
+        plan.check_suffix(is_chat=True)
+        n, config = plan.wanted or NUM_SAMPLES, plan.config
+        records = questions.conversations(
+            n, config.seed, plain=config.plain, per_story=config.questions
+        )
+        return ((json.dumps(record, ensure_ascii=False), None) for record in records)
     if plan.kind == "local":
         return ((document, None) for document in _local_documents(plan))
     return _hub_documents(Hub(sleep), plan, position)

@@ -62,7 +62,7 @@ class StepResult:
     """The outcome of one optimizer step."""
 
     loss: float
-    """Mean over all valid targets of all micro-batches, in nats."""
+    """Mean over all valid targets of all micro-batches, in nats, each times its weight."""
     grad_norm: float
     """Global L2 norm before clipping."""
     clipped: bool
@@ -249,6 +249,9 @@ class Reader(Protocol):
         Raises:
             OutOfMemory: the batch needs more memory than there is.
         """
+
+    def log_probabilities(self, batch: Batch) -> Floats:
+        """The log-probability of each target in nats, [B, T]; 0 where there is none. Raises as `loss`."""
 
     def logits(self, tokens: Tokens) -> Floats:
         """[B, T] -> [B, T, V]. Raises as `loss`."""

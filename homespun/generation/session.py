@@ -46,6 +46,8 @@ class Continuation:
     """All tokens drawn except the one that ends the text. Those of a stop string are among them."""
     finish: Finish
     """The model ended the text, the text reached `max_tokens`, or a stop string occurred."""
+    end_id: int | None = None
+    """The token with which the model ended the text."""
 
 
 class Session:
@@ -253,6 +255,7 @@ class Text:
         self._sampler = Sampler(config, seed, sample, seen)
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
+        self._end_id: int | None = None
         self._released: list[str] = []
         self._pending = ""
 
@@ -278,7 +281,7 @@ class Text:
         token = self._sampler(logits[: self._tokenizer.vocab_size])
         self.ids.append(token)
         if token in self._ends:
-            self.finish = "end"
+            self.finish, self._end_id = "end", token
         else:
             self._token_ids.append(token)
             characters = self._characters.push(token)
@@ -294,7 +297,8 @@ class Text:
 
     def continuation(self) -> Continuation:
         assert self.finish
-        return Continuation("".join(self._released), tuple(self._token_ids), self.finish)
+        text = "".join(self._released)
+        return Continuation(text, tuple(self._token_ids), self.finish, self._end_id)
 
     def _release(self) -> str:
         """Take the text that cannot be part of a stop string; end at the first stop string that is complete."""

@@ -56,6 +56,11 @@ def three_digits(value: float) -> str:
 # The fields of a record that are shown, the most important first: a narrow terminal leaves out the last ones.
 _Fields = Mapping[str, Callable[[float], str]]
 _TRAINING: _Fields = {
+    "reward": lambda value: f"reward {value:.3f}",
+    "kl": lambda value: f"kl {value:.3f}",
+    "entropy": lambda value: f"entropy {value:.2f}",
+    "answer_tokens": lambda value: f"{value:.1f} tokens",
+    "groups_skipped": lambda value: f"skipped {value:.0%}",
     "loss": lambda value: f"loss {value:.4f}",
     "perplexity": lambda value: f"ppl {three_digits(value):>6}",
     "lr": lambda value: f"lr {value:.1e}",
@@ -67,6 +72,7 @@ _STATUS: _Fields = {
     "memory_bytes": size,
 }
 _VALIDATION: _Fields = {
+    "val_reward": lambda value: f"val reward {value:.3f}",
     "val_loss": lambda value: f"val loss {value:.4f}",
     "val_bits_per_byte": lambda value: f"{value:.3f} bits/byte",
     "val_perplexity": lambda value: f"ppl {three_digits(value)}",
@@ -236,9 +242,11 @@ class Console:
 
     def _show_evaluation(self, step: str, record: Record) -> None:
         fields = [step, *_fields(record, _VALIDATION)]
-        val_loss = record["val_loss"]
-        if val_loss is not None and val_loss < self._best_val_loss:
-            self._best_val_loss = val_loss
+        # A reward is the better the higher it is; everything else that is compared is a loss.
+        reward = record.get("val_reward")
+        figure = record["val_loss"] if reward is None else -reward
+        if figure is not None and figure < self._best_val_loss:
+            self._best_val_loss = figure
             self._print_line([*fields, "best so far"], style="bold green")
         else:
             self._print_line(fields, style="bold")

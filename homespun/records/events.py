@@ -60,6 +60,28 @@ class Router:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Sampled answers of a run with a reward: means over those since the last line of the log."""
+
+    reward: float
+    reward_deviation: float
+    """Standard deviation."""
+    tokens: float
+    """Of an answer."""
+    unfinished: float
+    """Fraction of the answers that were cut off."""
+    entropy: float | None
+    """Of the next token, in nats: the mean of minus its log-probability. This and the divergence are over the groups
+    that were not skipped; None where all were."""
+    divergence: float | None
+    """From the initial model for a token, in nats; 0 where none is kept."""
+    skipped: float
+    """Fraction of the groups whose answers all have the same score, so that nothing can be learned from them."""
+    clipped: float
+    """Fraction of the tokens that an update left out, since their probability had changed enough."""
+
+
+@dataclass(frozen=True)
 class LoggedSteps:
     """The steps since the last line of the log, and what the machine needed for them."""
 
@@ -82,6 +104,8 @@ class LoggedSteps:
     auxiliary_loss: float | None = 0.0
     """The losses of the routers, each times its factor: they are minimised together with the loss. None: with LoRA,
     which leaves routers as they are."""
+    answers: Answers | None = None
+    """In a run with a reward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +134,9 @@ class Evaluation(Event):
     """Nats per token."""
     bits_per_byte: float
     best: bool
-    """The lowest validation loss so far; its weights are saved."""
+    """The lowest validation loss so far, or the highest reward; its weights are saved."""
+    reward: float | None = None
+    """In a run with a reward: the mean over answers to prompts that are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +207,12 @@ class TrainResult:
     val_loss: float | None
     """Of the last evaluation, in nats per token; None where there was none since the start."""
     best_val_loss: float | None
+    """None in a run with a reward, which looks for the best of that."""
     stopped_by: signal.Signals | None
     saved_step: int | None = None
     """The step from which --resume continues; None if there is no checkpoint."""
+    best_reward: float | None = None
+    """In a run with a reward: the highest mean over answers to prompts that are held out."""
     records: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """From Python: the lines of `metrics.jsonl`, with those before a resume; see `records.metrics`."""
 

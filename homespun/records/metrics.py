@@ -23,6 +23,7 @@ from homespun import durable
 from homespun.errors import DiskFullError, UserError, cannot_write
 from homespun.records.events import (
     Advice,
+    Answers,
     Evaluation,
     Event,
     LoggedSteps,
@@ -46,9 +47,14 @@ expert in its tokens, times their number: 1 is an even share), the largest and s
 the largest possible, mean over the routers), `balance_loss` and `z_loss` (means over the routers), and
 `auxiliary_loss`, the part of the minimised loss that comes from all routers, with its share as `auxiliary_share`
 (both without LoRA, which leaves routers as they are).
-Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Sample: `prompt`, `text`. Advice: `cause` (a word or
-two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
-`best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
+With a reward also, as means over the answers since the last such record: `reward`, `reward_deviation`,
+`answer_tokens`, `unfinished` (fraction that was cut off), `entropy` and `kl` (in nats per token, over the groups that
+were not skipped), `groups_skipped` and `ratio_clipped` (fractions of groups and of tokens); `tokens_per_second` are
+those of the answers, and `perplexity` is missing, since `loss` is no cross-entropy.
+Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`, and `val_reward` with a reward. Sample: `prompt`,
+`text`. Advice: `cause` (a word or two), `advice`. Where a resumed run evaluates on other tokens or in another
+precision, from there on: `eval_tokens`, `best_val_loss` and `best_step` (of the best weights, measured again; null
+where there are none).
 The run itself, in the first line and again where a resumed run differs: `run`, an object with `model`, `text`,
 `machine`, `settings` and others (see `training.run`). Readers skip lines of other kinds.
 """
@@ -64,6 +70,7 @@ def as_record(event: Event) -> Record | None:
                 "val_loss": loss,
                 "val_perplexity": perplexity(loss),
                 "val_bits_per_byte": event.bits_per_byte,
+                **({} if event.reward is None else {"val_reward": event.reward}),
             }
         case Sample():
             values = {"prompt": event.prompt, "text": event.text}
@@ -86,7 +93,7 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
     values = {
         "loss": log.loss,
         "loss_hex": log.loss.hex(),
-        "perplexity": perplexity(log.loss),
+        "perplexity": None if log.answers else perplexity(log.loss),
         "lr": event.rates["adamw"],
         "muon_lr": event.rates.get("muon"),
         "grad_norm": event.grad_norm,
@@ -98,6 +105,21 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
         "seconds": log.training_seconds,
         "batch": event.batch,
         **(_experts(log.loss, log) if log.routers else {}),
+        **(_answers(log.answers) if log.answers else {}),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _answers(answers: Answers) -> dict[str, float]:
+    values = {
+        "reward": answers.reward,
+        "reward_deviation": answers.reward_deviation,
+        "answer_tokens": answers.tokens,
+        "unfinished": answers.unfinished,
+        "entropy": answers.entropy,
+        "kl": answers.divergence,
+        "groups_skipped": answers.skipped,
+        "ratio_clipped": answers.clipped,
     }
     return {name: value for name, value in values.items() if value is not None}
 

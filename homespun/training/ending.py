@@ -39,6 +39,8 @@ def what_now(
     now = {}
     if result.best_val_loss is not None:
         now["best"] = f"validation loss {result.best_val_loss:.4f}, in {result.best}"
+    if result.best_reward is not None:
+        now["best"] = f"reward {result.best_reward:.3f} on held-out prompts, in {result.best}"
     if (picture := result.checkpoint_dir / PLOT).exists():
         now["curves"] = str(picture)
     if is_complete:

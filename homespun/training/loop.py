@@ -16,6 +16,7 @@ from homespun.training.due import DueDates
 from homespun.training.emitter import Emitter
 from homespun.training.evaluate import evaluator_of
 from homespun.training.interrupts import Interrupts
+from homespun.training.policy_steps import PolicySteps
 from homespun.training.position import Position
 from homespun.training.run import Run
 from homespun.training.sampling import sample_text
@@ -38,7 +39,11 @@ class Loop:
         self.run, self.position, self.clock = run, position, clock
         self.saver, self.emit, self.interrupts = saver, emit, interrupts
         self.config = run.config
-        self.steps = Steps(run, position, clock)
+        self.steps = (
+            PolicySteps(run, run.policy, position, clock)
+            if run.policy
+            else Steps(run, position, clock)
+        )
         self.evaluator = evaluator_of(run)
         self.due = DueDates(run, position, clock, self.evaluator.n_tokens)
         self.val_loss: float | None = None
@@ -149,14 +154,32 @@ class Loop:
         measured = self.evaluator.measure(self.run.engine, self.stopped)
         if measured is None:
             return
+        reward = None
+        if policy := self.run.policy:
+            self.emit.activity("answering the prompts that are held out")
+            reward = policy.sampler.held_out_score(policy.session, self.stopped)
+            if self.stopped():
+                return
         self.val_loss, bits_per_byte = measured
         position.evaluated_at = position.step
         self.saver.saved_at = None
-        if best := position.guard.observe_evaluation(self.val_loss):
-            self.saver.save_best(self.val_loss, self.clock.elapsed())
-        self.emit(Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best)
+        # A reward is the better the higher it is.
+        figure = self.val_loss if reward is None else -reward
+        if best := position.guard.observe_evaluation(figure):
+            self.saver.save_best(figure, self.clock.elapsed())
+        self.emit(
+            Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best, reward=reward
+        )
+        if policy:
+            return
         for finding in position.watch.observe_evaluation(position.step, self.val_loss, self.config):
             self.emit(Advice, **finding._asdict())
+
+    @property
+    def best_reward(self) -> float | None:
+        """In a run with a reward, the highest mean reward of an evaluation."""
+        best = self.position.guard.best_val_loss
+        return -best if self.run.policy and best is not None else None
 
     def sample(self) -> None:
         """Let the model continue the prompts. A stop leaves the last ones to the resumed run."""

@@ -15,7 +15,7 @@ from homespun.errors import UserError
 from homespun.model_formats.checkpoint import lora_entry
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import header_of
-from homespun.training.resume import ResumePoint
+from homespun.training.resume import ResumePoint, place_of
 from homespun.training.run import Run
 
 
@@ -76,21 +76,13 @@ def _written(
 ) -> str:
     """Write the base into the folder; returns its hash."""
     if point:
-        path = _place(point.path, folder.path, moved_to)
+        path = place_of(point.path, folder.path, moved_to)
         base = open_base(read_archive(path))
         assert base is not None  # checked with the header of the point
         return folder.save_base(base.step, base.tensors(), base.header)
     assert run.config.init_from is not None
-    model = open_model(_place(Path(run.config.init_from), folder.path, moved_to))
+    model = open_model(place_of(Path(run.config.init_from), folder.path, moved_to))
     return folder.save_base(model.step, model.tensors(), header_of(model))
-
-
-def _place(path: Path, folder: Path, moved_to: Path | None) -> Path:
-    """The place of a path after the content of a folder has been moved."""
-    inside = path.resolve()
-    if moved_to is None or not inside.is_relative_to(folder.resolve()):
-        return path
-    return moved_to / inside.relative_to(folder.resolve())
 
 
 def load_base(engine: Engine, base: Archive) -> None:

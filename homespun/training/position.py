@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from homespun.checkpoint.stored_values import restored
+from homespun.checkpoint.stored_values import Signed, restored
 from homespun.training.diagnostics.experts import ExpertWatch, Rows
 from homespun.training.diagnostics.step_guard import StepGuard
 from homespun.training.diagnostics.trends import TrendWatch
@@ -23,6 +23,31 @@ STORED_NAMES = {
 
 
 @dataclass
+class AnswerSums:
+    """Sums over sampled answers, in a run with a reward."""
+
+    groups: int = 0
+    skipped: int = 0
+    """Groups whose answers all have the same score."""
+    answers: int = 0
+    tokens: int = 0
+    unfinished: int = 0
+    """Answers that were cut off."""
+    reward: Signed = 0.0
+    square: float = 0.0
+    """Of the rewards."""
+    scored_tokens: int = 0
+    """Tokens of the groups that were not skipped, to which the next two sums belong."""
+    log_probability: Signed = 0.0
+    divergence: float = 0.0
+    """From the initial model."""
+    updated_tokens: int = 0
+    """Tokens in all updates."""
+    clipped: int = 0
+    """Those whose ratio was clipped."""
+
+
+@dataclass
 class Window:
     """The steps since the last line of metrics."""
 
@@ -33,10 +58,11 @@ class Window:
     """Sums of the use of the experts over the steps that were applied."""
     with_experts: int = 0
     """The number of these steps."""
-    loss: float = 0.0
+    loss: Signed = 0.0
     """Sum over the steps that were applied."""
     applied: int = 0
     """The number of the steps in this sum. Earlier versions stored neither; the mean then begins with the resume."""
+    answers: AnswerSums = field(default_factory=AnswerSums)
 
 
 @dataclass

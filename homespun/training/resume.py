@@ -202,6 +202,14 @@ def _in_file(file: Path) -> ResumePoint:
     return ResumePoint(weights, None, is_named=True)
 
 
+def place_of(path: Path, folder: Path, moved_to: Path | None) -> Path:
+    """The place of a path after the content of a folder has been moved."""
+    inside = path.resolve()
+    if moved_to is None or not inside.is_relative_to(folder.resolve()):
+        return path
+    return moved_to / inside.relative_to(folder.resolve())
+
+
 def _check_headers(point: ResumePoint) -> None:
     """Make sure that the checkpoint has all that a resumed run needs.
 

@@ -7,7 +7,7 @@ from typing import Any
 from homespun.architectures.families import count_parameters, described_size
 from homespun.architectures.lora import Lora, count_trained
 from homespun.checkpoint.writer import COPY_SIZE
-from homespun.config import ModelConfig
+from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag
 from homespun.data.prepare import Prepared
 from homespun.data.samples import Dataset
@@ -17,6 +17,7 @@ from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
+from homespun.training.policy import Policy
 from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {
@@ -44,6 +45,8 @@ class Run:
     """The limits that are numbers of steps, by setting, the nearest first."""
     chat: ChatTemplate | None = None
     """The template of conversations, if the text is of conversations."""
+    policy: Policy | None = None
+    """In a run with a reward."""
 
     @property
     def total_steps(self) -> int | None:
@@ -73,9 +76,19 @@ class Run:
                 f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}: "
                 f"{count_trained(model, lora):,} parameters are trained, the model stays"
             )
+        rewarded = {}
+        if self.policy:
+            n = c.sequences_per_step // c.group_size
+            distance = f"; the distance from the initial model counts with {c.kl_factor:g}"
+            rewarded["reward"] = (
+                f"{c.reward}; a step has {counted(n, 'group')} of {c.group_size} answers, of at most "
+                f"{counted(c.answer_tokens, 'token')}, for {counted(c.updates, 'update')}"
+                f"{distance if c.kl_factor else ''}"
+            )
         return initial | {
             "model": self._model(),
             **adapters,
+            **rewarded,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens{' of conversations' if self.chat else ''}, vocabulary {model.vocab_size:,}",
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
@@ -143,10 +156,16 @@ class Run:
         return step + copies <= hardware.capacity()
 
 
+def keeps_base(config: TrainConfig) -> bool:
+    """Whether the model from which a run began lies beside its checkpoints: adapters belong to it, or the model in
+    training stays close to it."""
+    return config.lora_rank is not None or (config.reward is not None and config.kl_factor > 0)
+
+
 def bytes_on_disk(
-    model: ModelConfig, keep: int, lora: Lora | None = None, *, with_base: bool = True
+    model: ModelConfig, keep: int, lora: Lora | None = None, *, with_base: bool = False
 ) -> int:
     """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice; with
-    LoRA those of the adapters, and the model that they belong to if that has to be written."""
-    base = count_parameters(model) if lora and with_base else 0
+    LoRA those of the adapters. With `with_base` also the model from which the run began, see `keeps_base`."""
+    base = count_parameters(model) if with_base else 0
     return 4 * (base + count_trained(model, lora) * (3 * (keep + 1) + 2))

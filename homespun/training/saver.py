@@ -74,7 +74,8 @@ class Saver:
         )
 
     def save_best(self, val_loss: float, elapsed: float) -> None:
-        """Begin to write the weights, the best so far, with the position of the run."""
+        """Begin to write the weights, the best so far, with the position of the run. In a run with a reward, `val_loss`
+        is minus that."""
         self._position.elapsed_seconds = elapsed
         header = {
             **self._run.header,

@@ -47,6 +47,7 @@ from homespun.training.conversations import (
 )
 from homespun.training.initial_model import in_context, own_settings, take_weights
 from homespun.training.lora_base import load_base
+from homespun.training.policy import check_answers, policy_of, sampler_of
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -54,6 +55,8 @@ from homespun.training.resume import (
     resumed_plan,
     resumed_tokenizer,
 )
+from homespun.training.rewards import Reward
+from homespun.training.rollouts import Sampler
 from homespun.training.run import Run
 
 AUTO_VOCAB_SIZE = 4096
@@ -87,9 +90,14 @@ def smallest_model(config: TrainConfig) -> ModelConfig:
 
 
 def set_up(
-    requested: TrainConfig, point: ResumePoint | None, say: Say, initial: StoredModel | None = None
+    requested: TrainConfig,
+    point: ResumePoint | None,
+    say: Say,
+    initial: StoredModel | None = None,
+    reward: Reward | None = None,
 ) -> Run:
-    """Make a new run ready, or one that goes on from an initial model, or a resumed one.
+    """Make a new run ready, or one that goes on from an initial model, or a resumed one. `reward` is the function that
+    the setting of this name stands for, where it was given from Python.
 
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
@@ -106,6 +114,9 @@ def set_up(
         tokens = tokenize(
             corpus, tokenizer, planned.config.seq_len, folder, say, template, any_split=True
         )
+        sampler = sampler_of(
+            planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
+        )
     else:
         corpus = choose_text(requested.data_file, say, folder)
         check_sizes(requested, corpus, initial)
@@ -119,14 +130,13 @@ def set_up(
         if template and initial:
             wanted = for_conversations(wanted, corpus, template, initial, folder, say)
         tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
+        context = initial.config.seq_len if initial else wanted.seq_len
+        sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)
+        n_samples = _samples_per_pass(wanted, tokens, sampler)
         planned = choose_plan(
-            wanted,
-            tokenizer.vocab_size,
-            tokens.dataset.samples_per_pass,
-            say,
-            initial,
-            is_chat=corpus.is_chat,
+            wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
         )
+        check_answers(planned.config)
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
@@ -163,9 +173,19 @@ def set_up(
             else (point.header.get("learned_before", []) if point else []),
             **kept_template(template, initial, point),
         },
-        limits=step_limits(config, tokens.dataset.samples_per_pass),
+        limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
         chat=template,
+        policy=policy_of(sampler, planned.model.seq_len, engine, tokenizer, template)
+        if sampler
+        else None,
     )
+
+
+def _samples_per_pass(config: TrainConfig, tokens: Tokens, sampler: Sampler | None) -> int:
+    """Samples in a pass over the data; with prompts, one for each answer."""
+    if sampler and len(sampler.prompts.training) > 1:
+        return len(sampler.prompts.training) * config.group_size
+    return tokens.dataset.samples_per_pass
 
 
 def choose_text(

@@ -59,6 +59,9 @@ class Steps:
         if self._pending is None:  # the time since the last step was not training time
             self._mark = self._clock.now()
             self._processor_mark = time.process_time()
+        return self._microbatches()
+
+    def _microbatches(self) -> list[Batch]:
         c = self._run.config
         return self._batches.microbatches(
             self._position.next_sample, c.batch_size, c.grad_accumulation_steps
@@ -71,13 +74,7 @@ class Steps:
         limits = position.guard.limits(position.step + 1)
         rates = self._rates()
         enforced = Limits() if c.on_spike == "warn" else limits
-        handle = self._run.engine.train_step(
-            microbatches,
-            rates,
-            position.step,
-            loss_limit=enforced.loss,
-            norm_limit=enforced.norm,
-        )
+        handle = self._dispatch(microbatches, rates, enforced)
         yield from self.finish()
         position.step += 1
         position.next_sample += c.sequences_per_step
@@ -86,6 +83,17 @@ class Steps:
         self._pending = handle, StepInputs(rates, limits, _fingerprint(microbatches))
         if handle.ready() or c.on_spike == "stop":
             yield from self.finish()
+
+    def _dispatch(
+        self, microbatches: Sequence[Batch], rates: dict[str, float], enforced: Limits
+    ) -> StepHandle:
+        return self._run.engine.train_step(
+            microbatches,
+            rates,
+            self._position.step,
+            loss_limit=enforced.loss,
+            norm_limit=enforced.norm,
+        )
 
     def finish(self) -> Iterator[tuple[StepResult, StepInputs]]:
         """Wait for the dispatched step, if there is one, and yield it."""
@@ -156,7 +164,7 @@ def findings(
     step, guard, watch, config = position.step, position.guard, position.watch, run.config
     if finding := guard.observe_step(step, result, inputs.limits, inputs.batch, config):
         yield finding
-    if result.applied:
+    if result.applied and config.reward is None:  # the loss of a reward does not fall
         rate = inputs.rates["adamw"] / config.learning_rate
         yield from watch.observe_step(step, result, rate, config)
         per_token = run.model.experts_per_token

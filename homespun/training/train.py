@@ -26,9 +26,11 @@ from homespun.training.initial_model import initial_model
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
 from homespun.training.lora_base import check_settings, keep_base
+from homespun.training.policy import check_reward, with_reference
 from homespun.training.position import NEVER, Position
 from homespun.training.resume import ResumePoint, find_point, given_config, with_stored
-from homespun.training.run import Run, bytes_on_disk
+from homespun.training.rewards import Reward
+from homespun.training.run import Run, bytes_on_disk, keeps_base
 from homespun.training.running_time import RunningTime
 from homespun.training.saver import Saver
 from homespun.training.schedule import unreached_peak
@@ -47,6 +49,7 @@ def train(
     interrupts: Interrupts,
     on_event: Listener | None = None,
     config: TrainConfig | None = None,
+    reward: Reward | None = None,
 ) -> TrainResult:
     """Set a run up and run it.
 
@@ -58,6 +61,7 @@ def train(
         interrupts: handles the signals already, since the preparations may take long.
         on_event: gets each event after the records and the console. When it raises `StopRun`, the run saves and ends.
         config: all settings, from Python. Then only `given` overrides them, and the settings of a resumed run do not.
+        reward: the function that the setting `reward` names, from Python.
 
     Raises:
         UserError: something that the user can fix; earlier checkpoints are still there.
@@ -70,7 +74,7 @@ def train(
             point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
-        return _train(wanted, point, lock, say, interrupts, on_event)
+        return _train(wanted, point, lock, say, interrupts, on_event, reward)
 
 
 def _train(
@@ -80,6 +84,7 @@ def _train(
     say: Say,
     interrupts: Interrupts,
     on_event: Listener | None,
+    reward: Reward | None,
 ) -> TrainResult:
     """`train`, from the resumed point on, or from the start."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
@@ -87,14 +92,21 @@ def _train(
     initial = None
     if point is None:
         check_settings(config)
+        check_reward(config)
         initial = initial_model(config, say)
         model = initial.config if initial else smallest_model(config)
-        folder.check_space(bytes_on_disk(model, folder.keep, lora_of(config)))
-    run = set_up(config, point, say, initial)
-    writes_base = run.lora is not None and not (point and point.is_in(folder.path))
+        lora = lora_of(config)
+        folder.check_space(bytes_on_disk(model, folder.keep, lora, with_base=keeps_base(config)))
+    run = set_up(config, point, say, initial, reward)
+    writes_base = keeps_base(run.config) and not (point and point.is_in(folder.path))
     folder.check_space(bytes_on_disk(run.model, folder.keep, run.lora, with_base=writes_base))
     position, moved_to = _begin(point, lock, say)
     run = keep_base(run, point, folder, moved_to)
+    if run.policy:
+        policy, header = with_reference(
+            run.policy, run.plan, run.header, run.tokenizer.eot_id, point, folder, moved_to
+        )
+        run = dataclasses.replace(run, policy=policy, header=header)
     if initial:
         position.evaluated_at = NEVER
     continues = point is not None and point.state is not None and point.is_in(folder.path)
@@ -220,7 +232,8 @@ def _run_loop(loop: Loop, point: ResumePoint | None, folder: CheckpointFolder) -
         steps=position.step,
         ended_by=ended_by,
         val_loss=loop.val_loss,
-        best_val_loss=position.guard.best_val_loss,
+        best_val_loss=None if run.policy else position.guard.best_val_loss,
+        best_reward=loop.best_reward,
         stopped_by=loop.interrupts.stopped_by,
         saved_step=loop.saver.newest,
     )

@@ -36,6 +36,8 @@ def renew(
     If validation losses have another meaning now, the best weights are measured again, and patience and the advice on
     overfitting begin anew. Nothing changes if `stopped()` becomes true before that is done.
     """
+    if run.policy:  # looks for the best reward, and the prompts for that stay the same
+        return
     before, now = ResolvedConfig(**point.header["resolved"]), run.config
     if before.dropout != now.dropout:
         position.guard.recent = []

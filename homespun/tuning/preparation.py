@@ -25,7 +25,7 @@ from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.initial_model import in_context, initial_model
 from homespun.training.lora_base import check_settings
-from homespun.training.run import bytes_on_disk
+from homespun.training.run import bytes_on_disk, keeps_base
 from homespun.training.stages import (
     check_sizes,
     choose_batch,
@@ -118,7 +118,7 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
         total_tokens=steps * planned.config.tokens_per_step,
         data_sha256=corpus.sha256,
         width=planned.model.d_model,
-        disk=bytes_on_disk(planned.model, 2, planned.lora),
+        disk=bytes_on_disk(planned.model, 2, planned.lora, with_base=keeps_base(planned.config)),
         plan=planned,
         tokenizer=None if initial else tokenizer,
     )
@@ -141,7 +141,7 @@ def foresee(config: TuneConfig, say: Say) -> tuple[Recipe, float]:
         total_tokens=plan.steps * plan.tokens_per_step,
         data_sha256="",
         width=plan.model.d_model,
-        disk=bytes_on_disk(planned.model, 2, planned.lora),
+        disk=bytes_on_disk(planned.model, 2, planned.lora, with_base=keeps_base(planned.config)),
         plan=planned,
         tokenizer=None,
     )

@@ -25,6 +25,7 @@ from homespun.data.corpus import survey
 from homespun.data.documents import documents
 from homespun.data.download import download, training_files
 from homespun.errors import UserError
+from homespun.stories.questions import conversations
 from tests.data.hub import Fault, Hub
 
 MARK = "<|endoftext|>"
@@ -771,3 +772,16 @@ def test_progress_as_a_bar(
     shown = capsys.readouterr()
     assert "documents" in shown.err
     assert shown.out == ""
+
+
+def test_questions_about_stories(log: Log) -> None:
+    path = log.fetch(5, "stories-questions", plain=True)
+    assert path == Path("data/stories-questions_5.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert records == list(conversations(5, 0, plain=True))
+    single = log.fetch(3, "stories-questions", questions=1, output="one.jsonl")
+    asked = [json.loads(line) for line in single.read_text().splitlines()]
+    assert [len(record["messages"]) for record in asked] == [2] * 3
+    with pytest.raises(UserError, match=r"conversations are written as \.jsonl: name it so"):
+        log.fetch(3, "stories-questions", output="one.txt")
+    assert not Path("one.txt").exists()

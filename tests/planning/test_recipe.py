@@ -18,6 +18,7 @@ from homespun.planning.recipe import (
     LORA_RATE,
     MAX_PASSES,
     OF_ITS_RUN,
+    REWARD_RATE,
     SHAPE,
     SIZES,
     Initial,
@@ -258,6 +259,20 @@ def going_on(settings: ResolvedConfig | None, **given: Any) -> ResolvedConfig:
     planned = plan(config, vocab_size=500, n_samples=2_000, flops_per_second=1e11, initial=initial)
     assert planned.model == initial.shape
     return planned.config
+
+
+def test_a_model_that_learns_from_a_reward_takes_whole_groups_and_its_own_rate() -> None:
+    from_elsewhere = going_on(None, reward="questions", group_size=6, max_steps=50)
+    assert from_elsewhere.optimizer == "adamw"
+    assert from_elsewhere.learning_rate == FINE_TUNING_RATE
+    assert from_elsewhere.batch_size % 6 == 0
+    assert from_elsewhere.sequences_per_step == 16 * 6
+    assert from_elsewhere.compile == "off"
+    trained_here = going_on(ResolvedConfig(optimizer="muon"), reward="questions", max_steps=50)
+    assert trained_here.optimizer == "adamw"
+    assert trained_here.learning_rate == REWARD_RATE
+    given = going_on(None, reward="questions", learning_rate=0.5, batch_size=8, max_steps=50)
+    assert (given.learning_rate, given.batch_size) == (0.5, 8)
 
 
 def test_a_model_of_an_own_run_goes_on_with_the_settings_of_that_run() -> None:

@@ -42,9 +42,9 @@ from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.engine.mlx.packed import Packed
 from homespun.named_array import NamedArray
 
-MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, Dropout | None]
-"""Tokens and targets [B, T], the factor of each target's loss, whether attention stops at document marks, and
-dropout."""
+MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, Dropout | None]
+"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], the documents [B, T] that do not
+see each other, and dropout."""
 Sums = tuple[mx.array, Weights, mx.array | None]
 """Loss, gradients and the use of experts, [blocks, 3 + E], summed over the micro-batches so far."""
 
@@ -145,9 +145,17 @@ class MlxEngine:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
-        [(tokens, targets, _, documents, _)] = self._on_device([batch])
-        losses = self.row_losses(self.weights, tokens, targets, documents)
-        return float(machine.to_array(losses).sum(dtype=np.float64)), batch.n_targets
+        losses = self._losses(batch)
+        return float(losses.sum(dtype=np.float64)), batch.n_targets
+
+    @within_memory(*machine.OUT_OF_MEMORY)
+    def log_probabilities(self, batch: Batch) -> Floats:
+        return -self._losses(batch).reshape(batch.targets.shape)
+
+    def _losses(self, batch: Batch) -> Floats:
+        """The loss of each target, [B * T]."""
+        [(tokens, targets, _, _, documents, _)] = self._on_device([batch])
+        return machine.to_array(self.row_losses(self.weights, tokens, targets, documents))
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
@@ -240,7 +248,7 @@ class MlxEngine:
 
     def _accumulate(self, weights: Weights, sums: Sums | None, batch: MicroBatch) -> Sums:
         """Add a micro-batch."""
-        tokens, targets, scale, documents, dropout = batch
+        tokens, targets, scale, target_weights, documents, dropout = batch
 
         def scaled_loss(trained: Weights) -> tuple[mx.array, mx.array, mx.array | None]:
             model = self._model(weights | trained)
@@ -255,6 +263,7 @@ class MlxEngine:
                 model.head,
                 targets.flatten(),
                 scale,
+                None if target_weights is None else target_weights.flatten(),
                 wants_head=self.trains_head,
             )
             if uses is None:
@@ -339,7 +348,9 @@ class MlxEngine:
                 documents: mx.array | None = mx.array(batch.documents)
             else:  # a compiled step always has a mask; otherwise it would be compiled twice
                 documents = self._documents(batch.inputs, always=self.options.compiled)
-            yield mx.array(batch.inputs), mx.array(batch.targets), scale, documents, dropout
+            weights = None if batch.weights is None else mx.array(batch.weights)
+            targets = mx.array(batch.targets)
+            yield mx.array(batch.inputs), targets, scale, weights, documents, dropout
 
     def _dropouts(self, batches: Sequence[Batch], step: int | None) -> Iterable[Dropout | None]:
         """The dropout of each micro-batch."""

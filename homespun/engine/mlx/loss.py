@@ -18,11 +18,12 @@ from homespun.engine.base import HEAD_ROWS
 
 
 def loss_and_slope(
-    logits: mx.array, targets: mx.array, scale: mx.array
+    logits: mx.array, targets: mx.array, scale: mx.array, weights: mx.array | None = None
 ) -> tuple[mx.array, mx.array]:
-    """The summed loss of some rows, and `scale` times its derivative by the logits, in their dtype.
+    """The summed loss of some rows, each times its weight, and `scale` times its derivative by the logits, in their
+    dtype.
 
-    logits [N, V], targets [N], scale [] -> [] and [N, V].
+    logits [N, V], targets [N], scale [], weights [N] -> [] and [N, V].
     """
     valid = (targets != IGNORED)[:, None]
     index = mx.maximum(targets, 0)[:, None]
@@ -30,17 +31,26 @@ def loss_and_slope(
     log_probabilities = wide - mx.logsumexp(wide, axis=-1, keepdims=True)
     row_loss = -mx.take_along_axis(log_probabilities, index, axis=-1)
     hit = mx.arange(logits.shape[1]) == index
+    if weights is not None:
+        row_loss, scale = row_loss * weights[:, None], scale * weights[:, None]
     slope = mx.where(valid, (mx.exp(log_probabilities) - hit) * scale, 0.0)
     return mx.where(valid, row_loss, 0.0).sum(), slope.astype(logits.dtype)
 
 
 def losses_and_gradients(
-    hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array, *, wants_head: bool = True
+    hidden: mx.array,
+    head: mx.array,
+    targets: mx.array,
+    scale: mx.array,
+    weights: mx.array | None = None,
+    *,
+    wants_head: bool = True,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, and its gradients by both.
+    """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, that of each row times its weight, and its
+    gradients by both.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N], scale [] -> [], [N, D] and [V, D]. If the
-    gradient of the head is not wanted, it is left at zero.
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets and weights [N], scale [] -> [], [N, D] and
+    [V, D]. If the gradient of the head is not wanted, it is left at zero.
     """
     narrow = head.astype(hidden.dtype)
     total = mx.zeros(())
@@ -50,7 +60,8 @@ def losses_and_gradients(
         # Without this dependence, the slopes of all slices would be in memory before the first is used.
         before = [total, *grad_hidden[-1:]] + ([grad_head] if wants_head else [])
         part = mx.depends(hidden[rows], before)
-        loss, slope = loss_and_slope(part @ narrow.T, targets[rows], scale)
+        factors = None if weights is None else weights[rows]
+        loss, slope = loss_and_slope(part @ narrow.T, targets[rows], scale, factors)
         total = total + loss
         grad_hidden.append(slope @ narrow)
         if wants_head:
@@ -60,7 +71,7 @@ def losses_and_gradients(
 
 def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:
     """The gradients that the forward pass has computed, times the gradient of the loss itself."""
-    _, _, targets, scale = primals
+    _, _, targets, scale, *weights = primals
     _, grad_hidden, grad_head = outputs
     above = cotangents[0]
     return (
@@ -70,6 +81,7 @@ def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:
         grad_head * above,
         mx.zeros_like(targets),
         mx.zeros_like(scale),
+        *map(mx.zeros_like, weights),
     )
 
 
@@ -83,11 +95,18 @@ _WITH_HEAD, _WITHOUT_HEAD = _with_derivative(True), _with_derivative(False)
 
 
 def head_loss(
-    hidden: mx.array, head: mx.array, targets: mx.array, scale: mx.array, *, wants_head: bool = True
+    hidden: mx.array,
+    head: mx.array,
+    targets: mx.array,
+    scale: mx.array,
+    weights: mx.array | None = None,
+    *,
+    wants_head: bool = True,
 ) -> mx.array:
     """The loss of `losses_and_gradients`. Its derivative uses the gradients that are computed there."""
     function = _WITH_HEAD if wants_head else _WITHOUT_HEAD
-    loss: mx.array = function(hidden, head, targets, scale)[0]
+    factors = () if weights is None else (weights,)
+    loss: mx.array = function(hidden, head, targets, scale, *factors)[0]
     return loss
 
 

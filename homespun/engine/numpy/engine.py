@@ -100,21 +100,27 @@ class NumpyEngine:
     def loss(self, batch: Batch) -> tuple[float, int]:
         """Summed loss in nats, and the number of valid targets."""
         with self.threads.default():
-            return self._summed_loss(batch), batch.n_targets
+            return -float(self._log_probabilities(batch).sum()), batch.n_targets
 
-    def _summed_loss(self, batch: Batch) -> float:
+    @within_memory()
+    def log_probabilities(self, batch: Batch) -> Floats:
+        """The log-probability of each target in nats, [B, T]; 0 where there is none."""
+        with self.threads.default():
+            return self._log_probabilities(batch).astype(np.float32)
+
+    def _log_probabilities(self, batch: Batch) -> npt.NDArray[np.float64]:
         hidden = self.hidden_apart(batch.inputs, batch.documents)
         hidden = hidden.reshape(-1, self.config.d_model)
         targets = batch.targets.reshape(-1)
-        total = 0.0
+        found = np.zeros(len(targets))
         for start in range(0, len(hidden), HEAD_ROWS):
             expected = targets[start : start + HEAD_ROWS]
             valid = np.flatnonzero(expected != IGNORED)
             logits = linear(hidden[start : start + HEAD_ROWS], self.head)[valid].astype(np.float64)
             logits -= logits.max(-1, keepdims=True)
             chosen = logits[np.arange(len(valid)), expected[valid]]
-            total += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
-        return total
+            found[start + valid] = chosen - np.log(np.exp(logits).sum(-1))
+        return found.reshape(batch.targets.shape)
 
     @within_memory()
     def decoder(self, batch_size: int, max_len: int) -> "NumpyDecoder":

@@ -29,7 +29,12 @@ from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
 from homespun.engine.torch.eight_bits import DTYPE, rounded, widened
 from homespun.engine.torch.layers import document_mask
-from homespun.engine.torch.loss import head_loss, loss_and_slope, summed_loss
+from homespun.engine.torch.loss import (
+    head_loss,
+    loss_and_slope,
+    row_log_probabilities,
+    summed_loss,
+)
 from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import model_class
 from homespun.engine.torch.optimizer import Optimizer
@@ -150,6 +155,14 @@ class TorchEngine:
             return total.item(), batch.n_targets
 
     @within_memory(*machine.OUT_OF_MEMORY)
+    def log_probabilities(self, batch: Batch) -> Floats:
+        with torch.no_grad(), machine.use_threads(self.call_threads):
+            hidden, _ = self._hidden(batch.inputs, batch.documents)
+            targets = self._on_device(batch.targets)
+            rows = row_log_probabilities(hidden.flatten(0, 1), self.model.head, targets.flatten())
+            return machine.to_array(rows.view_as(targets))
+
+    @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
         with torch.no_grad(), machine.use_threads(self.call_threads):
             hidden, _ = self._hidden(tokens)
@@ -256,6 +269,9 @@ class TorchEngine:
                 self._on_device(batch.targets).flatten(),
                 scale,
                 self.loss_and_slope,
+                None
+                if batch.weights is None
+                else machine.on_device(batch.weights, self.device).flatten(),
             )
             loss += part.detach()
             if uses is not None:

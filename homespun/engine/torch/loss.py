@@ -16,10 +16,13 @@ from homespun.data.batch import IGNORED
 from homespun.engine.base import HEAD_ROWS
 
 
-def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed loss of some rows, and `scale` times its derivative by the logits, in their dtype.
+def loss_and_slope(
+    logits: Tensor, targets: Tensor, scale: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The summed loss of some rows, each times its weight, and `scale` times its derivative by the logits, in their
+    dtype.
 
-    logits [N, V], targets [N], scale [] -> [] and [N, V].
+    logits [N, V], targets [N], scale [], weights [N] -> [] and [N, V].
     """
     valid = targets != IGNORED
     index = targets.clamp(min=0).unsqueeze(1)
@@ -27,22 +30,29 @@ def loss_and_slope(logits: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tens
     # Computed from the most likely token, because the probability of the target may underflow to zero.
     log_total = logits.amax(1).float() - probabilities.amax(1).log()
     row_loss = log_total - logits.gather(1, index).squeeze(1).float()
-    weight = (valid * scale).unsqueeze(1)
+    counts = valid if weights is None else valid * weights
+    weight = (counts * scale).unsqueeze(1)
     slope = probabilities.mul_(weight).scatter_add_(1, index, -weight)
-    return (row_loss * valid).sum(), slope.to(logits.dtype)
+    return (row_loss * counts).sum(), slope.to(logits.dtype)
 
 
 class HeadLoss(torch.autograd.Function):
-    """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`.
+    """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, that of each row times its weight.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets [N] -> scalar, float32. The forward pass computes
-    the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a graph that is kept can
-    be differentiated only once unless that gradient is 1 on a CPU.
+    hidden [N, D] in the computing dtype, head [V, D] float32, targets and weights [N] -> scalar, float32. The forward
+    pass computes the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a graph
+    that is kept can be differentiated only once unless that gradient is 1 on a CPU.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        scale: Tensor,
+        derive: Any,
+        weights: Tensor | None,
     ) -> Tensor:
         wants_hidden, wants_head, *_ = ctx.needs_input_grad
         narrow = head.to(hidden.dtype)
@@ -51,7 +61,8 @@ class HeadLoss(torch.autograd.Function):
         grad_head = torch.zeros_like(head) if wants_head else None
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
-            loss, slope = derive(hidden[rows] @ narrow.T, targets[rows], scale)
+            factors = () if weights is None else (weights[rows],)
+            loss, slope = derive(hidden[rows] @ narrow.T, targets[rows], scale, *factors)
             total += loss
             if grad_hidden is not None:
                 torch.mm(slope, narrow, out=grad_hidden[rows])
@@ -69,12 +80,35 @@ class HeadLoss(torch.autograd.Function):
             for tensor in grads:
                 if tensor is not None:
                     tensor.mul_(grad)
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
-def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, scale: Tensor, derive: Any) -> Tensor:
+def head_loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    scale: Tensor,
+    derive: Any,
+    weights: Tensor | None = None,
+) -> Tensor:
     """See `HeadLoss`; `derive` is `loss_and_slope`, compiled or not."""
-    return HeadLoss.apply(hidden, head, targets, scale, derive)  # type: ignore[no-any-return, no-untyped-call]
+    return HeadLoss.apply(hidden, head, targets, scale, derive, weights)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def row_log_probabilities(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """The log-probabilities of the targets in nats, [N] in float32, without gradients, 0 where a target is ignored;
+    hidden [N, D], targets [N]."""
+    narrow = head.to(hidden.dtype)
+    parts = []
+    for start in range(0, len(hidden), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
+        logits = (hidden[rows] @ narrow.T).float()
+        parts.append(
+            -torch.nn.functional.cross_entropy(
+                logits, targets[rows].long(), ignore_index=IGNORED, reduction="none"
+            )
+        )
+    return torch.cat(parts)
 
 
 def summed_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

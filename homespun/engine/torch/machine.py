@@ -66,7 +66,9 @@ def step_traits(precision: str, seq_len: int) -> traits.StepTraits:
     return traits.torch_on_cpu(half, seq_len)
 
 
-def on_device(array: npt.NDArray[np.int32], where: torch.device) -> torch.Tensor:
+def on_device(
+    array: npt.NDArray[np.int32] | npt.NDArray[np.float32], where: torch.device
+) -> torch.Tensor:
     """The array as a tensor. A copy to CUDA goes through pinned memory, so the host does not wait for it."""
     tensor = torch.from_numpy(array)
     if where.type == "cpu":

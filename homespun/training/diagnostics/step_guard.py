@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from homespun.checkpoint.stored_values import Signed
 from homespun.engine.base import StepResult
 from homespun.planning.recipe import ResolvedConfig
 
@@ -53,12 +54,13 @@ class Finding(NamedTuple):
 class StepGuard:
     """The best evaluation, the refused steps, and the recent ones. The fields are stored under their names."""
 
-    best_val_loss: float | None = None
+    best_val_loss: Signed | None = None
+    """In a run with a reward, minus the best mean reward."""
     evaluations_without_better: int = 0
     refused: int = 0
     """Steps that changed nothing, since they were not finite or spikes."""
     refused_in_a_row: int = 0
-    recent: list[tuple[int, float, float]] = field(default_factory=list)
+    recent: list[tuple[int, Signed, float]] = field(default_factory=list)
     """Number, loss and gradient norm of the last applied steps: one more than are compared with, since the last one may
     not count yet."""
     spike_at: int = 0

@@ -1,0 +1,169 @@
+"""From a model of stories to one that answers: exact answers to unseen questions after each stage.
+
+    python -m benchmarks.reinforcement FOLDER
+
+A small model learns plain stories, then to answer questions about stories (supervised fine-tuning), then from a
+reward, 1 for the exact answer (`homespun reinforce`). The control of the last stage fine-tunes for the same time
+instead, on the questions that reinforcement asks, so that the reward is not credited with the time or the data. All
+questions of the test have courses of events that no training question has; the stories of the first stage are not
+divided in this way. The last columns are bits per byte of plain stories that no stage has read, and how they changed
+since the first stage.
+
+Data and runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
+"""
+
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import homespun
+from benchmarks import report
+from homespun.evaluation.questions import QuestionsResult
+from homespun.records.metrics import read_whole
+
+CONTEXT = 384
+UNREAD = 77
+"""The seed of the stories for bits per byte."""
+EVALUATION = ("--eval-tokens", "20000")
+"""Of the runs' own evaluations, which decide nothing here but the best weights."""
+STAGES = {"stories": "base", "fine-tuned": "tuned", "fine-tuned on": "on", "reinforced": "rewarded"}
+"""The stages, and the folders of their runs."""
+
+
+def main(
+    folder: Annotated[Path, tyro.conf.Positional],
+    base_steps: int = 3000,
+    tuning_steps: int = 2000,
+    reward_steps: int = 60,
+    seeds: tuple[int, ...] = (0,),
+    reward_flags: str = "",
+) -> None:
+    """Train the stages, and ask each.
+
+    Args:
+        folder: for data and runs.
+        base_steps: of the first stage, of five rows of 384 tokens each.
+        tuning_steps: of the second.
+        reward_steps: of reinforcement, of 16 prompts each. The control gets as much time as these take.
+        seeds: seeds of the runs.
+        reward_flags: more settings of reinforcement.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(*words: str) -> None:
+        print("$ homespun", shlex.join(words), flush=True)
+        subprocess.run([sys.executable, "-m", "homespun", *words], cwd=folder, check=True)
+
+    def data(dataset: str, n: int, file: str, *more: str) -> str:
+        if not (folder / file).exists():
+            size = ["--num-samples", str(n), "--output", file]
+            run("download", "--dataset", dataset, "--plain", *size, *more)
+        return file
+
+    def stage(name: str, command: str, *words: str) -> None:
+        if not (folder / name / "training.png").exists():  # drawn at the end of a run
+            run(command, *words, "--checkpoint-dir", name)
+
+    stories = data("stories", 50_000, "stories.txt")
+    if not (folder / "tokenizer_model").exists():
+        run("tokenizer", "--data-file", stories, "--vocab-size", "1024")
+    asked = data("stories-questions", 20_000, "asked.jsonl")
+    single = data("stories-questions", 20_000, "single.jsonl", "--questions", "1", "--seed", "1")
+    unread = data("stories", 400, "unread.txt", "--seed", str(UNREAD))
+    rows: list[report.Row] = []
+    by_skill: list[report.Row] = []
+    curves: list[report.Row] = []
+    for seed in seeds:
+        place = {name: f"{runs}-{seed}" if seed else runs for name, runs in STAGES.items()}
+        first, tuned, on, rewarded = place.values()
+        seeded = ["--seed", str(seed)]
+        stage(first, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
+              "--max-steps", str(base_steps), *seeded)  # fmt: skip
+        stage(tuned, "train", "--data-file", asked, "--init-from", first,
+              "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
+        stage(rewarded, "reinforce", tuned, "--data-file", single,
+              "--max-steps", str(reward_steps), *shlex.split(reward_flags), *seeded)  # fmt: skip
+        seconds = _seconds(folder / rewarded)
+        stage(on, "train", "--data-file", single, "--init-from", tuned,
+              "--time-budget", f"{seconds}s", *EVALUATION, *seeded)  # fmt: skip
+        asked_of = [tuned, on, rewarded]
+        results = homespun.evaluate(
+            models=[str(folder / path) for path in asked_of], questions="stories"
+        )
+        answered = dict(zip(asked_of, results, strict=True))
+        read = homespun.evaluate(
+            models=[str(folder / path) for path in place.values()],
+            data_file=str(folder / unread),
+            max_tokens=20_000,
+            seq_len=CONTEXT,
+            precision="float32",
+        )
+        start = read[0].bits_per_byte
+        for name, text in zip(STAGES, read, strict=True):
+            bits = {
+                "bits/byte": round(text.bits_per_byte, 4),
+                "change": f"{text.bits_per_byte / start - 1:+.1%}",
+            }
+            shares = _shares(answered.get(place[name]))
+            rows.append({"after": name, "seed": str(seed), **shares, **bits})
+        by_skill += _by_skill(seed, {name: answered[place[name]] for name in list(STAGES)[1:]})
+        curves += _curve(seed, folder / rewarded)
+    size = f"{base_steps:,}, {tuning_steps:,} and {reward_steps:,} steps"
+    report.save(
+        "reinforcement",
+        {
+            f"exact answers to unseen questions; {size}": rows,
+            "by skill": by_skill,
+            "the run with a reward": curves,
+        },
+    )
+
+
+def _seconds(run: Path) -> int:
+    """The training time of a run, without its evaluations."""
+    found = [
+        record["seconds"] for record in read_whole(run / "metrics.jsonl") if "seconds" in record
+    ]
+    return math.ceil(found[-1])
+
+
+def _shares(result: QuestionsResult | None) -> dict[str, str]:
+    """Exact answers, with those of each difficulty; a dash for a model that has not learned to answer."""
+    parts = (*result.difficulties, result.overall) if result else ()
+    found = {part.of: f"{part.share:.1%}" for part in parts}
+    return {name: found.get(name, "-") for name in ("easy", "medium", "hard", "all")}
+
+
+def _by_skill(seed: int, answered: dict[str, QuestionsResult]) -> list[report.Row]:
+    first = next(iter(answered.values()))
+    return [
+        {
+            "skill": skill.of,
+            "seed": str(seed),
+            "questions": skill.n_questions,
+            "one answer": f"{skill.constant:.0%}",
+            **{name: f"{result.skills[number].share:.0%}" for name, result in answered.items()},
+        }
+        for number, skill in enumerate(first.skills)
+    ]
+
+
+def _curve(seed: int, run: Path) -> list[report.Row]:
+    """The evaluations of the run with a reward, with the figures of the step before each."""
+    points: list[report.Row] = []
+    figures = {"reward": 0.0, "entropy": 0.0, "kl": 0.0, "groups_skipped": 0.0}
+    for record in read_whole(run / "metrics.jsonl"):
+        figures = {name: round(record.get(name, value), 3) for name, value in figures.items()}
+        if "val_reward" in record:
+            point = {"step": record["step"], "held-out reward": round(record["val_reward"], 3)}
+            points.append({"seed": str(seed), **point, **figures})
+    return points
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

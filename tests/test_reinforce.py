@@ -1,0 +1,233 @@
+"""Reinforcement from end to end: a model learns what its reward wants, and a killed run is the uninterrupted one."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import homespun as package
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.errors import UserError
+from homespun.records import events
+from homespun.training import policy_steps
+from tests.conftest import Command, command, finished, new_workplace, records
+from tests.test_resume import assert_equal_runs, killed_when
+
+BASE: dict[str, Any] = {
+    "model_size": "pico",
+    "n_layers": 1,
+    "d_model": 32,
+    "n_heads": 2,
+    "vocab_size": 400,
+    "seq_len": 384,
+    "batch_size": 2,
+    "max_steps": 20,
+    "threads": 2,
+    "learning_rate": 3e-3,
+    "checkpoint_dir": "base",
+}
+STEPS = 8
+RUN: dict[str, Any] = {
+    "data_file": "questions.jsonl",
+    "max_steps": STEPS,
+    "group_size": 4,
+    "batch_size": 8,
+    "grad_accumulation_steps": 1,
+    "answer_tokens": 6,
+    "threads": 2,
+    "seq_len": 384,
+    "log_interval": 1,
+    "eval_interval": 3,
+    "eval_tokens": 500,
+    "sample_interval": 4,
+    "learning_rate": 3e-3,
+    "reward": "mine.py:letters",
+}
+
+REWARD = """
+def letters(prompt, answers):
+    assert prompt["messages"][-1]["role"] == "user"
+    assert prompt["answer"]
+    return [answer.count("e") / (1 + len(answer)) for answer in answers]
+
+def fails_later(prompt, answers, calls=[]):
+    calls.append(len(answers) > 1)
+    if sum(calls) > 6:
+        raise ValueError("no more")
+    return letters(prompt, answers)
+"""
+"""The second one fails in the fourth step of two groups; an evaluation has one answer to a prompt."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
+    """A folder with a small model of stories, questions, a reward, and an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reinforce")
+    new_workplace(folder, story_file)
+    (folder / "mine.py").write_text(REWARD)
+    asked = {"dataset": "stories-questions", "plain": True, "questions": 1, "num_samples": 120}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        package.train(quiet=True, **BASE)
+        package.download(output="questions.jsonl", **asked)
+        package.reinforce("base", quiet=True, checkpoint_dir="control", **RUN)
+    return folder
+
+
+@pytest.fixture
+def start(place: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Starts `homespun ...` in the folder, which is also that of the test."""
+    monkeypatch.chdir(place)
+    return command(place)
+
+
+def flags(**settings: Any) -> list[str]:
+    """The settings of `RUN` as flags, with others."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in (RUN | settings).items()]
+
+
+@pytest.mark.parametrize(
+    ("line", "interval"),
+    [("step 3/8  reward", 2), pytest.param("step 6/8  val", 1, marks=pytest.mark.slow)],
+)
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
+    place: Path, start: Command, line: str, interval: int
+) -> None:
+    folder = place / f"killed at {line[5]}"
+    killed = start("reinforce", "base", *flags(checkpoint_dir=folder, save_interval=interval))
+    killed_when(killed, line)
+    assert killed.returncode == -signal.SIGKILL
+    finished(start("reinforce", "--resume", "--checkpoint-dir", folder))
+    assert_equal_runs(place / "control", folder, step=STEPS)
+
+
+def test_the_records_have_all_figures(place: Path) -> None:
+    found = records(place / "control")
+    steps = [record for record in found if "reward" in record]
+    assert [record["step"] for record in steps] == list(range(1, STEPS + 1))
+    for record in steps:
+        assert 0 <= record["reward"] <= 1
+        assert 0 < record["answer_tokens"] <= 6
+        if record["groups_skipped"] < 1:
+            assert record["entropy"] > 0
+            assert record["kl"] >= 0
+        else:
+            assert "kl" not in record
+        assert 0 <= record["groups_skipped"] <= 1
+        assert 0 <= record["ratio_clipped"] <= 1
+        assert "perplexity" not in record
+    assert steps[0]["kl"] == 0  # the first answers are those of the initial model
+    assert steps[-1]["kl"] > 0
+    assert [record["step"] for record in found if "val_reward" in record] == [0, 3, 6, 8]
+    assert [record["step"] for record in found if "text" in record][::3] == [4, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("start")
+def test_the_model_learns_what_the_reward_wants(place: Path) -> None:
+    package.reinforce("base", quiet=True, **RUN | {"checkpoint_dir": "longer", "max_steps": 40})
+    rewards = [record["reward"] for record in records(place / "longer") if "reward" in record]
+    assert np.mean(rewards[-10:]) > 1.3 * np.mean(rewards[:10])
+
+
+@pytest.mark.usefixtures("start")
+def test_a_reward_that_raises_ends_the_run_and_the_checkpoint_is_intact(place: Path) -> None:
+    given = RUN | {"checkpoint_dir": "failed", "save_interval": 1, "eval_interval": 100}
+    with pytest.raises(UserError, match=r"mine\.py:fails_later raised ValueError: no more, for"):
+        package.reinforce("base", quiet=True, **given | {"reward": "mine.py:fails_later"})
+    found = CheckpointFolder(place / "failed").latest()
+    assert found
+    assert found.weights.step >= 1
+    result = package.reinforce(
+        reward="mine.py:letters", resume="latest", checkpoint_dir="failed", quiet=True
+    )
+    assert result.steps == STEPS
+
+
+@pytest.mark.usefixtures("start")
+def test_another_initial_model_in_the_folder_is_refused(place: Path) -> None:
+    given = RUN | {"checkpoint_dir": "moved", "max_steps": 2}
+    package.reinforce("base", quiet=True, **given)
+    (place / "moved" / "base.npz").write_bytes((place / "moved" / "best.npz").read_bytes())
+    with pytest.raises(UserError, match="is not the model from which this run began"):
+        package.reinforce(resume="latest", quiet=True, **given | {"max_steps": 4})
+
+
+@pytest.mark.usefixtures("start")
+def test_from_python_with_a_function(place: Path) -> None:
+    def shortest(prompt: Any, answers: list[str]) -> list[float]:
+        return [-float(len(answer)) for answer in answers]
+
+    found: list[events.Event] = []
+    result = package.reinforce(
+        "base",
+        reward=shortest,
+        on_event=found.append,
+        quiet=True,
+        **{name: value for name, value in RUN.items() if name != "reward"}
+        | {"max_steps": 2, "checkpoint_dir": "from python"},
+    )
+    assert result.steps == 2
+    assert result.best_val_loss is None
+    assert result.best_reward is not None
+    assert result.best_reward <= 0
+    [described] = [event.run for event in found if isinstance(event, events.Started)]
+    assert described["settings"]["reward"].endswith("shortest")
+
+
+@pytest.mark.usefixtures("start")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward": "nothing"}, "--reward nothing: questions, stories"),
+        ({"batch_size": 6}, "which is no multiple of --group-size 4"),
+        ({"dropout": 0.1}, "--dropout would change the probabilities"),
+        ({"answer_tokens": 500}, "leaves no room for a prompt"),
+        ({"answer_tokens": 380}, "no prompt leaves room for an answer"),
+        (
+            {"reward": "questions", "data_file": "stories.txt"},
+            "--reward questions needs conversations",
+        ),
+    ],
+)
+def test_settings_that_have_no_meaning(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        package.reinforce("base", quiet=True, **RUN | {"checkpoint_dir": "wrong"} | settings)
+
+
+@pytest.mark.usefixtures("start")
+def test_a_model_has_to_be_named(start: Command) -> None:
+    output = finished(start("reinforce", "--data-file", "questions.jsonl"), status=2)
+    assert "name it, as in `homespun reinforce MODEL`" in output
+
+
+@pytest.mark.usefixtures("start")
+def test_with_one_update_nothing_is_clipped_and_the_ratio_is_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratios: list[float] = []
+    original = policy_steps.token_losses
+
+    def watched(new: Any, old: Any, *others: Any, **more: Any) -> Any:
+        ratios.append(float(np.abs(np.exp(np.asarray(new) - np.asarray(old)) - 1).max()))
+        return original(new, old, *others, **more)
+
+    monkeypatch.setattr(policy_steps, "token_losses", watched)
+    common = RUN | {"batch_size": 4, "grad_accumulation_steps": 4}
+    for updates in (1, 4):
+        ratios.clear()
+        folder = f"updates {updates}"
+        given = common | {"updates": updates, "max_steps": 3, "checkpoint_dir": folder}
+        package.reinforce("base", quiet=True, **given)
+        assert (max(ratios) > 1e-4) == (updates > 1), ratios
+
+
+@pytest.mark.usefixtures("start")
+def test_adapters_learn_from_a_reward_too(place: Path) -> None:
+    given = RUN | {"lora_rank": 2, "max_steps": 3, "checkpoint_dir": "lora"}
+    package.reinforce("base", quiet=True, **given)
+    steps = [record for record in records(place / "lora") if "reward" in record]
+    assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert steps[-1]["kl"] > 0
