@@ -83,7 +83,7 @@ def stories(table: str, column: int | str) -> Callable[[Results], str]:
     return figure
 
 
-def answered(stage: str, column: str) -> Callable[[Results], str]:
+def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     """The exact answers after a stage, as '61%', or their range over the seeds."""
 
     def figure(results: Results) -> str:
@@ -165,7 +165,7 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),
     "tuned-lora": exact("fine_tuning", TEN_MINUTES, "LoRA", "bits/byte", 3),
     **{
-        f"answers-{name}-{column}": answered(stage, column)
+        f"answers-{name}-{column}": exact_answers(stage, column)
         for name, stage in (
             ("tuned", "fine-tuned"),
             ("on", "fine-tuned on"),
