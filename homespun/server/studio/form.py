@@ -19,7 +19,8 @@ from homespun.config.checked import PathName, flag, owner
 from homespun.config.training import MOST_USED
 from homespun.errors import UserError
 from homespun.records import tracking
-from homespun.server.studio.exchange import JSON, FieldError
+from homespun.server.answers import FieldError
+from homespun.server.studio.exchange import JSON
 from homespun.server.studio.folders import place
 from homespun.server.studio.settings import described, values_of
 

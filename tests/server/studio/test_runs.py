@@ -229,6 +229,18 @@ def test_a_long_curve_is_thinned_and_keeps_its_spikes(root: Path) -> None:
     assert len(again["curves"]["loss"][0]) <= 100
 
 
+def test_the_last_samples_are_shown(root: Path) -> None:
+    run = root / "run"
+    for step in range(5):
+        line(run, step=step, prompt="Once", text=f" {step}")
+    watched = Watched(run, Limits(sample_texts=2))
+    watched.update()
+    whole, _ = watched.since(None)
+    assert whole
+    assert [sample["step"] for sample in whole["samples"]] == [3, 4]
+    assert whole["n_samples"] == 5
+
+
 def test_another_yardstick_and_damage_are_told(root: Path) -> None:
     run = root / "run"
     line(run, step=1, val_loss=3.0)
@@ -461,6 +473,11 @@ def test_a_plan_is_that_of_the_command_and_names_the_field_at_fault(
     with pytest.raises(Refusal, match=r"missing\.txt") as refusal:
         asker.post("/plan", settings={"data_file": "missing.txt"})
     assert refusal.value.status == 400
+
+
+def test_a_plan_that_takes_too_long_is_given_up(root: Path) -> None:
+    with pytest.raises(UserError, match="longer than 0 seconds"):
+        Processes(root, Limits(plan_seconds=0)).plan(["plan"])
 
 
 def test_only_so_many_runs_train_at_once(root: Path) -> None:
