@@ -69,8 +69,8 @@ export function Growth({ question }) {
     <${Problem} error=${error} />
     ${!done && !error && html`<${Busy}>Reading the checkpoints<//>`}
     ${steps.length > 1 && html`<${Curve} points=${steps} label=${`Probability in percent by training step. ${summary}`} />`}
-    ${done && steps.length < 2 && html`<p class="note">The run has only one step on disk. A run keeps its last three checkpoints;
-      more are kept with --keep.</p>`}
+    ${done && steps.length < 2 && html`<p class="note">The run has checkpoints of one step alone. A run that is started with${" "}
+      <code>--save-interval 50 --keep 20</code> keeps one of every 50 steps.</p>`}
     ${done && summary && html`<p>${summary}</p>`}
     <${Spoken} text=${done && summary ? summary : ""} />
     ${points.length > 0 && html`<div class="wide" tabindex="0" role="group" aria-label="Table of the checkpoints"><table>
