@@ -26,6 +26,7 @@ from homespun.server.studio.form import (
     NAMES,
     ON_RESUME,
     Typed,
+    check_reward,
     checked_form,
     command_line,
     field_at_fault,
@@ -213,6 +214,7 @@ class Runs:
     def _resume_words(self, run: object, body: JSON) -> list[str]:
         stored = read_standing(run_place(self._root, run)).requested
         place(self._root, str(stored.get("tokens_dir") or TOKENS_DIR))  # the run writes there, too
+        check_reward(stored.get("reward"))
         values = self._typed({"settings": body.get("settings") or {}}, ON_RESUME).values
         return ["--resume", f"--checkpoint-dir={run}", *words_of(values)]
 

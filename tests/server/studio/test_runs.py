@@ -327,6 +327,25 @@ def test_records_of_others_lead_nowhere_else(studio: Studio, root: Path) -> None
         asker.post("/resume", run="run")
 
 
+@pytest.mark.parametrize("reward", ["evil.py:score", "os:getcwd", "../evil.py:score", ":"])
+def test_a_reward_that_is_code_is_not_run(studio: Studio, root: Path, reward: str) -> None:
+    """Neither from the form nor from the settings of a run that came from elsewhere."""
+    (root / "evil.py").write_text("raise SystemExit")
+    write_run(root / "run", settings={"reward": reward})
+    asker = Asker(studio(root))
+    assert asker.post("/check", settings={"reward": reward})["errors"].keys() == {"reward"}
+    for order, more in (
+        ("/start", {"settings": {"reward": reward}}),
+        ("/plan", {"settings": {"reward": reward}}),
+        ("/plan", {"run": "run"}),
+        ("/resume", {"run": "run"}),
+        ("/resume", {"run": "run", "settings": {"reward": reward}}),
+    ):
+        with pytest.raises(Refusal, match="is code"):
+            asker.post(order, **more)
+    assert not (root / folders.OWN).exists()
+
+
 def test_advice_is_that_of_the_doctor(studio: Studio, root: Path) -> None:
     run = write_run(root / "run")
     line(run, step=200, cause="standstill", advice="lower the rate")
