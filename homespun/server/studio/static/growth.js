@@ -1,7 +1,7 @@
 // How the probability of one next token grew over the checkpoints of a run: a curve, and the same as a table.
 import { html, uPlot, useEffect, useRef, useState } from "./lib.js";
 import { stream } from "./api.js";
-import { Busy, Problem, Spoken, colour, count, percent } from "./parts.js";
+import { Busy, Problem, Spoken, colour, count, keptDrawn, percent } from "./parts.js";
 import { Word } from "./tokens.js";
 
 function Curve({ points, label }) {
@@ -22,18 +22,8 @@ function Curve({ points, label }) {
         series: [{}, { stroke: colour("--c1"), width: 2, points: { show: true, size: 7, fill: colour("--c1") } }],
       }, [points.map((point) => point.step), points.map((point) => 100 * point.probability)], place.current);
     };
-    draw();
-    const resized = new ResizeObserver(draw);
-    resized.observe(place.current);
-    addEventListener("themechange", draw);
-    const system = matchMedia("(prefers-color-scheme: dark)");
-    system.addEventListener("change", draw);
-    return () => {
-      resized.disconnect();
-      removeEventListener("themechange", draw);
-      system.removeEventListener("change", draw);
-      plot?.destroy();
-    };
+    const end = keptDrawn(place.current, draw);
+    return () => { end(); plot?.destroy(); };
   }, [points]);
   return html`<div class="curve" role="img" aria-label=${label} ref=${place}></div>`;
 }
