@@ -43,9 +43,9 @@ def ours(
     """Generate with our session. A turn is one text, its figure tokens per second."""
     engine = select.reader(config, ReaderConfig(precision=precision, threads=threads))
     engine.load(initial_weights(config, seed=0))
-    words = _words()
+    words = story_words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
-    prompt = _prompt(speech, words)
+    prompt = prompt_of(speech, words)
     session = Session(engine.decoder, speech, config.seq_len)
     for seed in itertools.count():
         sampling = SamplingConfig(max_tokens=n_tokens, temperature=TEMPERATURE, seed=seed)
@@ -118,14 +118,14 @@ def by_threads(config: ModelConfig, n_busy: int, n_tokens: int, rounds: int) -> 
             process.wait()
 
 
-def _words() -> list[str]:
+def story_words() -> list[str]:
     """Random words, enough different ones for any vocabulary here."""
     rng = random.Random(0)
     syllables = [a + b for a in "bdfghjklmnprstvwz" for b in "aeiou"]
     return ["".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(10_000)]
 
 
-def _prompt(speech: Tokenizer, words: list[str]) -> str:
+def prompt_of(speech: Tokenizer, words: list[str]) -> str:
     """A text of `PROMPT_TOKENS` tokens, counting the mark that begins it, like the prompt of transformers."""
     session = Session(None, speech, PROMPT_TOKENS + 100)
     for n_words in range(1, PROMPT_TOKENS):

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from benchmarks import report
-from benchmarks.generation import PROMPT_TOKENS, TEMPERATURE, _words, ours, transformers
+from benchmarks.generation import PROMPT_TOKENS, TEMPERATURE, ours, story_words, transformers
 from benchmarks.models import model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
@@ -45,7 +45,7 @@ def llama_cpp(
     """Generate with llama.cpp, from ids to ids; int8 is its Q8_0."""
     from llama_cpp import Llama
 
-    speech = tokenizer.train([" ".join(_words())] * 2, config.vocab_size)
+    speech = tokenizer.train([" ".join(story_words())] * 2, config.vocab_size)
     stored = StoredModel(Path("random"), config, speech, lambda: initial_weights(config, 0), {})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.gguf"

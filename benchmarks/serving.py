@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks import report
-from benchmarks.generation import _prompt, _words
+from benchmarks.generation import prompt_of, story_words
 from benchmarks.models import model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
@@ -33,13 +33,13 @@ NO_END = {0: -100.0}
 
 def loaded(config: ModelConfig, precision: Precision) -> tuple[LanguageModel, str]:
     """A model with random weights, and a prompt for it."""
-    words = _words()
+    words = story_words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
     stored = StoredModel(
         Path("random"), config, speech, lambda: iter(initial_weights(config, seed=0)), {}
     )
     engine = "numpy" if precision == "float32" else "torch"
-    return load_stored(stored, ReaderConfig(engine, precision)), _prompt(speech, words)
+    return load_stored(stored, ReaderConfig(engine, precision)), prompt_of(speech, words)
 
 
 def batched(

@@ -99,7 +99,8 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
     killed = start("reinforce", "base", *flags(checkpoint_dir=folder, save_interval=interval))
     killed_when(killed, line)
     assert killed.returncode == -signal.SIGKILL
-    finished(start("reinforce", "--resume", "--checkpoint-dir", folder))
+    again = f"--reward={RUN['reward']}"  # no file runs code by itself
+    finished(start("reinforce", "--resume", "--checkpoint-dir", folder, again))
     assert_equal_runs(place / "control", folder, step=STEPS)
 
 

@@ -21,6 +21,7 @@ from homespun.config import SamplingConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats, OutOfMemory
 from homespun.errors import UserError
+from homespun.generation.sampler import check_finite
 from homespun.generation.session import Finish, Session, Text
 from homespun.terminal import warn
 
@@ -440,7 +441,12 @@ def likely(logits: Floats, token: int, n: int) -> tuple[float, tuple[tuple[int, 
 
 
 def log_softmax(logits: Floats) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Logarithms of the probabilities after `logits` [V], in float64."""
+    """Logarithms of the probabilities after `logits` [V], in float64.
+
+    Raises:
+        UserError: a logit is NaN or infinite.
+    """
+    check_finite(logits)
     scores = logits.astype(np.float64)
     scores -= scores.max()
     scores -= math.log(np.exp(scores).sum())

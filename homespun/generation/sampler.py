@@ -59,6 +59,19 @@ class Sampler:
         return int(ids[cumulative.searchsorted(point, side="right")])
 
 
+def check_finite(computed: "Floats | Float64s") -> None:
+    """Check what a model has computed.
+
+    Raises:
+        UserError: a number is NaN or infinite.
+    """
+    if not math.isfinite(computed.sum(dtype=np.float64)):  # the sum of float32 numbers is finite
+        raise UserError(
+            "the model's output is not finite: its weights are damaged or the training diverged; "
+            "use an earlier checkpoint"
+        )
+
+
 @np.errstate(over="ignore", under="ignore")
 def candidates(
     logits: Floats, seen: Sequence[int] | Ids, config: SamplingConfig
@@ -73,11 +86,7 @@ def candidates(
         UserError: a logit is NaN or infinite.
     """
     scores = np.asarray(logits, dtype=np.float64)
-    if not math.isfinite(scores.sum()):  # float32 numbers cannot overflow here
-        raise UserError(
-            "the model's output is not finite: its weights are damaged or the training diverged; "
-            "use an earlier checkpoint"
-        )
+    check_finite(scores)
     if config.repetition_penalty != 1:
         scores = _penalize(scores, seen, config.repetition_penalty)
     if config.temperature == 0:

@@ -24,14 +24,29 @@ class Unanswerable(Exception):
         self.headers: dict[str, str] = {}
 
 
+class FieldError(UserError):
+    """A setting of a form refuses its value."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def explained(error: Unanswerable | UserError) -> dict[str, Any]:
+    """The body that tells of an error, with the field at fault."""
+    if isinstance(error, Unanswerable):
+        return error_body(error.status, str(error), error.param, error.code)
+    return error_body(400, str(error), error.field if isinstance(error, FieldError) else None)
+
+
 async def _unanswerable(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Unanswerable)
-    body = error_body(error.status, str(error), error.param, error.code)
-    return JSONResponse(body, error.status, headers=error.headers)
+    return JSONResponse(explained(error), error.status, headers=error.headers)
 
 
 async def _user_error(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(error_body(400, str(error)), 400)
+    assert isinstance(error, UserError)
+    return JSONResponse(explained(error), 400)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -45,7 +60,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _failure(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse(error_body(500, "the server failed; its terminal shows the error"), 500)
+    raise error  # the guard writes it to the terminal, and then answers
 
 
 HANDLERS: Mapping[Any, Any] = {

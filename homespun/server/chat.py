@@ -23,7 +23,7 @@ from homespun.server.completions import (
     usage_of,
 )
 from homespun.server.parsing import Fields, checked_text, refuse
-from homespun.server.sending import Streamed, answered
+from homespun.server.sending import DONE, Streamed, answered
 from homespun.server.writing import FINISH_REASONS, Growing, Service, Wanted, Writing, token_text
 from homespun.tokenizer import Message
 
@@ -47,7 +47,7 @@ async def chat_completions(request: Request) -> Response:
     asked = await run_in_threadpool(Chat, service, await request.body())
     writing = Writing(service, asked.wanted)
     if asked.wanted.is_streamed:
-        return Streamed(asked.chunks(writing), writing.cancel)
+        return Streamed(asked.chunks(writing), writing.cancel, last=DONE)
     try:
         return await answered(request, asked.whole(writing))
     finally:

@@ -1,7 +1,7 @@
 """OpenAI's `/v1/completions`: a prompt flows in, its continuations flow out, whole or as server-sent events.
 
-`sampling_of` and `Answer` are those of `/v1/chat/completions` too. Defaults are OpenAI's: the model's own distribution
-at temperature 1.
+The functions without an underscore serve `/v1/chat/completions`, too. Defaults are OpenAI's: the model's own
+distribution at temperature 1.
 """
 
 import time
@@ -18,7 +18,7 @@ from homespun.generation.batching import Drawn
 from homespun.server.answers import Unanswerable
 from homespun.server.limits import LEAST_TEMPERATURE
 from homespun.server.parsing import Fields, checked_text, refuse
-from homespun.server.sending import Streamed, answered
+from homespun.server.sending import DONE, Streamed, answered
 from homespun.server.writing import (
     FINISH_REASONS,
     Growing,
@@ -41,7 +41,8 @@ async def completions(request: Request) -> Response:
     asked = await run_in_threadpool(Completion, service, await request.body())
     writing = Writing(service, asked.wanted) if asked.wanted.writes else None
     if asked.wanted.is_streamed:
-        return Streamed(asked.chunks(writing), writing.cancel if writing else lambda: None)
+        end = writing.cancel if writing else lambda: None
+        return Streamed(asked.chunks(writing), end, last=DONE)
     try:
         return await answered(request, asked.whole(writing))
     finally:

@@ -42,16 +42,14 @@ class Metrics:
         self.request_seconds = Histogram()
         self.first_token_seconds = Histogram()
 
-    def text(
-        self, gauges: dict[str, tuple[str, float]], counters: dict[str, tuple[str, float]]
-    ) -> str:
+    def text(self, gauges: dict[str, tuple[str, int]], counters: dict[str, tuple[str, int]]) -> str:
         """All figures. `gauges` and `counters` are those that others keep: help text and value by name."""
         lines = _head("requests_total", "counter", "Requests by route and status.")
         for (route, status), count in sorted(self.requests.items()):
             lines.append(f'homespun_requests_total{{route="{route}",status="{status}"}} {count}')
         for kind, figures in (("counter", counters), ("gauge", gauges)):
             for name, (about, value) in figures.items():
-                lines += [*_head(name, kind, about), f"homespun_{name} {value:g}"]
+                lines += [*_head(name, kind, about), f"homespun_{name} {int(value)}"]
         for name, about, histogram in (
             (
                 "request_seconds",

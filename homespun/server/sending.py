@@ -9,10 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from homespun.server.answers import Unanswerable
-from homespun.server.guard import error_body
+from homespun.errors import UserError
+from homespun.server.answers import Unanswerable, explained
 
 DONE = b"data: [DONE]\n\n"
+"""Ends a stream of OpenAI's."""
+STILL_THERE = b": nothing new\n\n"
+"""A comment, which readers skip. It shows whether the client is still there."""
 
 
 async def answered(request: Request, work: Awaitable[Any]) -> Response:
@@ -37,11 +40,21 @@ async def _left(request: Request) -> None:
 
 
 class Streamed(StreamingResponse):
-    """Server-sent events, one for each chunk, and a last one that says so. An error ends the stream as an event."""
+    """Server-sent events: one for each object, a comment for each None. An error ends the stream as an event."""
 
-    def __init__(self, chunks: AsyncIterator[Any], on_end: Callable[[], object]) -> None:
-        """`on_end` is called in any case, also if the client leaves before the first chunk."""
-        super().__init__(_events(chunks), media_type="text/event-stream")
+    def __init__(
+        self,
+        source: AsyncIterator[Any],
+        on_end: Callable[[], object] = lambda: None,
+        *,
+        last: bytes = b"",
+    ) -> None:
+        """
+        Args:
+            on_end: is called in any case, also if the client leaves before the first event.
+            last: is sent behind the last object, if there was no error.
+        """
+        super().__init__(_events(source, last), media_type="text/event-stream")
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,16 +64,17 @@ class Streamed(StreamingResponse):
             self._on_end()
 
 
-async def _events(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def _events(source: AsyncIterator[Any], last: bytes) -> AsyncIterator[bytes]:
     try:
-        async for chunk in chunks:
-            yield event(chunk)
-    except Unanswerable as error:
-        yield event(error_body(error.status, str(error), error.param, error.code))
+        async for told in source:
+            yield STILL_THERE if told is None else event(told)
+    except (Unanswerable, UserError) as error:
+        yield event(explained(error))
     else:
-        yield DONE
+        if last:
+            yield last
 
 
 def event(data: Any) -> bytes:
     """One event."""
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json.dumps(data, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"

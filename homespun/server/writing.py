@@ -38,6 +38,18 @@ FINISH_REASONS: Mapping[Finish, str] = {"end": "stop", "stop": "stop", "length":
 """OpenAI's word for each end of a text."""
 
 
+def limited_batcher(model: LanguageModel, limits: Limits) -> Batcher:
+    """The thread that generates with a model, within the limits of texts and memory."""
+    shape = model.config
+    per_position = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * CACHED_NUMBER_BYTES
+    return Batcher(
+        model.session,
+        slots=limits.slots,
+        max_waiting=limits.queue,
+        max_positions=limits.cache_bytes // per_position,
+    )
+
+
 class Service:
     """A model that is served, with the thread that generates."""
 
@@ -48,14 +60,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.created = int(time.time())
-        shape = model.config
-        per_position = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * CACHED_NUMBER_BYTES
-        self.batcher = Batcher(
-            model.session,
-            slots=self.limits.slots,
-            max_waiting=self.limits.queue,
-            max_positions=self.limits.cache_bytes // per_position,
-        )
+        self.batcher = limited_batcher(model, self.limits)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -83,9 +88,9 @@ class Service:
             # The thread that generates owns the model. It computes the logits alone, since other texts wait meanwhile.
             work = self.batcher.call(lambda: self.model.engine.logits(tokens)[0])
             logits = await asyncio.wrap_future(work)
+            return await run_in_threadpool(self._scored, ids, logits, n_top)
         except UserError as error:
             raise refused(error, otherwise=500) from None
-        return await run_in_threadpool(self._scored, ids, logits, n_top)
 
     def _scored(self, ids: Sequence[int], logits: Floats, n_top: int) -> list[Drawn]:
         drawn = [Drawn(ids[0], 0, None)]

@@ -13,7 +13,7 @@ from homespun.architectures.families import model_config
 from homespun.checkpoint.archive import Archive
 from homespun.checkpoint.folder import BASE, STEP_FILE, CheckpointFolder, open_weights
 from homespun.checkpoint.stored_values import restored
-from homespun.config import TrainConfig
+from homespun.config import QUESTIONS, STORIES, TrainConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.data.corpus import Corpus, survey
@@ -133,11 +133,26 @@ def with_stored(wanted: TrainConfig, given: Mapping[str, Any], point: ResumePoin
     machine.
 
     Raises:
-        UserError: a setting has a bad value, or the checkpoint is of another version.
+        UserError: a setting has a bad value, the checkpoint is of another version, or it names a reward that is code.
     """
     at_first = _config_from(TrainConfig, point.header["requested"])
+    if "reward" not in with_file(given):
+        _check_reward(at_first.reward)
     place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
     return dataclasses.replace(at_first, **{**with_file(given), **place})
+
+
+def _check_reward(stored: str | None) -> None:
+    """Make sure that no code runs because a file names it.
+
+    Raises:
+        UserError: the stored reward is code.
+    """
+    if stored not in (None, QUESTIONS, STORIES):
+        raise UserError(
+            f"this run names the reward {stored}, which is code, and no file runs code by itself: if it is yours, name "
+            f"it again, with --reward {stored}"
+        )
 
 
 def find_point(config: TrainConfig, say: Say) -> ResumePoint | None:
@@ -287,7 +302,7 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
     """The stored plan with the changes that a resumed run may make.
 
     Raises:
-        UserError: a change that would make it another run.
+        UserError: a change that would make it another run, or a reward that is code and that nobody has named now.
     """
     resolved = _config_from(ResolvedConfig, stored["resolved"])
     changes = _changes(requested, resolved, stored)
@@ -297,6 +312,8 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
         given = given_settings(requested)
         changed |= {name: given.get(name) for name in LIMITS}
     config = dataclasses.replace(resolved, **changed)
+    if config.reward != requested.reward:
+        _check_reward(config.reward)
     if config.sequences_per_step != resolved.sequences_per_step:
         raise UserError(
             f"a resumed run keeps its {counted(resolved.sequences_per_step, 'sequence')} per step: "

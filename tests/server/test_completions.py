@@ -257,6 +257,12 @@ def test_health_and_metrics_count(model: LanguageModel, start: Any) -> None:
     assert "passwd" not in text
 
 
+def test_a_long_count_is_exact(model: LanguageModel, start: Any) -> None:
+    server = start(model)
+    server.service.batcher.tokens_written = 12_345_678
+    assert "homespun_tokens_written_total 12345678\n" in server.ask("/metrics").body.decode()
+
+
 def test_errors_have_the_form_that_clients_know(server: Server) -> None:
     for answer in (
         server.ask("/nothing"),

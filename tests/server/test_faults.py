@@ -8,6 +8,7 @@ import socket
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from homespun.language_model import LanguageModel
@@ -320,3 +321,14 @@ def test_a_reset_connection_hurts_nobody(server: Server) -> None:
             with contextlib.suppress(OSError):
                 hasty.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n")
     assert server.complete(max_tokens=1).status == 200
+
+
+def test_a_prompt_that_a_broken_model_scores_is_refused(
+    model: LanguageModel, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = model.engine.logits
+    monkeypatch.setattr(model.engine, "logits", lambda tokens: logits(tokens) * np.float32("nan"))
+    server = start(model)
+    answer = server.complete(max_tokens=0, echo=True, logprobs=1)
+    assert answer.status == 500
+    assert "not finite" in answer.message

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -220,6 +221,8 @@ TESTED_ELSEWHERE = {
 
 def test_every_limit_has_a_test() -> None:
     tested = {*FIELD_CASES, *TESTED_ELSEWHERE, "slots", "queue", "header_seconds", "body_seconds"}
+    studio = Path(__file__).parent / "studio" / "test_runs.py"
+    tested |= set(re.findall(r"Limits\((\w+)=", studio.read_text(encoding="utf-8")))
     tested |= {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {field.name for field in dataclasses.fields(Limits)} <= tested
 

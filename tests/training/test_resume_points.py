@@ -279,6 +279,21 @@ def test_best_weights_of_earlier_versions_hold_no_position(place: Path) -> None:
         assert ours[name] == theirs[name]
 
 
+@pytest.mark.parametrize("where", ["requested", "resolved"])
+@pytest.mark.parametrize("reward", ["evil.py:score", "evil:score"])
+def test_a_file_that_names_code_runs_none(place: Path, reward: str, where: str) -> None:
+    """A run from elsewhere may name a reward: without the reader's word, it is not loaded."""
+    (place / "evil.py").write_text("open('ran', 'w').close()\ndef score(*_): return []\n")
+    kept = CheckpointFolder(Path("control")).latest()
+    assert kept
+    settings = kept.weights.header[where] | {"reward": reward, "init_from": "control"}
+    header = kept.weights.header | {where: settings}
+    write_archive(Path("given.npz"), kept.weights.tensors(), header, step=kept.weights.step)
+    with pytest.raises(UserError, match=f"which is code.*--reward {reward}"):
+        homespun.train(resume="given.npz", checkpoint_dir="mine", max_steps=99)
+    assert not (place / "ran").exists()
+
+
 def test_a_run_may_go_on_in_another_folder(place: Path) -> None:
     """The folder may hold another run, which is moved aside. The named file stays as it is."""
     run("other", max_steps=2)

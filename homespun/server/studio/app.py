@@ -15,7 +15,6 @@ from homespun.server.answers import HANDLERS
 from homespun.server.guard import Guard
 from homespun.server.limits import Limits
 from homespun.server.studio import inside, playground, runs, told
-from homespun.server.studio.exchange import FieldError, on_field_error
 from homespun.server.studio.state import State
 
 STATIC = Path(__file__).parent / "static"
@@ -32,8 +31,7 @@ def studio_app(folder: Path, token: str, limits: Limits | None = None) -> Guard:
         *told.routes(state),
         *runs.routes(state),
     ]
-    handlers = {**HANDLERS, FieldError: on_field_error}
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
     return Guard(app, key=token, is_page=True, limits=limits)
 
 

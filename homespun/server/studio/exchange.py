@@ -1,30 +1,20 @@
-"""JSON of a request flows in, JSON or a stream of server-sent events flows out.
-
-An error that the user can fix names the field at fault, so that the page shows the reason beside it.
-"""
+"""The body of a request flows in as JSON, what a route finds out step by step flows out as server-sent events."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from homespun.errors import UserError
-from homespun.server.guard import error_body
+from homespun.server.answers import FieldError
+from homespun.server.sending import Streamed
 from homespun.tokenizer.utf8 import utf8
 
 JSON = dict[str, Any]
 Value = TypeVar("Value")
-
-
-class FieldError(UserError):
-    """A setting of a form refuses its value."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 async def asked(request: Request) -> JSON:
@@ -55,33 +45,11 @@ def stated(body: JSON, name: str, kind: type[Value]) -> Value:
     return value
 
 
-def explained(error: UserError) -> JSON:
-    """An error as the page shows it."""
-    return error_body(400, str(error), getattr(error, "field", None))
+def events(source: Generator[JSON, None, None]) -> Response:
+    """Each object as one server-sent event. `source` runs in threads, and is closed when the reader leaves."""
+    return Streamed(_in_threads(source), source.close)
 
 
-async def on_field_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, FieldError)
-    return JSONResponse(explained(error), 400)
-
-
-def events(source: Iterator[JSON]) -> Response:
-    """Each object as one server-sent event. `source` runs in a thread, and is closed when the reader leaves."""
-    return StreamingResponse(_lines(source), media_type="text/event-stream")
-
-
-async def _lines(source: Iterator[JSON]) -> AsyncIterator[str]:
-    try:
-        while (told := await run_in_threadpool(_next, source)) is not None:
-            yield f"data: {json.dumps(told)}\n\n"
-    finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            close()
-
-
-def _next(source: Iterator[JSON]) -> JSON | None:
-    try:
-        return next(source, None)
-    except UserError as error:
-        return explained(error)
+async def _in_threads(source: Iterator[JSON]) -> AsyncIterator[JSON]:
+    while (told := await run_in_threadpool(next, source, None)) is not None:
+        yield told

@@ -14,12 +14,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 from homespun.architectures.families import FAMILIES
 from homespun.architectures.presets import PRESETS
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.config import TrainConfig
+from homespun.config import QUESTIONS, STORIES, TrainConfig
 from homespun.config.checked import PathName, flag, owner
 from homespun.config.training import MOST_USED
 from homespun.errors import UserError
 from homespun.records import tracking
-from homespun.server.studio.exchange import JSON, FieldError
+from homespun.server.answers import FieldError
+from homespun.server.studio.exchange import JSON
 from homespun.server.studio.folders import place
 from homespun.server.studio.settings import described, values_of
 
@@ -33,6 +34,8 @@ ON_RESUME = tuple(
     and name != "checkpoint_dir"
 )
 """The settings that a resumed run may change."""
+REWARDS = (QUESTIONS, STORIES)
+"""Those that the page allows: any other one is code, which the page does not run."""
 LENGTHS = ("max_steps", "max_epochs", "time_budget")
 """Those that the page offers for it."""
 
@@ -74,7 +77,12 @@ def _field(name: str) -> JSON:
     if _is_several(name):
         field["value"] = "\n".join(default)
     known: dict[str, Iterable[str]]
-    known = {"model_size": PRESETS, "architecture": FAMILIES, "track": ("", *tracking.available())}
+    known = {
+        "model_size": PRESETS,
+        "architecture": FAMILIES,
+        "track": ("", *tracking.available()),
+        "reward": REWARDS,
+    }
     choices = list(known[name] if name in known else field["choices"])
     if choices:
         field["kind"] = "choice"
@@ -133,6 +141,7 @@ def checked_form(root: Path, given: object, names: Sequence[str] = NAMES) -> Typ
             found = values_of(TrainConfig, {name: value}, names)
             if name in found and _is_path(name):
                 place(root, found[name])
+            check_reward(found.get("reward"))
             values |= found
         except UserError as error:
             errors[str(name)[:100]] = str(error)
@@ -143,6 +152,18 @@ def checked_form(root: Path, given: object, names: Sequence[str] = NAMES) -> Typ
             errors[field_at_fault(str(error))] = str(error)
     plain = {field.name: field.default for field in fields(TrainConfig)}
     return Typed({name: v for name, v in values.items() if v != plain[name]}, errors)
+
+
+def check_reward(name: object) -> None:
+    """
+    Raises:
+        FieldError: the reward is code.
+    """
+    if name is not None and name not in REWARDS:
+        raise FieldError(
+            "reward",
+            f"the reward {name} is code, which the studio does not run: use it on the command line",
+        )
 
 
 def field_at_fault(message: str) -> str:

@@ -13,7 +13,9 @@ from starlette.routing import BaseRoute, Route
 from homespun.architectures.families import count_parameters
 from homespun.engine.inside import Inside, Inspector
 from homespun.errors import UserError
-from homespun.server.studio.exchange import JSON, FieldError, asked, stated
+from homespun.generation.sampler import check_finite
+from homespun.server.answers import FieldError
+from homespun.server.studio.exchange import JSON, asked, stated
 from homespun.server.studio.models import Loaded, Models
 from homespun.server.studio.playground import shares_of, tokens_of
 from homespun.server.studio.spelling import spelled, spelled_text
@@ -49,7 +51,7 @@ class Looks:
     def look(self, path: str, text: str) -> Look:
         """
         Raises:
-            UserError: there is no such model, it is too large, or the text is too long.
+            UserError: there is no such model, it is too large, its numbers are not finite, or the text is too long.
         """
         loaded = self._models.loaded(path)
         model = loaded.model
@@ -72,7 +74,9 @@ class Looks:
             if look is None:
                 while len(self._kept) >= MOST_KEPT:
                     self._kept.popitem(last=False)
-                look = Look(loaded, ids, loaded.batcher.call(lambda: model.inspect(ids)).result())
+                seen = loaded.batcher.call(lambda: model.inspect(ids)).result()
+                check_finite(seen.hidden)
+                look = Look(loaded, ids, seen)
             self._kept[key] = look
         return look
 

@@ -14,8 +14,9 @@ from homespun.generation.batching import Batcher
 from homespun.language_model import LanguageModel, load_stored
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel
+from homespun.server.answers import FieldError
 from homespun.server.limits import Limits
-from homespun.server.studio.exchange import FieldError
+from homespun.server.writing import limited_batcher
 
 MOST_LOADED = 3
 """Models that stay in memory: two side by side, and one to change to."""
@@ -122,11 +123,8 @@ class Models:
             loaded = self._loaded.pop(key, None)
             if loaded is None:
                 model = load_stored(self.stored(path), ReaderConfig())
-                batcher = Batcher(
-                    model.session, slots=self.limits.slots, max_waiting=self.limits.queue
-                )
-                loaded = Loaded(model, batcher)
                 self._make_room()
+                loaded = Loaded(model, limited_batcher(model, self.limits))
             self._loaded[key] = loaded
             return loaded
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from homespun.errors import UserError
 from homespun.generation.batching import log_softmax
 from homespun.generation.session import MAX_BATCH
 from homespun.language_model import LanguageModel, load_stored
-from homespun.server.studio.exchange import JSON, FieldError, asked, events, stated
+from homespun.server.answers import FieldError
+from homespun.server.studio.exchange import JSON, asked, events, stated
 from homespun.server.studio.models import Loaded, Models
 from homespun.server.studio.settings import checked_settings, described
 from homespun.server.studio.spelling import spelled, spelled_text
@@ -109,7 +110,7 @@ def tokens_of(model: LanguageModel, prompt: str | list[int]) -> list[int]:
     return ids
 
 
-def written(loaded: Loaded, ids: list[int], config: GenerateConfig) -> Iterator[JSON]:
+def written(loaded: Loaded, ids: list[int], config: GenerateConfig) -> Generator[JSON, None, None]:
     """First the tokens of the prompt and the seed, then what each token adds to its text, at the end the time that all
     took. Probabilities are the model's own, at temperature 1 and without filters.
 
@@ -145,7 +146,7 @@ def written(loaded: Loaded, ids: list[int], config: GenerateConfig) -> Iterator[
 
 def grown(
     models: Models, path: str, prompt: str | list[int], text: str, token: int | None
-) -> Iterator[JSON]:
+) -> Generator[JSON, None, None]:
     """First the token in question, then its probability after the prompt at each checkpoint of a run.
 
     Args:

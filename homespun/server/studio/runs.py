@@ -4,7 +4,6 @@ The page holds one stream open. It begins with everything that the page shows, s
 reached again after a pause, has lost nothing.
 """
 
-import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
@@ -12,19 +11,22 @@ from typing import Any
 import anyio
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from homespun.config import TOKENS_DIR
 from homespun.errors import UserError
 from homespun.reporting.run_record import read_standing
-from homespun.server.studio.exchange import JSON, FieldError, asked
+from homespun.server.answers import FieldError
+from homespun.server.sending import Streamed
+from homespun.server.studio.exchange import JSON, asked
 from homespun.server.studio.folders import place, run_place
 from homespun.server.studio.form import (
     LENGTHS,
     NAMES,
     ON_RESUME,
     Typed,
+    check_reward,
     checked_form,
     command_line,
     field_at_fault,
@@ -41,7 +43,7 @@ from homespun.server.studio.watched import Cursor
 POLL_SECONDS = 0.5
 """Between two looks for news of a page."""
 SILENT_SECONDS = 5.0
-"""After so long without news a comment is sent, which shows whether the page is still there."""
+"""After so long without news the stream shows that it is there, and finds out whether the page is."""
 MOST_CHOSEN = 12
 """Runs in one picture."""
 
@@ -78,12 +80,10 @@ class Runs:
 
     async def live(self, request: Request) -> Response:
         names = request.query_params.getlist("run")[:MOST_CHOSEN]
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(
-            self._events(names), media_type="text/event-stream", headers=headers
-        )
+        return Streamed(self._news(names))
 
-    async def _events(self, names: list[str]) -> AsyncIterator[str]:
+    async def _news(self, names: list[str]) -> AsyncIterator[JSON | None]:
+        """What is new, and None now and then where nothing is."""
         cursors: dict[str, Cursor] = {}
         told: JSON | None = None
         silent = 0.0
@@ -94,11 +94,11 @@ class Runs:
                 told = listed
                 found.insert(0, {"kind": "list", **listed})
             for event in found:
-                yield f"data: {json.dumps(event, allow_nan=False)}\n\n"
+                yield event
             silent = 0.0 if found else silent + POLL_SECONDS
             if silent >= SILENT_SECONDS:
                 silent = 0.0
-                yield ": nothing new\n\n"
+                yield None
             await anyio.sleep(POLL_SECONDS)
 
     async def curves(self, request: Request) -> Response:
@@ -214,6 +214,7 @@ class Runs:
     def _resume_words(self, run: object, body: JSON) -> list[str]:
         stored = read_standing(run_place(self._root, run)).requested
         place(self._root, str(stored.get("tokens_dir") or TOKENS_DIR))  # the run writes there, too
+        check_reward(stored.get("reward"))
         values = self._typed({"settings": body.get("settings") or {}}, ON_RESUME).values
         return ["--resume", f"--checkpoint-dir={run}", *words_of(values)]
 

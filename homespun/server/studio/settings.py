@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from homespun.config.checked import REQUIRED, Checked, checked, flag, parse_value
 from homespun.errors import UserError
-from homespun.server.studio.exchange import JSON, FieldError
+from homespun.server.answers import FieldError
+from homespun.server.studio.exchange import JSON
 
 WORDS = {
     "at_least": "at least {:,.7g}",

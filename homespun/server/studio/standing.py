@@ -92,6 +92,9 @@ def standing(name: str, watched: Watched, stands: Stands, process: Process) -> J
             "seconds_left": _left(watched, run, step, elapsed, progress)
             if state == "running"
             else None,
+            "budget_seconds": seconds(settings.time_budget)
+            if settings and settings.time_budget
+            else None,
             "loss": training.last("loss"),
             "best": watched.best(),
             "tokens_per_second": training.last("tokens_per_second"),

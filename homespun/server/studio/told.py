@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from homespun.server.studio.exchange import JSON, FieldError, asked, stated
+from homespun.server.answers import FieldError
+from homespun.server.studio.exchange import JSON, asked, stated
 from homespun.server.studio.state import State
 from homespun.stories.judge import MAX_CHARACTERS, events, judge
 

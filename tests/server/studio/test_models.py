@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from homespun.config import SamplingConfig
 from homespun.errors import UserError
+from homespun.server.limits import Limits
 from homespun.server.studio import models
 from homespun.server.studio.models import Models
 from tests.server.studio.made import STEPS
@@ -80,6 +82,12 @@ def test_only_some_models_stay_in_memory(work: Path) -> None:
     assert own.loaded(paths[0]) is not first
     assert len(own._loaded) == models.MOST_LOADED
     assert not first.batcher.is_alive
+
+
+def test_the_caches_of_a_model_have_a_limit(work: Path) -> None:
+    loaded = Models(work, Limits(cache_bytes=1)).loaded(BEST)
+    with pytest.raises(UserError, match="there is memory for 0"):
+        next(loaded.batcher.write([0], SamplingConfig(max_tokens=1)))
 
 
 def test_only_a_run_has_checkpoints(work: Path) -> None:

@@ -169,6 +169,21 @@ def test_two_models_and_several_samples_stand_side_by_side(browser: Any, address
     assert boxes[0]["y"] == boxes[1]["y"]
 
 
+def test_early_and_late_in_a_run_are_one_choice(browser: Any, address: str) -> None:
+    open_page(browser, address, "playground")
+    choose(browser, "Beside it", "early in its run: step 10")
+    titles = "return [...document.querySelectorAll('article h2')].map((one) => one.textContent)"
+    for late in ("checkpoints: best", "checkpoints: step 20"):  # the choice stays
+        choose(browser, "Model", late)
+        write(browser)
+        expected = ["checkpoints: step 10", late]
+        until(browser, lambda b, wanted=expected: b.execute_script(titles) == wanted)
+        ended(browser)
+    choose(browser, "Model", "evil: best")  # it has no checkpoints
+    options = "return [...document.querySelectorAll('option')].map((one) => one.textContent)"
+    assert not [one for one in browser.execute_script(options) if one.startswith("early")]
+
+
 def test_text_of_a_model_is_never_markup(browser: Any, address: str) -> None:
     open_page(browser, address, "playground")
     choose(browser, "Model", "evil: best")

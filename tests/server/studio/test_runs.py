@@ -229,6 +229,18 @@ def test_a_long_curve_is_thinned_and_keeps_its_spikes(root: Path) -> None:
     assert len(again["curves"]["loss"][0]) <= 100
 
 
+def test_the_last_samples_are_shown(root: Path) -> None:
+    run = root / "run"
+    for step in range(5):
+        line(run, step=step, prompt="Once", text=f" {step}")
+    watched = Watched(run, Limits(sample_texts=2))
+    watched.update()
+    whole, _ = watched.since(None)
+    assert whole
+    assert [sample["step"] for sample in whole["samples"]] == [3, 4]
+    assert whole["n_samples"] == 5
+
+
 def test_another_yardstick_and_damage_are_told(root: Path) -> None:
     run = root / "run"
     line(run, step=1, val_loss=3.0)
@@ -313,6 +325,25 @@ def test_records_of_others_lead_nowhere_else(studio: Studio, root: Path) -> None
         asker.post("/stop", run="../elsewhere")
     with pytest.raises(Refusal, match=r"\.\./elsewhere leads out of the folder"):
         asker.post("/resume", run="run")
+
+
+@pytest.mark.parametrize("reward", ["evil.py:score", "os:getcwd", "../evil.py:score", ":"])
+def test_a_reward_that_is_code_is_not_run(studio: Studio, root: Path, reward: str) -> None:
+    """Neither from the form nor from the settings of a run that came from elsewhere."""
+    (root / "evil.py").write_text("raise SystemExit")
+    write_run(root / "run", settings={"reward": reward})
+    asker = Asker(studio(root))
+    assert asker.post("/check", settings={"reward": reward})["errors"].keys() == {"reward"}
+    for order, more in (
+        ("/start", {"settings": {"reward": reward}}),
+        ("/plan", {"settings": {"reward": reward}}),
+        ("/plan", {"run": "run"}),
+        ("/resume", {"run": "run"}),
+        ("/resume", {"run": "run", "settings": {"reward": reward}}),
+    ):
+        with pytest.raises(Refusal, match="is code"):
+            asker.post(order, **more)
+    assert not (root / folders.OWN).exists()
 
 
 def test_advice_is_that_of_the_doctor(studio: Studio, root: Path) -> None:
@@ -461,6 +492,11 @@ def test_a_plan_is_that_of_the_command_and_names_the_field_at_fault(
     with pytest.raises(Refusal, match=r"missing\.txt") as refusal:
         asker.post("/plan", settings={"data_file": "missing.txt"})
     assert refusal.value.status == 400
+
+
+def test_a_plan_that_takes_too_long_is_given_up(root: Path) -> None:
+    with pytest.raises(UserError, match="longer than 0 seconds"):
+        Processes(root, Limits(plan_seconds=0)).plan(["plan"])
 
 
 def test_only_so_many_runs_train_at_once(root: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from homespun.config import GenerateConfig, SamplingConfig, TrainConfig
-from homespun.server.studio.exchange import FieldError
+from homespun.server.answers import FieldError
 from homespun.server.studio.settings import checked_settings, described, values_of
 
 NAMES = [field.name for field in dataclasses.fields(SamplingConfig)]

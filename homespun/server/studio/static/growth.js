@@ -1,7 +1,7 @@
 // How the probability of one next token grew over the checkpoints of a run: a curve, and the same as a table.
 import { html, uPlot, useEffect, useRef, useState } from "./lib.js";
 import { stream } from "./api.js";
-import { Busy, Problem, Spoken, colour, count, percent } from "./parts.js";
+import { Busy, Problem, Spoken, colour, count, keptDrawn, percent } from "./parts.js";
 import { Word } from "./tokens.js";
 
 function Curve({ points, label }) {
@@ -22,18 +22,8 @@ function Curve({ points, label }) {
         series: [{}, { stroke: colour("--c1"), width: 2, points: { show: true, size: 7, fill: colour("--c1") } }],
       }, [points.map((point) => point.step), points.map((point) => 100 * point.probability)], place.current);
     };
-    draw();
-    const resized = new ResizeObserver(draw);
-    resized.observe(place.current);
-    addEventListener("themechange", draw);
-    const system = matchMedia("(prefers-color-scheme: dark)");
-    system.addEventListener("change", draw);
-    return () => {
-      resized.disconnect();
-      removeEventListener("themechange", draw);
-      system.removeEventListener("change", draw);
-      plot?.destroy();
-    };
+    const end = keptDrawn(place.current, draw);
+    return () => { end(); plot?.destroy(); };
   }, [points]);
   return html`<div class="curve" role="img" aria-label=${label} ref=${place}></div>`;
 }
@@ -69,8 +59,8 @@ export function Growth({ question }) {
     <${Problem} error=${error} />
     ${!done && !error && html`<${Busy}>Reading the checkpoints<//>`}
     ${steps.length > 1 && html`<${Curve} points=${steps} label=${`Probability in percent by training step. ${summary}`} />`}
-    ${done && steps.length < 2 && html`<p class="note">The run has only one step on disk. A run keeps its last three checkpoints;
-      more are kept with --keep.</p>`}
+    ${done && steps.length < 2 && html`<p class="note">The run has checkpoints of one step alone. A run that is started with${" "}
+      <code>--save-interval 50 --keep 20</code> keeps one of every 50 steps.</p>`}
     ${done && summary && html`<p>${summary}</p>`}
     <${Spoken} text=${done && summary ? summary : ""} />
     ${points.length > 0 && html`<div class="wide" tabindex="0" role="group" aria-label="Table of the checkpoints"><table>

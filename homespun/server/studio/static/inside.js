@@ -1,7 +1,7 @@
 // A text in, the inside of the model out: its tokens, what each attends to, what each layer would say next, its experts.
 import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { api } from "./api.js";
-import { Busy, ModelChoice, Problem, Spoken, colour, count, percent, useAnswer, useKept } from "./parts.js";
+import { Busy, ModelChoice, Problem, Spoken, colour, count, keptDrawn, percent, useAnswer, useKept } from "./parts.js";
 import { Tokens, Word, named } from "./tokens.js";
 import { NoModel, chosenModel } from "./playground.js";
 
@@ -164,17 +164,7 @@ function Matrix({ weights, tokens, onChoose, at }) {
       pen.strokeStyle = colour("--ink");
       pen.strokeRect(0.5, at * cell + 0.5, (at + 1) * cell - 1, cell - 1);
     };
-    draw();
-    const resized = new ResizeObserver(draw);
-    resized.observe(canvas);
-    addEventListener("themechange", draw);
-    const system = matchMedia("(prefers-color-scheme: dark)");
-    system.addEventListener("change", draw);
-    return () => {
-      resized.disconnect();
-      removeEventListener("themechange", draw);
-      system.removeEventListener("change", draw);
-    };
+    return keptDrawn(canvas, draw);
   }, [weights, at]);
   const cellAt = (event) => {
     const box = place.current.getBoundingClientRect();

@@ -124,3 +124,17 @@ export function colour(name) {
   probe.remove();
   return found;
 }
+
+/** Draw now, and again when an element has another size or the page other colours. Gives a function that ends it. */
+export function keptDrawn(element, draw) {
+  const resized = new ResizeObserver(draw), system = matchMedia("(prefers-color-scheme: dark)");
+  draw();
+  resized.observe(element);
+  addEventListener("themechange", draw);
+  system.addEventListener("change", draw);
+  return () => {
+    resized.disconnect();
+    removeEventListener("themechange", draw);
+    system.removeEventListener("change", draw);
+  };
+}

@@ -6,7 +6,7 @@ import { Tokens, Word, named, visible } from "./tokens.js";
 import { Tree, textOf } from "./tree.js";
 import { Growth } from "./growth.js";
 
-const ENDS = { end: "the model ended the text", length: "the longest length was reached", stop: "a stop string came" };
+const ENDS = { end: "the model ended the text", length: "max tokens was reached", stop: "a stop string came" };
 const surprise = (p) => (p < 0.05 ? "s3" : p < 0.2 ? "s2" : p < 0.5 ? "s1" : "");
 
 export default function Playground() {
@@ -31,6 +31,16 @@ export function NoModel() {
 /** The model that a page begins with: the one that was chosen last, if it is still there. */
 export const chosenModel = (models, kept) => (models.some((model) => model.path === kept) ? kept : models[0].path);
 
+/** Chosen beside a model: the first checkpoint of its run, whichever model it is. */
+const EARLY = "early";
+
+/** The first checkpoint of the run of a model, if the run has a later one. */
+function earliest(models, path) {
+  const { run } = models.find((one) => one.path === path);
+  const steps = models.filter((one) => one.run === run && one.kind === "step").sort((a, b) => a.step - b.step);
+  return steps.length > 1 && steps[0].path !== path ? steps[0] : null;
+}
+
 function Desk({ studio }) {
   const { models, settings } = studio;
   const [form, setForm] = useKept("playground", { model: "", other: "", prompt: "Once upon a time", settings: {} });
@@ -47,7 +57,8 @@ function Desk({ studio }) {
   const focused = useRef(null);
   const change = (part) => setForm({ ...form, ...part });
   const model = chosenModel(models, form.model);
-  const other = models.some((one) => one.path === form.other) ? form.other : "";
+  const early = earliest(models, model);
+  const other = form.other === EARLY ? early?.path ?? "" : models.some((one) => one.path === form.other) ? form.other : "";
   const values = Object.fromEntries(settings.map((field) => [field.name, form.settings[field.name] ?? field.value]));
 
   const draw = () => {
@@ -107,7 +118,8 @@ function Desk({ studio }) {
   const writeAll = () => {
     if (writing) return;
     const samples = Math.max(1, Math.min(16, Math.trunc(Number(values.num_samples)) || 1));
-    setShown([model, ...(other ? [other] : [])].flatMap((path) => write(path, samples, null)));
+    const pair = form.other === EARLY ? [other, model] : [model, other];
+    setShown(pair.filter(Boolean).flatMap((path) => write(path, samples, null)));
   };
   const stopAll = () => stopping.current.forEach((stop) => stop.abort());
   useEffect(() => stopAll, []);
@@ -138,7 +150,8 @@ function Desk({ studio }) {
   return html`<div class="desk" onKeyDown=${pressed}>
     <div class="controls">
       <${ModelChoice} label="Model" models=${models} value=${model} onChoose=${(path) => change({ model: path })} />
-      <${ModelChoice} label="Beside it" models=${[{ path: "", label: "no other model" }, ...models]} value=${other}
+      <${ModelChoice} label="Beside it" value=${form.other === EARLY && early ? EARLY : other}
+        models=${[{ path: "", label: "no other model" }, ...(early ? [{ path: EARLY, label: `early in its run: step ${count(early.step)}` }] : []), ...models]}
         onChoose=${(path) => change({ other: path })} />
       <div class="field">
         <label for="prompt">Prompt</label>
@@ -163,7 +176,7 @@ function Desk({ studio }) {
       <${Spoken} text=${spoken} />
       ${!visible.length && html`<${Empty} title="Nothing is written yet">
         <p>Press Write, or Ctrl + Enter. Then choose any token to see its alternatives, and one of them to go on from there.</p><//>`}
-      ${visible.length > 0 && html`<p class="note">The more surprising a token was for the model, the stronger its shade:
+      ${visible.length > 0 && html`<p class="note">The more surprising a token was for the model, the stronger its shade:${" "}
         <span class="token s1">below 50%</span> <span class="token s2">below 20%</span> <span class="token s3">below 5%</span></p>`}
       <div class="columns">${visible.map((node) => html`<${Continuation} key=${node.id} node=${node} tree=${tree.current}
         model=${names[node.model] ?? node.model} onGoOn=${goOn} onGrow=${grow} writing=${writing > 0}
@@ -226,9 +239,9 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
         </button></li>`)}</ul>
       <p class="note">By the model itself, at temperature 1. Choose one to go on from there.
         ${token.likeliest.some((one) => one[0] === token.id) ? "" : ` The token that was drawn had ${percent(token.p)}.`}</p>
-      <button class="quiet" onClick=${() => onGrow(node, chosen)}>How this token grew over the run</button>
-      <a href="#/inside" onClick=${() => sessionStorage.setItem("inside", JSON.stringify({
-        model: node.model, text: before + textOf(node.tokens.slice(0, chosen + 1)) }))}>Look inside</a>
+      <p class="row ends"><button class="quiet" onClick=${() => onGrow(node, chosen)}>How this token grew over the run</button>
+        <a href="#/inside" onClick=${() => sessionStorage.setItem("inside", JSON.stringify({
+          model: node.model, text: before + textOf(node.tokens.slice(0, chosen + 1)) }))}>Look inside</a></p>
     </div>`}
     <p class="row ends"><a href="#/stories" onClick=${() => sessionStorage.setItem("story", JSON.stringify(before + textOf(node.tokens)))}>Judge this story</a></p>
   </article>`;
