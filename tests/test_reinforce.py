@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {
     "seq_len": 384,
     "batch_size": 2,
     "max_steps": 20,
-    "threads": 2,
+    "threads": 1,
     "learning_rate": 3e-3,
     "checkpoint_dir": "base",
 }
@@ -36,7 +36,7 @@ RUN: dict[str, Any] = {
     "batch_size": 8,
     "grad_accumulation_steps": 1,
     "answer_tokens": 6,
-    "threads": 2,
+    "threads": 1,
     "seq_len": 384,
     "log_interval": 1,
     "eval_interval": 3,
