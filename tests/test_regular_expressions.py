@@ -59,6 +59,12 @@ SEARCHES = {
         for text in texts:
             sample([text], 1 << 30, 1 << 30)
         """,
+    "tokenizer.chat_template": """
+        from homespun.tokenizer import ChatTemplate, train
+        template = ChatTemplate(train(["a text"], 257))
+        for text in texts:
+            template.prompt([{"role": "user", "content": text}])
+        """,
     "tokenizer.decoding": """
         from homespun.tokenizer.decoding import known_decoding
         steps = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
@@ -91,6 +97,9 @@ SHORT = {
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",
     "planning.machines": "the name of a machine, as it was typed",
+    "tokenizer.jinja": "the source of a template, of limited length",
+    "server.studio.form": "messages about settings",
+    "server.studio.processes": "the lines of a plan",
     "stories.outline": "sentences that the judge has cut",
     "stories.pairs": "stories of the package itself",
     "stories.teller": "the forms of the package itself",

@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {
     "seq_len": 384,
     "batch_size": 2,
     "max_steps": 20,
-    "threads": 2,
+    "threads": 1,
     "learning_rate": 3e-3,
     "checkpoint_dir": "base",
 }
@@ -36,7 +36,7 @@ RUN: dict[str, Any] = {
     "batch_size": 8,
     "grad_accumulation_steps": 1,
     "answer_tokens": 6,
-    "threads": 2,
+    "threads": 1,
     "seq_len": 384,
     "log_interval": 1,
     "eval_interval": 3,
@@ -185,6 +185,7 @@ def test_from_python_with_a_function(place: Path) -> None:
         ({"reward": "nothing"}, "--reward nothing: questions, stories"),
         ({"batch_size": 6}, "which is no multiple of --group-size 4"),
         ({"dropout": 0.1}, "--dropout would change the probabilities"),
+        ({"reward_seconds": 1e12}, "--reward-seconds is 1e\\+12: give at most 1e\\+06"),
         ({"answer_tokens": 500}, "leaves no room for a prompt"),
         ({"answer_tokens": 380}, "no prompt leaves room for an answer"),
         (

@@ -53,5 +53,8 @@ class ReinforcementConfig(Checked):
         on_resume="fixed",
     )
     reward_seconds: float = setting(
-        60.0, "A run ends if the reward takes longer for the answers to one prompt.", above=0
+        60.0,
+        "A run ends if the reward takes longer for the answers to one prompt.",
+        above=0,
+        at_most=1e6,
     )

@@ -223,11 +223,8 @@ def _messages(record: dict[str, Any], columns: Columns, place: str) -> list[Mess
     Raises:
         UserError: they break the rules.
     """
-    if columns.messages:
-        stated = record[columns.messages]
-        name = columns.messages
-    else:
-        stated, name = _pair(record, columns, place), None
+    name = columns.messages or "messages"
+    stated = record[name] if columns.messages else _pair(record, columns, place)
     if not isinstance(stated, list):
         raise UserError(f"{place}: {name}: a list of messages is expected")
     messages = [_message(one, f"{place}: {name}[{n}]") for n, one in enumerate(stated)]
@@ -240,8 +237,7 @@ def _messages(record: dict[str, Any], columns: Columns, place: str) -> list[Mess
     try:
         return check_messages(messages)
     except UserError as error:
-        shown = str(error) if name is None else str(error).replace("messages", name, 1)
-        raise UserError(f"{place}: {shown}") from None
+        raise UserError(f"{place}: {str(error).replace('messages', name, 1)}") from None
 
 
 def _pair(record: dict[str, Any], columns: Columns, place: str) -> list[dict[str, str]]:

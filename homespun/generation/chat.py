@@ -105,15 +105,16 @@ class Chat:
             case "/help":
                 put(HELP)
             case "/edit":
-                last = self._undo()
                 if value:
-                    self.say(value)
-                elif terminal and "\n" not in last:
+                    self._say_instead(value)
+                    return
+                last = self._undo()
+                if terminal and "\n" not in last:
                     self._begun = last
                 else:
                     put(f"Taken back: {printable(last)}")
             case "/again":
-                self.say(self._undo())
+                self._say_instead(None)
             case "/undo":
                 put(f"Taken back: {printable(self._undo())}")
             case "/new":
@@ -127,6 +128,21 @@ class Chat:
                 put(printable(self._save(value)))
             case _:
                 self.config = run_command(line, self.config)
+
+    def _say_instead(self, text: str | None) -> None:
+        """Answer another last message, or the same one again. Without a new answer, the old ones stay.
+
+        Raises:
+            UserError: as `say`, or there is no message yet.
+        """
+        before = list(self.messages)
+        last = self._undo()
+        n_left = len(self.messages)
+        try:
+            self.say(text or last)
+        finally:
+            if len(self.messages) == n_left:
+                self.messages = before
 
     def _undo(self) -> str:
         """Remove the last message of the user with its answer; returns the message.

@@ -9,7 +9,7 @@ from homespun import durable
 from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import Tokenizer
-from homespun.tokenizer.chat_template import MAX_SOURCE
+from homespun.tokenizer.jinja import MAX_SOURCE
 
 SPECIFICATION = "tokenizer.json"
 CONFIG = "tokenizer_config.json"

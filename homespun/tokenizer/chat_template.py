@@ -8,15 +8,17 @@ inside a message stay text, so no message can forge the end of another.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from homespun.errors import UserError
+from homespun.tokenizer.jinja import compiled
 from homespun.tokenizer.messages import ASSISTANT, SYSTEM, USER, Message
 from homespun.tokenizer.tokenizer import Tokenizer
 
@@ -30,8 +32,6 @@ OWN = (
 """The template of models that have none. Each message is the mark that separates documents, the role on a line, and the
 text; the same mark ends the last message. Every tokenizer has this mark, and every model knows it, so that neither the
 vocabulary nor the embedding has to grow, and adapters can learn it."""
-MAX_SOURCE = 1 << 16
-"""Characters of a template; the longest known ones have about 15,000."""
 APART = "\ufdd0"
 """A noncharacter of Unicode, which no text may hold. While a template is rendered, it interrupts the spellings of
 special tokens in messages. One that is in a message already is dropped."""
@@ -79,9 +79,8 @@ class ChatTemplate:
         by_id = {number: name for name, number in self._special_ids.items()}
         mark = by_id[tokenizer.eot_id]
         self.names = {"bos_token": mark, "eos_token": mark} if names is None else dict(names)
-        spellings = sorted((name for name in by_id.values() if len(name) > 1), key=len)
-        self._special = re.compile("|".join(map(re.escape, reversed(spellings))) or "(?!)")
-        self._render = _compiled(source)
+        self._special = _any_of([name for name in by_id.values() if len(name) > 1])
+        self._render = compiled(source)
         self.end_id = self._end_id()
         """The token that ends an answer."""
 
@@ -119,23 +118,30 @@ class ChatTemplate:
         Raises:
             UserError: the template refuses the messages, or the last one alone is too long.
         """
-        most = limit if most is None else most
-        kept = list(messages)
-        while True:
-            text = self._text(kept, asks=True)
-            [rendered] = self._encoded([self._pieces(text, [])])
-            ids: list[int] = rendered.ids.tolist()
-            if limit is None or len(ids) <= limit:
-                return kept, ids
-            oldest = int(kept[0]["role"] == SYSTEM)
-            if len(kept) < oldest + 3:
-                if most is None or len(ids) <= most:
-                    return kept, ids
-                raise UserError(
-                    f"the message has {len(ids):,} tokens, but the model's context has room for {most:,}: "
-                    "shorten it"
-                )
-            del kept[oldest : oldest + 2]
+        oldest = int(bool(messages) and messages[0]["role"] == SYSTEM)
+        rendered: dict[int, list[int]] = {}  # the tokens without so many pairs of messages
+
+        def without(pairs: int) -> list[Message]:
+            return [*messages[:oldest], *messages[oldest + 2 * pairs :]]
+
+        def tokens(pairs: int) -> list[int]:
+            if pairs not in rendered:
+                [one] = self._encoded([self._pieces(self._text(without(pairs), asks=True), [])])
+                rendered[pairs] = one.ids.tolist()
+            return rendered[pairs]
+
+        def fits(pairs: int) -> bool:
+            return limit is None or len(tokens(pairs)) <= limit
+
+        last = (len(messages) - oldest - 1) // 2
+        pairs = 0 if fits(0) else bisect_left(range(last), True, key=fits)
+        ids = tokens(pairs)
+        if limit is not None and len(ids) > max(limit, most or limit):
+            raise UserError(
+                f"the message has {len(ids):,} tokens, but the model's context has room for {most or limit:,}: "
+                "shorten it"
+            )
+        return without(pairs), ids
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The tokens of a conversation that ends with an answer. Raises as `render_all`."""
@@ -185,8 +191,10 @@ class ChatTemplate:
     def _apart(self, content: str) -> str:
         """A message in which the spelling of each special token is interrupted."""
         content = content.replace(APART, "")
-        while found := self._special.search(content):
-            content = f"{content[: found.start() + 1]}{APART}{content[found.start() + 1 :]}"
+        while self._special.search(content):  # again where spellings overlap
+            content = self._special.sub(
+                lambda found: f"{found[0][0]}{APART}{found[0][1:]}", content
+            )
         return content
 
     def _pieces(self, text: str, answers: Sequence[tuple[int, int]]) -> list[_Piece]:
@@ -234,66 +242,11 @@ class ChatTemplate:
         return results
 
 
-def _compiled(source: str) -> Callable[[dict[str, Any]], str]:
-    """The function that renders a template, with the environment of the `transformers` library
-    (`chat_template_utils.py`), except that a name without a value cannot be written.
-
-    Raises:
-        UserError: the template cannot be read. The function raises it if the template refuses its values.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Unknown(jinja2.Undefined):
-        """A name without a value: it can be tested, but not written. A field that a message does not have is empty."""
-
-        def __str__(self) -> str:
-            if self._undefined_obj is jinja2.utils.missing:
-                self._fail_with_undefined_error()
-            return ""
-
-    def refuse(message: object) -> NoReturn:
-        raise jinja2.TemplateError(str(message))
-
-    def to_json(value: object, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    if len(source) > MAX_SOURCE:
-        raise UserError(
-            f"its chat template has {len(source):,} characters, more than any known one"
-        )
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols"],
-        undefined=Unknown,
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    try:
-        template = environment.from_string(_without_generation_tags(source))
-    except (jinja2.TemplateError, RecursionError) as error:
-        line = getattr(error, "lineno", None)
-        where = f" in line {line}" if line else ""
-        raise UserError(f"its chat template cannot be read ({error}{where})") from None
-
-    def render(values: dict[str, Any]) -> str:
-        try:
-            return template.render(values)
-        except jinja2.UndefinedError as error:
-            raise UserError(f"its chat template uses an unknown name: {error}") from None
-        except Exception as error:  # of the template's own code
-            raise UserError(f"its chat template refuses the conversation: {error}") from None
-
-    return render
-
-
-def _without_generation_tags(source: str) -> str:
-    """The template without the tags that mark answers for `transformers`; they write nothing."""
-    return re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", _blank_tag, source)
-
-
-def _blank_tag(tag: "re.Match[str]") -> str:
-    """A tag that writes nothing and removes the same white space around it."""
-    begin, end = tag[0][:3].rstrip(), tag[0][-3:].lstrip()
-    return f"{begin if begin == '{%-' else '{%'} set _ = 0 {end if end == '-%}' else '%}'}"
+def _any_of(spellings: Sequence[str]) -> "re.Pattern[str]":
+    """Finds these texts, of several the longest. There may be thousands, so only places with one of their first
+    characters are looked at."""
+    if not spellings:
+        return re.compile("(?!)")
+    first = "".join(sorted({re.escape(one[0]) for one in spellings}))
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return re.compile(f"(?=[{first}])(?:{'|'.join(map(re.escape, longest_first))})")

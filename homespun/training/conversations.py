@@ -1,6 +1,7 @@
 """A text of conversations and a trained model flow in; their template, and settings that suit them, flow out."""
 
 import dataclasses
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def kept_template(
 
 def for_conversations(
     wanted: TrainConfig,
+    asked: Collection[str],
     corpus: Corpus,
     template: ChatTemplate,
     initial: StoredModel,
@@ -61,13 +63,13 @@ def for_conversations(
     say: Say,
 ) -> TrainConfig:
     """The settings of a run of conversations: samples that have room for the longest of them, and questions of
-    conversations that are held out as prompts of the sample texts, where these settings have their defaults.
+    conversations that are held out as prompts of the sample texts, except for settings that were asked for by name.
 
     Raises:
         UserError: no conversation fits into a sample.
     """
     prepared = prepare(corpus, ChatEncoder(template), folder, say=say)
-    if wanted.seq_len == TrainConfig.seq_len:
+    if wanted.seq_len == TrainConfig.seq_len and "seq_len" not in asked:
         longest = int(lengths_of(prepared.training).max()) - 1
         most = min(LONGEST_SAMPLE, initial.config.seq_len)
         seq_len = min(most, max(wanted.seq_len, -(-longest // STEP) * STEP))
@@ -75,7 +77,7 @@ def for_conversations(
             say(f"The training samples have {seq_len} tokens, since conversations are that long.")
         wanted = dataclasses.replace(wanted, seq_len=max(wanted.seq_len, seq_len))
     report_long_ones(ChatDataset(prepared.training, wanted.seq_len), say)
-    if wanted.sample_prompts == TrainConfig.sample_prompts:
+    if wanted.sample_prompts == TrainConfig.sample_prompts and "sample_prompts" not in asked:
         held_out = map(messages_of, islice(corpus.validation(), len(wanted.sample_prompts)))
         prompts = [next(m["content"] for m in one if m["role"] == USER) for one in held_out]
         wanted = dataclasses.replace(wanted, sample_prompts=tuple(prompts))

@@ -3,6 +3,7 @@
 A reward is the user's own code. So it may raise anything, return anything, or never return.
 """
 
+import copy
 import importlib
 import importlib.util
 import math
@@ -107,7 +108,7 @@ def scores(
 
     def call() -> None:
         try:
-            outcome.append(reward(prompt, list(answers)))
+            outcome.append(reward(copy.deepcopy(dict(prompt)), list(answers)))
         except BaseException as error:  # of the user's code, even SystemExit
             failure.append(error)
 

@@ -4,6 +4,7 @@ All mistakes in a user's settings are found here, before the first step, and the
 """
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,11 @@ def set_up(
     say: Say,
     initial: StoredModel | None = None,
     reward: Reward | None = None,
+    asked: Collection[str] = (),
 ) -> Run:
     """Make a new run ready, or one that goes on from an initial model, or a resumed one. `reward` is the function that
-    the setting of this name stands for, where it was given from Python.
+    the setting of this name stands for, where it was given from Python. `asked` has the names of the settings that were
+    given, which are kept even where they are the defaults.
 
     Raises:
         UserError: text, tokenizer, settings, checkpoint and machine do not fit each other.
@@ -128,7 +131,7 @@ def set_up(
         template = chat_template(corpus, initial)
         wanted = in_context(requested, initial, say) if initial else requested
         if template and initial:
-            wanted = for_conversations(wanted, corpus, template, initial, folder, say)
+            wanted = for_conversations(wanted, asked, corpus, template, initial, folder, say)
         tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
         context = initial.config.seq_len if initial else wanted.seq_len
         sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)

@@ -1,7 +1,7 @@
 """Settings and text flow in; a folder with a trained model, its checkpoints and its metrics comes out."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from homespun.training.loop import Loop
 from homespun.training.lora_base import check_settings, keep_base
 from homespun.training.policy import check_reward, with_reference
 from homespun.training.position import NEVER, Position
-from homespun.training.resume import ResumePoint, find_point, given_config, with_stored
+from homespun.training.resume import ResumePoint, find_point, given_config, with_file, with_stored
 from homespun.training.rewards import Reward
 from homespun.training.run import Run, bytes_on_disk, keeps_base
 from homespun.training.running_time import RunningTime
@@ -74,11 +74,13 @@ def train(
             point = find_point(wanted, say)
         if point and config is None:
             wanted = with_stored(wanted, given, point)
-        return _train(wanted, point, lock, say, interrupts, on_event, reward)
+        asked = frozenset(with_file(given))
+        return _train(wanted, asked, point, lock, say, interrupts, on_event, reward)
 
 
 def _train(
     config: TrainConfig,
+    asked: Collection[str],
     point: ResumePoint | None,
     lock: FolderLock,
     say: Say,
@@ -86,7 +88,7 @@ def _train(
     on_event: Listener | None,
     reward: Reward | None,
 ) -> TrainResult:
-    """`train`, from the resumed point on, or from the start."""
+    """`train`, from the resumed point on, or from the start. `asked` has the names of the settings that were given."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
     trackers = tracking.named(config.track)
     initial = None
@@ -97,7 +99,7 @@ def _train(
         model = initial.config if initial else smallest_model(config)
         lora = lora_of(config)
         folder.check_space(bytes_on_disk(model, folder.keep, lora, with_base=keeps_base(config)))
-    run = set_up(config, point, say, initial, reward)
+    run = set_up(config, point, say, initial, reward, asked)
     writes_base = keeps_base(run.config) and not (point and point.is_in(folder.path))
     folder.check_space(bytes_on_disk(run.model, folder.keep, run.lora, with_base=writes_base))
     position, moved_to = _begin(point, lock, say)

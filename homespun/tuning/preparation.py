@@ -82,13 +82,27 @@ def train_settings(config: TuneConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name in own}
 
 
+def _wanted(config: TuneConfig) -> TrainConfig:
+    """The settings of a run among those of a tune, checked.
+
+    Raises:
+        UserError: the run has a reward.
+    """
+    wanted = TrainConfig(**train_settings(config))
+    if wanted.reward is not None:
+        raise UserError(
+            "`homespun tune` compares validation losses, which a reward does not lower: leave --reward out"
+        )
+    return wanted
+
+
 def prepare(config: TuneConfig, say: Say) -> Recipe:
     """Choose text, tokenizer and settings, and tokenize the text.
 
     Raises:
         UserError: text, tokenizer, settings and machine do not fit each other.
     """
-    wanted = TrainConfig(**train_settings(config))
+    wanted = _wanted(config)
     folder = Path(wanted.tokens_dir)
     check_folder(folder)
     hardware.limit_workers(wanted.threads)
@@ -130,7 +144,7 @@ def foresee(config: TuneConfig, say: Say) -> tuple[Recipe, float]:
     Raises:
         UserError: there is no text, or as `prepare`.
     """
-    wanted = TrainConfig(**train_settings(config))
+    wanted = _wanted(config)
     data = workspace.chosen_data(wanted.data_file)
     plan = forecast(dataclasses.asdict(wanted), say)
     assert plan.steps is not None  # there is a text

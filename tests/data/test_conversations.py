@@ -73,6 +73,12 @@ def test_context_and_system_of_a_pair(write: Write) -> None:
     assert contents(path) == [[("system", "S"), ("user", "Q\n\nC"), ("assistant", "A")]]
 
 
+def test_a_pair_with_half_a_character_is_named(write: Write) -> None:
+    path = write({"prompt": "Q\ud800", "answer": "A"})
+    with pytest.raises(UserError, match=r"chats.jsonl:1: messages\[0\].content: half of a surr"):
+        contents(path)
+
+
 def test_a_column_of_text_makes_it_a_text(write: Write) -> None:
     assert not holds_conversations(write({"text": "T", "instruction": "Q", "output": "A"}))
     assert not holds_conversations(write({"content": "T"}))

@@ -28,6 +28,9 @@ PROGRAM = textwrap.dedent(
             raise UserError("the message is too long")
 
         def pieces():
+            if messages[-1]["content"] == "silent":
+                print("(silence)", flush=True)
+                threading.Event().wait()
             yield f"[{said}]"
             if messages[-1]["content"] == "endless":
                 threading.Event().wait()
@@ -91,6 +94,17 @@ def test_a_mistake_keeps_the_conversation(terminal: Terminal) -> None:
         == "(2 messages at the beginning no longer fit into the context)"
     )
     assert answer(terminal, "long")[0].startswith("[u:one"), "it is said once"
+
+
+def test_an_edit_that_gets_no_answer_takes_nothing_away(terminal: Terminal) -> None:
+    answer(terminal, "one")
+    assert answer(terminal, "/edit bad") == ["error: the message is too long"]
+    assert answer(terminal, "two")[-1].startswith("[u:one a:[u:one] t=0.9 u:two]")
+    terminal.type("/edit silent\r")
+    terminal.wait_for("(silence)")
+    terminal.interrupt("[stopped]")
+    terminal.wait_for("> ")
+    assert answer(terminal, "/undo") == ["Taken back: two"]
 
 
 def test_conversations_are_saved_one_after_the_other(terminal: Terminal, tmp_path: Path) -> None:

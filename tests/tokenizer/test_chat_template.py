@@ -194,8 +194,20 @@ def test_the_oldest_messages_are_left_out_of_a_long_prompt() -> None:
     assert ids == template.prompt(kept)
     kept, _ = template.fitting(talk, len(ids) - 1)
     assert kept == [system, talk[-1]]
+    kept, ids = template.fitting(talk, 3, most=len(ids))
+    assert kept == [system, talk[-1]]
     with pytest.raises(UserError, match=r"has \d+ tokens, but the model's context has room for 3"):
         template.fitting(talk, 3)
+
+
+def test_a_long_conversation_is_shortened_to_what_fits_and_no_further() -> None:
+    template, _ = both("own")
+    talk = [*TALK[:2] * 50, TALK[0]]
+    for limit in (30, 200, 1000):
+        kept, ids = template.fitting(talk, limit)
+        assert len(ids) <= limit
+        assert kept == talk[-len(kept) :]
+        assert len(template.prompt(talk[-len(kept) - 2 :])) > limit
 
 
 @pytest.mark.parametrize(
@@ -215,6 +227,47 @@ def test_the_oldest_messages_are_left_out_of_a_long_prompt() -> None:
 def test_a_template_that_cannot_be_used_is_named(source: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ChatTemplate(train(["a text"], 257), source)
+
+
+THOUSAND = "range(1000)"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (f"{{% for a in {THOUSAND} %}}{{% for b in {THOUSAND} %}}{{% endfor %}}{{% endfor %}}", "round"),
+        (f"{{% for a in {THOUSAND} %}}{{% for b in {THOUSAND} if 0 %}}{{% endfor %}}{{% endfor %}}", "round"),
+        ("{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}", "round"),
+        ("{{ 'x' * 10000000000 }}", "too long"),
+        ("{{ 1000 * [1000000] * 1000000 }}", "too long"),
+        ("{{ 9 ** 9 ** 9 }}", "raises to a power"),
+        ("{% set n = namespace(x='xx') %}{% for a in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}", "too long"),
+        ("{% set n = namespace(x='xx') %}{% for a in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "too long"),
+        ("{% set n = namespace(x=3) %}{% for a in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}", "too large"),
+        ("{% set x %}{{ 'x' * 4000000 }}{% endset %}{% for a in range(99) %}{{ x }}{% endfor %}", "too long"),
+        ("{% for a in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}", "too long"),
+        ("{{ 'x' | center(10000000000) }}", "cannot be read"),
+        ("{{ lipsum(10000) }}", "unknown name"),
+    ],
+)  # fmt: skip
+def test_a_template_without_end_is_refused(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ChatTemplate(train(["a text"], 257), source + OWN)
+
+
+def test_the_bounds_of_a_template_grow_with_the_conversation() -> None:
+    pairs = "{% for a in messages %}{% for b in messages %}{% endfor %}{% endfor %}"
+    template = ChatTemplate(train(["a text"], 257), pairs + OWN)
+    assert len(template.prompt(TALK * 100)) > 800
+    long = "word " * 2_000_000
+    text = template._text([{"role": "user", "content": long}], asks=True)
+    assert long.strip() in text
+
+
+def test_many_special_tokens_in_a_message_take_no_longer_than_its_length() -> None:
+    template, _ = both("own")
+    content = "<|endoftext|>" * 100_000
+    assert template._apart(content).count("\ufdd0") == 100_000
 
 
 def test_a_name_without_a_value_can_be_tested() -> None:

@@ -206,6 +206,21 @@ def test_long_conversations_are_told(place: Path, capsys: pytest.CaptureFixture[
     assert "left out: the first answer ends after more than 65 tokens" in output
 
 
+def test_samples_are_as_long_as_conversations_unless_a_length_is_asked_for(place: Path) -> None:
+    pace = {**PACE, "max_steps": 1}
+    homespun.train(**SHAPE, **pace, data_file="first.txt", seq_len=384, checkpoint_dir="wide")
+    lines = [
+        {"prompt": f"Who {n}?", "answer": "Anna has it. " * (60 * (n % 2) + 1)} for n in range(20)
+    ]
+    Path("wide.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lengths = []
+    for asked in ({}, {"seq_len": 256}):
+        answering(init_from="wide", data_file="wide.jsonl", max_steps=1, batch_size=1, **asked)
+        lengths.append(open_model(Path("sft")).header["resolved"]["seq_len"])
+    assert lengths[0] > 256
+    assert lengths[1] == 256
+
+
 def test_mistakes_are_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: object) -> str:
         capsys.readouterr()
@@ -246,9 +261,10 @@ def test_a_damaged_template_is_named(place: Path) -> None:
 
 def test_a_plan_counts_the_tokens_of_conversations(place: Path) -> None:
     settings: dict[str, Any] = {"init_from": "base", "data_file": "chats.jsonl", "max_steps": 4}
+    before = set(Path("data").rglob("*.tokens"))
     estimated = homespun.plan(**settings, batch_size=2, threads=1)
     assert estimated.text is not None
-    assert not Path("data").exists() or not list(Path("data").rglob("*.tokens"))
+    assert set(Path("data").rglob("*.tokens")) == before
     answering()
     counted = homespun.plan(**settings, batch_size=2, threads=1)
     assert counted.text is not None

@@ -109,12 +109,14 @@ def test_a_reward_that_never_returns_is_left() -> None:
     never.set()
 
 
-def test_a_reward_cannot_change_the_answers() -> None:
+def test_a_reward_can_change_neither_the_answers_nor_the_prompt() -> None:
     def empties(prompt: Any, answers: Any) -> list[float]:
         n = len(answers)
         answers.clear()
+        prompt["messages"].clear()
         return [0.5] * n
 
     given = list(ANSWERS)
     assert scores(empties, "e", PROMPT, given, 30) == [0.5, 0.5]
     assert given == ANSWERS
+    assert len(PROMPT["messages"]) == 1
