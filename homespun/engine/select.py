@@ -82,6 +82,7 @@ def follow() -> None:
         UserError: the framework is not installed, or another rank has died or does not answer.
     """
     os.environ.update(_missing_threading())
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a wait for rank 0 is no warning
     with _framework(_of_ranks("auto")):
         from homespun.engine.torch import ranks
     ranks.follow(ranks.join())

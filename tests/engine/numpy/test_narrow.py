@@ -1,6 +1,7 @@
 """Narrow weights: rounding, the compiled products against NumPy, and models with them against the same in float32."""
 
 import dataclasses
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,19 @@ def test_without_a_compiler_that_works_there_are_no_products(
         assert attempt() is None
     monkeypatch.setenv("PATH", "/nowhere")
     assert attempt() is None
+
+
+def test_without_room_or_with_a_compiler_that_hangs_there_are_no_products(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = compiled.__wrapped__
+    with monkeypatch.context() as at_the_moment:
+        at_the_moment.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        assert attempt() is None
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho started >> {tmp_path}/log\nexec /bin/sleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    monkeypatch.setattr(products_module, "COMPILE_SECONDS", 0.5)
+    assert attempt() is None
+    assert (tmp_path / "log").read_text() == "started\n"  # it is not tried again
