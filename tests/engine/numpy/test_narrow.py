@@ -1,7 +1,9 @@
 """Narrow weights: rounding, the compiled products against NumPy, and models with them against the same in float32."""
 
 import dataclasses
+import platform
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,29 @@ def test_compiled_products_are_those_of_numpy(
     for found in (ours.product(x), plain.product(x), ours.product(np.asfortranarray(x))):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(ours.widened(), plain.widened())
+
+
+@EACH
+@pytest.mark.parametrize("without", [(), ("-mno-avx512f",), ("-mno-avx2",)])
+@pytest.mark.parametrize("shape", [(9, 63), (8, 64), (13, 200)])
+def test_other_processors_compute_the_same_and_each_vector_as_alone(
+    precision: NarrowPrecision,
+    without: tuple[str, ...],
+    shape: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if without and platform.machine() != "x86_64":
+        pytest.skip("these flags are of other processors")
+    monkeypatch.setattr(products_module, "FLAGS", (*products_module.FLAGS, *without))
+    own = products_module._built("cc", tmp_path / "products.so")
+    x = np.random.default_rng(0).standard_normal((MOST_VECTORS, shape[1]), dtype=np.float32)
+    ours = narrow(shape, precision, own)
+    expected = x.astype(np.float64) @ narrow(shape, precision, None).widened().astype(np.float64).T
+    alone = [ours.product(x[i : i + 1])[0] for i in range(len(x))]
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-4)
+    for n in range(1, len(x) + 1):
+        np.testing.assert_array_equal(ours.product(x[:n]), alone[:n])
 
 
 @EACH
