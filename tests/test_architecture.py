@@ -35,7 +35,15 @@ LAYERS = {
     "checkpoint": {"config", "errors", "durable", "named_array", "terminal"},
     "records": {"config", "errors", "durable", "terminal"},
     # 3: computation behind one interface, and its cost
-    "engine": {"config", "errors", "named_array", "bfloat16", "architectures", "data.batch"},
+    "engine": {
+        "config",
+        "errors",
+        "named_array",
+        "bfloat16",
+        "child_process",
+        "architectures",
+        "data.batch",
+    },
     "planning": {
         "config",
         "errors",

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
 
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.data.batch import Batch
-from homespun.engine import launcher
+from homespun.cli.main import main
+from homespun.data.batch import IGNORED, PADDING, Batch
+from homespun.engine import launcher, select
+from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.launcher import Place, place
+from homespun.engine.probe import probe
+from homespun.engine.torch import ranks
 from homespun.errors import UserError
 from tests.conftest import Command, finished, records
+from tests.reference import GPT2
 from tests.test_resume import kept, tensors
 
 RUN = [
@@ -179,13 +185,11 @@ def test_a_mistake_of_the_user_ends_all_ranks() -> None:
 @pytest.mark.parametrize(("n_batches", "n_rows"), [(1, 8), (4, 2), (3, 5), (1, 1)])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
 def test_the_shares_of_all_ranks_are_the_step(n_batches: int, n_rows: int, size: int) -> None:
-    from homespun.engine.torch.ranks import share_of
-
     numbers = np.arange(n_batches * n_rows * 4, dtype=np.int32).reshape(n_batches, n_rows, 4)
     step = [Batch(rows, rows + 1) for rows in numbers]
     found: list[Batch] = []
     for rank in range(size):
-        before, mine = share_of(step, Place(rank, size))
+        before, mine = ranks.share_of(step, Place(rank, size))
         assert before == sum(len(batch.inputs) for batch in found)
         assert all(0 < len(batch.inputs) <= n_rows for batch in mine)
         found += mine
@@ -207,3 +211,71 @@ def test_a_place_needs_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         place()
     monkeypatch.setenv("RANK", "1")
     assert place() == Place(1, 2, port=1)
+
+
+def environment_of_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """That of one of two ranks, which no other one joins."""
+    place = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in {**place, ranks.TIMEOUT: "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_ranks_that_do_not_follow_are_not_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment_of_rank(monkeypatch, 0)
+    settings = OptimizerSettings("adamw", weight_decay=0.0, beta1=0.9, beta2=0.9, max_grad_norm=1.0)
+    with pytest.raises(UserError, match="unset WORLD_SIZE to train alone"):
+        select.create(GPT2, EngineOptions(settings))
+    reference = select.create(GPT2, EngineOptions(seed=0))
+    assert "ranks" not in reference.facts
+
+
+def test_a_trial_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment_of_rank(monkeypatch, 0)
+    settings = OptimizerSettings("adamw", weight_decay=0.0, beta1=0.9, beta2=0.9, max_grad_norm=1.0)
+    found = probe(GPT2, EngineOptions(settings, threads=1), 1, least_steps=1, steps_seconds=0.0)
+    assert found
+    assert "ranks" not in found.facts
+
+
+def test_one_plan_is_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment_of_rank(monkeypatch, 1)
+    assert main(["train", "--dry-run", "--max-steps", "3"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def member(store: dist.Store, rank: int, size: int) -> ranks.Group:
+    """A group without tensors."""
+    group = object.__new__(ranks.Group)
+    group.place, group.timeout, group.is_led = Place(rank, size), 10.0, False
+    group._store, group._n_commands = dist.PrefixStore("commands", store), 0
+    return group
+
+
+def test_commands_stay_until_all_ranks_have_read_them() -> None:
+    """On a GPU rank 0 is steps ahead of the others, since nothing waits for the sums."""
+    store = dist.HashStore()
+    leader, *others = (member(store, rank, 3) for rank in range(3))
+    sent = [{"do": "step", "step": n} for n in range(4)]
+    for command in sent:
+        leader.send(command, b"tokens")
+    leader.send({"do": "end"})
+    for other in others:
+        assert list(other.commands()) == [(command, b"tokens") for command in sent]
+    assert not any(leader._store.check([f"{n}"]) for n in range(4))
+
+
+def test_rows_of_different_length_are_filled_up() -> None:
+    def part(length: int, value: int) -> Batch:
+        ids = np.full((2, length), value, np.int32)
+        return Batch(ids, ids, np.zeros_like(ids), np.ones(ids.shape, np.float32))
+
+    [[short], [long]] = (ranks.share_of([part(3, 7), part(5, 8)], Place(r, 2))[1] for r in (0, 1))
+    np.testing.assert_array_equal(short.inputs, [[7, 7, 7, 0, 0]] * 2)
+    np.testing.assert_array_equal(short.targets, [[7, 7, 7, IGNORED, IGNORED]] * 2)
+    np.testing.assert_array_equal(short.documents, [[0, 0, 0, PADDING, PADDING]] * 2)
+    np.testing.assert_array_equal(short.weights, [[1, 1, 1, 0, 0]] * 2)
+    assert short.weights is not None
+    assert short.weights.dtype == np.float32
+    np.testing.assert_array_equal(long.inputs, np.full((2, 5), 8))

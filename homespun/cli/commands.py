@@ -111,6 +111,10 @@ def reinforce(settings: Settings) -> int:
 
 
 def plan(settings: Settings) -> int:
+    from homespun.engine import launcher
+
+    if (place := launcher.place()) and place.rank:
+        return 0  # one plan is enough
     given = {name: value for name, value in settings.items() if name not in ("machine", "dry_run")}
     PlanConfig(**settings)
     from homespun.forecast import forecast

@@ -10,6 +10,8 @@ Weights = npt.NDArray[np.float32]
 
 IGNORED = -1
 """A target with this value is left out of the loss and of the number of targets."""
+PADDING = -1
+"""The document of the positions that fill a row up."""
 
 
 @dataclass(frozen=True)

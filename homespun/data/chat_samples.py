@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from homespun.data.batch import IGNORED, Batch, Tokens
+from homespun.data.batch import IGNORED, PADDING, Batch, Tokens
 from homespun.data.conversations import messages_of
 from homespun.data.samples import TokenSource, mixed, permuted
 from homespun.errors import UserError
@@ -26,8 +26,6 @@ ENCODED_TOGETHER = 256
 _READ = 1 << 20
 _SHOWN = 40
 """Characters of a message in an error."""
-PADDING = -1
-"""The document of positions that are filled up."""
 
 
 class ChatEncoder:

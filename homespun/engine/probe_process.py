@@ -1,14 +1,12 @@
 """A request flows into a process of its own, the lines that it writes flow out, also if it runs out of memory."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from homespun import child_process
 from homespun.engine.base import OutOfMemory
 from homespun.errors import UserError
 
@@ -31,8 +29,8 @@ def ask(module: str, request: Mapping[str, Any], time_limit: float) -> list[dict
         ProbeFailed: it failed for another reason.
     """
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
-        env=os.environ | {"PYTHONPATH": _search_path()},
+        child_process.command(module),
+        env=child_process.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,12 +56,6 @@ def ask(module: str, request: Mapping[str, Any], time_limit: float) -> list[dict
     if in_time and process.returncode:
         raise ProbeFailed(f"trial steps failed: {_reason(errors)}")
     return lines
-
-
-def _search_path() -> str:
-    """Where the process finds this package, also if it is not installed."""
-    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(filter(None, places))
 
 
 def _reason(errors: str) -> str:

@@ -42,18 +42,19 @@ def available() -> tuple[EngineName, ...]:
 def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "auto") -> Engine:
     """An engine that trains a model; `name` chooses the framework.
 
-    `THREADING` stays in the environment for the rest of the process, where the user has not set these variables.
+    `THREADING` stays in the environment for the rest of the process, where the user has not set these variables. An
+    engine without an optimizer is of this process alone, also if several train.
 
     Raises:
-        UserError: the framework is not installed.
+        UserError: the framework is not installed, or other processes are to train with this one, but do not follow it.
     """
     os.environ.update(_missing_threading())
-    if launcher.place() is None:
+    if options.optimizer is None or launcher.place() is None:
         return _create(config, options, name)
     with _framework(_of_ranks(name)):
         from homespun.engine.torch import ranks
 
-        return ranks.RankedEngine(config, options, ranks.join())
+        return ranks.RankedEngine(config, options, ranks.led())
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def leading() -> Iterator[None]:
     if launcher.place() is None:
         yield
         return
+    os.environ.update(_missing_threading())
     with _framework(_of_ranks("auto")):
         from homespun.engine.torch import ranks
     with ranks.join().leading():
@@ -80,6 +82,7 @@ def follow() -> None:
         UserError: the framework is not installed, or another rank has died or does not answer.
     """
     os.environ.update(_missing_threading())
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a wait for rank 0 is no warning
     with _framework(_of_ranks("auto")):
         from homespun.engine.torch import ranks
     ranks.follow(ranks.join())

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from homespun.config import SamplingConfig
-from homespun.data.batch import IGNORED, Batch
-from homespun.data.chat_samples import PADDING
+from homespun.data.batch import IGNORED, PADDING, Batch
 from homespun.data.conversations import conversations
 from homespun.data.corpus import Corpus
 from homespun.data.samples import mixed, permuted

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homespun.data.batch import IGNORED, Batch
+from homespun.data.batch import IGNORED, PADDING, Batch
 from homespun.data.chat_samples import (
-    PADDING,
     ChatDataset,
     ChatEncoder,
     as_batch,

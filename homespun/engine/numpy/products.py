@@ -28,7 +28,7 @@ FLAGS = (
 )
 WITH_THREADS: tuple[tuple[str, ...], ...] = (("-fopenmp",), ())
 """Flags for several threads, and those of a compiler that lacks them."""
-COMPILE_SECONDS = 60.0
+COMPILE_SECONDS = 20.0
 addressof = ctypes.addressof
 from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 KINDS: dict[np.dtype[Any], str] = {np.dtype(np.uint16): "bfloat16", np.dtype(np.int8): "int8"}
@@ -109,16 +109,34 @@ def compiled() -> Products | None:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if sys.platform != "linux" or compiler is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="homespun-") as folder:
-        library = Path(folder) / "products.so"  # once loaded, the file is not needed any more
-        for more in WITH_THREADS:
-            command = [compiler, *FLAGS, *more, str(SOURCE), "-o", str(library)]
-            try:
-                subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-                found = Products(library)
-            except (OSError, subprocess.SubprocessError, AttributeError):
-                continue
-            return found if _computes(found) else None
+    try:
+        # Nobody else can write into this folder. Once the file is loaded, it is not needed any more.
+        with tempfile.TemporaryDirectory(prefix="homespun-") as folder:
+            found = _built(compiler, Path(folder) / "products.so")
+    except (OSError, subprocess.TimeoutExpired):  # no room for files, or a compiler that hangs
+        return None
+    return found if found and _computes(found) else None
+
+
+def _built(compiler: str, library: Path) -> Products | None:
+    """The functions, in several threads if the compiler knows how; None if it does not work.
+
+    Raises:
+        TimeoutExpired: it takes too long.
+    """
+    for more in WITH_THREADS:
+        command = [compiler, *FLAGS, *more, str(SOURCE), "-o", str(library)]
+        try:
+            subprocess.run(
+                command,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMPILE_SECONDS,
+            )
+            return Products(library)
+        except (subprocess.CalledProcessError, OSError, AttributeError):
+            continue
     return None
 
 

@@ -26,7 +26,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from homespun.architectures.lora import Lora
 from homespun.config import ModelConfig
-from homespun.data.batch import Batch
+from homespun.data.batch import IGNORED, PADDING, Batch
 from homespun.engine import launcher
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.launcher import Place
@@ -42,7 +42,8 @@ BEATS = 10
 """Rank 0 shows so many times within this time that it is alive."""
 
 Command = dict[str, Any]
-FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
+FILLED = {"inputs": 0, "targets": IGNORED, "documents": PADDING, "weights": 0}
+"""The fields of a batch, and their values after the end of a row that is shorter than others."""
 
 
 class RankLostError(UserError):
@@ -67,6 +68,20 @@ def join() -> "Group":
     return _joined[0]
 
 
+def led() -> "Group":
+    """The group whose other ranks repeat what this process does.
+
+    Raises:
+        UserError: they do not.
+    """
+    if not (_joined and _joined[0].is_led):
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but several processes train together with the commands "
+            "`homespun train` and `homespun reinforce` only: start those, or unset WORLD_SIZE to train alone"
+        )
+    return _joined[0]
+
+
 class Group:
     """The connections of this process to the other ranks."""
 
@@ -75,11 +90,19 @@ class Group:
 
         Raises:
             RankLostError: some rank has not come within the time.
+            UserError: there is no GPU for this rank.
         """
         self.place = place
+        self.is_led = False
         self.timeout = _timeout()
         within = timedelta(seconds=self.timeout)
         if torch.cuda.is_available():
+            n_gpus = torch.cuda.device_count()
+            if place.on_machine >= n_gpus:
+                raise UserError(
+                    f"each rank needs a GPU of its own, and this machine has {n_gpus}: start torchrun with "
+                    f"--nproc-per-node {n_gpus}"
+                )
             torch.cuda.set_device(place.on_machine)
         with self._lost("some ranks have not started"):
             self._base = TCPStore(
@@ -99,7 +122,6 @@ class Group:
             )
         self._store = PrefixStore("commands", store)
         self._n_commands = 0
-        self._n_forgotten = 0
 
     @property
     def leads(self) -> bool:
@@ -112,12 +134,14 @@ class Group:
 
         def beat() -> None:
             number = 0
-            while not ended.wait(self.timeout / BEATS):
-                number += 1
-                self._store.set("alive", str(number))
+            with contextlib.suppress(RuntimeError):  # the store has gone, as `send` finds out, too
+                while not ended.wait(self.timeout / BEATS):
+                    number += 1
+                    self._store.set("alive", str(number))
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
+        self.is_led = True
         try:
             yield
         except BaseException:
@@ -129,6 +153,7 @@ class Group:
             with self._lost("the launcher has gone"):
                 self._wait_for_followers()
         finally:
+            self.is_led = False
             ended.set()
             thread.join()
 
@@ -139,14 +164,8 @@ class Group:
             self._store.set(f"{self._n_commands}", value)  # type: ignore[arg-type]
         self._n_commands += 1
 
-    def forget(self) -> None:
-        """Remove the commands so far, which all ranks have read."""
-        for number in range(self._n_forgotten, self._n_commands):
-            self._store.delete_key(f"{number}")
-        self._n_forgotten = self._n_commands
-
     def commands(self) -> Iterator[tuple[Command, bytes]]:
-        """The commands of rank 0, up to its end.
+        """The commands of rank 0, up to its end. The last rank that reads one removes it: rank 0 may be steps ahead.
 
         Raises:
             RankLostError: rank 0 does not show that it is alive.
@@ -154,12 +173,16 @@ class Group:
         while True:
             key = f"{self._n_commands}"
             self._wait(key)
-            line, _, tokens = self._store.get(key).partition(b"\n")
+            with self._lost("rank 0 has ended"):
+                line, _, tokens = self._store.get(key).partition(b"\n")
+                command: Command = json.loads(line)
+                if command["do"] == "end":
+                    self._store.add("ended", 1)
+                    return
+                if self._store.add(f"{key} read", 1) == self.place.size - 1:
+                    self._store.delete_key(key)
+                    self._store.delete_key(f"{key} read")
             self._n_commands += 1
-            command: Command = json.loads(line)
-            if command["do"] == "end":
-                self._store.add("ended", 1)
-                return
             yield command, tokens
 
     def shared(self, tensors: Iterable[Tensor]) -> None:
@@ -275,14 +298,12 @@ class RankedEngine(TorchEngine):
         """The share of this rank, and then the sums over all ranks."""
         n_targets = sum(batch.n_targets for batch in microbatches)
         first, mine = share_of(microbatches, self._group.place)
-        seq_len = microbatches[0].inputs.shape[1]
+        seq_len = max(batch.inputs.shape[1] for batch in microbatches)
         loss, uses, grads = super()._backward(mine, step, Whole(n_targets, first * seq_len))
         if uses is None and (experts := self.model.config.experts):
             shape = self.model.config.n_layers - self.model.config.dense_layers, 3 + experts
             uses = torch.zeros(shape, device=self.device)
         self._group.add_up([loss, *([] if uses is None else [uses]), *grads.values()])
-        if self._group.leads:
-            self._group.forget()  # a sum needs all ranks, so they have come as far as this
         return loss, uses, grads
 
 
@@ -301,12 +322,17 @@ def share_of(microbatches: Sequence[Batch], place: Place) -> tuple[int, list[Bat
 
 
 def _stacked(microbatches: Sequence[Batch]) -> dict[str, Any]:
-    """The arrays of a step by the names of their fields, all rows below each other."""
-    return {
-        name: np.concatenate([getattr(batch, name) for batch in microbatches])
-        for name in FIELDS
-        if getattr(microbatches[0], name) is not None
-    }
+    """The arrays of a step by the names of their fields, all rows below each other, and filled up to one length."""
+    length = max(batch.inputs.shape[1] for batch in microbatches)
+    whole = {}
+    for name, value in FILLED.items():
+        arrays = [getattr(batch, name) for batch in microbatches]
+        if any(array is not None for array in arrays):
+            rows = [
+                np.pad(a, ((0, 0), (0, length - a.shape[1])), constant_values=value) for a in arrays
+            ]
+            whole[name] = np.concatenate(rows)
+    return whole
 
 
 def _rows(whole: dict[str, Any], first: int, end: int) -> Batch:

@@ -1,6 +1,9 @@
 """Narrow weights: rounding, the compiled products against NumPy, and models with them against the same in float32."""
 
 import dataclasses
+import platform
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +91,29 @@ def test_compiled_products_are_those_of_numpy(
     for found in (ours.product(x), plain.product(x), ours.product(np.asfortranarray(x))):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(ours.widened(), plain.widened())
+
+
+@EACH
+@pytest.mark.parametrize("without", [(), ("-mno-avx512f",), ("-mno-avx2",)])
+@pytest.mark.parametrize("shape", [(9, 63), (8, 64), (13, 200)])
+def test_other_processors_compute_the_same_and_each_vector_as_alone(
+    precision: NarrowPrecision,
+    without: tuple[str, ...],
+    shape: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if without and platform.machine() != "x86_64":
+        pytest.skip("these flags are of other processors")
+    monkeypatch.setattr(products_module, "FLAGS", (*products_module.FLAGS, *without))
+    own = products_module._built("cc", tmp_path / "products.so")
+    x = np.random.default_rng(0).standard_normal((MOST_VECTORS, shape[1]), dtype=np.float32)
+    ours = narrow(shape, precision, own)
+    expected = x.astype(np.float64) @ narrow(shape, precision, None).widened().astype(np.float64).T
+    alone = [ours.product(x[i : i + 1])[0] for i in range(len(x))]
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-4)
+    for n in range(1, len(x) + 1):
+        np.testing.assert_array_equal(ours.product(x[:n]), alone[:n])
 
 
 @EACH
@@ -245,3 +271,19 @@ def test_without_a_compiler_that_works_there_are_no_products(
         assert attempt() is None
     monkeypatch.setenv("PATH", "/nowhere")
     assert attempt() is None
+
+
+def test_without_room_or_with_a_compiler_that_hangs_there_are_no_products(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = compiled.__wrapped__
+    with monkeypatch.context() as at_the_moment:
+        at_the_moment.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        assert attempt() is None
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho started >> {tmp_path}/log\nexec /bin/sleep 60\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    monkeypatch.setattr(products_module, "COMPILE_SECONDS", 0.5)
+    assert attempt() is None
+    assert (tmp_path / "log").read_text() == "started\n"  # it is not tried again
