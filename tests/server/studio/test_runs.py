@@ -404,7 +404,8 @@ def tensors(file: Path) -> dict[str, Any]:
 
 def test_a_run_by_the_page_equals_one_by_the_command_line(studio: Studio, root: Path) -> None:
     """Bit for bit, although it is stopped and gone on with."""
-    settings = TINY | {"max_steps": "300"}
+    steps = 1500  # some seconds: the page has to stop it before its end
+    settings = TINY | {"max_steps": str(steps)}
     words = form.words_of(form.checked_form(root, settings).values)
     command = [sys.executable, "-m", "homespun", "train", *words, "--checkpoint-dir", "typed"]
     control = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -422,18 +423,18 @@ def test_a_run_by_the_page_equals_one_by_the_command_line(studio: Studio, root: 
         asker.post("/stop", run="paged")
     stopped = asker.until("paged", lambda run: run["state"] in ("stopped", "failed"))
     assert stopped["state"] == "stopped"
-    assert 0 < stopped["saved_step"] < 300
+    assert 0 < stopped["saved_step"] < steps
     assert "--resume" in asker.get("/messages", run="paged")["text"]
     asker.post("/resume", run="paged")
     done = asker.until(
         "paged",
-        lambda run: run["state"] in ("finished", "stopped", "failed") and run["step"] == 300,
+        lambda run: run["state"] in ("finished", "stopped", "failed") and run["step"] == steps,
     )
     assert (done["state"], done["ended_by"], done["progress"]) == ("finished", "max_steps", 1.0)
 
     assert "not at its place" not in asker.get("/advice", run="paged")["comparison"]
     assert plain(root / "paged") == plain(root / "typed")
-    for name in ("checkpoint_step_300.npz", "checkpoint_step_300.state.npz", "best.npz"):
+    for name in (f"checkpoint_step_{steps}.npz", f"checkpoint_step_{steps}.state.npz", "best.npz"):
         one, other = tensors(root / "paged" / name), tensors(root / "typed" / name)
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[key], other[key]) for key in one), name
