@@ -48,7 +48,7 @@ def test_steps_that_need_too_much_end_the_probe_and_nothing_else() -> None:
 
 def test_an_error_of_the_process_is_told() -> None:
     impossible = dataclasses.replace(OPTIONS, precision="float16")
-    with pytest.raises(ProbeFailed, match="does not train in float16"):
+    with pytest.raises(ProbeFailed, match="does not compute in float16"):
         probe(MODEL, impossible, 1, engine="torch")
 
 

@@ -40,9 +40,14 @@ INLINE float read_bfloat16(const void *weights, long i) {
 INLINE float read_int8(const void *weights, long i) { return ((const int8_t *)weights)[i]; }
 
 INLINE chunk widen_bfloat16(const void *weights, long start) {
+#ifdef __AVX512F__
+    __m256i from = _mm256_loadu_si256((const __m256i *)((const uint16_t *)weights + start));
+    return (chunk)_mm512_slli_epi32(_mm512_cvtepu16_epi32(from), 16);
+#else
     halves from;
     memcpy(&from, (const uint16_t *)weights + start, sizeof from);
     return (chunk)(__builtin_convertvector(from, words) << 16);
+#endif
 }
 
 INLINE chunk widen_int8(const void *weights, long start) {
@@ -65,6 +70,7 @@ INLINE float joined(const chunk sums[CHUNKS], reader *read, const float *x, cons
     chunk all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     float total = 0;
     for (int j = 0; j < CHUNK; j++) total += all[j];
+#pragma GCC unroll 1 /* less to compile */
     for (long j = n_in - n_in % BLOCK; j < n_in; j++) total += read(weights, first + j) * x[j];
     return total;
 }
@@ -120,24 +126,23 @@ INLINE void tile_product(widener *widen, reader *read, const float *x, const voi
         for (int v = 0; v < SIDE; v++)
             for (int r = 0; r < SIDE; r++) sums[v][r][c] = here[v][r];
     }
-    for (int v = 0; v < SIDE; v++)
-        for (int r = 0; r < SIDE; r++)
-            y[v * n_out + r] = joined(sums[v][r], read, x + v * n_in, weights, first + r * n_in, n_in) *
-                               (scales ? scales[r] : 1);
+#pragma GCC unroll 1
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        int v = i / SIDE, r = i % SIDE;
+        y[v * n_out + r] = joined(sums[v][r], read, x + v * n_in, weights, first + r * n_in, n_in) *
+                           (scales ? scales[r] : 1);
+    }
 }
 
 /* Some rows, at most SIDE, times all vectors x [n, n_in]. The first vectors fetch each row from memory in its order,
    and the tiles find it in the cache. */
 INLINE void products_of_rows(widener *widen, reader *read, const float *x, long n, const void *weights, long first,
                              long n_rows, long n_in, const float *scales, float *y, long n_out) {
-    long n_first = n < SIDE ? n : SIDE, v = n_first;
+    long v = n < 2 * SIDE || n_rows < SIDE ? n : SIDE + n % SIDE;
     for (long r = 0; r < n_rows; r++)
-        row_products(widen, read, x, n_first, weights, first + r * n_in, n_in, scales ? scales[r] : 1, y + r, n_out);
-    for (; n_rows == SIDE && v + SIDE <= n; v += SIDE)
+        row_products(widen, read, x, v, weights, first + r * n_in, n_in, scales ? scales[r] : 1, y + r, n_out);
+    for (; v < n; v += SIDE)
         tile_product(widen, read, x + v * n_in, weights, first, n_in, scales, y + v * n_out, n_out);
-    for (long r = 0; r < n_rows && v < n; r++)
-        row_products(widen, read, x + v * n_in, n - v, weights, first + r * n_in, n_in, scales ? scales[r] : 1,
-                     y + v * n_out + r, n_out);
 }
 
 /* For each kind of weights, where `scales` [n_out] are factors of the rows, or NULL:

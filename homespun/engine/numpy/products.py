@@ -1,7 +1,7 @@
 """Products with narrow weights: vectors and a matrix of 16 or 8 bits flow in, the products in float32 flow out.
 
 NumPy has no such products. `products.c` is compiled for this machine when a model with narrow weights is first loaded,
-which takes a third of a second. Where that is not possible, `narrow.py` computes the same with NumPy, but slowly.
+which takes less than a second. Where that is not possible, `narrow.py` computes the same with NumPy, but slowly.
 """
 
 import ctypes

@@ -41,7 +41,7 @@ def computing_dtype(precision: str) -> torch.dtype:
     """
     if precision == "float16":
         raise UserError(
-            "--engine torch does not train in float16: choose --precision bfloat16 or float32"
+            "--engine torch does not compute in float16: choose --precision bfloat16 or float32"
         )
     if precision == "auto":
         if device().type == "cuda":
