@@ -34,7 +34,7 @@ from homespun.training.preference_loss import (
 )
 from homespun.training.resume import ResumePoint, place_of
 
-HELD_OUT = 256
+HELD_OUT = 128
 """Pairs of an evaluation."""
 REFERENCE_SHA256 = "preference_reference_sha256"
 """The entry of a header with the hash of the file of the reference."""
