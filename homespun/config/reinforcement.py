@@ -11,7 +11,7 @@ QUESTIONS, STORIES = "questions", "stories"
 @dataclass(frozen=True)
 class ReinforcementConfig(Checked):
     """Reinforcement. Let the model answer, score its answers, and make those likelier that score above the others to
-    the same prompt (GRPO). These settings have an effect with --reward only."""
+    the same prompt (GRPO). Without a reward, these settings have no effect."""
 
     reward: str | None = setting(
         None,

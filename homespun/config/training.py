@@ -487,6 +487,7 @@ class ReinforceConfig(TrainConfig):
         None,
         "The model to improve, usually one that has learned to answer: the folder of a run, an .npz file, a Hugging "
         "Face or MLX folder, or a GGUF file. The same as --init-from.",
+        if_omitted="--init-from, or the run that is resumed",
         positional=True,
     )
 

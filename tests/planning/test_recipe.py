@@ -66,6 +66,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "threads",
         "patience",
         "init_from",
+        "reward",
         "lora_rank",
         "lora_alpha",
         "lora_targets",

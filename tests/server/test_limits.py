@@ -211,7 +211,11 @@ def test_stop_seconds(gated: tuple[LanguageModel, Gate], start: Start) -> None:
             assert not response.read().endswith(b"data: [DONE]\n\n")
 
 
-TESTED_ELSEWHERE = {"unread_seconds"}  # test_guard.py: a client that reads nothing is closed
+TESTED_ELSEWHERE = {
+    "unread_seconds",  # test_guard.py: a client that reads nothing is closed
+    *("points", "depth", "shown_runs", "searched", "trainers"),  # studio/test_runs.py
+    *("sample_texts", "plan_seconds"),  # studio/test_run_limits.py
+}
 
 
 def test_every_limit_has_a_test() -> None:
