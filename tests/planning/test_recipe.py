@@ -67,6 +67,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "patience",
         "init_from",
         "reward",
+        "preferences",
         "lora_rank",
         "lora_alpha",
         "lora_targets",
