@@ -263,6 +263,20 @@ def going_on(settings: ResolvedConfig | None, **given: Any) -> ResolvedConfig:
     return planned.config
 
 
+def test_a_model_that_learns_from_pairs_takes_whole_ones_and_its_own_rate() -> None:
+    from_elsewhere = going_on(None, preferences="pairs.jsonl")
+    trained_here = going_on(ResolvedConfig(optimizer="muon"), preferences="pairs.jsonl")
+    accumulated = going_on(None, preferences="pairs.jsonl", grad_accumulation_steps=3)
+    for config in (from_elsewhere, trained_here, accumulated):
+        assert config.optimizer == "adamw"
+        assert config.batch_size % 2 == 0
+        assert config.max_epochs == 1
+        assert config.compile == "off"
+    assert trained_here.learning_rate > 10 * from_elsewhere.learning_rate
+    adapted = going_on(None, preferences="pairs.jsonl", lora_rank=4)
+    assert adapted.learning_rate == 10 * from_elsewhere.learning_rate
+
+
 def test_a_model_that_learns_from_a_reward_takes_whole_groups_and_its_own_rate() -> None:
     from_elsewhere = going_on(None, reward="questions", group_size=6, max_steps=50)
     assert from_elsewhere.optimizer == "adamw"
