@@ -307,6 +307,10 @@ def forecast(
         raise UserError(
             "the cost of a run with a reward depends on its answers, and is not estimated: try it with --max-steps 5"
         )
+    if wanted.preferences is not None:
+        raise UserError(
+            "the cost of a run with preferences is not estimated: try it with --max-steps 5"
+        )
     hardware.limit_workers(wanted.threads)
     target: Machine = sheet or select.machine(wanted.engine)
     notes: list[str] = []

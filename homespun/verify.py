@@ -12,9 +12,9 @@ from typing import Any
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import (
-    BASE,
     BEST,
     METRICS,
+    OF_THE_START,
     Checkpoint,
     CheckpointFolder,
     open_base,
@@ -81,6 +81,10 @@ def _file(path: Path) -> str:
         return _tokenizer(path.parent)
     if path.exists() and record_of(path).exists():
         return _download(path)
+    return _archive(path)
+
+
+def _archive(path: Path) -> str:
     return _whole(read_archive(path))
 
 
@@ -91,7 +95,7 @@ def _folder_checks(path: Path) -> Iterator[Check]:
         UserError: there is nothing in the folder to check, or it cannot be read.
     """
     folder = CheckpointFolder(path)
-    if folder.steps() or any((path / name).exists() for name in (*BEST, BASE, METRICS)):
+    if folder.steps() or any((path / name).exists() for name in (*BEST, *OF_THE_START, METRICS)):
         return _run_checks(folder)
     if (path / INDEX).exists() or any(path.glob(f"*{SHARD}")):
         return _shard_checks(path)
@@ -115,8 +119,9 @@ def _run_checks(folder: CheckpointFolder) -> Iterator[Check]:
         whole.append(found)
         return line
 
-    if (folder.path / BASE).exists():
-        yield lambda: _whole(read_archive(folder.path / BASE))
+    for name in OF_THE_START:
+        if (folder.path / name).exists():
+            yield partial(_archive, folder.path / name)
     for step in folder.steps():
         yield partial(checkpoint, step)
     best = [folder.path / name for name in BEST if (folder.path / name).exists()]

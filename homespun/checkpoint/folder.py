@@ -36,6 +36,10 @@ BEST = ("best.npz", "best_model.npz")
 """The files of weights to generate from, in order of preference. A run writes the first one."""
 BASE = "base.npz"
 """The weights that the adapters of a run with LoRA belong to. All other files of the run hold adapters alone."""
+REFERENCE = "reference.npz"
+"""The log-probabilities of the initial model, of a run with preferences."""
+OF_THE_START = (BASE, REFERENCE)
+"""The files that a run writes before its first step."""
 LORA = "lora"
 """The entry of a header that describes adapters, with the SHA-256 of their base."""
 METRICS = "metrics.jsonl"
@@ -166,8 +170,10 @@ class CheckpointFolder:
 
     def has_run(self) -> bool:
         """Whether there is anything of a run in the folder. One that ended before its first step leaves nothing but an
-        empty record and the base of its adapters."""
-        names = [name for name in _names_in(self.path) if _is_of_run(name) and name != BASE]
+        empty record and the files of its start."""
+        names = [
+            name for name in _names_in(self.path) if _is_of_run(name) and name not in OF_THE_START
+        ]
         return bool(names) and (names != [METRICS] or bool((self.path / METRICS).stat().st_size))
 
     def check_space(self, bytes_needed: int, need: str = "the checkpoints need") -> None:
@@ -243,6 +249,10 @@ class CheckpointFolder:
         Returns the SHA-256 of the manifest, and raises the exceptions of `write_archive`.
         """
         return write_archive(self.path / BASE, weights, header, step=step)
+
+    def save_reference(self, values: Iterable[NamedArray]) -> str:
+        """Save the log-probabilities of the initial model. Returns and raises as `save_base`."""
+        return write_archive(self.path / REFERENCE, values, {}, kind="state")
 
     def latest(self, report: Say = warnings.warn) -> Checkpoint | None:
         """The checkpoint with the highest step that verifies; None if there is none.
@@ -444,7 +454,7 @@ class FolderLock:
                 return None
             later = durable.free_name(path / LATER)
             durable.make_folder(later)
-            self._share_base(later)
+            self._share_start(later)
             if record.exists():
                 with record.open("rb") as source, durable.replacing(later / METRICS) as copy:
                     shutil.copyfileobj(source, copy)
@@ -456,32 +466,34 @@ class FolderLock:
             durable.sync_folder(path)
         return later
 
-    def _share_base(self, folder: Path) -> None:
-        """Let the base of the run be in a folder inside its own, too: as a second name of the file, or else a copy."""
-        base = self.folder.path / BASE
-        if not base.exists():
-            return
-        try:
-            os.link(base, folder / BASE)
-        except OSError:
-            with base.open("rb") as source, durable.replacing(folder / BASE) as copy:
-                shutil.copyfileobj(source, copy)
+    def _share_start(self, folder: Path) -> None:
+        """Let the files of the start be in a folder inside the run's own, too: as second names, or else copies."""
+        for name in OF_THE_START:
+            path = self.folder.path / name
+            if not path.exists():
+                continue
+            try:
+                os.link(path, folder / name)
+            except OSError:
+                with path.open("rb") as source, durable.replacing(folder / name) as copy:
+                    shutil.copyfileobj(source, copy)
 
     def _set_aside_inside(self) -> Path:
         """Move the files of an earlier run into a folder inside its own, the newest checkpoint and the record last."""
         path = self.folder.path
         earlier = durable.free_name(path / EARLIER)
         durable.make_folder(earlier)
-        self._share_base(earlier)
+        self._share_start(earlier)
         for name in sorted(_names_in(path), key=_by_age):
-            if NOT_OF_A_RUN.fullmatch(name) or name == BASE:
+            if NOT_OF_A_RUN.fullmatch(name) or name in OF_THE_START:
                 continue
             try:
                 (path / name).rename(earlier / name)
             except OSError:
                 if _is_of_run(name):
                     raise
-        (path / BASE).unlink(missing_ok=True)
+        for name in OF_THE_START:
+            (path / name).unlink(missing_ok=True)
         durable.sync_folder(earlier)
         durable.sync_folder(path)
         return earlier
@@ -557,7 +569,10 @@ class FolderLock:
         """Remove the files that a killed process has left, and see whether the record can be written."""
         path = self.folder.path
         durable.remove_leftovers(
-            path, lambda name: STEP_FILE.fullmatch(name) or name in (BEST[0], BASE, METRICS, PLOT)
+            path,
+            lambda name: (
+                STEP_FILE.fullmatch(name) or name in (BEST[0], *OF_THE_START, METRICS, PLOT)
+            ),
         )
         self.folder.finish_replacements()
         if os.path.lexists(path / METRICS):
@@ -630,7 +645,7 @@ def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:
 
 
 def _is_of_run(name: str) -> bool:
-    return bool(STEP_FILE.fullmatch(name)) or name in (*BEST, BASE, METRICS)
+    return bool(STEP_FILE.fullmatch(name)) or name in (*BEST, *OF_THE_START, METRICS)
 
 
 def _by_age(name: str) -> tuple[bool, int, str]:

@@ -575,6 +575,7 @@ COMMANDS: dict[str, Command] = {
             (
                 "homespun train --data-file book.txt --time-budget 10m",
                 "homespun train --resume --time-budget 30m",
+                "homespun train --init-from checkpoints --preferences pairs.jsonl",
                 "homespun train --model-size tiny --batch-size 16 --max-epochs 10 --learning-rate 3e-4",
             ),
             _train_choices,

@@ -11,6 +11,7 @@ from typing import Literal
 from homespun.config.checked import Checked, PathName, seconds, setting, shown
 from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.config.preferences import PreferenceConfig
 from homespun.config.reinforcement import ReinforcementConfig
 from homespun.errors import UserError
 
@@ -392,6 +393,7 @@ class RecordConfig(Checked):
 class TrainConfig(
     RecordConfig,
     MachineConfig,
+    PreferenceConfig,
     ReinforcementConfig,
     LoraConfig,
     OptimizerConfig,
@@ -464,6 +466,11 @@ class TrainConfig(
                 f"--resume is {shown(self.resume)}: "
                 '"never" or "latest" or "auto", a step, or a file of weights (.npz) is expected'
             )
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether the loss is the cross-entropy of a text, and not that of a reward or of preferences."""
+        return self.reward is None and self.preferences is None
 
     def resume_file(self) -> Path | None:
         """The file to resume from, if one is named."""

@@ -17,7 +17,7 @@ from homespun.data.batch import IGNORED, PADDING, Batch, Tokens
 from homespun.data.conversations import messages_of
 from homespun.data.samples import TokenSource, mixed, permuted
 from homespun.errors import UserError
-from homespun.tokenizer import ChatTemplate, Rendered
+from homespun.tokenizer import ChatTemplate, Message, Rendered
 
 Places = npt.NDArray[np.int64]
 
@@ -26,6 +26,8 @@ ENCODED_TOGETHER = 256
 _READ = 1 << 20
 _SHOWN = 40
 """Characters of a message in an error."""
+ROW_STEP = 64
+"""Rows whose length follows that of their texts are a multiple of so many tokens long."""
 
 
 class ChatEncoder:
@@ -52,8 +54,11 @@ class ChatEncoder:
         stream += map(_marked, self._rendered(waiting))
         return np.concatenate(stream)
 
+    def _conversations(self, documents: Sequence[str]) -> list[list[Message]]:
+        return [messages_of(document) for document in documents]
+
     def _rendered(self, documents: Sequence[str]) -> list[Rendered]:
-        conversations = [messages_of(document) for document in documents]
+        conversations = self._conversations(documents)
         try:
             return self.template.render_all(conversations)
         except UserError:
@@ -117,9 +122,7 @@ class ChatDataset:
         """
         self.marked = marked
         self.seq_len = seq_len
-        flags = np.empty(len(marked), np.uint8)
-        for start in range(0, len(marked), _READ):
-            flags[start : start + _READ] = np.asarray(marked[start : start + _READ]) & 3
+        flags = flags_of(marked)
         starts = np.flatnonzero(flags & 2)
         in_answer = np.append(flags & 1, 0).astype(np.int8)
         answer_ends = np.flatnonzero(np.diff(in_answer) < 0) + 1
@@ -164,8 +167,21 @@ class ChatDataset:
 
     def targets(self, first: int) -> Tokens:
         """The tokens of answers among so many first tokens."""
-        marked = np.asarray(self.marked[:first], np.int32)
-        return marked[(marked & 1).astype(np.bool_)] >> 2
+        return targets_among(self.marked, first)
+
+
+def flags_of(marked: TokenSource) -> npt.NDArray[np.uint8]:
+    """The two lowest bits of a stream, see the module."""
+    flags = np.empty(len(marked), np.uint8)
+    for start in range(0, len(marked), _READ):
+        flags[start : start + _READ] = np.asarray(marked[start : start + _READ]) & 3
+    return flags
+
+
+def targets_among(marked: TokenSource, first: int) -> Tokens:
+    """The tokens of answers among so many first tokens of a stream."""
+    found = np.asarray(marked[:first], np.int32)
+    return found[(found & 1).astype(np.bool_)] >> 2
 
 
 def lengths_of(marked: TokenSource) -> Places:

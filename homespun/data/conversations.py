@@ -227,7 +227,7 @@ def _messages(record: dict[str, Any], columns: Columns, place: str) -> list[Mess
     stated = record[name] if columns.messages else _pair(record, columns, place)
     if not isinstance(stated, list):
         raise UserError(f"{place}: {name}: a list of messages is expected")
-    messages = [_message(one, f"{place}: {name}[{n}]") for n, one in enumerate(stated)]
+    messages = [message_of(one, f"{place}: {name}[{n}]") for n, one in enumerate(stated)]
     if messages and messages[0] == {"role": SYSTEM, "content": ""}:
         del messages[0]
     while messages and messages[-1]["role"] != ASSISTANT:
@@ -257,7 +257,7 @@ def _pair(record: dict[str, Any], columns: Columns, place: str) -> list[dict[str
     return messages
 
 
-def _message(stated: object, place: str) -> Message:
+def message_of(stated: object, place: str) -> Message:
     """A message under the usual names, with its content cleaned.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.data.conversations import documents_of, holds_conversations
+from homespun.data import conversations, preferences
 from homespun.data.documents import (
     block_bytes,
     blocks,
@@ -83,6 +83,8 @@ class Corpus:
     """Number of conversations with an empty message or without an answer, which are no documents."""
     first_left_out: str | None = None
     """The place of the first of them."""
+    is_pairs: bool = False
+    """Whether these conversations are preference pairs, see `preferences.document_of`."""
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -91,7 +93,7 @@ class Corpus:
             UserError: the text has changed since its survey. This is known only at the end of the stream.
         """
         identity = hashlib.sha256()
-        for document in _documents(self.path, self.is_chat, lambda place: None):
+        for document in _documents(self.path, self.is_chat, self.is_pairs, lambda place: None):
             encoded = document.encode()
             identity.update(hashlib.sha256(encoded).digest())
             limit = self.max_block_bytes
@@ -124,7 +126,12 @@ class Corpus:
 
 
 def survey(
-    path: Path, say: Say | None = None, folder: Path | None = None, *, keeps: bool = True
+    path: Path,
+    say: Say | None = None,
+    folder: Path | None = None,
+    *,
+    keeps: bool = True,
+    as_pairs: bool = False,
 ) -> Corpus:
     """Find out which documents a text has and how they split.
 
@@ -137,6 +144,7 @@ def survey(
             JSON under the name of a text, and marks inside the documents.
         folder: holds the manifest; without it, none is kept.
         keeps: whether the manifest is written; otherwise it is only read.
+        as_pairs: the files hold preference pairs.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the policy of `documents`.
@@ -145,9 +153,11 @@ def survey(
     snapshot = Snapshot(files_to_read(path))
     manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
     place = str(path.resolve())  # texts of the same name share a manifest
+    if as_pairs:  # the same file may hold conversations, too
+        place += " as pairs"
     fact = manifest.recall(place, snapshot) if manifest else None
     if fact is None:
-        corpus = _read(path)
+        corpus = _read(path, as_pairs)
         if manifest:
             manifest.note(place, snapshot, _as_fact(corpus))
             if keeps:
@@ -164,9 +174,12 @@ def survey(
             "name that ends in .jsonl"
         )
     if say and corpus.n_left_out:
+        kind, reason = "conversation", "an empty message or without an answer"
+        if corpus.is_pairs:
+            kind, reason = "pair", "an empty message or equal answers"
         say(
-            f"Left out of {path}: {counted(corpus.n_left_out, 'conversation')} with an empty message or without an "
-            f"answer; the first is {corpus.first_left_out}."
+            f"Left out of {path}: {counted(corpus.n_left_out, kind)} with {reason}; "
+            f"the first is {corpus.first_left_out}."
         )
     if say and corpus.n_marks and not corpus.is_chat:
         say(
@@ -201,6 +214,7 @@ def _as_fact(corpus: Corpus) -> dict[str, Any]:
         "is_chat": corpus.is_chat,
         "n_left_out": corpus.n_left_out,
         "first_left_out": corpus.first_left_out,
+        "is_pairs": corpus.is_pairs,
     }
 
 
@@ -232,15 +246,15 @@ class _Sizes:
             self.of_all[sha256] = self.of_all.get(sha256, 0) + size
 
 
-def _read(path: Path) -> Corpus:
+def _read(path: Path, is_pairs: bool) -> Corpus:
     """Read and hash all documents."""
     identity = hashlib.sha256()
     sizes = _Sizes()
     n_marks = 0
-    is_chat = holds_conversations(path)
+    is_chat = is_pairs or conversations.holds_conversations(path)
     left_out: list[str] = []
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
-        for document in _documents(path, is_chat, left_out.append):
+        for document in _documents(path, is_chat, is_pairs, left_out.append):
             encoded = document.encode()
             digest = hashlib.sha256(encoded)
             identity.update(digest.digest())
@@ -259,7 +273,7 @@ def _read(path: Path) -> Corpus:
         raise TooLittleText(
             f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
             + (
-                "give more conversations"
+                f"give more {'pairs' if is_pairs else 'conversations'}"
                 if is_chat
                 else "give more text, or more than one document"
             )
@@ -279,11 +293,16 @@ def _read(path: Path) -> Corpus:
         is_chat=is_chat,
         n_left_out=len(left_out),
         first_left_out=next(iter(left_out), None),
+        is_pairs=is_pairs,
     )
 
 
-def _documents(path: Path, is_chat: bool, left_out: Callable[[str], None]) -> Iterator[str]:
-    return documents_of(path, left_out) if is_chat else documents(path)
+def _documents(
+    path: Path, is_chat: bool, is_pairs: bool, left_out: Callable[[str], None]
+) -> Iterator[str]:
+    if is_pairs:
+        return preferences.documents_of(path, left_out)
+    return conversations.documents_of(path, left_out) if is_chat else documents(path)
 
 
 def _validation_hashes(sizes: _Sizes) -> frozenset[str] | None:

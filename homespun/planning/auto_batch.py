@@ -28,7 +28,8 @@ def fitting_batch(
     """
     c = plan.config
     n = c.sequences_per_step
-    sizes = [batch_size for batch_size in range(n, 0, -1) if n % batch_size == 0]
+    least = 2 if c.preferences else 1  # a pair has two sequences
+    sizes = [size for size in range(n, 0, -1) if n % size == 0 and size % least == 0]
     free = machine.memory_available()
     fitting = [
         batch_size

@@ -62,6 +62,10 @@ _TRAINING: _Fields = {
     "answer_tokens": lambda value: f"{value:.1f} tokens",
     "groups_skipped": lambda value: f"skipped {value:.0%}",
     "loss": lambda value: f"loss {value:.4f}",
+    "accuracy": lambda value: f"accuracy {value:.0%}",
+    "margin": lambda value: f"margin {value:.3f}",
+    "chosen_reward": lambda value: f"chosen {value:+.2f}",
+    "rejected_reward": lambda value: f"rejected {value:+.2f}",
     "perplexity": lambda value: f"ppl {three_digits(value):>6}",
     "lr": lambda value: f"lr {value:.1e}",
     "grad_norm": lambda value: f"norm {value:.2f}",
@@ -74,6 +78,10 @@ _STATUS: _Fields = {
 _VALIDATION: _Fields = {
     "val_reward": lambda value: f"val reward {value:.3f}",
     "val_loss": lambda value: f"val loss {value:.4f}",
+    "val_accuracy": lambda value: f"accuracy {value:.1%}",
+    "val_margin": lambda value: f"margin {value:.3f}",
+    "val_chosen_reward": lambda value: f"chosen {value:+.2f}",
+    "val_rejected_reward": lambda value: f"rejected {value:+.2f}",
     "val_bits_per_byte": lambda value: f"{value:.3f} bits/byte",
     "val_perplexity": lambda value: f"ppl {three_digits(value)}",
 }

@@ -82,6 +82,21 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Preference pairs: means over those since the last line of the log, or over those of an evaluation. The reward of
+    an answer is beta times its log-probability minus that in the initial model."""
+
+    accuracy: float
+    """Fraction of the pairs whose better answer has the higher reward; a tie counts half."""
+    margin: float
+    """Reward of the better answer minus that of the other."""
+    chosen_reward: float
+    """Of the better answers."""
+    rejected_reward: float
+    """Of the others."""
+
+
+@dataclass(frozen=True)
 class LoggedSteps:
     """The steps since the last line of the log, and what the machine needed for them."""
 
@@ -106,6 +121,8 @@ class LoggedSteps:
     which leaves routers as they are."""
     answers: Answers | None = None
     """In a run with a reward."""
+    pairs: Pairs | None = None
+    """In a run with preferences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +148,15 @@ class Evaluation(Event):
     """The model was measured on the validation text."""
 
     loss: float
-    """Nats per token."""
-    bits_per_byte: float
+    """Nats per token; with preferences the mean loss of the pairs that are held out."""
+    bits_per_byte: float | None
+    """None with preferences."""
     best: bool
     """The lowest validation loss so far, or the highest reward; its weights are saved."""
     reward: float | None = None
     """In a run with a reward: the mean over answers to prompts that are held out."""
+    pairs: Pairs | None = None
+    """In a run with preferences: of the pairs that are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ object per line, so that any tool can read it while the run continues.
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import io
@@ -27,6 +28,7 @@ from homespun.records.events import (
     Evaluation,
     Event,
     LoggedSteps,
+    Pairs,
     Remeasured,
     Sample,
     Started,
@@ -51,7 +53,11 @@ With a reward also, as means over the answers since the last such record: `rewar
 `answer_tokens`, `unfinished` (fraction that was cut off), `entropy` and `kl` (in nats per token, over the groups that
 were not skipped), `groups_skipped` and `ratio_clipped` (fractions of groups and of tokens); `tokens_per_second` are
 those of the answers, and `perplexity` is missing, since `loss` is no cross-entropy.
-Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`, and `val_reward` with a reward. Sample: `prompt`,
+With preferences also, as means over the pairs since the last such record: `accuracy`, `margin`, `chosen_reward` and
+`rejected_reward` (see `events.Pairs`); `loss` is that of the pairs, `tokens_per_second` are those of the answers, and
+`perplexity` is missing.
+Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`, and `val_reward` with a reward; with preferences
+`val_loss` of pairs, `val_accuracy`, `val_margin`, `val_chosen_reward` and `val_rejected_reward`. Sample: `prompt`,
 `text`. Advice: `cause` (a word or two), `advice`. Where a resumed run evaluates on other tokens or in another
 precision, from there on: `eval_tokens`, `best_val_loss` and `best_step` (of the best weights, measured again; null
 where there are none).
@@ -68,8 +74,7 @@ def as_record(event: Event) -> Record | None:
         case Evaluation(loss=loss):
             values = {
                 "val_loss": loss,
-                "val_perplexity": perplexity(loss),
-                "val_bits_per_byte": event.bits_per_byte,
+                **(_pairs(event.pairs, "val_") if event.pairs else _of_text(event)),
                 **({} if event.reward is None else {"val_reward": event.reward}),
             }
         case Sample():
@@ -93,7 +98,7 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
     values = {
         "loss": log.loss,
         "loss_hex": log.loss.hex(),
-        "perplexity": None if log.answers else perplexity(log.loss),
+        "perplexity": None if log.answers or log.pairs else perplexity(log.loss),
         "lr": event.rates["adamw"],
         "muon_lr": event.rates.get("muon"),
         "grad_norm": event.grad_norm,
@@ -106,6 +111,7 @@ def _logged(event: Step, log: LoggedSteps) -> dict[str, Any]:
         "batch": event.batch,
         **(_experts(log.loss, log) if log.routers else {}),
         **(_answers(log.answers) if log.answers else {}),
+        **(_pairs(log.pairs) if log.pairs else {}),
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -122,6 +128,17 @@ def _answers(answers: Answers) -> dict[str, float]:
         "ratio_clipped": answers.clipped,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _of_text(event: Evaluation) -> dict[str, Any]:
+    return {
+        "val_perplexity": perplexity(event.loss),
+        "val_bits_per_byte": event.bits_per_byte,
+    }
+
+
+def _pairs(pairs: Pairs, prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in dataclasses.asdict(pairs).items()}
 
 
 def _experts(loss: float, log: LoggedSteps) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def plot_run(
     max_grad_norm: float | None = None,
     report: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Draw the curves of a run as a PNG: losses, learning rates, gradient norm, speed, and the use of its experts.
+    """Draw the curves of a run as a PNG: losses, learning rates, gradient norm, speed, the use of its experts, and the
+    accuracy and rewards of its pairs.
 
     A run with few records, or without evaluations, gives a picture of what there is. Damaged records are left out.
 
@@ -61,6 +62,8 @@ def plot_run(
     heights = [2.3, 1.0]
     if has_experts := len(curves["largest_load"][1]) > 0:
         rows, heights = [*rows, ["load", "entropy", "auxiliary"]], [*heights, 1.0]
+    if has_pairs := len(curves["accuracy"][1]) > 0:
+        rows, heights = [*rows, ["accuracy", "margin", "rewards"]], [*heights, 1.0]
     figure = Figure(figsize=(10, 2.1 * sum(heights)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic(rows, height_ratios=heights)
@@ -77,7 +80,8 @@ def plot_run(
         )
 
     n_steps = curves["tokens"][0].max(initial=1)
-    _style(panels["loss"], "loss, nats per token", n_steps)
+    unit = "loss of the pairs" if has_pairs else "loss, nats per token"
+    _style(panels["loss"], unit, n_steps)
     _style(panels["lr"], "learning rate", n_steps)
     _style(panels["norm"], "gradient norm", n_steps)
     _style(panels["speed"], "tokens per second", n_steps)
@@ -85,6 +89,8 @@ def plot_run(
         _draw_experts(panels, curves, n_steps)
     for panel in list(panels.values())[1:]:
         panel.set_ylim(bottom=0)
+    if has_pairs:
+        _draw_pairs(panels, curves, n_steps)
     panels["lr"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels["speed"].yaxis.set_major_formatter(lambda value, _: _si(value))
     _add_token_axis(panels["loss"], curves["tokens"])
@@ -198,6 +204,21 @@ def _draw_experts(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], st
     _style(panels["load"], "load (1 = even)", steps)
     _style(panels["entropy"], "entropy of the routers, 1 = undecided", steps)
     _style(panels["auxiliary"], "share of the auxiliary losses", steps)
+
+
+def _draw_pairs(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], steps: float) -> None:
+    """How often the better answer has the higher reward, by how much, and the rewards of both."""
+    for name in ("accuracy", "margin"):
+        _draw_with_mean(panels[name], curves[name], BLUE, label="training")
+        _draw(panels[name], curves[f"val_{name}"], ORANGE, label="validation", marker="o")
+        _style(panels[name], name, steps)
+    panels["accuracy"].set_ylim(0, 1.02)
+    _draw(panels["rewards"], curves["val_chosen_reward"], GREEN, label="chosen", marker="o")
+    _draw(panels["rewards"], curves["val_rejected_reward"], PURPLE, label="rejected", marker="o")
+    _style(panels["rewards"], "rewards", steps)
+    for name in ("margin", "rewards"):
+        panels[name].axhline(0, color=INK, linewidth=0.8)
+        panels[name].autoscale(axis="y")
 
 
 def _crop_initial_fall(panel: "Axes", curves: defaultdict[str, Curve]) -> None:

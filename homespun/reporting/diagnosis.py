@@ -100,8 +100,8 @@ class Diagnosis:
 def diagnose(run: RunRecord) -> list[Diagnosis]:
     """The troubles of a run, the gravest first; none if it is healthy, or too short to tell."""
     found: dict[str, Finding] = {}
-    # With a reward the losses are not what the run improves.
-    losses = [] if run.config.reward else [*_from_steps(run), *_from_evaluations(run)]
+    # The diagnosis knows the losses of texts, not those of rewards and preferences.
+    losses = [*_from_steps(run), *_from_evaluations(run)] if run.config.learns_text else []
     for finding in (*losses, *_from_experts(run)):
         found.setdefault(finding.cause, finding)
     for finding in (*_from_advice(run), *_from_text(run)):

@@ -62,10 +62,10 @@ def compare(run: RunRecord) -> tuple[reference.Comparison | None, str]:
         if record.get("tokens") and record.get("val_bits_per_byte")
     ]
     none = "Is this loss usual? There is no comparable curve: "
-    if not points:
-        return None, f"{none}the run has not been evaluated."
     if run.goes_on:
         return None, f"{none}the run goes on from a trained model."
+    if not points:
+        return None, f"{none}the run has not been evaluated."
     if run.parameters is None:
         return None, f"{none}the model is unknown, because there is no checkpoint."
     text = run.text

@@ -10,10 +10,12 @@ from homespun.config import TrainConfig
 from homespun.data.chat_samples import ChatDataset, ChatEncoder, lengths_of
 from homespun.data.conversations import messages_of
 from homespun.data.corpus import Corpus
+from homespun.data.pair_samples import PairDataset, PairEncoder
+from homespun.data.preferences import pair_of
 from homespun.data.prepare import prepare
 from homespun.model_formats.stored_model import CHAT_TEMPLATE, StoredModel
 from homespun.terminal import Say, counted
-from homespun.tokenizer import ChatTemplate, Tokenizer
+from homespun.tokenizer import ChatTemplate, Message, Tokenizer
 from homespun.tokenizer.messages import USER
 from homespun.training.resume import ResumePoint
 
@@ -68,7 +70,7 @@ def for_conversations(
     Raises:
         UserError: no conversation fits into a sample.
     """
-    prepared = prepare(corpus, ChatEncoder(template), folder, say=say)
+    prepared = prepare(corpus, encoder_of(corpus, template), folder, say=say)
     if wanted.seq_len == TrainConfig.seq_len and "seq_len" not in asked:
         longest = int(lengths_of(prepared.training).max()) - 1
         most = min(LONGEST_SAMPLE, initial.config.seq_len)
@@ -76,12 +78,35 @@ def for_conversations(
         if seq_len > wanted.seq_len:
             say(f"The training samples have {seq_len} tokens, since conversations are that long.")
         wanted = dataclasses.replace(wanted, seq_len=max(wanted.seq_len, seq_len))
-    report_long_ones(ChatDataset(prepared.training, wanted.seq_len), say)
+    if corpus.is_pairs:
+        report_long_pairs(PairDataset(prepared.training, wanted.seq_len), say)
+    else:
+        report_long_ones(ChatDataset(prepared.training, wanted.seq_len), say)
     if wanted.sample_prompts == TrainConfig.sample_prompts and "sample_prompts" not in asked:
-        held_out = map(messages_of, islice(corpus.validation(), len(wanted.sample_prompts)))
+        as_messages = messages_of_pair if corpus.is_pairs else messages_of
+        held_out = map(as_messages, islice(corpus.validation(), len(wanted.sample_prompts)))
         prompts = [next(m["content"] for m in one if m["role"] == USER) for one in held_out]
         wanted = dataclasses.replace(wanted, sample_prompts=tuple(prompts))
     return wanted
+
+
+def messages_of_pair(document: str) -> list[Message]:
+    """The messages that the answers of a pair follow."""
+    return pair_of(document).messages
+
+
+def encoder_of(corpus: Corpus, template: ChatTemplate) -> ChatEncoder:
+    """The encoder of conversations, or of pairs."""
+    return PairEncoder(template) if corpus.is_pairs else ChatEncoder(template)
+
+
+def report_long_pairs(dataset: PairDataset, say: Say) -> None:
+    """Say how many pairs are left out."""
+    if dataset.n_left_out:
+        say(
+            f"{counted(dataset.n_left_out, 'pair')} left out: one of the answers ends after more than "
+            f"{dataset.seq_len + 1:,} tokens; a larger --seq-len takes more."
+        )
 
 
 def report_long_ones(dataset: ChatDataset, say: Say) -> None:

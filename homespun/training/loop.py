@@ -18,10 +18,21 @@ from homespun.training.evaluate import evaluator_of
 from homespun.training.interrupts import Interrupts
 from homespun.training.policy_steps import PolicySteps
 from homespun.training.position import Position
+from homespun.training.preference_steps import PreferenceSteps
+from homespun.training.preferences import Preferred
 from homespun.training.run import Run
 from homespun.training.sampling import sample_text
 from homespun.training.saver import Saver
 from homespun.training.steps import StepInputs, Steps, findings
+
+
+def steps_of(run: Run, position: Position, clock: Clock) -> Steps:
+    """The steps of a run of this kind."""
+    if run.policy:
+        return PolicySteps(run, run.policy, position, clock)
+    if run.preferences:
+        return PreferenceSteps(run, run.preferences, position, clock)
+    return Steps(run, position, clock)
 
 
 class Loop:
@@ -39,11 +50,7 @@ class Loop:
         self.run, self.position, self.clock = run, position, clock
         self.saver, self.emit, self.interrupts = saver, emit, interrupts
         self.config = run.config
-        self.steps = (
-            PolicySteps(run, run.policy, position, clock)
-            if run.policy
-            else Steps(run, position, clock)
-        )
+        self.steps = steps_of(run, position, clock)
         self.evaluator = evaluator_of(run)
         self.due = DueDates(run, position, clock, self.evaluator.n_tokens)
         self.val_loss: float | None = None
@@ -160,7 +167,7 @@ class Loop:
             reward = policy.sampler.held_out_score(policy.session, self.stopped)
             if self.stopped():
                 return
-        self.val_loss, bits_per_byte = measured
+        self.val_loss = measured.loss
         position.evaluated_at = position.step
         self.saver.saved_at = None
         # A reward is the better the higher it is.
@@ -168,9 +175,14 @@ class Loop:
         if best := position.guard.observe_evaluation(figure):
             self.saver.save_best(figure, self.clock.elapsed())
         self.emit(
-            Evaluation, loss=self.val_loss, bits_per_byte=bits_per_byte, best=best, reward=reward
+            Evaluation,
+            loss=self.val_loss,
+            bits_per_byte=None if isinstance(measured, Preferred) else measured.bits_per_byte,
+            best=best,
+            reward=reward,
+            pairs=measured.pairs if isinstance(measured, Preferred) else None,
         )
-        if policy:
+        if not self.config.learns_text:
             return
         for finding in position.watch.observe_evaluation(position.step, self.val_loss, self.config):
             self.emit(Advice, **finding._asdict())

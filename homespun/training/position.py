@@ -1,7 +1,7 @@
 """The position of a run: plain numbers that a checkpoint holds as JSON, so that a resumed run continues bit for bit."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from homespun.checkpoint.stored_values import Signed, restored
@@ -48,6 +48,25 @@ class AnswerSums:
 
 
 @dataclass
+class PairSums:
+    """Sums over pairs, in a run with preferences."""
+
+    pairs: int = 0
+    right: float = 0.0
+    """Pairs whose better answer has the higher reward; a tie counts half."""
+    chosen: Signed = 0.0
+    """Rewards of the better answers."""
+    rejected: Signed = 0.0
+    """Those of the others."""
+    tokens: int = 0
+    """Of all answers."""
+
+    def plus(self, other: "PairSums") -> "PairSums":
+        """The sums of both."""
+        return PairSums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
 class Window:
     """The steps since the last line of metrics."""
 
@@ -63,6 +82,7 @@ class Window:
     applied: int = 0
     """The number of the steps in this sum. Earlier versions stored neither; the mean then begins with the resume."""
     answers: AnswerSums = field(default_factory=AnswerSums)
+    pairs: PairSums = field(default_factory=PairSums)
 
 
 @dataclass

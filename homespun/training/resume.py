@@ -264,11 +264,18 @@ def resumed_corpus(requested: TrainConfig, stored: dict[str, Any], *, keeps: boo
     Raises:
         UserError: it is another text.
     """
-    data = Path(requested.data_file or stored["data_file"])
-    corpus = survey(data, None, Path(requested.tokens_dir), keeps=keeps)
+    named = requested.preferences or requested.data_file
+    corpus = survey(
+        Path(named or stored["data_file"]),
+        None,
+        Path(requested.tokens_dir),
+        keeps=keeps,
+        as_pairs=requested.preferences is not None,
+    )
     if corpus.sha256 != stored["data_sha256"]:
         raise UserError(
-            f"{corpus.path} is not the text of this run: name the right one with --data-file, "
+            f"{corpus.path} is not the text of this run: name the right one with "
+            f"--{'preferences' if corpus.is_pairs else 'data-file'}, "
             "or start a new run without --resume"
         )
     return corpus

@@ -14,6 +14,7 @@ import numpy as np
 
 from homespun.config import SamplingConfig
 from homespun.data.batch import IGNORED, PADDING, Batch
+from homespun.data.chat_samples import ROW_STEP
 from homespun.data.conversations import conversations
 from homespun.data.corpus import Corpus
 from homespun.data.samples import mixed, permuted
@@ -24,8 +25,6 @@ from homespun.tokenizer import ChatTemplate
 from homespun.training.policy_loss import Values, advantages
 from homespun.training.rewards import Reward, scores
 
-ROW_STEP = 64
-"""Rows of a batch are a multiple of so many tokens long."""
 HELD_OUT = 64
 """Prompts of an evaluation."""
 HELD_OUT_SEED = 0x68656C64

@@ -18,11 +18,12 @@ from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.policy import Policy
+from homespun.training.preferences import Preferences
 from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {
-    *("checkpoint_dir", "tokens_dir", "data_file", "tokenizer_path", "config", "resume", "dry_run"),
-    *("engine", "threads", "save_interval", "keep"),
+    *("checkpoint_dir", "tokens_dir", "data_file", "preferences", "tokenizer_path", "config"),
+    *("resume", "dry_run", "engine", "threads", "save_interval", "keep"),
 }
 """Settings that change no number of a run: its files and where they are, or the machine, which `machine` tells. The
 description leaves them out."""
@@ -47,6 +48,8 @@ class Run:
     """The template of conversations, if the text is of conversations."""
     policy: Policy | None = None
     """In a run with a reward."""
+    preferences: Preferences | None = None
+    """In a run with preferences."""
 
     @property
     def total_steps(self) -> int | None:
@@ -76,7 +79,13 @@ class Run:
                 f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}: "
                 f"{count_trained(model, lora):,} parameters are trained, the model stays"
             )
-        rewarded = {}
+        rewarded, preferred = {}, {}
+        if self.preferences:
+            pairs, held_out = self.preferences.training.n_pairs, len(self.preferences.evaluated)
+            preferred["preferences"] = (
+                f"{counted(pairs, 'pair')} to learn from, {held_out:,} held out; {c.sequences_per_step // 2} in a "
+                f"step, beta {c.beta:g}"
+            )
         if self.policy:
             n = c.sequences_per_step // c.group_size
             distance = f"; the distance from the initial model counts with {c.kl_factor:g}"
@@ -89,6 +98,7 @@ class Run:
             "model": self._model(),
             **adapters,
             **rewarded,
+            **preferred,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens{' of conversations' if self.chat else ''}, vocabulary {model.vocab_size:,}",
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"

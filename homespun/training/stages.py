@@ -14,9 +14,10 @@ from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.folder import open_base
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
 from homespun.config.checked import flag
-from homespun.data.chat_samples import ChatDataset, ChatEncoder
+from homespun.data.chat_samples import ChatDataset
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
+from homespun.data.pair_samples import PairDataset
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
@@ -42,6 +43,7 @@ from homespun.terminal import Say, bar
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.conversations import (
     chat_template,
+    encoder_of,
     for_conversations,
     kept_template,
     resumed_template,
@@ -49,6 +51,7 @@ from homespun.training.conversations import (
 from homespun.training.initial_model import in_context, own_settings, take_weights
 from homespun.training.lora_base import load_base
 from homespun.training.policy import check_answers, policy_of, sampler_of
+from homespun.training.preferences import Preferences, check_pairs
 from homespun.training.resume import (
     ResumePoint,
     restore,
@@ -121,7 +124,11 @@ def set_up(
             planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
         )
     else:
-        corpus = choose_text(requested.data_file, say, folder)
+        corpus = (
+            choose_pairs(requested.preferences, say, folder)
+            if requested.preferences
+            else choose_text(requested.data_file, say, folder)
+        )
         check_sizes(requested, corpus, initial)
         tokenizer = (
             initial.tokenizer
@@ -141,6 +148,7 @@ def set_up(
         )
         check_answers(planned.config)
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
+    check_pairs(planned.config)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
     if initial:
         with bar("Loading the model", None):
@@ -181,7 +189,15 @@ def set_up(
         policy=policy_of(sampler, planned.model.seq_len, engine, tokenizer, template)
         if sampler
         else None,
+        preferences=_preferences(tokens, config.seq_len),
     )
+
+
+def _preferences(tokens: Tokens, seq_len: int) -> Preferences | None:
+    """The pairs of a run with preferences, still without their reference; None for other runs."""
+    if not isinstance(tokens.dataset, PairDataset):
+        return None
+    return Preferences(tokens.dataset, PairDataset(tokens.prepared.validation, seq_len))
 
 
 def _samples_per_pass(config: TrainConfig, tokens: Tokens, sampler: Sampler | None) -> int:
@@ -212,6 +228,15 @@ def choose_text(
     if unevenness := corpus.unevenness():
         say(unevenness)
     return corpus
+
+
+def choose_pairs(path: str, say: Say, folder: Path) -> Corpus:
+    """The preference pairs in a file or folder; see `choose_text`.
+
+    Raises:
+        UserError: there are too few, or one breaks the rules of `data.preferences`.
+    """
+    return survey(Path(path), say, folder, as_pairs=True)
 
 
 def check_sizes(requested: TrainConfig, corpus: Corpus, initial: StoredModel | None = None) -> None:
@@ -317,11 +342,12 @@ def tokenize(
     Raises:
         UserError: the tokens cannot be written, or do not fill one sample.
     """
-    encoder = ChatEncoder(template) if template else tokenizer
+    encoder = encoder_of(corpus, template) if template else tokenizer
     prepared = prepare(corpus, encoder, folder, any_split=any_split, say=say)
     if template is None:
         return Tokens(tokenizer, prepared, TextDataset(prepared.training, seq_len))
-    return Tokens(tokenizer, prepared, ChatDataset(prepared.training, seq_len))
+    dataset = PairDataset if corpus.is_pairs else ChatDataset
+    return Tokens(tokenizer, prepared, dataset(prepared.training, seq_len))
 
 
 def choose_plan(

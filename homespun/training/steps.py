@@ -164,7 +164,7 @@ def findings(
     step, guard, watch, config = position.step, position.guard, position.watch, run.config
     if finding := guard.observe_step(step, result, inputs.limits, inputs.batch, config):
         yield finding
-    if result.applied and config.reward is None:  # the loss of a reward does not fall
+    if result.applied and config.learns_text:  # other losses need not fall
         rate = inputs.rates["adamw"] / config.learning_rate
         yield from watch.observe_step(step, result, rate, config)
         per_token = run.model.experts_per_token

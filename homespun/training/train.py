@@ -28,6 +28,8 @@ from homespun.training.loop import Loop
 from homespun.training.lora_base import check_settings, keep_base
 from homespun.training.policy import check_reward, with_reference
 from homespun.training.position import NEVER, Position
+from homespun.training.preferences import check_preferences
+from homespun.training.preferences import with_reference as with_preference_reference
 from homespun.training.resume import ResumePoint, find_point, given_config, with_file, with_stored
 from homespun.training.rewards import Reward
 from homespun.training.run import Run, bytes_on_disk, keeps_base
@@ -92,6 +94,7 @@ def _train(
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
     trackers = tracking.named(config.track)
     initial = None
+    check_preferences(config)
     if point is None:
         check_settings(config)
         check_reward(config)
@@ -109,6 +112,11 @@ def _train(
             run.policy, run.plan, run.header, run.tokenizer.eot_id, point, folder, moved_to
         )
         run = dataclasses.replace(run, policy=policy, header=header)
+    if run.preferences:
+        preferences, entry = with_preference_reference(
+            run.preferences, run.engine, run.config.batch_size, point, folder, moved_to
+        )
+        run = dataclasses.replace(run, preferences=preferences, header=run.header | entry)
     if initial:
         position.evaluated_at = NEVER
     continues = point is not None and point.state is not None and point.is_in(folder.path)

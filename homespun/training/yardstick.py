@@ -36,7 +36,7 @@ def renew(
     If validation losses have another meaning now, the best weights are measured again, and patience and the advice on
     overfitting begin anew. Nothing changes if `stopped()` becomes true before that is done.
     """
-    if run.policy:  # looks for the best reward, and the prompts for that stay the same
+    if run.policy or run.preferences:  # what is held out stays the same
         return
     before, now = ResolvedConfig(**point.header["resolved"]), run.config
     if before.dropout != now.dropout:

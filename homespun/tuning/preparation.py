@@ -108,6 +108,8 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
     hardware.limit_workers(wanted.threads)
     check_settings(wanted)
     initial = initial_model(wanted, say)
+    if wanted.preferences is not None:
+        raise UserError("`homespun tune` takes a text: leave --preferences out")
     corpus = choose_text(wanted.data_file, say, folder)
     if corpus.is_chat:
         raise UserError(f"{corpus.path} holds conversations: `homespun tune` takes a text")

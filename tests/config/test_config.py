@@ -155,6 +155,7 @@ def test_these_settings_are_paths() -> None:
     assert {name for _, name in PATHS} == {
         "data_file", "checkpoint_dir", "tokenizer_path", "config", "dataset", "output",
         "output_dir", "checkpoint", "path", "tokens_dir", "init_from", "prompt_file",
+        "preferences",
     }  # fmt: skip
 
 

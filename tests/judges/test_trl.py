@@ -1,4 +1,4 @@
-"""TRL's supervised fine-tuning has the same loss and the same gradients on the same conversations."""
+"""TRL's supervised fine-tuning and its DPO have the same loss and the same gradients on the same conversations."""
 
 import dataclasses
 from pathlib import Path
@@ -11,12 +11,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from homespun.data.batch import Batch
 from homespun.data.chat_samples import ChatDataset, ChatEncoder, as_batch
 from homespun.data.conversations import document_of
+from homespun.data.pair_samples import PairDataset, PairEncoder
+from homespun.data.preferences import Pair
+from homespun.data.preferences import document_of as pair_document
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.torch.engine import TorchEngine
 from homespun.model_formats import huggingface
 from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import ChatTemplate, Message, Tokenizer
 from homespun.tokenizer.chat_template import OWN
+from homespun.training.preference_loss import answer_sums, pair_losses, weighted
+from homespun.training.preferences import figures_of, sums_of
 from tests.model_formats.conftest import small_config, small_model, small_tokenizer
 from tests.reference import relative_error
 from tests.tokenizer import kinds
@@ -96,10 +101,7 @@ def of_trl(model: StoredModel, marked: str, folder: Path) -> tuple[float, dict[s
 
 def errors(model: StoredModel, batch: Batch, loss: float, grads: dict[str, Any]) -> list[float]:
     """Relative errors of our loss and our gradients."""
-    settings = OptimizerSettings("adamw", 0.1, 0.9, 0.95, 1.0)
-    options = EngineOptions(settings, "float32", document_mark=model.tokenizer.eot_id, threads=1)
-    ours = TorchEngine(model.config, options)
-    ours.load(model.tensors())
+    ours = reader_of(model)
     total, count = ours.loss(batch)
     found = [relative_error(total / count, loss)]
     found += [relative_error(grad, grads[name]) for name, grad in ours.gradients([batch])]
@@ -135,3 +137,96 @@ def test_a_template_that_is_off_by_a_token_is_noticed(tmp_path: Path) -> None:
     loss, grads = of_trl(model, marked, tmp_path)
     wrong = ChatTemplate(model.tokenizer, OWN.replace("'\\n'", "'\\n\\n'"))
     assert max(errors(model, as_batch(wrong.render_all(TALKS)), loss, grads)) > TOLERANCE
+
+
+PAIRS = [
+    Pair(talk("Who has the ball?"), "Anna has it.", "Tim"),
+    Pair(talk("Who?", "Tim.", "Where is he?"), "In the barn.", "He is in the barn, with the ball."),
+    Pair(talk("Why is she sad?"), "She lost her kite.", "No"),
+]
+BETA = 0.5
+
+
+def preferred_by_trl(
+    model: StoredModel, initial: StoredModel, folder: Path
+) -> tuple[float, dict[str, Any], dict[str, float]]:
+    """The loss of DPO, its gradients and its metrics."""
+    for one, name in ((model, "model"), (initial, "initial")):
+        (folder / name).mkdir()
+        huggingface.write_folder(one, folder / name, "float32")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer.pad_token = tokenizer.eos_token
+    rows = [
+        {
+            "prompt": pair.messages,
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+        }
+        for pair in PAIRS
+    ]
+    trainer = trl.DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model"),
+        ref_model=AutoModelForCausalLM.from_pretrained(folder / "initial"),
+        args=trl.DPOConfig(
+            output_dir=str(folder / "out"),
+            beta=BETA,
+            per_device_train_batch_size=len(PAIRS),
+            max_length=CONTEXT,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    [batch] = trainer.get_train_dataloader()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    grads = {name: p.grad.numpy() for name, p in trainer.model.named_parameters()}
+    modes = trainer._metrics.values()
+    metrics = {name: float(np.mean(found)) for mode in modes for name, found in mode.items()}
+    return float(loss), grads, metrics
+
+
+def reader_of(model: StoredModel) -> TorchEngine:
+    settings = OptimizerSettings("adamw", 0.1, 0.9, 0.95, 1.0)
+    options = EngineOptions(settings, "float32", document_mark=model.tokenizer.eot_id, threads=1)
+    engine = TorchEngine(model.config, options)
+    engine.load(model.tensors())
+    return engine
+
+
+def test_preferences_have_the_loss_and_the_gradients_of_trl(tmp_path: Path) -> None:
+    model, _ = own()
+    rng = np.random.default_rng(1)
+    moved = {
+        name: (values + 0.02 * rng.standard_normal(values.shape)).astype(np.float32)
+        for name, values in model.tensors()
+    }
+    initial = dataclasses.replace(model, tensors=lambda: iter(moved.items()))
+    expected, grads, metrics = preferred_by_trl(model, initial, tmp_path)
+    template, ours = model.template(), reader_of(model)
+    assert template is not None
+    stream = PairEncoder(template).join(map(pair_document, PAIRS))
+    batch = PairDataset(stream, CONTEXT - 1).pairs(range(len(PAIRS)))
+    new = answer_sums(ours.log_probabilities(batch))
+    reference = answer_sums(reader_of(initial).log_probabilities(batch))
+
+    def error(beta: float, reference: Any, order: tuple[int, int] = (0, 1)) -> float:
+        found = pair_losses(new[:, order], reference[:, order], beta)
+        slopes = found.slopes[:, order]
+        errors = [relative_error(float(found.loss.mean()), expected)]
+        gradients = dict(ours.gradients(weighted([batch], slopes)))
+        assert gradients.keys() == grads.keys()
+        errors += [relative_error(gradients[name], grads[name]) for name in grads]
+        return max(errors)
+
+    assert error(BETA, reference) < TOLERANCE
+    figures = figures_of(sums_of(pair_losses(new, reference, BETA), 0))
+    assert metrics["rewards/margins"] == pytest.approx(figures.margin, rel=TOLERANCE)
+    assert metrics["rewards/chosen"] == pytest.approx(figures.chosen_reward, rel=TOLERANCE)
+    assert metrics["rewards/accuracies"] == pytest.approx(figures.accuracy)
+    assert error(2 * BETA, reference) > TOLERANCE
+    assert error(BETA, new) > TOLERANCE  # a reference that moves with the model
+    assert error(BETA, reference, (1, 0)) > TOLERANCE

@@ -67,6 +67,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "patience",
         "init_from",
         "reward",
+        "preferences",
         "lora_rank",
         "lora_alpha",
         "lora_targets",
@@ -260,6 +261,20 @@ def going_on(settings: ResolvedConfig | None, **given: Any) -> ResolvedConfig:
     planned = plan(config, vocab_size=500, n_samples=2_000, flops_per_second=1e11, initial=initial)
     assert planned.model == initial.shape
     return planned.config
+
+
+def test_a_model_that_learns_from_pairs_takes_whole_ones_and_its_own_rate() -> None:
+    from_elsewhere = going_on(None, preferences="pairs.jsonl")
+    trained_here = going_on(ResolvedConfig(optimizer="muon"), preferences="pairs.jsonl")
+    accumulated = going_on(None, preferences="pairs.jsonl", grad_accumulation_steps=3)
+    for config in (from_elsewhere, trained_here, accumulated):
+        assert config.optimizer == "adamw"
+        assert config.batch_size % 2 == 0
+        assert config.max_epochs == 1
+        assert config.compile == "off"
+    assert trained_here.learning_rate > 10 * from_elsewhere.learning_rate
+    adapted = going_on(None, preferences="pairs.jsonl", lora_rank=4)
+    assert adapted.learning_rate == 10 * from_elsewhere.learning_rate
 
 
 def test_a_model_that_learns_from_a_reward_takes_whole_groups_and_its_own_rate() -> None:

@@ -11,7 +11,7 @@ KEYS = {
     "guard watch window experts",
     "guard": "best_val_loss evaluations_without_better refused refused_in_a_row recent spike_at",
     "watch": "settings counting first block_steps blocks now at_evaluation evaluations said_at",
-    "window": "steps clipped seconds experts with_experts loss applied",
+    "window": "steps clipped seconds experts with_experts loss applied answers pairs",
     "experts": "steps sums advised_at",
 }
 

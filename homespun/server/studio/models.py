@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from homespun.checkpoint.folder import BASE, BEST, STEP_FILE
+from homespun.checkpoint.folder import BEST, OF_THE_START, STEP_FILE
 from homespun.config import ReaderConfig, TrainConfig
 from homespun.generation.batching import Batcher
 from homespun.language_model import LanguageModel, load_stored
@@ -177,7 +177,7 @@ class Models:
             if match := STEP_FILE.fullmatch(name):
                 if match[2] is None:
                     yield found("step", name, int(match[1]))
-            elif name.endswith((".npz", ".gguf")) and name not in (*BEST, BASE):
+            elif name.endswith((".npz", ".gguf")) and name not in (*BEST, *OF_THE_START):
                 yield found("model", name)
         if run and "config.json" in names and any(name.endswith(".safetensors") for name in names):
             yield Found(run, run, "model", None)
