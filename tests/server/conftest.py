@@ -196,8 +196,9 @@ class Server:
         return not (self.service.batcher.n_running or self.service.batcher.n_waiting)
 
 
-@pytest.fixture(scope="session")
-def start_for_session() -> Iterator[Start]:
+@pytest.fixture(scope="module")
+def start_for_module() -> Iterator[Start]:
+    """As `start`, until the end of a file. Tests of other parts set clocks, which would stop a server beside them."""
     with starting() as start:
         yield start
 
@@ -238,7 +239,7 @@ def closing(service: Service) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="session")
-def server(model: LanguageModel, start_for_session: Start) -> Server:
-    """A server for all tests that leave it as it was."""
-    return start_for_session(model)
+@pytest.fixture(scope="module")
+def server(model: LanguageModel, start_for_module: Start) -> Server:
+    """A server for all tests of a file that leave it as it was."""
+    return start_for_module(model)

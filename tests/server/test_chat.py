@@ -12,8 +12,8 @@ QUESTION = [{"role": "user", "content": "Who found the key?"}]
 
 
 @pytest.fixture(scope="module")
-def chat(answering_model: LanguageModel, start_for_session: Start) -> Server:
-    return start_for_session(answering_model)
+def chat(answering_model: LanguageModel, start_for_module: Start) -> Server:
+    return start_for_module(answering_model)
 
 
 def ask(server: Server, messages: Any = QUESTION, **fields: Any) -> Answer:
