@@ -11,8 +11,8 @@ def command(module: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """That of this process, in which the package that runs here is found, and output is written at once. Beside the
-    processes that a launcher has started to train together, the new one is alone."""
+    """The environment of this process, in which the package that runs here is found, and output is written at once.
+    Beside the processes that a launcher has started to train together, the new one is alone."""
     places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {
         **{name: value for name, value in os.environ.items() if name != "WORLD_SIZE"},

@@ -121,7 +121,7 @@ class LanguageModel:
         self.session = Session(
             reader.decoder, stored.tokenizer, stored.config.seq_len, [turn_end(stored)]
         )
-        """What generation needs from the model."""
+        """The model as generation needs it."""
 
     def __repr__(self) -> str:
         c, kind = self.config, type(self).__name__

@@ -214,7 +214,7 @@ def test_a_place_needs_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def environment_of_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    """That of one of two ranks, which no other one joins."""
+    """The group of one of two ranks, which no other one joins."""
     place = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for name, value in {**place, ranks.TIMEOUT: "1"}.items():
         monkeypatch.setenv(name, value)

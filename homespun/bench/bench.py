@@ -33,7 +33,7 @@ Measured = Training | Generation | LeftOut
 
 
 class Report:
-    """What has been measured so far, in a file if one is wanted."""
+    """Keeps the figures measured so far, in a file if one is named."""
 
     def __init__(self, config: BenchConfig) -> None:
         """

@@ -42,7 +42,7 @@ class Decoded:
     """Of all texts together."""
     n_steps: int
     engine: str
-    """That was chosen."""
+    """The name of the engine that was chosen."""
     seconds_to_load: float
 
 

@@ -1,4 +1,4 @@
-"""What a model computes on its way from tokens to logits: the states between its layers, its attention, its experts.
+"""The inside of a forward pass: the states between the layers, the attention, and the experts of each token.
 
 An engine that can show it is an `Inspector`. Arrays are float32; T tokens, L layers, H heads, D width of the model, V
 tokens in the vocabulary.

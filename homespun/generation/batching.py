@@ -48,7 +48,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step adds to a text."""
+    """The part that one step adds to a text."""
 
     text: str
     """Without what may become a stop string."""

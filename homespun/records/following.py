@@ -21,7 +21,7 @@ LOOKED_BACK = 4096
 
 @dataclass(frozen=True)
 class News:
-    """What a reading has found."""
+    """The result of a reading."""
 
     records: tuple[Mapping[str, Any], ...]
     """The new lines, in their order."""

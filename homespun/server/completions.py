@@ -136,7 +136,7 @@ class Completion:
             yield self.frame | {"choices": [], "usage": self._usage(growing)}
 
     async def _begun(self) -> list[tuple[str, list[Drawn]]]:
-        """What is echoed of each prompt: its text, and its tokens if their logprobs are asked for."""
+        """The echo of each prompt: its text, and its tokens if their logprobs are asked for."""
         if not self.echoes:
             return [("", [])] * len(self.wanted.prompts)
         begun = []

@@ -1,4 +1,4 @@
-"""What the server does flows in, Prometheus' text format flows out (exposition format 0.0.4)."""
+"""Counts of the server flow in, Prometheus' text format flows out (exposition format 0.0.4)."""
 
 import time
 from bisect import bisect_left

@@ -1,4 +1,4 @@
-"""What a client wants flows in; the texts that the model writes for it flow out, as they grow.
+"""Requests of clients flow in; the texts that the model writes for them flow out, as they grow.
 
 `Service` holds what all requests share. `Writing` is the bridge from the thread that owns the model to the event loop.
 """

@@ -32,7 +32,7 @@ REFERENCE = "reference_sha256"
 
 @dataclass(frozen=True)
 class Policy:
-    """What a step of reinforcement needs besides the engine."""
+    """The needs of a step of reinforcement besides the engine."""
 
     sampler: Sampler
     session: Session

@@ -55,7 +55,7 @@ UNKNOWN = Reference(np.empty((0, 2)), np.empty((0, 2)))
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a step with preferences needs besides the engine."""
+    """The needs of a step with preferences besides the engine."""
 
     training: PairDataset
     held_out: PairDataset

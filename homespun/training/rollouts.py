@@ -37,7 +37,7 @@ class Prompt:
 
     ids: "array[int]"
     record: Mapping[str, Any]
-    """What a reward gets, see `rewards.Prompt`."""
+    """The argument of a reward, see `rewards.Prompt`."""
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""What clients do to a server: nonsense in every field, leaving in mid-stream, coming all at once; and a model that
+"""Faults of clients: nonsense in every field, leaving in mid-stream, coming all at once; and a model that
 breaks. The next good request is answered, and nothing is left behind."""
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What is foreign, too large, too slow or without the key gets no further than the guard."""
+"""The guard stops requests that are foreign, too large, too slow or without the key."""
 
 import contextlib
 import json

@@ -16,7 +16,7 @@ LEFT_OUT = {"node_modules", "__pycache__", "site-packages"}
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found. Names are relative to the folder of the studio."""
+    """The result of a search. Names are relative to the folder of the studio."""
 
     runs: tuple[str, ...]
     """Those that changed last come first."""

@@ -104,7 +104,7 @@ def _omitted(rules: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Typed:
-    """What was typed into the form, checked."""
+    """The values of the form, checked."""
 
     values: Mapping[str, Any]
     """The settings that differ from their defaults, for `TrainConfig`."""
@@ -210,7 +210,7 @@ def run_of(root: Path, values: Mapping[str, Any]) -> str:
 
 
 def note_on(root: Path, values: Mapping[str, Any]) -> str | None:
-    """What happens to the folder of a new run, if something does.
+    """A line about the change of a new run's folder; None if nothing changes.
 
     Raises:
         FieldError: another run uses it.

@@ -90,7 +90,7 @@ class Library:
         return watched
 
     def news(self, names: Sequence[str], cursors: dict[str, Cursor]) -> list[JSON]:
-        """What has come to some runs since the last time; `cursors` tells when that was, and is moved on."""
+        """The news of some runs since the last call; `cursors` holds the position of each run, and is moved on."""
         found = []
         for name in names:
             try:

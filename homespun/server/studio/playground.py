@@ -40,7 +40,7 @@ def routes(state: State) -> list[BaseRoute]:
     }
 
     async def studio(request: Request) -> Response:
-        """What the page has to know first."""
+        """The facts that the page needs first."""
         found = await run_in_threadpool(state.models.found)
         models = [dataclasses.asdict(model) | {"label": model.label} for model in found]
         settings = described(GenerateConfig, SETTINGS, most)

@@ -35,7 +35,7 @@ Doing = Literal["starting", "running", "stopping"]
 
 @dataclass(frozen=True)
 class Process:
-    """What is known of the process of a run."""
+    """The known facts about the process of a run."""
 
     doing: Doing | None
     """None: no process trains in the folder."""
@@ -133,7 +133,7 @@ class Processes:
                 raise UserError(f"{run} cannot be stopped ({error.strerror})") from None
 
     def of(self, run: str) -> Process:
-        """What is known of the process of a run."""
+        """The known facts about the process of a run."""
         with self._lock:
             self._reap()
             known, folder = self._kept(run), CheckpointFolder(self.root / run)

@@ -83,7 +83,7 @@ class Runs:
         return Streamed(self._news(names))
 
     async def _news(self, names: list[str]) -> AsyncIterator[JSON | None]:
-        """What is new, and None now and then where nothing is."""
+        """The news of some runs, and None from time to time while there is none."""
         cursors: dict[str, Cursor] = {}
         told: JSON | None = None
         silent = 0.0
@@ -127,7 +127,7 @@ class Runs:
         return JSONResponse({"folder": self._root.name, "groups": groups, "lengths": LENGTHS})
 
     async def check(self, request: Request) -> Response:
-        """What is wrong with the settings of a form, and the command that they are."""
+        """Check the settings of a form: the mistakes in them, and the command that they stand for."""
         body = await asked(request)
 
         def answer() -> JSON:

@@ -23,7 +23,7 @@ ALMOST = 1 - 1e-9
 
 @dataclass
 class Stands:
-    """What the newest checkpoint of a run tells, read again when there is another one."""
+    """The facts in the newest checkpoint of a run, read again when there is a newer one."""
 
     folder: Path
     _seen: tuple[Any, ...] = ()

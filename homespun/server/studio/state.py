@@ -1,4 +1,4 @@
-"""What the pages of one studio share: the folder that it was started in, its limits, and the models that are loaded."""
+"""The state that the pages of a studio share: the folder in which it was started, its limits, and the loaded models."""
 
 from pathlib import Path
 

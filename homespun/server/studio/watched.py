@@ -176,8 +176,8 @@ class Watched:
             return self._part(Cursor(self.generation, 0, 0, 0, 0), low, high) | {"begins": True}
 
     def since(self, cursor: Cursor | None) -> tuple[JSON | None, Cursor]:
-        """What a reader has not had, and how much it has then. The whole again where the record began anew, or where
-        the new points are so many that they have to be thinned."""
+        """The part of the record that a reader does not have yet, and its cursor after that. It is the whole record if
+        that began anew, or if the new points have to be thinned."""
         with self.lock:
             now = Cursor(
                 self.generation,

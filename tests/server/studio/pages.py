@@ -1,4 +1,4 @@
-"""What the tests of the studio's page do with it: open it in a window, wait, find, and look for violations."""
+"""Actions on the studio's page for its tests: open it in a window, wait, find, and look for violations."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def requests(browser: Any) -> list[str]:
 
 
 def until(browser: Any, condition: Callable[[Any], Any], seconds: float = 30) -> Any:
-    """What `condition(browser)` gives, as soon as it is true."""
+    """The value of `condition(browser)`, as soon as it is true."""
     from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -57,7 +57,7 @@ def button(browser: Any, label: str) -> Any:
 
 
 def violations(browser: Any) -> list[str]:
-    """What axe-core finds wrong for people who use a keyboard, a screen reader or strong contrast."""
+    """The faults that axe-core finds for people who use a keyboard, a screen reader or strong contrast."""
     browser.execute_script(AXE.read_text(encoding="utf-8"))
     found = browser.execute_async_script(
         "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']})"

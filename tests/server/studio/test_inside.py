@@ -1,4 +1,4 @@
-"""What the page shows of the inside of a model is what the model computes."""
+"""The page shows the inside of a model as the model computes it."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the playground answers: the tokens of the ordinary samples with their alternatives, and growth over a run."""
+"""The answers of the playground: the tokens of the ordinary samples with their alternatives, and growth over a run."""
 
 from pathlib import Path
 from typing import Any

@@ -33,7 +33,7 @@ from tests.tuning.test_course import design
 pytest.importorskip("starlette")
 
 TIMES = {"seconds", "tokens_per_second", "memory_bytes", "active_memory_bytes"}
-"""What differs between two runs that compute the same."""
+"""Keys of records that differ between two equal runs."""
 
 Studio = Callable[[Path], str]
 
