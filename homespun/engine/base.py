@@ -5,11 +5,12 @@ An engine owns the model, the optimizer and the device. Code above this seam doe
 Shapes: B sequences in a batch, T tokens in a sequence, V tokens in the vocabulary.
 """
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -196,6 +197,24 @@ class EngineOptions:
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None
     """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
+
+    def stored(self) -> dict[str, Any]:
+        """The options as JSON holds them, for another process."""
+        return dataclasses.asdict(self) | {"frozen": sorted(self.frozen)}
+
+    @classmethod
+    def restored(cls, values: Mapping[str, Any]) -> "EngineOptions":
+        """The inverse of `stored`."""
+        optimizer, lora = values["optimizer"], values["lora"]
+        return cls(
+            **{
+                **values,
+                "optimizer": optimizer and OptimizerSettings(**optimizer),
+                "lora": lora and Lora(**{**lora, "targets": tuple(lora["targets"])}),
+                "frozen": frozenset(values["frozen"]),
+            }
+        )
+
     eight_bits: bool = False
     """The weights of matrices and embeddings are rounded to 8 bits when they are loaded, and decoders read 8 bits. Only
     without an optimizer."""

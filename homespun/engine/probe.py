@@ -23,7 +23,7 @@ from homespun.architectures.lora import Lora
 from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import select
-from homespun.engine.base import Engine, EngineOptions, OptimizerSettings, OutOfMemory
+from homespun.engine.base import Engine, EngineOptions, OutOfMemory
 from homespun.engine.probe_process import ProbeFailed as ProbeFailed
 from homespun.engine.probe_process import ask
 
@@ -84,7 +84,7 @@ def probe(
     """
     request = {
         "model": dataclasses.asdict(model),
-        "options": dataclasses.asdict(options) | {"frozen": sorted(options.frozen)},
+        "options": options.stored(),
         "engine": engine,
         "batch_size": batch_size,
         "counts": [1, 2] if accumulates else [1],
@@ -119,7 +119,7 @@ def _probed(lines: Sequence[dict[str, Any]]) -> Probed | None:
 
 def _serve(request: dict[str, Any]) -> None:
     """The work of the process: a line for each step."""
-    model, options = model_config(request["model"]), _options(request["options"])
+    model, options = model_config(request["model"]), EngineOptions.restored(request["options"])
     own_memory = select.machine(request["engine"]).has_own_memory()
     base = 0
     if not own_memory:
@@ -147,14 +147,6 @@ def _serve(request: dict[str, Any]) -> None:
         }
         print(json.dumps(line), flush=True)
         step += 1
-
-
-def _options(values: dict[str, Any]) -> EngineOptions:
-    optimizer = OptimizerSettings(**values["optimizer"])
-    frozen, lora = frozenset(values["frozen"]), values["lora"]
-    if lora is not None:
-        lora = Lora(**{**lora, "targets": tuple(lora["targets"])})
-    return EngineOptions(**{**values, "optimizer": optimizer, "frozen": frozen, "lora": lora})
 
 
 def _trained_a_little(model: ModelConfig, options: EngineOptions, name: EngineName) -> Engine:

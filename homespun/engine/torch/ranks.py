@@ -24,11 +24,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from homespun.architectures.lora import Lora
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, PADDING, Batch
 from homespun.engine import launcher
-from homespun.engine.base import EngineOptions, OptimizerSettings
+from homespun.engine.base import EngineOptions
 from homespun.engine.launcher import Place
 from homespun.engine.torch.engine import TorchEngine, TorchStep, Whole
 from homespun.errors import UserError
@@ -243,7 +242,7 @@ class RankedEngine(TorchEngine):
                 {
                     "do": "make",
                     "config": dataclasses.asdict(config),
-                    "options": dataclasses.asdict(options) | {"frozen": sorted(options.frozen)},
+                    "options": options.stored(),
                 }
             )
         super().__init__(config, options)
@@ -352,7 +351,9 @@ def follow(group: Group) -> None:
             case "make":
                 engine = None  # its memory is needed
                 engine = RankedEngine(
-                    ModelConfig(**command["config"]), _options(command["options"]), group
+                    ModelConfig(**command["config"]),
+                    EngineOptions.restored(command["options"]),
+                    group,
                 )
             case "load":
                 assert engine
@@ -389,19 +390,6 @@ def _received(command: Command, data: bytes) -> list[Batch]:
         at += array.nbytes
     ends = list(itertools.accumulate(command["rows"]))
     return [_rows(whole, end - n, end) for n, end in zip(command["rows"], ends, strict=True)]
-
-
-def _options(values: dict[str, Any]) -> EngineOptions:
-    """Options from JSON."""
-    optimizer, lora = values["optimizer"], values["lora"]
-    return EngineOptions(
-        **values
-        | {
-            "optimizer": optimizer and OptimizerSettings(**optimizer),
-            "lora": lora and Lora(**lora | {"targets": tuple(lora["targets"])}),
-            "frozen": frozenset(values["frozen"]),
-        }
-    )
 
 
 def _timeout() -> float:
