@@ -17,7 +17,7 @@ from homespun.checkpoint.folder import METRICS, SUFFIXES, CheckpointFolder
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.metrics import read_whole
-from homespun.terminal import Say
+from homespun.terminal import Say, counted
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces
 from homespun.tuning.design import TOKENIZER, Design, writing
@@ -57,7 +57,8 @@ class Course:
     ) -> None:
         self.design, self.folder, self.say, self.interrupts = design, folder, say, interrupts
         self._new_crew = new_crew
-        self.at_once = min(wanted.parallel or design.parallel, design.parallel)
+        self._wanted_at_once = wanted.parallel or design.parallel
+        self.at_once = min(self._wanted_at_once, design.parallel)
         self.ladder = design.ladder
         database = Database(folder)
         self.trials = Store(database, "trials", design.space)
@@ -96,6 +97,11 @@ class Course:
         self.say("Resuming the tune" if self.trials.trials else "Tuning")
         for name, fact in {**self.design.facts(), "folder": str(self.folder)}.items():
             self.say(f"  {name:<10} {fact}")
+        if self._wanted_at_once > self.at_once:
+            self.say(
+                f"--parallel {self._wanted_at_once} has no effect: at most {counted(self.at_once, 'trial')} at a time, "
+                "as at the start of this tune, since the choice of each trial depends on it."
+            )
 
     def _first_rung(self) -> None:
         """All trials up to the first rung. A trial is chosen when the results of all trials are known except those of

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,18 @@ def test_trials_at_a_time_give_the_same_table_in_any_order(tmp_path: Path) -> No
         tables.append(course(tmp_path / f"tune-{order}", design(parallel=3), crew).rows)
         assert crew.most == 3
     assert tables[0] == tables[1]
+
+
+def test_a_resumed_tune_says_that_it_runs_no_more_trials_at_a_time(tmp_path: Path) -> None:
+    said = list[str]()
+    of, wanted = design(), replace(design().config, parallel=4)
+    crew = FakeCrew()
+    (tmp_path / "tune").mkdir()
+    Course(of, tmp_path / "tune", wanted, said.append, Interrupts(), crew).run()
+    assert crew.most == 1
+    assert any(
+        line.startswith("--parallel 4 has no effect: at most 1 trial at a time") for line in said
+    )
 
 
 def test_a_grid_tries_every_point_to_the_end(tmp_path: Path) -> None:
