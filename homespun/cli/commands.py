@@ -105,7 +105,7 @@ def train(settings: Settings) -> int:
 
 
 def reinforce(settings: Settings) -> int:
-    from homespun.training.policy import as_training
+    from homespun.training.reinforcement.policy import as_training
 
     return train(as_training(settings))
 

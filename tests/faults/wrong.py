@@ -492,7 +492,7 @@ def structure_not_limited(_: str) -> None:
 
 
 def hash_of_the_text_ignored(_: str) -> None:
-    from homespun.training import resume
+    from homespun.training.checkpointing import resume
 
     survey = resume.survey
 
