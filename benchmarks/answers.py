@@ -21,7 +21,7 @@ from homespun.data.corpus import survey
 from homespun.evaluation.intervals import interval
 from homespun.model_formats.formats import open_model
 from homespun.tokenizer import Message
-from homespun.training.initial_model import own_settings
+from homespun.training.fine_tuning.initial_model import own_settings
 
 QUESTIONS = 400
 """Held-out conversations whose first answer is checked."""

@@ -26,7 +26,7 @@ from homespun.config import RecordConfig
 from homespun.data.batch import Batch
 from homespun.engine.base import Engine
 from homespun.named_array import NamedArray
-from homespun.training.due import MAX_UNSAVED_SECONDS
+from homespun.training.timing.due import MAX_UNSAVED_SECONDS
 
 BATCH, N_SAMPLES = 8, 256
 

@@ -32,7 +32,7 @@ from homespun.reporting.report import write_report
 from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer
 from homespun.training.interrupts import Interrupts, StoppedInSetUp
-from homespun.training.rewards import Reward
+from homespun.training.reinforcement.rewards import Reward
 from homespun.training.train import train as run_training
 from homespun.tuning.result import TuneResult
 from homespun.tuning.space import from_python

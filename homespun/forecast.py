@@ -45,11 +45,7 @@ from homespun.planning.memory import step_memory, what_fits
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.conversations import chat_template, resumed_template
-from homespun.training.due import MAX_SAMPLING_SHARE, SAMPLING_COST
-from homespun.training.initial_model import in_context, initial_model
-from homespun.training.lora_base import check_settings
-from homespun.training.resume import (
+from homespun.training.checkpointing.resume import (
     ResumePoint,
     find_point,
     given_config,
@@ -58,8 +54,11 @@ from homespun.training.resume import (
     resumed_tokenizer,
     with_stored,
 )
+from homespun.training.fine_tuning.conversations import chat_template, resumed_template
+from homespun.training.fine_tuning.initial_model import in_context, initial_model
+from homespun.training.fine_tuning.lora_base import check_settings
+from homespun.training.output.sampling import SAMPLE_TOKENS
 from homespun.training.run import bytes_on_disk, keeps_base
-from homespun.training.sampling import SAMPLE_TOKENS
 from homespun.training.stages import (
     AUTO_VOCAB_SIZE,
     check_sizes,
@@ -68,6 +67,7 @@ from homespun.training.stages import (
     engine_options,
     find_tokenizer,
 )
+from homespun.training.timing.due import MAX_SAMPLING_SHARE, SAMPLING_COST
 
 NO_TEXT_TOKENS = 10**12
 """Where there is no text, the plan is made for one that no run reads to its end."""
@@ -540,7 +540,7 @@ class _Length:
         return steps * self._per_step + self._seconds(checks)
 
     def _checks(self, steps: int, interval: int | None, cost: float, share: float) -> float:
-        """The work of one kind of checks in a run, in training tokens; see `training.due`."""
+        """The work of one kind of checks in a run, in training tokens; see `training.timing.due`."""
         if interval is not None:
             return steps // interval * cost
         return min(CHECKS_PER_RUN * cost, share * steps * self._config.tokens_per_step)

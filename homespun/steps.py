@@ -32,7 +32,7 @@ from homespun.model_formats.stored_model import StoredModel, header_of
 from homespun.planning.recipe import SHAPE, ResolvedConfig
 from homespun.terminal import warn
 from homespun.tokenizer import Tokenizer
-from homespun.training.initial_model import take_weights
+from homespun.training.fine_tuning.initial_model import take_weights
 from homespun.training.schedule import RateCurve, rate_curve
 from homespun.training.stages import engine_options
 

@@ -19,7 +19,7 @@ from homespun.checkpoint.folder import (
     CheckpointFolder,
     open_base,
 )
-from homespun.data.download import is_as_downloaded, record_of
+from homespun.data.download_file import is_as_downloaded, record_of
 from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.shards import open_shard
 from homespun.errors import UserError

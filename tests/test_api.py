@@ -24,7 +24,7 @@ from homespun.engine.base import EngineOptions
 from homespun.errors import UserError
 from homespun.records import events
 from homespun.training import train
-from homespun.training.resume import find_point, given_config, with_stored
+from homespun.training.checkpointing.resume import find_point, given_config, with_stored
 from tests.conftest import records
 from tests.reference import random_batch, random_weights, relative_error
 

@@ -160,7 +160,7 @@ LAYERS = {
         "engine.base",
         "planning.recipe",
         "training.diagnostics",
-        "training.position",
+        "training.checkpointing.position",
     },
     "steps": {
         "config",
@@ -175,7 +175,7 @@ LAYERS = {
         "language_model",
         "model_formats",
         "planning",
-        "training.initial_model",
+        "training.fine_tuning.initial_model",
         "training.schedule",
         "training.stages",
     },

@@ -13,7 +13,7 @@ from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.folder import REFERENCE
 from homespun.data.conversations import conversations
 from homespun.errors import UserError
-from homespun.training import preferences
+from homespun.training.preferences import preparation
 from homespun.verify import verify
 from tests.conftest import Command, command, finished, new_workplace, records
 from tests.test_reinforce import BASE
@@ -96,7 +96,7 @@ def test_the_records_have_all_figures_and_the_model_learns(place: Path) -> None:
 def test_all_files_name_the_reference_and_verify_reads_it(place: Path) -> None:
     header = read_archive(place / "control" / "best.npz").header
     reference = read_archive(place / "control" / REFERENCE)
-    assert header[preferences.REFERENCE_SHA256] == reference.sha256
+    assert header[preparation.REFERENCE_SHA256] == reference.sha256
     assert any(REFERENCE in line for line in verify(place / "control"))
 
 

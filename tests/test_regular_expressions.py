@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from homespun.data import documents
+from homespun.data.text_formats.cutting import MAX_DOCUMENT
 
 PACKAGE = Path(__file__).parent.parent / "homespun"
 LIMIT = 60
@@ -27,21 +27,25 @@ texts += ["x" + text + "x" for text in texts]
 """
 
 SEARCHES = {
-    "data.documents": """
+    "data.text_formats.cutting": """
+        from homespun.data.text_formats.cutting import blocks
+        for text in texts:
+            blocks(text.encode(), N // 2)
+        """,
+    "data.text_formats.plain_text": """
         import io, json
         from homespun.data import documents
         for text in texts:
             encoded = text.encode()
-            documents.blocks(encoded, N // 2)
             value = json.dumps(text, ensure_ascii=False).encode()
             for name, content in (("a.txt", encoded), ("a.txt", (MARK + "\\n").encode() + encoded), ("a.jsonl", value)):
                 for _ in documents.read(io.BytesIO(content), name):
                     pass
         """,
-    "data.download": """
+    "data.download_file": """
         from pathlib import Path
-        from homespun.data.download import _Partial
-        partial = _Partial(Path("out.txt"), {}, print)
+        from homespun.data.download_file import Partial
+        partial = Partial(Path("out.txt"), {}, print)
         for text in texts:
             partial.add(text, None)
         """,
@@ -91,9 +95,16 @@ SEARCHES = {
 SHORT = {
     "checkpoint.archive": "names in a manifest",
     "checkpoint.folder": "names of files",
+    "data.dataset_files": "names of datasets and of their files",
+    "data.download": "names of datasets and of their files",
+    "data.files": "the mark between documents",
     "data.hub": "headers and addresses of the hub",
     "data.hub_model": "names of files, and ETags",
     "data.known_tokenizers": "names of folders",
+    "data.text_formats.compression": "the first bytes of a file",
+    "data.text_formats.encodings": "a part of a text, of limited length",
+    "data.text_formats.foreign": "the first bytes of a file",
+    "data.text_formats.parquet": "the first bytes of a file",
     "durable": "names of files",
     "engine.mlx.machine": "the name of a chip",
     "planning.machines": "the name of a machine, as it was typed",
@@ -126,7 +137,7 @@ def test_every_module_with_a_regular_expression_is_known() -> None:
 
 def test_a_cut_can_be_interrupted(tmp_path: Path) -> None:
     """Ctrl-C ends the reading of a document of dots."""
-    (tmp_path / "dots.txt").write_text("<|endoftext|>\n" + "." * (8 * documents.MAX_DOCUMENT))
+    (tmp_path / "dots.txt").write_text("<|endoftext|>\n" + "." * (8 * MAX_DOCUMENT))
     program = (
         "from pathlib import Path; from homespun.data.documents import documents\n"
         "print('begin', flush=True)\n"

@@ -11,7 +11,7 @@ import homespun as package
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.errors import UserError
 from homespun.records import events
-from homespun.training import policy_steps
+from homespun.training.reinforcement import steps as policy_steps
 from tests.conftest import Command, command, finished, new_workplace, records
 from tests.test_resume import assert_equal_runs, killed_when
 

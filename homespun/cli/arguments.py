@@ -18,6 +18,8 @@ from homespun.errors import UserError
 from homespun.terminal import wrapped
 
 Field = dataclasses.Field[Any]
+Settings = dict[str, Any]
+"""The settings that were given, by name."""
 
 HELP = ("-h", "--help")
 SWITCHED = {"true": True, "false": False}
@@ -37,7 +39,7 @@ class Command:
     name: str
     config: type[Checked]
     """Its settings."""
-    run: Callable[[dict[str, Any]], int]
+    run: Callable[[Settings], int]
     """Takes the settings that were given; returns the exit status."""
     examples: tuple[str, ...] = ()
     choices: Callable[[], Mapping[str, Iterable[str]]] = dict

@@ -19,16 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from homespun.data.documents import (
-    TEXT_COLUMNS,
-    files_to_read,
-    jsonl_records,
-    listed,
-    opened,
-    opened_content,
-    parquet_records,
-    suffix,
-)
+from homespun.data.files import files_to_read, opened
+from homespun.data.text_formats.columns import TEXT_COLUMNS, listed
+from homespun.data.text_formats.formats import WITH_COLUMNS, format_of, opened_content
 from homespun.errors import UserError
 from homespun.tokenizer import Message, check_messages
 from homespun.tokenizer.messages import ASSISTANT, ROLES, SYSTEM, USER
@@ -46,7 +39,6 @@ OTHER_ROLES = {
     "bot": ASSISTANT,
     "chatgpt": ASSISTANT,
 }
-KINDS = (".jsonl", ".parquet")
 
 Located = tuple["Conversation | None", str, int | None]
 """A conversation, or None if it is left out; its place for messages; the position after it, see `documents.read`."""
@@ -118,22 +110,21 @@ def begins_with_conversation(file: BinaryIO, name: str) -> bool:
 
 
 def _columns(file: BinaryIO, name: str) -> Columns | None:
-    if suffix(name) not in KINDS:
+    records = format_of(name).records
+    if records is None:
         return None
     content, _ = opened_content(file, name, 0)
-    if suffix(name) == ".jsonl":
-        for record, _, _ in jsonl_records(content, name, 0):
-            return columns_of(list(record)) if isinstance(record, dict) else None
-        return None
     found: list[Columns | None] = []
 
     def look(names: list[str]) -> list[str]:
         found.append(columns_of(names))
         return []
 
-    for _ in parquet_records(content, name, 0, look):
+    for record, _, _ in records(content, name, 0, look):
+        if not found and isinstance(record, dict):
+            found.append(columns_of(list(record)))
         break
-    return found[0]
+    return found[0] if found else None
 
 
 def conversations(path: Path, also: Sequence[str] | None = ()) -> Iterator[Conversation]:
@@ -176,23 +167,19 @@ def read(
     Raises:
         UserError: the file breaks the rules of this module.
     """
-    if suffix(name) not in KINDS:
-        raise UserError(f"{name}: conversations are in .jsonl or .parquet files; remove this file")
+    records = format_of(name).records
+    if records is None:
+        raise UserError(f"{name}: conversations are in {WITH_COLUMNS} files; remove this file")
     content, is_packed = opened_content(file, name, start)
-    if suffix(name) == ".jsonl":
-        records = jsonl_records(content, name, start)
-        columns = None
-    else:
+    columns: Columns | None = None
 
-        def choose(names: list[str]) -> list[str]:
-            nonlocal columns
-            columns = _needed(names, name)
-            wanted = names if also is None else also
-            return [*columns.names, *(n for n in wanted if n in names and n not in columns.names)]
+    def choose(names: list[str]) -> list[str]:
+        nonlocal columns
+        columns = _needed(names, name)
+        wanted = names if also is None else also
+        return [*columns.names, *(n for n in wanted if n in names and n not in columns.names)]
 
-        columns = None
-        records = parquet_records(content, name, start, choose)
-    for record, place, position in records:
+    for record, place, position in records(content, name, start, choose):
         if not isinstance(record, dict):
             raise UserError(f"{place}: an object with `messages` is expected")
         columns = columns or _needed(list(record), place)

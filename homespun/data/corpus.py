@@ -12,18 +12,17 @@ from typing import Any
 
 from homespun import durable
 from homespun.data import conversations, preferences
-from homespun.data.documents import (
-    block_bytes,
-    blocks,
+from homespun.data.documents import documents
+from homespun.data.download_file import is_as_downloaded, record_of
+from homespun.data.files import (
     bytes_to_read,
-    documents,
     files_to_read,
     how_to_mark,
     left_out,
     looks_like_jsonl,
 )
-from homespun.data.download import is_as_downloaded, record_of
 from homespun.data.manifest import Manifest, Snapshot
+from homespun.data.text_formats.cutting import block_bytes, blocks
 from homespun.errors import UserError
 from homespun.terminal import Say, bar, counted
 from homespun.tokenizer import END_OF_TEXT
@@ -43,8 +42,8 @@ MIN_DOCUMENTS = 10
 MIN_DOCUMENTS_TO_DETECT_SPLIT = 100
 """If none of this many documents has a hash divisible by ten, the validation documents were removed earlier."""
 RULES = 3
-"""The version of the rules in this module and in `documents`. Raise it when either of them reads or splits a text
-differently; surveys by earlier rules are then forgotten."""
+"""The version of the rules in this module, in `documents` and in `text_formats`. Raise it when one of them reads or
+splits a text differently; surveys by earlier rules are then forgotten."""
 
 
 class TooLittleText(UserError):

@@ -16,16 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from homespun.data.conversations import KINDS, QUESTIONS, SYSTEMS, message_of
-from homespun.data.documents import (
-    files_to_read,
-    jsonl_records,
-    listed,
-    opened,
-    opened_content,
-    parquet_records,
-    suffix,
-)
+from homespun.data.conversations import QUESTIONS, SYSTEMS, message_of
+from homespun.data.files import files_to_read, opened
+from homespun.data.text_formats.columns import listed
+from homespun.data.text_formats.formats import WITH_COLUMNS, format_of, opened_content
 from homespun.errors import UserError
 from homespun.tokenizer import Message, check_messages
 from homespun.tokenizer.messages import ASSISTANT, SYSTEM, USER
@@ -61,14 +55,11 @@ def located(path: Path) -> Iterator[tuple[Pair | None, str]]:
 
 
 def _read(file: BinaryIO, name: str) -> Iterator[tuple[Pair | None, str]]:
-    if suffix(name) not in KINDS:
-        raise UserError(f"{name}: preferences are in .jsonl or .parquet files; remove this file")
+    records = format_of(name).records
+    if records is None:
+        raise UserError(f"{name}: preferences are in {WITH_COLUMNS} files; remove this file")
     content, _ = opened_content(file, name, 0)
-    if suffix(name) == ".jsonl":
-        records = jsonl_records(content, name, 0)
-    else:
-        records = parquet_records(content, name, 0, lambda names: _columns(names, name))
-    for record, place, _ in records:
+    for record, place, _ in records(content, name, 0, lambda names: _columns(names, name)):
         if not isinstance(record, dict):
             raise UserError(
                 f"{place}: an object with `prompt`, `chosen` and `rejected` is expected"

@@ -63,7 +63,7 @@ class ResolvedConfig(TrainConfig):
     log_interval: int = _CHOSEN["log_interval"]
     eval_tokens: int = _CHOSEN["eval_tokens"]
     eval_interval: int | None = _CHOSEN["eval_interval"]
-    """None: about ten times in a run, see `training.due`; the same for the next."""
+    """None: about ten times in a run, see `training.timing.due`; the same for the next."""
     sample_interval: int | None = _CHOSEN["sample_interval"]
 
     @property

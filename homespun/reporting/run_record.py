@@ -22,7 +22,7 @@ from homespun.data.corpus import survey
 from homespun.errors import UserError
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.metrics import Record, is_number, read
-from homespun.training.position import Position
+from homespun.training.checkpointing.position import Position
 
 SETTINGS_IN_RECORD = "run"
 """The entry of a record with the facts of the run, at its start and where a resumed run differs."""

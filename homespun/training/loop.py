@@ -9,21 +9,21 @@ import shlex
 from homespun.engine.base import StepResult
 from homespun.errors import UserError
 from homespun.records.events import Advice, Evaluation, Sample, Saved, Step
-from homespun.training.clock import Clock
+from homespun.training.checkpointing.position import Position
+from homespun.training.checkpointing.saver import Saver
 from homespun.training.diagnostics.step_guard import FROM_LAST, SPIKE, Finding
 from homespun.training.diagnostics.trends import COUNTED_TOKENS, unigram_loss
-from homespun.training.due import DueDates
-from homespun.training.emitter import Emitter
-from homespun.training.evaluate import evaluator_of
 from homespun.training.interrupts import Interrupts
-from homespun.training.policy_steps import PolicySteps
-from homespun.training.position import Position
-from homespun.training.preference_steps import PreferenceSteps
-from homespun.training.preferences import Preferred
+from homespun.training.output.emitter import Emitter
+from homespun.training.output.evaluate import evaluator_of
+from homespun.training.output.sampling import sample_text
+from homespun.training.preferences.preparation import Preferred
+from homespun.training.preferences.steps import PreferenceSteps
+from homespun.training.reinforcement.steps import PolicySteps
 from homespun.training.run import Run
-from homespun.training.sampling import sample_text
-from homespun.training.saver import Saver
 from homespun.training.steps import StepInputs, Steps, findings
+from homespun.training.timing.clock import Clock
+from homespun.training.timing.due import DueDates
 
 
 def steps_of(run: Run, position: Position, clock: Clock) -> Steps:

@@ -17,8 +17,8 @@ from homespun.planning.memory import step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
-from homespun.training.policy import Policy
-from homespun.training.preferences import Preferences
+from homespun.training.preferences.preparation import Preferences
+from homespun.training.reinforcement.policy import Policy
 from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {

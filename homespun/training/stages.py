@@ -41,26 +41,26 @@ from homespun.planning.recipe import (
 )
 from homespun.terminal import Say, bar
 from homespun.tokenizer import ChatTemplate, Tokenizer
-from homespun.training.conversations import (
-    chat_template,
-    encoder_of,
-    for_conversations,
-    kept_template,
-    resumed_template,
-)
-from homespun.training.initial_model import in_context, own_settings, take_weights
-from homespun.training.lora_base import load_base
-from homespun.training.policy import check_answers, policy_of, sampler_of
-from homespun.training.preferences import Preferences, check_pairs
-from homespun.training.resume import (
+from homespun.training.checkpointing.resume import (
     ResumePoint,
     restore,
     resumed_corpus,
     resumed_plan,
     resumed_tokenizer,
 )
-from homespun.training.rewards import Reward
-from homespun.training.rollouts import Sampler
+from homespun.training.fine_tuning.conversations import (
+    chat_template,
+    encoder_of,
+    for_conversations,
+    kept_template,
+    resumed_template,
+)
+from homespun.training.fine_tuning.initial_model import in_context, own_settings, take_weights
+from homespun.training.fine_tuning.lora_base import load_base
+from homespun.training.preferences.preparation import Preferences, check_pairs
+from homespun.training.reinforcement.policy import check_answers, policy_of, sampler_of
+from homespun.training.reinforcement.rewards import Reward
+from homespun.training.reinforcement.rollouts import Sampler
 from homespun.training.run import Run
 
 AUTO_VOCAB_SIZE = 4096

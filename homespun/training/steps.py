@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from homespun.data.batch import Batch
 from homespun.engine.base import StepHandle, StepResult
 from homespun.records.events import LoggedSteps, Router
-from homespun.training.clock import Clock
+from homespun.training.checkpointing.position import Position, Window
 from homespun.training.diagnostics.experts import added, means
 from homespun.training.diagnostics.step_guard import Finding, Limits
-from homespun.training.pace import Pace
-from homespun.training.position import Position, Window
 from homespun.training.run import Run
+from homespun.training.timing.clock import Clock
+from homespun.training.timing.pace import Pace
 
 
 @dataclass(frozen=True)

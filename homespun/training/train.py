@@ -19,25 +19,31 @@ from homespun.records.events import Ended, Listener, Started, TrainResult
 from homespun.records.metrics import MetricsLog
 from homespun.records.plot import plot_run
 from homespun.terminal import Say, bar
-from homespun.training.clock import Clock
-from homespun.training.emitter import Emitter
-from homespun.training.ending import headline, what_now
-from homespun.training.initial_model import initial_model
+from homespun.training.checkpointing.position import NEVER, Position
+from homespun.training.checkpointing.resume import (
+    ResumePoint,
+    find_point,
+    given_config,
+    with_file,
+    with_stored,
+)
+from homespun.training.checkpointing.saver import Saver
+from homespun.training.checkpointing.yardstick import renew
+from homespun.training.fine_tuning.initial_model import initial_model
+from homespun.training.fine_tuning.lora_base import check_settings, keep_base
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
-from homespun.training.lora_base import check_settings, keep_base
-from homespun.training.policy import check_reward, with_reference
-from homespun.training.position import NEVER, Position
-from homespun.training.preferences import check_preferences
-from homespun.training.preferences import with_reference as with_preference_reference
-from homespun.training.resume import ResumePoint, find_point, given_config, with_file, with_stored
-from homespun.training.rewards import Reward
+from homespun.training.output.emitter import Emitter
+from homespun.training.output.ending import headline, what_now
+from homespun.training.preferences.preparation import check_preferences
+from homespun.training.preferences.preparation import with_reference as with_preference_reference
+from homespun.training.reinforcement.policy import check_reward, with_reference
+from homespun.training.reinforcement.rewards import Reward
 from homespun.training.run import Run, bytes_on_disk, keeps_base
-from homespun.training.running_time import RunningTime
-from homespun.training.saver import Saver
 from homespun.training.schedule import unreached_peak
 from homespun.training.stages import set_up, smallest_model
-from homespun.training.yardstick import renew
+from homespun.training.timing.clock import Clock
+from homespun.training.timing.running_time import RunningTime
 
 TRACKING = "tracking"
 """The entry of a header with the ids of the run in its trackers."""

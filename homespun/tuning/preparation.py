@@ -23,8 +23,8 @@ from homespun.planning.memory import step_memory
 from homespun.planning.recipe import SHAPE, Plan, step_limits
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
-from homespun.training.initial_model import in_context, initial_model
-from homespun.training.lora_base import check_settings
+from homespun.training.fine_tuning.initial_model import in_context, initial_model
+from homespun.training.fine_tuning.lora_base import check_settings
 from homespun.training.run import bytes_on_disk, keeps_base
 from homespun.training.stages import (
     check_sizes,

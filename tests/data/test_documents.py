@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from homespun.data import documents as module
-from homespun.data.documents import MAX_DOCUMENT, bytes_to_read, documents, left_out, read
+from homespun.data.documents import documents, read
+from homespun.data.files import bytes_to_read, left_out
+from homespun.data.text_formats import columns, plain_text
+from homespun.data.text_formats import parquet as parquet_format
+from homespun.data.text_formats.cutting import MAX_DOCUMENT
 from homespun.errors import UserError
 from tests.data.files import as_parquet, written
 
@@ -384,8 +387,10 @@ def test_reading_goes_on_from_every_position(texts: list[str], kind: str, betwee
         table = pa.table({"text": pa.array(texts, pa.string())})
         parquet.write_table(table, file, row_group_size=3)
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(module, "MAX_DOCUMENT", 40)
-        small.setattr(module, "_READ", 7)
+        for one in (plain_text, columns):
+            small.setattr(one, "MAX_DOCUMENT", 40)
+        for one in (plain_text, parquet_format):
+            small.setattr(one, "READ", 7)
         name = f"a.{kind}"
 
         def all_from(start: int) -> list[tuple[str, int | None]]:
@@ -414,6 +419,6 @@ def test_txt_is_split_at_lines_that_are_the_mark(texts: list[str]) -> None:
             expected[-1].append(line)
     stripped = ["\n".join(document).strip() for document in expected]
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(module, "_READ", 5)
+        small.setattr(plain_text, "READ", 5)
         found = [text for text, _ in read(io.BytesIO(content.encode()), "a.txt")]
     assert found == [document for document in stripped if document]

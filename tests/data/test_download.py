@@ -19,11 +19,12 @@ from pyarrow import parquet
 
 from homespun import durable, workspace
 from homespun.config import DownloadConfig
-from homespun.data import download as download_module
+from homespun.data import download_file
 from homespun.data import hub as hub_module
 from homespun.data.corpus import survey
+from homespun.data.dataset_files import training_files
 from homespun.data.documents import documents
-from homespun.data.download import download, training_files
+from homespun.data.download import download
 from homespun.errors import UserError
 from homespun.stories.questions import conversations
 from tests.data.hub import Fault, Hub
@@ -43,7 +44,7 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that a small download has many requests and records."""
     monkeypatch.setattr(hub_module, "BLOCK", 300_000)
-    monkeypatch.setattr(download_module, "COMMIT", 100_000)
+    monkeypatch.setattr(download_file, "COMMIT", 100_000)
 
 
 @functools.cache
@@ -198,7 +199,7 @@ def test_a_download_of_conversations_is_continued(
     ]
     lines = "".join(json.dumps(talk) + "\n" for talk in talks).encode()
     hub.publish("a/lines", {"train.jsonl": lines})
-    monkeypatch.setattr(download_module, "COMMIT", 1000)
+    monkeypatch.setattr(download_file, "COMMIT", 1000)
     monkeypatch.setattr(hub_module, "BLOCK", 20_000)
     hub.faults.append(Fault("status", times=99, after=60_000, status=403))
     with pytest.raises(UserError):
@@ -302,8 +303,8 @@ def test_a_download_that_ended_before_it_took_the_place_of_another_is_not_in_the
 CHILD = """
 import sys
 from homespun.config import DownloadConfig
-from homespun.data import download, hub
-hub.BLOCK, download.COMMIT = 300_000, 100_000
+from homespun.data import download, download_file, hub
+hub.BLOCK, download_file.COMMIT = 300_000, 100_000
 download.download(DownloadConfig(dataset=sys.argv[1], num_samples=int(sys.argv[2])))
 """
 

@@ -49,10 +49,10 @@ from homespun.model_formats.weights_folder import INDEX, WEIGHTS
 from homespun.planning.recipe import ResolvedConfig, given_settings
 from homespun.records.metrics import read
 from homespun.tokenizer import Tokenizer, train
+from homespun.training.checkpointing.position import Position
+from homespun.training.checkpointing.resume import find_point
 from homespun.training.diagnostics.step_guard import Limits
 from homespun.training.diagnostics.trends import TrendWatch
-from homespun.training.position import Position
-from homespun.training.resume import find_point
 from tests.faults.runs import NOTHING
 from tests.faults.table import Table
 from tests.faults.wrong import apply

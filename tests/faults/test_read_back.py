@@ -10,7 +10,7 @@ import pytest
 
 from homespun import durable
 from homespun.config import DownloadConfig
-from homespun.data import download as download_module
+from homespun.data import download_file
 from homespun.data import hub as hub_module
 from homespun.data.download import download
 from homespun.errors import UserError
@@ -151,7 +151,7 @@ def unfinished(
     """The files of a download that failed after a megabyte. The hub serves all of it now."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub_module, "BLOCK", 300_000)
-    monkeypatch.setattr(download_module, "COMMIT", 100_000)
+    monkeypatch.setattr(download_file, "COMMIT", 100_000)
     rng = random.Random(0)
     words = ["once", "upon", "time", "dog", "cat"]
     hub.publish_tinystories([" ".join(rng.choices(words, k=100)) for _ in range(4_000)])
@@ -204,7 +204,7 @@ def test_a_damaged_unfinished_download(unfinished: dict[str, bytes], table: Tabl
 def test_a_damaged_unfinished_download_would_show(
     unfinished: dict[str, bytes], table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download_module, "_digest", None)  # to be restored
+    monkeypatch.setattr(download_file, "_digest", None)  # to be restored
     apply(["text-of-an-unfinished-download-not-hashed"])
     assert finished_with_other_text(unfinished)[1] > 0
     table.red(UNFINISHED, "text-of-an-unfinished-download-not-hashed")

@@ -492,7 +492,7 @@ def structure_not_limited(_: str) -> None:
 
 
 def hash_of_the_text_ignored(_: str) -> None:
-    from homespun.training import resume
+    from homespun.training.checkpointing import resume
 
     survey = resume.survey
 
@@ -523,12 +523,12 @@ def checksums_of_records_ignored(_: str) -> None:
 
 
 def text_of_an_unfinished_download_not_hashed(_: str) -> None:
-    from homespun.data import download
+    from homespun.data import download_file
 
     agreeing: Any = types.SimpleNamespace(
         hexdigest=lambda: _Agreeing("0" * 64), update=lambda data: None
     )
-    download._digest = lambda path, n_bytes: agreeing
+    download_file._digest = lambda path, n_bytes: agreeing
 
 
 def hash_of_the_records_ignored(_: str) -> None:

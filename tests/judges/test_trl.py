@@ -20,8 +20,8 @@ from homespun.model_formats import huggingface
 from homespun.model_formats.stored_model import StoredModel
 from homespun.tokenizer import ChatTemplate, Message, Tokenizer
 from homespun.tokenizer.chat_template import OWN
-from homespun.training.preference_loss import answer_sums, pair_losses, weighted
-from homespun.training.preferences import figures_of, sums_of
+from homespun.training.preferences.loss import answer_sums, pair_losses, weighted
+from homespun.training.preferences.preparation import figures_of, sums_of
 from tests.model_formats.conftest import small_config, small_model, small_tokenizer
 from tests.reference import relative_error
 from tests.tokenizer import kinds

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from homespun.reporting.run_record import RunRecord, read_run
 from homespun.stories import stories
-from homespun.training.position import Position
+from homespun.training.checkpointing.position import Position
 
 MARK = "\n<|endoftext|>\n"
 RECORDS = Path(__file__).parent / "records"

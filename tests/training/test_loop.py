@@ -22,14 +22,14 @@ from homespun.errors import DiskFullError, UserError
 from homespun.planning.recipe import ResolvedConfig, step_limits
 from homespun.records.events import Advice, Evaluation, Event, Message, Sample, Saved, Step, StopRun
 from homespun.records.metrics import as_record
-from homespun.training.clock import Clock
-from homespun.training.due import MAX_SAVING_SHARE, MAX_UNSAVED_SECONDS
-from homespun.training.emitter import Emitter
+from homespun.training.checkpointing.position import Position
+from homespun.training.checkpointing.saver import Saver
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
-from homespun.training.position import Position
+from homespun.training.output.emitter import Emitter
 from homespun.training.run import Run
-from homespun.training.saver import Saver
+from homespun.training.timing.clock import Clock
+from homespun.training.timing.due import MAX_SAVING_SHARE, MAX_UNSAVED_SECONDS
 
 DISPATCH, STEP, EVALUATION, SAVE = 0.5, 2.0, 100.0, 50.0
 """Duration of each kind of work, in seconds of the fake clock."""
@@ -410,7 +410,7 @@ def test_a_run_stopped_at_any_event_writes_what_an_uninterrupted_one_writes(
     monkeypatch: pytest.MonkeyPatch, writes: list[str], settings: dict[str, Any]
 ) -> None:
     """Also where evaluation and samples of the last step were still due, or half of the samples were written."""
-    monkeypatch.setattr("homespun.training.due.SAMPLING_COST", 0.01)
+    monkeypatch.setattr("homespun.training.timing.due.SAMPLING_COST", 0.01)
     control = Story(monkeypatch, Work(waits=False), **settings)
     assert control.steps_with("val_loss")
     assert control.steps_with("text")

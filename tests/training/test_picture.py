@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from homespun.training import train
-from homespun.training.ending import PLOT
+from homespun.training.output.ending import PLOT
 
 
 @pytest.mark.parametrize(

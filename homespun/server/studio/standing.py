@@ -137,7 +137,7 @@ def _elapsed(run: RunRecord, training_seconds: float | None) -> float:
 
 
 def _ended_by(run: RunRecord) -> str | None:
-    """The limit that the newest checkpoint has reached, if any; see `training.due`."""
+    """The limit that the newest checkpoint has reached, if any; see `training.timing.due`."""
     position, settings = run.position, run.config
     if position is None or not run.stored_settings:
         return None

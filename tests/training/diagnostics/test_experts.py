@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from homespun.engine.base import RouterUse, StepResult
 from homespun.planning.recipe import ResolvedConfig
+from homespun.training.checkpointing.position import Position
 from homespun.training.diagnostics.experts import (
     CHECKED_STEPS,
     COLLAPSED,
@@ -14,7 +15,6 @@ from homespun.training.diagnostics.experts import (
     added,
     means,
 )
-from homespun.training.position import Position
 
 CONFIG = ResolvedConfig()
 EVEN = (0.25, 0.25, 0.25, 0.25)

@@ -16,6 +16,7 @@ from homespun.engine.base import StepResult
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
 from homespun.planning.recipe import ResolvedConfig
+from homespun.training.checkpointing.position import Position
 from homespun.training.diagnostics.step_guard import (
     MAX_REFUSED_IN_A_ROW,
     MIN_RECENT_STEPS,
@@ -25,7 +26,6 @@ from homespun.training.diagnostics.step_guard import (
     Limits,
     StepGuard,
 )
-from homespun.training.position import Position
 from tests.conftest import records
 
 CONFIG = ResolvedConfig()

@@ -14,8 +14,8 @@ import pytest
 import homespun
 from homespun.engine.base import StepResult
 from homespun.planning.recipe import ResolvedConfig
+from homespun.training.checkpointing.position import Position
 from homespun.training.diagnostics.trends import MAX_BLOCKS, TrendWatch
-from homespun.training.position import Position
 from tests.conftest import records
 
 CONFIG = ResolvedConfig()

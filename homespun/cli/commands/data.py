@@ -1,0 +1,23 @@
+"""Commands that fetch a text and train a tokenizer on it."""
+
+from homespun.cli.arguments import Settings
+from homespun.config import DownloadConfig, TokenizerConfig
+from homespun.terminal import say
+
+
+def download(settings: Settings) -> int:
+    config = DownloadConfig(**settings)
+    from homespun.data.download import download
+
+    download(config, say)
+    return 0
+
+
+def tokenizer(settings: Settings) -> int:
+    config = TokenizerConfig(**settings)
+    from homespun.data.train_tokenizer import train_tokenizer
+    from homespun.engine import hardware
+
+    hardware.limit_workers(None)
+    train_tokenizer(config, say)
+    return 0

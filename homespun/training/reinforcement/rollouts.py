@@ -1,0 +1,225 @@
+"""Prompts flow in; groups of sampled answers with their scores come out, and batches to learn from.
+
+Everything random about an answer follows from the seed of the run and the number of its prompt, so a resumed run
+samples what the uninterrupted one does. Answers are drawn from the distribution of the model itself, at temperature 1
+and with no token left out, since the loss compares probabilities.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from homespun.config import SamplingConfig
+from homespun.data.batch import IGNORED, PADDING, Batch
+from homespun.data.chat_samples import ROW_STEP
+from homespun.data.conversations import conversations
+from homespun.data.corpus import Corpus
+from homespun.data.samples import mixed, permuted
+from homespun.errors import UserError
+from homespun.generation.session import Continuation, Session
+from homespun.terminal import Say, counted
+from homespun.tokenizer import ChatTemplate
+from homespun.training.reinforcement.loss import Values, advantages
+from homespun.training.reinforcement.rewards import Reward, scores
+
+HELD_OUT = 64
+"""Prompts of an evaluation."""
+HELD_OUT_SEED = 0x68656C64
+"""Of their answers, where these are sampled."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the model reads it, and as a reward does."""
+
+    ids: "array[int]"
+    record: Mapping[str, Any]
+    """The argument of a reward, see `rewards.Prompt`."""
+
+    @property
+    def text(self) -> str:
+        """Its last message."""
+        messages = self.record["messages"]
+        return str(messages[-1]["content"]) if messages else ""
+
+
+class Prompts(NamedTuple):
+    """The prompts of a run."""
+
+    training: list[Prompt]
+    held_out: list[Prompt]
+    greedy: bool
+    """Whether an evaluation takes the likeliest answers: one prompt alone would always have the same."""
+
+
+def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say) -> Prompts:
+    """The prompts of a corpus of conversations: each up to its last answer, which the record holds as `answer`.
+
+    Args:
+        corpus: the conversations. Those for validation give the prompts of evaluations.
+        template: makes tokens of them.
+        room: the most tokens of a prompt. Longer ones are left out.
+        say: gets a line about them.
+
+    Raises:
+        UserError: no prompt is left.
+    """
+    prompts: dict[bool, list[Prompt]] = {True: [], False: []}
+    n_long = 0
+    for one, is_validation in zip(
+        conversations(corpus.path, None),
+        (is_held_out for _, is_held_out in corpus.split()),
+        strict=True,
+    ):
+        *messages, answer = one.messages
+        held_out = prompts[True]
+        if is_validation and len(held_out) >= HELD_OUT:
+            continue
+        ids = template.prompt(messages)
+        if len(ids) <= room:
+            record = {**one.fields, "messages": messages, "answer": answer["content"]}
+            prompts[is_validation].append(Prompt(array("i", ids), record))
+        else:
+            n_long += 1
+    if not prompts[False]:
+        raise UserError(
+            f"{corpus.path}: no prompt leaves room for an answer in the context: give shorter conversations, or a "
+            "smaller --answer-tokens"
+        )
+    if n_long:
+        say(
+            f"{counted(n_long, 'prompt')} left out: they leave no room for an answer in the context."
+        )
+    return Prompts(prompts[False], prompts[True], greedy=True)
+
+
+def of_nothing(eot_id: int) -> Prompts:
+    """The empty prompt, after which a model begins a text by itself."""
+    empty = Prompt(array("i", [eot_id]), {"messages": []})
+    return Prompts([empty], [empty] * HELD_OUT, greedy=False)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The answers to one prompt."""
+
+    prompt: Prompt
+    answers: list[Continuation]
+    scores: list[float]
+    advantages: Values
+    """[answers]"""
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether some answers are better than others."""
+        return bool(self.advantages.any())
+
+
+class Sampler:
+    """Samples groups of answers from a model in training, and scores them."""
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        reward: Reward,
+        name: str,
+        *,
+        seed: int,
+        group_size: int,
+        max_tokens: int,
+        reward_seconds: float,
+    ) -> None:
+        """
+        Args:
+            prompts: of the run.
+            reward: scores the answers.
+            name: that of the reward.
+            seed: of the run.
+            group_size: answers to each prompt.
+            max_tokens: longest answer.
+            reward_seconds: longest time of a call of the reward.
+        """
+        self.prompts = prompts
+        self._reward, self._name, self._seconds = reward, name, reward_seconds
+        self._seed, self._group_size, self._max_tokens = seed, group_size, max_tokens
+
+    def groups(self, session: Session, first: int, count: int) -> Iterator[Group]:
+        """The groups of the prompts with the numbers `first` to `first + count - 1`. A pass over all prompts has each
+        once, in random order.
+
+        Raises:
+            UserError: the reward fails, or the model's output is not finite.
+        """
+        for number in range(first, first + count):
+            prompt = self._prompt(number)
+            [seed] = mixed(np.array([number], np.uint64), np.uint64(self._seed))
+            sampling = self._sampling(temperature=1.0, seed=int(seed >> np.uint64(1)))
+            written = session.generate(prompt.ids.tolist(), sampling, self._group_size)
+            given = self._scores(prompt, written)
+            yield Group(prompt, written, given, advantages([given])[0])
+
+    def _prompt(self, number: int) -> Prompt:
+        n = len(self.prompts.training)
+        passes, index = divmod(number, n)
+        [key] = mixed(np.array([self._seed], np.uint64), np.uint64(passes))
+        [place] = permuted(np.array([index], np.uint64), n, key)
+        return self.prompts.training[int(place)]
+
+    def held_out_score(self, session: Session, stopped: Callable[[], object]) -> float | None:
+        """The mean score of answers to the prompts that are held out; None if there are none, or if `stopped()` becomes
+        true before that is done. The same model always has the same one."""
+        prompts, total = self.prompts.held_out, 0.0
+        if not prompts:
+            return None
+        for number, prompt in enumerate(prompts):
+            if stopped():
+                return None
+            temperature = 0.0 if self.prompts.greedy else 1.0
+            sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + number)
+            written = session.generate(prompt.ids.tolist(), sampling)
+            total += self._scores(prompt, written)[0]
+        return total / len(prompts)
+
+    def _sampling(self, *, temperature: float, seed: int) -> SamplingConfig:
+        return SamplingConfig(
+            max_tokens=self._max_tokens, temperature=temperature, min_p=0.0, top_p=1.0, seed=seed
+        )
+
+    def _scores(self, prompt: Prompt, written: Sequence[Continuation]) -> list[float]:
+        texts = [one.text for one in written]
+        return scores(self._reward, self._name, prompt.record, texts, self._seconds)
+
+
+class Rows(NamedTuple):
+    """Answers as rows of a batch, one each."""
+
+    batch: Batch
+    """The tokens of the answers are its targets."""
+    advantages: Values
+    """[rows, T], the same for all tokens of a row."""
+
+
+def rows_of(groups: Sequence[Group]) -> Rows:
+    """The answers of some groups in a batch, after their prompts. The rows are as long as the longest of them, rounded
+    up, so that freed memory fits the next batches."""
+    sequences, gains = [], []
+    for group in groups:
+        for answer, gain in zip(group.answers, group.advantages.tolist(), strict=True):
+            end = [] if answer.end_id is None else [answer.end_id]
+            sequences.append((group.prompt.ids, [*answer.token_ids, *end]))
+            gains.append(gain)
+    longest = max(len(prompt) + len(answer) for prompt, answer in sequences) - 1
+    length = -(-longest // ROW_STEP) * ROW_STEP
+    inputs = np.zeros((len(sequences), length), np.int32)
+    targets = np.full_like(inputs, IGNORED)
+    documents = np.full_like(inputs, PADDING)
+    for row, (prompt, target) in enumerate(sequences):
+        ids = [*prompt, *target]
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, len(prompt) - 1 : len(ids) - 1] = target
+        documents[row, : len(ids) - 1] = 0
+    spread = np.repeat(np.array(gains)[:, None], length, axis=1)
+    return Rows(Batch(inputs, targets, documents), spread)

@@ -1,0 +1,133 @@
+"""Groups of answers: which prompts come, how answers are drawn, and what a batch has as its targets."""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homespun.config import SamplingConfig
+from homespun.data.batch import IGNORED
+from homespun.generation.session import Continuation
+from homespun.training.reinforcement.loss import advantages
+from homespun.training.reinforcement.rollouts import (
+    ROW_STEP,
+    Group,
+    Prompt,
+    Prompts,
+    Sampler,
+    rows_of,
+)
+
+N_PROMPTS = 7
+
+
+class Written:
+    """In the place of a session: answers that follow from the seed and the number of the sample."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, SamplingConfig]] = []
+
+    def generate(self, prompt: Any, config: SamplingConfig, n: int = 1) -> list[Continuation]:
+        self.asked.append((prompt[0], config))
+        drawn = np.random.default_rng([config.seed or 0, prompt[0]]).integers(1, 9, (n, 2))
+        return [Continuation(str(ids), tuple(ids), "end", end_id=0) for ids in drawn.tolist()]
+
+
+def length(prompt: Any, answers: Sequence[str]) -> list[float]:
+    return [float(sum(map(int, answer.strip("[]").split(",")))) for answer in answers]
+
+
+def sampler(seed: int = 0, greedy: bool = True) -> Sampler:
+    prompts = [Prompt(array("i", [100 + n, 5]), {"messages": []}) for n in range(N_PROMPTS)]
+    held_out = [Prompt(array("i", [200 + n, 5]), {"messages": []}) for n in range(3)]
+    return Sampler(
+        Prompts(prompts, held_out, greedy),
+        length,
+        "length",
+        seed=seed,
+        group_size=4,
+        max_tokens=6,
+        reward_seconds=30,
+    )
+
+
+def groups(made: Sampler, first: int, count: int) -> list[Group]:
+    return list(made.groups(Written(), first, count))  # type: ignore[arg-type]
+
+
+def test_a_pass_has_each_prompt_once_and_the_next_in_another_order() -> None:
+    made = groups(sampler(), 0, 2 * N_PROMPTS)
+    order = [group.prompt.ids[0] for group in made]
+    first, second = order[:N_PROMPTS], order[N_PROMPTS:]
+    assert sorted(first) == sorted(second) == [100 + n for n in range(N_PROMPTS)]
+    assert first != second
+
+
+def test_a_group_follows_from_the_seed_and_its_number() -> None:
+    whole = groups(sampler(), 0, 10)
+    for first in (0, 3, 9):
+        assert groups(sampler(), first, 1)[0].answers == whole[first].answers
+    again = [group.answers for group in whole if group.prompt == whole[0].prompt]
+    assert len(again) == 2
+    assert again[0] != again[1]  # other random numbers in the next pass
+    assert groups(sampler(seed=1), 0, 10) != whole
+
+
+def test_answers_are_drawn_from_the_distribution_of_the_model() -> None:
+    session = Written()
+    list(sampler().groups(session, 0, 1))  # type: ignore[arg-type]
+    [(_, config)] = session.asked
+    assert config.temperature == 1
+    assert (config.top_k, config.top_p, config.min_p, config.repetition_penalty) == (None, 1, 0, 1)
+    assert config.max_tokens == 6
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_the_held_out_score_is_always_the_same(greedy: bool) -> None:
+    made, session = sampler(greedy=greedy), Written()
+    found = made.held_out_score(session, lambda: False)  # type: ignore[arg-type]
+    assert found == made.held_out_score(Written(), lambda: False)  # type: ignore[arg-type]
+    assert [ids for ids, _ in session.asked] == [200, 201, 202]
+    assert {config.temperature for _, config in session.asked} == {0.0 if greedy else 1.0}
+    assert made.held_out_score(Written(), lambda: True) is None  # type: ignore[arg-type]
+
+
+def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
+    finished = Continuation("a b", (11, 12), "end", end_id=0)
+    cut_off = Continuation("c d e", (13, 14, 15), "length")
+    short = Group(
+        Prompt(array("i", [1, 2, 3]), {}),
+        [finished, cut_off],
+        [1.0, 0.0],
+        advantages([[1.0, 0.0]])[0],
+    )
+    empty = Continuation("", (), "end", end_id=0)
+    long = Group(
+        Prompt(array("i", [1, 4, 5, 6, 7]), {}), [empty, finished], [0, 2], advantages([[0, 2]])[0]
+    )
+    rows = rows_of([short, long])
+    x = IGNORED
+    assert rows.batch.inputs.shape == rows.advantages.shape == (4, ROW_STEP)
+    assert (rows.batch.targets[:, 7:] == x).all()
+    assert rows.batch.inputs[:, :7].tolist() == [
+        [1, 2, 3, 11, 12, 0, 0],
+        [1, 2, 3, 13, 14, 0, 0],
+        [1, 4, 5, 6, 7, 0, 0],
+        [1, 4, 5, 6, 7, 11, 12],
+    ]
+    assert rows.batch.targets[:, :7].tolist() == [
+        [x, x, 11, 12, 0, x, x],
+        [x, x, 13, 14, 15, x, x],  # an answer that is cut off has no end to learn
+        [x, x, x, x, 0, x, x],
+        [x, x, x, x, 11, 12, 0],
+    ]
+    assert rows.batch.documents is not None
+    assert [sorted(set(row)) for row in rows.batch.documents[:, :7].tolist()] == [
+        [-1, 0], [-1, 0], [-1, 0], [0],
+    ]  # fmt: skip
+    assert rows.advantages[:, 0].tolist() == [1, -1, -1, 1]
+    assert not Group(
+        Prompt(array("i", [1]), {}), [empty] * 2, [3, 3], advantages([[3, 3]])[0]
+    ).has_signal
