@@ -5,6 +5,7 @@ documents, and nothing learns from them.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 from homespun import durable
 from homespun.data import conversations, preferences
-from homespun.data.documents import documents
+from homespun.data.documents import block_of, documents
 from homespun.data.download_file import is_as_downloaded, record_of
+from homespun.data.facts import facts_in, facts_of
 from homespun.data.files import (
     bytes_to_read,
     files_to_read,
@@ -22,6 +24,7 @@ from homespun.data.files import (
     looks_like_jsonl,
 )
 from homespun.data.manifest import Manifest, Snapshot
+from homespun.data.mixture_file import is_mixture, read_mixture
 from homespun.data.text_formats.cutting import block_bytes, blocks
 from homespun.errors import UserError
 from homespun.terminal import Say, bar, counted
@@ -84,6 +87,10 @@ class Corpus:
     """The place of the first of them."""
     is_pairs: bool = False
     """Whether these conversations are preference pairs, see `preferences.document_of`."""
+    sources: tuple["Corpus", ...] = ()
+    """The texts of a mixture, see `mixture_file`."""
+    weights: tuple[int, ...] = ()
+    """Their weights."""
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -91,6 +98,9 @@ class Corpus:
         Raises:
             UserError: the text has changed since its survey. This is known only at the end of the stream.
         """
+        if self.sources:
+            yield from self._split_of_mixture()
+            return
         identity = hashlib.sha256()
         for document in _documents(self.path, self.is_chat, self.is_pairs, lambda place: None):
             encoded = document.encode()
@@ -100,6 +110,18 @@ class Corpus:
                 yield piece, self._is_validation(_sha256(piece))
         if identity.hexdigest() != self.sha256:
             raise UserError(f"{self.path}: changed while it was being read; run this again")
+
+    def _split_of_mixture(self) -> Iterator[tuple[str, bool]]:
+        """The documents of all texts in turn, so that every beginning has about the shares of the weights."""
+        streams = {number: source.split() for number, source in enumerate(self.sources)}
+        had = dict.fromkeys(streams, 0.0)
+        while had:
+            turn = min(had, key=lambda number: (had[number], number))
+            if found := next(streams[turn], None):
+                had[turn] += len(found[0]) / self.weights[turn]
+                yield found
+            else:
+                del had[turn]
 
     def training(self) -> Iterator[str]:
         """Stream the training documents."""
@@ -131,6 +153,7 @@ def survey(
     *,
     keeps: bool = True,
     as_pairs: bool = False,
+    n_workers: int = 1,
 ) -> Corpus:
     """Find out which documents a text has and how they split.
 
@@ -138,25 +161,32 @@ def survey(
     survey of the same files reads nothing as long as their sizes, times and inodes stay the same.
 
     Args:
-        path: a file or a folder.
+        path: a file, a folder, a pattern, or a mixture of such texts, see `mixture_file`.
         say: receives messages about files that are left out of a folder, or that have changed since their download,
             JSON under the name of a text, and marks inside the documents.
         folder: holds the manifest; without it, none is kept.
         keeps: whether the manifest is written; otherwise it is only read.
         as_pairs: the files hold preference pairs.
+        n_workers: several processes read the files, if these are several files of text.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the policy of `documents`.
         TooLittleText: the text is too small to be split.
     """
+    if is_mixture(path):
+        if as_pairs:
+            raise UserError(f"{path}: pairs cannot be mixed: name one file or folder of pairs")
+        texts, weights = zip(*read_mixture(path), strict=True)
+        sources = [survey(text, say, folder, keeps=keeps, n_workers=n_workers) for text in texts]
+        return _mixture(path, sources, weights)
     snapshot = Snapshot(files_to_read(path))
-    manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
+    manifest = folder and Manifest(folder / f"{_plain(path.resolve().name)}.survey.json", RULES)
     place = str(path.resolve())  # texts of the same name share a manifest
     if as_pairs:  # the same file may hold conversations, too
         place += " as pairs"
     fact = manifest.recall(place, snapshot) if manifest else None
     if fact is None:
-        corpus = _read(path, as_pairs)
+        corpus = _read(path, as_pairs, n_workers)
         if manifest:
             manifest.note(place, snapshot, _as_fact(corpus))
             if keeps:
@@ -186,6 +216,29 @@ def survey(
             f"If it is meant to end documents, {how_to_mark(path)}"
         )
     return corpus
+
+
+def _plain(name: str) -> str:
+    """A name of a text, which may be a pattern, as the name of a file."""
+    return re.sub(r"[*?\[\]]", "_", name)
+
+
+def _mixture(path: Path, sources: Sequence[Corpus], weights: Sequence[int]) -> Corpus:
+    """Several texts as one."""
+    identity = hashlib.sha256()
+    for source, weight in zip(sources, weights, strict=True):
+        if source.is_chat:
+            raise UserError(f"{path}: {source.path} holds conversations, which cannot be mixed")
+        identity.update(f"{weight} {source.sha256}\n".encode())
+    return Corpus(
+        path=path,
+        sha256=identity.hexdigest(),
+        n_documents=sum(source.n_documents for source in sources),
+        n_bytes=sum(source.n_bytes for source in sources),
+        validation_bytes=sum(source.validation_bytes for source in sources),
+        sources=tuple(sources),
+        weights=tuple(weights),
+    )
 
 
 def _report_changes(files: Sequence[Path], say: Say) -> None:
@@ -245,7 +298,7 @@ class _Sizes:
             self.of_all[sha256] = self.of_all.get(sha256, 0) + size
 
 
-def _read(path: Path, is_pairs: bool) -> Corpus:
+def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
     """Read and hash all documents."""
     identity = hashlib.sha256()
     sizes = _Sizes()
@@ -253,13 +306,15 @@ def _read(path: Path, is_pairs: bool) -> Corpus:
     is_chat = is_pairs or conversations.holds_conversations(path)
     left_out: list[str] = []
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
-        for document in _documents(path, is_chat, is_pairs, left_out.append):
-            encoded = document.encode()
-            digest = hashlib.sha256(encoded)
-            identity.update(digest.digest())
-            sizes.add(digest.hexdigest(), len(encoded))
-            n_marks += document.count(END_OF_TEXT)
-            advance(len(encoded))
+        files = files_to_read(path)
+        if n_workers > 1 and not is_chat and len(files) > 1:
+            facts = facts_in(files, block_of(files), n_workers, advance)
+        else:
+            facts = facts_of(_documents(path, is_chat, is_pairs, left_out.append), advance)
+        for fact in facts:
+            identity.update(fact.sha256)
+            sizes.add(fact.sha256.hex(), fact.n_bytes)
+            n_marks += fact.n_marks
     n_bytes = sizes.total
     max_block_bytes = None
     if len(sizes.of_one) < MIN_DOCUMENTS and not is_chat:

@@ -6,12 +6,13 @@ only on the text and the tokenizer, so a run that was killed keeps its finished 
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +24,21 @@ import numpy.typing as npt
 from homespun import durable
 from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
-from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
+from homespun.data.mixture import mixed_stream
+from homespun.data.shards import Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
 from homespun.terminal import Say, bar, counted, say
 
 INDEX = "index.json"
 VERIFIED = "verified.json"
-"""The manifest of the shards whose bytes have been verified."""
+"""The manifest of the shards whose bytes have been verified, with their headers."""
+VERIFIED_VERSION = 2
+"""Of the facts in that manifest."""
 SHARD_BYTES = 8_000_000
 """Bytes of text in a shard: a few seconds of work, which is the most that a kill can cost."""
 ENCODING_THREADS = 2
-"""One waits for the library, which encodes new words on all cores, while the other assembles or writes a shard."""
+"""One waits for the library, which encodes new words on all cores, while the other assembles or writes a shard. With
+`encoding.EncodingProcesses` there are more."""
 
 Index = dict[str, dict[str, str]]
 """For each side its shards: file name, and SHA-256 of the documents in it."""
@@ -46,6 +51,10 @@ class Prepared:
     folder: Path
     training: TokenStream
     validation: TokenStream
+    sources: tuple["Prepared", ...] = ()
+    """The texts of a mixture."""
+    weights: tuple[int, ...] = ()
+    """Their weights."""
 
 
 class Encoder(Protocol):
@@ -70,24 +79,32 @@ def prepare(
     *,
     any_split: bool = False,
     say: Say = say,
+    threads: int = ENCODING_THREADS,
 ) -> Prepared:
     """Tokenize a corpus into its own subfolder of `folder`, or open the tokens that are there.
 
-    Missing and damaged shards are made again. A shard is verified in full once; after that it is taken as it is while
+    Missing and damaged shards are made again. A shard is verified in full once; after that it is not even opened while
     its size, times and inode stay the same, see `manifest`. If two processes prepare the same text, one waits.
 
     Args:
         corpus: the documents.
         tokenizer: encodes the documents.
-        folder: has one subfolder for each pair of text and tokenizer.
+        folder: has one subfolder for each pair of text and tokenizer. Each text of a mixture has its own.
         any_split: take tokens that are there although an earlier version divided the text in another way, as a run
             that began with them does. Otherwise they are made again.
         say: receives messages. Progress is shown as a bar on a terminal.
+        threads: number of shards in the making at a time. The shards do not depend on it.
 
     Raises:
         UserError: the folder cannot be written (disk full, ...), or the text cannot be read or has changed since its
             survey. Finished shards stay.
     """
+    if corpus.sources:
+        sources = [
+            prepare(source, tokenizer, folder, any_split=any_split, say=say, threads=threads)
+            for source in corpus.sources
+        ]
+        return _mixture(folder, sources, corpus.weights)
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
         if prepared := _whole(home, corpus, tokenizer, any_split):
@@ -97,23 +114,43 @@ def prepare(
             # Another process may have finished by now.
             if prepared := _whole(home, corpus, tokenizer, any_split):
                 return prepared
-            _tokenize(corpus, tokenizer, home, say)
+            _tokenize(corpus, tokenizer, home, say, threads)
             return _open(home, corpus, tokenizer, any_split)
     except OSError as error:
         raise _cannot_write(error, home) from None
 
 
-def already_prepared(corpus: Corpus, tokenizer: Encoder, folder: Path) -> Prepared | None:
+def already_prepared(
+    corpus: Corpus, tokenizer: Encoder, folder: Path, *, any_split: bool = True
+) -> Prepared | None:
     """The tokens of a text, if they are all there; see `prepare`.
 
     Raises:
         UserError: the folder cannot be read.
     """
+    if corpus.sources:
+        found = [
+            already_prepared(source, tokenizer, folder, any_split=any_split)
+            for source in corpus.sources
+        ]
+        sources = [one for one in found if one]
+        return _mixture(folder, sources, corpus.weights) if len(sources) == len(found) else None
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
-        return _whole(home, corpus, tokenizer, any_split=True)
+        return _whole(home, corpus, tokenizer, any_split)
     except OSError as error:
         raise cannot_read(error, f"{home}: cannot be read") from None
+
+
+def _mixture(folder: Path, sources: Sequence[Prepared], weights: tuple[int, ...]) -> Prepared:
+    """Several texts as one."""
+    return Prepared(
+        folder,
+        TokenStream([source.training for source in sources]),
+        mixed_stream([source.validation for source in sources], weights),
+        tuple(sources),
+        weights,
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -180,7 +217,7 @@ def _open(home: Path, corpus: Corpus, tokenizer: Encoder, any_split: bool) -> Pr
     Raises:
         UserError: something in it is missing or damaged, or divided in another way.
     """
-    verified = Manifest(home / VERIFIED, VERSION)
+    verified = Manifest(home / VERIFIED, VERIFIED_VERSION)
     index = read_index(home)
     training, validation = (
         [
@@ -202,23 +239,32 @@ def _open(home: Path, corpus: Corpus, tokenizer: Encoder, any_split: bool) -> Pr
 def _open_shard(
     path: Path, text_sha256: str, corpus: Corpus, tokenizer: Encoder, verified: Manifest
 ) -> Shard:
-    """Open a shard; read all of it unless the manifest knows it as verified."""
+    """Open a shard. All of it is read, or nothing if the manifest knows it as verified."""
     try:
         snapshot = Snapshot([path])
     except OSError as error:
         raise cannot_read(error, f"{path}: cannot be read") from None
-    is_verified = verified.recall(path.name, snapshot) is not None
-    shard = open_shard(
-        path,
-        tokenizer_sha256=tokenizer.sha256,
-        data_sha256=corpus.sha256,
-        is_verified=is_verified,
-    )
+    shard = _verified_shard(path, snapshot, corpus, tokenizer, verified)
+    if shard is None:
+        shard = open_shard(path, tokenizer_sha256=tokenizer.sha256, data_sha256=corpus.sha256)
+        verified.note(path.name, snapshot, dataclasses.asdict(shard.header))
     if shard.header.text_sha256 != text_sha256:
         raise UserError(f"{path}: made from other documents")
-    if not is_verified:
-        verified.note(path.name, snapshot, True)
     return shard
+
+
+def _verified_shard(
+    path: Path, snapshot: Snapshot, corpus: Corpus, tokenizer: Encoder, verified: Manifest
+) -> Shard | None:
+    """A shard of this text and tokenizer that the manifest knows."""
+    fact = verified.recall(path.name, snapshot)
+    if fact is None:
+        return None
+    header = Header(**fact)
+    if (header.data_sha256, header.tokenizer_sha256) != (corpus.sha256, tokenizer.sha256):
+        return None
+    [(size, modified, _, inode)] = snapshot.stats.values()
+    return Shard(path, header, (size, modified, inode))
 
 
 @contextlib.contextmanager
@@ -233,14 +279,14 @@ def _locked(home: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say) -> None:
+def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads: int) -> None:
     """Write all shards and the index."""
     durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
-    verified = Manifest(home / VERIFIED, VERSION)
+    verified = Manifest(home / VERIFIED, VERIFIED_VERSION)
     with (
         bar("Tokenizing", corpus.n_documents) as advance,
-        ThreadPoolExecutor(ENCODING_THREADS) as pool,
+        ThreadPoolExecutor(threads) as pool,
     ):
         pending: deque[Future[int]] = deque()
         for side, documents in _documents_by_shard(corpus):
@@ -248,7 +294,7 @@ def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say) -> None:
             index[side][name] = text_sha256 = _sha256(documents)
             work = (home / name, documents, text_sha256, corpus, tokenizer, verified, say)
             pending.append(pool.submit(_make_shard, *work))
-            if len(pending) > ENCODING_THREADS:
+            if len(pending) > threads:
                 advance(pending.popleft().result())
         for shard in pending:
             advance(shard.result())

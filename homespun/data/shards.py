@@ -206,7 +206,6 @@ def open_shard(
     *,
     tokenizer_sha256: str | None = None,
     data_sha256: str | None = None,
-    is_verified: bool = False,
 ) -> Shard:
     """Verify a shard against its SHA-256 and its vocabulary.
 
@@ -214,7 +213,6 @@ def open_shard(
         path: the shard.
         tokenizer_sha256: the tokenizer that must have made it; None for any.
         data_sha256: the text that it must have been made from; None for any.
-        is_verified: the bytes of this file have been verified before; check only its header and its length.
 
     Raises:
         UserError: the file is missing, not a shard, truncated, damaged, or of another tokenizer or text.
@@ -229,8 +227,7 @@ def open_shard(
                 raise UserError(f"{path}: made by another tokenizer ({made_by})")
             if data_sha256 not in (None, header.data_sha256):
                 raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
-            if not is_verified:
-                verify_ids(file, path, header, digest)
+            verify_ids(file, path, header, digest)
             return Shard(path, header, state)
     except OSError as error:
         raise cannot_read(error, f"{path}: the token shard cannot be read") from None

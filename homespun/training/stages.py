@@ -17,6 +17,7 @@ from homespun.config.checked import flag
 from homespun.data.chat_samples import ChatDataset
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
+from homespun.data.mixture import MixedDataset
 from homespun.data.pair_samples import PairDataset
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
@@ -208,15 +209,21 @@ def _samples_per_pass(config: TrainConfig, tokens: Tokens, sampler: Sampler | No
 
 
 def choose_text(
-    data_file: str | None, say: Say, folder: Path | None = None, *, keeps: bool = True
+    data_file: str | None,
+    say: Say,
+    folder: Path | None = None,
+    *,
+    keeps: bool = True,
+    n_workers: int = 1,
 ) -> Corpus:
     """The text that is named, or the last download. `folder` holds the record of its survey, which is written if
-    `keeps`.
+    `keeps`. Several processes may read it, see `survey`.
 
     Raises:
         UserError: there is no text, or too little.
     """
-    corpus = survey(workspace.chosen_data(data_file), say, folder, keeps=keeps)
+    path = workspace.chosen_data(data_file)
+    corpus = survey(path, say, folder, keeps=keeps, n_workers=n_workers)
     if corpus.is_chat:
         return corpus
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
@@ -344,6 +351,12 @@ def tokenize(
     """
     encoder = encoder_of(corpus, template) if template else tokenizer
     prepared = prepare(corpus, encoder, folder, any_split=any_split, say=say)
+    if prepared.sources:
+        datasets = [TextDataset(source.training, seq_len) for source in prepared.sources]
+        mixture = MixedDataset(datasets, prepared.weights)
+        for line in mixture.described([str(source.path) for source in corpus.sources]):
+            say(line)
+        return Tokens(tokenizer, prepared, mixture)
     if template is None:
         return Tokens(tokenizer, prepared, TextDataset(prepared.training, seq_len))
     dataset = PairDataset if corpus.is_pairs else ChatDataset
