@@ -49,7 +49,8 @@ def files_to_read(path: Path) -> list[Path]:
             if not files:
                 others = left_out(path)
                 raise UserError(
-                    f"{path}: no {SUPPORTED} file matches this pattern" + (others and f" (only {others})")
+                    f"{path}: no {SUPPORTED} file matches this pattern"
+                    + (others and f" (only {others})")
                 )
             return files
         if is_mixture(path):
@@ -70,11 +71,12 @@ def files_to_read(path: Path) -> list[Path]:
 
 def is_pattern(path: Path) -> bool:
     """Whether a path stands for all files that match it, and not for one of exactly this name."""
-    return glob.has_magic(str(path)) and not path.exists()
+    return not path.exists() and any(sign in str(path) for sign in "*?[")
 
 
 def _matching(pattern: Path) -> Iterator[Path]:
-    return map(Path, glob.glob(str(pattern), recursive=True))
+    # `Path.glob` takes no absolute pattern.
+    return map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
 
 
 def _is_read(entry: Path) -> bool:
