@@ -76,7 +76,6 @@ COMMANDS: dict[str, Command] = {
         Command(
             "plan",
             PlanConfig,
-            PrepareConfig,
             training.plan,
             (
                 "homespun plan --data-file book.txt --time-budget 1h",
