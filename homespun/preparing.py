@@ -21,6 +21,8 @@ from homespun.data.prepare import (
     check_folder,
     prepare,
 )
+from homespun.data.remote import write_record
+from homespun.data.text_file import is_described
 from homespun.engine import hardware
 from homespun.errors import UserError
 from homespun.terminal import Say, counted, duration, size
@@ -44,10 +46,14 @@ def prepare_text(config: PrepareConfig, say: Say) -> Prepared:
     check_folder(folder)
     n_workers = config.workers or hardware.usable_cpus()
     path = workspace.chosen_data(config.data_file)
-    if holds_conversations(path):
+    if not is_described(path) and holds_conversations(path):
         raise UserError(
             f"{path} holds conversations, whose tokens depend on the model that learns from them: "
             "`homespun train --init-from MODEL` makes them"
+        )
+    if config.drops and is_described(path):
+        raise UserError(
+            f"{path} describes a text: leave documents out of the texts that it names, one by one"
         )
     if config.drops:
         path = _cleaned(config, path, n_workers, say)
@@ -65,9 +71,22 @@ def prepare_text(config: PrepareConfig, say: Say) -> Prepared:
             f"{duration(seconds)} with {counted(n_workers, 'process', 'processes')}, "
             f"{corpus.n_bytes / 1e6 / max(seconds, 1e-3):,.1f} MB/s"
         )
+    _write_records(corpus, tokenizer, prepared)
     for name, fact in _facts(config, corpus, prepared, pace).items():
         say(f"{name:<8}{fact}")
     return prepared
+
+
+def _write_records(corpus: Corpus, tokenizer: Tokenizer, prepared: Prepared) -> None:
+    """Let folders of tokens tell all that a run elsewhere needs to know."""
+    sources = zip(corpus.sources or (corpus,), prepared.sources or (prepared,), strict=True)
+    for text, tokens in sources:
+        if text.remote is None:
+            facts = ("sha256", "n_documents", "n_bytes", "validation_bytes")
+            sides = {"training": tokens.training, "validation": tokens.validation}
+            write_record(
+                tokens.folder, {name: getattr(text, name) for name in facts}, tokenizer, sides
+            )
 
 
 def _cleaned(config: PrepareConfig, path: Path, n_workers: int, say: Say) -> Path:
@@ -116,7 +135,7 @@ def _facts(config: PrepareConfig, corpus: Corpus, prepared: Prepared, pace: str)
     return {
         "text": f"{corpus.path}: {counted(corpus.n_documents, 'document')}, {size(corpus.n_bytes)}",
         "tokens": f"{n_training:,} for training and {n_validation:,} for validation",
-        "folder": str(prepared.folder),
+        "folder": ", ".join(str(one.folder) for one in prepared.sources or (prepared,)),
         "time": pace,
         "next": again,
     }

@@ -24,11 +24,12 @@ from homespun.data.files import (
     looks_like_jsonl,
 )
 from homespun.data.manifest import Manifest, Snapshot
-from homespun.data.mixture_file import is_mixture, read_mixture
+from homespun.data.remote import RemoteText
+from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.data.text_formats.cutting import block_bytes, blocks
 from homespun.errors import UserError
 from homespun.terminal import Say, bar, counted
-from homespun.tokenizer import END_OF_TEXT
+from homespun.tokenizer import END_OF_TEXT, Tokenizer
 
 VALIDATION_SHARE = 0.1
 """The share of the text that is held out for validation."""
@@ -88,9 +89,17 @@ class Corpus:
     is_pairs: bool = False
     """Whether these conversations are preference pairs, see `preferences.document_of`."""
     sources: tuple["Corpus", ...] = ()
-    """The texts of a mixture, see `mixture_file`."""
+    """The texts of a mixture, see `text_file`."""
     weights: tuple[int, ...] = ()
     """Their weights."""
+    remote: RemoteText | None = None
+    """The place of the tokens, if only these can be read; the documents are then decoded from them."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that made the tokens, if only these can be read."""
+        texts = (self, *self.sources)
+        return next((text.remote.tokenizer for text in texts if text.remote), None)
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -100,6 +109,9 @@ class Corpus:
         """
         if self.sources:
             yield from self._split_of_mixture()
+            return
+        if self.remote:
+            yield from self.remote.documents()
             return
         identity = hashlib.sha256()
         for document in _documents(self.path, self.is_chat, self.is_pairs, lambda place: None):
@@ -161,7 +173,7 @@ def survey(
     survey of the same files reads nothing as long as their sizes, times and inodes stay the same.
 
     Args:
-        path: a file, a folder, a pattern, or a mixture of such texts, see `mixture_file`.
+        path: a file, a folder, a pattern, or a file that describes a text, see `text_file`.
         say: receives messages about files that are left out of a folder, or that have changed since their download,
             JSON under the name of a text, and marks inside the documents.
         folder: holds the manifest; without it, none is kept.
@@ -173,12 +185,16 @@ def survey(
         UserError: there is nothing to read, or a file breaks the policy of `documents`.
         TooLittleText: the text is too small to be split.
     """
-    if is_mixture(path):
+    if is_described(path):
         if as_pairs:
-            raise UserError(f"{path}: pairs cannot be mixed: name one file or folder of pairs")
-        texts, weights = zip(*read_mixture(path), strict=True)
-        sources = [survey(text, say, folder, keeps=keeps, n_workers=n_workers) for text in texts]
-        return _mixture(path, sources, weights)
+            raise UserError(f"{path}: describes a text: name a file or folder of pairs")
+        described = read_description(path)
+        if not isinstance(described, Mixture):
+            return _elsewhere(path, RemoteText(described))
+        sources = [
+            survey(text, say, folder, keeps=keeps, n_workers=n_workers) for text in described.texts
+        ]
+        return _mixture(path, sources, described.weights)
     snapshot = Snapshot(files_to_read(path))
     manifest = folder and Manifest(folder / f"{_plain(path.resolve().name)}.survey.json", RULES)
     place = str(path.resolve())  # texts of the same name share a manifest
@@ -221,6 +237,18 @@ def survey(
 def _plain(name: str) -> str:
     """A name of a text, which may be a pattern, as the name of a file."""
     return re.sub(r"[*?\[\]]", "_", name)
+
+
+def _elsewhere(path: Path, remote: RemoteText) -> Corpus:
+    """A text of which only the tokens can be read."""
+    return Corpus(
+        path=path,
+        sha256=remote.sha256,
+        n_documents=remote.n_documents,
+        n_bytes=remote.n_bytes,
+        validation_bytes=remote.validation_bytes,
+        remote=remote,
+    )
 
 
 def _mixture(path: Path, sources: Sequence[Corpus], weights: Sequence[int]) -> Corpus:

@@ -5,7 +5,7 @@ All text that the project learns from is read here, under one policy:
 - A source is a .txt, .md, .jsonl or .parquet file, a file without a suffix (read as text), or a folder. A folder stands
   for its .txt, .md, .jsonl and .parquet files in the order of their names. Other files, hidden files and subfolders are
   left out. A pattern such as `web/**/*.txt` stands for the files of these kinds that match it, in the same order. A
-  mixture stands for its texts, see `mixture_file`.
+  mixture stands for its texts, see `text_file`.
 - A text or .jsonl file may be compressed with gzip or zstd. Its first bytes decide, and .gz or .zst may follow its
   suffix. It is decompressed piece by piece.
 - Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its first 1 MiB is one

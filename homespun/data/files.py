@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from homespun.data.mixture_file import is_mixture, read_mixture
+from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.data.text_formats.columns import TEXT_COLUMNS
 from homespun.data.text_formats.compression import (
     COMPRESSIONS,
@@ -53,8 +53,11 @@ def files_to_read(path: Path) -> list[Path]:
                     + (others and f" (only {others})")
                 )
             return files
-        if is_mixture(path):
-            return [file for text, _ in read_mixture(path) for file in files_to_read(text)]
+        if is_described(path):
+            described = read_description(path)
+            if isinstance(described, Mixture):
+                return [file for text in described.texts for file in files_to_read(text)]
+            raise UserError(f"{path}: only the tokens of this text can be read, not the text")
         if not path.exists():
             names = [entry.name for entry in path.absolute().parent.glob("*")]
             close = did_you_mean(path.name, names, "")

@@ -25,6 +25,7 @@ from homespun import durable
 from homespun.data.corpus import Corpus
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.mixture import mixed_stream
+from homespun.data.remote import RemoteText
 from homespun.data.shards import Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
 from homespun.terminal import Say, bar, counted, say
@@ -105,6 +106,8 @@ def prepare(
             for source in corpus.sources
         ]
         return _mixture(folder, sources, corpus.weights)
+    if corpus.remote:
+        return _elsewhere(corpus, corpus.remote, tokenizer, folder)
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
         if prepared := _whole(home, corpus, tokenizer, any_split):
@@ -135,11 +138,28 @@ def already_prepared(
         ]
         sources = [one for one in found if one]
         return _mixture(folder, sources, corpus.weights) if len(sources) == len(found) else None
+    if corpus.remote:
+        return _elsewhere(corpus, corpus.remote, tokenizer, folder)
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
         return _whole(home, corpus, tokenizer, any_split)
     except OSError as error:
         raise cannot_read(error, f"{home}: cannot be read") from None
+
+
+def _elsewhere(corpus: Corpus, remote: RemoteText, tokenizer: Encoder, folder: Path) -> Prepared:
+    """Tokens that are read from another place.
+
+    Raises:
+        UserError: they were made by another tokenizer.
+    """
+    if tokenizer.sha256 != remote.tokenizer.sha256:
+        raise UserError(
+            f"{corpus.path}: its tokens were made by another tokenizer ({remote.tokenizer.sha256[:12]}): leave "
+            "--tokenizer-path out, the right one lies beside them"
+        )
+    copies = folder / f"{folder_name(corpus.sha256, tokenizer.sha256)}.copies"
+    return Prepared(copies, *remote.streams(copies))
 
 
 def _mixture(folder: Path, sources: Sequence[Prepared], weights: tuple[int, ...]) -> Prepared:

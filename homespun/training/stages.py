@@ -163,6 +163,16 @@ def set_up(
             say(
                 "This run began with another version of homespun. From here on it takes its samples in a new order."
             )
+    learned_before = [
+        *(
+            learned_texts(initial)
+            if initial
+            else point.header.get("learned_before", [])
+            if point
+            else []
+        ),
+        *(source.sha256 for source in corpus.sources),
+    ]
     return Run(
         config=config,
         model=planned.model,
@@ -180,9 +190,7 @@ def set_up(
             "resolved": dataclasses.asdict(config),
             "facts": engine.facts,
             "sample_order": ORDER,
-            "learned_before": learned_texts(initial)
-            if initial
-            else (point.header.get("learned_before", []) if point else []),
+            "learned_before": list(dict.fromkeys(learned_before)),
             **kept_template(template, initial, point),
         },
         limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
@@ -295,6 +303,14 @@ def find_tokenizer(
     Arguments and errors as for `choose_tokenizer`."""
     if path is not None:
         return _named_tokenizer(Path(path), vocab_size, corpus, say)
+    if own := corpus.tokenizer:
+        if vocab_size not in (None, own.vocab_size):
+            raise UserError(
+                f"--vocab-size is {vocab_size:,}, but the tokens of {corpus.path} have a vocabulary of "
+                f"{own.vocab_size:,}: leave it out"
+            )
+        say(f"Tokenizer: the one that made the tokens of {corpus.path}.")
+        return own
     if found := fitting_tokenizer(corpus, vocab_size, say):
         there, tokenizer = found
         say(f"Tokenizer: {there}, trained on this text.")

@@ -10,11 +10,11 @@ import pytest
 from homespun.data import mixture
 from homespun.data.corpus import survey
 from homespun.data.mixture import BLOCK, MixedDataset, interleaved, mixed_stream
-from homespun.data.mixture_file import read_mixture
 from homespun.data.prepare import already_prepared, prepare
 from homespun.data.samples import TextDataset
 from homespun.data.shards import TokenStream
 from homespun.data.sizing import count_tokens
+from homespun.data.text_file import Mixture, read_description
 from homespun.errors import UserError
 from homespun.tokenizer import train
 from tests.data.files import written
@@ -90,20 +90,17 @@ def test_a_mixture_file(tmp_path: Path) -> None:
     path = written(
         tmp_path / "mix.toml", '[mixture]\n"a.txt" = 0.75\n"b/*.txt" = 0.1\n"/c" = 5e-2\n'
     )
-    assert read_mixture(path) == [
-        (tmp_path / "a.txt", 15),
-        (tmp_path / "b/*.txt", 2),
-        (Path("/c"), 1),
-    ]
+    texts = (tmp_path / "a.txt", tmp_path / "b/*.txt", Path("/c"))
+    assert read_description(path) == Mixture(texts, (15, 2, 1))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("mixture", "not valid TOML"),
-        ("", "two or more texts: write"),
-        ('[mixture]\n"a" = 1', "two or more texts"),
-        ('[mixture]\n"a" = 1\n"b" = 2\n[other]', "two or more texts"),
+        ("", "describes no text; for a mixture, write [mixture]"),
+        ('[mixture]\n"a" = 1', "a mixture has two or more texts: write [mixture]"),
+        ('[mixture]\n"a" = 1\n"b" = 2\n[other]', "describes no text"),
         ('[mixture]\n"a" = 1\n"b" = 0', '"b" is 0: give a number above 0'),
         ('[mixture]\n"a" = 1\n"b" = -1', '"b" is -1'),
         ('[mixture]\n"a" = 1\n"b" = true', '"b" is True'),
@@ -117,7 +114,7 @@ def test_a_mixture_file(tmp_path: Path) -> None:
 def test_a_wrong_mixture_file(tmp_path: Path, content: str, message: str) -> None:
     path = written(tmp_path / "mix.toml", content)
     with pytest.raises(UserError) as error:
-        read_mixture(path)
+        read_description(path)
     assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)
 
@@ -136,7 +133,7 @@ def test_a_mixture_is_a_text(mix: Path) -> None:
     dogs, cats = corpus.sources
     assert corpus.n_documents == dogs.n_documents + cats.n_documents
     assert sorted(corpus.split()) == sorted([*dogs.split(), *cats.split()])
-    beginning = "".join(itertools.islice(corpus.training(), 40))
+    beginning = "".join(text for text, _ in itertools.islice(corpus.split(), 40))
     assert beginning.count("dogs") == pytest.approx(3 * beginning.count("cats"), rel=0.1)
     others = [written(mix.with_name("other.toml"), mix.read_text().replace("3", "2"))]
     assert corpus.sha256 not in [survey(other).sha256 for other in others]
@@ -163,5 +160,5 @@ def test_conversations_cannot_be_mixed(mix: Path) -> None:
     mix.write_text('[mixture]\n"dogs.txt" = 3\n"chats.jsonl" = 1\n')
     with pytest.raises(UserError, match=r"chats\.jsonl holds conversations, which cannot be mixed"):
         survey(mix)
-    with pytest.raises(UserError, match="pairs cannot be mixed"):
+    with pytest.raises(UserError, match="describes a text: name a file"):
         survey(mix, as_pairs=True)
