@@ -48,9 +48,9 @@ class Place:
         Raises:
             UserError: no library reads such an address.
         """
-        from fsspec.core import url_to_fs
-
         try:
+            from fsspec.core import url_to_fs
+
             self._files, self._root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise UserError(f"{url}: cannot be read here ({error}): {INSTALL}") from None
