@@ -68,12 +68,16 @@ class Place:
             if failures:
                 self._sleep(2.0 ** (failures - 1))
             try:
-                return bytes(self._files.cat_file(path, start, end))
+                content = bytes(self._files.cat_file(path, start, end))
             except (FileNotFoundError, PermissionError) as error:
                 reason = type(error).__name__
                 break
             except Exception as error:  # each storage has exceptions of its own
                 reason = " ".join(str(error).split()) or type(error).__name__
+            else:
+                if start is not None and end is not None and len(content) > end - start:
+                    return content[start:end]  # the server does not know ranges
+                return content
         raise UserError(f"{self.url}/{name}: cannot be read ({reason})")
 
 
@@ -179,8 +183,6 @@ class RemoteShard:
         itemsize = self.header.dtype.itemsize
         first, last = (HEADER_BYTES + at * itemsize for at in (start, max(start, stop)))
         content = self._place.read(self.name, first, last)
-        if len(content) == self.n_bytes:  # the server does not know ranges
-            content = content[first:last]
         ids = np.frombuffer(content, self.header.dtype) if len(content) == last - first else None
         if ids is None or (len(ids) and ids.max() >= self.header.vocab_size):
             raise self._changed()
