@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from homespun import durable
 from homespun.data import conversations, preferences
@@ -52,6 +52,15 @@ splits a text differently; surveys by earlier rules are then forgotten."""
 
 class TooLittleText(UserError):
     """A text is too small to hold some of it out for validation."""
+
+
+class Piece(NamedTuple):
+    """A document, or a block of a long one."""
+
+    text: str
+    is_validation: bool
+    sha256: bytes
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -113,13 +122,27 @@ class Corpus:
         if self.remote:
             yield from self.remote.documents()
             return
+        for piece in self.pieces():
+            yield piece.text, piece.is_validation
+
+    def pieces(self) -> Iterator[Piece]:
+        """As `split`, with the hashes that were computed on the way. The text must lie here.
+
+        Raises:
+            UserError: as for `split`.
+        """
         identity = hashlib.sha256()
         for document in _documents(self.path, self.is_chat, self.is_pairs, lambda place: None):
             encoded = document.encode()
-            identity.update(hashlib.sha256(encoded).digest())
-            limit = self.max_block_bytes
-            for piece in [document] if limit is None else blocks(encoded, limit):
-                yield piece, self._is_validation(_sha256(piece))
+            digest = hashlib.sha256(encoded).digest()
+            identity.update(digest)
+            if self.max_block_bytes is None:
+                yield Piece(document, self._is_validation(digest), digest, len(encoded))
+                continue
+            for block in blocks(encoded, self.max_block_bytes):
+                encoded_block = block.encode()
+                digest = hashlib.sha256(encoded_block).digest()
+                yield Piece(block, self._is_validation(digest), digest, len(encoded_block))
         if identity.hexdigest() != self.sha256:
             raise UserError(f"{self.path}: changed while it was being read; run this again")
 
@@ -153,9 +176,9 @@ class Corpus:
             "long or often the same, or the validation documents were removed earlier."
         )
 
-    def _is_validation(self, sha256: str) -> bool:
+    def _is_validation(self, digest: bytes) -> bool:
         chosen = self.validation_hashes
-        return _is_divisible(sha256) if chosen is None else sha256 in chosen
+        return _is_divisible(digest) if chosen is None else digest.hex() in chosen
 
 
 def survey(
@@ -316,11 +339,12 @@ class _Sizes:
         self.total = self.divisible = 0
         """Of all documents, and of those whose SHA-256 is divisible by ten."""
 
-    def add(self, sha256: str, size: int) -> None:
+    def add(self, digest: bytes, size: int) -> None:
         self.n_documents += 1
         self.total += size
-        if _is_divisible(sha256):
+        if _is_divisible(digest):
             self.divisible += size
+        sha256 = digest.hex()
         if sha256 in self.of_one or len(self.of_one) < LARGE_CORPUS:
             self.of_one[sha256] = size
             self.of_all[sha256] = self.of_all.get(sha256, 0) + size
@@ -341,7 +365,7 @@ def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
             facts = facts_of(_documents(path, is_chat, is_pairs, left_out.append), advance)
         for fact in facts:
             identity.update(fact.sha256)
-            sizes.add(fact.sha256.hex(), fact.n_bytes)
+            sizes.add(fact.sha256, fact.n_bytes)
             n_marks += fact.n_marks
     n_bytes = sizes.total
     max_block_bytes = None
@@ -350,7 +374,8 @@ def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
         sizes = _Sizes()
         for document in documents(path):
             for block in blocks(document.encode(), max_block_bytes):
-                sizes.add(_sha256(block), len(block.encode()))
+                encoded = block.encode()
+                sizes.add(hashlib.sha256(encoded).digest(), len(encoded))
     if len(sizes.of_one) < 2:
         raise TooLittleText(
             f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
@@ -416,9 +441,5 @@ def _validation_hashes(sizes: _Sizes) -> frozenset[str] | None:
     return frozenset(chosen or {smallest})
 
 
-def _is_divisible(sha256: str) -> bool:
-    return int(sha256, 16) % 10 == 0
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _is_divisible(sha256: bytes) -> bool:
+    return int.from_bytes(sha256) % 10 == 0

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.data.corpus import Corpus
+from homespun.data.corpus import Corpus, Piece
 from homespun.data.manifest import Manifest, Snapshot
 from homespun.data.mixture import mixed_stream
 from homespun.data.remote import RemoteText
@@ -309,10 +309,10 @@ def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads:
         ThreadPoolExecutor(threads) as pool,
     ):
         pending: deque[Future[int]] = deque()
-        for side, documents in _documents_by_shard(corpus):
+        for side, part in _parts(corpus):
             name = f"{side}-{len(index[side]):05}.tokens"
-            index[side][name] = text_sha256 = _sha256(documents)
-            work = (home / name, documents, text_sha256, corpus, tokenizer, verified, say)
+            index[side][name] = part.sha256
+            work = (home / name, part, corpus, tokenizer, verified, say)
             pending.append(pool.submit(_make_shard, *work))
             if len(pending) > threads:
                 advance(pending.popleft().result())
@@ -321,32 +321,41 @@ def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads:
     durable.write_json(home / INDEX, index)
 
 
-def _documents_by_shard(corpus: Corpus) -> Iterator[tuple[str, list[str]]]:
+class _Part:
+    """The documents of a shard."""
+
+    def __init__(self) -> None:
+        self.documents: list[str] = []
+        self.n_bytes = 0
+        self._identity = hashlib.sha256()
+
+    def add(self, piece: Piece) -> None:
+        """Append a document."""
+        self.documents.append(piece.text)
+        self.n_bytes += piece.n_bytes
+        self._identity.update(piece.sha256)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 over the SHA-256 of each document."""
+        return self._identity.hexdigest()
+
+
+def _parts(corpus: Corpus) -> Iterator[tuple[str, _Part]]:
     """Stream the side and the documents of each shard. The shards of each side come in order."""
-    collected: dict[str, list[str]] = {"training": [], "validation": []}
-    n_bytes = {"training": 0, "validation": 0}
-    for document, is_validation in corpus.split():
-        side = "validation" if is_validation else "training"
-        collected[side].append(document)
-        n_bytes[side] += len(document.encode())
-        if n_bytes[side] >= SHARD_BYTES:
-            yield side, collected[side]
-            collected[side], n_bytes[side] = [], 0
-    yield from ((side, documents) for side, documents in collected.items() if documents)
-
-
-def _sha256(documents: list[str]) -> str:
-    """The SHA-256 over the SHA-256 of each document."""
-    identity = hashlib.sha256()
-    for document in documents:
-        identity.update(hashlib.sha256(document.encode()).digest())
-    return identity.hexdigest()
+    parts = {"training": _Part(), "validation": _Part()}
+    for piece in corpus.pieces():
+        side = "validation" if piece.is_validation else "training"
+        parts[side].add(piece)
+        if parts[side].n_bytes >= SHARD_BYTES:
+            yield side, parts[side]
+            parts[side] = _Part()
+    yield from ((side, part) for side, part in parts.items() if part.documents)
 
 
 def _make_shard(
     path: Path,
-    documents: list[str],
-    text_sha256: str,
+    part: _Part,
     corpus: Corpus,
     tokenizer: Encoder,
     verified: Manifest,
@@ -355,21 +364,21 @@ def _make_shard(
     """Write a shard unless it is there and whole; returns its number of documents."""
     if path.exists():
         try:
-            _open_shard(path, text_sha256, corpus, tokenizer, verified)
-            return len(documents)
+            _open_shard(path, part.sha256, corpus, tokenizer, verified)
+            return len(part.documents)
         except ResourceError:
             raise
         except UserError as error:
             say(f"{error}; made again")
-    ids = tokenizer.join(documents)
+    ids = tokenizer.join(part.documents)
     header = Header(
         vocab_size=tokenizer.vocab_size,
         n_tokens=len(ids),
-        n_documents=len(documents),
-        n_bytes=sum(len(document.encode()) for document in documents),
+        n_documents=len(part.documents),
+        n_bytes=part.n_bytes,
         tokenizer_sha256=tokenizer.sha256,
         data_sha256=corpus.sha256,
-        text_sha256=text_sha256,
+        text_sha256=part.sha256,
     )
     write_shard(path, ids, header)
-    return len(documents)
+    return len(part.documents)
