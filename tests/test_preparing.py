@@ -55,6 +55,16 @@ def test_the_tokens_are_those_of_a_run(place: Path, capsys: pytest.CaptureFixtur
     corpus, tokenizer = survey(Path("web/**/*")), Tokenizer.load("tokenizer_model")
     expected = contents(prepare(corpus, tokenizer, place / "control").folder)
     assert contents(tokens_in(place)) == expected
+    folder = str(tokens_in(place))
+    assert main(["verify", folder]) == 0
+    record = place / folder / RECORD
+    assert f"{record}: tokens of" in capsys.readouterr().out
+    record.write_bytes(record.read_bytes().replace(b'"n_documents": 121', b'"n_documents": 122'))
+    assert main(["verify", folder]) == 2
+    assert f"{record} is damaged" in capsys.readouterr().out
+    assert main(command) == 0  # writes it anew
+    assert main(["verify", folder]) == 0
+    capsys.readouterr()
     assert main(command) == 0
     again = capsys.readouterr().out
     assert "Tokenizer: tokenizer_model, trained on this text." in again
@@ -70,7 +80,7 @@ def test_documents_are_left_out_first(place: Path, capsys: pytest.CaptureFixture
     assert "next    homespun train --data-file kept" in said
     assert survey(Path("kept")).n_documents == 120
     assert main([*command, "--output", "kept"]) == 0
-    assert "kept: already there, see kept.json" in capsys.readouterr().out
+    assert "kept: already there, see kept.report.json" in capsys.readouterr().out
 
 
 def test_a_mixture_and_its_tokens_elsewhere(

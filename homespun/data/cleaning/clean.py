@@ -1,7 +1,7 @@
 """A text flows in; a folder with the documents that are kept flows out, and a report of the others.
 
 The documents keep their order. They are written as .jsonl files of about `PART_BYTES`, and the folder gets its name
-when it is complete. FOLDER.json beside it is the report. What is kept does not depend on the number of processes.
+when it is complete. FOLDER.report.json beside it is the report. The number of processes makes no difference.
 """
 
 import bisect
@@ -140,8 +140,14 @@ def clean(source: Path, output: Path, filters: Filters, n_workers: int = 1) -> R
             parts = _Parts(folder)
             with parts, bar(f"Cleaning {source}", bytes_to_read(source)) as advance:
                 _sort_out(files, filters, parts, report, advance, n_workers)
+            if not snapshot.still_holds():
+                raise UserError(f"{source}: changed while it was being read; run this again")
             if not report.kept.documents:
-                raise UserError(f"{source}: no document is left ({report.losses()})")
+                losses = report.losses()
+                raise UserError(
+                    f"{source}: "
+                    + (f"no document is left ({losses})" if losses else "there is no text in it")
+                )
             durable.sync_folder(folder)
             durable.write_json(
                 record_of(output),
@@ -158,7 +164,7 @@ def clean(source: Path, output: Path, filters: Filters, n_workers: int = 1) -> R
 
 def record_of(output: Path) -> Path:
     """The report of a folder of documents."""
-    return output.with_name(f"{output.name}.json")
+    return output.with_name(f"{output.name}.report.json")
 
 
 def _check_same(output: Path, request: dict[str, Any]) -> None:
