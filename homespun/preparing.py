@@ -22,6 +22,7 @@ from homespun.data.prepare import (
     prepare,
 )
 from homespun.data.remote import write_record
+from homespun.data.shards import Shard
 from homespun.data.text_file import is_described
 from homespun.engine import hardware
 from homespun.errors import UserError
@@ -83,7 +84,11 @@ def _write_records(corpus: Corpus, tokenizer: Tokenizer, prepared: Prepared) -> 
     for text, tokens in sources:
         if text.remote is None:
             facts = ("sha256", "n_documents", "n_bytes", "validation_bytes")
-            sides = {"training": tokens.training, "validation": tokens.validation}
+            streams = {"training": tokens.training, "validation": tokens.validation}
+            sides = {
+                side: [shard for shard in stream.shards if isinstance(shard, Shard)]
+                for side, stream in streams.items()
+            }
             write_record(
                 tokens.folder, {name: getattr(text, name) for name in facts}, tokenizer, sides
             )

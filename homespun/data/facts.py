@@ -77,7 +77,8 @@ def facts_in(
         waiting = deque(files)
         while waiting or pending:
             while waiting and len(pending) <= n_workers:
-                facts = kept.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
+                facts: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+                kept.enter_context(facts)
                 task = (waiting.popleft(), block, workers, facts, count)
                 pending.append((pool.submit(_collect, *task), facts))
             future, facts = pending.popleft()

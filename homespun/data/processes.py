@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 from homespun import child_process
 from homespun.errors import UserError
@@ -116,7 +116,7 @@ class Workers:
         for _ in range(n):
             self._idle.put(None)  # to be started
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -115,7 +115,7 @@ class RemoteText:
 
     def streams(self, folder: Path | None = None) -> tuple[TokenStream, TokenStream]:
         """The tokens of the training and of the validation side. Copies of shards are kept in a folder."""
-        room = folder and _Room(folder, self._cache_bytes)
+        room = _Room(folder, self._cache_bytes) if folder else None
         training, validation = (
             TokenStream(
                 [RemoteShard(self._place, name, header, room) for name, header in headers.items()]
@@ -255,7 +255,7 @@ class _Room:
 
 
 def write_record(
-    folder: Path, corpus_facts: Record, tokenizer: Tokenizer, sides: dict[str, TokenStream]
+    folder: Path, corpus_facts: Record, tokenizer: Tokenizer, sides: dict[str, list[Shard]]
 ) -> None:
     """Write the record of a folder of tokens, unless it is there.
 
@@ -273,8 +273,8 @@ def write_record(
         **corpus_facts,
         "tokenizer": tokenizer.to_json(),
         **{
-            side: {shard.path.name: asdict(shard.header) for shard in stream.shards}
-            for side, stream in sides.items()
+            side: {shard.path.name: asdict(shard.header) for shard in shards}
+            for side, shards in sides.items()
         },
     }
     path = folder / RECORD

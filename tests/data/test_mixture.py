@@ -71,7 +71,8 @@ def test_validation_is_mixed_from_the_beginning(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(mixture, "PIECE", 10)
     streams = [TokenStream([np.full(n, text)]) for text, n in enumerate((1000, 70, 1000))]
     ids = mixed_stream(streams, (2, 1, 1))[:].tolist()
-    assert len(ids) == 70 * 4
+    assert ids.count(1) == 70
+    assert 260 <= len(ids) <= 280
     assert Counter(ids[:80]) == {0: 40, 1: 20, 2: 20}
     monkeypatch.setattr(mixture, "MAX_VALIDATION", 40)
     assert len(mixed_stream(streams, (2, 1, 1))) == 40

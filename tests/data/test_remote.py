@@ -46,7 +46,8 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Text:
     corpus = survey(path)
     tokenizer = train(corpus.training(), 300)
     prepared = prepare(corpus, tokenizer, tmp_path / "tokens")
-    sides = {"training": prepared.training, "validation": prepared.validation}
+    streams = {"training": prepared.training, "validation": prepared.validation}
+    sides = {side: list(stream.shards) for side, stream in streams.items()}
     names = ("sha256", "n_documents", "n_bytes", "validation_bytes")
     facts = {name: getattr(corpus, name) for name in names}
     write_record(prepared.folder, facts, tokenizer, sides)
