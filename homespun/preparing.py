@@ -110,9 +110,7 @@ def _cleaned(config: PrepareConfig, path: Path, n_workers: int, say: Say) -> Pat
     else:
         for line in report.table():
             say(line)
-        say(
-            f"{output}: {counted(report.kept.documents, 'document')}; all reasons: {record_of(output)}"
-        )
+        say(f"{output}: {counted(report.kept.documents, 'document')}; report: {record_of(output)}")
     return output
 
 
