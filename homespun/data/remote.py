@@ -23,6 +23,7 @@ from homespun import durable
 from homespun.data.shards import HEADER_BYTES, Header, Shard, TokenStream, open_shard
 from homespun.data.text_file import TokensElsewhere
 from homespun.errors import UserError, cannot_write
+from homespun.terminal import bar
 from homespun.tokenizer import Tokenizer
 
 RECORD = "text.json"
@@ -78,7 +79,9 @@ class Place:
                 if start is not None and end is not None and len(content) > end - start:
                     return content[start:end]  # the server does not know ranges
                 return content
-        raise UserError(f"{self.url}/{name}: cannot be read ({reason})")
+        raise UserError(
+            f"{self.url}/{name}: cannot be read ({reason}): check the address, and whether this machine reaches it"
+        )
 
 
 class RemoteText:
@@ -93,7 +96,9 @@ class RemoteText:
         self._cache_bytes = elsewhere.cache_bytes
         where = f"{elsewhere.url}/{RECORD}"
         try:
-            record = durable.parse_json(self._place.read(RECORD), where)
+            with bar(f"Reading {where}", None):
+                content = self._place.read(RECORD)
+            record = durable.parse_json(content, where)
             if record["version"] != VERSION:
                 raise UserError(f"{where}: of another version of homespun")
             self.sha256: str = record["sha256"]
