@@ -7,10 +7,13 @@ than another. Of the other shards, single ranges of bytes are read.
 """
 
 import contextlib
+import fcntl
+import os
 import re
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +25,7 @@ import numpy.typing as npt
 from homespun import durable
 from homespun.data.shards import HEADER_BYTES, Header, Shard, TokenStream, open_shard
 from homespun.data.text_file import TokensElsewhere
-from homespun.errors import UserError, cannot_write
+from homespun.errors import ResourceError, UserError, cannot_write
 from homespun.terminal import bar
 from homespun.tokenizer import Tokenizer
 
@@ -101,7 +104,7 @@ class RemoteText:
             record = durable.parse_json(content, where)
             if record["version"] != VERSION:
                 raise UserError(f"{where}: of another version of homespun")
-            self.sha256: str = record["sha256"]
+            self.sha256 = str(record["sha256"])
             self.n_documents, self.n_bytes, self.validation_bytes = (
                 int(record[name]) for name in ("n_documents", "n_bytes", "validation_bytes")
             )
@@ -110,13 +113,26 @@ class RemoteText:
                 side: {_checked(name): Header(**header) for name, header in record[side].items()}
                 for side in ("training", "validation")
             }
-            for headers in self._headers.values():
-                for header in headers.values():
-                    header.pack()
+            self._check()
         except durable.DamagedRecord as error:
             raise UserError(f"{error}: copy the folder there again") from None
         except (KeyError, TypeError, ValueError, AttributeError, struct.error):
             raise UserError(f"{where}: not a record of tokens") from None
+
+    def _check(self) -> None:
+        """Make sure that the parts of the record fit each other.
+
+        Raises:
+            ValueError, struct.error: they do not.
+        """
+        ours = self.sha256, self.tokenizer.sha256, self.tokenizer.vocab_size
+        if not 0 < self.validation_bytes < self.n_bytes or not all(self._headers.values()):
+            raise ValueError("no text")
+        for headers in self._headers.values():
+            for header in headers.values():
+                header.pack()
+                if (header.data_sha256, header.tokenizer_sha256, header.vocab_size) != ours:
+                    raise ValueError("a shard of another text")
 
     def streams(self, folder: Path | None = None) -> tuple[TokenStream, TokenStream]:
         """The tokens of the training and of the validation side. Copies of shards are kept in a folder."""
@@ -183,14 +199,14 @@ class RemoteShard:
         if not self._is_checked:
             packed = self.header.pack()
             if self._place.read(self.name, 0, len(packed)) != packed:
-                raise self._changed()
+                raise self.changed()
             self._is_checked = True
         itemsize = self.header.dtype.itemsize
         first, last = (HEADER_BYTES + at * itemsize for at in (start, max(start, stop)))
         content = self._place.read(self.name, first, last)
         ids = np.frombuffer(content, self.header.dtype) if len(content) == last - first else None
         if ids is None or (len(ids) and ids.max() >= self.header.vocab_size):
-            raise self._changed()
+            raise self.changed()
         return ids
 
     @property
@@ -202,7 +218,8 @@ class RemoteShard:
         """The whole file. Raises the exceptions of `Place.read`."""
         return self._place.read(self.name)
 
-    def _changed(self) -> UserError:
+    def changed(self) -> UserError:
+        """The error about a file that is not the one of the record."""
         return UserError(
             f"{self._place.url}/{self.name}: not as its record describes it; it has changed, or was damaged: copy the "
             "folder there again"
@@ -210,15 +227,14 @@ class RemoteShard:
 
 
 class _Room:
-    """A folder for copies of shards, up to some bytes."""
+    """A folder for copies of shards, up to some bytes. Several processes may use it."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
         self._lock = threading.Lock()
         self._copies: dict[str, Shard] = {}
-        with contextlib.suppress(OSError):
-            durable.remove_leftovers(folder, lambda name: True)
-        self._used = sum(file.stat().st_size for file in folder.glob("*.tokens"))
+        self._used: int | None = None
+        """Bytes of all copies; None until the first one is wanted."""
 
     def copy_of(self, shard: RemoteShard) -> Shard | None:
         """The copy of a shard, made now if need be; None if there is no room for it.
@@ -231,16 +247,18 @@ class _Room:
                 return copy
             path = self._folder / shard.name
             try:
+                if shard.n_bytes > self._limit:
+                    return None
+                used = self._begin() if self._used is None else self._used
                 copy = self._verified(path, shard) if path.exists() else None
                 if copy is None:
-                    if self._used + shard.n_bytes > self._limit:
+                    if used + shard.n_bytes > self._limit:
                         return None
-                    durable.make_folder(self._folder)
                     durable.write(path, shard.content())
-                    self._used += path.stat().st_size
+                    self._used = used + path.stat().st_size
                     copy = self._verified(path, shard)
                     if copy is None:
-                        raise shard._changed()
+                        raise shard.changed()
             except OSError as error:
                 raise cannot_write(
                     error, f"{path}: cannot be written", "choose another folder (--tokens-dir)"
@@ -248,13 +266,29 @@ class _Room:
             self._copies[shard.name] = copy
             return copy
 
+    def _begin(self) -> int:
+        """Make the folder, and measure it. What killed processes have left is removed if no process uses the folder."""
+        durable.make_folder(self._folder)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        if durable.try_lock(descriptor):
+            durable.remove_leftovers(self._folder, lambda name: True)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        self._used = sum(file.stat().st_size for file in self._folder.glob("*.tokens"))
+        return self._used
+
     def _verified(self, path: Path, shard: RemoteShard) -> Shard | None:
         """A copy that is there, if it is whole. Otherwise it is removed."""
-        with contextlib.suppress(UserError):
+        try:
             copy = open_shard(path)
             if copy.header == shard.header:
                 return copy
-        self._used -= path.stat().st_size
+        except ResourceError:
+            raise
+        except UserError:
+            pass
+        self._used = (self._used or 0) - path.stat().st_size
         path.unlink()
         return None
 

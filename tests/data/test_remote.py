@@ -115,6 +115,22 @@ def test_a_damaged_copy_is_made_again(text: Text, tmp_path: Path) -> None:
     assert again[:].tolist() == expected
 
 
+def test_what_a_killed_process_left_is_removed_unless_another_one_works(
+    text: Text, tmp_path: Path
+) -> None:
+    remote = RemoteText(TokensElsewhere(uploaded(text, "left"), ROOM))
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    left = written(folder / "training-00000.tokens.0123abcd.tmp", "part")
+    training, _ = remote.streams(folder)
+    training[:10]
+    assert not left.exists()
+    written(left, "another process writes")
+    again, _ = remote.streams(folder)
+    assert again[:].tolist() == training[:].tolist()
+    assert left.exists()
+
+
 def test_another_tokenizer_is_refused(text: Text, tmp_path: Path) -> None:
     corpus = survey(described(tmp_path, uploaded(text, "tokenizer")))
     with pytest.raises(UserError, match=r"made by another tokenizer .*leave --tokenizer-path out"):
@@ -137,6 +153,19 @@ def test_a_bad_record_is_named(text: Text, record: bytes, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)) as error:
         RemoteText(TokensElsewhere(url, ROOM))
     assert str(error.value).startswith(f"{url}/{RECORD}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_bytes", 0), ("validation_bytes", -1), ("sha256", "0" * 64), ("training", {})],
+)
+def test_a_record_that_contradicts_itself_is_refused(text: Text, key: str, value: object) -> None:
+    record = json.loads(text.files()[RECORD]) | {key: value}
+    record.pop("checksum")
+    url = uploaded(text, "contradiction")
+    fsspec.filesystem("memory").pipe_file(f"/contradiction/{RECORD}", json.dumps(record).encode())
+    with pytest.raises(UserError, match="not a record of tokens"):
+        RemoteText(TokensElsewhere(url, ROOM))
 
 
 @pytest.mark.parametrize("name", ["../training-00000.tokens", "/etc/x.tokens", "a", ""])
