@@ -40,7 +40,7 @@ def prepare_text(config: PrepareConfig, say: Say) -> Prepared:
 
     Raises:
         UserError: the text cannot be read or holds conversations, the tokenizer does not fit, or the tokens cannot be
-            written. What is finished stays.
+            written. Finished parts stay.
     """
     workspace.check()
     folder = Path(config.tokens_dir)

@@ -267,7 +267,7 @@ class _Room:
             return copy
 
     def _begin(self) -> int:
-        """Make the folder, and measure it. What killed processes have left is removed if no process uses the folder."""
+        """Make the folder, and measure it. Files of killed processes are removed if no process uses the folder."""
         durable.make_folder(self._folder)
         descriptor = os.open(self._folder, os.O_RDONLY)
         weakref.finalize(self, os.close, descriptor)

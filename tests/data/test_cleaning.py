@@ -145,7 +145,7 @@ def test_all_filters_together(
     assert len(list((tmp_path / "clean").iterdir())) > 1
 
 
-def test_what_is_there_is_not_made_again(text: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_there_is_not_made_again(text: Path, tmp_path: Path) -> None:
     output = tmp_path / "clean"
     assert isinstance(clean(text, output, EXACT), Report)
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}

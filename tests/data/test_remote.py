@@ -115,7 +115,7 @@ def test_a_damaged_copy_is_made_again(text: Text, tmp_path: Path) -> None:
     assert again[:].tolist() == expected
 
 
-def test_what_a_killed_process_left_is_removed_unless_another_one_works(
+def test_files_of_a_killed_process_are_removed_unless_another_one_works(
     text: Text, tmp_path: Path
 ) -> None:
     remote = RemoteText(TokensElsewhere(uploaded(text, "left"), ROOM))

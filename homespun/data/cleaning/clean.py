@@ -82,7 +82,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Report:
-    """What is left of a text, and what it lost, by reason."""
+    """The documents of a text that are kept, and the others by reason."""
 
     kept: Share = field(default_factory=Share)
     dropped: dict[str, Share] = field(default_factory=dict)
