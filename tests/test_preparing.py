@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from homespun import child_process
+from homespun.checkpoint.archive import read_archive
 from homespun.cli.main import main
 from homespun.data.corpus import survey
 from homespun.data.files import files_to_read
@@ -145,3 +146,24 @@ def test_an_interrupted_command_leaves_no_process(place: Path) -> None:
         except OSError:
             continue
     assert not left
+
+
+def test_a_run_on_a_mixture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "mix.toml").write_text('[mixture]\n"web/a.txt" = 1\n"web/deep/*.jsonl" = 2\n')
+    model = "--model-size pico --n-layers 1 --d-model 32 --n-heads 2 --seq-len 32 --batch-size 4"
+    train = ["train", *model.split(), "--eval-tokens", "500", "--max-steps", "2"]
+    assert main([*train, "--data-file", "mix.toml", "--vocab-size", "400"]) == 0
+    said = capsys.readouterr().out
+    assert "Mixture: 33.3% web/a.txt, used " in said
+    assert "Mixture: 66.7% web/deep/*.jsonl, used " in said
+    header = read_archive(place / "checkpoints/best.npz").header
+    texts = [survey(Path(name)).sha256 for name in ("web/a.txt", "web/deep/*.jsonl")]
+    assert header["learned_before"] == texts
+    assert header["data_sha256"] == survey(Path("mix.toml")).sha256
+    assert main(["eval", "--data-file", "web/a.txt"]) == 0
+    assert "only the part that was held out" in capsys.readouterr().out
+    assert main(["train", "--resume", "--max-steps", "3"]) == 0
+    (place / "mix.toml").write_text('[mixture]\n"web/a.txt" = 1\n"web/deep/*.jsonl" = 3\n')
+    capsys.readouterr()
+    assert main(["train", "--resume", "--max-steps", "4"]) == 2
+    assert "is not the text of this run, or has other weights" in capsys.readouterr().err
