@@ -17,6 +17,7 @@ from homespun.config.checked import flag
 from homespun.data.chat_samples import ChatDataset
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
+from homespun.data.mixture import MixedDataset
 from homespun.data.pair_samples import PairDataset
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
@@ -162,6 +163,16 @@ def set_up(
             say(
                 "This run began with another version of homespun. From here on it takes its samples in a new order."
             )
+    learned_before = [
+        *(
+            learned_texts(initial)
+            if initial
+            else point.header.get("learned_before", [])
+            if point
+            else []
+        ),
+        *(source.sha256 for source in corpus.sources),
+    ]
     return Run(
         config=config,
         model=planned.model,
@@ -179,9 +190,7 @@ def set_up(
             "resolved": dataclasses.asdict(config),
             "facts": engine.facts,
             "sample_order": ORDER,
-            "learned_before": learned_texts(initial)
-            if initial
-            else (point.header.get("learned_before", []) if point else []),
+            "learned_before": list(dict.fromkeys(learned_before)),
             **kept_template(template, initial, point),
         },
         limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
@@ -208,15 +217,21 @@ def _samples_per_pass(config: TrainConfig, tokens: Tokens, sampler: Sampler | No
 
 
 def choose_text(
-    data_file: str | None, say: Say, folder: Path | None = None, *, keeps: bool = True
+    data_file: str | None,
+    say: Say,
+    folder: Path | None = None,
+    *,
+    keeps: bool = True,
+    n_workers: int = 1,
 ) -> Corpus:
     """The text that is named, or the last download. `folder` holds the record of its survey, which is written if
-    `keeps`.
+    `keeps`. Several processes may read it, see `survey`.
 
     Raises:
         UserError: there is no text, or too little.
     """
-    corpus = survey(workspace.chosen_data(data_file), say, folder, keeps=keeps)
+    path = workspace.chosen_data(data_file)
+    corpus = survey(path, say, folder, keeps=keeps, n_workers=n_workers)
     if corpus.is_chat:
         return corpus
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
@@ -288,6 +303,14 @@ def find_tokenizer(
     Arguments and errors as for `choose_tokenizer`."""
     if path is not None:
         return _named_tokenizer(Path(path), vocab_size, corpus, say)
+    if own := corpus.tokenizer:
+        if vocab_size not in (None, own.vocab_size):
+            raise UserError(
+                f"--vocab-size is {vocab_size:,}, but the tokens of {corpus.path} have a vocabulary of "
+                f"{own.vocab_size:,}: leave it out"
+            )
+        say(f"Tokenizer: the one that made the tokens of {corpus.path}.")
+        return own
     if found := fitting_tokenizer(corpus, vocab_size, say):
         there, tokenizer = found
         say(f"Tokenizer: {there}, trained on this text.")
@@ -344,6 +367,12 @@ def tokenize(
     """
     encoder = encoder_of(corpus, template) if template else tokenizer
     prepared = prepare(corpus, encoder, folder, any_split=any_split, say=say)
+    if prepared.sources:
+        datasets = [TextDataset(source.training, seq_len) for source in prepared.sources]
+        mixture = MixedDataset(datasets, prepared.weights)
+        for line in mixture.described([str(source.path) for source in corpus.sources]):
+            say(line)
+        return Tokens(tokenizer, prepared, mixture)
     if template is None:
         return Tokens(tokenizer, prepared, TextDataset(prepared.training, seq_len))
     dataset = PairDataset if corpus.is_pairs else ChatDataset
