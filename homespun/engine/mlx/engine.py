@@ -40,6 +40,7 @@ from homespun.engine.mlx.model import DecoderModel, Weights
 from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.engine.mlx.packed import Packed
+from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, Dropout | None]
@@ -56,8 +57,12 @@ class MlxEngine:
         """
         Raises:
             ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
-            UserError: the model has no such adapters.
+            UserError: the model has no such adapters, or it is to be trained in low memory.
         """
+        if options.low_memory:
+            raise UserError(
+                "--memory low exists with PyTorch only: leave it out, or choose --engine torch"
+            )
         self.config = config
         self.options = options
         self.model_class = model_class(config.architecture)
@@ -109,6 +114,10 @@ class MlxEngine:
         self.row_losses = self.compiled(self._row_losses)
         if options.seed is not None:
             self.load(initial_values(spec, options.seed))
+
+    @property
+    def narrow(self) -> frozenset[str]:
+        return frozenset()
 
     @property
     def facts(self) -> dict[str, str]:

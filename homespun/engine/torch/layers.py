@@ -71,6 +71,35 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         zero_parameters(self)
 
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight
+        if weight.dtype == torch.float32:
+            return super().forward(input)
+        if weight.device.type == "cpu" and weight.requires_grad:
+            return _NarrowEmbedding.apply(weight, input)  # type: ignore[no-any-return, no-untyped-call]
+        return super().forward(input).float()
+
+
+class _NarrowEmbedding(torch.autograd.Function):
+    """Rows of a table in 16 bits. The gradients of a token that occurs often are added up in float32; on a CPU, PyTorch
+    adds them up in 16 bits, where small ones vanish."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.like = table.detach()
+        return F.embedding(tokens, table).float()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        [grad], [tokens] = grad_outputs, ctx.saved_tensors
+        found, where = tokens.unique(return_inverse=True)
+        sums = grad.new_zeros(len(found), grad.shape[-1], dtype=torch.float32)
+        sums.index_add_(0, where.flatten(), grad.flatten(0, -2).float())
+        grad_table = torch.zeros_like(ctx.like)
+        grad_table[found] = sums.to(grad_table.dtype)
+        return grad_table, None
+
 
 class LayerNorm(nn.LayerNorm):
     """x [..., D] -> [..., D], computed in float32."""
