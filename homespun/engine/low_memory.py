@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.architectures.base import Parameter
+from homespun.errors import UserError
 
 
 def narrow_parameters(spec: Iterable[Parameter]) -> frozenset[str]:
@@ -14,6 +15,13 @@ def narrow_parameters(spec: Iterable[Parameter]) -> frozenset[str]:
     adapters are few, and stay in float32."""
     groups = ("matrix", "embedding", "head")
     return frozenset(p.name for p in spec if p.group in groups and not p.is_router)
+
+
+def no_low_memory() -> UserError:
+    """The error of an engine that trains in float32 only."""
+    return UserError(
+        "--memory low exists with PyTorch only: leave it out, or choose --engine torch"
+    )
 
 
 def rounding_keys(seed: int, names: Iterable[str]) -> npt.NDArray[np.int32]:

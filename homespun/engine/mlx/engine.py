@@ -31,6 +31,7 @@ from homespun.engine.base import (
     within_memory,
 )
 from homespun.engine.dropout import site_keys
+from homespun.engine.low_memory import no_low_memory
 from homespun.engine.mlx import machine
 from homespun.engine.mlx.decoder import MlxDecoder
 from homespun.engine.mlx.dropout import Dropout, of_microbatches
@@ -40,7 +41,6 @@ from homespun.engine.mlx.model import DecoderModel, Weights
 from homespun.engine.mlx.models import model_class
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.engine.mlx.packed import Packed
-from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, Dropout | None]
@@ -60,9 +60,7 @@ class MlxEngine:
             UserError: the model has no such adapters, or it is to be trained in low memory.
         """
         if options.low_memory:
-            raise UserError(
-                "--memory low exists with PyTorch only: leave it out, or choose --engine torch"
-            )
+            raise no_low_memory()
         self.config = config
         self.options = options
         self.model_class = model_class(config.architecture)
