@@ -121,6 +121,7 @@ class TorchEngine:
                 if of_narrow
                 else Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
             )
+        self.narrow = frozenset(n for n, t in self._tensors() if t.dtype == torch.bfloat16)
         if options.seed is not None:
             self.load(initial_values(trained_parameters(config, options.lora), options.seed))
 
@@ -134,10 +135,6 @@ class TorchEngine:
             "threads": str(self.call_threads or torch.get_num_threads()),
             **({"memory": "low"} if self.narrow else {}),
         }
-
-    @property
-    def narrow(self) -> frozenset[str]:
-        return frozenset(name for name, t in self._tensors() if t.dtype == torch.bfloat16)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def train_step(

@@ -66,16 +66,16 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Tokens [B, T] -> [B, T, D], float32."""
+    """Tokens [B, T] -> [B, T, D], float32; in the dtype of the weight where that is narrow and not in training."""
 
     def reset_parameters(self) -> None:
         zero_parameters(self)
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
-        if weight.dtype == torch.float32:
+        if weight.dtype == torch.float32 or not weight.requires_grad:
             return super().forward(input)
-        if weight.device.type == "cpu" and weight.requires_grad:
+        if weight.device.type == "cpu":
             return _NarrowEmbedding.apply(weight, input)  # type: ignore[no-any-return, no-untyped-call]
         return super().forward(input).float()
 
