@@ -25,7 +25,7 @@ from homespun.engine.torch.optimizer import Optimizer, orthogonalise
 
 SLICE = 2**18
 """Numbers that are updated at a time. Their copies in float32 stay in the cache of a processor."""
-TINY = 1e-38
+TINY = 1e-30
 """Instead of a mean square of zero, by which it would be divided."""
 
 
@@ -45,118 +45,90 @@ class NarrowOptimizer(Optimizer):
         seed: int,
     ) -> None:
         super().__init__(settings, [p for p in spec if p.name not in narrow], weights, muon_dtype)
-        of_narrow = [p for p in spec if p.name in narrow]
-        self.narrow = _NarrowUpdates(settings.name, of_narrow, weights, muon_dtype, seed)
+        stacks, groups = parameter_groups([p for p in spec if p.name in narrow], settings.name)
+        self.narrow_muon, self.narrow_adamw = stacks, groups
+        by_muon = {p.name: weights[p.name] for stack in stacks for p in stack}
+        by_adamw = {p.name: weights[p.name] for group in groups.values() for p in group}
+        self.momentum |= {name: torch.zeros_like(weight) for name, weight in by_muon.items()}
+        self.exp_avg |= {name: torch.zeros_like(weight) for name, weight in by_adamw.items()}
+        self.rows = {name: _zeros(w, w.shape[:-1]) for name, w in by_adamw.items()}
+        """The mean square of each row of each matrix, [.., out]."""
+        self.columns = {
+            name: _zeros(w, w.shape[:-2] + w.shape[-1:]) for name, w in by_adamw.items()
+        }
+        """The mean square of each column, [.., in]."""
+        self.places = {name: number for number, name in enumerate(by_muon | by_adamw)}
+        """Of the parameters in `keys`."""
+        self.keys = torch.from_numpy(rounding_keys(seed, self.places)).to(self.steps.device)
 
     def step(
         self, grads: dict[str, Tensor], lr: dict[str, float], grad_scale: Tensor, refused: Tensor
     ) -> None:
-        self.narrow.step(self.settings, grads, lr, grad_scale, refused, self.steps)
+        # A CPU branches; a GPU, for which the host would have to wait, selects when it writes.
+        if refused.device.type != "cpu":
+            self._narrow_step(grads, lr, grad_scale, keep=refused.bool())
+        elif not refused.item():
+            self._narrow_step(grads, lr, grad_scale, keep=None)
         super().step(grads, lr, grad_scale, refused)
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
-        yield from super().state()
-        yield from self.narrow.state()
-
-
-class _NarrowUpdates:
-    """The updates of the parameters in `spec`, all of them in bfloat16."""
-
-    def __init__(
+    def _narrow_step(
         self,
-        optimizer: str,
-        spec: list[Parameter],
-        weights: dict[str, Tensor],
-        muon_dtype: torch.dtype,
-        seed: int,
-    ) -> None:
-        self.weights, self.muon_dtype = weights, muon_dtype
-        self.stacks, self.adamw = parameter_groups(spec, optimizer)
-        by_muon = {p.name for stack in self.stacks for p in stack}
-        like = {p.name: weights[p.name] for p in spec}
-        self.momentum = {n: torch.zeros_like(w) for n, w in like.items() if n in by_muon}
-        by_adamw = {n: w for n, w in like.items() if n not in by_muon}
-        self.exp_avg = {n: torch.zeros_like(w) for n, w in by_adamw.items()}
-        self.rows = {n: _zeros(w, w.shape[:-1]) for n, w in by_adamw.items()}
-        """The mean square of each row of each matrix, [.., out]."""
-        self.columns = {n: _zeros(w, w.shape[:-2] + w.shape[-1:]) for n, w in by_adamw.items()}
-        """The mean square of each column, [.., in]."""
-        device = weights[spec[0].name].device
-        self.keys = torch.from_numpy(rounding_keys(seed, like)).to(device)
-        self.numbers = {name: number for number, name in enumerate(like)}
-
-    def step(
-        self,
-        settings: OptimizerSettings,
         grads: dict[str, Tensor],
         lr: dict[str, float],
         grad_scale: Tensor,
-        refused: Tensor,
-        steps: Tensor,
+        keep: Tensor | None,
     ) -> None:
-        """One update with `grads / grad_scale`, after so many steps. Where `refused` is 1.0, nothing changes."""
-        # A CPU branches; a GPU, for which the host would have to wait, selects when it writes.
-        keep = None if refused.device.type == "cpu" else refused.bool()
-        if keep is None and refused.item():
-            return
-        step_bits = hash_bits(steps.to(torch.int32) + _signed(KEY_INCREMENT))
+        """One update of the parameters in bfloat16; see `Writer` for `keep`."""
+        step_bits = hash_bits(self.steps.to(torch.int32) + _signed(KEY_INCREMENT))
         keys = hash_bits(self.keys ^ step_bits)
-        writers = {name: Writer(keys[number], keep) for name, number in self.numbers.items()}
-        for (rate, decay), group in self.adamw.items():
-            kept = 1.0 - lr["adamw"] * rate * settings.weight_decay if decay else 1.0
+        writers = {name: Writer(keys[place], keep) for name, place in self.places.items()}
+        for (factor, decays), group in self.narrow_adamw.items():
+            rate = lr["adamw"] * factor
+            decay = 1.0 - rate * self.settings.weight_decay if decays else 1.0
             for p in group:
-                self._adamw(
-                    settings,
-                    p.name,
-                    grads[p.name],
-                    lr["adamw"] * rate,
-                    kept,
-                    grad_scale,
-                    steps,
-                    writers[p.name],
-                )
-        for stack in self.stacks:
-            self._muon(settings, stack, grads, lr["muon"], grad_scale, writers)
+                self._adamw(p.name, grads[p.name], rate, decay, grad_scale, writers[p.name])
+        for stack in self.narrow_muon:
+            self._muon(stack, grads, lr["muon"], grad_scale, writers)
 
     def _adamw(
         self,
-        s: OptimizerSettings,
         name: str,
         grad: Tensor,
-        lr: float,
-        kept: float,
+        rate: float,
+        decay: float,
         grad_scale: Tensor,
-        steps: Tensor,
         write: "Writer",
     ) -> None:
-        """AdamW for one parameter; `kept` is the factor of weight decay."""
-        next_step = steps.double() + 1.0
+        """AdamW for one parameter; `decay` is the factor of its weights."""
+        s, next_step = self.settings, self.steps.double() + 1.0
         bias1, bias2 = ((1.0 - beta**next_step).float() for beta in (s.beta1, s.beta2))
-        rows, columns = self.rows[name], self.columns[name]
-        matrices = [
-            tensor.reshape(-1, *grad.shape[-2:])
-            for tensor in (grad, self.exp_avg[name], self.weights[name])
-        ]
-        flat_rows, flat_columns = rows.view(-1, rows.shape[-1]), columns.view(-1, columns.shape[-1])
-        for i, (g, mean, weight) in enumerate(zip(*matrices, strict=True)):  # each [out, in]
+        shape = (-1, *grad.shape[-2:])
+        of_matrices = zip(
+            grad.reshape(shape),
+            self.exp_avg[name].view(shape),
+            self.weights[name].view(shape),
+            self.rows[name].view(-1, shape[1]),
+            self.columns[name].view(-1, shape[2]),
+            strict=True,
+        )
+        for i, (g, mean, weight, rows, columns) in enumerate(of_matrices):
             row_means, column_means = mean_squares(g, grad_scale)
-            write.wide(flat_rows[i], flat_rows[i].lerp(row_means, 1 - s.beta2))
-            write.wide(flat_columns[i], flat_columns[i].lerp(column_means, 1 - s.beta2))
+            write.wide(rows, rows.lerp(row_means, 1 - s.beta2))
+            write.wide(columns, columns.lerp(column_means, 1 - s.beta2))
             # The square of number [r, c] is estimated as row r times column c, over the mean of all rows.
-            of_rows = (flat_rows[i] / (flat_rows[i].mean().clamp(min=TINY) * bias2)).sqrt()
-            of_columns = flat_columns[i].sqrt()
+            of_rows = (rows / (rows.mean().clamp(min=TINY) * bias2)).sqrt()
+            of_columns = columns.sqrt()
             for part in slices(g):
                 new_mean = mean[part].float().lerp_(g[part].float() / grad_scale, 1 - s.beta1)
-                root = (of_rows[part, None] * of_columns).add_(s.eps)
-                new = weight[part].float().mul_(kept)
-                new.addcdiv_(new_mean, root.mul_(bias1), value=-lr)
+                size = (of_rows[part, None] * of_columns).add_(s.eps)
+                new = weight[part].float().mul_(decay)
+                new.addcdiv_(new_mean, size.mul_(bias1), value=-rate)
                 bits = write.bits(i * g.numel() + part.start * g.shape[1], new.shape)
                 write.narrow(weight[part], new, bits)
                 write.narrow(mean[part], new_mean, shift_right(bits, 16))
 
     def _muon(
         self,
-        s: OptimizerSettings,
         stack: list[Parameter],
         grads: dict[str, Tensor],
         lr: float,
@@ -164,38 +136,29 @@ class _NarrowUpdates:
         writers: dict[str, "Writer"],
     ) -> None:
         """Muon for matrices of one shape; see `Optimizer`."""
+        s = self.settings
         n_out, n_in = stack[0].matrix_shape
-        kept, rate = 1.0 - lr * s.weight_decay, lr * max(1.0, n_out / n_in) ** 0.5
-        momenta = [self.momentum[p.name] for p in stack]
+        decay, rate = 1.0 - lr * s.weight_decay, lr * max(1.0, n_out / n_in) ** 0.5
         grad = torch.stack([grads[p.name] for p in stack]).float().div_(grad_scale)
-        momentum = torch.stack(momenta).float().lerp_(grad, 1 - s.muon_momentum)
+        momentum = torch.stack([self.momentum[p.name] for p in stack]).float()
+        momentum.lerp_(grad, 1 - s.muon_momentum)
         ahead = grad.lerp_(momentum, s.muon_momentum).to(self.muon_dtype)
-        shape = grad.shape
-        del grad
-        directions = orthogonalise(ahead.view(-1, n_out, n_in)).reshape(shape)
-        for p, new_momentum, direction in zip(stack, momentum, directions, strict=True):
-            write, columns = writers[p.name], p.shape[-1]
-            weight, old, new_momentum, direction = (
-                tensor.reshape(-1, columns)
-                for tensor in (self.weights[p.name], self.momentum[p.name], new_momentum, direction)
-            )
+        directions = orthogonalise(ahead.view(-1, n_out, n_in)).reshape(grad.shape)
+        for p, *values in zip(stack, momentum, directions, strict=True):
+            write, shape = writers[p.name], (-1, n_in)
+            weight, mean = self.weights[p.name].view(shape), self.momentum[p.name].view(shape)
+            new_mean, direction = (tensor.reshape(shape) for tensor in values)
             for part in slices(weight):
-                new = weight[part].float().mul_(kept).add_(direction[part], alpha=-rate)
-                bits = write.bits(part.start * columns, new.shape)
+                new = weight[part].float().mul_(decay).add_(direction[part], alpha=-rate)
+                bits = write.bits(part.start * n_in, new.shape)
                 write.narrow(weight[part], new, bits)
-                write.narrow(old[part], new_momentum[part], shift_right(bits, 16))
+                write.narrow(mean[part], new_mean[part], shift_right(bits, 16))
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """The moments, under their names in a checkpoint."""
-        kinds = {
-            "exp_avg": self.exp_avg,
-            "exp_avg_sq_rows": self.rows,
-            "exp_avg_sq_columns": self.columns,
-            "momentum": self.momentum,
-        }
-        for kind, tensors in kinds.items():
-            for name, tensor in tensors.items():
-                yield f"{kind}/{name}", tensor
+        yield from super().state()
+        for kind in ("rows", "columns"):
+            for name, tensor in getattr(self, kind).items():
+                yield f"exp_avg_sq_{kind}/{name}", tensor
 
 
 class Writer:
