@@ -32,7 +32,7 @@ LAYERS = {
     "tokenizer": {"errors", "durable"},
     "stories": set(),
     "data": {"config", "errors", "durable", "workspace", "terminal", "tokenizer", "stories"},
-    "checkpoint": {"config", "errors", "durable", "named_array", "terminal"},
+    "checkpoint": {"config", "errors", "bfloat16", "durable", "named_array", "terminal"},
     "records": {"config", "errors", "durable", "terminal"},
     # 3: computation behind one interface, and its cost
     "engine": {
@@ -50,6 +50,7 @@ LAYERS = {
         "terminal",
         "architectures",
         "engine.base",
+        "engine.low_memory",
         "engine.muon",
         "engine.probe",
         "engine.select",
@@ -78,6 +79,7 @@ LAYERS = {
         "records",
         "engine.base",
         "engine.hardware",
+        "engine.low_memory",
         "engine.probe",
         "engine.select",
         "planning",
