@@ -109,7 +109,7 @@ PEAK = """
 import sys
 from benchmarks.memory import Case, above_the_process
 if __name__ == "__main__":
-    case = Case("tiny", 2, vocab_size=4000, optimizer=sys.argv[1], checkpointing=True, low_memory=True)
+    case = Case("gpt2-small", 1, 64, 8000, optimizer=sys.argv[1], checkpointing=True, low_memory=True)
     print(above_the_process(case), case.estimate())
 """
 

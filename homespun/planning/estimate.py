@@ -19,7 +19,7 @@ from homespun.architectures.lora import Lora, count_trained, trained_parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS
 from homespun.engine.low_memory import narrow_parameters
-from homespun.engine.muon import MAX_STACK_SIZE
+from homespun.engine.muon import LARGEST_NARROW_STACK, MAX_STACK_SIZE
 from homespun.engine.traits import StepTraits
 
 FLOAT32_BYTES = 4
@@ -116,19 +116,21 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     activations = math.floor(activations * (1 + traits.lost) + blocks * block)
 
     # A row of logits is kept as it is and twice in float32. The output layer and one of its gradients are in the
-    # precision of the computation; in low memory, its gradient is there in float32, too.
+    # precision of the computation. In low memory, a single slice of rows gives the gradient of the step, and several
+    # are added up in float32.
     logits = min(tokens, HEAD_ROWS) * c.vocab_size * (number_bytes + 2 * FLOAT32_BYTES)
     head_copies = number_bytes if traits.half != bool(narrow) else 0
-    if lora is None:
+    if lora is None and (tokens > HEAD_ROWS or not (narrow and traits.half)):
         head_copies += number_bytes
-    if narrow:
+    if narrow and tokens > HEAD_ROWS:
         head_copies += FLOAT32_BYTES
     logits += c.vocab_size * c.d_model * head_copies
     mask = traits.mask_bytes * tokens * c.seq_len if computing.masked else 0
 
     update = math.floor(traits.update_copies * trained_bytes)
     if computing.optimizer == "muon" and lora is None:
-        update += traits.muon_bytes * min(matrices, max(MAX_STACK_SIZE, *sizes))
+        stack = LARGEST_NARROW_STACK if narrow else MAX_STACK_SIZE
+        update += traits.muon_bytes * min(matrices, max(stack, *sizes))
     return TrainingMemory(
         weights=weights,
         gradients=trained_bytes,

@@ -58,8 +58,9 @@ class HeadLoss(torch.autograd.Function):
         narrow = head.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # Added up in float32, also where the head is kept in 16 bits.
-        grad_head = torch.zeros_like(head, dtype=torch.float32) if wants_head else None
+        # Slices are added up in float32; a single one is the gradient already, in less memory.
+        adds_up = wants_head and (len(hidden) > HEAD_ROWS or head.dtype == torch.float32)
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if adds_up else None
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             factors = () if weights is None else (weights[rows],)
@@ -67,8 +68,10 @@ class HeadLoss(torch.autograd.Function):
             total += loss
             if grad_hidden is not None:
                 torch.mm(slope, narrow, out=grad_hidden[rows])
-            if grad_head is not None:
+            if adds_up:
                 grad_head += slope.T @ hidden[rows]
+            elif wants_head:
+                grad_head = slope.T @ hidden[rows]
         if grad_head is not None:
             grad_head = grad_head.to(head.dtype)
         ctx.save_for_backward(grad_hidden, grad_head)

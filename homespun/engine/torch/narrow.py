@@ -19,7 +19,7 @@ from homespun.architectures.base import Parameter
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.dropout import KEY_INCREMENT
 from homespun.engine.low_memory import rounding_keys
-from homespun.engine.muon import parameter_groups
+from homespun.engine.muon import LARGEST_NARROW_STACK, parameter_groups
 from homespun.engine.torch.dropout import hash_bits, shift_right
 from homespun.engine.torch.optimizer import Optimizer, orthogonalise
 
@@ -45,7 +45,8 @@ class NarrowOptimizer(Optimizer):
         seed: int,
     ) -> None:
         super().__init__(settings, [p for p in spec if p.name not in narrow], weights, muon_dtype)
-        stacks, groups = parameter_groups([p for p in spec if p.name in narrow], settings.name)
+        of_narrow = [p for p in spec if p.name in narrow]
+        stacks, groups = parameter_groups(of_narrow, settings.name, LARGEST_NARROW_STACK)
         self.narrow_muon, self.narrow_adamw = stacks, groups
         by_muon = {p.name: weights[p.name] for stack in stacks for p in stack}
         by_adamw = {p.name: weights[p.name] for group in groups.values() for p in group}
