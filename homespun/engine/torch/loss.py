@@ -58,9 +58,7 @@ class HeadLoss(torch.autograd.Function):
         narrow = head.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        # Slices are added up in float32; a single one is the gradient already, in less memory.
-        adds_up = wants_head and (len(hidden) > HEAD_ROWS or head.dtype == torch.float32)
-        grad_head = torch.zeros_like(head, dtype=torch.float32) if adds_up else None
+        grad_head: Tensor | None = None
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             factors = () if weights is None else (weights[rows],)
@@ -68,10 +66,14 @@ class HeadLoss(torch.autograd.Function):
             total += loss
             if grad_hidden is not None:
                 torch.mm(slope, narrow, out=grad_hidden[rows])
-            if adds_up:
-                grad_head += slope.T @ hidden[rows]
-            elif wants_head:
-                grad_head = slope.T @ hidden[rows]
+            if wants_head:
+                part = slope.T @ hidden[rows]
+                if grad_head is not None:
+                    grad_head += part
+                elif len(hidden) > HEAD_ROWS:  # several slices are added up in float32
+                    grad_head = part.float()
+                else:
+                    grad_head = part
         if grad_head is not None:
             grad_head = grad_head.to(head.dtype)
         ctx.save_for_backward(grad_hidden, grad_head)
