@@ -581,7 +581,13 @@ def _disk(planned: Plan, count: TokenCount | None) -> int:
     per_token = BYTES_PER_TOKEN_ON_DISK[planned.model.vocab_size <= 1 << 16]
     tokens = count.training + count.validation if count else 0
     config, base = planned.config, keeps_base(planned.config)
-    runs = bytes_on_disk(planned.model, config.keep, planned.lora, with_base=base)
+    runs = bytes_on_disk(
+        planned.model,
+        config.keep,
+        planned.lora,
+        with_base=base,
+        low_memory=config.memory == "low",
+    )
     return runs + per_token * tokens
 
 

@@ -19,6 +19,7 @@ Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
 OnSpike = Literal["warn", "skip", "stop"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Memory = Literal["full", "low"]
 EngineName = Literal["auto", "torch", "mlx"]
 
 FROM_PRESET = "from the preset"
@@ -308,13 +309,19 @@ class MachineConfig(Checked):
     )
     precision: Precision = setting(
         "auto",
-        "Precision of the computation; weights and optimizer moments are always float32.",
+        "Precision of the computation; weights and optimizer moments are float32 unless --memory is low.",
         on_resume="announced",
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
         "Compiled kernels; auto: if a compiler is available and the run is long enough to benefit.",
         on_resume="announced",
+    )
+    memory: Memory = setting(
+        "full",
+        "low: weights, gradients and means of the optimizer in bfloat16, and --gradient-checkpointing, for models that "
+        "do not fit otherwise; PyTorch only.",
+        on_resume="fixed",
     )
     gradient_checkpointing: bool = setting(
         False, "Use less memory for activations, at about a third more computation."

@@ -51,6 +51,10 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
     os.environ.update(_missing_threading())
     if options.optimizer is None or launcher.place() is None:
         return _create(config, options, name)
+    if options.low_memory:
+        raise UserError(
+            "--memory low trains in one process: leave it out, or start without a launcher"
+        )
     with _framework(_of_ranks(name)):
         from homespun.engine.torch import ranks
 

@@ -1,8 +1,11 @@
 """A planned run flows in; if its steps do not fit into memory, an error comes out, with flags that make them fit.
 
 First choice is a smaller micro-batch with more accumulation, which keeps the size of a step; then gradient
-checkpointing; then a smaller model.
+checkpointing; then bfloat16 for weights and moments; then a smaller model.
 """
+
+import dataclasses
+from collections.abc import Iterator
 
 from homespun.architectures.presets import PRESETS, shaped
 from homespun.config.checked import flag
@@ -10,12 +13,15 @@ from homespun.engine import select
 from homespun.engine.base import Machine
 from homespun.errors import UserError
 from homespun.planning.estimate import Computing, TrainingMemory, training_memory
-from homespun.planning.recipe import Plan
+from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import Say, size
 
 
-def check_memory(plan: Plan, say: Say) -> None:
+def check_memory(plan: Plan, say: Say, *, is_new: bool = True) -> None:
     """Refuse a run that cannot fit into memory, and warn if it may not fit now.
+
+    Args:
+        is_new: the run has no steps yet, so that --memory can be chosen.
 
     Raises:
         UserError: a step needs more memory than this process may use.
@@ -26,12 +32,12 @@ def check_memory(plan: Plan, say: Say) -> None:
     if needed > capacity:
         raise UserError(
             f"a step needs about {size(needed)}, this machine has {size(capacity)}: "
-            f"{what_fits(plan, capacity, machine)}"
+            f"{what_fits(plan, capacity, machine, is_new=is_new)}"
         )
     if needed > free:
         say(
             f"A step needs about {size(needed)}, of which {size(free)} are free now: close other programs, or "
-            f"{what_fits(plan, free, machine)}."
+            f"{what_fits(plan, free, machine, is_new=is_new)}."
         )
 
 
@@ -42,21 +48,21 @@ def out_of_memory(plan: Plan, *, saved: bool) -> UserError:
     resume = "; --resume continues from the last checkpoint" if saved else ""
     return UserError(
         f"out of memory (a step was estimated at {size(needed)}): "
-        f"{what_fits(plan, (fixed + needed) // 2, machine)}{resume}"
+        f"{what_fits(plan, (fixed + needed) // 2, machine, is_new=not saved)}{resume}"
     )
 
 
-def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
-    """The flags with which a step takes at most `limit` bytes, by estimate."""
+def what_fits(plan: Plan, limit: int, machine: Machine, *, is_new: bool = True) -> str:
+    """The flags with which a step takes at most `limit` bytes, by estimate; `is_new` as in `check_memory`."""
     c = plan.config
-    for checkpointing in (False, True) if not c.gradient_checkpointing else (True,):
+    for flags, config in _variants(plan, machine, is_new=is_new):
         for batch_size in range(c.batch_size, 0, -1):
-            needed = step_memory(plan, machine, batch_size, checkpointing).total
+            needed = step_memory(Plan(plan.model, config), machine, batch_size).total
             if c.sequences_per_step % batch_size == 0 and needed <= limit:
-                flags = f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}"
-                if checkpointing and not c.gradient_checkpointing:
-                    flags += " --gradient-checkpointing"
-                return f"{flags} makes steps of the same size with {size(needed)}"
+                return (
+                    f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}{flags} "
+                    f"makes steps of the same size with {size(needed)}"
+                )
     if c.init_from is not None:
         return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}
@@ -74,6 +80,20 @@ def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
     return "not even the smallest model fits: lower --seq-len, or free some memory"
 
 
+def _variants(
+    plan: Plan, machine: Machine, *, is_new: bool
+) -> Iterator[tuple[str, ResolvedConfig]]:
+    """The settings as they are, and others with which a step takes less memory, each with its flags."""
+    c = plan.config
+    yield "", c
+    if not c.gradient_checkpointing:
+        yield " --gradient-checkpointing", dataclasses.replace(c, gradient_checkpointing=True)
+    can_be_low = machine.step_traits(c.precision, c.seq_len).has_low_memory and plan.lora is None
+    if is_new and can_be_low and c.memory != "low":
+        low = dataclasses.replace(c, memory="low", gradient_checkpointing=True)
+        yield f" {flag('memory')} low", low
+
+
 def step_memory(
     plan: Plan,
     machine: Machine,
@@ -88,6 +108,7 @@ def step_memory(
         accumulates=c.grad_accumulation_steps > 1,
         lora=plan.lora,
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
+        low_memory=c.memory == "low",
     )
     return training_memory(
         plan.in_training, c.batch_size if batch_size is None else batch_size, computing

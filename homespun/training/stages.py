@@ -24,6 +24,7 @@ from homespun.data.samples import ORDER, Dataset, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
+from homespun.engine.low_memory import no_low_memory
 from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel, learned_texts
 from homespun.planning.auto_batch import fitting_batch
@@ -150,7 +151,7 @@ def set_up(
         check_answers(planned.config)
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     check_pairs(planned.config)
-    engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
+    engine, config = make_engine(planned, tokens.tokenizer.eot_id, say, is_new=point is None)
     if initial:
         with bar("Loading the model", None):
             take_weights(engine, initial, planned.lora)
@@ -397,6 +398,9 @@ def choose_plan(
     """
     with bar("Measuring the speed of this machine", None):  # and loading its engine
         machine = machine or select.machine(requested.engine)
+        traits = machine.step_traits(requested.precision, requested.seq_len)
+        if requested.memory == "low" and not traits.has_low_memory:
+            raise no_low_memory()
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
         requested,
@@ -445,13 +449,15 @@ def choose_batch(planned: Plan, document_mark: int, say: Say, *, resumes: bool) 
     return fitting_batch(planned, machine, options, say)
 
 
-def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
+def make_engine(
+    planned: Plan, document_mark: int, say: Say, *, is_new: bool
+) -> tuple[Engine, ResolvedConfig]:
     """The engine, and the config with the precision and compilation that it got, which a resumed run keeps.
 
     Raises:
         UserError: the model does not fit into memory.
     """
-    check_memory(planned, say)
+    check_memory(planned, say, is_new=is_new)
     c = planned.config
     compiled = _compiled(c.compile == "on", select.machine(c.engine), say)
     options = engine_options(c, document_mark, compiled=compiled)
@@ -478,6 +484,7 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         precision=c.precision,
         compiled=compiled,
         gradient_checkpointing=c.gradient_checkpointing,
+        low_memory=c.memory == "low",
         document_mark=document_mark,
         threads=c.threads,
         seed=c.seed,

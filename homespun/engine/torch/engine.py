@@ -24,6 +24,7 @@ from homespun.engine.base import (
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.hardware import usable_cpus
+from homespun.engine.low_memory import narrow_parameters
 from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
@@ -37,6 +38,7 @@ from homespun.engine.torch.loss import (
 )
 from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import model_class
+from homespun.engine.torch.narrow import NarrowOptimizer, total_norm
 from homespun.engine.torch.optimizer import Optimizer
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
@@ -81,12 +83,15 @@ class TorchEngine:
             if self.device.type != "cpu":
                 raise UserError("--precision int8 does not exist on this GPU: choose bfloat16")
             dtype = DTYPE
-        with torch.device(self.device):
+        spec = trained_parameters(config, options.lora)
+        narrow = narrow_parameters(spec) if options.low_memory else frozenset[str]()
+        with torch.device("meta" if narrow else self.device):
             self.model = model_class(config.architecture)(config, dtype)
             if options.lora is not None:
                 self.model.add_adapters(options.lora)
+        if narrow:
+            self.model.allocate(narrow, self.device)
         tensors: dict[str, Tensor] = dict(self.model.named_parameters())
-        spec = trained_parameters(config, options.lora)
         self.weights: dict[str, Tensor] = {p.name: tensors.pop(p.name) for p in spec}
         """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
         self.rounded = frozenset(
@@ -108,7 +113,15 @@ class TorchEngine:
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
             spec = [p for p in spec if p.name in trained]
-            self.optimizer = Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
+            of_narrow = narrow & trained
+            self.optimizer = (
+                NarrowOptimizer(
+                    options.optimizer, spec, self.trained, dtype, of_narrow, options.seed or 0
+                )
+                if of_narrow
+                else Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
+            )
+        self.narrow = frozenset(n for n, t in self._tensors() if t.dtype == torch.bfloat16)
         if options.seed is not None:
             self.load(initial_values(trained_parameters(config, options.lora), options.seed))
 
@@ -120,6 +133,7 @@ class TorchEngine:
             "precision": str(self.model.dtype).removeprefix("torch."),
             "compiled": "yes" if self.options.compiled else "no",
             "threads": str(self.call_threads or torch.get_num_threads()),
+            **({"memory": "low"} if self.narrow else {}),
         }
 
     @within_memory(*machine.OUT_OF_MEMORY)
@@ -137,7 +151,7 @@ class TorchEngine:
         self.decoding_model = None
         max_norm = self.optimizer.settings.max_grad_norm
         loss, uses, grads = self._backward(microbatches, step)
-        norm = torch.nn.utils.get_total_norm(grads.values())
+        norm = (total_norm if self.narrow else torch.nn.utils.get_total_norm)(grads.values())
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         refused = (~(finite & (loss <= loss_limit) & (norm <= norm_limit))).float()
         with torch.no_grad():
