@@ -50,6 +50,7 @@ LAYERS = {
         "terminal",
         "architectures",
         "engine.base",
+        "engine.launcher",
         "engine.muon",
         "engine.probe",
         "engine.select",

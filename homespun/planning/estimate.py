@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from homespun.architectures.families import (
+    count_in_blocks,
     count_parameters,
     family,
     flops_per_token,
@@ -18,6 +19,7 @@ from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS
 from homespun.engine.muon import MAX_STACK_SIZE
 from homespun.engine.traits import StepTraits
+from homespun.planning.ranks import ALONE, Ranks
 
 FLOAT32_BYTES = 4
 HALF_BYTES = 2
@@ -48,6 +50,8 @@ class Computing:
     """A step has several micro-batches: all gradients are there while the next one is computed."""
     lora: Lora | None = None
     """Adapters are trained alone, with the matrices in the precision of the computation."""
+    ranks: Ranks = ALONE
+    """The processes that train together."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class TrainingMemory:
     """Which tokens see each other, so that documents are kept apart: some bytes for each pair in a sequence."""
     logits: int
     """Some rows of logits with their derivatives, and copies of the output layer."""
+    gathered: int
+    """Where ranks divide the weights: those of some blocks, and their gradients, from all ranks."""
     update: int
     """Of the update of the weights, beyond the memory of activations, casts, mask and logits, gone by then."""
 
@@ -75,7 +81,8 @@ class TrainingMemory:
 
 
 def training_memory(config: ModelConfig, batch_size: int, computing: Computing) -> TrainingMemory:
-    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one).
+    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one), on each rank if
+    several train together.
 
     Args:
         batch_size: sequences in a micro-batch.
@@ -121,14 +128,24 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     if computing.optimizer == "muon" and lora is None:
         moments -= FLOAT32_BYTES * matrices
         update += traits.muon_bytes * min(matrices, max(MAX_STACK_SIZE, *sizes))
+    gradients, gathered, ranks = trained_bytes, 0, computing.ranks
+    moments //= ranks.n
+    if ranks.sharded:
+        outside = FLOAT32_BYTES * (count_parameters(c) - count_in_blocks(c))
+        whole = (
+            outside + 2 * (weights - outside) // c.n_layers
+        )  # one block computes, one is on its way
+        gathered = whole if lora is not None else 2 * whole
+        weights, gradients = weights // ranks.n, gradients // ranks.n
     return TrainingMemory(
         weights=weights,
-        gradients=trained_bytes,
+        gradients=gradients,
         moments=moments,
         activations=activations,
         casts=casts,
         mask=mask,
         logits=logits,
+        gathered=gathered,
         update=max(0, update - activations - casts - mask - logits),
     )
 

@@ -4,12 +4,15 @@ First choice is a smaller micro-batch with more accumulation, which keeps the si
 checkpointing; then a smaller model.
 """
 
+import dataclasses
+
 from homespun.architectures.presets import PRESETS, shaped
 from homespun.config.checked import flag
-from homespun.engine import select
+from homespun.engine import launcher, select
 from homespun.engine.base import Machine
 from homespun.errors import UserError
 from homespun.planning.estimate import Computing, TrainingMemory, training_memory
+from homespun.planning.ranks import ALONE, Ranks
 from homespun.planning.recipe import Plan
 from homespun.terminal import Say, size
 
@@ -21,12 +24,14 @@ def check_memory(plan: Plan, say: Say) -> None:
         UserError: a step needs more memory than this process may use.
     """
     machine = select.machine(plan.config.engine)
+    ranks = ranks_here(plan, machine)
     needed = step_memory(plan, machine).total
-    capacity, free = machine.memory_capacity(), machine.memory_available()
+    capacity = memory_of_rank(machine.memory_capacity(), machine, ranks)
+    free = memory_of_rank(machine.memory_available(), machine, ranks)
     if needed > capacity:
         raise UserError(
-            f"a step needs about {size(needed)}, this machine has {size(capacity)}: "
-            f"{what_fits(plan, capacity, machine)}"
+            f"a step needs about {size(needed)}{' on each rank' if ranks.n > 1 else ''}, this machine has "
+            f"{size(capacity)}{' for each' if ranks.n > 1 else ''}: {what_fits(plan, capacity, machine)}"
         )
     if needed > free:
         say(
@@ -46,12 +51,12 @@ def out_of_memory(plan: Plan, *, saved: bool) -> UserError:
     )
 
 
-def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
-    """The flags with which a step takes at most `limit` bytes, by estimate."""
+def what_fits(plan: Plan, limit: int, machine: Machine, ranks: Ranks | None = None) -> str:
+    """The flags with which a step takes at most `limit` bytes, by estimate; `ranks` as for `step_memory`."""
     c = plan.config
     for checkpointing in (False, True) if not c.gradient_checkpointing else (True,):
         for batch_size in range(c.batch_size, 0, -1):
-            needed = step_memory(plan, machine, batch_size, checkpointing).total
+            needed = step_memory(plan, machine, batch_size, checkpointing, ranks).total
             if c.sequences_per_step % batch_size == 0 and needed <= limit:
                 flags = f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}"
                 if checkpointing and not c.gradient_checkpointing:
@@ -61,7 +66,7 @@ def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
         return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}
     models = [
-        (step_memory(Plan(shaped(p, shape), c), machine, 1).total, name)
+        (step_memory(Plan(shaped(p, shape), c), machine, 1, ranks=ranks).total, name)
         for name, p in PRESETS.items()
     ]
     fitting = [(needed, name) for needed, name in models if needed <= limit]
@@ -74,21 +79,50 @@ def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
     return "not even the smallest model fits: lower --seq-len, or free some memory"
 
 
+def ranks_here(plan: Plan, machine: Machine) -> Ranks:
+    """The ranks that a launcher has started with this process, and whether they divide the weights of this run.
+
+    Raises:
+        UserError: the environment does not describe them.
+    """
+    place = launcher.place()
+    return chosen_ranks(plan, machine, place.size, place.size_on_machine) if place else ALONE
+
+
+def chosen_ranks(plan: Plan, machine: Machine, n: int, on_machine: int = 1) -> Ranks:
+    """So many ranks. They divide the weights if the run says so, or if a step would not fit otherwise."""
+    whole = Ranks(n, on_machine)
+    if n == 1 or plan.config.shard == "none":
+        return whole
+    capacity = memory_of_rank(machine.memory_capacity(), machine, whole)
+    if plan.config.shard == "auto" and step_memory(plan, machine, ranks=whole).total <= capacity:
+        return whole
+    return dataclasses.replace(whole, sharded=True)
+
+
+def memory_of_rank(n_bytes: int, machine: Machine, ranks: Ranks) -> int:
+    """The part of a machine's memory that a rank may use."""
+    return n_bytes if machine.has_own_memory() else n_bytes // ranks.on_machine
+
+
 def step_memory(
     plan: Plan,
     machine: Machine,
     batch_size: int | None = None,
     checkpointing: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainingMemory:
-    """Estimated memory of a step, as planned or with another batch size or checkpointing."""
+    """Estimated memory of a step, as planned or with another batch size, checkpointing or other ranks than here."""
     c = plan.config
+    ranks = ranks or ranks_here(plan, machine)
+    rows = ranks.rows(c.sequences_per_step)
+    micro_batch = min(c.batch_size if batch_size is None else batch_size, rows)
     computing = Computing(
         c.optimizer,
         machine.step_traits(c.precision, c.seq_len),
-        accumulates=c.grad_accumulation_steps > 1,
+        accumulates=c.batch_size < rows,
+        ranks=ranks,
         lora=plan.lora,
         checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
     )
-    return training_memory(
-        plan.in_training, c.batch_size if batch_size is None else batch_size, computing
-    )
+    return training_memory(plan.in_training, micro_batch, computing)
