@@ -368,10 +368,11 @@ def forecast(
             is_chat=corpus is not None and corpus.is_chat,
         )
     mark = tokenizer.eot_id if tokenizer else 0
+    ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
     if planned.config.auto_batch and not point:
         options = engine_options(planned.config, mark, compiled=False)
-        planned = fitting_batch(planned, target, options, notes.append, probes=sheet is None)
-    ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
+        say_choice, tried = notes.append, sheet is None
+        planned = fitting_batch(planned, target, options, say_choice, probes=tried, ranks=ranks)
     memory = step_memory(planned, target, ranks=ranks)
     speed, probed = _speed(planned, target, sheet, mark, count, notes)
     sent, speed, efficiency = _together(planned, target, ranks, speed, interconnect)
@@ -484,7 +485,7 @@ def _together(
     rows = ranks.rows(c.sequences_per_step)
     micro_batches = -(-rows // c.batch_size)
     half = machine.computes_in_half(c.precision)
-    sent = traffic(planned.model, ranks, micro_batches, planned.lora, half=half)
+    sent = traffic(planned.model, ranks, micro_batches, c.optimizer, planned.lora, half=half)
     if ranks.n == 1:
         return sent, alone, None
     computing = (alone.seconds_per_step - alone.update_seconds) * rows / c.sequences_per_step

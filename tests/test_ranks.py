@@ -24,6 +24,7 @@ from tests.conftest import Command, finished, records
 from tests.reference import GPT2
 from tests.test_resume import kept, tensors
 
+ROOT = str(Path(__file__).parent.parent)
 RUN = [
     "train", "--n-layers", 2, "--d-model", 32, "--n-heads", 2, "--vocab-size", 300, "--seq-len", 32,
     "--precision", "float32", "--threads", 1, "--log-interval", 1, "--eval-interval", 5,
@@ -37,11 +38,16 @@ MIXTURE = [
 
 
 def launch(
-    n_ranks: int, *arguments: object, launcher_flags: tuple[object, ...] = (), **environment: str
+    n_ranks: int,
+    *arguments: object,
+    launcher_flags: tuple[object, ...] = (),
+    module: tuple[str, ...] = ("homespun",),
+    **environment: str,
 ) -> "subprocess.Popen[str]":
-    """Start a command in so many processes, in the working folder."""
+    """Start a command in so many processes, in the working folder. `module` is what they run."""
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", n_ranks]
-    words += [*launcher_flags, "-m", "homespun", *arguments]
+    words += [*launcher_flags, "-m", *module, *arguments]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         stdin=subprocess.DEVNULL,

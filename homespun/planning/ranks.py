@@ -6,7 +6,7 @@ from homespun.architectures.families import count_in_blocks, count_parameters, p
 from homespun.architectures.lora import Lora, count_trained
 from homespun.config import ModelConfig
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, HALF_BYTES = 4, 2
 BACKWARD = 2 / 3
 """Share of a backward pass in the time of a micro-batch."""
 
@@ -42,17 +42,24 @@ class Traffic:
 
 
 def traffic(
-    config: ModelConfig, ranks: Ranks, micro_batches: int, lora: Lora | None, *, half: bool
+    config: ModelConfig,
+    ranks: Ranks,
+    micro_batches: int,
+    optimizer: str,
+    lora: Lora | None = None,
+    *,
+    half: bool,
 ) -> Traffic:
     """The bytes of a step.
 
-    Whole copies of a model add their gradients up once in a step, each at the rank that updates the weight, and this
-    rank sends the new weight to all. Divided models gather the weights of each block for the forward and again for the
-    backward pass of every micro-batch, those outside the blocks once, and add the gradients up after each.
+    Whole copies of a model add each gradient up once in a step, at the rank that updates the weight, and this rank
+    sends the new weight to all. Divided models gather the weights of each block for the forward and again for the
+    backward pass of every micro-batch, those outside the blocks once, and add the gradients up after each. Muon then
+    takes the rows of each matrix to one rank and back.
 
     Args:
         micro_batches: those of a rank.
-        half: the matrices that LoRA leaves as they are have 16 bits.
+        half: it computes in 16 bits.
     """
     others = (ranks.n - 1) / ranks.n
     gradients = FLOAT32_BYTES * count_trained(config, lora)
@@ -60,15 +67,16 @@ def traffic(
         return Traffic(round(others * gradients), round(others * gradients))
     blocks = FLOAT32_BYTES * count_in_blocks(config)
     outside = FLOAT32_BYTES * count_parameters(config) - blocks
-    if lora is not None:
-        blocks += gradients
-        if half:
-            matrices = sum(p.size for p in parameters(config) if p.group == "matrix")
-            blocks -= FLOAT32_BYTES // 2 * matrices
-    weights = 2 * blocks + outside
-    return Traffic(
-        round(others * micro_batches * gradients), round(others * micro_batches * weights)
-    )
+    number_bytes = HALF_BYTES if half else FLOAT32_BYTES
+    matrices = [p for p in parameters(config) if p.group == "matrix"]
+    exchanged = 0.0
+    if lora is not None:  # the model lies in the precision of the computation
+        blocks += gradients - (FLOAT32_BYTES - number_bytes) * sum(p.size for p in matrices)
+    elif optimizer == "muon":
+        whole = sum(p.size for p in matrices if len(p.shape) == 2)
+        exchanged = 2 * number_bytes * whole / ranks.n
+    weights = micro_batches * (2 * blocks + outside) + exchanged
+    return Traffic(round(others * micro_batches * gradients), round(others * weights))
 
 
 def exposed_seconds(
