@@ -371,8 +371,9 @@ def forecast(
     ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
     if planned.config.auto_batch and not point:
         options = engine_options(planned.config, mark, compiled=False)
-        say_choice, tried = notes.append, sheet is None
-        planned = fitting_batch(planned, target, options, say_choice, probes=tried, ranks=ranks)
+        planned = fitting_batch(
+            planned, target, options, notes.append, probes=sheet is None, ranks=ranks
+        )
     memory = step_memory(planned, target, ranks=ranks)
     speed, probed = _speed(planned, target, sheet, mark, count, notes)
     sent, speed, efficiency = _together(planned, target, ranks, speed, interconnect)
