@@ -102,7 +102,8 @@ def chosen_ranks(plan: Plan, machine: Machine, n: int, on_machine: int = 1) -> R
 
 def memory_of_rank(n_bytes: int, machine: Machine, ranks: Ranks) -> int:
     """The part of a machine's memory that a rank may use."""
-    return n_bytes if machine.has_own_memory() else n_bytes // ranks.on_machine
+    shared = ranks.on_machine > 1 and not machine.has_own_memory()
+    return n_bytes // ranks.on_machine if shared else n_bytes
 
 
 def step_memory(

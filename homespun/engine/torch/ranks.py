@@ -8,6 +8,8 @@ ranks, and what a run tells is the same.
 import dataclasses
 import gc
 
+import torch
+
 from homespun.config import ModelConfig
 from homespun.engine.base import EngineOptions
 from homespun.engine.torch.group import Group
@@ -63,4 +65,6 @@ def follow(group: Group) -> None:
                 engine.take(command["name"])
     if engine:
         engine.settle()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     group.leave()
