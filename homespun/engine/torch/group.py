@@ -237,6 +237,21 @@ class Group:
             time.sleep(0.01)
 
     @contextmanager
+    def computing(self) -> Iterator[None]:
+        """In the body, PyTorch exchanges tensors by itself, between computations that may fail for other reasons.
+
+        Raises:
+            RankLostError: an exchange has failed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            with self._lost("tensors have not arrived"):
+                raise
+
+    @contextmanager
     def _lost(self, what: str) -> Iterator[None]:
         try:
             yield

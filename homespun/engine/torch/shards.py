@@ -18,6 +18,8 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
 from homespun.engine.base import Floats, OptimizerSettings
 from homespun.engine.torch.decoder import TorchDecoder
+from homespun.engine.torch.dropout import Dropout
+from homespun.engine.torch.engine import Whole
 from homespun.engine.torch.group import Group
 from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.optimizer import Optimizer
@@ -79,6 +81,18 @@ class ShardedEngine(RankedEngine):
 
     def _held_weights(self) -> dict[str, Tensor]:
         return {name: _held(weight) for name, weight in self.trained.items()}
+
+    def _hidden(
+        self, inputs: Tokens, documents: Tokens | None = None, dropout: Dropout | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        with self._group.computing():
+            return super()._hidden(inputs, documents, dropout)
+
+    def _backward(
+        self, microbatches: Sequence[Batch], step: int | None, whole: Whole | None = None
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        with self._group.computing():
+            return super()._backward(microbatches, step, whole)
 
     def _share(self, microbatches: Sequence[Batch]) -> tuple[int, list[Batch]]:
         """All ranks gather weights together, so each has the same number of micro-batches."""
