@@ -256,6 +256,7 @@ def member(store: dist.Store, rank: int, size: int) -> group.Group:
     found = object.__new__(group.Group)
     found.place, found.timeout, found.is_led = Place(rank, size), 10.0, False
     found._store, found._n_commands = dist.PrefixStore("commands", store), 0
+    found.arriving = []
     return found
 
 

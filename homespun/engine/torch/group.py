@@ -108,6 +108,8 @@ class Group:
             )
         self._store = PrefixStore("commands", store)
         self._n_commands = 0
+        self.arriving: list[Work] = []
+        """Tensors that are on their way, for which nothing has waited yet."""
 
     @property
     def leads(self) -> bool:
@@ -139,6 +141,9 @@ class Group:
             with self._lost("the launcher has gone"):
                 self._wait_for_followers()
         finally:
+            for work in self.arriving:  # a process cannot end while tensors are on their way
+                with contextlib.suppress(RuntimeError):
+                    work.wait()
             self.is_led = False
             ended.set()
             thread.join()
@@ -192,6 +197,11 @@ class Group:
         with self._lost("tensors have not arrived"):
             for work in works:
                 work.wait()
+
+    def settle(self) -> None:
+        """Wait for all that is on its way."""
+        arriving, self.arriving = self.arriving, []
+        self.wait(arriving)
 
     def move(self, tensor: Tensor, source: int, target: int) -> None:
         """Copy a contiguous tensor of one rank to another; the other ranks have nothing to do."""

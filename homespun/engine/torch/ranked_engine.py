@@ -146,9 +146,6 @@ class RankedEngine(TorchEngine):
                 held.copy_(moved)
             group.move(moved, 0, rank)
 
-    def settle(self) -> None:
-        """Finish all that was begun."""
-
     def _collected(self, part: Part) -> Tensor:
         """On rank 0, the whole tensor."""
         group = self._group

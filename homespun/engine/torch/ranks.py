@@ -63,8 +63,7 @@ def follow(group: Group) -> None:
                 engine.give(command["name"])
             case "take":
                 engine.take(command["name"])
-    if engine:
-        engine.settle()
+    group.settle()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     group.leave()

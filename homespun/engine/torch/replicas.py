@@ -87,7 +87,6 @@ class ReplicatedEngine(RankedEngine):
         self._sums: list[Work] = []
         self._flat: dict[int, Tensor] = {}
         """The gradients of the small parameters of each rank."""
-        self._arriving: list[Work] = []
         held = {}
         for name, weight in self.trained.items():
             first, end = self._rows[name][group.place.rank]
@@ -111,18 +110,13 @@ class ReplicatedEngine(RankedEngine):
         return [(flat, parcel.owner)]
 
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
-        self.settle()
+        self._group.settle()
         return super().decoder(batch_size, max_len)
-
-    def settle(self) -> None:
-        """Wait for the weights of the last update."""
-        arriving, self._arriving = self._arriving, []
-        self._group.wait(arriving)
 
     def _hidden(
         self, inputs: Tokens, documents: Tokens | None = None, dropout: Dropout | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        self.settle()
+        self._group.settle()
         return super()._hidden(inputs, documents, dropout)
 
     def _begin(self, n_backward: int) -> None:
@@ -176,13 +170,13 @@ class ReplicatedEngine(RankedEngine):
         """Send the new weights to all ranks, those first that are needed first."""
         for pieces in reversed(self._pieces):
             for piece, owner in pieces:
-                self._arriving.append(self._group.spread(piece, owner))
+                self._group.arriving.append(self._group.spread(piece, owner))
 
     def _rows_of(self, name: str) -> Rows:
         return self._rows[name]
 
     def _part(self, name: str) -> Part:
-        self.settle()
+        self._group.settle()
         if (weight := self.weights.get(name, self.base.get(name))) is not None:
             return Part(tuple(weight.shape), weight.detach())
         assert self.optimizer
