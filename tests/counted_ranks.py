@@ -1,7 +1,7 @@
 """A rank that counts the bytes of its steps: `python -m tests.counted_ranks train ...`.
 
-Counted is what has to travel: a sum at one rank takes the tensor of each other one, and so on. The algorithms of a
-library may send more.
+Counted is what has to travel: a broadcast brings a tensor to each other rank, and so on. The algorithms of a library
+may send more.
 """
 
 import sys
@@ -21,8 +21,8 @@ def n_bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.itemsize
 
 
-def reduced(tensor: Tensor, dst: int) -> float:
-    return n_bytes(tensor) if dist.get_rank() != dst else 0
+def moved(tensor: Tensor, dst: int, tag: int = 0) -> float:
+    return n_bytes(tensor)
 
 
 def broadcast(tensor: Tensor, src: int) -> float:
@@ -45,11 +45,11 @@ def counted(name: str, cost: Any) -> None:
     """Let a function of `torch.distributed` count."""
     right = getattr(dist, name)
 
-    def count(*arguments: Any, async_op: bool = False, group: Any = None, **more: Any) -> Any:
+    def count(*arguments: Any, **more: Any) -> Any:
         global sent
-        values = {key: value for key, value in more.items() if key != "op"}
+        values = {k: v for k, v in more.items() if k not in ("op", "async_op", "group")}
         sent += counts * round(cost(*arguments, **values))
-        return right(*arguments, async_op=async_op, group=group, **more)
+        return right(*arguments, **more)
 
     setattr(dist, name, count)
 
@@ -64,7 +64,7 @@ def train_step(self: RankedEngine, *arguments: Any, **more: Any) -> Any:
 
 
 if __name__ == "__main__":
-    counted("reduce", reduced)
+    counted("isend", moved)
     counted("broadcast", broadcast)
     counted("all_gather_single", gathered)
     counted("reduce_scatter_single", scattered)

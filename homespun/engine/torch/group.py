@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -28,8 +28,28 @@ TIMEOUT = "HOMESPUN_RANK_TIMEOUT"
 """The environment variable with the seconds that ranks wait for each other."""
 DEFAULT_TIMEOUT = 300.0
 """A rank that compiles its kernels lets the others wait."""
+TAGS = 2**16
+"""Sums that are on their way at the same time have different numbers below this one."""
 BEATS = 10
 """Rank 0 shows so many times within this time that it is alive."""
+
+
+class Begun(Protocol):
+    """An exchange of tensors that goes on by itself."""
+
+    def wait(self) -> object: ...
+
+
+class _Sum:
+    """A sum at this rank. It adds the tensors of the others in their order, however they arrive."""
+
+    def __init__(self, tensor: Tensor, works: list[Begun], parts: list[Tensor]) -> None:
+        self._tensor, self._works, self._parts = tensor, works, parts
+
+    def wait(self) -> None:
+        for work, part in zip(self._works, self._parts, strict=True):
+            work.wait()
+            self._tensor += part
 
 
 class RankLostError(UserError):
@@ -107,8 +127,9 @@ class Group:
                 timeout=within,
             )
         self._store = PrefixStore("commands", store)
-        self._n_commands = 0
-        self.arriving: list[Work] = []
+        self._with_gpus = torch.cuda.is_available()
+        self._n_commands = self._n_sums = 0
+        self.arriving: list[Begun] = []
         """Tensors that are on their way, for which nothing has waited yet."""
 
     @property
@@ -184,15 +205,25 @@ class Group:
         """Replace a tensor by its sum over all ranks."""
         self.wait([self._begun(dist.all_reduce, tensor)])
 
-    def sum_at(self, tensor: Tensor, owner: int) -> Work:
+    def sum_at(self, tensor: Tensor, owner: int) -> Begun:
         """Begin to add a tensor of all ranks up at one of them. That of the others is then undefined."""
-        return self._begun(dist.reduce, tensor, dst=owner)
+        if self._with_gpus:
+            return self._begun(dist.reduce, tensor, dst=owner)
+        # gloo's own `reduce` sends half as much again, and takes three times as long on a processor.
+        self._n_sums += 1
+        tag, place = self._n_sums % TAGS, self.place
+        with self._lost("tensors have not arrived"):
+            if place.rank != owner:
+                return cast(Begun, dist.isend(tensor, dst=owner, tag=tag))
+            parts = {rank: torch.empty_like(tensor) for rank in range(place.size) if rank != owner}
+            works = [dist.irecv(part, src=rank, tag=tag) for rank, part in parts.items()]
+        return _Sum(tensor, [cast(Begun, work) for work in works], list(parts.values()))
 
     def spread(self, tensor: Tensor, owner: int) -> Work:
         """Begin to replace a tensor by that of one rank."""
         return self._begun(dist.broadcast, tensor, src=owner)
 
-    def wait(self, works: Iterable[Work]) -> None:
+    def wait(self, works: Iterable[Begun]) -> None:
         """Wait for all that was begun. On a GPU only its later work waits."""
         with self._lost("tensors have not arrived"):
             for work in works:

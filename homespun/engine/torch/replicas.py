@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed import Work  # type: ignore[attr-defined]
 
 from homespun.architectures.base import Parameter
 from homespun.data.batch import Tokens
@@ -20,6 +19,7 @@ from homespun.engine.base import OptimizerSettings
 from homespun.engine.muon import parameter_groups
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout
+from homespun.engine.torch.group import Begun
 from homespun.engine.torch.optimizer import Optimizer
 from homespun.engine.torch.ranked_engine import Part, RankedEngine, Rows
 
@@ -84,7 +84,7 @@ class ReplicatedEngine(RankedEngine):
         self._counts: dict[str, int] = {}
         """The micro-batches of a step that have added to each gradient."""
         self._n_backward = self._n_begun = 0
-        self._sums: list[Work] = []
+        self._sums: list[Begun] = []
         self._flat: dict[int, Tensor] = {}
         """The gradients of the small parameters of each rank."""
         held = {}
