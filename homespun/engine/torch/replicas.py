@@ -92,7 +92,8 @@ class ReplicatedEngine(RankedEngine):
             first, end = self._rows[name][group.place.rank]
             if end > first:
                 held[name] = weight.detach()[first:end]
-            weight.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
+            hook = partial(self._on_gradient, name)
+            weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         mine = [p for p in spec if p.name in held]
         optimizer = Optimizer(settings, mine, held, muon_dtype=self.model.dtype)
         optimizer.steps = optimizer.steps.to(self.device)
@@ -192,5 +193,5 @@ class ReplicatedEngine(RankedEngine):
 
 def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """One memory as tensors of these shapes."""
-    pieces = flat.split([tensor.numel() for tensor in like])
+    pieces = torch.split(flat, [tensor.numel() for tensor in like])
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]

@@ -153,7 +153,7 @@ class ShardedOptimizer(Optimizer):
         here = [count * ahead.shape[1] * width for count in taken]
         there = [mine * (end - first) * width for first, end in rows]
         received = self._group.exchange(ahead.flatten(), here, there)
-        parts = zip(received.split(there), rows, strict=True)
+        parts = zip(torch.split(received, there), rows, strict=True)
         whole = torch.cat([part.view(mine, end - first, width) for part, (first, end) in parts], 1)
         if mine:
             whole = super()._direction(whole, like)
