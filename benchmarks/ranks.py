@@ -43,7 +43,7 @@ PEAKS = "HOMESPUN_BENCHMARK_PEAKS"
 
 @dataclass(frozen=True)
 class Case:
-    """What a process trains."""
+    """The training of a process."""
 
     kind: Kind
     config: ModelConfig

@@ -14,9 +14,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from homespun.architectures.base import Parameter
+from homespun.architectures.families import count_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
-from homespun.engine.base import Floats, OptimizerSettings
+from homespun.engine.base import Floats, OptimizerSettings, OutOfMemory
+from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout
 from homespun.engine.torch.engine import Whole
@@ -45,8 +47,15 @@ class ShardedEngine(RankedEngine):
         return super().logits(tokens)
 
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
-        """A decoder of rank 0, which takes the whole model for it."""
+        """A decoder of rank 0, which takes the whole model for it.
+
+        Raises:
+            OutOfMemory: it has no room for that.
+        """
         if self.decoding_model is None:
+            n_bytes = (4 + self.model.dtype.itemsize) * count_parameters(self.model.config)
+            if n_bytes > machine.memory_available():
+                raise OutOfMemory
             model = super()._make_model(self.model.config, self.model.dtype, self.device)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
