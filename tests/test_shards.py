@@ -7,15 +7,17 @@ import select
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import homespun as package
-from homespun.architectures.families import parameters
+from homespun.architectures.families import count_parameters, parameters
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig
+from homespun.engine.base import OutOfMemory
 from homespun.engine.torch import replicas, shards
 from homespun.planning.ranks import Ranks, traffic
 from tests.conftest import Command, finished, records
@@ -217,3 +219,15 @@ def test_rows_are_those_of_pytorch(n: int, n_ranks: int) -> None:
     chunks = [len(chunk) for chunk in torch.arange(n).chunk(n_ranks)]
     chunks += [0] * (n_ranks - len(chunks))
     assert [end - first for first, end in shards.rows_of(n, n_ranks)] == chunks
+
+
+def test_a_divided_model_is_not_gathered_where_it_has_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = object.__new__(shards.ShardedEngine)
+    engine.decoding_model = None
+    model = SimpleNamespace(config=GPT2, dtype=torch.float32)
+    engine.model = model  # type: ignore[assignment]
+    monkeypatch.setattr(shards.machine, "memory_available", lambda: 7 * count_parameters(GPT2))
+    with pytest.raises(OutOfMemory):
+        engine.decoder(1, 8)
