@@ -159,7 +159,8 @@ def test_twenty_kills_of_ranks_or_launcher_lose_nothing(homespun: Command) -> No
     if launched is None:
         launched = launch(2, *flags)
     finished(launched)
-    assert_followed(Path("control"), Path("other"), 600)
+    # Adam makes a full step of the mere rounding in the gradients of key biases, which change nothing.
+    assert_followed(Path("control"), Path("other"), 600, weights=0.1)
 
 
 @pytest.mark.slow
