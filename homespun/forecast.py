@@ -40,8 +40,15 @@ from homespun.planning.estimate import (
     TrainingMemory,
     expected_seconds_per_step,
 )
-from homespun.planning.machines import BYTES_PER_WEIGHT, DataSheet, named
-from homespun.planning.memory import step_memory, what_fits
+from homespun.planning.machines import BYTES_PER_WEIGHT, GIGABYTE, DataSheet, named
+from homespun.planning.memory import (
+    chosen_ranks,
+    memory_of_rank,
+    ranks_here,
+    step_memory,
+    what_fits,
+)
+from homespun.planning.ranks import Ranks, Traffic, exposed_seconds, traffic
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of, step_limits
 from homespun.terminal import Say, bar, counted, duration, size
 from homespun.tokenizer import Tokenizer
@@ -85,6 +92,8 @@ class Speed:
     first_seconds: float | None
     """Of the first step; None: not known."""
     how: str
+    update_seconds: float = 0.0
+    """Of a step, for the update of the weights."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,6 +113,11 @@ class Forecast:
     memory_capacity: int
     """Bytes that the run may use."""
     memory_free: int
+    ranks: Ranks
+    traffic: Traffic
+    """Between them, in a step."""
+    efficiency: float | None
+    """Speed of all ranks together, as a share of that of as many single ones; None: one rank, or not known."""
     disk: int
     """Bytes that checkpoints and tokens take."""
     disk_free: int | None
@@ -199,6 +213,8 @@ class Forecast:
             "speed": self._speed(),
             "time": self._time(),
         }
+        if self.ranks.n > 1:
+            facts["ranks"] = self._ranks()
         if self.kilowatt_hours is not None:
             facts["energy"] = f"{self.kilowatt_hours:.2g} kWh at {self.watts:.0f} W"
         facts["loss"] = self._loss()
@@ -239,6 +255,19 @@ class Forecast:
         if self.memory_measured is not None:
             line += f". The probe took {size(self.memory_measured)}"
         return line
+
+    def _ranks(self) -> str:
+        hold = (
+            "each holds a part of the weights" if self.ranks.sharded else "each holds all weights"
+        )
+        sent = self.traffic
+        line = (
+            f"{self.ranks.n}, {hold}; in a step each sends {size(sent.gradients)} of gradients and "
+            f"{size(sent.weights)} of weights"
+        )
+        if self.efficiency is None:
+            return line + "; their time is left out: --interconnect is not known"
+        return line + f"; {self.efficiency:.0%} efficiency"
 
     def _speed(self) -> str:
         rate = self.tokens_per_second
@@ -286,6 +315,8 @@ def forecast(
     say: Say,
     config: TrainConfig | None = None,
     machine: str | None = None,
+    n_ranks: int | None = None,
+    interconnect: float | None = None,
 ) -> Forecast:
     """Plan a run and measure its steps. Nothing is written.
 
@@ -293,6 +324,8 @@ def forecast(
         given: settings by name, as for `train`.
         config: all settings, from Python, as for `train`.
         machine: the name of another machine, see `planning.machines`; None: this one.
+        n_ranks: machines or GPUs of this kind that train together; None: the processes that were started together.
+        interconnect: speed at which each sends to the others, in GB/s; None: not known.
 
     Raises:
         UserError: settings, text, tokenizer and checkpoint do not fit each other, or the machine is unknown.
@@ -335,15 +368,19 @@ def forecast(
             is_chat=corpus is not None and corpus.is_chat,
         )
     mark = tokenizer.eot_id if tokenizer else 0
+    ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
     if planned.config.auto_batch and not point:
         options = engine_options(planned.config, mark, compiled=False)
-        planned = fitting_batch(planned, target, options, notes.append, probes=sheet is None)
-    memory = step_memory(planned, target)
+        planned = fitting_batch(
+            planned, target, options, notes.append, probes=sheet is None, ranks=ranks
+        )
+    memory = step_memory(planned, target, ranks=ranks)
     speed, probed = _speed(planned, target, sheet, mark, count, notes)
+    sent, speed, efficiency = _together(planned, target, ranks, speed, interconnect)
     measured = None
-    if probed and probed.batch_size == planned.config.batch_size:
+    if probed and ranks.n == 1 and probed.batch_size == planned.config.batch_size:
         measured = probed.probed.memory
-    _note_memory(planned, target, memory, measured, notes)
+    _note_memory(planned, target, memory, measured, ranks, notes)
     length = _Length(planned, count, speed)
     done = point.position().step if point else 0
     steps = length.steps
@@ -357,6 +394,9 @@ def forecast(
         memory_measured=measured,
         memory_capacity=target.memory_capacity(),
         memory_free=target.memory_available(),
+        ranks=ranks,
+        traffic=sent,
+        efficiency=efficiency,
         disk=_disk(planned, count),
         disk_free=None if sheet else _disk_free(Path(wanted.checkpoint_dir)),
         speed=speed,
@@ -364,7 +404,7 @@ def forecast(
         ended_by=length.ended_by,
         steps_done=done,
         seconds=None if steps is None else length.seconds(max(0, steps - done)),
-        watts=sheet.watts if sheet else None,
+        watts=sheet.watts * ranks.n if sheet and sheet.watts else None,
         loss=_loss(planned, corpus, count, steps),
         notes=tuple(notes),
     )
@@ -420,12 +460,11 @@ def _speed(
     flops = machine.flops_per_second(c.precision, c.threads)
     expected = expected_seconds_per_step(planned.in_training, c.tokens_per_step, flops)
     if sheet:
-        expected += (
+        update = (
             BYTES_PER_WEIGHT * count_trained(planned.model, planned.lora) / sheet.bytes_per_second()
         )
-        return Speed(
-            expected, None, "by the data sheet, not measured: within a factor of two"
-        ), None
+        how = "by the data sheet, not measured: within a factor of two"
+        return Speed(expected + update, None, how, update), None
     by_flops = Speed(expected, None, "by the speed of matrix products here, not measured")
     found = _probe(planned, machine, mark, count, expected, notes)
     if found is None:
@@ -436,7 +475,28 @@ def _speed(
     how = f"measured: {counted(probed.n_steps, 'step')}"
     if scale != 1:
         how += f" of {counted(found.batch_size, 'sequence')}"
-    return Speed(per_step, probed.first_seconds, how), found
+    return Speed(per_step, probed.first_seconds, how, probed.update_seconds), found
+
+
+def _together(
+    planned: Plan, machine: Machine, ranks: Ranks, alone: Speed, interconnect: float | None
+) -> tuple[Traffic, Speed, float | None]:
+    """The bytes that each rank sends in a step, the speed of all ranks, and their efficiency, from the speed of one."""
+    c = planned.config
+    rows = ranks.rows(c.sequences_per_step)
+    micro_batches = -(-rows // c.batch_size)
+    half = machine.computes_in_half(c.precision)
+    sent = traffic(planned.model, ranks, micro_batches, c.optimizer, planned.lora, half=half)
+    if ranks.n == 1:
+        return sent, alone, None
+    computing = (alone.seconds_per_step - alone.update_seconds) * rows / c.sequences_per_step
+    seconds, efficiency = computing + alone.update_seconds / ranks.n, None
+    if interconnect is not None:
+        micro_seconds, per_second = computing / micro_batches, interconnect * GIGABYTE
+        seconds += exposed_seconds(sent, ranks, micro_batches, micro_seconds, per_second)
+        efficiency = alone.seconds_per_step / (ranks.n * seconds)
+    how = f"{alone.how}; {ranks.n} ranks, calculated"
+    return sent, Speed(seconds, alone.first_seconds, how), efficiency
 
 
 def _probe(
@@ -489,17 +549,23 @@ def _note_memory(
     machine: Machine,
     memory: TrainingMemory,
     measured: int | None,
+    ranks: Ranks,
     notes: list[str],
 ) -> None:
     """The change to make if a step does not fit."""
     needed = measured or memory.total
-    capacity, free = machine.memory_capacity(), machine.memory_available()
+    capacity, free = (
+        memory_of_rank(n_bytes, machine, ranks)
+        for n_bytes in (machine.memory_capacity(), machine.memory_available())
+    )
     if needed > capacity:
-        notes.append(f"This does not fit into memory: {what_fits(planned, capacity, machine)}.")
+        notes.append(
+            f"This does not fit into memory: {what_fits(planned, capacity, machine, ranks)}."
+        )
     elif needed > free:
         notes.append(
             f"Only {size(free)} of the memory is free now: close other programs, or "
-            f"{what_fits(planned, free, machine)}."
+            f"{what_fits(planned, free, machine, ranks)}."
         )
 
 

@@ -60,6 +60,7 @@ LAYERS = {
         "architectures",
         "engine.base",
         "engine.low_memory",
+        "engine.launcher",
         "engine.muon",
         "engine.probe",
         "engine.select",

@@ -276,7 +276,7 @@ def _write(
 ) -> str:
     arrays: dict[str, ArrayInfo] = {}
     for name, tensor in tensors:
-        stored = bits_of(tensor) if name in narrow else tensor
+        stored = bits_of(np.asarray(tensor, np.float32)) if name in narrow else tensor
         info = ArrayInfo(
             name, stored.shape, stored.dtype.str, holds=BFLOAT16 if name in narrow else ""
         )

@@ -197,6 +197,8 @@ class EngineOptions:
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None
     """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
+    sharded: bool = False
+    """Where several processes train together, each holds a part of the weights only."""
 
     def stored(self) -> dict[str, Any]:
         """The options as JSON holds them, for another process."""

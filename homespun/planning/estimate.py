@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from homespun.architectures.base import Parameter
 from homespun.architectures.families import (
+    count_in_blocks,
     count_parameters,
     family,
     flops_per_token,
@@ -21,6 +22,7 @@ from homespun.engine.base import HEAD_ROWS
 from homespun.engine.low_memory import narrow_parameters
 from homespun.engine.muon import LARGEST_NARROW_STACK, MAX_STACK_SIZE
 from homespun.engine.traits import StepTraits
+from homespun.planning.ranks import ALONE, Ranks
 
 FLOAT32_BYTES = 4
 HALF_BYTES = 2
@@ -53,6 +55,8 @@ class Computing:
     """Adapters are trained alone, with the matrices in the precision of the computation."""
     low_memory: bool = False
     """Matrices and embeddings have weights, gradients and moments in bfloat16."""
+    ranks: Ranks = ALONE
+    """The processes that train together."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class TrainingMemory:
     """Which tokens see each other, so that documents are kept apart: some bytes for each pair in a sequence."""
     logits: int
     """Some rows of logits with their derivatives, and copies of the output layer."""
+    gathered: int
+    """Where ranks divide the weights: those of some blocks, and their gradients, from all ranks."""
     update: int
     """Of the update of the weights, beyond the memory of activations, casts, mask and logits, gone by then."""
 
@@ -80,7 +86,8 @@ class TrainingMemory:
 
 
 def training_memory(config: ModelConfig, batch_size: int, computing: Computing) -> TrainingMemory:
-    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one).
+    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one), on each rank if
+    several train together.
 
     Args:
         batch_size: sequences in a micro-batch.
@@ -131,14 +138,24 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     if computing.optimizer == "muon" and lora is None:
         stack = LARGEST_NARROW_STACK if narrow else MAX_STACK_SIZE
         update += traits.muon_bytes * min(matrices, max(stack, *sizes))
+    gradients, gathered, ranks = trained_bytes, 0, computing.ranks
+    moments = sum(moment_bytes(p, computing) for p in trained_parameters(c, lora)) // ranks.n
+    if ranks.sharded:
+        outside = FLOAT32_BYTES * (count_parameters(c) - count_in_blocks(c))
+        whole = (
+            outside + 2 * (weights - outside) // c.n_layers
+        )  # one block computes, one is on its way
+        gathered = whole if lora is not None else 2 * whole
+        weights, gradients = weights // ranks.n, gradients // ranks.n
     return TrainingMemory(
         weights=weights,
-        gradients=trained_bytes,
-        moments=sum(moment_bytes(p, computing) for p in trained_parameters(c, lora)),
+        gradients=gradients,
+        moments=moments,
         activations=activations,
         casts=casts,
         mask=mask,
         logits=logits,
+        gathered=gathered,
         update=max(0, update - activations - casts - mask - logits),
     )
 

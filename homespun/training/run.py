@@ -14,7 +14,7 @@ from homespun.data.samples import Dataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
 from homespun.engine.low_memory import narrow_parameters
-from homespun.planning.memory import step_memory
+from homespun.planning.memory import ranks_here, step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
@@ -24,7 +24,7 @@ from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {
     *("checkpoint_dir", "tokens_dir", "data_file", "preferences", "tokenizer_path", "config"),
-    *("resume", "dry_run", "engine", "threads", "save_interval", "keep"),
+    *("resume", "dry_run", "engine", "threads", "shard", "save_interval", "keep"),
 }
 """Settings that change no number of a run: its files and where they are, or the machine, which `machine` tells. The
 description leaves them out."""
@@ -143,6 +143,7 @@ class Run:
             + (f", {counted(int(facts['threads']), 'thread')}" if "threads" in facts else "")
             + (", compiled" if facts["compiled"] == "yes" else "")
             + (f", {facts['ranks']} ranks" if "ranks" in facts else "")
+            + (" that divide the model" if facts.get("shard") == "full" else "")
         )
 
     @property
@@ -166,8 +167,8 @@ class Run:
         copies = COPY_SIZE * 4 * count_trained(self.model, self.lora)
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = step_memory(self.plan, machine).total
-        return step + copies <= hardware.capacity()
+        steps = step_memory(self.plan, machine).total * ranks_here(self.plan, machine).on_machine
+        return steps + copies <= hardware.capacity()
 
 
 def keeps_base(config: TrainConfig) -> bool:

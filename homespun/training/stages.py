@@ -28,7 +28,13 @@ from homespun.engine.low_memory import no_low_memory
 from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel, learned_texts
 from homespun.planning.auto_batch import fitting_batch
-from homespun.planning.memory import check_memory, out_of_memory, step_memory
+from homespun.planning.memory import (
+    check_memory,
+    memory_of_rank,
+    out_of_memory,
+    ranks_here,
+    step_memory,
+)
 from homespun.planning.recipe import (
     SHAPE,
     SIZES,
@@ -442,7 +448,8 @@ def without_effect(planned: Plan) -> str | None:
 def choose_batch(planned: Plan, document_mark: int, say: Say, *, resumes: bool) -> Plan:
     """With --auto-batch, the plan with the micro-batch that fits; a resumed run keeps its own where that fits."""
     c, machine = planned.config, select.machine(planned.config.engine)
-    fits = step_memory(planned, machine).total <= machine.memory_available()
+    free = memory_of_rank(machine.memory_available(), machine, ranks_here(planned, machine))
+    fits = step_memory(planned, machine).total <= free
     if not c.auto_batch or (resumes and fits):
         return planned
     options = engine_options(c, document_mark, compiled=False)
@@ -459,8 +466,12 @@ def make_engine(
     """
     check_memory(planned, say, is_new=is_new)
     c = planned.config
-    compiled = _compiled(c.compile == "on", select.machine(c.engine), say)
-    options = engine_options(c, document_mark, compiled=compiled)
+    machine = select.machine(c.engine)
+    compiled = _compiled(c.compile == "on", machine, say)
+    options = dataclasses.replace(
+        engine_options(c, document_mark, compiled=compiled),
+        sharded=ranks_here(planned, machine).sharded,
+    )
     try:
         with bar("Making the model", None):
             engine = select.create(planned.model, options, name=c.engine)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homespun.architectures.base import Parameter
 from homespun.architectures.families import initial_values
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
@@ -85,10 +86,9 @@ class TorchEngine:
             dtype = DTYPE
         spec = trained_parameters(config, options.lora)
         narrow = narrow_parameters(spec) if options.low_memory else frozenset[str]()
-        with torch.device("meta" if narrow else self.device):
-            self.model = model_class(config.architecture)(config, dtype)
-            if options.lora is not None:
-                self.model.add_adapters(options.lora)
+        self.model = self._make_model(
+            config, dtype, torch.device("meta") if narrow else self.device
+        )
         if narrow:
             self.model.allocate(narrow, self.device)
         tensors: dict[str, Tensor] = dict(self.model.named_parameters())
@@ -113,14 +113,7 @@ class TorchEngine:
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
             spec = [p for p in spec if p.name in trained]
-            of_narrow = narrow & trained
-            self.optimizer = (
-                NarrowOptimizer(
-                    options.optimizer, spec, self.trained, dtype, of_narrow, options.seed or 0
-                )
-                if of_narrow
-                else Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
-            )
+            self.optimizer = self._make_optimizer(options.optimizer, spec, narrow & trained)
         self.narrow = frozenset(n for n, t in self._tensors() if t.dtype == torch.bfloat16)
         if options.seed is not None:
             self.load(initial_values(trained_parameters(config, options.lora), options.seed))
@@ -151,12 +144,13 @@ class TorchEngine:
         self.decoding_model = None
         max_norm = self.optimizer.settings.max_grad_norm
         loss, uses, grads = self._backward(microbatches, step)
-        norm = (total_norm if self.narrow else torch.nn.utils.get_total_norm)(grads.values())
+        loss, uses, norm = self._totals(loss, uses, grads)
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         refused = (~(finite & (loss <= loss_limit) & (norm <= norm_limit))).float()
         with torch.no_grad():
             grad_scale = (norm / max_norm).clamp(min=1.0)
             self.optimizer.step(grads, lr, grad_scale, refused)
+            self._updated()
         self._release_gradients()
         return TorchStep(torch.stack((loss, norm, refused)), uses, max_norm)
 
@@ -254,6 +248,38 @@ class TorchEngine:
 
     def active_memory(self) -> int | None:
         return machine.active_memory()
+
+    # Several ranks do these parts together (`ranks.py`).
+
+    def _make_model(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device
+    ) -> DecoderModel:
+        """The model with its adapters; all values are zeros."""
+        with device:
+            model: DecoderModel = model_class(config.architecture)(config, dtype)
+            if self.options.lora is not None:
+                model.add_adapters(self.options.lora)
+        return model
+
+    def _make_optimizer(
+        self, settings: OptimizerSettings, spec: list[Parameter], narrow: frozenset[str]
+    ) -> Optimizer:
+        """The optimizer of the trained parameters, of which those in `narrow` are in bfloat16."""
+        dtype = self.model.dtype
+        if narrow:
+            seed = self.options.seed or 0
+            return NarrowOptimizer(settings, spec, self.trained, dtype, narrow, seed)
+        return Optimizer(settings, spec, self.trained, muon_dtype=dtype)
+
+    def _totals(
+        self, loss: Tensor, uses: Tensor | None, grads: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Loss and use of the experts of a step, and the norm of its gradients."""
+        norm = total_norm if self.narrow else torch.nn.utils.get_total_norm
+        return loss, uses, norm(grads.values())
+
+    def _updated(self) -> None:
+        """The optimizer has changed the weights that it holds."""
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.weights.items()

@@ -214,9 +214,10 @@ def total_norm(grads: Iterable[Tensor]) -> Tensor:
     norms = [
         torch.linalg.vector_norm(part.float())
         for grad in grads
-        for part in grad.flatten().split(SLICE)
+        for part in torch.split(grad.flatten(), SLICE)
     ]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 def slices(matrix: Tensor) -> Iterator[slice]:
