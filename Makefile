@@ -83,7 +83,7 @@ test-studio: .venv/.installed-for-tests
 # The server and then the studio under load, an hour each: memory stays bounded, nothing is left open.
 SECONDS ?= 3600
 soak: .venv/.installed-for-tests
-	$(BIN)/python -m pytest -m slow tests/server/test_soak.py --soak-seconds $(SECONDS)
+	$(BIN)/python -m pytest -s -m slow tests/server/test_soak.py --soak-seconds $(SECONDS)
 
 # Runs that are tracked by every tracker; `make test` has TensorBoard alone.
 test-trackers: .venv/.installed-for-tests

@@ -33,8 +33,9 @@ pytestmark = [
 N_CLIENTS = 6
 ROUNDS = 12
 """The first third warms up: allocators and caches grow to their size."""
-MOST_GROWTH = 24 << 20
-"""Bytes that the memory may grow after the warm-up."""
+MOST_GROWTH = 64 << 20
+"""Bytes that the memory may grow after the warm-up. A request that left a kilobyte would take more within an hour; caches
+of the largest requests that happen to meet take less."""
 LEAVES = 0.2
 """Share of the clients that leave in mid-stream."""
 
@@ -168,6 +169,7 @@ def rounds(
     subject: Subject, ask: Callable[[Subject, random.Random], None], seconds: float
 ) -> Iterator[Standing]:
     """Load in `ROUNDS` rounds; the standing after each, as soon as all connections are closed."""
+    subject.ask("/")  # with the first request, the event loop has opened its own files
     at_rest = subject.standing()
     errors: list[BaseException] = []
 
@@ -199,7 +201,8 @@ def check(standings: list[Standing]) -> None:
     warm, later = standings[: ROUNDS // 3], standings[ROUNDS // 3 :]
     memory = [standing.memory >> 20 for standing in standings]
     growth = max(one.memory for one in later) - max(one.memory for one in warm)
-    assert growth < MOST_GROWTH, f"MiB after each round: {memory}"
+    print(f"MiB after each round: {memory}")
+    assert growth < MOST_GROWTH
     n_threads = [standing.n_threads for standing in standings]
     assert max(n_threads) <= max(one.n_threads for one in warm) + N_CLIENTS, n_threads
 
