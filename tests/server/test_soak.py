@@ -34,8 +34,8 @@ N_CLIENTS = 6
 ROUNDS = 12
 """The first third warms up: allocators and caches grow to their size."""
 MOST_GROWTH = 64 << 20
-"""Bytes that the memory may grow after the warm-up. A request that left a kilobyte would take more within an hour; caches
-of the largest requests that happen to meet take less."""
+"""Bytes that the memory may grow after the warm-up. Large requests that happen to meet take less; a kilobyte that each
+request of an hour left behind would take more."""
 LEAVES = 0.2
 """Share of the clients that leave in mid-stream."""
 

@@ -60,11 +60,11 @@ function Desk({ studio }) {
     requestAnimationFrame(() => {
       drawing.current = false;
       redraw((turn) => turn + 1);
-      requestAnimationFrame(() => isFollowed.current && scrollBy(0, Math.max(0, hidden())));
+      requestAnimationFrame(() => isFollowed.current && scrollBy(0, Math.max(0, outOfView())));
     });
   };
   useEffect(() => {
-    const scrolled = () => { isFollowed.current = hidden() < 60; };
+    const scrolled = () => { isFollowed.current = outOfView() < 60; };
     addEventListener("scroll", scrolled, { passive: true });
     return () => removeEventListener("scroll", scrolled);
   }, []);
@@ -253,7 +253,7 @@ function Desk({ studio }) {
 }
 
 /** How much of the last message, in pixels, lies below the window or behind the field of the next one. */
-function hidden() {
+function outOfView() {
   const last = document.querySelector(".talk > :last-child"), composer = document.querySelector(".composer");
   if (!last || !composer) return 0;
   return last.getBoundingClientRect().bottom - Math.min(innerHeight, composer.getBoundingClientRect().top);
