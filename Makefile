@@ -10,7 +10,7 @@ ifeq ($(shell uname -s)$(GPU)$(PIP_EXTRA_INDEX_URL)$(PIP_INDEX_URL),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: install torch demo studio test test-slow test-judges test-browser test-studio test-trackers faults check format clean
+.PHONY: install torch demo studio test test-slow test-judges test-browser test-studio test-trackers soak faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -61,7 +61,7 @@ studio: .venv/.installed
 test: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What takes minutes: the resume test at full size, compiled and not, and a run of 24,000 steps.
+# What takes minutes: the resume test at full size, compiled and not, a run of 24,000 steps, and servers under load.
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
 
@@ -79,6 +79,11 @@ test-browser: .venv/.installed-for-tests
 test-studio: .venv/.installed-for-tests
 	$(PIP) -e '.[browser]'
 	$(BIN)/python -m pytest -m "studio or not studio" tests/server/studio $(ARGUMENTS)
+
+# The server and then the studio under load, an hour each: memory stays bounded, nothing is left open.
+SECONDS ?= 3600
+soak: .venv/.installed-for-tests
+	$(BIN)/python -m pytest -s -m slow tests/server/test_soak.py --soak-seconds $(SECONDS)
 
 # Runs that are tracked by every tracker; `make test` has TensorBoard alone.
 test-trackers: .venv/.installed-for-tests

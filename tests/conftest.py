@@ -27,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="with the tests in a browser: write the pictures of the guide, from runs of some minutes",
     )
+    parser.addoption(
+        "--soak-seconds",
+        default="30",
+        help="duration of the load on the server, and on the studio, in tests/server/test_soak.py",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ class ReportConfig(Checked):
 
 @dataclass(frozen=True)
 class StudioConfig(Checked):
-    """Open a page in the browser that writes with your models, looks inside them, and follows and starts runs."""
+    """Open a page in the browser: write and talk with your models, look inside them, start and follow runs."""
 
     folder: PathName = setting(
         ".",

@@ -1,13 +1,12 @@
 """Messages flow in from a terminal or a pipe; answers are printed while the model writes them."""
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from homespun.config import SamplingConfig
-from homespun.errors import UserError, cannot_write
+from homespun.errors import UserError
+from homespun.generation.conversation_file import SUFFIX, add_conversation
 from homespun.generation.interactive import (
     COMMAND_WORDS,
     LEAVE,
@@ -27,7 +26,6 @@ Answer = Callable[[Sequence[Message], SamplingConfig], tuple[int, Iterator[str]]
 """(messages, settings) -> the number of old messages that do not fit into the context, and the answer, piece by
 piece."""
 
-SUFFIX = ".jsonl"
 HELP = f"""Type a message and press Enter; Ctrl-C stops an answer, which then ends there.
   /edit            change your last message; /edit TEXT replaces it
   /again           another answer to your last message
@@ -163,22 +161,11 @@ class Chat:
         """
         if not self.messages:
             raise UserError("there is no message yet")
+        if not name:
+            raise UserError(f"/save: give a file name that ends in {SUFFIX}")
         path = Path(name).expanduser()
-        if path.suffix != SUFFIX:
-            raise UserError(f"/save {name}: give a file name that ends in {SUFFIX}")
         system = [{"role": SYSTEM, "content": self.system}] if self.system else []
-        line = json.dumps({"messages": [*system, *self.messages]}, ensure_ascii=False) + "\n"
-        try:
-            with path.open("ab+") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - 1))
-                whole = file.read() in (b"", b"\n")
-                file.write(b"" if whole else b"\n")
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise cannot_write(error, f"{path} cannot be written", "choose another file") from None
+        add_conversation(path, [*system, *self.messages])
         return f"{counted(len(self.messages), 'message')} added to {path}"
 
 

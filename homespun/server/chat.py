@@ -1,6 +1,6 @@
 """OpenAI's `/v1/chat/completions`: a conversation flows in, the answer of the model flows out.
 
-A model takes conversations if its tokenizer has a chat template, which `prompt_of` applies, and nothing else here.
+A model takes conversations if its tokenizer has a chat template, which `fitting` applies, and nothing else here.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -28,15 +28,17 @@ from homespun.server.writing import FINISH_REASONS, Growing, Service, Wanted, Wr
 from homespun.tokenizer import Message
 
 
-def prompt_of(service: Service, messages: Sequence[Message], sampling: SamplingConfig) -> list[int]:
-    """The tokens of a conversation, up to the place where the model's answer begins. If they leave no room for an
+def fitting(
+    service: Service, messages: Sequence[Message], sampling: SamplingConfig
+) -> tuple[list[Message], list[int]]:
+    """A conversation, and its tokens up to the place where the model's answer begins. If they leave no room for an
     answer, the oldest messages are left out.
 
     Raises:
         Unanswerable: the model has no chat template, or the messages break its rules.
     """
     try:
-        return service.model.fitting(messages, sampling)[1]
+        return service.model.fitting(messages, sampling)
     except UserError as error:
         raise Unanswerable(400, str(error), "messages") from None
 
@@ -66,7 +68,7 @@ class Chat:
         self.service = service
         limits, fields = service.limits, Fields(body)
         check_model(fields, service)
-        messages = _messages(fields.any("messages"), limits.messages)
+        messages = messages_of(fields.any("messages"), limits.messages)
         most = min(limits.max_tokens, service.model.config.seq_len)
         max_tokens = fields.integer("max_tokens", most, 1, limits.max_tokens)
         max_tokens = fields.integer("max_completion_tokens", max_tokens, 1, limits.max_tokens)
@@ -76,7 +78,7 @@ class Chat:
             refuse("top_logprobs", "top_logprobs needs logprobs")
         sampling = sampling_of(fields, service, max_tokens)
         self.wanted = Wanted(
-            [prompt_of(service, messages, sampling)],
+            [fitting(service, messages, sampling)[1]],
             sampling,
             fields.integer("n", 1, 1, limits.texts),
             n_top if has_logprobs else None,
@@ -89,7 +91,7 @@ class Chat:
 
     async def whole(self, writing: Writing) -> dict[str, Any]:
         """The answer in one piece."""
-        growing = [Growing() for _ in range(self.wanted.n)]
+        growing = [Growing(is_answer=True) for _ in range(self.wanted.n)]
         tokens: list[list[Drawn]] = [[] for _ in growing]
         async for index, pieces in writing.pieces():
             tokens[index] += growing[index].add(pieces)[1]
@@ -106,7 +108,7 @@ class Chat:
 
     async def chunks(self, writing: Writing) -> AsyncIterator[dict[str, Any]]:
         """The answer as it grows. The role comes first."""
-        growing = [Growing() for _ in range(self.wanted.n)]
+        growing = [Growing(is_answer=True) for _ in range(self.wanted.n)]
         rest = self.frame | {"object": "chat.completion.chunk"}
         usage = {"usage": None} if self.wanted.has_usage_in_stream else {}
 
@@ -128,10 +130,7 @@ class Chat:
             yield chunk(index, {"role": "assistant", "content": ""})
         async for index, pieces in writing.pieces():
             text = growing[index]
-            has_begun = bool(text.text.strip())
             new, tokens = text.add(pieces)
-            if not has_begun:
-                new = new.lstrip()  # the template ends with a line break or a space of its own
             if new or tokens:
                 yield chunk(index, {"content": new}, tokens)
             if text.finish:
@@ -159,8 +158,12 @@ class Chat:
         return {"content": content, "refusal": None}
 
 
-def _messages(value: Any, most: int) -> list[Message]:
-    """The messages of a conversation, each with a role and a text. The template checks their order."""
+def messages_of(value: Any, most: int) -> list[Message]:
+    """The messages of a conversation, each with a role and a text. `check_messages` looks at their order.
+
+    Raises:
+        Unanswerable: there are none or too many, or one of them is none.
+    """
     if not isinstance(value, list) or not value:
         refuse("messages", "messages has to be a list of messages with role and content")
     if len(value) > most:

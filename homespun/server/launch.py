@@ -11,6 +11,7 @@ import http
 import importlib.util
 import ipaddress
 import json
+import logging
 import resource
 import signal
 import socket
@@ -106,6 +107,8 @@ def serve(app: Application, listening: socket.socket, limits: Limits | None = No
         KeyboardInterrupt: on Ctrl-C and SIGTERM, after running answers have had `stop_seconds` to end.
     """
     server = new_server(app, limits)
+    # It warns of each client that leaves while much is sent to it, which is no fault.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     with _terminated_as_interrupted():
         server.run(sockets=[listening])
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from homespun.stories.judge import MAX_CHARACTERS
+
 
 def _limit(default: float, unit: str, meaning: str, status: int | str | None = 400) -> Any:
     """A limit; a status of None closes the connection without an answer. Words tell what happens instead of a
@@ -49,13 +51,26 @@ class Limits:
     bias: float = _limit(100, "", "size of a bias")
     temperature: float = _limit(2, "", "`temperature`, which is 0 or at least 0.01")
     messages: int = _limit(256, "", "messages of a chat")
+    # Models of the studio
+    models: int = _limit(3, "", "models in memory, apart from those in use", "the oldest goes")
+    inside_tokens: int = _limit(256, "tokens", "a text whose inside is shown")
+    checkpoints: int = _limit(
+        40, "", "checkpoints of a run over which the growth of a token is shown", "thinned"
+    )
+    story_characters: int = _limit(MAX_CHARACTERS, "characters", "a story for the judge")
     # Runs of the studio
     trainers: int = _limit(8, "", "runs of the studio that train at the same time")
     shown_runs: int = _limit(200, "", "runs in the list: those that changed last", "counted")
-    searched: int = _limit(5_000, "", "folders that are searched for runs", "left out")
-    depth: int = _limit(5, "", "folders below each other that are searched for runs", "left out")
+    compared_runs: int = _limit(12, "", "runs in one picture: the first ones", "left out")
+    searched: int = _limit(5_000, "", "folders that are searched for runs and models", "left out")
+    depth: int = _limit(5, "", "folders below each other that are searched", "left out")
     points: int = _limit(2_000, "", "points of a curve in one answer", "thinned")
     sample_texts: int = _limit(60, "", "sample texts of a run: the last ones", "left out")
+    sample_characters: int = _limit(4_000, "characters", "one sample text", "cut")
+    notes: int = _limit(20, "", "notes about a run: the last ones", "left out")
+    message_bytes: int = _limit(
+        20_000, "bytes", "messages of the process of a run: the last ones", "left out"
+    )
     plan_seconds: float = _limit(300, "s", "time for a plan")
 
 

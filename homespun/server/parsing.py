@@ -46,6 +46,8 @@ class Fields:
     def _object(where: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             refuse(where, f"{where} is {shown(value)}: an object with fields is expected")
+        for name in value:
+            checked_text(where, name)
         return {name: field for name, field in value.items() if field is not None}
 
     def end(self, where: str = "") -> None:
@@ -91,6 +93,29 @@ class Fields:
     def text(self, name: str) -> str | None:
         value = self._fields.pop(name, None)
         return None if value is None else checked_text(name, value)
+
+    def needed_text(self, name: str) -> str:
+        """A text that has to be there. It may be empty."""
+        if name not in self._fields:
+            refuse(name, f"{name} is missing: a text is expected")
+        return checked_text(name, self._fields.pop(name))
+
+    def needed_integer(self, name: str) -> int:
+        """A whole number of any size that has to be there."""
+        value = self._fields.pop(name, None)
+        if type(value) is not int:
+            refuse(name, f"{name} is {shown(value)}: a whole number is expected")
+        return value
+
+    def settings(self, name: str, default: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The input of a form, by the names of its settings, or the default. Here the texts are checked; the form
+        checks kinds and bounds."""
+        given = self._object(name, self._fields.pop(name, default))
+        for setting, value in given.items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    checked_text(setting, text)
+        return given
 
     def only(self, name: str, *allowed: Any) -> None:
         """Refuse every other value: a field of OpenAI's API that changes nothing here."""

@@ -124,7 +124,9 @@ class Wanted:
 class Growing:
     """One text, and the tokens whose characters have been handed out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_answer: bool = False) -> None:
+        """`is_answer`: white space at its beginning is not handed out, since templates end with some of their own."""
+        self._is_answer = is_answer
         self.text = ""
         self.n_tokens = 0
         self.finish: Finish | None = None
@@ -134,6 +136,7 @@ class Growing:
         """Returns the new text and its tokens. Those of a stop string are counted, and never handed out."""
         new = "".join(piece.text for piece in pieces)
         drawn = [piece.drawn for piece in pieces if piece.drawn]
+        shown = new.lstrip() if self._is_answer and not self.text.strip() else new
         self.text += new
         self.n_tokens += len(drawn)
         self._held += drawn
@@ -143,7 +146,7 @@ class Growing:
         else:
             n = sum(one.offset < len(self.text) for one in self._held)
         released, self._held = self._held[:n], self._held[n:]
-        return new, released
+        return shown, released
 
 
 class Writing:

@@ -125,6 +125,10 @@ def test_conversations_are_saved_one_after_the_other(terminal: Terminal, tmp_pat
     assert len(second.messages) == 5
     assert "give a file name that ends in .jsonl" in answer(terminal, "/save talk.txt")[0]
     assert "cannot be written" in answer(terminal, "/save /nowhere/talk.jsonl")[0]
+    record = tmp_path / "metrics.jsonl"
+    record.write_text('{"step": 1}\n')
+    assert "holds something other than messages" in answer(terminal, f"/save {record.name}")[0]
+    assert record.read_text() == '{"step": 1}\n'
 
 
 def test_a_pipe_is_a_message_per_line(tmp_path: Path) -> None:

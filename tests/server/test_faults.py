@@ -117,10 +117,11 @@ def test_a_field_out_of_bounds_is_refused(server: Server, name: str, value: str)
         '{"model": "small"}'.encode("utf-16"),
         b'{"model": "small", "prompt": "\x00"}',
         b'{"model": "small", "prompt": "\xed\xa0\x80"}',
+        b'{"model": "small", "\\ud800": 1}',
         b"{" + b'"a":{' * 10_000 + b"}" * 10_001,
         b"[" * 500_000,
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_body_that_is_no_object_of_json_is_refused(server: Server, body: bytes) -> None:
     assert server.ask("/v1/completions", body).status == 400

@@ -215,7 +215,12 @@ def test_stop_seconds(gated: tuple[LanguageModel, Gate], start: Start) -> None:
 TESTED_ELSEWHERE = {
     "unread_seconds",  # test_guard.py: a client that reads nothing is closed
     *("points", "depth", "shown_runs", "searched", "trainers"),  # studio/test_runs.py
-    *("sample_texts", "plan_seconds"),  # studio/test_run_limits.py
+    *("sample_texts", "sample_characters", "notes", "message_bytes", "compared_runs"),
+    "plan_seconds",  # with those before it: studio/test_run_limits.py
+    "models",  # studio/test_models.py
+    "inside_tokens",  # studio/test_inside.py
+    "checkpoints",  # studio/test_playground.py
+    "story_characters",  # studio/test_told.py
 }
 
 

@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from homespun.server.answers import HANDLERS
 from homespun.server.guard import Guard
 from homespun.server.limits import Limits
-from homespun.server.studio import inside, playground, runs, told
+from homespun.server.studio import conversation, inside, playground, runs, told
 from homespun.server.studio.state import State
 
 STATIC = Path(__file__).parent / "static"
@@ -27,6 +27,7 @@ def studio_app(folder: Path, token: str, limits: Limits | None = None) -> Guard:
         Route("/", page),
         Mount("/static", StaticFiles(directory=STATIC)),
         *playground.routes(state),
+        *conversation.routes(state),
         *inside.routes(state),
         *told.routes(state),
         *runs.routes(state),

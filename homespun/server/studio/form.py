@@ -119,19 +119,14 @@ class Typed:
             raise FieldError(name, message)
 
 
-def checked_form(root: Path, given: object, names: Sequence[str] = NAMES) -> Typed:
+def checked_form(root: Path, given: Mapping[str, Any], names: Sequence[str] = NAMES) -> Typed:
     """Check what was typed. All settings are checked, also after a refusal.
 
     Args:
         root: the folder of the studio. Paths lie below it.
         given: texts and switches by the name of the setting; an empty text stands for the default.
         names: the settings that may be given.
-
-    Raises:
-        UserError: `given` is no set of settings.
     """
-    if not isinstance(given, Mapping):
-        raise UserError("settings are missing")
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for name, value in given.items():
@@ -144,7 +139,7 @@ def checked_form(root: Path, given: object, names: Sequence[str] = NAMES) -> Typ
             check_reward(found.get("reward"))
             values |= found
         except UserError as error:
-            errors[str(name)[:100]] = str(error)
+            errors[name[:100]] = str(error)
     if not errors:
         try:
             TrainConfig(**values)

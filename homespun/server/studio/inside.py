@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +16,14 @@ from homespun.engine.inside import Inside, Inspector
 from homespun.errors import UserError
 from homespun.generation.sampler import check_finite
 from homespun.server.answers import FieldError
-from homespun.server.studio.exchange import JSON, asked, stated
-from homespun.server.studio.models import Loaded, Models
+from homespun.server.limits import Limits
+from homespun.server.parsing import Fields
+from homespun.server.studio.exchange import JSON
+from homespun.server.studio.models import Loaded
 from homespun.server.studio.playground import shares_of, tokens_of
 from homespun.server.studio.spelling import spelled, spelled_text
 from homespun.server.studio.state import State
 
-MOST_TOKENS = 256
-"""Tokens whose inside is shown. The memory for attention grows with their square."""
 MOST_KEPT = 2
 """Forward passes that are kept for the next questions about them."""
 N_LIKELIEST = 5
@@ -43,30 +44,29 @@ class Look:
 class Looks:
     """Looks inside, and keeps the last ones."""
 
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._kept: OrderedDict[tuple[int, tuple[int, ...]], Look] = OrderedDict()
         self._lock = threading.Lock()
 
-    def look(self, path: str, text: str) -> Look:
+    def look(self, loaded: Loaded, text: str) -> Look:
         """
         Raises:
-            UserError: there is no such model, it is too large, its numbers are not finite, or the text is too long.
+            UserError: the model is too large, its numbers are not finite, or the text is too long.
         """
-        loaded = self._models.loaded(path)
         model = loaded.model
         if not isinstance(model.engine, Inspector):
             weights = count_parameters(model.config)
             raise FieldError(
                 "model",
-                f"{path} has {weights / 1e6:,.0f} M parameters, too many for the engine that shows the inside: "
-                "choose a smaller model",
+                f"{loaded.service.name} has {weights / 1e6:,.0f} M parameters, too many for the engine that shows the "
+                "inside: choose a smaller model",
             )
         ids = tokens_of(model, text)
-        if len(ids) > MOST_TOKENS:
+        if len(ids) > (most := self._limits.inside_tokens):  # memory grows with their square
             raise FieldError(
                 "text",
-                f"the text has {len(ids)} tokens, and the inside of at most {MOST_TOKENS} is shown: shorten it",
+                f"the text has {len(ids)} tokens, and the inside of at most {most} is shown: shorten it",
             )
         key = id(model), tuple(ids)
         with self._lock:
@@ -82,26 +82,33 @@ class Looks:
 
 
 def routes(state: State) -> list[BaseRoute]:
-    looks = Looks(state.models)
+    looks = Looks(state.limits)
+
+    async def answered(fields: Fields, answer: Callable[[Look], JSON]) -> Response:
+        """The answer to a question about a look. `fields` has nothing but its model and its text left."""
+        path, text = fields.needed_text("model"), fields.needed_text("text")
+        fields.end()
+
+        def work() -> JSON:
+            with state.models.lent(path) as loaded:
+                return answer(looks.look(loaded, text))
+
+        return JSONResponse(await run_in_threadpool(work))
 
     async def overview(request: Request) -> Response:
-        body = await asked(request)
-        path, text = stated(body, "model", str), stated(body, "text", str)
-        return JSONResponse(await run_in_threadpool(lambda: overview_of(looks.look(path, text))))
+        return await answered(Fields(await request.body()), overview_of)
 
     async def attention(request: Request) -> Response:
-        body = await asked(request)
-        path, text = stated(body, "model", str), stated(body, "text", str)
-        layer, head = stated(body, "layer", int), body.get("head")
-        look = await run_in_threadpool(looks.look, path, text)
-        return JSONResponse({"weights": attention_of(look.inside, layer, head)})
+        fields = Fields(await request.body())
+        layer, head = fields.needed_integer("layer"), fields.any("head")
+        return await answered(
+            fields, lambda look: {"weights": attention_of(look.inside, layer, head)}
+        )
 
     async def lens(request: Request) -> Response:
-        body = await asked(request)
-        path, text = stated(body, "model", str), stated(body, "text", str)
-        position = stated(body, "position", int)
-        look = await run_in_threadpool(looks.look, path, text)
-        return JSONResponse({"layers": await run_in_threadpool(lens_of, look, position)})
+        fields = Fields(await request.body())
+        position = fields.needed_integer("position")
+        return await answered(fields, lambda look: {"layers": lens_of(look, position)})
 
     return [
         Route("/api/inside", overview, methods=["POST"]),

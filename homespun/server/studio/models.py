@@ -10,33 +10,49 @@ from typing import Literal
 
 from homespun.checkpoint.folder import BEST, OF_THE_START, STEP_FILE
 from homespun.config import ReaderConfig, TrainConfig
-from homespun.generation.batching import Batcher
-from homespun.language_model import LanguageModel, load_stored
+from homespun.errors import UserError
+from homespun.language_model import load_stored
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel
 from homespun.server.answers import FieldError
 from homespun.server.limits import Limits
-from homespun.server.writing import limited_batcher
+from homespun.server.writing import Service
 
-MOST_LOADED = 3
-"""Models that stay in memory: two side by side, and one to change to."""
-MOST_FOLDERS = 2000
-MOST_DEPTH = 4
-"""Folders that are searched for models, and how deep: a studio that was started in a home folder still answers."""
+MOST_REMEMBERED = 1000
+"""Models of which it is remembered whether they answer."""
 
 Kind = Literal["best", "step", "model"]
+_Version = tuple[str, int, int]
+"""The path of a model, and the time and the size of its file."""
 
 
-@dataclass(frozen=True)
 class Loaded:
-    """A model in memory. All that it computes is done by the thread of its batcher."""
+    """A model in memory. All that it computes is done by the thread of its batcher. It stays there while it is lent:
+    `with models.lent(path) as loaded`."""
 
-    model: LanguageModel
-    batcher: Batcher
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.model = service.model
+        self.batcher = service.batcher
+        self._n_borrowers = 0
+        self._lock = threading.Lock()
+        """Held for moments alone: models are given back by the thread that answers all requests."""
+
+    def lend(self) -> "Loaded":
+        with self._lock:
+            self._n_borrowers += 1
+        return self
+
+    def __enter__(self) -> "Loaded":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_borrowers -= 1
 
     @property
-    def is_idle(self) -> bool:
-        return not self.batcher.n_running and not self.batcher.n_waiting
+    def is_lent(self) -> bool:
+        return self._n_borrowers > 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,8 @@ class Models:
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.folder = folder
         self.limits = limits or Limits()
-        self._loaded: OrderedDict[tuple[str, int, int], Loaded] = OrderedDict()
+        self._loaded: OrderedDict[_Version, Loaded] = OrderedDict()
+        self._templates: OrderedDict[_Version, bool] = OrderedDict()
         self._lock = threading.Lock()
 
     def found(self) -> list[Found]:
@@ -86,6 +103,32 @@ class Models:
             )
 
         return sorted(found, key=place)
+
+    def with_template(self) -> list[tuple[Found, bool]]:
+        """All models, each with whether it has learned to answer. One model of a run stands for all of them."""
+        runs: dict[str, bool] = {}
+        told = []
+        for model in self.found():
+            if model.kind == "model":
+                answers = self._has_template(model.path)
+            elif model.run in runs:
+                answers = runs[model.run]
+            else:
+                answers = runs[model.run] = self._has_template(model.path)
+            told.append((model, answers))
+        return told
+
+    def _has_template(self, path: str) -> bool:
+        """Whether a model has a chat template. One that cannot be read has none."""
+        try:
+            key = _version(path, self.folder / path)
+            if key not in self._templates:
+                self._templates[key] = self.stored(path).chat_template is not None
+                if len(self._templates) > MOST_REMEMBERED:
+                    self._templates.popitem(last=False)
+            return self._templates[key]
+        except (OSError, UserError):
+            return False
 
     def run_of(self, path: str) -> list[Found]:
         """The checkpoints of the run that a model belongs to, by step, and its best weights at the end.
@@ -110,28 +153,30 @@ class Models:
         """
         return open_model(self._below(path), report=lambda message: None)
 
-    def loaded(self, path: str) -> Loaded:
-        """A model, ready to be used. The last `MOST_LOADED` stay in memory, each as long as its file is the same; one
-        that is writing is never taken out of it.
+    def lent(self, path: str) -> Loaded:
+        """A model, ready to be used until the end of a `with` block. The last ones stay in memory, see `Limits.models`,
+        each as long as its file is the same; one that is lent is never taken out of it.
 
         Raises as `stored`.
         """
         file = self._below(path)
         with self._lock:
-            status = file.stat()
-            key = (path, status.st_mtime_ns, status.st_size)
+            try:
+                key = _version(path, file)
+            except OSError:  # its run has just removed it
+                raise _no_model() from None
             loaded = self._loaded.pop(key, None)
             if loaded is None:
                 model = load_stored(self.stored(path), ReaderConfig())
                 self._make_room()
-                loaded = Loaded(model, limited_batcher(model, self.limits))
+                loaded = Loaded(Service(model, path, self.limits))
             self._loaded[key] = loaded
-            return loaded
+            return loaded.lend()
 
     def _make_room(self) -> None:
-        """Give up the models that were not used for the longest time, for one more."""
-        for key in [key for key, loaded in self._loaded.items() if loaded.is_idle]:
-            if len(self._loaded) < MOST_LOADED:
+        """Give up the models that were not used for the longest time, for one more. Nobody borrows one meanwhile."""
+        for key in [key for key, loaded in self._loaded.items() if not loaded.is_lent]:
+            if len(self._loaded) < self.limits.models:
                 return
             self._loaded.pop(key).batcher.close()
 
@@ -143,20 +188,17 @@ class Models:
                 return file
         except (OSError, ValueError):
             pass
-        raise FieldError(
-            "model", "there is no such model below this folder any more: choose another"
-        )
+        raise _no_model()
 
     def _folders(self) -> Iterator[Path]:
         """This folder and those below it that may hold models. Links and hidden folders are left out."""
         for number, (name, inner, _) in enumerate(os.walk(self.folder)):
             folder = Path(name)
             depth = len(folder.relative_to(self.folder).parts)
-            inner[:] = sorted(one for one in inner if not one.startswith(".")) * (
-                depth < MOST_DEPTH
-            )
-            if number >= MOST_FOLDERS:
+            if number >= self.limits.searched:
                 return
+            seen = depth < self.limits.depth
+            inner[:] = sorted(one for one in inner if seen and not one.startswith("."))
             yield folder
 
     def _models_in(self, folder: Path) -> Iterator[Found]:
@@ -181,3 +223,12 @@ class Models:
                 yield found("model", name)
         if run and "config.json" in names and any(name.endswith(".safetensors") for name in names):
             yield Found(run, run, "model", None)
+
+
+def _version(path: str, file: Path) -> _Version:
+    status = file.stat()
+    return path, status.st_mtime_ns, status.st_size
+
+
+def _no_model() -> FieldError:
+    return FieldError("model", "there is no such model below this folder any more: choose another")

@@ -4,7 +4,8 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +17,23 @@ from starlette.routing import BaseRoute, Route
 from homespun.config import GenerateConfig, ReaderConfig, SamplingConfig
 from homespun.engine.base import Floats
 from homespun.errors import UserError
-from homespun.generation.batching import log_softmax
+from homespun.generation.batching import Drawn, log_softmax
 from homespun.generation.session import MAX_BATCH
 from homespun.language_model import LanguageModel, load_stored
 from homespun.server.answers import FieldError
-from homespun.server.studio.exchange import JSON, asked, events, stated
+from homespun.server.parsing import Fields, refuse
+from homespun.server.sending import Streamed
+from homespun.server.studio.exchange import JSON, events
 from homespun.server.studio.models import Loaded, Models
 from homespun.server.studio.settings import checked_settings, described
 from homespun.server.studio.spelling import spelled, spelled_text
 from homespun.server.studio.state import State
+from homespun.server.writing import Growing, Wanted, Writing
+from homespun.tokenizer import Tokenizer
 
 SETTINGS = (*(field.name for field in dataclasses.fields(SamplingConfig)), "num_samples")
 N_LIKELIEST = 8
 """Tokens that are named beside each one that was drawn."""
-MOST_CHECKPOINTS = 40
-"""Checkpoints of a run that `growth` reads; of more, some at equal distances."""
 
 
 def routes(state: State) -> list[BaseRoute]:
@@ -48,20 +51,24 @@ def routes(state: State) -> list[BaseRoute]:
 
     async def write(request: Request) -> Response:
         """Continue a prompt: server-sent events."""
-        body = await asked(request)
-        config = checked_settings(GenerateConfig, stated(body, "settings", dict), SETTINGS, most)
-        _check_stops(config, state)
-        path, prompt = stated(body, "model", str), _prompt(body)
-        loaded = await run_in_threadpool(state.models.loaded, path)
-        ids = await run_in_threadpool(tokens_of, loaded.model, prompt)
-        return events(written(loaded, ids, config))
+        fields = Fields(await request.body())
+        config = checked_settings(GenerateConfig, fields.settings("settings"), SETTINGS, most)
+        check_stops(config, state)
+        path, prompt = fields.needed_text("model"), _prompt(fields)
+        fields.end()
+        with ExitStack() as held:
+            loaded = held.enter_context(await run_in_threadpool(state.models.lent, path))
+            ids = await run_in_threadpool(tokens_of, loaded.model, prompt)
+            facts = {"prompt": spelled_text(loaded.model.tokenizer, ids)}
+            return written(loaded, ids, config, facts, held, n=config.num_samples)
 
     async def growth(request: Request) -> Response:
         """The probability of a next token at each checkpoint of a run: server-sent events."""
-        body = await asked(request)
-        path, text = stated(body, "model", str), stated(body, "next", str)
-        prompt = _prompt(body)
-        return events(grown(state.models, path, prompt, text, body.get("token")))
+        fields = Fields(await request.body())
+        path, text = fields.needed_text("model"), fields.text("next") or ""
+        prompt, token = _prompt(fields), fields.any("token")
+        fields.end()
+        return events(grown(state.models, path, prompt, text, token))
 
     return [
         Route("/api/studio", studio),
@@ -70,12 +77,21 @@ def routes(state: State) -> list[BaseRoute]:
     ]
 
 
-def _prompt(body: JSON) -> str | list[int]:
+def _prompt(fields: Fields) -> str | list[int]:
     """The tokens to continue, or without them a text; an empty one lets the model begin by itself."""
-    return stated(body, "ids", list) if body.get("ids") else stated(body, "prompt", str)
+    ids, text = fields.any("ids"), fields.text("prompt")
+    if ids and isinstance(ids, list):
+        return ids
+    if ids or text is None:
+        refuse("prompt", "prompt is missing: a text is expected, or a list of tokens in ids")
+    return text
 
 
-def _check_stops(config: GenerateConfig, state: State) -> None:
+def check_stops(config: SamplingConfig, state: State) -> None:
+    """
+    Raises:
+        FieldError: there are too many stop strings, or one is too long.
+    """
     limits = state.limits
     longest = max(map(len, config.stop), default=0)
     if len(config.stop) > limits.stops or longest > limits.stop_characters:
@@ -95,7 +111,7 @@ def tokens_of(model: LanguageModel, prompt: str | list[int]) -> list[int]:
     tokenizer, context = model.tokenizer, model.config.seq_len
     if isinstance(prompt, list):
         known = range(tokenizer.vocab_size)
-        if not all(isinstance(token, int) and token in known for token in prompt):
+        if not all(type(token) is int and token in known for token in prompt):
             raise FieldError("prompt", "the text has a token that this model does not know")
         return prompt if len(prompt) <= context else prompt[-(context // 2) :]
     try:
@@ -110,38 +126,66 @@ def tokens_of(model: LanguageModel, prompt: str | list[int]) -> list[int]:
     return ids
 
 
-def written(loaded: Loaded, ids: list[int], config: GenerateConfig) -> Generator[JSON, None, None]:
-    """First the tokens of the prompt and the seed, then what each token adds to its text, at the end the time that all
-    took. Probabilities are the model's own, at temperature 1 and without filters.
+def written(
+    loaded: Loaded,
+    ids: list[int],
+    config: SamplingConfig,
+    facts: JSON,
+    held: ExitStack,
+    *,
+    n: int = 1,
+    is_answer: bool = False,
+) -> Response:
+    """Server-sent events. First `facts` with the seed and the context, then the growth of each text, and at the end the
+    time that all took. Probabilities are the model's own, at temperature 1 and without filters.
+
+    Args:
+        ids: tokens to continue.
+        held: is closed when all is written, or when the reader leaves.
+        n: number of texts.
+        is_answer: white space at the beginning of a text is left out.
 
     Raises:
-        UserError: too many texts wait, or the model's output is not finite.
+        Unanswerable: too many texts wait, or a text needs more memory than there may be.
     """
-    model, tokenizer = loaded.model, loaded.model.tokenizer
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbits(32))
+    writing = Writing(loaded.service, Wanted([ids], config, n, N_LIKELIEST))
+    held.callback(writing.cancel)
+    begun = facts | {"seed": config.seed, "context": loaded.model.config.seq_len}
+    return Streamed(_growth_of(loaded, writing, begun, n, is_answer), held.pop_all().close)
+
+
+async def _growth_of(
+    loaded: Loaded, writing: Writing, begun: JSON, n: int, is_answer: bool
+) -> AsyncIterator[JSON]:
+    yield begun
+    start = time.perf_counter()
+    texts = [Growing(is_answer=is_answer) for _ in range(n)]
+    async for sample, pieces in writing.pieces():
+        for piece in pieces:
+            text, _ = texts[sample].add([piece])
+            told: JSON = {"sample": sample, "text": text, "finish": piece.finish}
+            if piece.drawn:
+                told |= _token(loaded.model.tokenizer, piece.drawn)
+            yield told
     yield {
-        "prompt": spelled_text(tokenizer, ids),
-        "seed": config.seed,
-        "context": model.config.seq_len,
+        "tokens": sum(text.n_tokens for text in texts),
+        "seconds": time.perf_counter() - start,
     }
-    count, start = 0, time.perf_counter()
-    pieces = loaded.batcher.write(ids, config, n=config.num_samples, n_top=N_LIKELIEST)
-    for sample, piece in pieces:
-        told: JSON = {"sample": sample, "text": piece.text, "finish": piece.finish}
-        if drawn := piece.drawn:
-            count += 1
-            assert drawn.logprob is not None
-            told |= {
-                "token": drawn.token,
-                "probability": _share(drawn.logprob),
-                "likeliest": [
-                    [token, spelled(tokenizer, token)["text"], _share(logprob)]
-                    for token, logprob in drawn.top
-                ],
-            }
-        yield told
-    yield {"tokens": count, "seconds": time.perf_counter() - start}
+
+
+def _token(tokenizer: Tokenizer, drawn: Drawn) -> JSON:
+    """A token that was drawn, its probability, and the likeliest ones."""
+    assert drawn.logprob is not None
+    return {
+        "token": drawn.token,
+        "probability": _share(drawn.logprob),
+        "likeliest": [
+            [token, spelled(tokenizer, token)["text"], _share(logprob)]
+            for token, logprob in drawn.top
+        ],
+    }
 
 
 def grown(
@@ -158,8 +202,8 @@ def grown(
     Raises:
         UserError: there is no such run, or no such token; or a checkpoint is damaged.
     """
-    model = models.loaded(path).model
-    tokenizer, ids = model.tokenizer, tokens_of(model, prompt)
+    with models.lent(path) as loaded:
+        tokenizer, ids = loaded.model.tokenizer, tokens_of(loaded.model, prompt)
     n_tokens = 1
     if token is None:
         following = tokenizer.encode(text)
@@ -168,11 +212,12 @@ def grown(
                 "next", "write the text that may come next; it often begins with a space"
             )
         token, n_tokens = following[0], len(following)
-    elif not isinstance(token, int) or token not in range(tokenizer.vocab_size):
+    elif type(token) is not int or token not in range(tokenizer.vocab_size):
         raise FieldError("next", "this model does not know the token")
     yield {"token": spelled(tokenizer, token), "n_tokens": n_tokens}
     run = models.run_of(path)
-    places = np.unique(np.linspace(0, len(run) - 1, min(len(run), MOST_CHECKPOINTS)).astype(int))
+    n_read = min(len(run), models.limits.checkpoints)
+    places = np.unique(np.linspace(0, len(run) - 1, n_read).astype(int))
     for place in places:
         one = run[place]
         stored = models.stored(one.path)

@@ -26,8 +26,6 @@ from homespun.server.studio.folders import OWN, place
 
 SECONDS_TO_START = 120.0
 """A process that a former studio has started, and that holds no lock after so long, is not one that begins."""
-SHOWN_BYTES = 20_000
-"""Of the messages of a run: the last ones."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Doing = Literal["starting", "running", "stopping"]
@@ -176,8 +174,9 @@ class Processes:
         """The last messages of the process of a run; empty if the studio has not started it."""
         try:
             with self._file(run, ".log").open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - SHOWN_BYTES))
-                return file.read(SHOWN_BYTES).decode(errors="replace")
+                most = self._limits.message_bytes
+                file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+                return file.read(most).decode(errors="replace")
         except OSError:
             return ""
 

@@ -4,7 +4,7 @@ The page holds one stream open. It begins with everything that the page shows, s
 reached again after a pause, has lost nothing.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,14 @@ from homespun.config import TOKENS_DIR
 from homespun.errors import UserError
 from homespun.reporting.run_record import read_standing
 from homespun.server.answers import FieldError
+from homespun.server.parsing import Fields
 from homespun.server.sending import Streamed
-from homespun.server.studio.exchange import JSON, asked
+from homespun.server.studio.exchange import JSON
 from homespun.server.studio.folders import place, run_place
 from homespun.server.studio.form import (
     LENGTHS,
     NAMES,
     ON_RESUME,
-    Typed,
     check_reward,
     checked_form,
     command_line,
@@ -44,8 +44,6 @@ POLL_SECONDS = 0.5
 """Between two looks for news of a page."""
 SILENT_SECONDS = 5.0
 """After so long without news the stream shows that it is there, and finds out whether the page is."""
-MOST_CHOSEN = 12
-"""Runs in one picture."""
 
 
 def routes(state: State) -> list[BaseRoute]:
@@ -71,7 +69,7 @@ class Runs:
     """The Runs page of one studio."""
 
     def __init__(self, state: State) -> None:
-        self._root = state.folder
+        self._root, self._limits = state.folder, state.limits
         self._processes = Processes(state.folder, state.limits)
         self._library = Library(state.folder, self._processes, state.limits)
 
@@ -79,7 +77,7 @@ class Runs:
         return JSONResponse(await run_in_threadpool(self._library.look))
 
     async def live(self, request: Request) -> Response:
-        names = request.query_params.getlist("run")[:MOST_CHOSEN]
+        names = request.query_params.getlist("run")[: self._limits.compared_runs]
         return Streamed(self._news(names))
 
     async def _news(self, names: list[str]) -> AsyncIterator[JSON | None]:
@@ -128,10 +126,12 @@ class Runs:
 
     async def check(self, request: Request) -> Response:
         """Check the settings of a form: the mistakes in them, and the command that they stand for."""
-        body = await asked(request)
+        fields = Fields(await request.body())
+        settings = fields.settings("settings")
+        fields.end()
 
         def answer() -> JSON:
-            typed = checked_form(self._root, body.get("settings"))
+            typed = checked_form(self._root, settings)
             errors, note = dict(typed.errors), None
             if not errors:
                 try:
@@ -144,11 +144,13 @@ class Runs:
         return JSONResponse(await run_in_threadpool(answer))
 
     async def plan(self, request: Request) -> Response:
-        body = await asked(request)
-        run = body.get("run")
+        fields = Fields(await request.body())
+        run = fields.text("run")
+        settings = fields.settings("settings", {} if run else None)
+        fields.end()
 
         def answer() -> JSON:
-            words = self._resume_words(run, body) if run else words_of(self._typed(body).values)
+            words = self._resume_words(run, settings) if run else words_of(self._typed(settings))
             facts = with_field(self._processes.plan, ["plan", *words])
             trains = any(one["state"] == "running" for one in self._library.look()["runs"])
             return {"facts": facts, "is_busy": trains}
@@ -156,10 +158,12 @@ class Runs:
         return JSONResponse(await run_in_threadpool(answer))
 
     async def start(self, request: Request) -> Response:
-        body = await asked(request)
+        fields = Fields(await request.body())
+        settings = fields.settings("settings")
+        fields.end()
 
         def answer() -> JSON:
-            values = self._typed(body).values
+            values = self._typed(settings)
             note_on(self._root, values)
             run = run_of(self._root, values)
             self._processes.start(run, ["train", *words_of(values)])
@@ -168,34 +172,35 @@ class Runs:
         return await self._ordered(answer)
 
     async def stop(self, request: Request) -> Response:
-        body = await asked(request)
-        return await self._ordered(partial(self._stop, body.get("run")))
-
-    def _stop(self, run: object) -> JSON:
-        if run not in self._processes.started():  # one that has no record yet
-            run_place(self._root, run)
-        self._processes.stop(str(run))
-        return {"run": run}
-
-    async def resume(self, request: Request) -> Response:
-        body = await asked(request)
+        run = _run_of(Fields(await request.body()))
 
         def answer() -> JSON:
-            run = body.get("run")
-            words = self._resume_words(run, body)
-            self._processes.start(str(run), ["train", *words])
+            if run not in self._processes.started():  # one that has no record yet
+                run_place(self._root, run)
+            self._processes.stop(run)
+            return {"run": run}
+
+        return await self._ordered(answer)
+
+    async def resume(self, request: Request) -> Response:
+        fields = Fields(await request.body())
+        run, settings = fields.needed_text("run"), fields.settings("settings", {})
+        fields.end()
+
+        def answer() -> JSON:
+            words = self._resume_words(run, settings)
+            self._processes.start(run, ["train", *words])
             return {"run": run}
 
         return await self._ordered(answer)
 
     async def forget(self, request: Request) -> Response:
-        body = await asked(request)
+        run = _run_of(Fields(await request.body()))
 
         def answer() -> JSON:
-            run = body.get("run")
             if run not in self._processes.started():
                 raise UserError("the studio has not started such a run")
-            self._processes.forget(str(run))
+            self._processes.forget(run)
             return {"run": run}
 
         return await self._ordered(answer)
@@ -206,16 +211,21 @@ class Runs:
         await run_in_threadpool(partial(self._library.look, now=True))
         return JSONResponse(answer)
 
-    def _typed(self, body: JSON, names: tuple[str, ...] = NAMES) -> Typed:
-        typed = checked_form(self._root, body.get("settings"), names)
-        typed.refuse()
-        return typed
+    def _typed(self, settings: JSON, names: tuple[str, ...] = NAMES) -> Mapping[str, Any]:
+        """The values of settings that were typed into a form.
 
-    def _resume_words(self, run: object, body: JSON) -> list[str]:
+        Raises:
+            FieldError: one of them was refused.
+        """
+        typed = checked_form(self._root, settings, names)
+        typed.refuse()
+        return typed.values
+
+    def _resume_words(self, run: str, settings: JSON) -> list[str]:
         stored = read_standing(run_place(self._root, run)).requested
         place(self._root, str(stored.get("tokens_dir") or TOKENS_DIR))  # the run writes there, too
         check_reward(stored.get("reward"))
-        values = self._typed({"settings": body.get("settings") or {}}, ON_RESUME).values
+        values = self._typed(settings, ON_RESUME)
         return ["--resume", f"--checkpoint-dir={run}", *words_of(values)]
 
 
@@ -227,6 +237,13 @@ def with_field(function: Callable[..., Any], *arguments: Any) -> Any:
         raise
     except UserError as error:
         raise FieldError(field_at_fault(str(error)), str(error)) from None
+
+
+def _run_of(fields: Fields) -> str:
+    """The run that a body names, and nothing else."""
+    run = fields.needed_text("run")
+    fields.end()
+    return run
 
 
 def _named(request: Request, parameter: str) -> str:

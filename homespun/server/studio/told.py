@@ -8,20 +8,24 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from homespun.server.answers import FieldError
-from homespun.server.studio.exchange import JSON, asked, stated
+from homespun.server.limits import Limits
+from homespun.server.parsing import Fields
+from homespun.server.studio.exchange import JSON
 from homespun.server.studio.state import State
-from homespun.stories.judge import MAX_CHARACTERS, events, judge
+from homespun.stories.judge import events, judge
 
 
 def routes(state: State) -> list[BaseRoute]:
     async def judged(request: Request) -> Response:
-        text = stated(await asked(request), "text", str)
-        return JSONResponse(await run_in_threadpool(verdict, text))
+        fields = Fields(await request.body())
+        text = fields.needed_text("text")
+        fields.end()
+        return JSONResponse(await run_in_threadpool(verdict, text, state.limits))
 
     return [Route("/api/judge", judged, methods=["POST"])]
 
 
-def verdict(text: str) -> JSON:
+def verdict(text: str, limits: Limits) -> JSON:
     """`consistent`, the number of sentences `understood`, and `pieces`: the whole text in order, each piece with the
     problems of its sentence, or with `null` instead where it is no sentence that was judged.
 
@@ -30,10 +34,8 @@ def verdict(text: str) -> JSON:
     """
     if not text.strip():
         raise FieldError("text", "there is no story yet: write one, or let a model write it")
-    if len(text) > MAX_CHARACTERS:
-        raise FieldError(
-            "text", f"the judge reads at most {MAX_CHARACTERS:,} characters: shorten it"
-        )
+    if len(text) > (most := limits.story_characters):
+        raise FieldError("text", f"the judge reads at most {most:,} characters: shorten it")
     readings = list(events(text))
     found = judge(text)
     problems: dict[int, list[str]] = {}

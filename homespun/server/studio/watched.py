@@ -26,9 +26,6 @@ TRAINING = (
 )
 EVALUATION = ("val_loss", "val_bits_per_byte")
 DRAWN = (*(name for name in TRAINING if name != "seconds"), *EVALUATION)
-MOST_NOTES = 20
-MOST_TEXT = 4_000
-"""Characters of a text that are sent."""
 
 
 class Table:
@@ -142,7 +139,9 @@ class Watched:
         elif "val_loss" in record:
             self.evaluations.add(record)
         elif "prompt" in record and "text" in record:
-            texts = {name: record[name][:MOST_TEXT] for name in ("prompt", "text")}
+            texts = {
+                name: record[name][: self.limits.sample_characters] for name in ("prompt", "text")
+            }
             self.samples.append({"step": record["step"], **texts})
         elif "cause" in record and "advice" in record:
             self.notes.append(
@@ -208,7 +207,7 @@ class Watched:
             "samples": self.samples[
                 max(cursor.samples, len(self.samples) - self.limits.sample_texts) :
             ],
-            "notes": self.notes[max(cursor.notes, len(self.notes) - MOST_NOTES) :],
+            "notes": self.notes[max(cursor.notes, len(self.notes) - self.limits.notes) :],
             "n_samples": len(self.samples),
             "damaged": self.damaged,
         }

@@ -1,4 +1,5 @@
-"""Models that were never trained, in a folder: a run with checkpoints, a mixture, one that writes a given text."""
+"""Models that were never trained, in a folder: a run with checkpoints, a mixture, one that writes a given text, and two
+that answer."""
 
 import dataclasses
 from pathlib import Path
@@ -10,10 +11,13 @@ from homespun.checkpoint.archive import write_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
+from homespun.model_formats.stored_model import CHAT_TEMPLATE
 from homespun.stories import stories
-from homespun.tokenizer import Tokenizer, train
+from homespun.tokenizer import ChatTemplate, Tokenizer, train
 
 EVIL = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+HELLO = "Hello"
+"""The message that one model answers with `EVIL`."""
 STEPS = (10, 20, 30)
 VOCABULARY = 400
 SMALL = ModelConfig(
@@ -41,10 +45,13 @@ def header(model: ModelConfig, words: Tokenizer) -> dict[str, object]:
     return {"model": dataclasses.asdict(model)} | described
 
 
-def writes(text: str, words: Tokenizer) -> tuple[ModelConfig, dict[str, Floats]]:
-    """A model that writes this text, whatever it has read: each position names the token that follows it."""
-    following = [*words.encode(text), words.eot_id]
-    width = len(following) + 1
+def writes(
+    text: str, words: Tokenizer, after: int = 1, *, ends: bool = True
+) -> tuple[ModelConfig, dict[str, Floats]]:
+    """A model that writes this text after so many tokens, whatever they are: each position names the token that
+    follows it. One that does not end goes on past its context."""
+    following = [*[words.eot_id] * (after - 1), *words.encode(text), *[words.eot_id] * ends]
+    width = len(following) + ends
     model = ModelConfig(
         architecture="gpt2",
         vocab_size=VOCABULARY,
@@ -73,10 +80,17 @@ def write_work(folder: Path) -> Path:
         weights = list(initial_weights(SMALL, seed=step))
         run.save(step, weights, [], header(SMALL, words), {})
     run.save_best(STEPS[1], initial_weights(SMALL, seed=STEPS[1]), header(SMALL, words))
-    for name, model, weights in (
-        ("mixture", MIXTURE, dict(initial_weights(MIXTURE, seed=1))),
-        ("evil", *writes(EVIL, words)),
+    template = ChatTemplate(words)
+    answers = {CHAT_TEMPLATE: template.stored()}
+    [story] = stories(1, seed=2)
+    n_asked = len(template.prompt([{"role": "user", "content": HELLO}]))
+    for name, more, model, weights in (
+        ("mixture", {}, MIXTURE, dict(initial_weights(MIXTURE, seed=1))),
+        ("evil", {}, *writes(EVIL, words)),
+        ("answers", answers, *writes(story, words, ends=False)),
+        ("evil-answers", answers, *writes(EVIL, words, n_asked)),
     ):
         (folder / name).mkdir()
-        write_archive(folder / name / "best.npz", weights.items(), header(model, words), step=7)
+        described = header(model, words) | more
+        write_archive(folder / name / "best.npz", weights.items(), described, step=7)
     return folder

@@ -102,26 +102,30 @@ def test_a_long_text_and_a_large_model_are_refused(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from homespun.errors import UserError
+    from homespun.server.limits import Limits
     from homespun.server.studio.models import Models
 
-    looks = inside.Looks(Models(work))
-    monkeypatch.setattr(inside, "MOST_TOKENS", 3)
-    with pytest.raises(UserError, match="at most 3 is shown"):
-        looks.look(BEST, TEXT)
-    model = looks.look(BEST, "").loaded.model
-    monkeypatch.setattr(model, "engine", object())
-    with pytest.raises(UserError, match="too many for the engine"):
-        looks.look(BEST, "")
+    with Models(work).lent(BEST) as loaded:
+        n = len(loaded.model.tokenizer.encode(TEXT)) + 1  # with the mark at the beginning
+        looks = inside.Looks(Limits(inside_tokens=n))
+        assert looks.look(loaded, TEXT)
+        with pytest.raises(UserError, match=f"at most {n - 1} is shown"):
+            inside.Looks(Limits(inside_tokens=n - 1)).look(loaded, TEXT)
+        monkeypatch.setattr(loaded.model, "engine", object())
+        with pytest.raises(UserError, match="too many for the engine"):
+            looks.look(loaded, "")
 
 
 def test_the_last_looks_are_kept(work: Path) -> None:
+    from homespun.server.limits import Limits
     from homespun.server.studio.models import Models
 
-    looks = inside.Looks(Models(work))
-    first = looks.look(BEST, "One")
-    assert looks.look(BEST, "One") is first
-    looks.look(BEST, "Two"), looks.look(BEST, "Three")
-    again = looks.look(BEST, "One")
+    looks = inside.Looks(Limits())
+    with Models(work).lent(BEST) as loaded:
+        first = looks.look(loaded, "One")
+        assert looks.look(loaded, "One") is first
+        looks.look(loaded, "Two"), looks.look(loaded, "Three")
+        again = looks.look(loaded, "One")
     assert again is not first
     for field in dataclasses.fields(again.inside):
         if field.name != "experts":

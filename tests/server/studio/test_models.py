@@ -9,7 +9,6 @@ import pytest
 from homespun.config import SamplingConfig
 from homespun.errors import UserError
 from homespun.server.limits import Limits
-from homespun.server.studio import models
 from homespun.server.studio.models import Models
 from tests.server.studio.made import STEPS
 
@@ -35,17 +34,19 @@ def test_models_of_every_kind_are_found(work: Path, tmp_path: Path) -> None:
 def test_a_folder_of_a_run_has_the_models_of_the_run(work: Path) -> None:
     found = Models(work / "checkpoints").found()
     assert [model.label for model in found][:2] == ["this folder: best", "this folder: step 30"]
-    assert Models(work / "checkpoints").loaded("best.npz").model.config.n_layers == 2
+    with Models(work / "checkpoints").lent("best.npz") as loaded:
+        assert loaded.model.config.n_layers == 2
 
 
-def test_search_ends_in_a_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = tmp_path / "a" / "b" / "c" / "d" / "e"
+def test_search_ends_in_a_large_folder(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c" / "d" / "e" / "f"
     deep.mkdir(parents=True)
     for folder in (deep, deep.parent):
         (folder / "best.npz").write_bytes(b"")
-    assert [model.run for model in Models(tmp_path).found()] == ["a/b/c/d"]
-    monkeypatch.setattr(models, "MOST_FOLDERS", 3)
-    assert Models(tmp_path).found() == []
+    assert [model.run for model in Models(tmp_path).found()] == ["a/b/c/d/e"]
+    assert Models(tmp_path, Limits(depth=6)).found()[1].run == "a/b/c/d/e/f"
+    assert Models(tmp_path, Limits(searched=6)).found()
+    assert Models(tmp_path, Limits(searched=5)).found() == []
 
 
 @pytest.mark.parametrize(
@@ -57,37 +58,69 @@ def test_nothing_outside_the_folder_is_read(work: Path, tmp_path: Path, name: st
     shutil.copy(work / BEST, tmp_path / "best.npz")
     (inner / "link").symlink_to(tmp_path)
     with pytest.raises(UserError, match="no such model below this folder"):
-        Models(inner).loaded(name)
+        Models(inner).lent(name)
     assert Models(inner).found() == []
 
 
 def test_a_model_stays_loaded_until_its_file_changes(work: Path, tmp_path: Path) -> None:
     shutil.copytree(work, tmp_path / "work")
     own = Models(tmp_path / "work")
-    first = own.loaded(BEST)
-    assert own.loaded(BEST) is first
-    file = tmp_path / "work" / "checkpoints" / f"checkpoint_step_{STEPS[0]}.npz"
-    shutil.copy(file, tmp_path / "work" / BEST)
-    changed = own.loaded(BEST)
-    assert changed is not first
-    assert not np.array_equal(changed.model([0]), first.model([0]))
+    with own.lent(BEST) as first, own.lent(BEST) as again:
+        assert again is first
+        file = tmp_path / "work" / "checkpoints" / f"checkpoint_step_{STEPS[0]}.npz"
+        shutil.copy(file, tmp_path / "work" / BEST)
+        with own.lent(BEST) as changed:
+            assert changed is not first
+            assert not np.array_equal(changed.model([0]), first.model([0]))
 
 
 def test_only_some_models_stay_in_memory(work: Path) -> None:
     own = Models(work)
-    paths = [model.path for model in own.found()[: models.MOST_LOADED + 1]]
-    first = own.loaded(paths[0])
-    for path in paths[1:]:
-        own.loaded(path)
-    assert own.loaded(paths[0]) is not first
-    assert len(own._loaded) == models.MOST_LOADED
-    assert not first.batcher.is_alive
+    first, *others = [model.path for model in own.found()[: Limits().models + 1]]
+    with own.lent(first) as loaded:
+        pass
+    for path in others:
+        assert loaded.batcher.is_alive
+        with own.lent(path):
+            pass
+    assert len(own._loaded) == Limits().models
+    assert not loaded.batcher.is_alive
+    with own.lent(first) as again:
+        assert again is not loaded
+
+
+def test_a_model_that_is_lent_stays_in_memory(work: Path) -> None:
+    """Also one that nobody writes with yet."""
+    own = Models(work)
+    first, *others = [model.path for model in own.found()[: Limits().models + 2]]
+    with own.lent(first) as loaded:
+        for path in others:
+            with own.lent(path):
+                pass
+        assert loaded.batcher.call(lambda: "alive").result() == "alive"
+        with own.lent(first) as again:
+            assert again is loaded
+        assert loaded.is_lent
+    assert not loaded.is_lent
 
 
 def test_the_caches_of_a_model_have_a_limit(work: Path) -> None:
-    loaded = Models(work, Limits(cache_bytes=1)).loaded(BEST)
-    with pytest.raises(UserError, match="there is memory for 0"):
+    with (
+        Models(work, Limits(cache_bytes=1)).lent(BEST) as loaded,
+        pytest.raises(UserError, match="there is memory for 0"),
+    ):
         next(loaded.batcher.write([0], SamplingConfig(max_tokens=1)))
+
+
+def test_one_model_of_a_run_tells_whether_it_answers(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work, tmp_path / "work")
+    own = Models(tmp_path / "work")
+    (tmp_path / "work" / "broken.npz").write_bytes(b"nothing")
+    answers = {model.path for model, answers in own.with_template() if answers}
+    assert answers == {"answers/best.npz", "evil-answers/best.npz"}
+    shutil.copy(work / BEST, tmp_path / "work" / "answers" / "best.npz")  # it is trained anew
+    answers = {model.path for model, answers in own.with_template() if answers}
+    assert answers == {"evil-answers/best.npz"}
 
 
 def test_only_a_run_has_checkpoints(work: Path) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.studio
 keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 chains = pytest.importorskip("selenium.webdriver.common.action_chains")
 
-PAGES = ("playground", "inside", "stories")
+PAGES = ("playground", "chat", "inside", "stories")
 FIT = "return document.documentElement.scrollWidth"
 
 
@@ -94,6 +94,12 @@ def test_a_page_fits_is_accessible_and_asks_nobody_else(
         button(browser, "Show its growth").click()
         until(browser, lambda b: len(b.find_elements("css selector", ".growth tbody tr")) == 4)
         find(browser, ".curve canvas")
+    elif name == "chat":
+        find(browser, "#message").send_keys("Hello")
+        button(browser, "Send").click()
+        until(browser, lambda b: b.find_elements("css selector", ".answer .ends"))
+        button(browser, "Edit").click()
+        find(browser, "#edited")
     elif name == "inside":
         find(browser, ".lens tbody tr")
         find(browser, ".matrix canvas")

@@ -11,6 +11,8 @@ import pytest
 
 from homespun.stories import stories
 from tests.server.studio.pages import DOCS, button, find, show, until
+from tests.server.studio.test_chat_page import said, say
+from tests.server.studio.test_page import busy, setting
 
 pytestmark = pytest.mark.studio
 
@@ -18,9 +20,14 @@ COMMANDS = (
     "download --dataset stories --num-samples 20000 --plain",
     "tokenizer --vocab-size 1024",
     "train --max-steps 2400 --save-interval 300 --keep 8 --eval-interval 600",
+    "download --dataset stories-questions --plain --num-samples 3000",
+    "train --init-from checkpoints --data-file data/stories-questions_3000.jsonl --checkpoint-dir answers "
+    "--max-steps 300",
 )
 WIDTH = 1200
 MOST_BYTES = 260_000
+STORY = "Anna had a red ball. Anna went to the barn with Tim and lost the ball. Tim found it and gave it to Anna. "
+QUESTIONS = ("Who found the ball?", "Where did they go?", "Who has the ball now?")
 TEXT = "Once upon a time, there was a small girl named Anna. Anna had a green robot and was proud of it. One day, Anna"
 
 
@@ -99,3 +106,16 @@ def test_pictures_for_the_guide(browser: Any, trained: Path, studio: Callable[[P
     show(browser, f"{place}#/stories", WIDTH)
     find(browser, "mark.wrong")
     picture(browser, "stories", height=1250)
+
+    show(browser, f"{place}#/chat", WIDTH)
+    setting(browser, "temperature", "0")
+    found, where, has = QUESTIONS
+    say(browser, STORY + found)
+    say(browser, where)
+    browser.find_elements("xpath", "//button[text()='Edit']")[2].click()
+    find(browser, "#edited").clear()
+    find(browser, "#edited").send_keys(has)
+    button(browser, "Send again").click()
+    until(browser, lambda b: len(said(b)) == 4 and said(b)[2] == has and not busy(b))
+    browser.execute_script("document.querySelector('details').open = false")
+    picture(browser, "chat", height=900)

@@ -1,17 +1,28 @@
 """The answers of the playground: the tokens of the ordinary samples with their alternatives, and growth over a run."""
 
+import http.client
+import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
 
 import homespun
-from homespun.config import GenerateConfig
+from homespun.language_model import LanguageModel
+from homespun.server.answers import HANDLERS
+from homespun.server.limits import Limits
+from homespun.server.studio import playground
 from homespun.server.studio.models import Models
-from homespun.server.studio.playground import written
-from tests.server.studio.asking import ask, told
+from homespun.server.studio.playground import grown
+from homespun.server.studio.state import State
+from tests.server.studio.asking import KEY, ask, told
+from tests.server.studio.conftest import serving
 from tests.server.studio.made import EVIL, STEPS
+from tests.server.test_limits import until
 
 BEST = "checkpoints/best.npz"
 
@@ -26,7 +37,8 @@ def test_the_page_learns_models_and_settings(address: str) -> None:
     assert status == 200
     labels = [model["label"] for model in studio["models"]]
     steps = [f"checkpoints: step {step}" for step in reversed(STEPS)]
-    assert labels == ["checkpoints: best", *steps, "evil: best", "mixture: best"]
+    others = [f"{run}: best" for run in ("answers", "evil", "evil-answers", "mixture")]
+    assert labels == ["checkpoints: best", *steps, *others]
     fields = {field["name"]: field for field in studio["settings"]}
     assert fields["temperature"]["value"] == "0.9"
     assert fields["temperature"]["help"].startswith("0: always")
@@ -99,12 +111,16 @@ def test_text_of_a_model_comes_as_it_is(address: str) -> None:
         ({"settings": {"stop": ["x"] * 5}}, "stop"),
         ({"settings": {"stop": ["x" * 257]}}, "stop"),
         ({"prompt": "word " * 100}, "prompt"),
-        ({"prompt": "\ud800"}, None),
-        ({"settings": {"\ud800": "1"}}, None),
+        ({"prompt": "\ud800"}, "prompt"),
+        ({"settings": {"\ud800": "1"}}, "settings"),
+        ({"settings": {"stop": ["\ud800"]}}, "stop"),
         ({"prompt": 3}, "prompt"),
         ({"ids": [400]}, "prompt"),
         ({"ids": [-1]}, "prompt"),
         ({"ids": ["a"]}, "prompt"),
+        ({"ids": [True]}, "prompt"),
+        ({"ids": "a"}, "prompt"),
+        ({"unknown": 1}, "unknown"),
         ({"model": "../secret/best.npz"}, "model"),
         ({"model": "/etc/passwd"}, "model"),
         ({"model": "checkpoints/none.npz"}, "model"),
@@ -126,7 +142,7 @@ def test_bad_input_is_refused_with_its_field_and_the_next_request_answered(
 def test_what_is_no_json_object_is_refused(address: str, body: bytes) -> None:
     status, refused = ask(address, "/api/write", body)
     assert status == 400
-    assert "JSON" in refused["error"]["message"]
+    assert re.search("JSON|an object with fields", refused["error"]["message"])
 
 
 def test_growth_is_the_probability_at_each_checkpoint(address: str, work: Path) -> None:
@@ -146,6 +162,14 @@ def test_growth_is_the_probability_at_each_checkpoint(address: str, work: Path) 
         assert point["likeliest"]["id"] == int(shares.argmax())
 
 
+@pytest.mark.parametrize(("most", "n_read"), [(4, 4), (2, 2)])
+def test_growth_reads_so_many_checkpoints(work: Path, most: int, n_read: int) -> None:
+    models = Models(work, Limits(checkpoints=most))
+    _, *points = grown(models, BEST, "Once", " upon", None)
+    assert len(points) == n_read
+    assert [points[0]["step"], points[-1]["path"]] == [STEPS[0], BEST]
+
+
 @pytest.mark.parametrize("wrong", [{"next": ""}, {"token": 400}, {"token": "x"}])
 def test_growth_of_no_token_is_explained(address: str, wrong: dict[str, Any]) -> None:
     body = {"model": BEST, "prompt": "Once", "next": " upon", "token": None} | wrong
@@ -153,12 +177,33 @@ def test_growth_of_no_token_is_explained(address: str, wrong: dict[str, Any]) ->
     assert answer["error"]["message"]
 
 
-def test_a_reader_who_leaves_ends_the_writing(work: Path) -> None:
-    loaded = Models(work).loaded(BEST)
-    source = written(loaded, [0], GenerateConfig(max_tokens=4000))
-    next(source), next(source)
-    source.close()
-    loaded.batcher.call(lambda: None).result()  # between two steps
-    loaded.batcher.call(lambda: None).result()
-    assert loaded.is_idle
-    assert loaded.batcher.tokens_written < 4000
+def test_a_model_is_not_closed_between_its_loading_and_its_first_token(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others load as many models as stay in memory meanwhile."""
+    tokens_of = playground.tokens_of
+
+    def slow(model: LanguageModel, prompt: str | list[int]) -> list[int]:
+        for step in STEPS:
+            path = f"checkpoints/checkpoint_step_{step}.npz"
+            assert ask(address, "/api/inside", {"model": path, "text": "a"})[0] == 200
+        return tokens_of(model, prompt)
+
+    monkeypatch.setattr(playground, "tokens_of", slow)
+    _, *tokens, last = told(address, "/api/write", question())
+    assert last["tokens"] == len(tokens)
+
+
+def test_a_reader_who_leaves_ends_the_writing_and_gives_the_model_back(work: Path) -> None:
+    state = State(work)
+    app = Starlette(routes=playground.routes(state), exception_handlers=HANDLERS)
+    with serving(app) as place, state.models.lent(BEST) as loaded:
+        body = json.dumps(question(settings={"max_tokens": "4000", "num_samples": "16"}))
+        for _ in range(2):  # the second one leaves while it waits
+            connection = http.client.HTTPConnection(urlsplit(place).netloc, timeout=60)
+            connection.request("POST", "/api/write", body.encode(), KEY)
+            connection.getresponse().close()
+            connection.close()
+        assert until(lambda: not (loaded.batcher.n_running or loaded.batcher.n_waiting))
+        assert until(lambda: loaded._n_borrowers == 1)
+        assert loaded.batcher.tokens_written < 16 * 4000

@@ -7,8 +7,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-from homespun.server.studio.app import STATIC
+from starlette.testclient import TestClient
+
+from homespun.server.studio.app import STATIC, studio_app
 from tests.server.studio.asking import ask
+from tests.server.studio.pages import TOKEN
 
 ROOT = Path(__file__).parents[3]
 MOST_BYTES = 300_000
@@ -67,6 +70,17 @@ def test_the_guard_stands_before_everything(address: str) -> None:
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
         connection.close()
     assert ask(address, "/nothing")[0] == 404
+
+
+def test_every_route_needs_the_token(work: Path) -> None:
+    app = studio_app(work, TOKEN)
+    client = TestClient(app, base_url="http://127.0.0.1")
+    routes = app._app.routes  # type: ignore[attr-defined]
+    assert len(routes) > 20
+    for route in routes:
+        for method in getattr(route, "methods", None) or ("GET",):
+            body = b"{}" if method == "POST" else None
+            assert client.request(method, route.path, content=body).status_code == 401, route.path
 
 
 def test_help_needs_no_server_and_its_lack_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from homespun.server.answers import FieldError
+from homespun.server.limits import Limits
 from homespun.server.studio.told import placed, verdict
 from homespun.stories import stories
 from homespun.stories.judge import MAX_CHARACTERS, judge, split
@@ -18,10 +20,10 @@ def test_the_pieces_are_the_text(address: str) -> None:
 
 def test_a_good_story_is_consistent_and_a_broken_one_is_marked() -> None:
     [story] = stories(1, seed=4)
-    assert verdict(story)["consistent"]
+    assert verdict(story, Limits())["consistent"]
     sentences = split(story)
     broken = story.replace(sentences[-1], "The moon ate the green robot.")
-    seen = verdict(broken)
+    seen = verdict(broken, Limits())
     assert not seen["consistent"]
     marked = [piece for piece in seen["pieces"] if piece["problems"]]
     assert "The moon ate the green robot." in [piece["text"] for piece in marked]
@@ -34,13 +36,20 @@ def test_a_good_story_is_consistent_and_a_broken_one_is_marked() -> None:
     "text", ["x", "One two", '"Hello! "', 'A.  B!\n\n"C?" said Tom. D', "…\u2028. A"]
 )
 def test_any_text_is_judged_as_a_whole(text: str) -> None:
-    assert "".join(piece["text"] for piece in verdict(text)["pieces"]) == text
+    assert "".join(piece["text"] for piece in verdict(text, Limits())["pieces"]) == text
 
 
 def test_sentences_are_found_in_order() -> None:
     text = ' A b.\n"C!"\n said Tom.  A b.'
     places = placed(text, ["A b.", '"C!" said Tom.', "A b."])
     assert [text[start:end] for start, end in places] == ["A b.", '"C!"\n said Tom.', "A b."]
+
+
+def test_a_story_has_a_largest_size() -> None:
+    text = "Tom was sad. "
+    assert verdict(text, Limits(story_characters=len(text)))["sentences"] == 1
+    with pytest.raises(FieldError, match=f"at most {len(text) - 1} characters"):
+        verdict(text, Limits(story_characters=len(text) - 1))
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "a" * (MAX_CHARACTERS + 1), 5])

@@ -15,6 +15,11 @@ GOOD: dict[str, dict[str, Any]] = {
         "ids": None,
         "settings": {"max_tokens": "2", "seed": "1", "temperature": "0.5", "stop": ["x"]},
     },
+    "chat/answer": {
+        "model": "answers/best.npz",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "settings": {"max_tokens": "2", "seed": "1", "temperature": "0.5", "stop": ["x"]},
+    },
     "growth": {"model": "checkpoints/best.npz", "prompt": "Once", "next": " a", "token": None},
     "inside": {"model": "mixture/best.npz", "text": "Once"},
     "attention": {"model": "mixture/best.npz", "text": "Once", "layer": 0, "head": "mean"},

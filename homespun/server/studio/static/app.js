@@ -2,12 +2,14 @@
 import { html, render, useEffect, useRef, useState } from "./lib.js";
 import Runs from "./runs.js";
 import Playground from "./playground.js";
+import Chat from "./chat.js";
 import Inside from "./inside.js";
 import Stories from "./stories.js";
 
 const PAGES = {
   runs: ["Runs", Runs],
   playground: ["Playground", Playground],
+  chat: ["Chat", Chat],
   inside: ["Inside", Inside],
   stories: ["Stories", Stories],
 };
@@ -15,7 +17,7 @@ const FIRST = "playground";
 const THEMES = { auto: "like the system", light: "light", dark: "dark" };
 const KEYS = [
   ["Tab, Shift + Tab", "go to the next or the last control"],
-  ["Ctrl + Enter", "write, look or judge: what the page's main button does"],
+  ["Ctrl + Enter", "write, send, look or judge: what the page's main button does"],
   ["Escape", "stop writing; close what is open"],
   ["← →, Home, End", "within a text: from token to token"],
   ["Enter", "on a token: show its alternatives, or look at it"],

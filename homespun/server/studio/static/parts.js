@@ -53,12 +53,15 @@ export function useKept(name, first) {
       return first;
     }
   });
-  useEffect(() => {
-    try {
-      sessionStorage.setItem(name, JSON.stringify(value));
-    } catch { /* the storage is full or switched off: the state is then lost with the page */ }
-  }, [value]);
+  useEffect(() => remember(name, value), [value]);
   return [value, setValue];
+}
+
+/** Write the state that `useKept` begins with. */
+export function remember(name, value) {
+  try {
+    sessionStorage.setItem(name, JSON.stringify(value));
+  } catch { /* the storage is full or switched off: the state is then lost with the page */ }
 }
 
 /** One setting of a command: `field` as in `settings.described`, `value` a text; `problem` the reason of a refusal. */
@@ -100,16 +103,6 @@ export function ModelChoice({ label, models, value, onChoose }) {
       ${models.map((model) => html`<option value=${model.path}>${model.label}</option>`)}
     </select>
   </div>`;
-}
-
-/** Keeps an element's bottom in view while it grows, unless the reader has scrolled up. */
-export function useFollow(changed) {
-  const here = useRef(null);
-  useEffect(() => {
-    const box = here.current;
-    if (box && box.scrollHeight - box.scrollTop - box.clientHeight < 80) box.scrollTop = box.scrollHeight;
-  }, [changed]);
-  return here;
 }
 
 export const percent = (share) => (share >= 0.1 ? `${(100 * share).toFixed(0)}%` : share >= 0.001 ? `${(100 * share).toFixed(1)}%` : "under 0.1%");

@@ -2,11 +2,11 @@
 import { html, useCallback, useEffect, useRef, useState } from "./lib.js";
 import { stream } from "./api.js";
 import { Busy, Empty, Field, ModelChoice, Problem, Spoken, count, percent, useAnswer, useKept } from "./parts.js";
-import { Tokens, Word, named, visible } from "./tokens.js";
-import { Tree, textOf } from "./tree.js";
+import { Tokens, Word, excerpt, named } from "./tokens.js";
+import { Continuations, textOf } from "./tree.js";
 import { Growth } from "./growth.js";
 
-const ENDS = { end: "the model ended the text", length: "max tokens was reached", stop: "a stop string came" };
+export const ENDS = { end: "the model ended the text", length: "max tokens was reached", stop: "a stop string came" };
 const surprise = (p) => (p < 0.05 ? "s3" : p < 0.2 ? "s2" : p < 0.5 ? "s1" : "");
 
 export default function Playground() {
@@ -51,7 +51,7 @@ function Desk({ studio }) {
   const [shown, setShown] = useKept("playground-shown", []);
   const [, redraw] = useState(0);
   const tree = useRef(null);
-  tree.current ??= new Tree(`continuations: ${studio.folder}`);
+  tree.current ??= new Continuations(`continuations: ${studio.folder}`);
   const stopping = useRef(new Set());
   const drawing = useRef(false);
   const focused = useRef(null);
@@ -251,15 +251,12 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
 function Kept({ tree, shown, names, onShow, onForget }) {
   const roots = tree.children(null);
   if (!roots.length) return null;
-  const excerpt = (node) => {
-    const text = visible(textOf(node.tokens).trim().replaceAll("\n", " "));
-    return text.length > 60 ? `${text.slice(0, 60)}…` : text || "nothing";
-  };
+  const begin = (node) => excerpt(textOf(node.tokens));
   const item = (node) => html`<li key=${node.id}>
     <span class="kept">
-      <button class="quiet written" aria-current=${shown.includes(node.id) ? "true" : null} onClick=${() => onShow(node.id)}>${excerpt(node)}</button>
+      <button class="quiet written" aria-current=${shown.includes(node.id) ? "true" : null} onClick=${() => onShow(node.id)}>${begin(node)}</button>
       <span class="note">${names[node.model] ?? node.model}${node.parent ? `, after ${count(node.parent.at)} tokens` : ""}</span>
-      <button class="quiet" aria-label=${`Forget ${excerpt(node)}`} onClick=${() => onForget(node.id)}>Forget</button>
+      <button class="quiet" aria-label=${`Forget ${begin(node)}`} onClick=${() => onForget(node.id)}>Forget</button>
     </span>
     ${tree.children(node.id).length > 0 && html`<ul>${tree.children(node.id).map(item)}</ul>`}
   </li>`;

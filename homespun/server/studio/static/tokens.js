@@ -4,6 +4,12 @@ import { html, useRef, useState } from "./lib.js";
 /** Control characters as their pictures. */
 export const visible = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (one) => String.fromCodePoint(0x2400 + one.codePointAt(0)));
 
+/** The beginning of a text, on one line. */
+export function excerpt(text) {
+  const line = visible(text.trim().replaceAll("\n", " "));
+  return line.length > 60 ? `${line.slice(0, 60)}…` : line || "nothing";
+}
+
 /** A token in words, also where it is nothing that can be seen. */
 export function named(token) {
   if (token.name) return token.name;

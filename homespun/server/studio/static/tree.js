@@ -1,9 +1,6 @@
-// Continuations as a tree: each begins after a prompt, or after some tokens of another one. Kept in this browser.
+// Texts as trees: continuations, and conversations with their branches. Kept in this browser.
 
-/** A continuation:
- *  `parent` {id, at}: the first `at` tokens of that one come before; null: the prompt alone does.
- *  `model` its path, `prompt` the tokens of the prompt, `tokens` [{id, text, p, likeliest: [[id, text, p]]}], `finish`,
- *  `seed`, `sample`: its number among those that were written together. */
+/** Nodes {id, parent: {id, ...} or null, ...} under a name in the storage of the browser. */
 export class Tree {
   constructor(name) {
     this.name = name;
@@ -17,7 +14,7 @@ export class Tree {
   }
 
   add(node) {
-    const whole = { id: ++this.last, tokens: [], prompt: [], finish: null, ...node };
+    const whole = { id: ++this.last, finish: null, ...node };
     this.nodes.set(whole.id, whole);
     return whole;
   }
@@ -30,10 +27,37 @@ export class Tree {
     return [...this.nodes.values()].filter((node) => (node.parent?.id ?? null) === id);
   }
 
-  /** Forget a continuation and all that go on from it. */
+  /** A node and all that it comes from, the root first; nothing if there is no such node. */
+  path(id) {
+    const found = [];
+    for (let node = this.get(id); node; node = node.parent && this.get(node.parent.id)) found.unshift(node);
+    return found;
+  }
+
+  /** Forget a node and all that go on from it. */
   remove(id) {
     for (const child of this.children(id)) this.remove(child.id);
     this.nodes.delete(id);
+  }
+
+  /** Keep the tree for the next visit. False if the browser has no room for it. */
+  keep() {
+    try {
+      localStorage.setItem(this.name, JSON.stringify([...this.nodes.values()]));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** Continuations: each begins after a prompt, or after some tokens of another one.
+ *  `parent` {id, at}: the first `at` tokens of that one come before; null: the prompt alone does.
+ *  `model` its path, `prompt` the tokens of the prompt, `tokens` [{id, text, p, likeliest: [[id, text, p]]}], `finish`,
+ *  `seed`, `sample`: its number among those that were written together. */
+export class Continuations extends Tree {
+  add(node) {
+    return super.add({ tokens: [], prompt: [], ...node });
   }
 
   /** The tokens before those of `node`, from the prompt on. */
@@ -46,16 +70,6 @@ export class Tree {
   /** The ids up to token number `at` of `node`. */
   ids(node, at) {
     return [...this.before(node), ...node.tokens.slice(0, at)].map((token) => token.id);
-  }
-
-  /** Keep the tree for the next visit. False if the browser has no room for it. */
-  keep() {
-    try {
-      localStorage.setItem(this.name, JSON.stringify([...this.nodes.values()]));
-      return true;
-    } catch {
-      return false;
-    }
   }
 }
 
