@@ -18,7 +18,7 @@ from homespun.data.prepare import check_folder
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine
 from homespun.errors import UserError
-from homespun.forecast import forecast
+from homespun.forecast.forecast import forecast
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import SHAPE, Plan, step_limits
 from homespun.terminal import Say, counted

@@ -42,7 +42,7 @@ def plan(settings: Settings) -> int:
         return 0  # one plan is enough
     given = {name: value for name, value in settings.items() if name not in ("machine", "dry_run")}
     PlanConfig(**settings)
-    from homespun.forecast import forecast
+    from homespun.forecast.forecast import forecast
 
     _put_facts(forecast(given, say, machine=settings.get("machine")).facts())
     return 0
