@@ -52,7 +52,8 @@ def what_fits(plan: Plan, limit: int, machine: Machine) -> str:
     for checkpointing in (False, True) if not c.gradient_checkpointing else (True,):
         for batch_size in range(c.batch_size, 0, -1):
             needed = step_memory(plan, machine, batch_size, checkpointing).total
-            if c.sequences_per_step % batch_size == 0 and needed <= limit:
+            divides = c.sequences_per_step % batch_size == batch_size % c.sequences_together == 0
+            if divides and needed <= limit:
                 flags = f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}"
                 if checkpointing and not c.gradient_checkpointing:
                     flags += " --gradient-checkpointing"

@@ -57,6 +57,7 @@ from homespun.training.fine_tuning.conversations import (
 )
 from homespun.training.fine_tuning.initial_model import in_context, own_settings, take_weights
 from homespun.training.fine_tuning.lora_base import load_base
+from homespun.training.fine_tuning.replay import Replay, replay_of
 from homespun.training.preferences.preparation import Preferences, check_pairs
 from homespun.training.reinforcement.policy import check_answers, policy_of, sampler_of
 from homespun.training.reinforcement.rewards import Reward
@@ -120,6 +121,8 @@ def set_up(
         tokens = tokenize(
             corpus, tokenizer, planned.config.seq_len, folder, say, template, any_split=True
         )
+        replay = replay_of(planned.config, tokenizer, template, stored, say)
+        tokens = _with_replay(tokens, replay, planned.config)
         sampler = sampler_of(
             planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
         )
@@ -140,6 +143,8 @@ def set_up(
         if template and initial:
             wanted = for_conversations(wanted, asked, corpus, template, initial, folder, say)
         tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
+        replay = replay_of(wanted, tokenizer, template, None, say)
+        tokens = _with_replay(tokens, replay, wanted)
         context = initial.config.seq_len if initial else wanted.seq_len
         sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)
         n_samples = _samples_per_pass(wanted, tokens, sampler)
@@ -179,9 +184,8 @@ def set_up(
             "resolved": dataclasses.asdict(config),
             "facts": engine.facts,
             "sample_order": ORDER,
-            "learned_before": learned_texts(initial)
-            if initial
-            else (point.header.get("learned_before", []) if point else []),
+            "learned_before": _learned_before(initial, point, replay),
+            **(replay.header if replay else {}),
             **kept_template(template, initial, point),
         },
         limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
@@ -190,6 +194,28 @@ def set_up(
         if sampler
         else None,
         preferences=_preferences(tokens, config.seq_len),
+        replay=replay,
+    )
+
+
+def _with_replay(tokens: Tokens, replay: Replay | None, config: TrainConfig) -> Tokens:
+    """The tokens of a run, whose samples are mixed with those of an earlier text, if there is one."""
+    if replay is None:
+        return tokens
+    mark = tokens.tokenizer.eot_id
+    mixed = replay.mixed(tokens.dataset, config.replay_share, mark)
+    return dataclasses.replace(tokens, dataset=mixed)
+
+
+def _learned_before(
+    initial: StoredModel | None, point: ResumePoint | None, replay: Replay | None
+) -> list[str]:
+    """Hashes of the texts that a model has learned from besides that of its run."""
+    if point:
+        return list(point.header.get("learned_before", []))
+    known = learned_texts(initial) if initial else []
+    return known + [replay.corpus.sha256] * (
+        replay is not None and replay.corpus.sha256 not in known
     )
 
 
@@ -230,13 +256,13 @@ def choose_text(
     return corpus
 
 
-def choose_pairs(path: str, say: Say, folder: Path) -> Corpus:
+def choose_pairs(path: str, say: Say, folder: Path, *, keeps: bool = True) -> Corpus:
     """The preference pairs in a file or folder; see `choose_text`.
 
     Raises:
         UserError: there are too few, or one breaks the rules of `data.preferences`.
     """
-    return survey(Path(path), say, folder, as_pairs=True)
+    return survey(Path(path), say, folder, keeps=keeps, as_pairs=True)
 
 
 def check_sizes(requested: TrainConfig, corpus: Corpus, initial: StoredModel | None = None) -> None:
