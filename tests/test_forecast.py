@@ -163,7 +163,7 @@ def planned(**settings: Any) -> Plan:
 COUNT = TokenCount(160_000, 16_000, 300, 400, 3.0, None)
 
 
-def test_a_time_budget_holds_the_steps_with_their_evaluations_andsamples_per_pass() -> None:
+def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> None:
     speed = Speed(0.1, None, "")
     plain = Length(
         planned(max_steps=100, eval_interval=1000, sample_interval=1000), COUNT, speed, 5000
