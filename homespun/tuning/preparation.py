@@ -86,13 +86,15 @@ def _wanted(config: TuneConfig) -> TrainConfig:
     """The settings of a run among those of a tune, checked.
 
     Raises:
-        UserError: the run has a reward.
+        UserError: the run has a reward, or preferences.
     """
     wanted = TrainConfig(**train_settings(config))
     if wanted.reward is not None:
         raise UserError(
             "`homespun tune` compares validation losses, which a reward does not lower: leave --reward out"
         )
+    if wanted.preferences is not None:
+        raise UserError("`homespun tune` takes a text: leave --preferences out")
     return wanted
 
 
@@ -108,8 +110,6 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
     hardware.limit_workers(wanted.threads)
     check_settings(wanted)
     initial = initial_model(wanted, say)
-    if wanted.preferences is not None:
-        raise UserError("`homespun tune` takes a text: leave --preferences out")
     corpus = choose_text(wanted.data_file, say, folder)
     if corpus.is_chat:
         raise UserError(f"{corpus.path} holds conversations: `homespun tune` takes a text")
