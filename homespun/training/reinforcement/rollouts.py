@@ -28,6 +28,8 @@ from homespun.training.reinforcement.rewards import Reward, distinguished_by, sc
 
 HELD_OUT = 64
 """Prompts of an evaluation."""
+TOGETHER = 16
+"""Of these, so many are answered together."""
 MOST_BEGINNINGS = 1 << 14
 """Prompts that are taken from a text."""
 HELD_OUT_SEED = 0x68656C64
@@ -218,13 +220,14 @@ class Sampler:
         prompts, total = self.prompts.held_out, 0.0
         if not prompts:
             return None
-        for number, prompt in enumerate(prompts):
+        for first in range(0, len(prompts), TOGETHER):
             if stopped():
                 return None
+            part = prompts[first : first + TOGETHER]
             temperature = 0.0 if self.prompts.greedy else 1.0
-            sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + number)
-            written = session.generate(prompt.ids.tolist(), sampling)
-            total += self._scores(prompt, written)[0]
+            sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + first)
+            for prompt, one in zip(part, _continued(session, part, sampling), strict=True):
+                total += self._scores(prompt, [one])[0]
         return total / len(prompts)
 
     def _sampling(self, *, temperature: float, seed: int) -> SamplingConfig:
@@ -235,6 +238,16 @@ class Sampler:
     def _scores(self, prompt: Prompt, written: Sequence[Continuation]) -> list[float]:
         texts = [one.text for one in written]
         return scores(self._reward, self._name, prompt.record, texts, self._seconds)
+
+
+def _continued(
+    session: Session, prompts: Sequence[Prompt], sampling: SamplingConfig
+) -> list[Continuation]:
+    """One answer to each prompt. The same prompt again and again has different ones."""
+    ids = [prompt.ids.tolist() for prompt in prompts]
+    if all(one == ids[0] for one in ids):
+        return session.generate(ids[0], sampling, len(ids))
+    return session.generate_batch(ids, sampling)
 
 
 class Rows(NamedTuple):

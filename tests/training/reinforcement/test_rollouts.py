@@ -17,11 +17,13 @@ from homespun.tokenizer import train
 from homespun.training.reinforcement.loss import advantages
 from homespun.training.reinforcement.rollouts import (
     ROW_STEP,
+    TOGETHER,
     Group,
     Prompt,
     Prompts,
     Sampler,
     of_beginnings,
+    of_nothing,
     rows_of,
 )
 
@@ -38,6 +40,9 @@ class Written:
         self.asked.append((prompt[0], config))
         drawn = np.random.default_rng([config.seed or 0, prompt[0]]).integers(1, 9, (n, 2))
         return [Continuation(str(ids), tuple(ids), "end", end_id=0) for ids in drawn.tolist()]
+
+    def generate_batch(self, prompts: Any, config: SamplingConfig) -> list[Continuation]:
+        return [self.generate(prompt, config)[0] for prompt in prompts]
 
 
 def length(prompt: Any, answers: Sequence[str]) -> list[float]:
@@ -126,6 +131,22 @@ def test_prompts_are_the_first_words_of_documents(tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(UserError, match=r"texts\.txt: no document has 6 words"):
         of_beginnings(corpus, tokenizer, 6, 2, said.append)
+
+
+def test_the_empty_prompt_has_different_answers_in_an_evaluation() -> None:
+    prompts = of_nothing(0)
+    made = Sampler(prompts, length, "length", seed=0, group_size=4, max_tokens=6, reward_seconds=30)
+    session = Written()
+    found = made.held_out_score(session, lambda: False)  # type: ignore[arg-type]
+    seeds = [config.seed for _, config in session.asked]
+    assert len(set(seeds)) == len(seeds) == len(prompts.held_out) / TOGETHER
+    drawn = [
+        text.text
+        for seed in seeds
+        for text in Written().generate([0], SamplingConfig(seed=seed), TOGETHER)
+    ]
+    assert len(set(drawn)) > len(prompts.held_out) / 2
+    assert found == pytest.approx(np.mean(length({}, drawn)))
 
 
 def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
