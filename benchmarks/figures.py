@@ -94,6 +94,31 @@ def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     return figure
 
 
+def after_stage(stage: str, column: str) -> Callable[[Results], str]:
+    """A cell of a stage on the way to a model that answers, or its range over the seeds."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        found = [row[column] for row in table if row["after"] == stage]
+        if all(isinstance(cell, str) for cell in found):
+            return spread([float(cell.rstrip("%")) / 100 for cell in found])
+        least, most = (f"{value:.2f}" for value in (min(found), max(found)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
+def story_reward(way: str, column: str) -> Callable[[Results], str]:
+    """A cell of a run whose reward is the judge of the stories, of the first seed."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["story_reward"]["tables"].values()))
+        [found] = [row[column] for row in table if (row["reward"], row["seed"]) == (way, "0")]
+        return str(found)
+
+    return figure
+
+
 def seeds(name: str, title: str, label: str, unit: str) -> Callable[[Results], str]:
     """The range over the seeds, as '1.61 to 1.62'."""
 
@@ -172,6 +197,31 @@ FIGURES: dict[str, Callable[[Results], str]] = {
             ("rewarded", "reinforced"),
         )
         for column in ("easy", "hard", "all")
+    },
+    **{
+        f"replay-{name}-{short}": after_stage(stage, column)
+        for name, stage in (
+            ("base", "stories"),
+            ("none", "without replay"),
+            ("with", "fine-tuned"),
+            ("rewarded", "reinforced"),
+        )
+        for short, column in (("bits", "bits/byte"), ("all", "all"), ("consistent", "consistent"))
+    },
+    **{
+        f"told-{name}-{short}": story_reward(way, column)
+        for name, way in (
+            ("base", "none"),
+            ("hacked", "consistency, no tie"),
+            ("tied", "consistency"),
+            ("shared", "stories"),
+            ("begun", "stories, beginnings"),
+        )
+        for short, column in (
+            ("consistent", "consistent"),
+            ("courses", "courses for each"),
+            ("bits", "bits/byte"),
+        )
     },
     "whole-memory": first_gigabytes("lora", ADAPTERS, "whole model MB"),
     "lora-memory": first_gigabytes("lora", ADAPTERS, "LoRA MB"),

@@ -25,6 +25,7 @@ from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.fine_tuning.initial_model import in_context, initial_model
 from homespun.training.fine_tuning.lora_base import check_settings
+from homespun.training.fine_tuning.replay import check_replay
 from homespun.training.run import bytes_on_disk, keeps_base
 from homespun.training.stages import (
     check_sizes,
@@ -109,6 +110,7 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
     check_folder(folder)
     hardware.limit_workers(wanted.threads)
     check_settings(wanted)
+    check_replay(wanted)
     initial = initial_model(wanted, say)
     corpus = choose_text(wanted.data_file, say, folder)
     if corpus.is_chat:
