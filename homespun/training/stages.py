@@ -214,9 +214,9 @@ def _learned_before(
     if point:
         return list(point.header.get("learned_before", []))
     known = learned_texts(initial) if initial else []
-    return known + [replay.corpus.sha256] * (
-        replay is not None and replay.corpus.sha256 not in known
-    )
+    if replay and replay.corpus.sha256 not in known:
+        known.append(replay.corpus.sha256)
+    return known
 
 
 def _preferences(tokens: Tokens, seq_len: int) -> Preferences | None:
