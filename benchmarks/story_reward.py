@@ -68,7 +68,7 @@ def main(
             run = folder / f"{way.replace(', ', ' ').replace(' ', '-')}-{seed}"
             if not (run / "training.png").exists():  # drawn at the end of a run
                 words = ["reinforce", os.path.relpath(base, folder), "--seed", str(seed)]
-                words += ["--data-file", os.path.relpath(text, folder), "--answer-tokens", "300"]
+                words += ["--data-file", os.path.relpath(text, folder), "--answer-tokens", "230"]
                 words += ["--max-steps", str(steps), "--checkpoint-dir", run.name]
                 words += [*shlex.split(settings), *shlex.split(flags)]
                 print("$ homespun", shlex.join(words), flush=True)

@@ -17,8 +17,8 @@ class ReinforcementConfig(Checked):
         None,
         "The function that scores answers: FILE.py:FUNCTION or MODULE:FUNCTION, with reward(prompt, answers) -> "
         f"scores; {QUESTIONS}: 1 for the exact answer of the data, else 0; {CONSISTENCY}: 1 for a built-in story "
-        f"without a contradiction, else 0; {STORIES}: the same, divided among such stories of a group with the same "
-        "course of events.",
+        f"without a contradiction, 1/2 with one, and so on; {STORIES}: the same, divided among the stories of a group "
+        "that have the same course of events.",
         if_omitted=f"{QUESTIONS} with `homespun reinforce`; no reward with `homespun train`",
         on_resume="announced",
     )

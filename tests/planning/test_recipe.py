@@ -68,6 +68,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "patience",
         "init_from",
         "reward",
+        "replay",
         "preferences",
         "lora_rank",
         "lora_alpha",

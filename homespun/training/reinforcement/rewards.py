@@ -37,13 +37,14 @@ def questions(prompt: Prompt, answers: Sequence[str]) -> list[float]:
 
 
 def consistency(prompt: Prompt, answers: Sequence[str]) -> list[float]:
-    """1 for a story of the built-in world without a contradiction, else 0."""
-    return [float(judge(_story(prompt, answer)).consistent) for answer in answers]
+    """1 for a story of the built-in world without a contradiction, 1/2 with one, 1/3 with two, and so on: a small model
+    tells so few without any that 0 for all others would teach it next to nothing."""
+    found = [judge(_story(prompt, answer)).problems for answer in answers]
+    return [1.0 / (1 + len(problems)) for problems in found]
 
 
 def stories(prompt: Prompt, answers: Sequence[str]) -> list[float]:
-    """1 for a story of the built-in world without a contradiction, divided by the number of such stories with the same
-    course of events, else 0.
+    """The same, divided by the number of stories in the group with the same course of events.
 
     A model that is paid for consistency alone soon tells the few stories that it can tell safely. Here such stories
     share what one of them would get (fitness sharing; Goldberg and Richardson 1987, "Genetic Algorithms with Sharing
@@ -51,11 +52,8 @@ def stories(prompt: Prompt, answers: Sequence[str]) -> list[float]:
     """
     found = consistency(prompt, answers)
     courses = [_course(prompt, answer) for answer in answers]
-    sharing = Counter(course for course, score in zip(courses, found, strict=True) if score)
-    return [
-        score / sharing[course] if score else 0.0
-        for course, score in zip(courses, found, strict=True)
-    ]
+    sharing = Counter(courses)
+    return [score / sharing[course] for course, score in zip(courses, found, strict=True)]
 
 
 def _story(prompt: Prompt, answer: str) -> str:

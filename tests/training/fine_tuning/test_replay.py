@@ -93,7 +93,7 @@ def test_conversations_can_replay_conversations(place: Path) -> None:
         ({"preferences": "chats.jsonl", "data_file": None}, "--preferences learns from none"),
         ({"reward": "questions"}, "--reward learns from none"),
         ({"replay": "missing.txt"}, r"missing\.txt"),
-        ({"replay_share": 1.0}, "replay_share is 1.0: it must be below 1"),
+        ({"replay_share": 1.0}, "--replay-share is 1.0: it must be below 1"),
     ],
 )
 def test_settings_that_have_no_meaning(place: Path, settings: dict[str, Any], message: str) -> None:

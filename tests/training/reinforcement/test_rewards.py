@@ -11,6 +11,7 @@ import pytest
 
 from homespun.errors import UserError
 from homespun.stories import stories
+from homespun.stories.judge import judge
 from homespun.training.reinforcement.rewards import (
     BUILT_IN,
     Reward,
@@ -37,17 +38,21 @@ def test_the_exact_answer_is_worth_one() -> None:
 
 def test_a_story_without_a_contradiction_is_worth_one() -> None:
     [story] = stories(1, seed=4)
-    given = [story, story.replace(".", "", 1), "Once."]
+    broken = story.replace(".", "", 1)
+    given = [story, broken, "Once."]
     for name in ("stories", "consistency"):
-        assert BUILT_IN[name]({}, given) == [1, 0, 0]
+        found = BUILT_IN[name]({}, given)
+        assert found == [1 / (1 + len(judge(text).problems)) for text in given]
+        assert found[0] == 1 > max(found[1:])
 
 
 def test_stories_with_the_same_course_share_their_reward() -> None:
     story, other = stories(2, seed=4)
     broken = story.replace(".", "", 1)
     given = [story, other, story, broken, story]
-    assert BUILT_IN["stories"]({}, given) == [1 / 3, 1, 1 / 3, 0, 1 / 3]
-    assert BUILT_IN["consistency"]({}, given) == [1, 1, 1, 0, 1]
+    least = 1 / (1 + len(judge(broken).problems))
+    assert BUILT_IN["stories"]({}, given) == [1 / 3, 1, 1 / 3, least, 1 / 3]
+    assert BUILT_IN["consistency"]({}, given) == [1, 1, 1, least, 1]
 
 
 def test_a_story_that_goes_on_from_a_beginning_is_judged_as_a_whole() -> None:
@@ -56,7 +61,7 @@ def test_a_story_that_goes_on_from_a_beginning_is_judged_as_a_whole() -> None:
     prompt = {"messages": [], "text": story[:place]}
     for name in ("stories", "consistency"):
         assert BUILT_IN[name](prompt, [story[place:]]) == [1]
-        assert BUILT_IN[name]({}, [story[place:]]) == [0]
+        assert BUILT_IN[name]({}, [story[place:]]) < [1]
 
 
 def test_stories_are_told_apart_by_their_courses_and_answers_by_their_words() -> None:
