@@ -152,7 +152,7 @@ def consistent_stories(run: Path, n: int = STORIES) -> dict[str, float]:
     for each such story. They are kept in the folder of the run."""
     file = run / f"stories_{n}.json"
     if not file.exists():
-        config = JudgeConfig(num_samples=n, temperature=1.0, min_p=0.0, seed=0)
+        config = JudgeConfig(num_samples=n, seed=0)
         found = {"consistent": 0.0, "courses": 0.0, "courses for each": 0.0}
         try:
             result = summarised(list(told(homespun.load(run), config)), None)

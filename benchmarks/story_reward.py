@@ -39,8 +39,9 @@ def main(
     base: Annotated[Path, tyro.conf.Positional],
     folder: Annotated[Path, tyro.conf.Positional],
     steps: int = 40,
-    stories: int = 200,
+    stories: int = 100,
     flags: str = "",
+    ways: tuple[str, ...] = tuple(WAYS),
     seeds: tuple[int, ...] = (0,),
 ) -> None:
     """Train in each way, and compare.
@@ -51,6 +52,7 @@ def main(
         steps: of each run, of 16 groups of 8 stories.
         stories: that each model tells to be judged.
         flags: more settings of the runs.
+        ways: those to try.
         seeds: seeds of the runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,13 +66,13 @@ def main(
     rows: list[report.Row] = []
     curves: list[report.Row] = []
     for seed in seeds:
-        for way, settings in WAYS.items():
+        for way in ways:
             run = folder / f"{way.replace(', ', ' ').replace(' ', '-')}-{seed}"
             if not (run / "training.png").exists():  # drawn at the end of a run
                 words = ["reinforce", os.path.relpath(base, folder), "--seed", str(seed)]
                 words += ["--data-file", os.path.relpath(text, folder), "--answer-tokens", "230"]
                 words += ["--max-steps", str(steps), "--checkpoint-dir", run.name]
-                words += [*shlex.split(settings), *shlex.split(flags)]
+                words += [*shlex.split(WAYS[way]), *shlex.split(flags)]
                 print("$ homespun", shlex.join(words), flush=True)
                 subprocess.run([sys.executable, "-m", "homespun", *words], cwd=folder, check=True)
             rows.append({"reward": way, "seed": str(seed), **_figures(run, unread, stories)})
