@@ -108,6 +108,16 @@ def after_stage(stage: str, column: str) -> Callable[[Results], str]:
     return figure
 
 
+def replayed(share: str, column: str) -> Callable[[Results], str]:
+    """A cell of the runs that replay a share of an earlier text."""
+
+    def figure(results: Results) -> str:
+        [title] = results["replay"]["tables"]
+        return str(row(results, "replay", title, share)[column])
+
+    return figure
+
+
 def story_reward(way: str, column: str) -> Callable[[Results], str]:
     """A cell of a run whose reward is the judge of the stories, of the first seed."""
 
@@ -192,6 +202,7 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     **{
         f"answers-{name}-{column}": exact_answers(stage, column)
         for name, stage in (
+            ("forgetful", "without replay"),
             ("tuned", "fine-tuned"),
             ("on", "fine-tuned on"),
             ("rewarded", "reinforced"),
@@ -204,9 +215,18 @@ FIGURES: dict[str, Callable[[Results], str]] = {
             ("base", "stories"),
             ("none", "without replay"),
             ("with", "fine-tuned"),
+            ("on", "fine-tuned on"),
             ("rewarded", "reinforced"),
         )
         for short, column in (("bits", "bits/byte"), ("all", "all"), ("consistent", "consistent"))
+    },
+    **{
+        f"share-{name}-{short}": replayed(share, column)
+        for name, share in (
+            ("base", "the base"),
+            *((one, one) for one in ("0", "0.1", "0.2", "0.4")),
+        )
+        for short, column in (("loss", "answers"), ("bits", "bits/byte"))
     },
     **{
         f"told-{name}-{short}": story_reward(way, column)
