@@ -117,7 +117,7 @@ class Bounded(ImmutableSandboxedEnvironment):
             return True
         of, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         if isinstance(of, str) and name == "join":
-            return self._join(self, *arguments, of, **named)
+            return self._join(self, arguments[0], of)
         if isinstance(of, str) and name == "replace":
             return self._replace(of, *arguments, **named)
         return self._counted_result(super().call(context, function, *arguments, **named))
