@@ -100,31 +100,8 @@ def after_stage(stage: str, column: str) -> Callable[[Results], str]:
     def figure(results: Results) -> str:
         table = next(iter(results["reinforcement"]["tables"].values()))
         found = [row[column] for row in table if row["after"] == stage]
-        if all(isinstance(cell, str) for cell in found):
-            return spread([float(cell.rstrip("%")) / 100 for cell in found])
         least, most = (f"{value:.2f}" for value in (min(found), max(found)))
         return least if least == most else f"{least} to {most}"
-
-    return figure
-
-
-def replayed(share: str, column: str) -> Callable[[Results], str]:
-    """A cell of the runs that replay a share of an earlier text."""
-
-    def figure(results: Results) -> str:
-        [title] = results["replay"]["tables"]
-        return str(row(results, "replay", title, share)[column])
-
-    return figure
-
-
-def story_reward(way: str, column: str) -> Callable[[Results], str]:
-    """A cell of a run whose reward is the judge of the stories, of the first seed."""
-
-    def figure(results: Results) -> str:
-        table = next(iter(results["story_reward"]["tables"].values()))
-        [found] = [row[column] for row in table if (row["reward"], row["seed"]) == (way, "0")]
-        return str(found)
 
     return figure
 
@@ -210,37 +187,13 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         for column in ("easy", "hard", "all")
     },
     **{
-        f"replay-{name}-{short}": after_stage(stage, column)
+        f"replay-{name}-bits": after_stage(stage, "bits/byte")
         for name, stage in (
             ("base", "stories"),
             ("none", "without replay"),
             ("with", "fine-tuned"),
             ("on", "fine-tuned on"),
             ("rewarded", "reinforced"),
-        )
-        for short, column in (("bits", "bits/byte"), ("all", "all"), ("consistent", "consistent"))
-    },
-    **{
-        f"share-{name}-{short}": replayed(share, column)
-        for name, share in (
-            ("base", "the base"),
-            *((one, one) for one in ("0", "0.1", "0.2", "0.4")),
-        )
-        for short, column in (("loss", "answers"), ("bits", "bits/byte"))
-    },
-    **{
-        f"told-{name}-{short}": story_reward(way, column)
-        for name, way in (
-            ("base", "none"),
-            ("hacked", "consistency, no tie"),
-            ("tied", "consistency"),
-            ("shared", "stories"),
-            ("begun", "stories, beginnings"),
-        )
-        for short, column in (
-            ("consistent", "consistent"),
-            ("courses", "courses for each"),
-            ("bits", "bits/byte"),
         )
     },
     "whole-memory": first_gigabytes("lora", ADAPTERS, "whole model MB"),
