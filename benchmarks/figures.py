@@ -134,7 +134,42 @@ def demo(column: str) -> Callable[[Results], str]:
     return lambda results: f"{rows(results, 'storytelling', 'training')[0][column]:.2f}"
 
 
+def of_mixture(text: str, model: str) -> Callable[[Results], str]:
+    """The loss of a model of the comparison with mixtures, in nats per token: the mean, and the range of the seeds."""
+
+    def figure(results: Results) -> str:
+        found = rows(results, "mixture", f"{text}, nats per token")
+        of_model = next(r for r in found if r["model"].startswith(model))
+        mean, least, most = (f"{of_model[column]:.3f}" for column in ("mean", "least", "most"))
+        return f"{mean} ({least} to {most})"
+
+    return figure
+
+
+def slower_mixture(size: str, optimizer: str) -> Callable[[Results], str]:
+    """How many times as long as a dense model's a step of a mixture of equal computation takes."""
+    title = f"seconds of a step, {size}, {optimizer}"
+    return exact("mixture", title, "mixture, equal computation", "ratio", 1)
+
+
+COMPARED = {
+    "dense": "dense",
+    "computation": "mixture, equal computation",
+    "size": "mixture, equal size",
+    "time": "dense, equal time",
+}
+"""The models of the comparison with mixtures, by the name of their figures."""
+
 FIGURES: dict[str, Callable[[Results], str]] = {
+    **{
+        f"mixture-{text}-{name}": of_mixture(text, model)
+        for text in ("stories", "prose")
+        for name, model in COMPARED.items()
+    },
+    **{
+        f"mixture-step-{size}-{optimizer}": slower_mixture(size, optimizer)
+        for size, optimizer in (("pico", "muon"), ("mini", "muon"), ("mini", "adamw"))
+    },
     "stories-consistent": stories("free stories", "consistent"),
     "stories-loss": demo("val loss"),
     "stories-bits": demo("bits/byte"),

@@ -82,16 +82,26 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedRecord: it is not a JSON object, or its checksum differs.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise DamagedRecord(f"{path} is damaged (not a JSON object)")
-        checksum = record.pop(CHECKSUM, None)
-        if checksum is not None and checksum != _checksum(record):
-            raise DamagedRecord(f"{path} is damaged (its checksum differs)")
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         return {}
+
+
+def parse_json(content: bytes, name: Path | str) -> dict[str, Any]:
+    """The record in the content of a file that has this name.
+
+    Raises:
+        DamagedRecord: as for `read_json`.
+    """
+    try:
+        record = json.loads(content.decode())
     except (ValueError, RecursionError):
-        raise DamagedRecord(f"{path} is damaged (not JSON)") from None
+        raise DamagedRecord(f"{name} is damaged (not JSON)") from None
+    if not isinstance(record, dict):
+        raise DamagedRecord(f"{name} is damaged (not a JSON object)")
+    checksum = record.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(record):
+        raise DamagedRecord(f"{name} is damaged (its checksum differs)")
     return record
 
 

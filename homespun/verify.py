@@ -21,6 +21,7 @@ from homespun.checkpoint.folder import (
 )
 from homespun.data.download_file import is_as_downloaded, record_of
 from homespun.data.prepare import INDEX, folder_name, read_index
+from homespun.data.remote import RECORD
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
 from homespun.records.metrics import read_lines
@@ -217,7 +218,13 @@ def _shard_checks(path: Path) -> Iterator[Check]:
         n_shards = sum(map(len, read_index(path).values()))
         return f"{path / INDEX}: {counted(n_shards, 'shard')}"
 
+    def record() -> str:
+        n_bytes = durable.read_json(path / RECORD).get("n_bytes", 0)
+        return f"{path / RECORD}: tokens of {counted(n_bytes, 'byte')} of text, whole"
+
     yield index
+    if (path / RECORD).exists():
+        yield record
     try:
         listed = {
             name: sha256 for side in read_index(path).values() for name, sha256 in side.items()

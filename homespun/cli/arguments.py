@@ -188,7 +188,10 @@ class _Parser:
         if self._last_values and self._takes_one_text(last):
             name, words = last, self._last_values + following
         if len(words) > 1 and name in DATA and all(map(_exists, words)):
-            return f"{name} takes one file or one folder: put the files into a folder and name that"
+            return (
+                f"{name} takes one file or one folder: put the files into a folder and name that, or name a pattern in "
+                "quotes, such as 'texts/*.txt'"
+            )
         if words is not following:
             example = f"{name} {_quoted(words)}"
             return f"{name} takes one value, and a value with spaces needs quotes: {example}"

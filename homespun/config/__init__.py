@@ -13,7 +13,7 @@ from homespun.config.commands import (
     VerifyConfig,
 )
 from homespun.config.conversion import ExportConfig, ExportPrecision, FormatName, ImportConfig
-from homespun.config.data import TOKENS_DIR, DownloadConfig, TokenizerConfig
+from homespun.config.data import TOKENS_DIR, DownloadConfig, PrepareConfig, TokenizerConfig
 from homespun.config.evaluation import (
     BUILT_IN_PAIRS,
     BUILT_IN_QUESTIONS,
@@ -80,6 +80,7 @@ __all__ = [
     "OptimizerConfig",
     "PlanConfig",
     "Precision",
+    "PrepareConfig",
     "ReaderConfig",
     "ReaderName",
     "ReaderPrecision",

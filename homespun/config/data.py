@@ -1,8 +1,12 @@
 """Settings for getting text and for training a tokenizer on it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from homespun.config.checked import Checked, PathName, setting
+from homespun.errors import UserError
+
+Duplicates = Literal["no", "exact", "near"]
 
 TOKENS_DIR = "data/tokens"
 """The default folder of tokens, in the working directory."""
@@ -47,3 +51,69 @@ class TokenizerConfig(Checked):
         at_most=1_000_000,
     )
     output_dir: PathName = setting("tokenizer_model", "Output folder.")
+
+
+@dataclass(frozen=True)
+class PrepareConfig(Checked):
+    """Turn a text into tokens before training, in several processes. The next run with this text starts at once."""
+
+    data_file: PathName | None = setting(
+        None,
+        "Text: a .txt, .md, .jsonl or .parquet file, a folder of them, or a pattern in quotes, such as "
+        "'web/**/*.parquet'; if omitted, the last download.",
+    )
+    workers: int | None = setting(
+        None,
+        "Number of processes. The result does not depend on it.",
+        if_omitted="one for each usable processor",
+        at_least=1,
+        at_most=1024,
+    )
+    tokenizer_path: PathName | None = setting(
+        None,
+        "Tokenizer: a folder or a tokenizer.json; if omitted, one here that was trained on this text, or else a new "
+        "one.",
+    )
+    vocab_size: int | None = setting(
+        None,
+        "Number of tokens, if a tokenizer is trained.",
+        if_omitted="4,096",
+        at_least=257,
+        at_most=1_000_000,
+    )
+    tokens_dir: PathName = setting(
+        TOKENS_DIR, "Folder for the tokens, which `homespun train` uses."
+    )
+    drop_duplicates: Duplicates = setting(
+        "no",
+        "Leave out documents that equal an earlier one (exact), or also those that are nearly the same (near), which "
+        "needs pip install 'homespun[clean]'.",
+    )
+    similarity: float = setting(
+        0.8,
+        "Near duplicates have at least this share of their runs of five words in common.",
+        at_least=0.5,
+        at_most=0.95,
+    )
+    drop_poor: bool = setting(
+        False,
+        "Leave out documents that are very short, mostly digits and symbols, repetitive or random.",
+    )
+    output: PathName | None = setting(
+        None,
+        "With --drop-duplicates or --drop-poor: the folder for the documents that are kept.",
+        if_omitted="data/NAME_clean",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is not None and not self.drops:
+            raise UserError(
+                "--output is the folder of the documents that are kept: add --drop-duplicates or --drop-poor, or leave "
+                "it out"
+            )
+
+    @property
+    def drops(self) -> bool:
+        """Whether documents are left out."""
+        return self.drop_poor or self.drop_duplicates != "no"

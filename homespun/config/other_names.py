@@ -65,8 +65,10 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "fp16": ("precision",),
     "mixed_precision": ("precision",),
     "num_threads": ("threads",),
-    "num_workers": ("threads",),
+    "num_workers": ("workers", "threads"),
     "workers": ("threads",),
+    "num_proc": ("workers",),
+    "processes": ("workers",),
     # files
     "data": ("data_file", "dataset"),
     "file": ("data_file", "dataset"),
@@ -104,6 +106,10 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "tensorboard": ("track",),
     "trackio": ("track",),
     # text
+    "dedup": ("drop_duplicates",),
+    "deduplicate": ("drop_duplicates",),
+    "quality": ("drop_poor",),
+    "filter": ("drop_poor",),
     "length": ("max_tokens",),
     "max_length": ("max_tokens", "seq_len"),
     "max_new_tokens": ("max_tokens",),

@@ -407,7 +407,8 @@ class TrainConfig(
 
     data_file: PathName | None = setting(
         None,
-        "Text to train on (.txt, .jsonl, .parquet, or a folder of them); if omitted, the last download.",
+        "Text to train on: a .txt, .jsonl or .parquet file, a folder of them, a pattern in quotes, or a .toml file "
+        "that mixes texts; if omitted, the last download.",
     )
     time_budget: str | None = setting(
         None,

@@ -5,15 +5,17 @@ documents, and nothing learns from them.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from homespun import durable
 from homespun.data import conversations, preferences
-from homespun.data.documents import documents
+from homespun.data.documents import block_of, documents
 from homespun.data.download_file import is_as_downloaded, record_of
+from homespun.data.facts import facts_in, facts_of
 from homespun.data.files import (
     bytes_to_read,
     files_to_read,
@@ -22,10 +24,12 @@ from homespun.data.files import (
     looks_like_jsonl,
 )
 from homespun.data.manifest import Manifest, Snapshot
+from homespun.data.remote import RemoteText
+from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.data.text_formats.cutting import block_bytes, blocks
 from homespun.errors import UserError
 from homespun.terminal import Say, bar, counted
-from homespun.tokenizer import END_OF_TEXT
+from homespun.tokenizer import END_OF_TEXT, Tokenizer
 
 VALIDATION_SHARE = 0.1
 """The share of the text that is held out for validation."""
@@ -48,6 +52,15 @@ splits a text differently; surveys by earlier rules are then forgotten."""
 
 class TooLittleText(UserError):
     """A text is too small to hold some of it out for validation."""
+
+
+class Piece(NamedTuple):
+    """A document, or a block of a long one."""
+
+    text: str
+    is_validation: bool
+    sha256: bytes
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,18 @@ class Corpus:
     """The place of the first of them."""
     is_pairs: bool = False
     """Whether these conversations are preference pairs, see `preferences.document_of`."""
+    sources: tuple["Corpus", ...] = ()
+    """The texts of a mixture, see `text_file`."""
+    weights: tuple[int, ...] = ()
+    """Their weights."""
+    remote: RemoteText | None = None
+    """The place of the tokens, if only these can be read; the documents are then decoded from them."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that made the tokens, if only these can be read."""
+        texts = (self, *self.sources)
+        return next((text.remote.tokenizer for text in texts if text.remote), None)
 
     def split(self) -> Iterator[tuple[str, bool]]:
         """Stream all documents, each with True if it belongs to validation.
@@ -91,15 +116,47 @@ class Corpus:
         Raises:
             UserError: the text has changed since its survey. This is known only at the end of the stream.
         """
+        if self.sources:
+            yield from self._split_of_mixture()
+            return
+        if self.remote:
+            yield from self.remote.documents()
+            return
+        for piece in self.pieces():
+            yield piece.text, piece.is_validation
+
+    def pieces(self) -> Iterator[Piece]:
+        """As `split`, with the hashes that were computed on the way. The text must lie here.
+
+        Raises:
+            UserError: as for `split`.
+        """
         identity = hashlib.sha256()
         for document in _documents(self.path, self.is_chat, self.is_pairs, lambda place: None):
             encoded = document.encode()
-            identity.update(hashlib.sha256(encoded).digest())
-            limit = self.max_block_bytes
-            for piece in [document] if limit is None else blocks(encoded, limit):
-                yield piece, self._is_validation(_sha256(piece))
+            digest = hashlib.sha256(encoded).digest()
+            identity.update(digest)
+            if self.max_block_bytes is None:
+                yield Piece(document, self._is_validation(digest), digest, len(encoded))
+                continue
+            for block in blocks(encoded, self.max_block_bytes):
+                encoded_block = block.encode()
+                digest = hashlib.sha256(encoded_block).digest()
+                yield Piece(block, self._is_validation(digest), digest, len(encoded_block))
         if identity.hexdigest() != self.sha256:
             raise UserError(f"{self.path}: changed while it was being read; run this again")
+
+    def _split_of_mixture(self) -> Iterator[tuple[str, bool]]:
+        """The documents of all texts in turn, so that every beginning has about the shares of the weights."""
+        streams = {number: source.split() for number, source in enumerate(self.sources)}
+        had = dict.fromkeys(streams, 0.0)
+        while had:
+            turn = min(had, key=lambda number: (had[number], number))
+            if found := next(streams[turn], None):
+                had[turn] += len(found[0]) / self.weights[turn]
+                yield found
+            else:
+                del had[turn]
 
     def training(self) -> Iterator[str]:
         """Stream the training documents."""
@@ -119,9 +176,9 @@ class Corpus:
             "long or often the same, or the validation documents were removed earlier."
         )
 
-    def _is_validation(self, sha256: str) -> bool:
+    def _is_validation(self, digest: bytes) -> bool:
         chosen = self.validation_hashes
-        return _is_divisible(sha256) if chosen is None else sha256 in chosen
+        return _is_divisible(digest) if chosen is None else digest.hex() in chosen
 
 
 def survey(
@@ -131,6 +188,7 @@ def survey(
     *,
     keeps: bool = True,
     as_pairs: bool = False,
+    n_workers: int = 1,
 ) -> Corpus:
     """Find out which documents a text has and how they split.
 
@@ -138,25 +196,36 @@ def survey(
     survey of the same files reads nothing as long as their sizes, times and inodes stay the same.
 
     Args:
-        path: a file or a folder.
+        path: a file, a folder, a pattern, or a file that describes a text, see `text_file`.
         say: receives messages about files that are left out of a folder, or that have changed since their download,
             JSON under the name of a text, and marks inside the documents.
         folder: holds the manifest; without it, none is kept.
         keeps: whether the manifest is written; otherwise it is only read.
         as_pairs: the files hold preference pairs.
+        n_workers: several processes read the files, if these are several files of text.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the policy of `documents`.
         TooLittleText: the text is too small to be split.
     """
+    if is_described(path):
+        if as_pairs:
+            raise UserError(f"{path}: describes a text: name a file or folder of pairs")
+        described = read_description(path)
+        if not isinstance(described, Mixture):
+            return _elsewhere(path, RemoteText(described))
+        sources = [
+            survey(text, say, folder, keeps=keeps, n_workers=n_workers) for text in described.texts
+        ]
+        return _mixture(path, sources, described.weights)
     snapshot = Snapshot(files_to_read(path))
-    manifest = folder and Manifest(folder / f"{path.resolve().name}.survey.json", RULES)
+    manifest = folder and Manifest(folder / f"{_plain(path.resolve().name)}.survey.json", RULES)
     place = str(path.resolve())  # texts of the same name share a manifest
     if as_pairs:  # the same file may hold conversations, too
         place += " as pairs"
     fact = manifest.recall(place, snapshot) if manifest else None
     if fact is None:
-        corpus = _read(path, as_pairs)
+        corpus = _read(path, as_pairs, n_workers)
         if manifest:
             manifest.note(place, snapshot, _as_fact(corpus))
             if keeps:
@@ -186,6 +255,41 @@ def survey(
             f"If it is meant to end documents, {how_to_mark(path)}"
         )
     return corpus
+
+
+def _plain(name: str) -> str:
+    """A name of a text, which may be a pattern, as the name of a file."""
+    return re.sub(r"[*?\[\]]", "_", name)
+
+
+def _elsewhere(path: Path, remote: RemoteText) -> Corpus:
+    """A text of which only the tokens can be read."""
+    return Corpus(
+        path=path,
+        sha256=remote.sha256,
+        n_documents=remote.n_documents,
+        n_bytes=remote.n_bytes,
+        validation_bytes=remote.validation_bytes,
+        remote=remote,
+    )
+
+
+def _mixture(path: Path, sources: Sequence[Corpus], weights: Sequence[int]) -> Corpus:
+    """Several texts as one."""
+    identity = hashlib.sha256()
+    for source, weight in zip(sources, weights, strict=True):
+        if source.is_chat:
+            raise UserError(f"{path}: {source.path} holds conversations, which cannot be mixed")
+        identity.update(f"{weight} {source.sha256}\n".encode())
+    return Corpus(
+        path=path,
+        sha256=identity.hexdigest(),
+        n_documents=sum(source.n_documents for source in sources),
+        n_bytes=sum(source.n_bytes for source in sources),
+        validation_bytes=sum(source.validation_bytes for source in sources),
+        sources=tuple(sources),
+        weights=tuple(weights),
+    )
 
 
 def _report_changes(files: Sequence[Path], say: Say) -> None:
@@ -235,17 +339,18 @@ class _Sizes:
         self.total = self.divisible = 0
         """Of all documents, and of those whose SHA-256 is divisible by ten."""
 
-    def add(self, sha256: str, size: int) -> None:
+    def add(self, digest: bytes, size: int) -> None:
         self.n_documents += 1
         self.total += size
-        if _is_divisible(sha256):
+        if _is_divisible(digest):
             self.divisible += size
+        sha256 = digest.hex()
         if sha256 in self.of_one or len(self.of_one) < LARGE_CORPUS:
             self.of_one[sha256] = size
             self.of_all[sha256] = self.of_all.get(sha256, 0) + size
 
 
-def _read(path: Path, is_pairs: bool) -> Corpus:
+def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
     """Read and hash all documents."""
     identity = hashlib.sha256()
     sizes = _Sizes()
@@ -253,13 +358,15 @@ def _read(path: Path, is_pairs: bool) -> Corpus:
     is_chat = is_pairs or conversations.holds_conversations(path)
     left_out: list[str] = []
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
-        for document in _documents(path, is_chat, is_pairs, left_out.append):
-            encoded = document.encode()
-            digest = hashlib.sha256(encoded)
-            identity.update(digest.digest())
-            sizes.add(digest.hexdigest(), len(encoded))
-            n_marks += document.count(END_OF_TEXT)
-            advance(len(encoded))
+        files = files_to_read(path)
+        if n_workers > 1 and not is_chat and len(files) > 1:
+            facts = facts_in(files, block_of(files), n_workers, advance)
+        else:
+            facts = facts_of(_documents(path, is_chat, is_pairs, left_out.append), advance)
+        for fact in facts:
+            identity.update(fact.sha256)
+            sizes.add(fact.sha256, fact.n_bytes)
+            n_marks += fact.n_marks
     n_bytes = sizes.total
     max_block_bytes = None
     if len(sizes.of_one) < MIN_DOCUMENTS and not is_chat:
@@ -267,7 +374,8 @@ def _read(path: Path, is_pairs: bool) -> Corpus:
         sizes = _Sizes()
         for document in documents(path):
             for block in blocks(document.encode(), max_block_bytes):
-                sizes.add(_sha256(block), len(block.encode()))
+                encoded = block.encode()
+                sizes.add(hashlib.sha256(encoded).digest(), len(encoded))
     if len(sizes.of_one) < 2:
         raise TooLittleText(
             f"{path}: too little text to hold some out for validation ({counted(n_bytes, 'byte')}); "
@@ -333,9 +441,5 @@ def _validation_hashes(sizes: _Sizes) -> frozenset[str] | None:
     return frozenset(chosen or {smallest})
 
 
-def _is_divisible(sha256: str) -> bool:
-    return int(sha256, 16) % 10 == 0
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _is_divisible(sha256: bytes) -> bool:
+    return int.from_bytes(sha256) % 10 == 0

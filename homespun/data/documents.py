@@ -4,7 +4,8 @@ All text that the project learns from is read here, under one policy:
 
 - A source is a .txt, .md, .jsonl or .parquet file, a file without a suffix (read as text), or a folder. A folder stands
   for its .txt, .md, .jsonl and .parquet files in the order of their names. Other files, hidden files and subfolders are
-  left out.
+  left out. A pattern such as `web/**/*.txt` stands for the files of these kinds that match it, in the same order. A
+  mixture stands for its texts, see `text_file`.
 - A text or .jsonl file may be compressed with gzip or zstd. Its first bytes decide, and .gz or .zst may follow its
   suffix. It is decompressed piece by piece.
 - Text: a line that is exactly `<|endoftext|>` ends a document. A file without such a line in its first 1 MiB is one
@@ -33,7 +34,7 @@ from homespun.errors import UserError
 
 
 def documents(path: Path) -> Iterator[str]:
-    """Stream the documents of a file or folder.
+    """Stream the documents of a source.
 
     Raises:
         UserError: there is nothing to read, or a file breaks the policy of this module.
@@ -41,8 +42,13 @@ def documents(path: Path) -> Iterator[str]:
     return _documents(files_to_read(path), path)
 
 
+def block_of(files: Sequence[Path]) -> int:
+    """The minimum size of the blocks into which a long text in these files is cut, see `read`."""
+    return block_bytes(sum(map(size, files)))
+
+
 def _documents(files: Sequence[Path], path: Path) -> Iterator[str]:
-    block = block_bytes(sum(map(size, files)))
+    block = block_of(files)
     empty = True
     for name in files:
         with opened(name) as file:

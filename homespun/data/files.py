@@ -1,6 +1,7 @@
 """The path of a source flows in; its files flow out in order, open for reading, and facts about them."""
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.data.text_formats.columns import TEXT_COLUMNS
 from homespun.data.text_formats.compression import (
     COMPRESSIONS,
@@ -42,6 +44,20 @@ def files_to_read(path: Path) -> list[Path]:
                     + (f" (only {others}; subfolders are not searched)" if others else "")
                 )
             return files
+        if is_pattern(path):
+            files = sorted(filter(_is_read, _matching(path)))
+            if not files:
+                others = left_out(path)
+                raise UserError(
+                    f"{path}: no {SUPPORTED} file matches this pattern"
+                    + (others and f" (only {others})")
+                )
+            return files
+        if is_described(path):
+            described = read_description(path)
+            if isinstance(described, Mixture):
+                return [file for text in described.texts for file in files_to_read(text)]
+            raise UserError(f"{path}: only the tokens of this text can be read, not the text")
         if not path.exists():
             names = [entry.name for entry in path.absolute().parent.glob("*")]
             close = did_you_mean(path.name, names, "")
@@ -56,6 +72,16 @@ def files_to_read(path: Path) -> list[Path]:
     return [path]
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for all files that match it, and not for one of exactly this name."""
+    return not path.exists() and any(sign in str(path) for sign in "*?[")
+
+
+def _matching(pattern: Path) -> Iterator[Path]:
+    # `Path.glob` takes no absolute pattern.
+    return map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+
+
 def _is_read(entry: Path) -> bool:
     """Whether a file is read as part of its folder."""
     hidden = entry.name.startswith(".")
@@ -63,12 +89,15 @@ def _is_read(entry: Path) -> bool:
 
 
 def left_out(path: Path) -> str:
-    """The number of other files and folders in a folder, in words; empty if everything in it is read."""
-    if not path.is_dir():
+    """The number of other files and folders in a folder, or of other files that match a pattern, in words; empty if
+    everything is read."""
+    if path.is_dir():
+        entries = path.iterdir()
+    elif is_pattern(path):
+        entries = (entry for entry in _matching(path) if not entry.is_dir())
+    else:
         return ""
-    others = [
-        entry for entry in path.iterdir() if not _is_read(entry) and not entry.name.startswith(".")
-    ]
+    others = [entry for entry in entries if not _is_read(entry) and not entry.name.startswith(".")]
     n_folders = sum(entry.is_dir() for entry in others)
     return " and ".join(
         counted(n, kind)
@@ -113,7 +142,7 @@ def bytes_to_read(path: Path) -> int | None:
 
 def how_to_mark(path: Path) -> str:
     """How the marks inside the documents of a source become ends of documents."""
-    if path.is_dir() or format_of(path.name).records:
+    if not path.is_file() or format_of(path.name).records:
         return "give each document a line (.jsonl) or a row (.parquet) of its own"
     file = shlex.quote(str(path))
     packed = COMPRESSIONS.get(path.suffix.lower())
@@ -124,7 +153,7 @@ def how_to_mark(path: Path) -> str:
 
 def looks_like_jsonl(path: Path) -> bool:
     """Whether a file that is read as text has lines of .jsonl."""
-    if path.is_dir() or format_of(path.name).records:
+    if not path.is_file() or format_of(path.name).records:
         return False
     with opened(path) as file:
         codec = codec_of(path.name, file)

@@ -6,12 +6,13 @@ only on the text and the tokenizer, so a run that was killed keeps its finished 
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,24 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
-from homespun.data.corpus import Corpus
+from homespun.data.corpus import Corpus, Piece
 from homespun.data.manifest import Manifest, Snapshot
-from homespun.data.shards import VERSION, Header, Shard, TokenStream, open_shard, write_shard
+from homespun.data.mixture import mixed_stream
+from homespun.data.remote import RemoteText
+from homespun.data.shards import Header, Shard, TokenStream, open_shard, write_shard
 from homespun.errors import ResourceError, UserError, cannot_read, cannot_write
 from homespun.terminal import Say, bar, counted, say
 
 INDEX = "index.json"
 VERIFIED = "verified.json"
-"""The manifest of the shards whose bytes have been verified."""
+"""The manifest of the shards whose bytes have been verified, with their headers."""
+VERIFIED_VERSION = 2
+"""Of the facts in that manifest."""
 SHARD_BYTES = 8_000_000
 """Bytes of text in a shard: a few seconds of work, which is the most that a kill can cost."""
 ENCODING_THREADS = 2
-"""One waits for the library, which encodes new words on all cores, while the other assembles or writes a shard."""
+"""One waits for the library, which encodes new words on all cores, while the other assembles or writes a shard. With
+`encoding.EncodingProcesses` there are more."""
 
 Index = dict[str, dict[str, str]]
 """For each side its shards: file name, and SHA-256 of the documents in it."""
@@ -46,6 +52,10 @@ class Prepared:
     folder: Path
     training: TokenStream
     validation: TokenStream
+    sources: tuple["Prepared", ...] = ()
+    """The texts of a mixture."""
+    weights: tuple[int, ...] = ()
+    """Their weights."""
 
 
 class Encoder(Protocol):
@@ -70,24 +80,34 @@ def prepare(
     *,
     any_split: bool = False,
     say: Say = say,
+    threads: int = ENCODING_THREADS,
 ) -> Prepared:
     """Tokenize a corpus into its own subfolder of `folder`, or open the tokens that are there.
 
-    Missing and damaged shards are made again. A shard is verified in full once; after that it is taken as it is while
+    Missing and damaged shards are made again. A shard is verified in full once; after that it is not even opened while
     its size, times and inode stay the same, see `manifest`. If two processes prepare the same text, one waits.
 
     Args:
         corpus: the documents.
         tokenizer: encodes the documents.
-        folder: has one subfolder for each pair of text and tokenizer.
+        folder: has one subfolder for each pair of text and tokenizer. Each text of a mixture has its own.
         any_split: take tokens that are there although an earlier version divided the text in another way, as a run
             that began with them does. Otherwise they are made again.
         say: receives messages. Progress is shown as a bar on a terminal.
+        threads: number of shards in the making at a time. The shards do not depend on it.
 
     Raises:
         UserError: the folder cannot be written (disk full, ...), or the text cannot be read or has changed since its
             survey. Finished shards stay.
     """
+    if corpus.sources:
+        sources = [
+            prepare(source, tokenizer, folder, any_split=any_split, say=say, threads=threads)
+            for source in corpus.sources
+        ]
+        return _mixture(folder, sources, corpus.weights)
+    if corpus.remote:
+        return _elsewhere(corpus, corpus.remote, tokenizer, folder)
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
         if prepared := _whole(home, corpus, tokenizer, any_split):
@@ -97,23 +117,60 @@ def prepare(
             # Another process may have finished by now.
             if prepared := _whole(home, corpus, tokenizer, any_split):
                 return prepared
-            _tokenize(corpus, tokenizer, home, say)
+            _tokenize(corpus, tokenizer, home, say, threads)
             return _open(home, corpus, tokenizer, any_split)
     except OSError as error:
         raise _cannot_write(error, home) from None
 
 
-def already_prepared(corpus: Corpus, tokenizer: Encoder, folder: Path) -> Prepared | None:
+def already_prepared(
+    corpus: Corpus, tokenizer: Encoder, folder: Path, *, any_split: bool = True
+) -> Prepared | None:
     """The tokens of a text, if they are all there; see `prepare`.
 
     Raises:
         UserError: the folder cannot be read.
     """
+    if corpus.sources:
+        found = [
+            already_prepared(source, tokenizer, folder, any_split=any_split)
+            for source in corpus.sources
+        ]
+        sources = [one for one in found if one]
+        return _mixture(folder, sources, corpus.weights) if len(sources) == len(found) else None
+    if corpus.remote:
+        return _elsewhere(corpus, corpus.remote, tokenizer, folder)
     home = folder / folder_name(corpus.sha256, tokenizer.sha256)
     try:
-        return _whole(home, corpus, tokenizer, any_split=True)
+        return _whole(home, corpus, tokenizer, any_split)
     except OSError as error:
         raise cannot_read(error, f"{home}: cannot be read") from None
+
+
+def _elsewhere(corpus: Corpus, remote: RemoteText, tokenizer: Encoder, folder: Path) -> Prepared:
+    """Tokens that are read from another place.
+
+    Raises:
+        UserError: they were made by another tokenizer.
+    """
+    if tokenizer.sha256 != remote.tokenizer.sha256:
+        raise UserError(
+            f"{corpus.path}: its tokens were made by another tokenizer ({remote.tokenizer.sha256[:12]}): leave "
+            "--tokenizer-path out, the right one lies beside them"
+        )
+    copies = folder / f"{folder_name(corpus.sha256, tokenizer.sha256)}.copies"
+    return Prepared(copies, *remote.streams(copies))
+
+
+def _mixture(folder: Path, sources: Sequence[Prepared], weights: tuple[int, ...]) -> Prepared:
+    """Several texts as one."""
+    return Prepared(
+        folder,
+        TokenStream([source.training for source in sources]),
+        mixed_stream([source.validation for source in sources], weights),
+        tuple(sources),
+        weights,
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -180,7 +237,7 @@ def _open(home: Path, corpus: Corpus, tokenizer: Encoder, any_split: bool) -> Pr
     Raises:
         UserError: something in it is missing or damaged, or divided in another way.
     """
-    verified = Manifest(home / VERIFIED, VERSION)
+    verified = Manifest(home / VERIFIED, VERIFIED_VERSION)
     index = read_index(home)
     training, validation = (
         [
@@ -202,23 +259,32 @@ def _open(home: Path, corpus: Corpus, tokenizer: Encoder, any_split: bool) -> Pr
 def _open_shard(
     path: Path, text_sha256: str, corpus: Corpus, tokenizer: Encoder, verified: Manifest
 ) -> Shard:
-    """Open a shard; read all of it unless the manifest knows it as verified."""
+    """Open a shard. All of it is read, or nothing if the manifest knows it as verified."""
     try:
         snapshot = Snapshot([path])
     except OSError as error:
         raise cannot_read(error, f"{path}: cannot be read") from None
-    is_verified = verified.recall(path.name, snapshot) is not None
-    shard = open_shard(
-        path,
-        tokenizer_sha256=tokenizer.sha256,
-        data_sha256=corpus.sha256,
-        is_verified=is_verified,
-    )
+    shard = _verified_shard(path, snapshot, corpus, tokenizer, verified)
+    if shard is None:
+        shard = open_shard(path, tokenizer_sha256=tokenizer.sha256, data_sha256=corpus.sha256)
+        verified.note(path.name, snapshot, dataclasses.asdict(shard.header))
     if shard.header.text_sha256 != text_sha256:
         raise UserError(f"{path}: made from other documents")
-    if not is_verified:
-        verified.note(path.name, snapshot, True)
     return shard
+
+
+def _verified_shard(
+    path: Path, snapshot: Snapshot, corpus: Corpus, tokenizer: Encoder, verified: Manifest
+) -> Shard | None:
+    """A shard of this text and tokenizer that the manifest knows."""
+    fact = verified.recall(path.name, snapshot)
+    if fact is None:
+        return None
+    header = Header(**fact)
+    if (header.data_sha256, header.tokenizer_sha256) != (corpus.sha256, tokenizer.sha256):
+        return None
+    [(size, modified, _, inode)] = snapshot.stats.values()
+    return Shard(path, header, (size, modified, inode))
 
 
 @contextlib.contextmanager
@@ -233,54 +299,63 @@ def _locked(home: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say) -> None:
+def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads: int) -> None:
     """Write all shards and the index."""
     durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
-    verified = Manifest(home / VERIFIED, VERSION)
+    verified = Manifest(home / VERIFIED, VERIFIED_VERSION)
     with (
         bar("Tokenizing", corpus.n_documents) as advance,
-        ThreadPoolExecutor(ENCODING_THREADS) as pool,
+        ThreadPoolExecutor(threads) as pool,
     ):
         pending: deque[Future[int]] = deque()
-        for side, documents in _documents_by_shard(corpus):
+        for side, part in _parts(corpus):
             name = f"{side}-{len(index[side]):05}.tokens"
-            index[side][name] = text_sha256 = _sha256(documents)
-            work = (home / name, documents, text_sha256, corpus, tokenizer, verified, say)
+            index[side][name] = part.sha256
+            work = (home / name, part, corpus, tokenizer, verified, say)
             pending.append(pool.submit(_make_shard, *work))
-            if len(pending) > ENCODING_THREADS:
+            if len(pending) > threads:
                 advance(pending.popleft().result())
         for shard in pending:
             advance(shard.result())
     durable.write_json(home / INDEX, index)
 
 
-def _documents_by_shard(corpus: Corpus) -> Iterator[tuple[str, list[str]]]:
+class _Part:
+    """The documents of a shard."""
+
+    def __init__(self) -> None:
+        self.documents: list[str] = []
+        self.n_bytes = 0
+        self._identity = hashlib.sha256()
+
+    def add(self, piece: Piece) -> None:
+        """Append a document."""
+        self.documents.append(piece.text)
+        self.n_bytes += piece.n_bytes
+        self._identity.update(piece.sha256)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 over the SHA-256 of each document."""
+        return self._identity.hexdigest()
+
+
+def _parts(corpus: Corpus) -> Iterator[tuple[str, _Part]]:
     """Stream the side and the documents of each shard. The shards of each side come in order."""
-    collected: dict[str, list[str]] = {"training": [], "validation": []}
-    n_bytes = {"training": 0, "validation": 0}
-    for document, is_validation in corpus.split():
-        side = "validation" if is_validation else "training"
-        collected[side].append(document)
-        n_bytes[side] += len(document.encode())
-        if n_bytes[side] >= SHARD_BYTES:
-            yield side, collected[side]
-            collected[side], n_bytes[side] = [], 0
-    yield from ((side, documents) for side, documents in collected.items() if documents)
-
-
-def _sha256(documents: list[str]) -> str:
-    """The SHA-256 over the SHA-256 of each document."""
-    identity = hashlib.sha256()
-    for document in documents:
-        identity.update(hashlib.sha256(document.encode()).digest())
-    return identity.hexdigest()
+    parts = {"training": _Part(), "validation": _Part()}
+    for piece in corpus.pieces():
+        side = "validation" if piece.is_validation else "training"
+        parts[side].add(piece)
+        if parts[side].n_bytes >= SHARD_BYTES:
+            yield side, parts[side]
+            parts[side] = _Part()
+    yield from ((side, part) for side, part in parts.items() if part.documents)
 
 
 def _make_shard(
     path: Path,
-    documents: list[str],
-    text_sha256: str,
+    part: _Part,
     corpus: Corpus,
     tokenizer: Encoder,
     verified: Manifest,
@@ -289,21 +364,21 @@ def _make_shard(
     """Write a shard unless it is there and whole; returns its number of documents."""
     if path.exists():
         try:
-            _open_shard(path, text_sha256, corpus, tokenizer, verified)
-            return len(documents)
+            _open_shard(path, part.sha256, corpus, tokenizer, verified)
+            return len(part.documents)
         except ResourceError:
             raise
         except UserError as error:
             say(f"{error}; made again")
-    ids = tokenizer.join(documents)
+    ids = tokenizer.join(part.documents)
     header = Header(
         vocab_size=tokenizer.vocab_size,
         n_tokens=len(ids),
-        n_documents=len(documents),
-        n_bytes=sum(len(document.encode()) for document in documents),
+        n_documents=len(part.documents),
+        n_bytes=part.n_bytes,
         tokenizer_sha256=tokenizer.sha256,
         data_sha256=corpus.sha256,
-        text_sha256=text_sha256,
+        text_sha256=part.sha256,
     )
     write_shard(path, ids, header)
-    return len(documents)
+    return len(part.documents)

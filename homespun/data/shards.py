@@ -29,7 +29,7 @@ from homespun.errors import ResourceError, UserError, cannot_read
 MAGIC = b"HSTOKENS"
 VERSION = 1
 _FIELDS = struct.Struct("<8sIIQQQQ32s32s32s")  # the SHA-256 follows
-_HEADER_BYTES = _FIELDS.size + hashlib.sha256().digest_size
+HEADER_BYTES = _FIELDS.size + hashlib.sha256().digest_size
 _BLOCK = 1 << 20
 MAX_OPEN_FILES = 64
 """The most shards that are open at a time."""
@@ -164,7 +164,7 @@ class Shard:
         """
         start, stop, _ = window.indices(len(self))
         itemsize = self.header.dtype.itemsize
-        n_bytes, offset = max(0, stop - start) * itemsize, _HEADER_BYTES + start * itemsize
+        n_bytes, offset = max(0, stop - start) * itemsize, HEADER_BYTES + start * itemsize
         try:
             file = self._unchanged()
             read = os.pread(file.descriptor, n_bytes, offset)
@@ -206,7 +206,6 @@ def open_shard(
     *,
     tokenizer_sha256: str | None = None,
     data_sha256: str | None = None,
-    is_verified: bool = False,
 ) -> Shard:
     """Verify a shard against its SHA-256 and its vocabulary.
 
@@ -214,7 +213,6 @@ def open_shard(
         path: the shard.
         tokenizer_sha256: the tokenizer that must have made it; None for any.
         data_sha256: the text that it must have been made from; None for any.
-        is_verified: the bytes of this file have been verified before; check only its header and its length.
 
     Raises:
         UserError: the file is missing, not a shard, truncated, damaged, or of another tokenizer or text.
@@ -229,18 +227,17 @@ def open_shard(
                 raise UserError(f"{path}: made by another tokenizer ({made_by})")
             if data_sha256 not in (None, header.data_sha256):
                 raise UserError(f"{path}: made from other data ({header.data_sha256[:12]})")
-            if not is_verified:
-                verify_ids(file, path, header, digest)
+            verify_ids(file, path, header, digest)
             return Shard(path, header, state)
     except OSError as error:
         raise cannot_read(error, f"{path}: the token shard cannot be read") from None
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[Header, bytes]:
-    packed = file.read(_HEADER_BYTES)
+    packed = file.read(HEADER_BYTES)
     if packed[: len(MAGIC)] != MAGIC:
         raise UserError(f"{path}: not a token shard")
-    if len(packed) < _HEADER_BYTES:
+    if len(packed) < HEADER_BYTES:
         raise UserError(f"{path}: truncated token shard")
     _, version, itemsize, vocab_size, n_tokens, n_documents, n_bytes, *hashes = _FIELDS.unpack_from(
         packed
@@ -254,7 +251,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, bytes]:
             f"{path}: damaged token shard "
             f"({itemsize} bytes per id for a vocabulary of {header.vocab_size:,})"
         )
-    expected = _HEADER_BYTES + header.n_tokens * itemsize
+    expected = HEADER_BYTES + header.n_tokens * itemsize
     length = os.fstat(file.fileno()).st_size
     if length != expected or not header.n_tokens:
         raise UserError(f"{path}: damaged token shard ({length:,} bytes, not {expected:,})")
@@ -285,7 +282,7 @@ class TokenStream:
     """The ids of several shards as one sequence."""
 
     def __init__(self, shards: Sequence[Ids]):
-        self._shards = shards
+        self.shards = shards
         self._ends = list(accumulate(map(len, shards)))
 
     def __len__(self) -> int:
@@ -310,8 +307,8 @@ class TokenStream:
         filled = 0
         shard = bisect.bisect_right(self._ends, start)
         while filled < count:
-            at = start + filled - (self._ends[shard] - len(self._shards[shard]))
-            part = self._shards[shard][at : at + count - filled]
+            at = start + filled - (self._ends[shard] - len(self.shards[shard]))
+            part = self.shards[shard][at : at + count - filled]
             ids[filled : filled + len(part)] = part
             filled += len(part)
             shard += 1

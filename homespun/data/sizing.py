@@ -56,12 +56,13 @@ def count_tokens(
     training_bytes = corpus.n_bytes - corpus.validation_bytes
     documents = max(1, round(corpus.n_documents * training_bytes / corpus.n_bytes))
     if tokenizer and (prepared := already_prepared(corpus, tokenizer, folder)):
+        streams = [source.validation for source in prepared.sources] or [prepared.validation]
         return TokenCount(
             len(prepared.training),
             len(prepared.validation),
             tokenizer.vocab_size,
             documents,
-            corpus.validation_bytes / len(prepared.validation),
+            corpus.validation_bytes / sum(map(len, streams)),
             estimated_from=None,
             longest=int(lengths_of(prepared.training).max()) if corpus.is_chat else None,
         )

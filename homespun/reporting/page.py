@@ -9,8 +9,7 @@ import itertools
 import math
 import platform
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from homespun.architectures.families import described_size
 from homespun.config import TrainConfig
 from homespun.config.checked import flag
 from homespun.records.metrics import is_number
-from homespun.records.plot import smoothed
-from homespun.reporting.charts import COLOURS, Band, Chart, Line, Points, Style, number
+from homespun.reporting.charts import COLOURS, number
 from homespun.reporting.diagnosis import Diagnosis, passing_notes
-from homespun.reporting.reference import Comparison
+from homespun.reporting.reported import Reported
+from homespun.reporting.run_charts import charts_of
 from homespun.reporting.run_record import RunRecord
 from homespun.terminal import counted, duration, size
 
@@ -37,18 +36,6 @@ PLACE = "checkpoint_dir"
 
 STYLE = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A run on the page."""
-
-    run: RunRecord
-    name: str
-    diagnoses: Sequence[Diagnosis]
-    comparison: Comparison | None
-    no_comparison: str
-    """Why there is no comparison, in a sentence."""
 
 
 def page(reported: Sequence[Reported], version: str) -> str:
@@ -289,7 +276,7 @@ def _diagnosis(diagnosis: Diagnosis) -> str:
 def _curves(reported: Sequence[Reported]) -> str:
     if not any(one.run.steps or one.run.evaluations for one in reported):
         return _section("curves", "Curves", "<p>Nothing was logged.</p>")
-    charts = [chart.html() for chart in _charts(reported)]
+    charts = [chart.html() for chart in charts_of(reported)]
     tables = "".join(_values(one) for one in reported)
     note = (
         '<p class="note">The axis counts tokens that the run has seen. A long line is drawn by the least and the '
@@ -298,145 +285,6 @@ def _curves(reported: Sequence[Reported]) -> str:
     return _section(
         "curves", "Curves", f'<div class="charts">{"".join(charts)}</div>', note, tables
     )
-
-
-def _charts(reported: Sequence[Reported]) -> Iterator[Chart]:
-    several = len(reported) > 1
-
-    def label(one: Reported, of: str) -> str:
-        return f"{one.name}, {of}" if several else of
-
-    losses: list[Line] = []
-    bits: list[Line] = []
-    for index, one in enumerate(reported):
-        training = one.run.curve("loss")
-        validation = [
-            (float(r.get("tokens") or 0), float(r["val_loss"])) for r in one.run.evaluations
-        ]
-        if len(training) > 40:
-            losses.append(Line(label(one, "training, each line"), training, index, "pale"))
-        name = one.name if several else None
-        losses.append(Line(label(one, "training"), _smooth(training), index, in_legend=name))
-        colour, own = (index, "") if several else (1, None)
-        losses.append(Line(label(one, "validation"), validation, colour, "dots", own))
-        points = _bits_per_byte(one.run)
-        bits.append(Line(one.name if several else "this run", points, index, "dots"))
-    unit = "nats per token; dots: validation" if several else "nats per token"
-    yield Chart("Loss", unit, losses, visible=_after_the_fall(losses))
-    band = None
-    compared = [one.comparison for one in reported if one.comparison]
-    for comparison in {id(c.curve): c for c in compared}.values():
-        curve, first, last = comparison.curve, comparison.curve.tokens[0], comparison.tokens
-        reference = [
-            (float(t), b)
-            for t, b in zip(curve.tokens, curve.bits_per_byte, strict=True)
-            if t < last
-        ]
-        reference.append((last, curve.at(last)))
-        bits.append(
-            Line(
-                f"measured run ({curve.text}, {curve.parameters / 1e6:.2g} M)",
-                reference,
-                5,
-                "reference",
-            )
-        )
-        if len(compared) == 1 and last > first:
-            s = comparison.spread
-            band = Band("usual range", [(t, b * (1 - s), b * (1 + s)) for t, b in reference])
-    yield Chart("Validation loss", "bits per byte", bits, band=band, visible=_after_the_fall(bits))
-    rates: list[Line] = []
-    for index, one in enumerate(reported):
-        for key, name in (("muon_lr", "Muon"), ("lr", "AdamW")):
-            colour = index if several else len(rates)
-            second = several and key == "lr" and bool(one.run.curve("muon_lr"))
-            in_legend = "" if second else one.name if several else None
-            points = one.run.curve(key)
-            if points:
-                style: Style = "dashed" if second else "line"
-                rates.append(Line(label(one, name), points, colour, style, in_legend))
-    unit = "dashed: AdamW beside Muon" if any(r.style == "dashed" for r in rates) else ""
-    yield Chart("Learning rate", unit, rates, from_zero=True)
-    limits = sorted({one.run.config.max_grad_norm for one in reported if one.run.stored_settings})
-    norms = _lines(reported, "grad_norm", several)
-    yield Chart(
-        "Gradient norm", "before clipping", norms, from_zero=True,
-        levels=[(f"clipped above {limit:g}", limit) for limit in limits],
-    )  # fmt: skip
-    clipped = _lines(reported, "clipped", several, scale=100.0)
-    if any(y for line in clipped for _, y in line.points):
-        yield Chart("Clipped steps", "% of the steps since the last line", clipped, from_zero=True)
-    yield Chart(
-        "Throughput",
-        "tokens per second",
-        _lines(reported, "tokens_per_second", several),
-        from_zero=True,
-    )
-    yield Chart(
-        "Peak memory", "GB", _lines(reported, "memory_bytes", several, scale=1e-9), from_zero=True
-    )
-    loads: list[Line] = []
-    for index, one in enumerate(reported):
-        most, least = one.run.curve("largest_load"), one.run.curve("smallest_load")
-        loads.append(
-            Line(label(one, "most used"), most, index, in_legend=one.name if several else None)
-        )
-        loads.append(
-            Line(label(one, "least used"), least, index, "dashed", "" if several else None)
-        )
-    unit = "1 = even; dashed: the least used" if several else "1 = even"
-    yield Chart("Most and least used expert", unit, loads)
-    yield Chart(
-        "Entropy of the routers",
-        "1 = undecided",
-        _lines(reported, "router_entropy", several),
-        from_zero=True,
-    )
-    yield Chart(
-        "Auxiliary losses", "% of the minimised loss", _lines(reported, "auxiliary_share", several, scale=100.0),
-        from_zero=True,
-    )  # fmt: skip
-
-
-def _lines(reported: Sequence[Reported], key: str, several: bool, scale: float = 1.0) -> list[Line]:
-    return [
-        Line(
-            one.name if several else key.replace("_", " "),
-            [(x, y * scale) for x, y in one.run.curve(key)],
-            index,
-        )
-        for index, one in enumerate(reported)
-    ]
-
-
-def _smooth(points: Points) -> Points:
-    import numpy as np
-
-    if len(points) < 3:
-        return points
-    values = smoothed(np.array([y for _, y in points]))
-    return [(x, float(y)) for (x, _), y in zip(points, values, strict=True)]
-
-
-def _bits_per_byte(run: RunRecord) -> list[tuple[float, float]]:
-    return [
-        (float(r.get("tokens") or 0), float(r["val_bits_per_byte"]))
-        for r in run.evaluations
-        if is_number(r.get("val_bits_per_byte"))
-    ]
-
-
-def _after_the_fall(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """The range of values without the steep beginning of long lines, which would flatten the rest."""
-    shown = []
-    for line in lines:
-        last = line.points[-1][0] if line.points else 0.0
-        late = [y for x, y in line.points if x > last / 20] if len(line.points) >= 15 else []
-        shown += late or [y for _, y in line.points]
-    if not shown:
-        return None
-    least, most = min(shown), max(shown)
-    return least, max(most, least + 1e-6)
 
 
 def _values(one: Reported) -> str:

@@ -7,7 +7,8 @@ from homespun import durable
 from homespun.errors import UserError, cannot_write
 from homespun.reporting import reference
 from homespun.reporting.diagnosis import diagnose
-from homespun.reporting.page import Reported, page
+from homespun.reporting.page import page
+from homespun.reporting.reported import Reported
 from homespun.reporting.run_record import RunRecord, common_names, read_run
 
 FILE = "report.html"

@@ -19,6 +19,8 @@ from homespun.checkpoint.folder import BEST, METRICS, CheckpointFolder
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import seconds
 from homespun.data.corpus import survey
+from homespun.data.files import is_pattern
+from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.errors import UserError
 from homespun.planning.recipe import ResolvedConfig
 from homespun.records.metrics import Record, is_number, read
@@ -127,8 +129,10 @@ class RunRecord:
         tokens_dir = self.requested.get("tokens_dir") or TrainConfig.tokens_dir
         with contextlib.suppress(UserError, OSError, ValueError):
             path = Path(named)
-            if not path.exists():
+            if not path.exists() and not is_pattern(path):
                 return None
+            if is_described(path) and not isinstance(read_description(path), Mixture):
+                return None  # only its tokens can be read
             if sha256 is None or sha256 == survey(path, None, Path(tokens_dir), keeps=False).sha256:
                 return path
         return None

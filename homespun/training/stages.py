@@ -17,6 +17,7 @@ from homespun.config.checked import flag
 from homespun.data.chat_samples import ChatDataset
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
+from homespun.data.mixture import MixedDataset
 from homespun.data.pair_samples import PairDataset
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
@@ -167,6 +168,17 @@ def set_up(
             say(
                 "This run began with another version of homespun. From here on it takes its samples in a new order."
             )
+    learned_before = [
+        *(
+            learned_texts(initial)
+            if initial
+            else point.header.get("learned_before", [])
+            if point
+            else []
+        ),
+        *(source.sha256 for source in corpus.sources),
+        *(replay.learned if replay else ()),
+    ]
     return Run(
         config=config,
         model=planned.model,
@@ -184,7 +196,7 @@ def set_up(
             "resolved": dataclasses.asdict(config),
             "facts": engine.facts,
             "sample_order": ORDER,
-            "learned_before": _learned_before(initial, point, replay),
+            "learned_before": list(dict.fromkeys(learned_before)),
             **(replay.header if replay else {}),
             **kept_template(template, initial, point),
         },
@@ -207,18 +219,6 @@ def _with_replay(tokens: Tokens, replay: Replay | None, config: TrainConfig) -> 
     return dataclasses.replace(tokens, dataset=mixed)
 
 
-def _learned_before(
-    initial: StoredModel | None, point: ResumePoint | None, replay: Replay | None
-) -> list[str]:
-    """Hashes of the texts that a model has learned from besides that of its run."""
-    if point:
-        return list(point.header.get("learned_before", []))
-    known = learned_texts(initial) if initial else []
-    if replay and replay.corpus.sha256 not in known:
-        known.append(replay.corpus.sha256)
-    return known
-
-
 def _preferences(tokens: Tokens, seq_len: int) -> Preferences | None:
     """The pairs of a run with preferences, still without their reference; None for other runs."""
     if not isinstance(tokens.dataset, PairDataset):
@@ -234,15 +234,21 @@ def _samples_per_pass(config: TrainConfig, tokens: Tokens, sampler: Sampler | No
 
 
 def choose_text(
-    data_file: str | None, say: Say, folder: Path | None = None, *, keeps: bool = True
+    data_file: str | None,
+    say: Say,
+    folder: Path | None = None,
+    *,
+    keeps: bool = True,
+    n_workers: int = 1,
 ) -> Corpus:
     """The text that is named, or the last download. `folder` holds the record of its survey, which is written if
-    `keeps`.
+    `keeps`. Several processes may read it, see `survey`.
 
     Raises:
         UserError: there is no text, or too little.
     """
-    corpus = survey(workspace.chosen_data(data_file), say, folder, keeps=keeps)
+    path = workspace.chosen_data(data_file)
+    corpus = survey(path, say, folder, keeps=keeps, n_workers=n_workers)
     if corpus.is_chat:
         return corpus
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
@@ -314,6 +320,14 @@ def find_tokenizer(
     Arguments and errors as for `choose_tokenizer`."""
     if path is not None:
         return _named_tokenizer(Path(path), vocab_size, corpus, say)
+    if own := corpus.tokenizer:
+        if vocab_size not in (None, own.vocab_size):
+            raise UserError(
+                f"--vocab-size is {vocab_size:,}, but the tokens of {corpus.path} have a vocabulary of "
+                f"{own.vocab_size:,}: leave it out"
+            )
+        say(f"Tokenizer: the one that made the tokens of {corpus.path}.")
+        return own
     if found := fitting_tokenizer(corpus, vocab_size, say):
         there, tokenizer = found
         say(f"Tokenizer: {there}, trained on this text.")
@@ -370,6 +384,12 @@ def tokenize(
     """
     encoder = encoder_of(corpus, template) if template else tokenizer
     prepared = prepare(corpus, encoder, folder, any_split=any_split, say=say)
+    if prepared.sources:
+        datasets = [TextDataset(source.training, seq_len) for source in prepared.sources]
+        mixture = MixedDataset(datasets, prepared.weights)
+        for line in mixture.described([str(source.path) for source in corpus.sources]):
+            say(line)
+        return Tokens(tokenizer, prepared, mixture)
     if template is None:
         return Tokens(tokenizer, prepared, TextDataset(prepared.training, seq_len))
     dataset = PairDataset if corpus.is_pairs else ChatDataset

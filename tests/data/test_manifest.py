@@ -235,25 +235,25 @@ def split_of(corpus: Corpus) -> tuple[str, int, int]:
 
 @pytest.mark.usefixtures("fine_clock")
 def test_a_shard_is_verified_once(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: dict[str, bool] = {}
+    verified: list[str] = []
 
-    def watched(path: Path, *, is_verified: bool, **expected: str) -> Shard:
-        opened[path.name] = is_verified
-        return open_shard(path, is_verified=is_verified, **expected)
+    def watched(path: Path, **expected: str) -> Shard:
+        verified.append(path.name)
+        return open_shard(path, **expected)
 
     monkeypatch.setattr(prepare_module, "SHARD_BYTES", 1_000)
     monkeypatch.setattr(prepare_module, "open_shard", watched)
     corpus, tokenizer = survey(text), train([TEXT], 270)
     folder = text.with_name("tokens")
     prepared = prepare(corpus, tokenizer, folder)
-    assert set(opened.values()) == {False}
-    assert len(opened) > 3
+    assert len(verified) == len(set(verified)) > 3
+    verified.clear()
     again = prepare(corpus, tokenizer, folder)
-    assert set(opened.values()) == {True}
+    assert not verified
     assert again.training[:].tolist() == prepared.training[:].tolist()
     victim = prepared.folder / "training-00001.tokens"
     content = victim.read_bytes()
     victim.with_name("copy").write_bytes(content)
     victim.with_name("copy").replace(victim)
     prepare(corpus, tokenizer, folder)
-    assert [name for name, is_verified in opened.items() if not is_verified] == [victim.name]
+    assert verified == [victim.name]

@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(
         raise AssertionError("tokenized again")
 
     monkeypatch.setattr(Tokenizer, "join", unexpected)
-    monkeypatch.setattr(Corpus, "split", unexpected)
+    monkeypatch.setattr(Corpus, "pieces", unexpected)
     again = prepare(corpus, tokenizer, tmp_path / "tokens")
     assert again.training[:].tolist() == first.training[:].tolist()
     assert again.validation[:].tolist() == first.validation[:].tolist()
@@ -264,7 +264,7 @@ def test_a_lack_of_resources_does_not_make_tokens_again(
 
     monkeypatch.setattr(module, "open_shard", exhausted)
     with monkeypatch.context() as patched:
-        patched.setattr(Corpus, "split", exhausted)  # the text is not even read
+        patched.setattr(Corpus, "pieces", exhausted)  # the text is not even read
         with pytest.raises(
             ResourceError, match=r"00000\.tokens.*Too many open files\): allow more"
         ):

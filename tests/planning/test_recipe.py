@@ -22,9 +22,11 @@ from homespun.planning.recipe import (
     REWARD_RATE,
     SHAPE,
     SIZES,
+    TOKENS_PER_PARAMETER,
     Initial,
     Plan,
     ResolvedConfig,
+    expected_passes,
     given_settings,
     plan,
     step_limits,
@@ -158,6 +160,20 @@ def test_a_longer_budget_or_a_faster_machine_trains_a_larger_model() -> None:
     assert count_parameters(slow_machine.model) < count_parameters(fast_machine.model)
     assert [s.min_flops for s in SIZES] == sorted(s.min_flops for s in SIZES)
     assert {s.preset for s in SIZES} <= set(PRESETS)
+
+
+def test_a_model_grows_when_the_smaller_one_has_read_enough() -> None:
+    def size(tokens: int, time: str) -> int:
+        return count_parameters(settle(tokens, time_budget=time).model)
+
+    for time in ("1m", "30m", "2h", "10h", "10d"):
+        sizes = [size(tokens, time) for tokens in (10**6, 10**7, 10**9)]
+        assert sizes == sorted(sizes, reverse=True)  # a short text is read often
+    assert size(10**6, "2h") > size(10**9, "2h")
+    settled = settle(10**9, time_budget="2h")
+    read = expected_passes(settled.in_training, settled.config, 10**9 // 256, SPEED) * 10**9
+    table = settled.model.vocab_size * settled.model.d_model
+    assert read < TOKENS_PER_PARAMETER * (count_parameters(settled.model) - table)
 
 
 def test_the_recipe_takes_muon_and_for_adamw_other_rates() -> None:

@@ -1,5 +1,6 @@
 """The page about runs: one file that is whole, safe and says everything, whatever the record has."""
 
+import json
 import re
 import shlex
 from html.parser import HTMLParser
@@ -98,6 +99,43 @@ def test_a_mixture_shows_its_experts(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path, experts=True))
     assert "Most and least used expert" in page.text
     assert page.count("figure") == 9
+
+
+def with_figures(run: Path, training: dict[str, float], validation: dict[str, float]) -> Path:
+    """A run whose records have these figures, too."""
+    file = run / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for record in records:
+        record.update(training if "loss" in record else validation if "val_loss" in record else {})
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return run
+
+
+def test_runs_with_a_reward_show_it(tmp_path: Path) -> None:
+    training = {"reward": 0.4, "entropy": 1.2, "kl": 0.1, "answer_tokens": 9.0}
+    runs = [
+        with_figures(write_run(tmp_path / name), training, {"val_reward": 0.5})
+        for name in ("one", "other")
+    ]
+    alone = page_of(runs[0])
+    for title in ("Reward", "Entropy of the answers", "Distance from the initial model"):
+        assert title in alone.text
+    assert alone.count("figure") == 10
+    both = page_of(*runs, output=tmp_path / "both.html")
+    assert "mean; dashed: validation" in both.text
+    assert both.count("figure") == 10
+
+
+def test_a_run_with_preferences_shows_its_pairs(tmp_path: Path) -> None:
+    run = with_figures(
+        write_run(tmp_path),
+        {"accuracy": 0.7, "margin": 0.3},
+        {"val_accuracy": 0.6, "val_margin": 0.2},
+    )
+    page = page_of(run)
+    assert "Pairs in the right order" in page.text
+    assert "Margin of the better answer" in page.text
+    assert page.count("figure") == 8
 
 
 @pytest.mark.parametrize("field", ["sample", "data_file"])

@@ -18,6 +18,7 @@ from homespun.config import (
     JudgeConfig,
     ModelsConfig,
     PlanConfig,
+    PrepareConfig,
     ReinforceConfig,
     ReportConfig,
     ServeConfig,
@@ -34,6 +35,15 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command("download", DownloadConfig, data.download),
         Command("tokenizer", TokenizerConfig, data.tokenizer),
+        Command(
+            "prepare",
+            PrepareConfig,
+            data.prepare,
+            (
+                "homespun prepare --data-file 'web/**/*.parquet' --workers 8",
+                "homespun prepare --data-file web --drop-duplicates near --drop-poor",
+            ),
+        ),
         Command(
             "train",
             TrainConfig,

@@ -1,7 +1,7 @@
-"""Commands that fetch a text and train a tokenizer on it."""
+"""Commands that fetch a text, train a tokenizer on it, and turn it into tokens."""
 
 from homespun.cli.arguments import Settings
-from homespun.config import DownloadConfig, TokenizerConfig
+from homespun.config import DownloadConfig, PrepareConfig, TokenizerConfig
 from homespun.terminal import say
 
 
@@ -20,4 +20,14 @@ def tokenizer(settings: Settings) -> int:
 
     hardware.limit_workers(None)
     train_tokenizer(config, say)
+    return 0
+
+
+def prepare(settings: Settings) -> int:
+    config = PrepareConfig(**settings)
+    from homespun.engine import hardware
+    from homespun.preparing import prepare_text
+
+    hardware.limit_workers(None)
+    prepare_text(config, say)
     return 0

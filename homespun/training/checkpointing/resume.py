@@ -274,7 +274,8 @@ def resumed_corpus(requested: TrainConfig, stored: dict[str, Any], *, keeps: boo
     )
     if corpus.sha256 != stored["data_sha256"]:
         raise UserError(
-            f"{corpus.path} is not the text of this run: name the right one with "
+            f"{corpus.path} is not the text of this run{', or has other weights' if corpus.sources else ''}: name the "
+            "right one with "
             f"--{'preferences' if corpus.is_pairs else 'data-file'}, "
             "or start a new run without --resume"
         )

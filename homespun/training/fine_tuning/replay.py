@@ -8,6 +8,7 @@ from typing import Any
 from homespun.config import TrainConfig
 from homespun.data.chat_samples import ChatDataset, ChatEncoder
 from homespun.data.corpus import Corpus, survey
+from homespun.data.mixture import MixedDataset
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.replay import ReplayDataset
 from homespun.data.samples import Dataset, TextDataset
@@ -32,6 +33,11 @@ class Replay:
     def header(self) -> dict[str, str]:
         """Stored with the run."""
         return {REPLAY_FILE: str(self.corpus.path), REPLAY_SHA256: self.corpus.sha256}
+
+    @property
+    def learned(self) -> list[str]:
+        """Hashes of the texts that the model learns from again."""
+        return [source.sha256 for source in self.corpus.sources] + [self.corpus.sha256]
 
     def mixed(self, new: Dataset, share: float, document_mark: int) -> ReplayDataset:
         """The samples of a run: those of the new text with these."""
@@ -91,6 +97,9 @@ def replay_of(
         )
     if not corpus.is_chat:
         tokens = prepare(corpus, tokenizer, folder, any_split=stored is not None, say=say)
+        if tokens.sources:
+            texts = [TextDataset(source.training, config.seq_len) for source in tokens.sources]
+            return Replay(corpus, tokens, MixedDataset(texts, tokens.weights))
         return Replay(corpus, tokens, TextDataset(tokens.training, config.seq_len))
     if template is None:
         raise UserError(
