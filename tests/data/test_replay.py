@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 
-from homespun.architectures.presets import preset, shaped
 from homespun.data.batch import IGNORED, Batch
 from homespun.data.chat_samples import ChatDataset
 from homespun.data.replay import ReplayDataset
 from homespun.data.samples import TextDataset
-from homespun.engine import select
-from homespun.engine.base import EngineOptions
 
 SEQ_LEN = 8
 MARK = 0
@@ -85,15 +82,12 @@ def test_documents_of_a_text_begin_at_their_marks() -> None:
 
 def test_the_loss_of_a_step_is_the_weighted_mean_of_both_means() -> None:
     """However many targets the rows of each kind have, and however the step is divided."""
-    shape = {"n_layers": 1, "d_model": 16, "n_heads": 2, "vocab_size": 160, "seq_len": SEQ_LEN}
-    model = shaped(preset("pico"), shape)
-    engine = select.create(model, EngineOptions(precision="float32", threads=1), name="torch")
     for n in (1, 2, 5):
         batches = mixed(0.3).batches(seed=3).microbatches(20, 10 // n, n)
         total, count, sums = 0.0, 0, {True: np.zeros(2), False: np.zeros(2)}
         for batch in batches:
             assert batch.weights is not None
-            losses = -engine.log_probabilities(batch).astype(np.float64)
+            losses = np.where(batch.is_target, 2 + np.sin(batch.inputs + 3.0 * batch.targets), 0)
             total += float((losses * batch.weights * batch.is_target).sum())
             count += batch.n_targets
             for row, is_text in enumerate(of_text(batch)):
