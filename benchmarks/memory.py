@@ -40,6 +40,7 @@ class Case:
     optimizer: str = "adamw"
     precision: str = "bfloat16"
     checkpointing: bool = False
+    low_memory: bool = False
 
     @property
     def model(self) -> ModelConfig:
@@ -50,7 +51,9 @@ class Case:
     def estimate(self) -> int:
         """The estimate in bytes that `homespun models` shows."""
         traits = torch_on_cpu(self.precision == "bfloat16", self.seq_len)
-        computing = Computing(self.optimizer, traits, self.checkpointing, masked=False)
+        computing = Computing(
+            self.optimizer, traits, self.checkpointing, masked=False, low_memory=self.low_memory
+        )
         return training_memory(self.model, self.batch_size, computing).total
 
 
@@ -107,14 +110,26 @@ def above_the_process(case: Case) -> int:
 
 def _measure(connection: Connection, case: Case) -> None:
     """Train a tiny model to load the framework, then train the measured model."""
-    warm = Case("pico", 1, seq_len=8, vocab_size=257, optimizer=case.optimizer)
+    warm = Case(
+        "pico",
+        1,
+        seq_len=8,
+        vocab_size=257,
+        optimizer=case.optimizer,
+        low_memory=case.low_memory,
+    )
     before = _peak_after_training(warm)
     connection.send(_peak_after_training(case) - before)
 
 
 def _peak_after_training(case: Case) -> int:
     engine = trainable(
-        case.model, case.optimizer, case.precision, compiled=False, checkpointing=case.checkpointing
+        case.model,
+        case.optimizer,
+        case.precision,
+        compiled=False,
+        checkpointing=case.checkpointing,
+        low_memory=case.low_memory,
     )
     ids = random_tokens(case.model, case.batch_size)
     batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())

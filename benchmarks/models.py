@@ -33,12 +33,14 @@ def trainable(
     precision: str,
     compiled: bool,
     checkpointing: bool = False,
+    low_memory: bool = False,
 ) -> Engine:
     """Our engine with an optimizer."""
     settings = OptimizerSettings(
         optimizer, weight_decay=WEIGHT_DECAY, beta1=0.9, beta2=0.95, max_grad_norm=MAX_GRAD_NORM
     )
-    return select.create(config, EngineOptions(settings, precision, compiled, checkpointing))
+    options = EngineOptions(settings, precision, compiled, checkpointing, low_memory=low_memory)
+    return select.create(config, options)
 
 
 def in_transformers(config: ModelConfig) -> "GPT2LMHeadModel":

@@ -12,6 +12,7 @@ from homespun.config import (
     QUESTIONS,
     DownloadConfig,
     EvalConfig,
+    PlanConfig,
     ReportConfig,
     TokenizerConfig,
     TrainConfig,
@@ -234,20 +235,27 @@ def evaluate(
 
 @takes_settings_of(TrainConfig)
 def plan(
-    config: TrainConfig | None = None, *, machine: str | None = None, **settings: Any
+    config: TrainConfig | None = None,
+    *,
+    machine: str | None = None,
+    ranks: int | None = None,
+    interconnect: float | None = None,
+    **settings: Any,
 ) -> Forecast:
     """Estimate the cost and the loss of a run with these settings, as `homespun plan` does; nothing is written.
 
     Args:
         config: the settings; `settings` replace some of them.
         machine: plan for another machine by its data sheet, such as "M1 Max 32GB".
+        ranks: plan for so many GPUs or machines that train together.
+        interconnect: the speed at which each of them sends to the others, in GB/s.
 
     Raises:
         UserError: something that the user can fix: data, settings, checkpoint, or the name of the machine.
     """
     occupy_standard_descriptors()
-    named = checked("machine", machine, str | None)
-    return forecast(settings, say, config, named)
+    own = PlanConfig(machine=machine, ranks=ranks, interconnect=interconnect)
+    return forecast(settings, say, config, own.machine, own.ranks, own.interconnect)
 
 
 @takes_settings_of(TuneConfig)

@@ -41,7 +41,7 @@ LAYERS = {
         "tokenizer",
         "stories",
     },
-    "checkpoint": {"config", "errors", "durable", "named_array", "terminal"},
+    "checkpoint": {"config", "errors", "bfloat16", "durable", "named_array", "terminal"},
     "records": {"config", "errors", "durable", "terminal"},
     # 3: computation behind one interface, and its cost
     "engine": {
@@ -59,6 +59,8 @@ LAYERS = {
         "terminal",
         "architectures",
         "engine.base",
+        "engine.low_memory",
+        "engine.launcher",
         "engine.muon",
         "engine.probe",
         "engine.select",
@@ -87,6 +89,7 @@ LAYERS = {
         "records",
         "engine.base",
         "engine.hardware",
+        "engine.low_memory",
         "engine.probe",
         "engine.select",
         "planning",

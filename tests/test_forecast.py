@@ -105,6 +105,32 @@ def test_without_a_text_it_plans_for_a_shape(
         forecast({"data_file": "absent.txt"}, print, machine="RTX 4090")
 
 
+def test_it_plans_for_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"model_size": "gpt2-medium", "max_steps": 10, "grad_accumulation_steps": 8}
+    one = forecast(settings, print, machine="RTX 4090")
+    assert "ranks" not in one.facts()
+    fast, slow, unknown = (
+        forecast(settings, print, machine="RTX 4090", n_ranks=8, interconnect=gigabytes)
+        for gigabytes in (1e5, 1.0, None)
+    )
+    for eight in (fast, slow, unknown):
+        assert eight.tokens_per_step == one.tokens_per_step
+        assert eight.memory.moments == one.memory.moments // 8
+        assert eight.traffic.total == 2 * 4 * one.parameters * 7 // 8
+        assert "8, each holds all weights" in eight.facts()["ranks"]
+    assert fast.efficiency == pytest.approx(1.0, rel=0.01)
+    assert slow.efficiency
+    assert slow.efficiency < 0.9
+    assert unknown.efficiency is None
+    assert fast.seconds == pytest.approx(one.seconds / 8, rel=0.01)
+    assert slow.seconds > fast.seconds
+    divided = forecast({**settings, "shard": "full"}, print, machine="RTX 4090", n_ranks=8)
+    assert "each holds a part of the weights" in divided.facts()["ranks"]
+    assert divided.memory.total < unknown.memory.total
+    assert divided.traffic.total > unknown.traffic.total
+
+
 def test_a_run_has_the_settings_of_its_plan(
     workplace: Path, probed: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

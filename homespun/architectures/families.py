@@ -89,6 +89,12 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(p.size for p in parameters(config))
 
 
+def count_in_blocks(config: ModelConfig) -> int:
+    """Number of weights without those of embeddings, last norm and head."""
+    prefix = family(config.architecture).block_prefix
+    return sum(p.size for p in parameters(config) if p.name.startswith(prefix))
+
+
 def count_active_parameters(config: ModelConfig) -> int:
     """Number of weights that one token uses."""
     return family(config.architecture).active_parameters(config)

@@ -1,5 +1,7 @@
 """Arrays and a JSON header flow in, one `.npz` file flows out that plain `np.load` can read; reading checks every byte.
 
+The numbers of an array may be stored in bfloat16, as their 16 bits, and are read in float32.
+
 The last member of the file, `manifest.json`, states the name, shape, dtype and SHA-256 of each array. The zip format is
 written here in its simplest form (stored, always ZIP64, no dates) and not by `zipfile`, so that all bytes outside the
 arrays follow from the manifest. Reading is then a comparison: any difference is refused, whether its cause is damage or
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun import durable
+from homespun.bfloat16 import bits_of, from_bfloat16
 from homespun.errors import UserError, cannot_write
 from homespun.named_array import NamedArray
 
@@ -41,6 +44,7 @@ STRUCTURE_LIMIT = 1 << 16
 DTYPES = frozenset(
     ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 )
+BFLOAT16 = "bfloat16"
 NAME = re.compile(r"(?!\.{1,2}(/|$))[\w.-]+(/(?!\.{1,2}(/|$))[\w.-]+)*", re.ASCII)
 """One or more parts, separated by '/'; no part is '.' or '..'."""
 
@@ -64,6 +68,8 @@ class ArrayInfo:
     shape: tuple[int, ...]
     dtype: str
     """NumPy's name of the type, such as `<f4`."""
+    holds: str = ""
+    """`bfloat16` where the integers `<u2` are the bits of such numbers; NumPy has no name for these."""
     crc32: int = 0
     """CRC-32 of the whole member, as the zip format requires."""
     sha256: str = ""
@@ -74,6 +80,8 @@ class ArrayInfo:
             raise ValueError(f"{self.name!r} is not a name for an array")
         if self.dtype not in DTYPES:
             raise ValueError(f"{self.name}: arrays of {self.dtype!r} are not stored")
+        if self.holds not in ("", BFLOAT16) or (self.holds and self.dtype != "<u2"):
+            raise ValueError(f"{self.name}: {self.dtype!r} cannot hold {self.holds!r}")
         if len(self.shape) > 32 or any(type(size) is not int or size < 0 for size in self.shape):
             raise ValueError(f"{self.name}: {self.shape} is not a shape")
         if math.prod(max(size, 1) for size in self.shape) > sys.maxsize // 8:
@@ -84,6 +92,11 @@ class ArrayInfo:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * int(self.dtype[2:])
+
+    def entry(self) -> dict[str, Any]:
+        """The entry as JSON holds it."""
+        values = dataclasses.asdict(self)
+        return values if self.holds else {k: v for k, v in values.items() if k != "holds"}
 
     @property
     def npy_header(self) -> bytes:
@@ -106,11 +119,16 @@ class Archive:
     """SHA-256 of the manifest, which identifies the content of the whole file."""
 
     def tensors(self) -> Iterator[NamedArray]:
-        """Stream the arrays in the order of the file, with one at a time in memory.
+        """Stream the arrays in the order of the file, with one at a time in memory; numbers in bfloat16 as float32.
 
         Raises:
             CheckpointError: an array differs from the manifest, or the file was replaced after `read_archive`.
         """
+        for info, tensor in self._stored():
+            yield info.name, from_bfloat16(tensor) if info.holds else tensor
+
+    def _stored(self) -> Iterator[tuple[ArrayInfo, npt.NDArray[Any]]]:
+        """The arrays as they are stored; raises as `tensors`."""
         with _readable(self.path) as file:
             file.seek(-len(self.sha256), os.SEEK_END)
             if file.read() != self.sha256.encode():
@@ -125,7 +143,7 @@ class Archive:
                 whole = file.read(len(expected)) == expected and file.readinto(data) == info.nbytes
                 if not whole or hashlib.sha256(data).hexdigest() != info.sha256:
                     raise _damaged(self.path, f"the array {info.name}")
-                yield info.name, tensor
+                yield info, tensor
 
     def verify(self) -> None:
         """Read and check all arrays.
@@ -133,7 +151,7 @@ class Archive:
         Raises:
             CheckpointError: the file is damaged.
         """
-        for _ in self.tensors():
+        for _ in self._stored():
             pass
 
 
@@ -168,6 +186,7 @@ def write_archive(
     *,
     kind: Kind = "weights",
     step: int = 0,
+    narrow: Collection[str] = (),
 ) -> str:
     """Write an archive atomically: even after a power cut, `path` is either the earlier file or the complete new one.
 
@@ -179,6 +198,7 @@ def write_archive(
         header: facts to store beside them, as JSON.
         kind: weights or training state.
         step: the training step.
+        narrow: the names of arrays in float32 that are stored in bfloat16, in half the space.
 
     Returns:
         The SHA-256 of the manifest, by which another file can refer to this one.
@@ -187,12 +207,13 @@ def write_archive(
         DiskFullError: the disk is full; an earlier file is still there.
         UserError: the file cannot be written for another reason, such as a read-only folder; an earlier file is still
             there.
-        ValueError: the header is not JSON, a name is not allowed or occurs twice, or a dtype is not a number.
+        ValueError: the header is not JSON, a name is not allowed or occurs twice, a dtype is not a number, or a number
+            that is to be stored in bfloat16 is not exact there.
     """
     facts = {"schema": SCHEMA, "kind": kind, "step": step, "header": header}
     try:
         with durable.replacing(path) as file:
-            sha256 = _write(file, tensors, facts)
+            sha256 = _write(file, tensors, facts, narrow)
     except OSError as error:
         raise cannot_write(
             error,
@@ -247,13 +268,21 @@ def _damaged(path: Path, part: str) -> CheckpointError:
     return CheckpointError(f"{path} is damaged ({part}): use another checkpoint")
 
 
-def _write(file: BinaryIO, tensors: Iterable[NamedArray], manifest: dict[str, Any]) -> str:
+def _write(
+    file: BinaryIO,
+    tensors: Iterable[NamedArray],
+    manifest: dict[str, Any],
+    narrow: Collection[str],
+) -> str:
     arrays: dict[str, ArrayInfo] = {}
     for name, tensor in tensors:
-        info = ArrayInfo(name, tensor.shape, tensor.dtype.str)
+        stored = bits_of(np.asarray(tensor, np.float32)) if name in narrow else tensor
+        info = ArrayInfo(
+            name, stored.shape, stored.dtype.str, holds=BFLOAT16 if name in narrow else ""
+        )
         if name in arrays:
             raise ValueError(f"{name} occurs twice")
-        data = _bytes_of(np.asarray(tensor, order="C"))
+        data = _bytes_of(np.asarray(stored, order="C"))
         arrays[name] = info = dataclasses.replace(
             info,
             crc32=zlib.crc32(data, zlib.crc32(info.npy_header)),
@@ -261,7 +290,7 @@ def _write(file: BinaryIO, tensors: Iterable[NamedArray], manifest: dict[str, An
         )
         file.write(_Member.of(info).header + info.npy_header)
         file.write(data)
-    manifest["arrays"] = [dataclasses.asdict(info) for info in arrays.values()]
+    manifest["arrays"] = [info.entry() for info in arrays.values()]
     text = json.dumps(manifest, allow_nan=False).encode("ascii")
     _, ending = ending_of(arrays.values(), text)
     file.write(ending)

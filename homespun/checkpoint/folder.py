@@ -110,6 +110,8 @@ class CheckpointFolder:
     path: Path
     keep: int = 3
     """Number of checkpoints to keep, besides the best weights."""
+    narrow: frozenset[str] = frozenset()
+    """The names of the arrays of a run that are stored in bfloat16."""
 
     @contextmanager
     def lock(self) -> Iterator["FolderLock"]:
@@ -226,9 +228,10 @@ class CheckpointFolder:
                 path.replace(self.file(step, ".replaced"))
                 durable.sync_folder(self.path)
         try:
-            sha256 = write_archive(path, weights, header, step=step)
+            sha256 = write_archive(path, weights, header, step=step, narrow=self.narrow)
             commit = {**state_header, "weights_sha256": sha256}
-            write_archive(self.file(step, ".state"), state, commit, kind="state", step=step)
+            state_file = self.file(step, ".state")
+            write_archive(state_file, state, commit, kind="state", step=step, narrow=self.narrow)
         except BaseException:
             self._drop_uncommitted(step)
             raise
@@ -240,7 +243,7 @@ class CheckpointFolder:
     def save_best(self, step: int, weights: Iterable[NamedArray], header: dict[str, Any]) -> Path:
         """Save the best weights so far, which are never removed. Raises the exceptions of `write_archive`."""
         path = self.path / BEST[0]
-        write_archive(path, weights, header, step=step)
+        write_archive(path, weights, header, step=step, narrow=self.narrow)
         return path
 
     def save_base(self, step: int, weights: Iterable[NamedArray], header: dict[str, Any]) -> str:

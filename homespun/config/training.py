@@ -20,6 +20,7 @@ Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear"]
 OnSpike = Literal["warn", "skip", "stop"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Memory = Literal["full", "low"]
 EngineName = Literal["auto", "torch", "mlx"]
 
 FROM_PRESET = "from the preset"
@@ -309,13 +310,19 @@ class MachineConfig(Checked):
     )
     precision: Precision = setting(
         "auto",
-        "Precision of the computation; weights and optimizer moments are always float32.",
+        "Precision of the computation; weights and optimizer moments are float32 unless --memory is low.",
         on_resume="announced",
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
         "Compiled kernels; auto: if a compiler is available and the run is long enough to benefit.",
         on_resume="announced",
+    )
+    memory: Memory = setting(
+        "full",
+        "low: weights, gradients and means of the optimizer in bfloat16, and --gradient-checkpointing, for models that "
+        "do not fit otherwise; PyTorch only.",
+        on_resume="fixed",
     )
     gradient_checkpointing: bool = setting(
         False, "Use less memory for activations, at about a third more computation."
@@ -324,6 +331,11 @@ class MachineConfig(Checked):
         False,
         "Choose the largest micro-batch that fits into memory, and the number of micro-batches that keeps the "
         "size of a step. A resumed run keeps the choice if it fits.",
+    )
+    shard: Literal["auto", "none", "full"] = setting(
+        "auto",
+        "If several ranks train together: `full` divides weights and gradients among them, `none` leaves a whole model "
+        "on each; auto: full if a step does not fit otherwise. Optimizer moments are always divided.",
     )
     threads: int | None = setting(
         None, "CPU threads; if omitted, one per usable processor.", at_least=1, at_most=1024
@@ -504,4 +516,19 @@ class PlanConfig(TrainConfig):
         None,
         'Plan for another machine by its data sheet, such as "M1 Max 32GB", "RTX 4090" or "Ryzen 9 7950X".',
         if_omitted="this machine, measured",
+    )
+    ranks: int | None = setting(
+        None,
+        "Plan for so many GPUs or machines of this kind that train together.",
+        if_omitted="those that were started together, or one",
+        at_least=1,
+        at_most=100_000,
+    )
+    interconnect: float | None = setting(
+        None,
+        "Speed at which each rank sends to the others, in GB/s, such as 450 for NVLink of an H100 or 1.2 for 10 Gbit "
+        "Ethernet.",
+        if_omitted="the time that ranks wait for each other is left out",
+        above=0,
+        at_most=1e6,
     )

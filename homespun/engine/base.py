@@ -176,7 +176,7 @@ class EngineOptions:
     optimizer: OptimizerSettings | None = None
     """Without one, the engine can only evaluate and generate."""
     precision: str = "auto"
-    """The precision of computations; weights and moments are always float32."""
+    """The precision of computations; weights and moments are float32, unless `low_memory` is on."""
     compiled: bool = False
     gradient_checkpointing: bool = False
     document_mark: int | None = None
@@ -197,6 +197,8 @@ class EngineOptions:
     """Names of parameters that training does not change. They have no gradient and no moments."""
     lora: Lora | None = None
     """Train adapters alone. All weights of the model are frozen then, and `load_base` gives them."""
+    sharded: bool = False
+    """Where several processes train together, each holds a part of the weights only."""
 
     def stored(self) -> dict[str, Any]:
         """The options as JSON holds them, for another process."""
@@ -214,6 +216,10 @@ class EngineOptions:
                 "frozen": frozenset(values["frozen"]),
             }
         )
+
+    low_memory: bool = False
+    """Matrices and embeddings have weights, gradients and moments in bfloat16, with stochastic rounding. Adapters stay
+    as they are."""
 
     eight_bits: bool = False
     """The weights of matrices and embeddings are rounded to 8 bits when they are loaded, and decoders read 8 bits. Only
@@ -280,8 +286,8 @@ class Reader(Protocol):
         as `loss`."""
 
     def state(self) -> Iterator[NamedArray]:
-        """The weights by name, one tensor at a time, with LoRA only those of the adapters. Each is a copy, which later
-        steps do not change.
+        """The weights by name in float32, one tensor at a time, with LoRA only those of the adapters. Each is a copy,
+        which later steps do not change.
 
         Raises:
             RuntimeError: the engine has rounded the weights.
@@ -300,8 +306,13 @@ class Engine(Reader, Protocol):
     """A model that can also be trained.
 
     After the weights, its `state` gives the optimizer's step count as `optimizer/step` and the moments as
-    `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`. For `load`, weights alone are enough.
+    `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`; in low memory, there are `exp_avg_sq_rows/NAME` and
+    `exp_avg_sq_columns/NAME` instead of the second. For `load`, weights alone are enough.
     """
+
+    @property
+    def narrow(self) -> frozenset[str]:
+        """The names in `state` whose values are bfloat16 numbers."""
 
     def load_base(self, tensors: Iterable[NamedArray]) -> None:
         """Take the weights of the model that LoRA adapts. They are zeros before. Raises as `load`."""

@@ -16,6 +16,8 @@ class Place:
     """The number of all ranks."""
     on_machine: int = 0
     """Its number among the ranks of this machine."""
+    size_on_machine: int = 1
+    """The number of the ranks of this machine."""
     host: str = "localhost"
     """The machine of rank 0."""
     port: int = 29500
@@ -38,6 +40,7 @@ def place() -> Place | None:
             rank=int(os.environ["RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
             on_machine=int(os.environ.get("LOCAL_RANK", "0")),
+            size_on_machine=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
             host=os.environ["MASTER_ADDR"],
             port=int(os.environ["MASTER_PORT"]),
             start=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),

@@ -24,10 +24,14 @@ ADAMW_RATE_FACTORS: dict[Group, float] = {
 """Factors on AdamW's learning rate where Muon updates the matrices. Without Muon, AdamW has one rate for all."""
 
 
+LARGEST_NARROW_STACK = 2**22
+"""The same for matrices in bfloat16, which are there to save memory."""
+
+
 def parameter_groups(
-    spec: list[Parameter], optimizer: str
+    spec: list[Parameter], optimizer: str, largest_stack: int = MAX_STACK_SIZE
 ) -> tuple[list[list[Parameter]], dict[tuple[float, bool], list[Parameter]]]:
-    """Assign each parameter to one optimizer.
+    """Assign each parameter to one optimizer; `largest_stack` limits the numbers in a stack.
 
     Returns:
         The stacks of equal matrices that Muon updates together, and the parameters that AdamW updates, by rate factor
@@ -42,12 +46,12 @@ def parameter_groups(
         else:
             factor = ADAMW_RATE_FACTORS[p.group] if use_muon else 1.0
             adamw.setdefault((factor, p.decay), []).append(p)
-    return [stack for alike in muon.values() for stack in _stacks(alike)], adamw
+    return [stack for alike in muon.values() for stack in _stacks(alike, largest_stack)], adamw
 
 
-def _stacks(alike: list[Parameter]) -> Iterator[list[Parameter]]:
-    """Matrices of one shape, in lists of at most `MAX_STACK_SIZE` numbers, each list with at least one matrix. The
+def _stacks(alike: list[Parameter], largest: int) -> Iterator[list[Parameter]]:
+    """Matrices of one shape, in lists of at most `largest` numbers, each list with at least one matrix. The
     matrices of experts are a stack already."""
-    n = max(1, MAX_STACK_SIZE // alike[0].size) if len(alike[0].shape) == 2 else 1
+    n = max(1, largest // alike[0].size) if len(alike[0].shape) == 2 else 1
     for start in range(0, len(alike), n):
         yield alike[start : start + n]

@@ -51,10 +51,14 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
     os.environ.update(_missing_threading())
     if options.optimizer is None or launcher.place() is None:
         return _create(config, options, name)
+    if options.low_memory:
+        raise UserError(
+            "--memory low trains in one process: leave it out, or start without a launcher"
+        )
     with _framework(_of_ranks(name)):
-        from homespun.engine.torch import ranks
+        from homespun.engine.torch import group, ranks
 
-        return ranks.RankedEngine(config, options, ranks.led())
+        return ranks.create(config, options, group.led())
 
 
 @contextmanager
@@ -70,8 +74,8 @@ def leading() -> Iterator[None]:
         return
     os.environ.update(_missing_threading())
     with _framework(_of_ranks("auto")):
-        from homespun.engine.torch import ranks
-    with ranks.join().leading():
+        from homespun.engine.torch import group
+    with group.join().leading():
         yield
 
 
@@ -84,8 +88,8 @@ def follow() -> None:
     os.environ.update(_missing_threading())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a wait for rank 0 is no warning
     with _framework(_of_ranks("auto")):
-        from homespun.engine.torch import ranks
-    ranks.follow(ranks.join())
+        from homespun.engine.torch import group, ranks
+    ranks.follow(group.join())
 
 
 def _of_ranks(name: EngineName) -> EngineName:

@@ -33,6 +33,8 @@ class StepTraits:
     """More of them with checkpointing, for the same reason."""
     lost: float = 0.0
     """Share of the activations whose memory lies in pieces too small to be used again, as on a CPU."""
+    has_low_memory: bool = True
+    """The engine can keep weights, gradients and moments in bfloat16."""
 
 
 def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
@@ -58,4 +60,12 @@ def torch_on_cuda(half: bool) -> StepTraits:
 
 def mlx(half: bool) -> StepTraits:
     """MLX, whose fused attention has no backward pass, so that training takes the plain operations."""
-    return StepTraits(half, True, 1, transient_blocks=1.2, muon_bytes=12, update_copies=1.3)
+    return StepTraits(
+        half,
+        keeps_attention=True,
+        mask_bytes=1,
+        transient_blocks=1.2,
+        muon_bytes=12,
+        update_copies=1.3,
+        has_low_memory=False,
+    )

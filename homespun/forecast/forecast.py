@@ -22,7 +22,7 @@ from homespun.engine import hardware, select
 from homespun.engine.base import Machine
 from homespun.forecast.length import Length, samples_per_pass, work_of
 from homespun.forecast.result import Forecast
-from homespun.forecast.speed import Probe, measured_speed, with_answers
+from homespun.forecast.speed import Probe, measured_speed, together, with_answers
 from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
@@ -30,7 +30,14 @@ from homespun.planning.estimate import (
     TrainingMemory,
 )
 from homespun.planning.machines import DataSheet, named
-from homespun.planning.memory import step_memory, what_fits
+from homespun.planning.memory import (
+    chosen_ranks,
+    memory_of_rank,
+    ranks_here,
+    step_memory,
+    what_fits,
+)
+from homespun.planning.ranks import Ranks
 from homespun.planning.recipe import Plan
 from homespun.terminal import Say, counted, size
 from homespun.tokenizer import Tokenizer
@@ -75,6 +82,8 @@ def forecast(
     say: Say,
     config: TrainConfig | None = None,
     machine: str | None = None,
+    n_ranks: int | None = None,
+    interconnect: float | None = None,
 ) -> Forecast:
     """Plan a run and measure its steps. Nothing is written.
 
@@ -82,6 +91,8 @@ def forecast(
         given: settings by name, as for `train`.
         config: all settings, from Python, as for `train`.
         machine: the name of another machine, see `planning.machines`; None: this one.
+        n_ranks: machines or GPUs of this kind that train together; None: the processes that were started together.
+        interconnect: speed at which each sends to the others, in GB/s; None: not known.
 
     Raises:
         UserError: settings, text, tokenizer and checkpoint do not fit each other, or the machine is unknown.
@@ -125,15 +136,19 @@ def forecast(
     check_answers(planned.config)
     check_pairs(planned.config)
     mark = tokenizer.eot_id if tokenizer else 0
+    ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
     if planned.config.auto_batch and not point:
         options = engine_options(planned.config, mark, compiled=False)
-        planned = fitting_batch(planned, target, options, notes.append, probes=sheet is None)
-    memory = step_memory(planned, target)
+        planned = fitting_batch(
+            planned, target, options, notes.append, probes=sheet is None, ranks=ranks
+        )
+    memory = step_memory(planned, target, ranks=ranks)
     speed, probed = measured_speed(planned, target, sheet, mark, count, notes)
+    sent, speed, efficiency = together(planned, target, ranks, speed, interconnect)
     measured = None
-    if probed and probed.batch_size == planned.config.batch_size:
+    if probed and ranks.n == 1 and probed.batch_size == planned.config.batch_size:
         measured = probed.probed.memory
-    _note_memory(planned, target, memory, measured, notes)
+    _note_memory(planned, target, memory, measured, ranks, notes)
     work = work_of(planned.config, corpus, count)
     if work:
         speed = with_answers(planned, speed, work, sheet, probed, notes)
@@ -150,6 +165,9 @@ def forecast(
         memory_measured=measured,
         memory_capacity=target.memory_capacity(),
         memory_free=target.memory_available(),
+        ranks=ranks,
+        traffic=sent,
+        efficiency=efficiency,
         disk=_disk(planned, count),
         disk_free=None if sheet else _disk_free(Path(wanted.checkpoint_dir)),
         speed=speed,
@@ -160,7 +178,7 @@ def forecast(
         seconds=None
         if steps is None
         else length.seconds(max(0, steps - done)) + length.before(work, done),
-        watts=sheet.watts if sheet else None,
+        watts=sheet.watts * ranks.n if sheet and sheet.watts else None,
         loss=_loss(planned, corpus, count, steps),
         notes=tuple(notes),
     )
@@ -204,17 +222,23 @@ def _note_memory(
     machine: Machine,
     memory: TrainingMemory,
     measured: int | None,
+    ranks: Ranks,
     notes: list[str],
 ) -> None:
     """The change to make if a step does not fit."""
     needed = measured or memory.total
-    capacity, free = machine.memory_capacity(), machine.memory_available()
+    capacity, free = (
+        memory_of_rank(n_bytes, machine, ranks)
+        for n_bytes in (machine.memory_capacity(), machine.memory_available())
+    )
     if needed > capacity:
-        notes.append(f"This does not fit into memory: {what_fits(planned, capacity, machine)}.")
+        notes.append(
+            f"This does not fit into memory: {what_fits(planned, capacity, machine, ranks)}."
+        )
     elif needed > free:
         notes.append(
             f"Only {size(free)} of the memory is free now: close other programs, or "
-            f"{what_fits(planned, free, machine)}."
+            f"{what_fits(planned, free, machine, ranks)}."
         )
 
 
@@ -239,7 +263,13 @@ def _disk(planned: Plan, count: TokenCount | None) -> int:
     per_token = BYTES_PER_TOKEN_ON_DISK[planned.model.vocab_size <= 1 << 16]
     tokens = count.training + count.validation if count else 0
     config, base = planned.config, keeps_base(planned.config)
-    runs = bytes_on_disk(planned.model, config.keep, planned.lora, with_base=base)
+    runs = bytes_on_disk(
+        planned.model,
+        config.keep,
+        planned.lora,
+        with_base=base,
+        low_memory=config.memory == "low",
+    )
     return runs + per_token * tokens
 
 

@@ -17,6 +17,7 @@ from homespun.planning.curves import ExpectedLoss
 from homespun.planning.estimate import (
     TrainingMemory,
 )
+from homespun.planning.ranks import Ranks, Traffic
 from homespun.planning.recipe import Plan, ResolvedConfig, lora_of
 from homespun.terminal import counted, duration, size
 
@@ -29,6 +30,8 @@ class Speed:
     first_seconds: float | None
     """Of the first step; None: not known."""
     how: str
+    update_seconds: float = 0.0
+    """Of a step, for the update of the weights."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +51,11 @@ class Forecast:
     memory_capacity: int
     """Bytes that the run may use."""
     memory_free: int
+    ranks: Ranks
+    traffic: Traffic
+    """Between them, in a step."""
+    efficiency: float | None
+    """Speed of all ranks together, as a share of that of as many single ones; None: one rank, or not known."""
     disk: int
     """Bytes that checkpoints and tokens take."""
     disk_free: int | None
@@ -147,6 +155,8 @@ class Forecast:
             "speed": self._speed(),
             "time": self._time(),
         }
+        if self.ranks.n > 1:
+            facts["ranks"] = self._ranks()
         if self.kilowatt_hours is not None:
             facts["energy"] = f"{self.kilowatt_hours:.2g} kWh at {self.watts:.0f} W"
         facts["loss"] = self._loss()
@@ -187,6 +197,19 @@ class Forecast:
         if self.memory_measured is not None:
             line += f". The probe took {size(self.memory_measured)}"
         return line
+
+    def _ranks(self) -> str:
+        hold = (
+            "each holds a part of the weights" if self.ranks.sharded else "each holds all weights"
+        )
+        sent = self.traffic
+        line = (
+            f"{self.ranks.n}, {hold}; in a step each sends {size(sent.gradients)} of gradients and "
+            f"{size(sent.weights)} of weights"
+        )
+        if self.efficiency is None:
+            return line + "; their time is left out: --interconnect is not known"
+        return line + f"; {self.efficiency:.0%} efficiency"
 
     def _speed(self) -> str:
         rate = self.tokens_per_second

@@ -17,8 +17,11 @@ from homespun.planning.estimate import (
     EVALUATION_COST,
     expected_seconds_per_step,
 )
-from homespun.planning.machines import BYTES_PER_WEIGHT, DataSheet
-from homespun.planning.memory import step_memory
+from homespun.planning.machines import BYTES_PER_WEIGHT, GIGABYTE, DataSheet
+from homespun.planning.memory import (
+    step_memory,
+)
+from homespun.planning.ranks import Ranks, Traffic, exposed_seconds, traffic
 from homespun.planning.recipe import Plan
 from homespun.terminal import bar, counted
 from homespun.training.stages import (
@@ -51,12 +54,11 @@ def measured_speed(
     flops = machine.flops_per_second(c.precision, c.threads)
     expected = expected_seconds_per_step(planned.in_training, c.tokens_per_step, flops)
     if sheet:
-        expected += (
+        update = (
             BYTES_PER_WEIGHT * count_trained(planned.model, planned.lora) / sheet.bytes_per_second()
         )
-        return Speed(
-            expected, None, "by the data sheet, not measured: within a factor of two"
-        ), None
+        how = "by the data sheet, not measured: within a factor of two"
+        return Speed(expected + update, None, how, update), None
     by_flops = Speed(expected, None, "by the speed of matrix products here, not measured")
     found = _probe(planned, machine, mark, count, expected, notes)
     if found is None:
@@ -67,7 +69,28 @@ def measured_speed(
     how = f"measured: {counted(probed.n_steps, 'step')}"
     if scale != 1:
         how += f" of {counted(found.batch_size, 'sequence')}"
-    return Speed(per_step, probed.first_seconds, how), found
+    return Speed(per_step, probed.first_seconds, how, probed.update_seconds), found
+
+
+def together(
+    planned: Plan, machine: Machine, ranks: Ranks, alone: Speed, interconnect: float | None
+) -> tuple[Traffic, Speed, float | None]:
+    """The bytes that each rank sends in a step, the speed of all ranks, and their efficiency, from the speed of one."""
+    c = planned.config
+    rows = ranks.rows(c.sequences_per_step)
+    micro_batches = -(-rows // c.batch_size)
+    half = machine.computes_in_half(c.precision)
+    sent = traffic(planned.model, ranks, micro_batches, c.optimizer, planned.lora, half=half)
+    if ranks.n == 1:
+        return sent, alone, None
+    computing = (alone.seconds_per_step - alone.update_seconds) * rows / c.sequences_per_step
+    seconds, efficiency = computing + alone.update_seconds / ranks.n, None
+    if interconnect is not None:
+        micro_seconds, per_second = computing / micro_batches, interconnect * GIGABYTE
+        seconds += exposed_seconds(sent, ranks, micro_batches, micro_seconds, per_second)
+        efficiency = alone.seconds_per_step / (ranks.n * seconds)
+    how = f"{alone.how}; {ranks.n} ranks, calculated"
+    return sent, Speed(seconds, alone.first_seconds, how), efficiency
 
 
 def _probe(

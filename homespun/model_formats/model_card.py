@@ -72,6 +72,8 @@ def _training(model: StoredModel) -> dict[str, Any]:
     if isinstance(resolved, dict):
         facts["Optimizer"] = resolved.get("optimizer")
         facts["Learning rate"] = resolved.get("learning_rate")
+        if resolved.get("memory") == "low":
+            facts["Weights in training"] = "bfloat16 with stochastic rounding"
     if isinstance(loss, float):
         facts["Validation loss"] = f"{loss:.4f} nats per token"
     sha256 = model.header.get("data_sha256")

@@ -7,7 +7,8 @@ import dataclasses
 
 from homespun.engine.base import EngineOptions, Machine, OutOfMemory
 from homespun.engine.probe import ProbeFailed, probe
-from homespun.planning.memory import step_memory
+from homespun.planning.memory import memory_of_rank, ranks_here, step_memory
+from homespun.planning.ranks import Ranks
 from homespun.planning.recipe import Plan
 from homespun.terminal import Say, bar, counted, size
 
@@ -17,7 +18,13 @@ MOST_PROBES = 3
 
 
 def fitting_batch(
-    plan: Plan, machine: Machine, options: EngineOptions, say: Say, *, probes: bool = True
+    plan: Plan,
+    machine: Machine,
+    options: EngineOptions,
+    say: Say,
+    *,
+    probes: bool = True,
+    ranks: Ranks | None = None,
 ) -> Plan:
     """Choose the micro-batch by the estimate, and check it by a real step, which may run out of memory.
 
@@ -25,16 +32,19 @@ def fitting_batch(
         options: of the engine.
         say: gets the choice.
         probes: whether the steps can be tried; not on another machine.
+        ranks: the processes that train together; None: those of this run. A model that they divide is not tried.
     """
+    ranks = ranks or ranks_here(plan, machine)
+    probes = probes and not ranks.sharded
     c = plan.config
     n = c.sequences_per_step
     least = c.sequences_together
     sizes = [size for size in range(n, 0, -1) if n % size == 0 and size % least == 0]
-    free = machine.memory_available()
+    free = memory_of_rank(machine.memory_available(), machine, ranks)
     fitting = [
         batch_size
         for batch_size in sizes
-        if step_memory(plan, machine, batch_size).total <= SHARE_OF_FREE * free
+        if step_memory(plan, machine, batch_size, ranks=ranks).total <= SHARE_OF_FREE * free
     ]
     for batch_size in fitting[:MOST_PROBES] if probes else ():
         accumulation = n // batch_size
@@ -61,7 +71,7 @@ def fitting_batch(
         took = f", of which a trial took {size(found.memory)}" if found else ""
         return _chosen(plan, batch_size, f"{size(free)} are free{took}", say)
     batch_size = (fitting or [least])[0]
-    needed = step_memory(plan, machine, batch_size).total
+    needed = step_memory(plan, machine, batch_size, ranks=ranks).total
     return _chosen(
         plan, batch_size, f"{size(free)} are free, by the estimate it takes {size(needed)}", say
     )

@@ -5,19 +5,24 @@ This is the only place that estimates them, so that all commands report the same
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from homespun.architectures.base import Parameter
 from homespun.architectures.families import (
+    count_in_blocks,
     count_parameters,
     family,
     flops_per_token,
     parameters,
 )
-from homespun.architectures.lora import Lora, count_trained
+from homespun.architectures.lora import Lora, count_trained, trained_parameters
 from homespun.config import ModelConfig
 from homespun.engine.base import HEAD_ROWS
-from homespun.engine.muon import MAX_STACK_SIZE
+from homespun.engine.low_memory import narrow_parameters
+from homespun.engine.muon import LARGEST_NARROW_STACK, MAX_STACK_SIZE
 from homespun.engine.traits import StepTraits
+from homespun.planning.ranks import ALONE, Ranks
 
 FLOAT32_BYTES = 4
 HALF_BYTES = 2
@@ -48,6 +53,10 @@ class Computing:
     """A step has several micro-batches: all gradients are there while the next one is computed."""
     lora: Lora | None = None
     """Adapters are trained alone, with the matrices in the precision of the computation."""
+    low_memory: bool = False
+    """Matrices and embeddings have weights, gradients and moments in bfloat16."""
+    ranks: Ranks = ALONE
+    """The processes that train together."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class TrainingMemory:
     """Which tokens see each other, so that documents are kept apart: some bytes for each pair in a sequence."""
     logits: int
     """Some rows of logits with their derivatives, and copies of the output layer."""
+    gathered: int
+    """Where ranks divide the weights: those of some blocks, and their gradients, from all ranks."""
     update: int
     """Of the update of the weights, beyond the memory of activations, casts, mask and logits, gone by then."""
 
@@ -75,19 +86,23 @@ class TrainingMemory:
 
 
 def training_memory(config: ModelConfig, batch_size: int, computing: Computing) -> TrainingMemory:
-    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one).
+    """Estimated memory of a training step (benchmarks/planning.py compares it with the measured one), on each rank if
+    several train together.
 
     Args:
         batch_size: sequences in a micro-batch.
     """
     c, traits, lora = config, computing.traits, computing.lora
-    parameter_bytes = FLOAT32_BYTES * count_parameters(c)
-    sizes = [p.size for p in parameters(c) if p.group == "matrix"]
+    spec = parameters(c)
+    narrow = kept_narrow(spec, computing)
+    saved = (FLOAT32_BYTES - HALF_BYTES) * sum(p.size for p in spec if p.name in narrow)
+    parameter_bytes = FLOAT32_BYTES * count_parameters(c) - saved
+    sizes = [p.size for p in spec if p.group == "matrix"]
     matrices = sum(sizes)
     number_bytes = HALF_BYTES if traits.half else FLOAT32_BYTES
     tokens = batch_size * c.seq_len
 
-    trained_bytes = FLOAT32_BYTES * count_trained(c, lora)
+    trained_bytes = FLOAT32_BYTES * count_trained(c, lora) - saved
     weights = parameter_bytes
     if lora is not None:
         weights += trained_bytes - (FLOAT32_BYTES - number_bytes) * matrices
@@ -97,7 +112,7 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     block = tokens * (
         FLOAT32_BYTES * kept.float32 + number_bytes * (kept.computed + attention_weights)
     )
-    casts = number_bytes * matrices if traits.half and lora is None else 0
+    casts = number_bytes * matrices if (traits.half or narrow) and lora is None else 0
     activations = c.n_layers * block
     if computing.checkpointing:  # the input of every block, and everything of one block at a time
         activations = c.n_layers * tokens * number_bytes * c.d_model + block
@@ -108,29 +123,60 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     activations = math.floor(activations * (1 + traits.lost) + blocks * block)
 
     # A row of logits is kept as it is and twice in float32. The output layer and one of its gradients are in the
-    # precision of the computation.
+    # precision of the computation. In low memory, a single slice of rows gives the gradient of the step, and several
+    # are added up in float32.
     logits = min(tokens, HEAD_ROWS) * c.vocab_size * (number_bytes + 2 * FLOAT32_BYTES)
-    head_copies = number_bytes if traits.half else 0
-    if lora is None:
+    head_copies = number_bytes if traits.half != bool(narrow) else 0
+    if lora is None and (tokens > HEAD_ROWS or not (narrow and traits.half)):
         head_copies += number_bytes
+    if narrow and tokens > HEAD_ROWS:
+        head_copies += FLOAT32_BYTES
     logits += c.vocab_size * c.d_model * head_copies
     mask = traits.mask_bytes * tokens * c.seq_len if computing.masked else 0
 
-    # Muon keeps one moment of a matrix, AdamW two.
-    moments, update = 2 * trained_bytes, math.floor(traits.update_copies * trained_bytes)
+    update = math.floor(traits.update_copies * trained_bytes)
     if computing.optimizer == "muon" and lora is None:
-        moments -= FLOAT32_BYTES * matrices
-        update += traits.muon_bytes * min(matrices, max(MAX_STACK_SIZE, *sizes))
+        stack = LARGEST_NARROW_STACK if narrow else MAX_STACK_SIZE
+        update += traits.muon_bytes * min(matrices, max(stack, *sizes))
+    gradients, gathered, ranks = trained_bytes, 0, computing.ranks
+    moments = sum(moment_bytes(p, computing) for p in trained_parameters(c, lora)) // ranks.n
+    if ranks.sharded:
+        outside = FLOAT32_BYTES * (count_parameters(c) - count_in_blocks(c))
+        whole = (
+            outside + 2 * (weights - outside) // c.n_layers
+        )  # one block computes, one is on its way
+        gathered = whole if lora is not None else 2 * whole
+        weights, gradients = weights // ranks.n, gradients // ranks.n
     return TrainingMemory(
         weights=weights,
-        gradients=trained_bytes,
+        gradients=gradients,
         moments=moments,
         activations=activations,
         casts=casts,
         mask=mask,
         logits=logits,
+        gathered=gathered,
         update=max(0, update - activations - casts - mask - logits),
     )
+
+
+def kept_narrow(spec: Iterable[Parameter], computing: Computing) -> frozenset[str]:
+    """The names of the parameters that are trained in bfloat16."""
+    in_low_memory = computing.low_memory and computing.lora is None
+    return narrow_parameters(spec) if in_low_memory else frozenset()
+
+
+def moment_bytes(p: Parameter, computing: Computing) -> int:
+    """Of a parameter that is trained: Muon keeps one moment of a matrix, AdamW two. Of the second one of a parameter in
+    bfloat16, there are rows and columns alone."""
+    narrow = bool(kept_narrow([p], computing))
+    first = (HALF_BYTES if narrow else FLOAT32_BYTES) * p.size
+    if computing.optimizer == "muon" and p.group == "matrix":
+        return first
+    if not narrow:
+        return 2 * first
+    *stack, n_out, n_in = p.shape
+    return first + FLOAT32_BYTES * math.prod(stack) * (n_out + n_in)
 
 
 def expected_seconds_per_step(

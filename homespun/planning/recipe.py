@@ -167,6 +167,8 @@ def plan(
             resolved,
             compile="on" if compiles_at_once or expected >= MIN_SECONDS_TO_COMPILE else "off",
         )
+    if resolved.memory == "low":
+        resolved = dataclasses.replace(resolved, gradient_checkpointing=True)
     if not config.learns_text and config.compile == "auto":
         resolved = dataclasses.replace(
             resolved,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homespun.architectures.families import count_parameters, described_size
-from homespun.architectures.lora import Lora, count_trained
+from homespun.architectures.lora import Lora, count_trained, trained_parameters
 from homespun.checkpoint.writer import COPY_SIZE
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag
@@ -13,7 +13,8 @@ from homespun.data.prepare import Prepared
 from homespun.data.samples import Dataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
-from homespun.planning.memory import step_memory
+from homespun.engine.low_memory import narrow_parameters
+from homespun.planning.memory import ranks_here, step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
@@ -25,7 +26,7 @@ from homespun.training.schedule import RateCurve, rate_curve
 OF_THE_PLACE = {
     *("checkpoint_dir", "tokens_dir", "data_file", "preferences", "replay", "tokenizer_path"),
     "config",
-    *("resume", "dry_run", "engine", "threads", "save_interval", "keep"),
+    *("resume", "dry_run", "engine", "threads", "shard", "save_interval", "keep"),
 }
 """Settings that change no number of a run: its files and where they are, or the machine, which `machine` tells. The
 description leaves them out."""
@@ -77,6 +78,9 @@ class Run:
         if c.time_budget:
             lengths.append(f"{c.time_budget} (--time-budget)")
         initial = {"goes on from": c.init_from} if c.init_from else {}
+        memory = {}
+        if self.engine.narrow:
+            memory["memory"] = "low: weights, gradients and means of the optimizer in bfloat16"
         adapters = {}
         if lora := self.lora:
             adapters["adapters"] = (
@@ -118,6 +122,7 @@ class Run:
             "optimizer": f"{c.optimizer}, peak rate {rates}",
             "schedule": f"{c.schedule}, warm-up {warm_up}",
             "engine": self._engine(),
+            **memory,
             "folder": c.checkpoint_dir,
         }
 
@@ -148,13 +153,13 @@ class Run:
             + (f", {counted(int(facts['threads']), 'thread')}" if "threads" in facts else "")
             + (", compiled" if facts["compiled"] == "yes" else "")
             + (f", {facts['ranks']} ranks" if "ranks" in facts else "")
+            + (" that divide the model" if facts.get("shard") == "full" else "")
         )
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the weights that are trained, in memory and on disk; each of the optimizer's moments takes as much at
-        most."""
-        return 4 * count_trained(self.model, self.lora)
+        """Size of the weights that are trained, on disk; each of the optimizer's moments takes as much at most."""
+        return weights_on_disk(self.model, self.lora, low_memory=self.config.memory == "low")
 
     @property
     def lora(self) -> Lora | None:
@@ -169,11 +174,11 @@ class Run:
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
         machine = select.machine(self.config.engine)
-        copies = COPY_SIZE * self.weights_bytes
+        copies = COPY_SIZE * 4 * count_trained(self.model, self.lora)
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
-        step = step_memory(self.plan, machine).total
-        return step + copies <= hardware.capacity()
+        steps = step_memory(self.plan, machine).total * ranks_here(self.plan, machine).on_machine
+        return steps + copies <= hardware.capacity()
 
 
 def keeps_base(config: TrainConfig) -> bool:
@@ -183,9 +188,23 @@ def keeps_base(config: TrainConfig) -> bool:
 
 
 def bytes_on_disk(
-    model: ModelConfig, keep: int, lora: Lora | None = None, *, with_base: bool = False
+    model: ModelConfig,
+    keep: int,
+    lora: Lora | None = None,
+    *,
+    with_base: bool = False,
+    low_memory: bool = False,
 ) -> int:
-    """Weights and two moments of each kept checkpoint and of the one being written, and the best weights twice; with
-    LoRA those of the adapters. With `with_base` also the model from which the run began, see `keeps_base`."""
-    base = count_parameters(model) if with_base else 0
-    return 4 * (base + count_trained(model, lora) * (3 * (keep + 1) + 2))
+    """Weights and moments of each kept checkpoint and of the one being written, and the best weights twice; with LoRA
+    those of the adapters. With `with_base` also the model from which the run began, see `keeps_base`."""
+    base = 4 * count_parameters(model) if with_base else 0
+    parts = 2 if low_memory and lora is None else 3  # weights, and one moment or two
+    weights = weights_on_disk(model, lora, low_memory=low_memory)
+    return base + weights * (parts * (keep + 1) + 2)
+
+
+def weights_on_disk(model: ModelConfig, lora: Lora | None, *, low_memory: bool) -> int:
+    """Bytes of the weights that a run trains."""
+    spec = trained_parameters(model, lora)
+    narrow = narrow_parameters(spec) if low_memory else frozenset()
+    return sum((2 if p.name in narrow else 4) * p.size for p in spec)

@@ -24,10 +24,17 @@ from homespun.data.samples import ORDER, Dataset, TextDataset
 from homespun.data.train_tokenizer import train_tokenizer_on
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
+from homespun.engine.low_memory import no_low_memory
 from homespun.errors import UserError
 from homespun.model_formats.stored_model import StoredModel, learned_texts
 from homespun.planning.auto_batch import fitting_batch
-from homespun.planning.memory import check_memory, out_of_memory, step_memory
+from homespun.planning.memory import (
+    check_memory,
+    memory_of_rank,
+    out_of_memory,
+    ranks_here,
+    step_memory,
+)
 from homespun.planning.recipe import (
     SHAPE,
     SIZES,
@@ -155,7 +162,7 @@ def set_up(
         check_answers(planned.config)
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     check_pairs(planned.config)
-    engine, config = make_engine(planned, tokens.tokenizer.eot_id, say)
+    engine, config = make_engine(planned, tokens.tokenizer.eot_id, say, is_new=point is None)
     if initial:
         with bar("Loading the model", None):
             take_weights(engine, initial, planned.lora)
@@ -414,6 +421,9 @@ def choose_plan(
     """
     with bar("Measuring the speed of this machine", None):  # and loading its engine
         machine = machine or select.machine(requested.engine)
+        traits = machine.step_traits(requested.precision, requested.seq_len)
+        if requested.memory == "low" and not traits.has_low_memory:
+            raise no_low_memory()
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
         requested,
@@ -455,23 +465,30 @@ def without_effect(planned: Plan) -> str | None:
 def choose_batch(planned: Plan, document_mark: int, say: Say, *, resumes: bool) -> Plan:
     """With --auto-batch, the plan with the micro-batch that fits; a resumed run keeps its own where that fits."""
     c, machine = planned.config, select.machine(planned.config.engine)
-    fits = step_memory(planned, machine).total <= machine.memory_available()
+    free = memory_of_rank(machine.memory_available(), machine, ranks_here(planned, machine))
+    fits = step_memory(planned, machine).total <= free
     if not c.auto_batch or (resumes and fits):
         return planned
     options = engine_options(c, document_mark, compiled=False)
     return fitting_batch(planned, machine, options, say)
 
 
-def make_engine(planned: Plan, document_mark: int, say: Say) -> tuple[Engine, ResolvedConfig]:
+def make_engine(
+    planned: Plan, document_mark: int, say: Say, *, is_new: bool
+) -> tuple[Engine, ResolvedConfig]:
     """The engine, and the config with the precision and compilation that it got, which a resumed run keeps.
 
     Raises:
         UserError: the model does not fit into memory.
     """
-    check_memory(planned, say)
+    check_memory(planned, say, is_new=is_new)
     c = planned.config
-    compiled = _compiled(c.compile == "on", select.machine(c.engine), say)
-    options = engine_options(c, document_mark, compiled=compiled)
+    machine = select.machine(c.engine)
+    compiled = _compiled(c.compile == "on", machine, say)
+    options = dataclasses.replace(
+        engine_options(c, document_mark, compiled=compiled),
+        sharded=ranks_here(planned, machine).sharded,
+    )
     try:
         with bar("Making the model", None):
             engine = select.create(planned.model, options, name=c.engine)
@@ -495,6 +512,7 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         precision=c.precision,
         compiled=compiled,
         gradient_checkpointing=c.gradient_checkpointing,
+        low_memory=c.memory == "low",
         document_mark=document_mark,
         threads=c.threads,
         seed=c.seed,

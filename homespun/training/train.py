@@ -109,10 +109,27 @@ def _train(
         initial = initial_model(config, say)
         model = initial.config if initial else smallest_model(config)
         lora = lora_of(config)
-        folder.check_space(bytes_on_disk(model, folder.keep, lora, with_base=keeps_base(config)))
+        folder.check_space(
+            bytes_on_disk(
+                model,
+                folder.keep,
+                lora,
+                with_base=keeps_base(config),
+                low_memory=config.memory == "low",
+            )
+        )
     run = set_up(config, point, say, initial, reward, asked)
     writes_base = keeps_base(run.config) and not (point and point.is_in(folder.path))
-    folder.check_space(bytes_on_disk(run.model, folder.keep, run.lora, with_base=writes_base))
+    folder.check_space(
+        bytes_on_disk(
+            run.model,
+            folder.keep,
+            run.lora,
+            with_base=writes_base,
+            low_memory=run.config.memory == "low",
+        )
+    )
+    folder = dataclasses.replace(folder, narrow=run.engine.narrow)
     position, moved_to = _begin(point, lock, say)
     run = keep_base(run, point, folder, moved_to)
     if run.policy:

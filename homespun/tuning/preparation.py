@@ -136,7 +136,13 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
         total_tokens=steps * planned.config.tokens_per_step,
         data_sha256=corpus.sha256,
         width=planned.model.d_model,
-        disk=bytes_on_disk(planned.model, 2, planned.lora, with_base=keeps_base(planned.config)),
+        disk=bytes_on_disk(
+            planned.model,
+            2,
+            planned.lora,
+            with_base=keeps_base(planned.config),
+            low_memory=planned.config.memory == "low",
+        ),
         plan=planned,
         tokenizer=None if initial else tokenizer,
     )
@@ -159,7 +165,13 @@ def foresee(config: TuneConfig, say: Say) -> tuple[Recipe, float]:
         total_tokens=plan.steps * plan.tokens_per_step,
         data_sha256="",
         width=plan.model.d_model,
-        disk=bytes_on_disk(planned.model, 2, planned.lora, with_base=keeps_base(planned.config)),
+        disk=bytes_on_disk(
+            planned.model,
+            2,
+            planned.lora,
+            with_base=keeps_base(planned.config),
+            low_memory=planned.config.memory == "low",
+        ),
         plan=planned,
         tokenizer=None,
     )

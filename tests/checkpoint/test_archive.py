@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.checkpoint import archive
 from homespun.checkpoint.archive import ArrayInfo, CheckpointError, read_archive, write_archive
 from homespun.errors import UserError
@@ -104,6 +105,30 @@ def test_the_bytes_never_change(path: Path) -> None:
     """Equal runs write equal files, on any date and machine, and with any version of Python and NumPy."""
     expected = "889ab661a0e3bb2bfbc91d75fbc6b4f74e12e6fe934fc38fb2f9ccc7660f0252"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
+
+
+def test_numbers_in_bfloat16_take_half_the_space_and_are_read_in_float32(tmp_path: Path) -> None:
+    exact = from_bfloat16(to_bfloat16(np.linspace(-3, 3, 4000, dtype=np.float32))).reshape(40, 100)
+    strange = np.array([0.0, -0.0, np.inf, -np.inf, 1e-40], np.float32)
+    stored = [("a", exact.T), ("b", from_bfloat16(to_bfloat16(strange))), ("c", exact)]
+    path, wide = tmp_path / "narrow.npz", tmp_path / "wide.npz"
+    write_archive(path, stored, {}, narrow={"a", "b"})
+    write_archive(wide, stored, {})
+    assert same(load(path), load(wide))
+    assert [info.holds for info in read_archive(path).arrays.values()] == ["bfloat16"] * 2 + [""]
+    saved = wide.stat().st_size - path.stat().st_size
+    assert abs(saved - 2 * (4000 + 5)) < 200
+    with np.load(path) as file:  # other programs see the bits
+        np.testing.assert_array_equal(from_bfloat16(file["a"]), exact.T)
+    with zipfile.ZipFile(wide) as file:
+        assert b"holds" not in file.read("manifest.json")
+
+
+def test_a_number_that_is_none_in_bfloat16_is_not_rounded_silently(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not a bfloat16 number"):
+        write_archive(path, [("a", np.array([1.0, 0.1], np.float32))], {}, narrow={"a"})
+    assert path.read_bytes() == before
 
 
 def test_one_tensor_at_a_time(tmp_path: Path) -> None:
@@ -254,6 +279,9 @@ def first_array(**fields: Any) -> Callable[[dict[str, Any]], object]:
         first_array(shape=[3, 2]),
         first_array(sha256="0" * 64),
         first_array(crc32=1),
+        first_array(holds="bfloat16"),
+        first_array(holds="float8"),
+        first_array(holds=[]),
         lambda manifest: manifest["arrays"].pop(),
         lambda manifest: manifest["arrays"].append(manifest["arrays"][-1]),
         lambda manifest: manifest["arrays"].reverse(),

@@ -280,7 +280,7 @@ def test_every_setting_of_a_run_says_whether_a_resumed_run_may_change_it() -> No
         *("d_model", "d_ff", "seq_len", "optimizer", "seed", "init_from"),
         *("lora_rank", "lora_alpha", "lora_targets"),
         *("experts", "experts_per_token", "d_expert", "dense_layers"),
-        *("group_size", "kl_factor"),
+        *("group_size", "kl_factor", "memory"),
     }
 
 

@@ -193,7 +193,7 @@ OTHER_VALUES = {
     "architecture": "gpt2", "optimizer": "adamw", "schedule": "linear", "engine": "torch", "precision": "float32",
     "compile": "on", "time_budget": "90s", "model_size": "nano", "config": "run.toml", "data_file": "b.txt",
     "checkpoint_dir": "b", "tokenizer_path": "b", "tokens_dir": "b", "sample_prompts": ("The dog",), "resume": "auto",
-    "n_kv_heads": 2, "on_spike": "skip", "dropout": 0.1,
+    "n_kv_heads": 2, "on_spike": "skip", "dropout": 0.1, "memory": "low",
     "gradient_checkpointing": True, "batch_size": 4, "grad_accumulation_steps": 1,
 }  # fmt: skip
 

@@ -67,6 +67,23 @@ def test_muon_updates_the_experts_of_a_block_together_however_large() -> None:
     assert found.update + found.logits == FLOAT32.traits.muon_bytes * largest
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_low_memory_keeps_matrices_and_embeddings_in_16_bits(optimizer: str) -> None:
+    small = dataclasses.replace(PRESETS["gpt2-small"], seq_len=256)
+    full = dataclasses.replace(HALF, optimizer=optimizer, checkpointing=True)
+    low = dataclasses.replace(full, low_memory=True)
+    before, after = (training_memory(small, 1, computing) for computing in (full, low))
+    vectors = sum(p.size for p in parameters(small) if p.group == "vector")
+    narrow = count_parameters(small) - vectors
+    assert after.weights == after.gradients == 2 * narrow + 4 * vectors
+    assert 2 * narrow + 8 * vectors < after.moments < 2.02 * narrow + 8 * vectors
+    assert after.activations == before.activations
+    assert after.total < before.total * 0.6
+    adapters = dataclasses.replace(full, lora=Lora(8, 16.0))
+    of_adapters = dataclasses.replace(adapters, low_memory=True)
+    assert training_memory(small, 1, of_adapters) == training_memory(small, 1, adapters)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
     small = dataclasses.replace(PRESETS["gpt2-small"], seq_len=256)

@@ -49,18 +49,46 @@ def test_what_is_named_fits_and_makes_steps_of_the_same_size(
     room = gigabytes * GIGABYTE // 2
     said = memory.what_fits(before, room, MACHINE)
     if "makes steps of the same size" in said:
-        numbers = r"--batch-size (\d+) --grad-accumulation-steps (\d+)( --gradient-checkpointing)?"
-        [(batch, steps, recompute)] = re.findall(numbers, said)
+        numbers = (
+            r"--batch-size (\d+) --grad-accumulation-steps (\d+)"
+            r"( --gradient-checkpointing)?( --memory low)?"
+        )
+        [(batch, steps, recompute, low)] = re.findall(numbers, said)
         assert int(batch) * int(steps) == batch_size * accumulation
         assert int(batch) <= batch_size
-        model, recompute = before.model, checkpointing or bool(recompute)
+        model, recompute = before.model, checkpointing or bool(recompute) or bool(low)
+        if low:
+            assert memory.step_memory(before, MACHINE, 1, checkpointing=True).total > room
+            before = planned(
+                memory="low", batch_size=batch_size, grad_accumulation_steps=accumulation
+            )
     else:
         [(name, batch)] = re.findall(r"--model-size (\S+) --batch-size (1) takes", said)
         model = shaped(PRESETS[name], {"vocab_size": 8000, "seq_len": 256})
         recompute = checkpointing
-        assert memory.step_memory(before, MACHINE, 1, checkpointing=True).total > room
+        smallest = planned(memory="low", batch_size=1)
+        assert memory.step_memory(smallest, MACHINE, 1, checkpointing=True).total > room
     named = dataclasses.replace(before, model=model)
     assert memory.step_memory(named, MACHINE, int(batch), recompute).total <= room
+
+
+def test_low_memory_is_named_where_it_helps_and_can_be_chosen() -> None:
+    before, low = planned(batch_size=1), planned(batch_size=1, memory="low")
+    assert low.config.gradient_checkpointing
+    room = memory.step_memory(low, MACHINE).total
+    assert "--memory low" in memory.what_fits(before, room, MACHINE)
+    without: Any = SimpleNamespace(
+        step_traits=lambda *arguments: dataclasses.replace(
+            MACHINE.step_traits(*arguments), has_low_memory=False
+        )
+    )
+    for said in (
+        memory.what_fits(before, room, MACHINE, is_new=False),
+        memory.what_fits(before, room, without),
+        memory.what_fits(planned(batch_size=1, lora_rank=8), 10**6, MACHINE),
+        memory.what_fits(low, 10**6, MACHINE),
+    ):
+        assert "--memory" not in said
 
 
 def test_where_nothing_fits_it_says_so() -> None:

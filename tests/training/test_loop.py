@@ -44,7 +44,7 @@ class Work:
 
     def __init__(self, waits: bool) -> None:
         self.waits = waits
-        self.facts = {"device": "cpu (slow)"}
+        self.facts, self.narrow = {"device": "cpu (slow)"}, frozenset[str]()
         self.now = self.free = 0.0
         self.trained = 0.0
         self.steps: list[int] = []

@@ -16,16 +16,17 @@ def models(settings: Settings) -> int:
     from homespun.engine import traits
     from homespun.planning.estimate import Computing, training_memory
 
-    def gigabytes(model: ModelConfig, half: bool) -> float:
-        computing = Computing("adamw", traits.torch_on_cpu(half, model.seq_len))
+    def gigabytes(model: ModelConfig, half: bool, low: bool = False) -> float:
+        use = traits.torch_on_cpu(half, model.seq_len)
+        computing = Computing("adamw", use, checkpointing=low, low_memory=low)
         return training_memory(model, config.batch_size, computing).total / 1e9
 
     titles = ("preset", "block", "shape")
-    figures = ("weights", "active", "FLOPs", "float32", "bfloat16")
+    figures = ("weights", "active", "FLOPs", "float32", "bfloat16", "low")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
-        memory = [gigabytes(model, half) for half in (False, True)]
+        memory = [*(gigabytes(model, half) for half in (False, True)), gigabytes(model, True, True)]
         shape = [name, model.architecture, f"{model.n_layers} x {model.d_model}"]
         counts = count_parameters(model), count_active_parameters(model)
         costs = [f"{count / 1e6:,.{1 if count < 1e9 else 0}f} M" for count in counts]
@@ -42,9 +43,9 @@ def models(settings: Settings) -> int:
         )
     say(
         f"\nThe shape is layers x width. Active weights and FLOPs are those of one token, with a vocabulary of "
-        f"{config.vocab_size:,}. The last two columns estimate the memory of "
-        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU; "
-        "--gradient-checkpointing needs less. `homespun plan` estimates it for your machine and settings."
+        f"{config.vocab_size:,}. The last three columns estimate the memory of "
+        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU, in two "
+        "precisions, and in bfloat16 with --memory low. `homespun plan` estimates it for your machine and settings."
     )
     return 0
 

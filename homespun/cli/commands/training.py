@@ -40,11 +40,15 @@ def plan(settings: Settings) -> int:
 
     if (place := launcher.place()) and place.rank:
         return 0  # one plan is enough
-    given = {name: value for name, value in settings.items() if name not in ("machine", "dry_run")}
-    PlanConfig(**settings)
+    config = PlanConfig(**settings)
+    own = ("machine", "ranks", "interconnect", "dry_run")
+    given = {name: value for name, value in settings.items() if name not in own}
     from homespun.forecast.forecast import forecast
 
-    _put_facts(forecast(given, say, machine=settings.get("machine")).facts())
+    planned = forecast(
+        given, say, machine=config.machine, n_ranks=config.ranks, interconnect=config.interconnect
+    )
+    _put_facts(planned.facts())
     return 0
 
 

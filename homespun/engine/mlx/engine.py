@@ -31,6 +31,7 @@ from homespun.engine.base import (
     within_memory,
 )
 from homespun.engine.dropout import site_keys
+from homespun.engine.low_memory import no_low_memory
 from homespun.engine.mlx import machine
 from homespun.engine.mlx.decoder import MlxDecoder
 from homespun.engine.mlx.dropout import Dropout, of_microbatches
@@ -56,8 +57,10 @@ class MlxEngine:
         """
         Raises:
             ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
-            UserError: the model has no such adapters.
+            UserError: the model has no such adapters, or it is to be trained in low memory.
         """
+        if options.low_memory:
+            raise no_low_memory()
         self.config = config
         self.options = options
         self.model_class = model_class(config.architecture)
@@ -109,6 +112,10 @@ class MlxEngine:
         self.row_losses = self.compiled(self._row_losses)
         if options.seed is not None:
             self.load(initial_values(spec, options.seed))
+
+    @property
+    def narrow(self) -> frozenset[str]:
+        return frozenset()
 
     @property
     def facts(self) -> dict[str, str]:

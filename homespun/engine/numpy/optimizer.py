@@ -28,6 +28,29 @@ def adamw(
     return weight
 
 
+def factored_adamw(
+    weight: Doubles,
+    gradients: list[Doubles],
+    lr: float,
+    *,
+    decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> Doubles:
+    """AdamW for one matrix [out, in] whose mean squares are estimated from those of its rows and columns, as the matrix
+    of rank one with the same sums (Shazeer and Stern, 2018, algorithm 2)."""
+    mean, square = np.zeros_like(weight), np.zeros_like(weight)
+    for step, gradient in enumerate(gradients, start=1):
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        corrected = square / (1 - beta2**step)
+        estimate = np.outer(corrected.sum(1), corrected.sum(0)) / corrected.sum()
+        change = mean / (1 - beta1**step) / (np.sqrt(estimate) + eps)
+        weight = weight - lr * (change + decay * weight)
+    return weight
+
+
 def muon(
     weight: Doubles, gradients: list[Doubles], lr: float, *, decay: float, momentum: float
 ) -> Doubles:

@@ -42,20 +42,21 @@ def apply_dropout(x: Tensor, dropout: Dropout | None, site: int) -> Tensor:
     """x [B, T, D] -> [B, T, D]; without `dropout` it is x."""
     if dropout is None:
         return x
-    token_hash = _hash_bits(dropout.tokens ^ dropout.keys[site]).unsqueeze(-1)  # [B, T, 1]
+    token_hash = hash_bits(dropout.tokens ^ dropout.keys[site]).unsqueeze(-1)  # [B, T, 1]
     channels = torch.arange(x.shape[-1], dtype=torch.int32, device=x.device)
-    keep = _hash_bits(token_hash ^ channels) >= threshold(dropout.rate)  # [B, T, D]
+    keep = hash_bits(token_hash ^ channels) >= threshold(dropout.rate)  # [B, T, D]
     return torch.where(keep, x * scale(dropout.rate), 0.0)
 
 
-def _hash_bits(bits: Tensor) -> Tensor:
+def hash_bits(bits: Tensor) -> Tensor:
+    """See `engine.dropout.hash_bits`; int32."""
     first, second = HASH_MULTIPLIERS
-    bits = (bits ^ _shift_right(bits, 16)) * first
-    bits = (bits ^ _shift_right(bits, 15)) * (second - 2**32)
-    return bits ^ _shift_right(bits, 16)
+    bits = (bits ^ shift_right(bits, 16)) * first
+    bits = (bits ^ shift_right(bits, 15)) * (second - 2**32)
+    return bits ^ shift_right(bits, 16)
 
 
-def _shift_right(bits: Tensor, n: int) -> Tensor:
+def shift_right(bits: Tensor, n: int) -> Tensor:
     """Shift as unsigned integers: zeros come in from the left."""
     shifted: Tensor = (bits >> n) & (2 ** (32 - n) - 1)
     return shifted

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homespun.architectures.base import Parameter
 from homespun.architectures.families import initial_values
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
@@ -24,6 +25,7 @@ from homespun.engine.base import (
 )
 from homespun.engine.dropout import site_keys
 from homespun.engine.hardware import usable_cpus
+from homespun.engine.low_memory import narrow_parameters
 from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout, of_microbatches
@@ -37,6 +39,7 @@ from homespun.engine.torch.loss import (
 )
 from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import model_class
+from homespun.engine.torch.narrow import NarrowOptimizer, total_norm
 from homespun.engine.torch.optimizer import Optimizer
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
@@ -81,12 +84,14 @@ class TorchEngine:
             if self.device.type != "cpu":
                 raise UserError("--precision int8 does not exist on this GPU: choose bfloat16")
             dtype = DTYPE
-        with torch.device(self.device):
-            self.model = model_class(config.architecture)(config, dtype)
-            if options.lora is not None:
-                self.model.add_adapters(options.lora)
-        tensors: dict[str, Tensor] = dict(self.model.named_parameters())
         spec = trained_parameters(config, options.lora)
+        narrow = narrow_parameters(spec) if options.low_memory else frozenset[str]()
+        self.model = self._make_model(
+            config, dtype, torch.device("meta") if narrow else self.device
+        )
+        if narrow:
+            self.model.allocate(narrow, self.device)
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters())
         self.weights: dict[str, Tensor] = {p.name: tensors.pop(p.name) for p in spec}
         """The weights that `state` gives: all of them, or with LoRA those of the adapters."""
         self.rounded = frozenset(
@@ -108,7 +113,8 @@ class TorchEngine:
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
             spec = [p for p in spec if p.name in trained]
-            self.optimizer = Optimizer(options.optimizer, spec, self.trained, muon_dtype=dtype)
+            self.optimizer = self._make_optimizer(options.optimizer, spec, narrow & trained)
+        self.narrow = frozenset(n for n, t in self._tensors() if t.dtype == torch.bfloat16)
         if options.seed is not None:
             self.load(initial_values(trained_parameters(config, options.lora), options.seed))
 
@@ -120,6 +126,7 @@ class TorchEngine:
             "precision": str(self.model.dtype).removeprefix("torch."),
             "compiled": "yes" if self.options.compiled else "no",
             "threads": str(self.call_threads or torch.get_num_threads()),
+            **({"memory": "low"} if self.narrow else {}),
         }
 
     @within_memory(*machine.OUT_OF_MEMORY)
@@ -137,12 +144,13 @@ class TorchEngine:
         self.decoding_model = None
         max_norm = self.optimizer.settings.max_grad_norm
         loss, uses, grads = self._backward(microbatches, step)
-        norm = torch.nn.utils.get_total_norm(grads.values())
+        loss, uses, norm = self._totals(loss, uses, grads)
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         refused = (~(finite & (loss <= loss_limit) & (norm <= norm_limit))).float()
         with torch.no_grad():
             grad_scale = (norm / max_norm).clamp(min=1.0)
             self.optimizer.step(grads, lr, grad_scale, refused)
+            self._updated()
         self._release_gradients()
         return TorchStep(torch.stack((loss, norm, refused)), uses, max_norm)
 
@@ -240,6 +248,38 @@ class TorchEngine:
 
     def active_memory(self) -> int | None:
         return machine.active_memory()
+
+    # Several ranks do these parts together (`ranks.py`).
+
+    def _make_model(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device
+    ) -> DecoderModel:
+        """The model with its adapters; all values are zeros."""
+        with device:
+            model: DecoderModel = model_class(config.architecture)(config, dtype)
+            if self.options.lora is not None:
+                model.add_adapters(self.options.lora)
+        return model
+
+    def _make_optimizer(
+        self, settings: OptimizerSettings, spec: list[Parameter], narrow: frozenset[str]
+    ) -> Optimizer:
+        """The optimizer of the trained parameters, of which those in `narrow` are in bfloat16."""
+        dtype = self.model.dtype
+        if narrow:
+            seed = self.options.seed or 0
+            return NarrowOptimizer(settings, spec, self.trained, dtype, narrow, seed)
+        return Optimizer(settings, spec, self.trained, muon_dtype=dtype)
+
+    def _totals(
+        self, loss: Tensor, uses: Tensor | None, grads: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Loss and use of the experts of a step, and the norm of its gradients."""
+        norm = total_norm if self.narrow else torch.nn.utils.get_total_norm
+        return loss, uses, norm(grads.values())
+
+    def _updated(self) -> None:
+        """The optimizer has changed the weights that it holds."""
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.weights.items()

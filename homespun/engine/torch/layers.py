@@ -66,10 +66,39 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Tokens [B, T] -> [B, T, D], float32."""
+    """Tokens [B, T] -> [B, T, D], float32; in the dtype of the weight where that is narrow and not in training."""
 
     def reset_parameters(self) -> None:
         zero_parameters(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight
+        if weight.dtype == torch.float32 or not weight.requires_grad:
+            return super().forward(input)
+        if weight.device.type == "cpu":
+            return _NarrowEmbedding.apply(weight, input)  # type: ignore[no-any-return, no-untyped-call]
+        return super().forward(input).float()
+
+
+class _NarrowEmbedding(torch.autograd.Function):
+    """Rows of a table in 16 bits. The gradients of a token that occurs often are added up in float32; on a CPU, PyTorch
+    adds them up in 16 bits, where small ones vanish."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.like = table.detach()
+        return F.embedding(tokens, table).float()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        [grad], [tokens] = grad_outputs, ctx.saved_tensors
+        found, where = tokens.unique(return_inverse=True)
+        sums = grad.new_zeros(len(found), grad.shape[-1], dtype=torch.float32)
+        sums.index_add_(0, where.flatten(), grad.flatten(0, -2).float())
+        grad_table = torch.zeros_like(ctx.like)
+        grad_table[found] = sums.to(grad_table.dtype)
+        return grad_table, None
 
 
 class LayerNorm(nn.LayerNorm):

@@ -39,9 +39,9 @@ def loss_and_slope(
 class HeadLoss(torch.autograd.Function):
     """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, that of each row times its weight.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets and weights [N] -> scalar, float32. The forward
-    pass computes the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a graph
-    that is kept can be differentiated only once unless that gradient is 1 on a CPU.
+    hidden [N, D] in the computing dtype, head [V, D] as it is kept, targets and weights [N] -> scalar, float32. The
+    forward pass computes the gradients; the backward pass multiplies them by the gradient of the loss, in place, so a
+    graph that is kept can be differentiated only once unless that gradient is 1 on a CPU.
     """
 
     @staticmethod
@@ -58,7 +58,7 @@ class HeadLoss(torch.autograd.Function):
         narrow = head.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_head = torch.zeros_like(head) if wants_head else None
+        grad_head: Tensor | None = None
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             factors = () if weights is None else (weights[rows],)
@@ -66,8 +66,16 @@ class HeadLoss(torch.autograd.Function):
             total += loss
             if grad_hidden is not None:
                 torch.mm(slope, narrow, out=grad_hidden[rows])
-            if grad_head is not None:
-                grad_head += slope.T @ hidden[rows]
+            if wants_head:
+                part = slope.T @ hidden[rows]
+                if grad_head is not None:
+                    grad_head += part
+                elif len(hidden) > HEAD_ROWS:  # several slices are added up in float32
+                    grad_head = part.float()
+                else:
+                    grad_head = part
+        if grad_head is not None:
+            grad_head = grad_head.to(head.dtype)
         ctx.save_for_backward(grad_hidden, grad_head)
         return total * scale
 

@@ -4,6 +4,7 @@ Parameter names are those of `architectures`, in the same order. The letters of 
 """
 
 from abc import abstractmethod
+from collections.abc import Collection
 from copy import deepcopy
 from functools import cache
 from typing import Self
@@ -40,7 +41,7 @@ class Block(nn.Module):
 
 
 class DecoderModel(nn.Module):
-    """A language model in a computing dtype; its parameters are float32."""
+    """A language model in a computing dtype. Its parameters are float32, unless `allocate` has made others."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
@@ -80,6 +81,15 @@ class DecoderModel(nn.Module):
         c = self.config
         if not c.tie_embeddings:
             self.lm_head = Linear(c.d_model, c.vocab_size, bias=False)
+
+    def allocate(self, narrow: Collection[str], device: torch.device) -> None:
+        """Make all parameters of a model on the meta device, as zeros: those that are named in bfloat16, so that they
+        are never in memory in float32."""
+        for name, shape in [(name, p.shape) for name, p in self.named_parameters()]:
+            dtype = torch.bfloat16 if name in narrow else torch.float32
+            parent, _, own = name.rpartition(".")
+            values = torch.zeros(shape, dtype=dtype, device=device)
+            setattr(self.get_submodule(parent), own, nn.Parameter(values))
 
     def add_adapters(self, lora: Lora) -> None:
         """Add the adapters of LoRA, and leave all other parameters without gradients. The matrices and an untied head

@@ -16,7 +16,10 @@ from homespun.engine.muon import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, parameter_g
 
 
 class Optimizer:
-    """Updates `weights`, one for each parameter in `spec`, in place. Muon orthogonalises in `muon_dtype`."""
+    """Updates `weights`, one for each parameter in `spec`, in place. Muon orthogonalises in `muon_dtype`.
+
+    A weight may have some rows of its parameter only, but Muon needs whole matrices.
+    """
 
     def __init__(
         self,
@@ -34,15 +37,14 @@ class Optimizer:
         self.momentum: dict[str, Tensor] = {}
         """Views of the same momentum, by name."""
         for alike in stacks:
-            momentum = torch.zeros(
-                len(alike), *alike[0].shape, device=weights[alike[0].name].device
-            )
+            like = weights[alike[0].name]
+            momentum = torch.zeros(len(alike), *like.shape, device=like.device)
             self.muon.append((alike, momentum))
             self.momentum |= {p.name: part for p, part in zip(alike, momentum, strict=True)}
         rest = [p for p in spec if p.name not in self.momentum]
         self.exp_avg = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
         self.exp_avg_sq = {p.name: torch.zeros_like(weights[p.name]) for p in rest}
-        device = next(iter(weights.values())).device
+        device = next((weight.device for weight in weights.values()), None)
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
 
     def step(
@@ -51,7 +53,9 @@ class Optimizer:
         """One update with `grads / grad_scale`. Where `refused` is 1.0, nothing changes."""
         s = self.settings
         for (rate, decay), group in self.adamw.items():
-            names = [p.name for p in group]
+            names = [p.name for p in group if self.weights[p.name].numel()]
+            if not names:
+                continue
             adamw(
                 [self.weights[name] for name in names],
                 [grads[name] for name in names],
@@ -88,10 +92,14 @@ class Optimizer:
             grad = torch.where(keep, momentum, grad)
             momentum.lerp_(grad, 1 - s.muon_momentum)
             ahead = torch.lerp(grad, momentum, s.muon_momentum).to(self.muon_dtype)
-            direction = orthogonalise(ahead.view(-1, n_out, n_in)).reshape(grad.shape)
+            direction = self._direction(ahead, alike[0])
             rate = lr * max(1.0, n_out / n_in) ** 0.5
             for p, change in zip(alike, direction * applied, strict=True):
                 self.weights[p.name].mul_(decay).add_(change, alpha=-rate)
+
+    def _direction(self, ahead: Tensor, like: Parameter) -> Tensor:
+        """The orthogonal directions of matrices of one shape, [N, out, in]."""
+        return orthogonalise(ahead.view(-1, *like.matrix_shape)).reshape(ahead.shape)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """The moments, under their names in a checkpoint."""
@@ -99,6 +107,16 @@ class Optimizer:
         for kind in ("exp_avg", "exp_avg_sq", "momentum"):
             for name, tensor in getattr(self, kind).items():
                 yield f"{kind}/{name}", tensor
+
+
+def state_names(spec: list[Parameter], optimizer: str) -> dict[str, Parameter | None]:
+    """The names of an optimizer's moments in a checkpoint, in order, with the parameters that they belong to."""
+    stacks, _ = parameter_groups(spec, optimizer)
+    of_muon = {p.name: p for alike in stacks for p in alike}
+    rest = {p.name: p for p in spec if p.name not in of_muon}
+    kinds = {"exp_avg": rest, "exp_avg_sq": rest, "momentum": of_muon}
+    moments = {f"{kind}/{name}": p for kind, of in kinds.items() for name, p in of.items()}
+    return {"optimizer/step": None, **moments}
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

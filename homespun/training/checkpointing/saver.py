@@ -1,14 +1,12 @@
 """A run at a step flows in; its checkpoints and best weights come out, written in the background."""
 
-from collections.abc import Iterator
-from itertools import dropwhile, takewhile
+from itertools import islice
 from pathlib import Path
 
 from homespun.architectures.lora import trained_parameters
 from homespun.checkpoint.folder import BEST
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.errors import DiskFullError
-from homespun.named_array import NamedArray
 from homespun.records.metrics import MetricsLog
 from homespun.training.checkpointing.position import Position
 from homespun.training.run import Run
@@ -21,7 +19,7 @@ class Saver:
         self, run: Run, position: Position, writer: CheckpointWriter, metrics: MetricsLog
     ) -> None:
         self._run, self._position, self._writer, self._metrics = run, position, writer, metrics
-        self._weight_names = {p.name for p in trained_parameters(run.model, run.lora)}
+        self._n_weights = len(trained_parameters(run.model, run.lora))
         self._told: tuple[int, Path] | None = None
         self.saved_at: int | None = position.step
         """The step that was saved last; None where the position has changed since then."""
@@ -61,10 +59,11 @@ class Saver:
             self._writer.no_room(error)
             return
         position.elapsed_seconds = elapsed
+        state = self._run.engine.state()
         self._writer.save(
             position.step,
-            self._weights(),
-            dropwhile(self._is_weight, self._run.engine.state()),
+            islice(state, self._n_weights),
+            state,  # the moments follow
             self._run.header,
             {
                 "position": position.stored(),
@@ -82,7 +81,8 @@ class Saver:
             "val_loss": val_loss,
             "position": self._position.stored(),
         }
-        self._writer.save_best(self._position.step, self._weights(), header)
+        weights = islice(self._run.engine.state(), self._n_weights)
+        self._writer.save_best(self._position.step, weights, header)
 
     def completed(self) -> tuple[int, Path] | None:
         """Step and file of a checkpoint that has been completed since the last call.
@@ -102,9 +102,3 @@ class Saver:
     def finish(self) -> None:
         """Wait for the last save. Raises as `CheckpointWriter.finish`."""
         self._writer.finish()
-
-    def _weights(self) -> Iterator[NamedArray]:
-        return takewhile(self._is_weight, self._run.engine.state())
-
-    def _is_weight(self, named: NamedArray) -> bool:
-        return named[0] in self._weight_names
