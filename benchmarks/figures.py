@@ -94,6 +94,18 @@ def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     return figure
 
 
+def after_stage(stage: str, column: str) -> Callable[[Results], str]:
+    """A cell of a stage on the way to a model that answers, or its range over the seeds."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        found = [row[column] for row in table if row["after"] == stage]
+        least, most = (f"{value:.2f}" for value in (min(found), max(found)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
 def seeds(name: str, title: str, label: str, unit: str) -> Callable[[Results], str]:
     """The range over the seeds, as '1.61 to 1.62'."""
 
@@ -202,11 +214,22 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     **{
         f"answers-{name}-{column}": exact_answers(stage, column)
         for name, stage in (
+            ("forgetful", "without replay"),
             ("tuned", "fine-tuned"),
             ("on", "fine-tuned on"),
             ("rewarded", "reinforced"),
         )
         for column in ("easy", "hard", "all")
+    },
+    **{
+        f"replay-{name}-bits": after_stage(stage, "bits/byte")
+        for name, stage in (
+            ("base", "stories"),
+            ("none", "without replay"),
+            ("with", "fine-tuned"),
+            ("on", "fine-tuned on"),
+            ("rewarded", "reinforced"),
+        )
     },
     "whole-memory": first_gigabytes("lora", ADAPTERS, "whole model MB"),
     "lora-memory": first_gigabytes("lora", ADAPTERS, "LoRA MB"),

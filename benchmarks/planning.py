@@ -20,14 +20,13 @@ import tyro
 from benchmarks import report
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
-from homespun.forecast import forecast
+from homespun.forecast.forecast import forecast
 from homespun.records import metrics
 
 TEXT = "download --dataset stories --num-samples 2000"
 COMMON = "--vocab-size 1024 --eval-tokens 500 --sample-prompts A --log-interval 1 --compile off"
 BASE = "base"
 """The run whose model gets adapters."""
-TABLE = "predicted and measured"
 SKIPPED = 2
 """Steps at the beginning of a run whose time does not count."""
 
@@ -51,17 +50,16 @@ def main(
     Args:
         rounds: plans and runs of each configuration.
         steps: steps of a run.
-        only: indices of the configurations to measure. The others keep the figures that are committed.
+        only: indices of the configurations to measure.
     """
-    committed = report.committed()["planning"]["tables"][TABLE]
-    known: dict[str, report.Row] = {str(row["flags"]): row for row in committed}
+    rows: list[report.Row] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         homespun(TEXT)
         homespun(f"train --model-size mini --max-steps 1 --checkpoint-dir {BASE} {COMMON}")
         for flags in (CONFIGURATIONS[number] for number in only):
-            known[flags] = compared(flags, rounds, steps)
-            print(report.table([known[flags]]), flush=True)
-    report.save("planning", {TABLE: [known[flags] for flags in CONFIGURATIONS if flags in known]})
+            rows.append(compared(flags, rounds, steps))
+            print(report.table(rows[-1:]), flush=True)
+    report.save("planning", {"predicted and measured": rows})
 
 
 def compared(flags: str, rounds: int, steps: int) -> report.Row:

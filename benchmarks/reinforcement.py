@@ -2,12 +2,13 @@
 
     python -m benchmarks.reinforcement FOLDER
 
-A small model learns plain stories, then to answer questions about stories (supervised fine-tuning), then from a
-reward, 1 for the exact answer (`homespun reinforce`). The control of the last stage fine-tunes for the same time
-instead, on the questions that reinforcement asks, so that the reward is not credited with the time or the data. All
+A small model learns plain stories, then to answer questions about stories (supervised fine-tuning, with the stories
+replayed), then from a reward, 1 for the exact answer (`homespun reinforce`). There are two controls. One fine-tunes
+without replay, for as many steps on the questions. The other fine-tunes on instead of the last stage, for the same
+time, on the questions that reinforcement asks, so that the reward is not credited with the time or the data. All
 questions of the test have courses of events that no training question has; the stories of the first stage are not
-divided in this way. The last columns are bits per byte of plain stories that no stage has read, and how they changed
-since the first stage.
+divided in this way. The last columns are bits per byte of plain stories that no stage has read, how they changed since
+the first stage, the share of consistent stories among those that the model tells, and the minutes of the stage.
 
 Data and runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
@@ -23,7 +24,11 @@ import tyro
 
 import homespun
 from benchmarks import report
+from homespun import durable
+from homespun.config import JudgeConfig, TrainConfig
+from homespun.errors import UserError
 from homespun.evaluation.questions import QuestionsResult
+from homespun.evaluation.storytelling import summarised, told
 from homespun.records.metrics import read_whole
 
 CONTEXT = 384
@@ -31,8 +36,16 @@ UNREAD = 77
 """The seed of the stories for bits per byte."""
 EVALUATION = ("--eval-tokens", "20000")
 """Of the runs' own evaluations, which decide nothing here but the best weights."""
-STAGES = {"stories": "base", "fine-tuned": "tuned", "fine-tuned on": "on", "reinforced": "rewarded"}
+STAGES = {
+    "stories": "base",
+    "without replay": "forgetful",
+    "fine-tuned": "tuned",
+    "fine-tuned on": "on",
+    "reinforced": "rewarded",
+}
 """The stages, and the folders of their runs."""
+STORIES = 100
+"""That each model tells."""
 
 
 def main(
@@ -41,6 +54,7 @@ def main(
     tuning_steps: int = 2000,
     reward_steps: int = 60,
     seeds: tuple[int, ...] = (0,),
+    replay_share: float = TrainConfig.replay_share,
     reward_flags: str = "",
 ) -> None:
     """Train the stages, and ask each.
@@ -48,9 +62,10 @@ def main(
     Args:
         folder: for data and runs.
         base_steps: of the first stage, of five rows of 384 tokens each.
-        tuning_steps: of the second.
+        tuning_steps: of the second, without the part of the replay.
         reward_steps: of reinforcement, of 16 prompts each. The control gets as much time as these take.
         seeds: seeds of the runs.
+        replay_share: of the stories in the second stage.
         reward_flags: more settings of reinforcement.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,18 +95,21 @@ def main(
     curves: list[report.Row] = []
     for seed in seeds:
         place = {name: f"{runs}-{seed}" if seed else runs for name, runs in STAGES.items()}
-        first, tuned, on, rewarded = place.values()
+        first, forgetful, tuned, on, rewarded = place.values()
         seeded = ["--seed", str(seed)]
         stage(first, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
               "--max-steps", str(base_steps), *seeded)  # fmt: skip
-        stage(tuned, "train", "--data-file", asked, "--init-from", first,
+        stage(forgetful, "train", "--data-file", asked, "--init-from", first,
               "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
+        replay = ["--replay", stories, "--replay-share", str(replay_share)]
+        stage(tuned, "train", "--data-file", asked, "--init-from", first, *replay,
+              "--max-steps", str(round(tuning_steps / (1 - replay_share))), *EVALUATION, *seeded)  # fmt: skip
         stage(rewarded, "reinforce", tuned, "--data-file", single,
               "--max-steps", str(reward_steps), *shlex.split(reward_flags), *seeded)  # fmt: skip
         seconds = _seconds(folder / rewarded)
-        stage(on, "train", "--data-file", single, "--init-from", tuned,
+        stage(on, "train", "--data-file", single, "--init-from", tuned, *replay,
               "--time-budget", f"{seconds}s", *EVALUATION, *seeded)  # fmt: skip
-        asked_of = [tuned, on, rewarded]
+        asked_of = [forgetful, tuned, on, rewarded]
         results = homespun.evaluate(
             models=[str(folder / path) for path in asked_of], questions="stories"
         )
@@ -110,7 +128,12 @@ def main(
                 "change": f"{text.bits_per_byte / start - 1:+.1%}",
             }
             shares = _shares(answered.get(place[name]))
-            rows.append({"after": name, "seed": str(seed), **shares, **bits})
+            consistent = consistent_stories(folder / place[name])
+            minutes = round(_seconds(folder / place[name]) / 60, 1)
+            rows.append(
+                {"after": name, "seed": str(seed), **shares, **bits}
+                | {"consistent": f"{consistent['consistent']:.0%}", "minutes": minutes}
+            )
         by_skill += _by_skill(seed, {name: answered[place[name]] for name in list(STAGES)[1:]})
         curves += _curve(seed, folder / rewarded)
     size = f"{base_steps:,}, {tuning_steps:,} and {reward_steps:,} steps"
@@ -122,6 +145,28 @@ def main(
             "the run with a reward": curves,
         },
     )
+
+
+def consistent_stories(run: Path, n: int = STORIES) -> dict[str, float]:
+    """The share of consistent stories among those that a model tells, the number of their courses of events, and that
+    for each such story. They are kept in the folder of the run."""
+    file = run / f"stories_{n}.json"
+    if not file.exists():
+        config = JudgeConfig(num_samples=n, seed=0)
+        found = {"consistent": 0.0, "courses": 0.0, "courses for each": 0.0}
+        try:
+            result = summarised(list(told(homespun.load(run), config)), None)
+        except UserError as forgotten:  # how to tell stories
+            print(forgotten, flush=True)
+        else:
+            consistent = result.tally.consistent
+            found = {
+                "consistent": consistent / result.n_told,
+                "courses": float(result.n_courses),
+                "courses for each": result.n_courses / max(1, consistent),
+            }
+        durable.write_json(file, found)
+    return durable.read_json(file)
 
 
 def _seconds(run: Path) -> int:

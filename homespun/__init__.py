@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from homespun.data.samples import TextDataset
     from homespun.evaluation.choices import ChoicesResult
     from homespun.evaluation.evaluate import EvalResult
-    from homespun.forecast import Forecast
+    from homespun.forecast.result import Forecast
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
     from homespun.steps import (

@@ -26,7 +26,8 @@ from homespun.evaluation.choices import ChoicesResult, evaluate_choices
 from homespun.evaluation.evaluate import EvalResult
 from homespun.evaluation.evaluate import evaluate as run_evaluation
 from homespun.evaluation.questions import QuestionsResult, evaluate_questions
-from homespun.forecast import Forecast, forecast
+from homespun.forecast.forecast import forecast
+from homespun.forecast.result import Forecast
 from homespun.records.events import Listener, TrainResult
 from homespun.records.metrics import read_whole
 from homespun.reporting.report import write_report

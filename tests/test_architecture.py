@@ -153,6 +153,7 @@ LAYERS = {
         "data",
         "tokenizer",
         "engine.base",
+        "engine.decoding_probe",
         "engine.hardware",
         "engine.probe",
         "engine.select",

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 import homespun
-from homespun import forecast as forecasting
 from homespun.config import TrainConfig
 from homespun.data.corpus import survey
 from homespun.data.sizing import TokenCount, count_tokens
 from homespun.engine.base import OutOfMemory
 from homespun.engine.probe import Probed
 from homespun.errors import UserError
-from homespun.forecast import Speed, _Length, forecast
+from homespun.forecast import forecast as forecasting
+from homespun.forecast import speed as measuring
+from homespun.forecast.forecast import forecast
+from homespun.forecast.length import Length, samples_per_pass
+from homespun.forecast.result import Speed
 from homespun.planning import auto_batch
 from homespun.planning.curves import ExpectedLoss
 from homespun.planning.memory import step_memory
@@ -54,7 +57,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         calls.append((*arguments, options))
         return MEASURED
 
-    monkeypatch.setattr(forecasting, "probe", probe)
+    monkeypatch.setattr(measuring, "probe", probe)
     return calls
 
 
@@ -188,16 +191,40 @@ COUNT = TokenCount(160_000, 16_000, 300, 400, 3.0, None)
 
 def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> None:
     speed = Speed(0.1, None, "")
-    plain = _Length(planned(max_steps=100, eval_interval=1000, sample_interval=1000), COUNT, speed)
-    checked = _Length(planned(max_steps=100, eval_interval=10, sample_interval=10), COUNT, speed)
+    plain = Length(
+        planned(max_steps=100, eval_interval=1000, sample_interval=1000), COUNT, speed, 5000
+    )
+    checked = Length(
+        planned(max_steps=100, eval_interval=10, sample_interval=10), COUNT, speed, 5000
+    )
     assert plain.seconds(100) < checked.seconds(100)
     budget = planned(max_steps=None, time_budget="60s", eval_interval=10)
-    length = _Length(budget, COUNT, speed)
+    length = Length(budget, COUNT, speed, 5000)
     assert length.ended_by == "time_budget"
     assert length.steps
     assert length._in_run(length.steps) <= 60 < length._in_run(length.steps + 1)
-    nearest = _Length(planned(max_steps=100, time_budget="1h"), COUNT, speed)
+    nearest = Length(planned(max_steps=100, time_budget="1h"), COUNT, speed, 5000)
     assert (nearest.ended_by, nearest.steps) == ("max_steps", 100)
+
+
+PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, longest=500)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "samples"),
+    [
+        ({}, COUNT, 160_000 // 32),
+        ({"replay": "earlier.txt", "replay_share": 0.2}, COUNT, 6250),
+        ({"preferences": "pairs.jsonl"}, PROMPTS, 800),
+        ({"reward": "questions", "group_size": 4}, PROMPTS, 1600),
+        ({"reward": "stories", "group_size": 4}, COUNT, 160_000 // 32),
+        ({"reward": "stories", "group_size": 4, "prompt_words": 5}, COUNT, 1600),
+    ],
+)
+def test_a_pass_has_one_sample_for_each_answer(
+    settings: dict[str, Any], count: TokenCount, samples: int
+) -> None:
+    assert samples_per_pass(TrainConfig(seq_len=32, **settings), count) == samples
 
 
 def machine(free: int) -> Any:
@@ -236,6 +263,25 @@ def test_the_largest_micro_batch_that_fits_makes_steps_of_the_same_size(
 
     by_estimate = auto_batch.fitting_batch(plan, roomy, options, said.append, probes=False)  # type: ignore[arg-type]
     assert by_estimate.config.batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "together"),
+    [({"reward": "questions", "group_size": 6}, 6), ({"preferences": "pairs.jsonl"}, 2)],
+)
+def test_a_chosen_micro_batch_has_whole_groups_however_little_memory_there_is(
+    settings: dict[str, Any], together: int
+) -> None:
+    plan = planned(batch_size=12, grad_accumulation_steps=4, auto_batch=True)
+    plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, **settings))
+    options, found = Any, set()
+    for free in (0, *(step_memory(plan, machine(0), n).total * 1.12 for n in range(1, 49))):
+        here = machine(int(free))
+        chosen = auto_batch.fitting_batch(plan, here, options, lambda line: None, probes=False)  # type: ignore[arg-type]
+        assert chosen.config.batch_size % together == 0
+        assert chosen.config.sequences_per_step == 48
+        found.add(chosen.config.batch_size)
+    assert {together, 24, 48} <= found
 
 
 def test_a_resumed_run_keeps_its_micro_batch_where_it_fits(

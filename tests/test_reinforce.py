@@ -1,5 +1,6 @@
 """Reinforcement from end to end: a model learns what its reward wants, and a killed run is the uninterrupted one."""
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import pytest
 
 import homespun as package
 from homespun.checkpoint.folder import CheckpointFolder
+from homespun.config import TrainConfig
+from homespun.data.corpus import survey
+from homespun.engine.decoding_probe import Decoded
+from homespun.engine.probe import Probed
 from homespun.errors import UserError
 from homespun.records import events
 from homespun.training.reinforcement import steps as policy_steps
@@ -52,13 +57,20 @@ def letters(prompt, answers):
     assert prompt["answer"]
     return [answer.count("e") / (1 + len(answer)) for answer in answers]
 
+def of_story(prompt, answers):
+    assert prompt["messages"] == []
+    assert len(prompt["text"].split()) == 5
+    return [(prompt["text"] + answer).count("e") / (1 + len(answer)) for answer in answers]
+
 def fails_later(prompt, answers, calls=[]):
     calls.append(len(answers) > 1)
     if sum(calls) > 6:
         raise ValueError("no more")
     return letters(prompt, answers)
 """
-"""The second one fails in the fourth step of two groups; an evaluation has one answer to a prompt."""
+"""The last one fails in the fourth step of two groups; an evaluation has one answer to a prompt."""
+ON_TEXT: dict[str, Any] = RUN | {"data_file": "stories.txt", "reward": "mine.py:of_story"}
+ON_TEXT |= {"prompt_words": 5, "answer_tokens": 12, "max_steps": 6}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +116,90 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
     assert_equal_runs(place / "control", folder, step=STEPS)
 
 
+@pytest.mark.usefixtures("start")
+def test_a_run_that_goes_on_from_beginnings_resumes_exactly(place: Path) -> None:
+    package.reinforce("base", quiet=True, checkpoint_dir="text control", **ON_TEXT)
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 3:
+            raise package.StopRun("for a test")
+
+    package.reinforce("base", quiet=True, checkpoint_dir="text", on_event=stop, **ON_TEXT)
+    package.reinforce(reward="mine.py:of_story", resume="latest", checkpoint_dir="text", quiet=True)
+    assert_equal_runs(place / "text control", place / "text", step=6)
+    steps = [record for record in records(place / "text") if "reward" in record]
+    assert all(0 < record["distinct"] <= 1 for record in steps)
+    assert min(record["groups_skipped"] for record in steps) < 1
+
+
+@pytest.mark.usefixtures("start")
+@pytest.mark.parametrize("reward", ["stories", "consistency"])
+def test_the_built_in_rewards_of_stories_need_no_name_when_a_run_is_resumed(reward: str) -> None:
+    given = ON_TEXT | {"reward": reward, "max_steps": 1, "checkpoint_dir": reward}
+    for prompt_words in (0, 5):
+        package.reinforce("base", quiet=True, **given | {"prompt_words": prompt_words})
+    result = package.reinforce(resume="latest", quiet=True, checkpoint_dir=reward, max_steps=2)
+    assert result.steps == 2
+
+
+@pytest.mark.usefixtures("start")
+def test_a_run_learns_from_a_reward_to_its_end_or_never(place: Path) -> None:
+    with pytest.raises(UserError, match=r"base has no reward: `homespun train --resume`"):
+        package.reinforce(reward="questions", resume="latest", checkpoint_dir="base", quiet=True)
+    given = RUN | {"checkpoint_dir": "kept", "max_steps": 1, "reward": "questions"}
+    package.reinforce("base", quiet=True, **given)
+    with pytest.raises(UserError, match="--dropout would change the probabilities"):
+        package.reinforce(resume="latest", checkpoint_dir="kept", dropout=0.1, quiet=True)
+    plain = {name: value for name, value in given.items() if name != "reward"}
+    with pytest.raises(UserError, match="this run has the reward questions: name it"):
+        package.train(TrainConfig(init_from="base", resume="latest", **plain), quiet=True)
+
+
+@pytest.mark.usefixtures("start")
+def test_a_plan_knows_the_prompts_the_pairs_and_the_writing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from homespun.forecast import speed as measuring
+
+    tried: list[int] = []
+
+    def probe(model: Any, options: Any, batch_size: int, **more: Any) -> Probed:
+        facts = {"engine": "torch 1", "device": "cpu", "precision": "float32"}
+        return Probed(1.0, 0.1, 0.0, 5, 10**8, facts)
+
+    def decode(model: Any, reader: Any, *, batch_size: int) -> Decoded:
+        tried.append(batch_size)
+        return Decoded(100.0, 10, "torch", 0.0)
+
+    monkeypatch.setattr(measuring, "probe", probe)
+    monkeypatch.setattr(measuring, "probe_decoding", decode)
+    given = {name: value for name, value in RUN.items() if name not in ("reward", "max_steps")}
+    before = {path.name for path in place.iterdir()}
+    plan = package.plan(init_from="base", reward="questions", max_epochs=2, **given)
+    n_prompts = len(conversations_of(place))
+    assert plan.steps == pytest.approx(2 * n_prompts * 4 / 8, rel=0.02)
+    assert tried == [4]
+    writing = 2 * 6 / (100.0 / 4)  # two groups, six tokens each, at 25 steps a second
+    assert plan.speed.seconds_per_step == pytest.approx(0.1 * 3.5 / 2 + writing, rel=0.2)
+    assert any("as long as --answer-tokens" in note for note in plan.notes)
+    pairs = place / "pairs.jsonl"
+    row = {"prompt": "Who has it?", "chosen": "Anna", "rejected": "Tim"}
+    pairs.write_text("".join(json.dumps(row | {"prompt": f"{n}?"}) + "\n" for n in range(80)))
+    taken = {name: given[name] for name in ("seq_len", "threads")}
+    plan = package.plan(init_from="base", preferences="pairs.jsonl", **taken)
+    assert plan.steps == -(-plan.text.n_documents // 16) if plan.text else None
+    assert plan.epochs == pytest.approx(1, rel=0.2)
+    with pytest.raises(UserError, match="which is no multiple of --group-size 4"):
+        package.plan(init_from="base", reward="questions", **given | {"batch_size": 6})
+    pairs.unlink()
+    assert {path.name for path in place.iterdir()} == before, "a plan writes nothing"
+
+
+def conversations_of(place: Path) -> list[str]:
+    """The conversations that a run learns from."""
+    return list(survey(place / "questions.jsonl").training())
+
+
 def test_the_records_have_all_figures(place: Path) -> None:
     found = records(place / "control")
     steps = [record for record in found if "reward" in record]
@@ -111,6 +207,7 @@ def test_the_records_have_all_figures(place: Path) -> None:
     for record in steps:
         assert 0 <= record["reward"] <= 1
         assert 0 < record["answer_tokens"] <= 6
+        assert 0 < record["distinct"] <= 1
         if record["groups_skipped"] < 1:
             assert record["entropy"] > 0
             assert record["kl"] >= 0

@@ -32,7 +32,7 @@ from homespun.config.generation import (
     SamplingConfig,
 )
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
-from homespun.config.reinforcement import QUESTIONS, STORIES
+from homespun.config.reinforcement import BUILT_IN_REWARDS, QUESTIONS
 from homespun.config.training import (
     EngineName,
     MachineConfig,
@@ -53,11 +53,11 @@ from homespun.config.tuning import TuneConfig
 __all__ = [
     "BUILT_IN_PAIRS",
     "BUILT_IN_QUESTIONS",
+    "BUILT_IN_REWARDS",
     "LONGEST_CONTEXT",
     "MAX_DEFAULT_CONTEXT",
     "QUESTIONS",
     "STANDARD_INPUT",
-    "STORIES",
     "TOKENS_DIR",
     "BenchConfig",
     "ChatConfig",

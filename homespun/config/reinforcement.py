@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from homespun.config.checked import Checked, setting
 
-QUESTIONS, STORIES = "questions", "stories"
-"""The built-in rewards."""
+QUESTIONS, STORIES, CONSISTENCY = "questions", "stories", "consistency"
+BUILT_IN_REWARDS = (QUESTIONS, STORIES, CONSISTENCY)
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,9 @@ class ReinforcementConfig(Checked):
     reward: str | None = setting(
         None,
         "The function that scores answers: FILE.py:FUNCTION or MODULE:FUNCTION, with reward(prompt, answers) -> "
-        f"scores; {QUESTIONS}: 1 for the exact answer of the data, else 0; {STORIES}: 1 for a built-in story without "
-        "a contradiction, else 0.",
+        f"scores; {QUESTIONS}: 1 for the exact answer of the data, else 0; {CONSISTENCY}: 1 for a built-in story "
+        f"without a contradiction, 1/2 with one, and so on; {STORIES}: the same, divided among the stories of a group "
+        "that have the same course of events.",
         if_omitted=f"{QUESTIONS} with `homespun reinforce`; no reward with `homespun train`",
         on_resume="announced",
     )
@@ -30,6 +31,14 @@ class ReinforcementConfig(Checked):
     )
     answer_tokens: int = setting(
         32, "Length at which an answer is cut off, in tokens.", at_least=1, on_resume="announced"
+    )
+    prompt_words: int = setting(
+        0,
+        "With a text instead of conversations: the model goes on from so many first words of a document; 0: it begins "
+        "by itself.",
+        at_least=0,
+        at_most=10_000,
+        on_resume="fixed",
     )
     updates: int = setting(
         2,

@@ -13,6 +13,7 @@ from homespun.config.data import TOKENS_DIR
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
 from homespun.config.preferences import PreferenceConfig
 from homespun.config.reinforcement import ReinforcementConfig
+from homespun.config.replay import ReplayConfig
 from homespun.errors import UserError
 
 Optimizer = Literal["adamw", "muon"]
@@ -407,6 +408,7 @@ class TrainConfig(
     MachineConfig,
     PreferenceConfig,
     ReinforcementConfig,
+    ReplayConfig,
     LoraConfig,
     OptimizerConfig,
     StepConfig,

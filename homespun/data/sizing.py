@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from homespun.data.chat_samples import lengths_of
 from homespun.data.corpus import Corpus
 from homespun.data.prepare import Encoder, already_prepared
 from homespun.terminal import bar
@@ -29,6 +30,8 @@ class TokenCount:
     """Of the validation side, on which losses are measured."""
     estimated_from: str | None
     """None if the tokens were counted, else how they were estimated."""
+    longest: int | None = None
+    """Tokens of the longest conversation among those that were counted; None for a text."""
 
     @property
     def document_tokens(self) -> float:
@@ -61,6 +64,7 @@ def count_tokens(
             documents,
             corpus.validation_bytes / sum(map(len, streams)),
             estimated_from=None,
+            longest=int(lengths_of(prepared.training).max()) if corpus.is_chat else None,
         )
     with bar("Estimating the number of tokens", None):
         cuts = not corpus.is_chat
@@ -70,7 +74,8 @@ def count_tokens(
         if tokenizer is None:
             tokenizer = train(sample, vocab_size)
             how = f"a tokenizer trained on {how}, which is not kept"
-        per_byte = len(tokenizer.join(sample)) / n_bytes
+        stream = tokenizer.join(sample)
+        per_byte = len(stream) / n_bytes
         held_out = list(_first(corpus.validation(), SAMPLE_BYTES, cuts=cuts))
         held_out_bytes = sum(len(document.encode()) for document in held_out)
         bytes_per_token = held_out_bytes / len(tokenizer.join(held_out))
@@ -81,6 +86,7 @@ def count_tokens(
         documents,
         bytes_per_token,
         how,
+        int(lengths_of(stream).max()) if corpus.is_chat else None,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from homespun.config import BUILT_IN_QUESTIONS, EvalConfig
 from homespun.data.conversations import conversations
+from homespun.data.text_formats.formats import WITH_COLUMNS, format_of
 from homespun.errors import UserError
 from homespun.evaluation.intervals import interval
 from homespun.language_model import LanguageModel, load_stored
@@ -117,6 +118,11 @@ def built_in(n: int = QUESTIONS_PER_SKILL) -> list[Item]:
 
 def read(path: Path) -> list[Item]:
     """The questions of a file of conversations. Raises UserError: it cannot be read, or has none."""
+    if not path.is_dir() and format_of(path.name).records is None:
+        raise UserError(
+            f"{path}: questions are in {WITH_COLUMNS} files, each with its answer, such as "
+            '{"prompt": "Who has the ball?", "answer": "Anna"}'
+        )
     items = []
     for one in conversations(path, ("skill", "difficulty")):
         labels = {

@@ -38,7 +38,7 @@ def fitting_batch(
     probes = probes and not ranks.sharded
     c = plan.config
     n = c.sequences_per_step
-    least = 2 if c.preferences else 1  # a pair has two sequences
+    least = c.sequences_together
     sizes = [size for size in range(n, 0, -1) if n % size == 0 and size % least == 0]
     free = memory_of_rank(machine.memory_available(), machine, ranks)
     fitting = [
@@ -70,7 +70,7 @@ def fitting_batch(
             break
         took = f", of which a trial took {size(found.memory)}" if found else ""
         return _chosen(plan, batch_size, f"{size(free)} are free{took}", say)
-    batch_size = (fitting or [1])[0]
+    batch_size = (fitting or [least])[0]
     needed = step_memory(plan, machine, batch_size, ranks=ranks).total
     return _chosen(
         plan, batch_size, f"{size(free)} are free, by the estimate it takes {size(needed)}", say

@@ -66,7 +66,8 @@ def what_fits(
     for flags, config in _variants(plan, machine, ranks, is_new=is_new):
         for batch_size in range(c.batch_size, 0, -1):
             needed = step_memory(Plan(plan.model, config), machine, batch_size, ranks=ranks).total
-            if c.sequences_per_step % batch_size == 0 and needed <= limit:
+            divides = c.sequences_per_step % batch_size == batch_size % c.sequences_together == 0
+            if divides and needed <= limit:
                 return (
                     f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}{flags} "
                     f"makes steps of the same size with {size(needed)}"

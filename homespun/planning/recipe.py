@@ -76,6 +76,13 @@ class ResolvedConfig(TrainConfig):
     def tokens_per_step(self) -> int:
         return self.sequences_per_step * self.seq_len
 
+    @property
+    def sequences_together(self) -> int:
+        """Sequences that no micro-batch divides: a pair of answers with preferences, a group of them with a reward."""
+        if self.preferences is not None:
+            return 2
+        return 1 if self.reward is None else self.group_size
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -379,7 +386,9 @@ LORA_RATE = 1e-3
 trial, the loss was 2.944 with it, and 2.987 with 3e-4."""
 FINE_TUNING_EPOCHS = 3.0
 CHAT_EPOCHS = 3.0
-"""Of a model that was trained here, over conversations."""
+"""Over conversations, at least."""
+LEAST_CHAT_STEPS = 200
+"""A small file of conversations is read more often, until a run has so many steps, but at most `MAX_PASSES` times."""
 OF_ITS_RUN = (
     "optimizer",
     "learning_rate",
@@ -442,8 +451,7 @@ def _going_on(
     if own:
         tokens_per_step = own.tokens_per_step
         chosen = {name: getattr(own, name) for name in OF_ITS_RUN}
-        passes = CHAT_EPOCHS if initial.is_chat else MAX_PASSES
-        chosen["max_epochs"] = min(own.max_epochs or passes, passes)
+        chosen["max_epochs"] = min(own.max_epochs or MAX_PASSES, MAX_PASSES)
     else:
         tokens_per_step = min(MAX_FINE_TUNING_TOKENS, int(tokens / FINE_TUNING_STEPS))
         chosen = {
@@ -457,9 +465,13 @@ def _going_on(
             "beta2": 0.99,
             "max_epochs": FINE_TUNING_EPOCHS,
         }
+    sequences = min(n_samples, max(1, tokens_per_step // config.seq_len))
+    if initial.is_chat:
+        steps_per_pass = n_samples / sequences
+        passes = math.ceil(LEAST_CHAT_STEPS / steps_per_pass)
+        chosen["max_epochs"] = min(MAX_PASSES, max(CHAT_EPOCHS, float(passes)))
     if config.max_steps is not None:
         del chosen["max_epochs"]
-    sequences = min(n_samples, max(1, tokens_per_step // config.seq_len))
     eval_tokens = int(EVALUATION_SHARE * tokens / EVALUATION_COST)
     return ResolvedConfig(
         **chosen,

@@ -59,6 +59,7 @@ _TRAINING: _Fields = {
     "reward": lambda value: f"reward {value:.3f}",
     "kl": lambda value: f"kl {value:.3f}",
     "entropy": lambda value: f"entropy {value:.2f}",
+    "distinct": lambda value: f"distinct {value:.0%}",
     "answer_tokens": lambda value: f"{value:.1f} tokens",
     "groups_skipped": lambda value: f"skipped {value:.0%}",
     "loss": lambda value: f"loss {value:.4f}",
@@ -84,6 +85,7 @@ _VALIDATION: _Fields = {
     "val_rejected_reward": lambda value: f"rejected {value:+.2f}",
     "val_bits_per_byte": lambda value: f"{value:.3f} bits/byte",
     "val_perplexity": lambda value: f"ppl {three_digits(value)}",
+    "val_replay_bits_per_byte": lambda value: f"replay {value:.3f} bits/byte",
 }
 
 

@@ -70,6 +70,9 @@ class Answers:
     """Of an answer."""
     unfinished: float
     """Fraction of the answers that were cut off."""
+    distinct: float
+    """Fraction of the answers that is left if equal answers to a prompt count once; of built-in stories, those with the
+    same course of events."""
     entropy: float | None
     """Of the next token, in nats: the mean of minus its log-probability. This and the divergence are over the groups
     that were not skipped; None where all were."""
@@ -155,6 +158,10 @@ class Evaluation(Event):
     """The lowest validation loss so far, or the highest reward; its weights are saved."""
     reward: float | None = None
     """In a run with a reward: the mean over answers to prompts that are held out."""
+    replay_loss: float | None = None
+    """In a run with replay: nats per token of the part of that text that is held out."""
+    replay_bits_per_byte: float | None = None
+    """The same in bits per byte."""
     pairs: Pairs | None = None
     """In a run with preferences: of the pairs that are held out."""
 

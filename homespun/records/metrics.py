@@ -49,18 +49,19 @@ expert in its tokens, times their number: 1 is an even share), the largest and s
 the largest possible, mean over the routers), `balance_loss` and `z_loss` (means over the routers), and
 `auxiliary_loss`, the part of the minimised loss that comes from all routers, with its share as `auxiliary_share`
 (both without LoRA, which leaves routers as they are).
-With a reward also, as means over the answers since the last such record: `reward`, `reward_deviation`,
-`answer_tokens`, `unfinished` (fraction that was cut off), `entropy` and `kl` (in nats per token, over the groups that
-were not skipped), `groups_skipped` and `ratio_clipped` (fractions of groups and of tokens); `tokens_per_second` are
-those of the answers, and `perplexity` is missing, since `loss` is no cross-entropy.
+With a reward also, as means over the answers since the last such record: `reward`, `reward_deviation`, `answer_tokens`,
+`unfinished` (fraction that was cut off), `distinct` (fraction that is left if equal ones of a group count once),
+`entropy` and `kl` (in nats per token, over the groups that were not skipped), `groups_skipped` and `ratio_clipped`
+(fractions of groups and of tokens); `tokens_per_second` are those of the answers, and `perplexity` is missing, since
+`loss` is no cross-entropy.
 With preferences also, as means over the pairs since the last such record: `accuracy`, `margin`, `chosen_reward` and
 `rejected_reward` (see `events.Pairs`); `loss` is that of the pairs, `tokens_per_second` are those of the answers, and
 `perplexity` is missing.
 Evaluation: `val_loss`, `val_perplexity`, `val_bits_per_byte`, and `val_reward` with a reward; with preferences
-`val_loss` of pairs, `val_accuracy`, `val_margin`, `val_chosen_reward` and `val_rejected_reward`. Sample: `prompt`,
-`text`. Advice: `cause` (a word or two), `advice`. Where a resumed run evaluates on other tokens or in another
-precision, from there on: `eval_tokens`, `best_val_loss` and `best_step` (of the best weights, measured again; null
-where there are none).
+`val_loss` of pairs, `val_accuracy`, `val_margin`, `val_chosen_reward` and `val_rejected_reward`; with replay also
+`val_replay_loss` and `val_replay_bits_per_byte` of the earlier text. Sample: `prompt`, `text`. Advice: `cause` (a word
+or two), `advice`. Where a resumed run evaluates on other tokens or in another precision, from there on: `eval_tokens`,
+`best_val_loss` and `best_step` (of the best weights, measured again; null where there are none).
 The run itself, in the first line and again where a resumed run differs: `run`, an object with `model`, `text`,
 `machine`, `settings` and others (see `training.run`). Readers skip lines of other kinds.
 """
@@ -76,6 +77,7 @@ def as_record(event: Event) -> Record | None:
                 "val_loss": loss,
                 **(_pairs(event.pairs, "val_") if event.pairs else _of_text(event)),
                 **({} if event.reward is None else {"val_reward": event.reward}),
+                **_replayed(event),
             }
         case Sample():
             values = {"prompt": event.prompt, "text": event.text}
@@ -122,6 +124,7 @@ def _answers(answers: Answers) -> dict[str, float]:
         "reward_deviation": answers.reward_deviation,
         "answer_tokens": answers.tokens,
         "unfinished": answers.unfinished,
+        "distinct": answers.distinct,
         "entropy": answers.entropy,
         "kl": answers.divergence,
         "groups_skipped": answers.skipped,
@@ -135,6 +138,14 @@ def _of_text(event: Evaluation) -> dict[str, Any]:
         "val_perplexity": perplexity(event.loss),
         "val_bits_per_byte": event.bits_per_byte,
     }
+
+
+def _replayed(event: Evaluation) -> dict[str, Any]:
+    values = {
+        "val_replay_loss": event.replay_loss,
+        "val_replay_bits_per_byte": event.replay_bits_per_byte,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _pairs(pairs: Pairs, prefix: str = "") -> dict[str, float]:

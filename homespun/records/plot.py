@@ -39,8 +39,8 @@ def plot_run(
     max_grad_norm: float | None = None,
     report: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Draw the curves of a run as a PNG: losses, learning rates, gradient norm, speed, the use of its experts, and the
-    accuracy and rewards of its pairs.
+    """Draw the curves of a run as a PNG: losses, learning rates, gradient norm, speed, the use of its experts, the
+    accuracy and rewards of its pairs, and the rewards and the variety of its answers.
 
     A run with few records, or without evaluations, gives a picture of what there is. Damaged records are left out.
 
@@ -64,6 +64,8 @@ def plot_run(
         rows, heights = [*rows, ["load", "entropy", "auxiliary"]], [*heights, 1.0]
     if has_pairs := len(curves["accuracy"][1]) > 0:
         rows, heights = [*rows, ["accuracy", "margin", "rewards"]], [*heights, 1.0]
+    if has_answers := len(curves["reward"][1]) > 0:
+        rows, heights = [*rows, ["reward", "variety", "kl"]], [*heights, 1.0]
     figure = Figure(figsize=(10, 2.1 * sum(heights)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic(rows, height_ratios=heights)
@@ -87,8 +89,12 @@ def plot_run(
     _style(panels["speed"], "tokens per second", n_steps)
     if has_experts:
         _draw_experts(panels, curves, n_steps)
+    if has_answers:
+        _draw_answers(panels, curves, n_steps)
     for panel in list(panels.values())[1:]:
         panel.set_ylim(bottom=0)
+    if has_answers:  # a reward may be negative
+        panels["reward"].autoscale(axis="y")
     if has_pairs:
         _draw_pairs(panels, curves, n_steps)
     panels["lr"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -174,6 +180,8 @@ def _draw_losses(panel: "Axes", curves: defaultdict[str, Curve], resumed: Sequen
         _draw(panel, curves["earlier_val_loss"], ORANGE, label=earlier, marker="o", alpha=0.3)
     if len(curves["val_loss"][1]):
         _draw(panel, curves["val_loss"], ORANGE, label="validation", marker="o")
+    if len(curves["val_replay_loss"][1]):
+        _draw(panel, curves["val_replay_loss"], GREEN, label="earlier text", marker="o")
     candidates = [curves["best"], curves["val_loss"]]
     steps, losses = (np.concatenate(values) for values in zip(*candidates, strict=True))
     if len(losses):
@@ -219,6 +227,19 @@ def _draw_pairs(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], step
     for name in ("margin", "rewards"):
         panels[name].axhline(0, color=INK, linewidth=0.8)
         panels[name].autoscale(axis="y")
+
+
+def _draw_answers(panels: "dict[str, Axes]", curves: defaultdict[str, Curve], steps: float) -> None:
+    """The rewards, and what a model may give up for them: the variety of its answers, and its closeness to the initial
+    model."""
+    _draw_with_mean(panels["reward"], curves["reward"], BLUE, label="sampled")
+    _draw(panels["reward"], curves["val_reward"], ORANGE, label="held out", marker="o")
+    _draw_with_mean(panels["variety"], curves["distinct"], GREEN, label="distinct")
+    _draw_with_mean(panels["variety"], curves["entropy"], PURPLE, label="entropy")
+    _draw_with_mean(panels["kl"], curves["kl"], PURPLE)
+    _style(panels["reward"], "reward", steps)
+    _style(panels["variety"], "variety of the answers", steps)
+    _style(panels["kl"], "distance from the initial model", steps)
 
 
 def _crop_initial_fall(panel: "Axes", curves: defaultdict[str, Curve]) -> None:

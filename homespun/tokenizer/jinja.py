@@ -1,35 +1,22 @@
 """The source of a chat template flows in, a function that renders it flows out.
 
 The source came with a model from elsewhere, so it is a program that nobody has read. It runs in the sandbox that the
-`transformers` library uses. Its loops, calls and texts are bounded, so that one without end is an error. (A template
-that is made to fill the memory can still do so.)
+`transformers` library uses, with the bounds of `jinja_bounds`.
 """
 
-import json
 import re
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from homespun.errors import UserError
+from homespun.tokenizer.jinja_bounds import Bounded
 
 MAX_SOURCE = 1 << 16
 """Characters of a template; the longest known ones have about 15,000."""
-MAX_ROUNDS = 100_000
-"""Rounds of loops, and calls, in rendering one conversation, besides `ROUNDS_PER_PAIR`."""
-ROUNDS_PER_PAIR = 10
-"""Rounds for each pair of messages, since a template may compare each message with all others."""
-MAX_SIZE = 1 << 22
-"""Characters of a text, or items of a list, that a template makes, besides `SIZE_PER_CHARACTER`."""
-SIZE_PER_CHARACTER = 4
-"""The same for each character of the messages."""
-MAX_BITS = 1024
-"""Of a product."""
 
 
 class _Unknown(jinja2.Undefined):
@@ -41,70 +28,9 @@ class _Unknown(jinja2.Undefined):
         return ""
 
 
-class _Bounded(ImmutableSandboxedEnvironment):
-    """The sandbox with a number of rounds for each text that it renders."""
-
-    intercepted_binops = frozenset({"+", "*", "**"})
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.next_round = _next_round
-        self._here = threading.local()
-
-    def begin(self, messages: Sequence[Mapping[str, str]]) -> None:
-        """Set the bounds of the text of these messages, which this thread renders next."""
-        characters = sum(len(message["content"]) for message in messages)
-        self._here.rounds = MAX_ROUNDS + ROUNDS_PER_PAIR * len(messages) ** 2
-        self._here.size = MAX_SIZE + SIZE_PER_CHARACTER * characters
-
-    def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
-        """Call anything from a template."""
-        self._here.rounds -= 1
-        if self._here.rounds < 0:
-            raise jinja2.TemplateError("it goes round too often")
-        return function is _next_round or super().call(context, function, *arguments, **named)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Add, repeat, multiply, or raise to a power."""
-        if operator == "+":
-            result = left + right
-            if isinstance(result, str | list | tuple):
-                self._check(len(result))
-            return result
-        if operator == "**":
-            raise jinja2.TemplateError("it raises to a power, which no template has to")
-        if isinstance(left, int) and isinstance(right, int):
-            if left.bit_length() + right.bit_length() > MAX_BITS:
-                raise jinja2.TemplateError("it makes a number that is too large")
-        elif isinstance(left, Sized) and isinstance(right, int):
-            self._check(len(left) * right)
-        elif isinstance(left, int) and isinstance(right, Sized):
-            self._check(left * len(right))
-        return left * right
-
-    def concat(self, pieces: Iterable[str]) -> str:
-        """The text that these pieces make."""
-        kept, room = [], self._here.size
-        for piece in pieces:
-            kept.append(piece)
-            room -= len(piece)
-            if room < 0:
-                break
-        self._check(self._here.size - room)
-        return "".join(kept)
-
-    def _check(self, size: int) -> None:
-        if size > self._here.size:
-            raise jinja2.TemplateError("it makes a text or a list that is too long")
-
-
-def _next_round() -> bool:
-    """Called in each round of a loop, so that it is counted."""
-    return True
-
-
 class _Counting(NodeTransformer):
-    """Adds a call to each round of a loop (macros are called already), and joins texts with "+", which is checked."""
+    """Adds a call to each round of a loop (macros are called already), joins texts with "+", which is checked, and
+    counts the lists that are stated and the parts that are taken."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         """A loop, and those in it."""
@@ -123,13 +49,29 @@ class _Counting(NodeTransformer):
             joined = nodes.Add(joined, nodes.Filter(one, "string", [], [], None, None))
         return joined
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        """An item, or a part such as [1:]."""
+        self.generic_visit(node)
+        return _counted(node) if isinstance(node.arg, nodes.Slice) else node
 
-def _refuse(message: object) -> NoReturn:
-    raise jinja2.TemplateError(str(message))
+    def visit_List(self, node: nodes.List) -> nodes.Expr:
+        """A list that is stated."""
+        self.generic_visit(node)
+        return _counted(node)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Expr:
+        """A dictionary that is stated."""
+        self.generic_visit(node)
+        return _counted(node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
+        """A tuple that is stated, or some names that get values."""
+        self.generic_visit(node)
+        return _counted(node) if node.ctx == "load" else node
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _counted(node: nodes.Expr) -> nodes.Expr:
+    return nodes.Filter(node, "counted", [], [], None, None)
 
 
 def compiled(source: str) -> Callable[[dict[str, Any]], str]:
@@ -143,17 +85,12 @@ def compiled(source: str) -> Callable[[dict[str, Any]], str]:
         raise UserError(
             f"its chat template has {len(source):,} characters, more than any known one"
         )
-    environment = _Bounded(
+    environment = Bounded(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols"],
         undefined=_Unknown,
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    for endless in ("center", "batch", "slice", "format", "wordwrap"):
-        del environment.filters[endless]
-    del environment.globals["lipsum"]
     try:
         tree = _Counting().visit(environment.parse(_without_generation_tags(source)))
         code = environment.compile(tree)

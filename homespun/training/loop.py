@@ -15,7 +15,7 @@ from homespun.training.diagnostics.step_guard import FROM_LAST, SPIKE, Finding
 from homespun.training.diagnostics.trends import COUNTED_TOKENS, unigram_loss
 from homespun.training.interrupts import Interrupts
 from homespun.training.output.emitter import Emitter
-from homespun.training.output.evaluate import evaluator_of
+from homespun.training.output.evaluate import evaluator_of, replay_evaluator_of
 from homespun.training.output.sampling import sample_text
 from homespun.training.preferences.preparation import Preferred
 from homespun.training.preferences.steps import PreferenceSteps
@@ -52,7 +52,9 @@ class Loop:
         self.config = run.config
         self.steps = steps_of(run, position, clock)
         self.evaluator = evaluator_of(run)
-        self.due = DueDates(run, position, clock, self.evaluator.n_tokens)
+        self.earlier = replay_evaluator_of(run)
+        eval_tokens = self.evaluator.n_tokens + (self.earlier.n_tokens if self.earlier else 0)
+        self.due = DueDates(run, position, clock, eval_tokens)
         self.val_loss: float | None = None
         self.fatal: Finding | None = None
         targets = run.dataset.targets(COUNTED_TOKENS)
@@ -161,6 +163,9 @@ class Loop:
         measured = self.evaluator.measure(self.run.engine, self.stopped)
         if measured is None:
             return
+        earlier = self.earlier and self.earlier.measure(self.run.engine, self.stopped)
+        if self.earlier and earlier is None:
+            return
         reward = None
         if policy := self.run.policy:
             self.emit.activity("answering the prompts that are held out")
@@ -180,6 +185,8 @@ class Loop:
             bits_per_byte=None if isinstance(measured, Preferred) else measured.bits_per_byte,
             best=best,
             reward=reward,
+            replay_loss=earlier.loss if earlier else None,
+            replay_bits_per_byte=earlier.bits_per_byte if earlier else None,
             pairs=measured.pairs if isinstance(measured, Preferred) else None,
         )
         if not self.config.learns_text:

@@ -18,12 +18,14 @@ from homespun.planning.memory import ranks_here, step_memory
 from homespun.planning.recipe import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
+from homespun.training.fine_tuning.replay import Replay
 from homespun.training.preferences.preparation import Preferences
 from homespun.training.reinforcement.policy import Policy
 from homespun.training.schedule import RateCurve, rate_curve
 
 OF_THE_PLACE = {
-    *("checkpoint_dir", "tokens_dir", "data_file", "preferences", "tokenizer_path", "config"),
+    *("checkpoint_dir", "tokens_dir", "data_file", "preferences", "replay", "tokenizer_path"),
+    "config",
     *("resume", "dry_run", "engine", "threads", "shard", "save_interval", "keep"),
 }
 """Settings that change no number of a run: its files and where they are, or the machine, which `machine` tells. The
@@ -51,6 +53,8 @@ class Run:
     """In a run with a reward."""
     preferences: Preferences | None = None
     """In a run with preferences."""
+    replay: Replay | None = None
+    """An earlier text that is mixed in, if there is one."""
 
     @property
     def total_steps(self) -> int | None:
@@ -83,7 +87,12 @@ class Run:
                 f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}: "
                 f"{count_trained(model, lora):,} parameters are trained, the model stays"
             )
-        rewarded, preferred = {}, {}
+        rewarded, preferred, replayed = {}, {}, {}
+        if self.replay:
+            replayed["replay"] = (
+                f"{self.replay.corpus.path}, {len(self.replay.tokens.training):,} tokens: {c.replay_share:.0%} of the "
+                "samples and of the loss"
+            )
         if self.preferences:
             pairs, held_out = self.preferences.training.n_pairs, len(self.preferences.evaluated)
             preferred["preferences"] = (
@@ -105,6 +114,7 @@ class Run:
             **preferred,
             "text": f"{len(self.tokens.training):,} training and {len(self.tokens.validation):,} "
             f"validation tokens{' of conversations' if self.chat else ''}, vocabulary {model.vocab_size:,}",
+            **replayed,
             "step": f"{c.tokens_per_step:,} tokens: {counted(c.batch_size, 'sequence')} of {c.seq_len} tokens"
             + (f", {c.grad_accumulation_steps} times" if c.grad_accumulation_steps != 1 else ""),
             "length": " or ".join(lengths)

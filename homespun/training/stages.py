@@ -65,6 +65,7 @@ from homespun.training.fine_tuning.conversations import (
 )
 from homespun.training.fine_tuning.initial_model import in_context, own_settings, take_weights
 from homespun.training.fine_tuning.lora_base import load_base
+from homespun.training.fine_tuning.replay import Replay, replay_of
 from homespun.training.preferences.preparation import Preferences, check_pairs
 from homespun.training.reinforcement.policy import check_answers, policy_of, sampler_of
 from homespun.training.reinforcement.rewards import Reward
@@ -128,6 +129,8 @@ def set_up(
         tokens = tokenize(
             corpus, tokenizer, planned.config.seq_len, folder, say, template, any_split=True
         )
+        replay = replay_of(planned.config, tokenizer, template, stored, say)
+        tokens = _with_replay(tokens, replay, planned.config)
         sampler = sampler_of(
             planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
         )
@@ -148,6 +151,8 @@ def set_up(
         if template and initial:
             wanted = for_conversations(wanted, asked, corpus, template, initial, folder, say)
         tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
+        replay = replay_of(wanted, tokenizer, template, None, say)
+        tokens = _with_replay(tokens, replay, wanted)
         context = initial.config.seq_len if initial else wanted.seq_len
         sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)
         n_samples = _samples_per_pass(wanted, tokens, sampler)
@@ -179,6 +184,7 @@ def set_up(
             else []
         ),
         *(source.sha256 for source in corpus.sources),
+        *(replay.learned if replay else ()),
     ]
     return Run(
         config=config,
@@ -198,6 +204,7 @@ def set_up(
             "facts": engine.facts,
             "sample_order": ORDER,
             "learned_before": list(dict.fromkeys(learned_before)),
+            **(replay.header if replay else {}),
             **kept_template(template, initial, point),
         },
         limits=step_limits(config, _samples_per_pass(config, tokens, sampler)),
@@ -206,7 +213,17 @@ def set_up(
         if sampler
         else None,
         preferences=_preferences(tokens, config.seq_len),
+        replay=replay,
     )
+
+
+def _with_replay(tokens: Tokens, replay: Replay | None, config: TrainConfig) -> Tokens:
+    """The tokens of a run, whose samples are mixed with those of an earlier text, if there is one."""
+    if replay is None:
+        return tokens
+    mark = tokens.tokenizer.eot_id
+    mixed = replay.mixed(tokens.dataset, config.replay_share, mark)
+    return dataclasses.replace(tokens, dataset=mixed)
 
 
 def _preferences(tokens: Tokens, seq_len: int) -> Preferences | None:
@@ -252,13 +269,13 @@ def choose_text(
     return corpus
 
 
-def choose_pairs(path: str, say: Say, folder: Path) -> Corpus:
+def choose_pairs(path: str, say: Say, folder: Path, *, keeps: bool = True) -> Corpus:
     """The preference pairs in a file or folder; see `choose_text`.
 
     Raises:
         UserError: there are too few, or one breaks the rules of `data.preferences`.
     """
-    return survey(Path(path), say, folder, as_pairs=True)
+    return survey(Path(path), say, folder, keeps=keeps, as_pairs=True)
 
 
 def check_sizes(requested: TrainConfig, corpus: Corpus, initial: StoredModel | None = None) -> None:

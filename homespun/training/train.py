@@ -31,6 +31,7 @@ from homespun.training.checkpointing.saver import Saver
 from homespun.training.checkpointing.yardstick import renew
 from homespun.training.fine_tuning.initial_model import initial_model
 from homespun.training.fine_tuning.lora_base import check_settings, keep_base
+from homespun.training.fine_tuning.replay import check_replay
 from homespun.training.interrupts import Interrupts
 from homespun.training.loop import Loop
 from homespun.training.output.emitter import Emitter
@@ -101,9 +102,10 @@ def _train(
     trackers = tracking.named(config.track)
     initial = None
     check_preferences(config)
+    check_reward(config, point)
+    check_replay(config)
     if point is None:
         check_settings(config)
-        check_reward(config)
         initial = initial_model(config, say)
         model = initial.config if initial else smallest_model(config)
         lora = lora_of(config)

@@ -18,13 +18,14 @@ from homespun.data.prepare import check_folder
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine
 from homespun.errors import UserError
-from homespun.forecast import forecast
+from homespun.forecast.forecast import forecast
 from homespun.planning.memory import step_memory
 from homespun.planning.recipe import SHAPE, Plan, step_limits
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.fine_tuning.initial_model import in_context, initial_model
 from homespun.training.fine_tuning.lora_base import check_settings
+from homespun.training.fine_tuning.replay import check_replay
 from homespun.training.run import bytes_on_disk, keeps_base
 from homespun.training.stages import (
     check_sizes,
@@ -86,13 +87,15 @@ def _wanted(config: TuneConfig) -> TrainConfig:
     """The settings of a run among those of a tune, checked.
 
     Raises:
-        UserError: the run has a reward.
+        UserError: the run has a reward, or preferences.
     """
     wanted = TrainConfig(**train_settings(config))
     if wanted.reward is not None:
         raise UserError(
             "`homespun tune` compares validation losses, which a reward does not lower: leave --reward out"
         )
+    if wanted.preferences is not None:
+        raise UserError("`homespun tune` takes a text: leave --preferences out")
     return wanted
 
 
@@ -107,9 +110,8 @@ def prepare(config: TuneConfig, say: Say) -> Recipe:
     check_folder(folder)
     hardware.limit_workers(wanted.threads)
     check_settings(wanted)
+    check_replay(wanted)
     initial = initial_model(wanted, say)
-    if wanted.preferences is not None:
-        raise UserError("`homespun tune` takes a text: leave --preferences out")
     corpus = choose_text(wanted.data_file, say, folder)
     if corpus.is_chat:
         raise UserError(f"{corpus.path} holds conversations: `homespun tune` takes a text")

@@ -72,6 +72,17 @@ def test_a_file_is_read_up_to_its_last_answers(tmp_path: Path) -> None:
     assert [message["content"] for message in second.messages] == ["a?", "b", "c?"]
 
 
+@pytest.mark.parametrize("name", ["asked.txt", "asked", "missing.csv"])
+def test_a_file_of_another_kind_is_refused_with_the_form_of_questions(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "asked.txt").write_text("Who has the ball? Anna.\n")
+    with pytest.raises(
+        UserError, match=rf"{name}: questions are in .* files, each with its answer"
+    ):
+        read(tmp_path / name)
+
+
 def test_a_file_without_an_answer_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "asked.jsonl"
     file.write_text('{"messages": [{"role": "user", "content": "a?"}]}\n')

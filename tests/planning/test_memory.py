@@ -97,6 +97,17 @@ def test_where_nothing_fits_it_says_so() -> None:
     )
 
 
+def test_advice_keeps_groups_of_answers_whole() -> None:
+    config = dataclasses.replace(
+        planned().config, batch_size=32, grad_accumulation_steps=1, reward="questions", group_size=8
+    )
+    plan = dataclasses.replace(planned(), config=config)
+    for batch_size in range(1, 32):
+        room = memory.step_memory(plan, MACHINE, batch_size).total
+        for advised in re.findall(r"--batch-size (\d+)", memory.what_fits(plan, room, MACHINE)):
+            assert int(advised) in (1, 8, 16)  # 1 comes with a smaller model
+
+
 def without_estimates(message: str) -> str:
     return re.sub(r"(about|with) \d+\.\d GB", r"\1 ... GB", message)
 

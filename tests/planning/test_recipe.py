@@ -13,6 +13,7 @@ from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.estimate import EVALUATION_COST, MAX_EVALUATION_SHARE, UTILISATION
 from homespun.planning.recipe import (
+    CHAT_EPOCHS,
     FINE_TUNING_RATE,
     LEAST_EVALUATIONS,
     LORA_RATE,
@@ -69,6 +70,7 @@ def test_nothing_is_left_open(wanted: dict[str, Any]) -> None:
         "patience",
         "init_from",
         "reward",
+        "replay",
         "preferences",
         "lora_rank",
         "lora_alpha",
@@ -305,6 +307,23 @@ def test_a_model_that_learns_from_a_reward_takes_whole_groups_and_its_own_rate()
     assert trained_here.learning_rate == REWARD_RATE
     given = going_on(None, reward="questions", learning_rate=0.5, batch_size=8, max_steps=50)
     assert (given.learning_rate, given.batch_size) == (0.5, 8)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "passes"), [(10, MAX_PASSES), (250, 7), (600, CHAT_EPOCHS), (10**6, CHAT_EPOCHS)]
+)
+def test_a_small_file_of_conversations_is_read_more_often(n_samples: int, passes: float) -> None:
+    """A step has eight samples of 256 tokens."""
+    shape = shaped(preset("nano"), {"vocab_size": 500, "seq_len": 1024})
+    for own in (None, ResolvedConfig(batch_size=8, optimizer="muon", max_epochs=2.0)):
+        planned = plan(
+            TrainConfig(init_from="model", time_budget="10h"),
+            vocab_size=500,
+            n_samples=n_samples,
+            flops_per_second=1e11,
+            initial=Initial(shape, own, is_chat=True),
+        )
+        assert planned.config.max_epochs == passes
 
 
 def test_a_model_of_an_own_run_goes_on_with_the_settings_of_that_run() -> None:

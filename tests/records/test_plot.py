@@ -126,6 +126,24 @@ def test_both_rates_are_drawn_and_bits_per_byte_have_an_axis(tmp_path, figure):
     assert bits.get_ylim() == pytest.approx([0.5 * limit for limit in losses.get_ylim()])
 
 
+def test_rewards_the_variety_of_answers_and_an_earlier_text_are_drawn(tmp_path, figure):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for step in range(1, 31):
+            values = {"reward": step / 30 - 0.5, "distinct": 1 - step / 60, "entropy": 0.5}
+            log.append({"step": step, "tokens": step, "loss": 0.1, "lr": 1e-3, "kl": 0.1, **values})
+        for step in (10, 20):
+            values = {"val_loss": 1.0, "val_reward": 0.1, "val_replay_loss": 2.0}
+            log.append({"step": step, "tokens": step, **values})
+    plot.plot_run(path, tmp_path / "run.png")
+    panels = {panel.get_title(loc="left"): panel for panel in figure().axes}
+    assert set(lines(panels["reward"])) == {"sampled", "held out"}
+    assert set(lines(panels["variety of the answers"])) == {"distinct", "entropy"}
+    assert panels["reward"].get_ylim()[0] < -0.4
+    [loss] = [panel for title, panel in panels.items() if title.startswith("loss")]
+    assert list(lines(loss)["earlier text"].get_ydata()) == [2.0, 2.0]
+
+
 def test_a_resumed_run_that_differs_is_marked_where_it_begins(tmp_path, figure):
     again = {"step": 3, "run": RUN | {"machine": "another"}}
     metrics = described(tmp_path / "m", {"step": 2, "loss": 3.0}, again, {"step": 4, "loss": 2.0})

@@ -1,15 +1,18 @@
 """Templates give the ids that `transformers` gives, know which of them are answers, and cannot be forged."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerFast
 
 from homespun.errors import UserError
 from homespun.tokenizer import ChatTemplate, Message, Rendered, Tokenizer, check_messages, train
 from homespun.tokenizer.chat_template import OWN
+from homespun.tokenizer.jinja import compiled
 from tests.tokenizer import kinds
 from tests.tokenizer.conftest import story_texts
 
@@ -230,6 +233,8 @@ def test_a_template_that_cannot_be_used_is_named(source: str, message: str) -> N
 
 
 THOUSAND = "range(1000)"
+KEEPS = "{% set n = namespace(x=[]) %}{% for a in range(9999) %}{% set n.x = n.x + [MORE] %}{% endfor %}"
+"""Many texts, each of which is not too long."""
 
 
 @pytest.mark.parametrize(
@@ -247,12 +252,56 @@ THOUSAND = "range(1000)"
         ("{% set x %}{{ 'x' * 4000000 }}{% endset %}{% for a in range(99) %}{{ x }}{% endfor %}", "too long"),
         ("{% for a in range(99999) %}{{ 'x' * 1000000 }}{% endfor %}", "too long"),
         ("{{ 'x' | center(10000000000) }}", "cannot be read"),
+        ("{{ 'x'.ljust(10000000000) }}", "unsafe"),
+        ("{{ (5).to_bytes(10000000000) }}", "unsafe"),
+        ("{{ 'x'.encode() }}", "unsafe"),
+        ("{{ '%9999999999d' % 3 }}", "too long"),
+        ("{{ '%.9999999999f' % 3 }}", "too long"),
+        ("{{ '%*d' % (9999999999, 3) }}", "too long"),
+        (f"{{{{ '{'%s' * 9000}' % ('x' * 4000000) }}}}", "too long"),
+        ("{{ '{:9999999999}'.format(3) }}", "too long"),
+        ("{{ '{:{w}}'.format(3, w=9999999999) }}", "too long"),
+        (f"{{{{ '{'{0}' * 9000}'.format('x' * 4000000) }}}}", "too long"),
+        ("{{ ('x' * 4000000).replace('x', 'y' * 4000000) }}", "too long"),
+        ("{{ ('x' * 4000000) | replace('x', 'y' * 4000000) }}", "too long"),
+        ("{{ ('x' * 4000000).join('y' * 4000000) }}", "too long"),
+        ("{{ ['x' * 4000000] * 100000 }}", "too long"),
+        ("{{ (['x' * 4000000] * 100000) | join }}", "too long"),
+        ("{{ (['x' * 4000000] * 100000) | tojson }}", "too long"),
+        ("{{ (['x' * 4000000] * 100000) | upper }}", "too long"),
+        ("{{ 'x' | indent(9999999999) }}", "too long"),
+        ("{{ [1] | tojson(indent=9999999999) }}", "indents JSON by too much"),
+        ("{{ 3.5 | round(9999999999) }}", "more digits than numbers have"),
+        ("{% set n = namespace(x=['y']) %}{% for a in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}", "too long"),
+        (KEEPS.replace("MORE", "('x' * 4000000)[1:]"), "too long together"),
+        (KEEPS.replace("MORE", "('x' * 4000000) | upper"), "too long together"),
+        (KEEPS.replace("MORE", "'x' * 4000000"), "too long together"),
         ("{{ lipsum(10000) }}", "unknown name"),
     ],
 )  # fmt: skip
 def test_a_template_without_end_is_refused(source: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ChatTemplate(train(["a text"], 257), source + OWN)
+
+
+def test_bounded_operations_give_what_those_of_the_library_give() -> None:
+    """Every operation that `jinja_bounds` makes anew, and some that it only counts."""
+    values: dict[str, Any] = {"messages": TALK, "a": ["x", 2, None], "d": {"k": "ü", "n": [1]}}
+    theirs = ImmutableSandboxedEnvironment()
+    theirs.filters["tojson"] = lambda value, indent=None: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
+    for expression in (
+        "a | join('-')", "messages | join(', ', attribute='role')", "', '.join(d)", "[1, [2]] | string",
+        "'abab' | replace('a', 'xy')", "'abab' | replace('a', '', 1)", "'abab'.replace('b', '')", "a ~ d ~ 1.5",
+        "'p\\nq' | indent", "'p\\nq' | indent('>', first=true)", "2.567 | round(1)", "2.5 | round | int",
+        "d | tojson", "d | tojson(indent=2)", "'%s %03d %5.1f%%' % ('x', 7, 2.25)", "'%(k)s' % d", "7 % 4",
+        "'{0} {a!r:>5} {0:->3}'.format('x', a=1)", "messages[1:] | length",
+        "messages | map(attribute='content') | map('upper') | list", "d.items() | list", "(1, 2) + (3,)", "'x'[::-1]",
+        "'a,b'.split(',')", "' x '.strip()", "messages | selectattr('role', 'equalto', 'user') | list | length",
+    ):  # fmt: skip
+        source = "{{ " + expression + " }}"
+        assert compiled(source)(values) == theirs.from_string(source).render(values), expression
 
 
 def test_the_bounds_of_a_template_grow_with_the_conversation() -> None:

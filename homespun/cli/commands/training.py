@@ -43,7 +43,7 @@ def plan(settings: Settings) -> int:
     config = PlanConfig(**settings)
     own = ("machine", "ranks", "interconnect", "dry_run")
     given = {name: value for name, value in settings.items() if name not in own}
-    from homespun.forecast import forecast
+    from homespun.forecast.forecast import forecast
 
     planned = forecast(
         given, say, machine=config.machine, n_ranks=config.ranks, interconnect=config.interconnect

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from homespun.architectures.families import FAMILIES
 from homespun.architectures.presets import PRESETS
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.config import QUESTIONS, STORIES, TrainConfig
+from homespun.config import BUILT_IN_REWARDS, TrainConfig
 from homespun.config.checked import PathName, flag, owner
 from homespun.config.training import MOST_USED
 from homespun.errors import UserError
@@ -34,7 +34,7 @@ ON_RESUME = tuple(
     and name != "checkpoint_dir"
 )
 """The settings that a resumed run may change."""
-REWARDS = (QUESTIONS, STORIES)
+REWARDS = BUILT_IN_REWARDS
 """Those that the page allows: any other one is code, which the page does not run."""
 LENGTHS = ("max_steps", "max_epochs", "time_budget")
 """Those that the page offers for it."""

@@ -33,6 +33,8 @@ class AnswerSums:
     tokens: int = 0
     unfinished: int = 0
     """Answers that were cut off."""
+    distinct: int = 0
+    """Answers that differ from all others of their group, where equal ones count once."""
     reward: Signed = 0.0
     square: float = 0.0
     """Of the rewards."""

@@ -13,7 +13,7 @@ from homespun.architectures.families import model_config
 from homespun.checkpoint.archive import Archive
 from homespun.checkpoint.folder import BASE, STEP_FILE, CheckpointFolder, open_weights
 from homespun.checkpoint.stored_values import restored
-from homespun.config import QUESTIONS, STORIES, TrainConfig
+from homespun.config import BUILT_IN_REWARDS, TrainConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml
 from homespun.data.corpus import Corpus, survey
@@ -148,7 +148,7 @@ def _check_reward(stored: str | None) -> None:
     Raises:
         UserError: the stored reward is code.
     """
-    if stored not in (None, QUESTIONS, STORIES):
+    if stored is not None and stored not in BUILT_IN_REWARDS:
         raise UserError(
             f"this run names the reward {stored}, which is code, and no file runs code by itself: if it is yours, name "
             f"it again, with --reward {stored}"

@@ -71,13 +71,8 @@ def for_conversations(
         UserError: no conversation fits into a sample.
     """
     prepared = prepare(corpus, encoder_of(corpus, template), folder, say=say)
-    if wanted.seq_len == TrainConfig.seq_len and "seq_len" not in asked:
-        longest = int(lengths_of(prepared.training).max()) - 1
-        most = min(LONGEST_SAMPLE, initial.config.seq_len)
-        seq_len = min(most, max(wanted.seq_len, -(-longest // STEP) * STEP))
-        if seq_len > wanted.seq_len:
-            say(f"The training samples have {seq_len} tokens, since conversations are that long.")
-        wanted = dataclasses.replace(wanted, seq_len=max(wanted.seq_len, seq_len))
+    longest = int(lengths_of(prepared.training).max())
+    wanted = with_room(wanted, asked, longest, initial.config.seq_len, say)
     if corpus.is_pairs:
         report_long_pairs(PairDataset(prepared.training, wanted.seq_len), say)
     else:
@@ -88,6 +83,27 @@ def for_conversations(
         prompts = [next(m["content"] for m in one if m["role"] == USER) for one in held_out]
         wanted = dataclasses.replace(wanted, sample_prompts=tuple(prompts))
     return wanted
+
+
+def with_room(
+    wanted: TrainConfig, asked: Collection[str], longest: int, context: int, say: Say
+) -> TrainConfig:
+    """The settings with samples that have room for the longest conversation, unless their length was asked for.
+
+    Args:
+        wanted: the settings.
+        asked: the names of those that were asked for.
+        longest: tokens of the longest conversation.
+        context: of the model.
+        say: gets a line if they become longer.
+    """
+    if wanted.seq_len != TrainConfig.seq_len or "seq_len" in asked:
+        return wanted
+    seq_len = min(LONGEST_SAMPLE, context, -(-(longest - 1) // STEP) * STEP)
+    if seq_len <= wanted.seq_len:
+        return wanted
+    say(f"The training samples have {seq_len} tokens, since conversations are that long.")
+    return dataclasses.replace(wanted, seq_len=seq_len)
 
 
 def messages_of_pair(document: str) -> list[Message]:

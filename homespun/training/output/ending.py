@@ -3,7 +3,7 @@
 import shlex
 
 from homespun.checkpoint.folder import PLOT
-from homespun.config import TrainConfig
+from homespun.config import BUILT_IN_REWARDS, TrainConfig
 from homespun.config.checked import flag, seconds
 from homespun.planning.recipe import LIMITS
 from homespun.records.events import TrainResult
@@ -36,6 +36,8 @@ def what_now(
         resume += f" {_flag('checkpoint_dir', shlex.quote(config.checkpoint_dir))}"
         generate += f" {_flag('checkpoint', shlex.quote(config.checkpoint_dir))}"
         chat += f" {shlex.quote(config.checkpoint_dir)}"
+    if config.reward is not None and config.reward not in BUILT_IN_REWARDS:
+        resume += f" {_flag('reward', shlex.quote(config.reward))}"  # no file runs code by itself
     now = {}
     if result.best_val_loss is not None:
         now["best"] = f"validation loss {result.best_val_loss:.4f}, in {result.best}"

@@ -24,7 +24,13 @@ from homespun.terminal import Say
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.checkpointing.resume import ResumePoint, place_of, with_file
 from homespun.training.reinforcement.rewards import Reward, reward_named
-from homespun.training.reinforcement.rollouts import Prompts, Sampler, of_conversations, of_nothing
+from homespun.training.reinforcement.rollouts import (
+    Prompts,
+    Sampler,
+    of_beginnings,
+    of_conversations,
+    of_nothing,
+)
 
 REFERENCE = "reference_sha256"
 """The entry of a header with the hash of the reference model, which lies beside the checkpoints as `base.npz`."""
@@ -64,12 +70,18 @@ def as_training(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"reward": QUESTIONS} | settings
 
 
-def check_reward(config: TrainConfig) -> None:
+def check_reward(config: TrainConfig, point: ResumePoint | None = None) -> None:
     """Refuse settings of a run with a reward that have no meaning, before the data are read.
+
+    Args:
+        config: the settings.
+        point: the point from which the run is resumed, if it is.
 
     Raises:
         UserError: there are some.
     """
+    if point is not None:
+        _check_kind(config, point)
     if config.reward is None:
         return
     if config.init_from is None:
@@ -80,6 +92,22 @@ def check_reward(config: TrainConfig) -> None:
         raise UserError(
             "--dropout would change the probabilities of answers: leave it out with --reward"
         )
+
+
+def _check_kind(config: TrainConfig, point: ResumePoint) -> None:
+    """Make sure that a run learns from a reward to its end, or never.
+
+    Raises:
+        UserError: it has begun in the other way.
+    """
+    begun = point.header["resolved"].get("reward")
+    if begun is None and config.reward is not None:
+        raise UserError(
+            f"the run in {point.path.parent} has no reward: `homespun train --resume` goes on with it, and "
+            f"`homespun reinforce {point.path.parent}` begins a run with a reward from its model"
+        )
+    if begun is not None and config.reward is None:
+        raise UserError(f"this run has the reward {begun}: name it, with --reward {begun}")
 
 
 def check_answers(config: ResolvedConfig) -> None:
@@ -110,7 +138,8 @@ def sampler_of(
         config: the settings.
         corpus: the data.
         tokenizer: of the model.
-        template: of conversations; None where the data are texts. Then the model begins its texts by itself.
+        template: of conversations; None where the data are texts. Then the model goes on from their first words, or
+            begins by itself.
         context: of the model. A prompt and its answer have to fit into it.
         reward: the function, where it was given from Python.
         say: gets a line about prompts that are left out.
@@ -133,6 +162,8 @@ def sampler_of(
             f"{corpus.path}: --reward {QUESTIONS} needs conversations; `homespun download --dataset stories-questions` "
             "makes some"
         )
+    elif config.prompt_words:
+        prompts = of_beginnings(corpus, tokenizer, config.prompt_words, room, say)
     else:
         prompts = of_nothing(tokenizer.eot_id)
     return Sampler(

@@ -9,18 +9,21 @@ import importlib.util
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from homespun.config.reinforcement import QUESTIONS, STORIES
+from homespun.config.reinforcement import CONSISTENCY, QUESTIONS, STORIES
 from homespun.errors import UserError
 from homespun.stories.judge import judge
+from homespun.stories.outline import outline_of_text
 from homespun.stories.questions import is_right
 
 Prompt = Mapping[str, Any]
-"""`messages` up to the question, and all other fields of its record, such as `answer`."""
+"""`messages` up to the question, and all other fields of its record, such as `answer`. Where the model goes on from a
+text, there are no messages, and `text` is the beginning."""
 Reward = Callable[[Prompt, Sequence[str]], Sequence[float]]
 """(prompt, answers) -> a score for each answer; the higher the better."""
 
@@ -33,12 +36,50 @@ def questions(prompt: Prompt, answers: Sequence[str]) -> list[float]:
     return [float(is_right(answer, prompt["answer"])) for answer in answers]
 
 
+def consistency(prompt: Prompt, answers: Sequence[str]) -> list[float]:
+    """1 for a story of the built-in world without a contradiction, 1/2 with one, 1/3 with two, and so on: a small model
+    tells so few without any that 0 for all others would teach it next to nothing."""
+    found = [judge(_story(prompt, answer)).problems for answer in answers]
+    return [1.0 / (1 + len(problems)) for problems in found]
+
+
 def stories(prompt: Prompt, answers: Sequence[str]) -> list[float]:
-    """1 for a story of the built-in world without a contradiction, else 0."""
-    return [float(judge(answer).consistent) for answer in answers]
+    """The same, divided by the number of stories in the group with the same course of events.
+
+    A model that is paid for consistency alone soon tells the few stories that it can tell safely. Here such stories
+    share what one of them would get (fitness sharing; Goldberg and Richardson 1987, "Genetic Algorithms with Sharing
+    for Multimodal Function Optimization").
+    """
+    found = consistency(prompt, answers)
+    courses = [_course(prompt, answer) for answer in answers]
+    sharing = Counter(courses)
+    return [score / sharing[course] for course, score in zip(courses, found, strict=True)]
 
 
-BUILT_IN: dict[str, Reward] = {QUESTIONS: questions, STORIES: stories}
+def _story(prompt: Prompt, answer: str) -> str:
+    """A story that the model has told, or gone on with."""
+    return str(prompt.get("text", "")) + answer
+
+
+def _course(prompt: Prompt, answer: str) -> Hashable:
+    """The course of events in a story."""
+    return outline_of_text(_story(prompt, answer)).course
+
+
+def _words(prompt: Prompt, answer: str) -> Hashable:
+    return " ".join(answer.split())
+
+
+BUILT_IN: dict[str, Reward] = {
+    QUESTIONS: questions,
+    STORIES: stories,
+    CONSISTENCY: consistency,
+}
+
+
+def distinguished_by(name: str) -> Callable[[Prompt, str], Hashable]:
+    """In what two answers to a prompt have to differ to count as two, under the reward with this name."""
+    return _course if name in (STORIES, CONSISTENCY) else _words
 
 
 def reward_named(name: str) -> Reward:
@@ -142,7 +183,7 @@ def _checked(given: Any, n: int, begins: str, asked: str) -> list[float]:
 
 
 def _question(prompt: Prompt) -> str:
-    messages = prompt.get("messages") or [{"content": ""}]
+    messages = prompt.get("messages") or [{"content": prompt.get("text", "")}]
     return str(messages[-1]["content"]).rpartition("\n")[2]
 
 

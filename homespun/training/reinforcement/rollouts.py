@@ -5,8 +5,9 @@ samples what the uninterrupted one does. Answers are drawn from the distribution
 and with no token left out, since the loss compares probabilities.
 """
 
+import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,12 +22,16 @@ from homespun.data.samples import mixed, permuted
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
 from homespun.terminal import Say, counted
-from homespun.tokenizer import ChatTemplate
+from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.reinforcement.loss import Values, advantages
-from homespun.training.reinforcement.rewards import Reward, scores
+from homespun.training.reinforcement.rewards import Reward, distinguished_by, scores
 
 HELD_OUT = 64
 """Prompts of an evaluation."""
+TOGETHER = 16
+"""Of these, so many are answered together."""
+MOST_BEGINNINGS = 1 << 14
+"""Prompts that are taken from a text."""
 HELD_OUT_SEED = 0x68656C64
 """Of their answers, where these are sampled."""
 
@@ -41,9 +46,9 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """Its last message."""
+        """Its last message, or the beginning of a text."""
         messages = self.record["messages"]
-        return str(messages[-1]["content"]) if messages else ""
+        return str(messages[-1]["content"] if messages else self.record.get("text", ""))
 
 
 class Prompts(NamedTuple):
@@ -102,6 +107,43 @@ def of_nothing(eot_id: int) -> Prompts:
     return Prompts([empty], [empty] * HELD_OUT, greedy=False)
 
 
+def of_beginnings(
+    corpus: Corpus, tokenizer: Tokenizer, n_words: int, room: int, say: Say
+) -> Prompts:
+    """The first words of the documents of a text, which the record holds as `text`.
+
+    Args:
+        corpus: the text. The documents for validation give the prompts of evaluations.
+        tokenizer: of the model.
+        n_words: of a prompt. Documents without more words are left out.
+        room: the most tokens of a prompt. Longer ones are left out.
+        say: gets a line about them.
+
+    Raises:
+        UserError: no prompt is left.
+    """
+    first_words = re.compile(rf"\s*\S+(?:\s+\S+){{{n_words - 1}}}(?=\s+\S)")
+    prompts: dict[bool, list[Prompt]] = {True: [], False: []}
+    most = {True: HELD_OUT, False: MOST_BEGINNINGS}
+    n_long = 0
+    for document, is_validation in corpus.split():
+        if len(prompts[is_validation]) < most[is_validation]:
+            found = first_words.match(document)
+            ids = [tokenizer.eot_id, *tokenizer.encode(found[0])] if found else []
+            if found and len(ids) <= room:
+                record = {"messages": [], "text": found[0]}
+                prompts[is_validation].append(Prompt(array("i", ids), record))
+            n_long += len(ids) > room
+    if not prompts[False]:
+        raise UserError(
+            f"{corpus.path}: no document has {counted(n_words, 'word')} and room for more in the context: lower "
+            "--prompt-words or --answer-tokens"
+        )
+    if n_long:
+        say(f"{counted(n_long, 'beginning')} left out: they leave no room in the context.")
+    return Prompts(prompts[False], prompts[True], greedy=False)
+
+
 @dataclass(frozen=True)
 class Group:
     """The answers to one prompt."""
@@ -111,6 +153,8 @@ class Group:
     scores: list[float]
     advantages: Values
     """[answers]"""
+    n_distinct: int
+    """How many answers there are if those that `rewards.distinguished_by` does not tell apart count once."""
 
     @property
     def has_signal(self) -> bool:
@@ -144,6 +188,7 @@ class Sampler:
         """
         self.prompts = prompts
         self._reward, self._name, self._seconds = reward, name, reward_seconds
+        self._kind: Callable[[Mapping[str, Any], str], Hashable] = distinguished_by(name)
         self._seed, self._group_size, self._max_tokens = seed, group_size, max_tokens
 
     def groups(self, session: Session, first: int, count: int) -> Iterator[Group]:
@@ -159,7 +204,8 @@ class Sampler:
             sampling = self._sampling(temperature=1.0, seed=int(seed >> np.uint64(1)))
             written = session.generate(prompt.ids.tolist(), sampling, self._group_size)
             given = self._scores(prompt, written)
-            yield Group(prompt, written, given, advantages([given])[0])
+            kinds = {self._kind(prompt.record, one.text) for one in written}
+            yield Group(prompt, written, given, advantages([given])[0], len(kinds))
 
     def _prompt(self, number: int) -> Prompt:
         n = len(self.prompts.training)
@@ -174,13 +220,14 @@ class Sampler:
         prompts, total = self.prompts.held_out, 0.0
         if not prompts:
             return None
-        for number, prompt in enumerate(prompts):
+        for first in range(0, len(prompts), TOGETHER):
             if stopped():
                 return None
+            part = prompts[first : first + TOGETHER]
             temperature = 0.0 if self.prompts.greedy else 1.0
-            sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + number)
-            written = session.generate(prompt.ids.tolist(), sampling)
-            total += self._scores(prompt, written)[0]
+            sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + first)
+            for prompt, one in zip(part, _continued(session, part, sampling), strict=True):
+                total += self._scores(prompt, [one])[0]
         return total / len(prompts)
 
     def _sampling(self, *, temperature: float, seed: int) -> SamplingConfig:
@@ -191,6 +238,16 @@ class Sampler:
     def _scores(self, prompt: Prompt, written: Sequence[Continuation]) -> list[float]:
         texts = [one.text for one in written]
         return scores(self._reward, self._name, prompt.record, texts, self._seconds)
+
+
+def _continued(
+    session: Session, prompts: Sequence[Prompt], sampling: SamplingConfig
+) -> list[Continuation]:
+    """One answer to each prompt. The same prompt again and again has different ones."""
+    ids = [prompt.ids.tolist() for prompt in prompts]
+    if all(one == ids[0] for one in ids):
+        return session.generate(ids[0], sampling, len(ids))
+    return session.generate_batch(ids, sampling)
 
 
 class Rows(NamedTuple):

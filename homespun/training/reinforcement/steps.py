@@ -132,6 +132,7 @@ class PolicySteps(Steps):
 def _count(sums: AnswerSums, group: Group) -> None:
     sums.groups += 1
     sums.skipped += not group.has_signal
+    sums.distinct += group.n_distinct
     for answer, score in zip(group.answers, group.scores, strict=True):
         sums.answers += 1
         sums.tokens += len(answer.token_ids)
@@ -149,6 +150,7 @@ def of_sums(sums: AnswerSums) -> Answers:
         reward_deviation=max(0.0, sums.square / n - mean * mean) ** 0.5,
         tokens=sums.tokens / n,
         unfinished=sums.unfinished / n,
+        distinct=sums.distinct / n,
         entropy=max(0.0, -sums.log_probability / scored) if scored else None,
         divergence=sums.divergence / scored if scored else None,
         skipped=sums.skipped / max(1, sums.groups),

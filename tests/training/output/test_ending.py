@@ -48,6 +48,20 @@ def test_the_limit_is_named_and_how_to_train_twice_as_long(
     }
 
 
+@pytest.mark.parametrize(
+    ("reward", "named"), [("questions", False), ("mine.py:reward", True), ("a b.py:reward", True)]
+)
+def test_a_reward_that_is_code_is_named_again(reward: str, named: bool) -> None:
+    now = what_now(
+        result(Path("checkpoints"), "max_steps", best_val_loss=None, best_reward=0.5),
+        TrainConfig(max_steps=8, reward=reward),
+        is_complete=True,
+    )
+    words = shlex.split(now["longer"])
+    assert (["--reward", reward] == words[3:5]) is named
+    assert words[-2:] == ["--max-steps", "16"]
+
+
 def test_commands_name_another_folder_as_a_shell_reads_it(tmp_path: Path) -> None:
     folder = tmp_path / "my run"
     folder.mkdir()

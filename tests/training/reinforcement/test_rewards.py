@@ -11,7 +11,14 @@ import pytest
 
 from homespun.errors import UserError
 from homespun.stories import stories
-from homespun.training.reinforcement.rewards import BUILT_IN, Reward, reward_named, scores
+from homespun.stories.judge import judge
+from homespun.training.reinforcement.rewards import (
+    BUILT_IN,
+    Reward,
+    distinguished_by,
+    reward_named,
+    scores,
+)
 
 PROMPT = {
     "messages": [{"role": "user", "content": "A story.\n\nWho has the kite?"}],
@@ -31,7 +38,43 @@ def test_the_exact_answer_is_worth_one() -> None:
 
 def test_a_story_without_a_contradiction_is_worth_one() -> None:
     [story] = stories(1, seed=4)
-    assert BUILT_IN["stories"]({}, [story, story.replace(".", "", 1), "Once."]) == [1, 0, 0]
+    broken = story.replace(".", "", 1)
+    given = [story, broken, "Once."]
+    for name in ("stories", "consistency"):
+        found = BUILT_IN[name]({}, given)
+        assert found == [1 / (1 + len(judge(text).problems)) for text in given]
+        assert found[0] == 1 > max(found[1:])
+
+
+def test_stories_with_the_same_course_share_their_reward() -> None:
+    story, other = stories(2, seed=4)
+    broken = story.replace(".", "", 1)
+    given = [story, other, story, broken, story]
+    least = 1 / (1 + len(judge(broken).problems))
+    assert BUILT_IN["stories"]({}, given) == [1 / 3, 1, 1 / 3, least, 1 / 3]
+    assert BUILT_IN["consistency"]({}, given) == [1, 1, 1, least, 1]
+
+
+def test_a_story_that_goes_on_from_a_beginning_is_judged_as_a_whole() -> None:
+    [story] = stories(1, seed=4)
+    place = story.index(" ", 60)
+    prompt = {"messages": [], "text": story[:place]}
+    for name in ("stories", "consistency"):
+        assert BUILT_IN[name](prompt, [story[place:]]) == [1]
+        assert BUILT_IN[name]({}, [story[place:]]) < [1]
+
+
+def test_stories_are_told_apart_by_their_courses_and_answers_by_their_words() -> None:
+    story, other = stories(2, seed=4)
+    again = story.replace("happy", "glad")
+    for name in ("stories", "consistency"):
+        kind = distinguished_by(name)
+        assert kind({}, story) == kind({}, again)
+        assert kind({}, story) != kind({}, other)
+    for name in ("questions", "mine.py:reward"):
+        kind = distinguished_by(name)
+        assert kind({}, "in the  barn ") == kind({}, "in the barn")
+        assert kind({}, "in the barn") != kind({}, "in the mill")
 
 
 def test_a_reward_of_the_user_from_a_file_and_from_a_module(
@@ -48,7 +91,10 @@ def test_a_reward_of_the_user_from_a_file_and_from_a_module(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("quality", "questions, stories, FILE.py:FUNCTION or MODULE:FUNCTION is expected"),
+        (
+            "quality",
+            "questions, stories, consistency, FILE.py:FUNCTION or MODULE:FUNCTION is expected",
+        ),
         ("missing.py:reward", "there is no file missing.py"),
         ("no_such_module:reward", "cannot be imported: ModuleNotFoundError"),
         ("math:reward", "math has no function reward"),

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,20 @@ import pytest
 
 from homespun.config import SamplingConfig
 from homespun.data.batch import IGNORED
+from homespun.data.corpus import survey
+from homespun.errors import UserError
 from homespun.generation.session import Continuation
+from homespun.tokenizer import train
 from homespun.training.reinforcement.loss import advantages
 from homespun.training.reinforcement.rollouts import (
     ROW_STEP,
+    TOGETHER,
     Group,
     Prompt,
     Prompts,
     Sampler,
+    of_beginnings,
+    of_nothing,
     rows_of,
 )
 
@@ -33,6 +40,9 @@ class Written:
         self.asked.append((prompt[0], config))
         drawn = np.random.default_rng([config.seed or 0, prompt[0]]).integers(1, 9, (n, 2))
         return [Continuation(str(ids), tuple(ids), "end", end_id=0) for ids in drawn.tolist()]
+
+    def generate_batch(self, prompts: Any, config: SamplingConfig) -> list[Continuation]:
+        return [self.generate(prompt, config)[0] for prompt in prompts]
 
 
 def length(prompt: Any, answers: Sequence[str]) -> list[float]:
@@ -94,6 +104,51 @@ def test_the_held_out_score_is_always_the_same(greedy: bool) -> None:
     assert made.held_out_score(Written(), lambda: True) is None  # type: ignore[arg-type]
 
 
+def test_equal_answers_of_a_group_count_once() -> None:
+    made = groups(sampler(), 0, 5)
+    for group in made:
+        assert group.n_distinct == len({answer.text for answer in group.answers})
+    assert {group.n_distinct for group in made} != {4}
+
+
+def test_prompts_are_the_first_words_of_documents(tmp_path: Path) -> None:
+    texts = [f"Once upon  a time {n} dogs\nran far." for n in range(200)] + ["Too short."]
+    (tmp_path / "texts.txt").write_text("\n<|endoftext|>\n".join(texts))
+    corpus, tokenizer = survey(tmp_path / "texts.txt"), train(texts, 300)
+    found = of_beginnings(corpus, tokenizer, 6, 30, print)
+    assert not found.greedy
+    begins = [prompt.text for prompt in found.training]
+    assert begins == [one[: one.index("dogs") + 4] for one in corpus.training() if "dogs" in one]
+    held_out = [one for one in corpus.validation() if "dogs" in one]
+    assert len(found.held_out) == len(held_out)
+    assert not set(begins) & {prompt.text for prompt in found.held_out}
+    for prompt in found.training:
+        assert prompt.ids[0] == tokenizer.eot_id
+        assert tokenizer.decode(prompt.ids[1:]) == prompt.text == prompt.record["text"]
+        assert prompt.record["messages"] == []
+    with pytest.raises(UserError, match="no document has 9 words and room for more"):
+        of_beginnings(corpus, tokenizer, 9, 30, print)
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"texts\.txt: no document has 6 words"):
+        of_beginnings(corpus, tokenizer, 6, 2, said.append)
+
+
+def test_the_empty_prompt_has_different_answers_in_an_evaluation() -> None:
+    prompts = of_nothing(0)
+    made = Sampler(prompts, length, "length", seed=0, group_size=4, max_tokens=6, reward_seconds=30)
+    session = Written()
+    found = made.held_out_score(session, lambda: False)  # type: ignore[arg-type]
+    seeds = [config.seed for _, config in session.asked]
+    assert len(set(seeds)) == len(seeds) == len(prompts.held_out) / TOGETHER
+    drawn = [
+        text.text
+        for seed in seeds
+        for text in Written().generate([0], SamplingConfig(seed=seed), TOGETHER)
+    ]
+    assert len(set(drawn)) > len(prompts.held_out) / 2
+    assert found == pytest.approx(np.mean(length({}, drawn)))
+
+
 def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
     finished = Continuation("a b", (11, 12), "end", end_id=0)
     cut_off = Continuation("c d e", (13, 14, 15), "length")
@@ -102,10 +157,15 @@ def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
         [finished, cut_off],
         [1.0, 0.0],
         advantages([[1.0, 0.0]])[0],
+        2,
     )
     empty = Continuation("", (), "end", end_id=0)
     long = Group(
-        Prompt(array("i", [1, 4, 5, 6, 7]), {}), [empty, finished], [0, 2], advantages([[0, 2]])[0]
+        Prompt(array("i", [1, 4, 5, 6, 7]), {}),
+        [empty, finished],
+        [0, 2],
+        advantages([[0, 2]])[0],
+        2,
     )
     rows = rows_of([short, long])
     x = IGNORED
@@ -129,5 +189,5 @@ def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
     ]  # fmt: skip
     assert rows.advantages[:, 0].tolist() == [1, -1, -1, 1]
     assert not Group(
-        Prompt(array("i", [1]), {}), [empty] * 2, [3, 3], advantages([[3, 3]])[0]
+        Prompt(array("i", [1]), {}), [empty] * 2, [3, 3], advantages([[3, 3]])[0], 1
     ).has_signal

@@ -1,0 +1,113 @@
+"""A planned run and its text flow in; the number of its steps, and the work of each, come out."""
+
+import math
+
+from homespun.config import TrainConfig
+from homespun.config.checked import seconds
+from homespun.data.corpus import Corpus
+from homespun.data.sizing import TokenCount
+from homespun.forecast.result import Speed
+from homespun.planning.answers import Work, work_of_pairs, work_of_reward
+from homespun.planning.estimate import (
+    CHECKS_PER_RUN,
+    EVALUATION_COST,
+    MAX_EVALUATION_SHARE,
+)
+from homespun.planning.recipe import Plan, ResolvedConfig, step_limits
+from homespun.training.output.sampling import SAMPLE_TOKENS
+from homespun.training.reinforcement.rollouts import MOST_BEGINNINGS
+from homespun.training.timing.due import MAX_SAMPLING_SHARE, SAMPLING_COST
+
+NO_TEXT_TOKENS = 10**12
+"""Where there is no text, the plan is made for one that no run reads to its end."""
+BYTES_PER_WORD = 5.5
+"""Of English prose, with the blank."""
+
+
+class Length:
+    """The number of steps of a run, and the time that they take with evaluations and samples."""
+
+    def __init__(
+        self, planned: Plan, count: TokenCount | None, speed: Speed, n_samples: int
+    ) -> None:
+        c = self._config = planned.config
+        self._per_step = speed.seconds_per_step
+        tokens = min(c.eval_tokens, count.validation) if count else c.eval_tokens
+        self._costs = (
+            (c.eval_interval, EVALUATION_COST * tokens, MAX_EVALUATION_SHARE),
+            (
+                c.sample_interval,
+                SAMPLING_COST * SAMPLE_TOKENS * len(c.sample_prompts),
+                MAX_SAMPLING_SHARE,
+            ),
+        )
+        self._last_evaluation = EVALUATION_COST * tokens
+        limits = {
+            name: steps
+            for name, steps in step_limits(c, n_samples).items()
+            if count or name != "max_epochs"
+        }
+        budget = seconds(c.time_budget) if c.time_budget else None
+        if budget is not None:
+            limits["time_budget"] = self._within(budget)
+        self.ended_by = min(limits, key=lambda name: limits[name]) if limits else "max_epochs"
+        self.steps = limits.get(self.ended_by)
+
+    def seconds(self, steps: int) -> float:
+        """Of so many steps with their evaluations and samples, and the last evaluation."""
+        return self._in_run(steps) + self._seconds(self._last_evaluation)
+
+    def before(self, work: Work | None, steps_done: int) -> float:
+        """Of the work before the first step, if that is still to come."""
+        return 0.0 if work is None or steps_done else self._seconds(EVALUATION_COST * work.before)
+
+    def _in_run(self, steps: int) -> float:
+        checks = sum(self._checks(steps, *check) for check in self._costs)
+        return steps * self._per_step + self._seconds(checks)
+
+    def _checks(self, steps: int, interval: int | None, cost: float, share: float) -> float:
+        """The work of one kind of checks in a run, in training tokens; see `training.timing.due`."""
+        if interval is not None:
+            return steps // interval * cost
+        return min(CHECKS_PER_RUN * cost, share * steps * self._config.tokens_per_step)
+
+    def _seconds(self, tokens: float) -> float:
+        return tokens / self._config.tokens_per_step * self._per_step
+
+    def _within(self, budget: float) -> int:
+        """The steps of a time budget."""
+        low, high = 1, max(1, math.ceil(budget / self._per_step))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._in_run(middle) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def samples_per_pass(wanted: TrainConfig, count: TokenCount | None) -> int:
+    """Samples in a pass over the text, by its tokens; with prompts or pairs, one for each answer. An earlier text that
+    is replayed adds its share."""
+    if count is None:
+        return NO_TEXT_TOKENS // wanted.seq_len
+    if wanted.preferences is not None:
+        return 2 * count.n_documents
+    if wanted.reward is not None and count.longest is not None:
+        return wanted.group_size * count.n_documents
+    if wanted.reward is not None and wanted.prompt_words:
+        return wanted.group_size * min(count.n_documents, MOST_BEGINNINGS)
+    share = wanted.replay_share if wanted.replay is not None else 0.0
+    return math.ceil(count.training // wanted.seq_len / (1 - share))
+
+
+def work_of(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Work | None:
+    """The work of a step with preferences or a reward; None for other runs."""
+    if c.preferences is not None and count:
+        return work_of_pairs(c, count.document_tokens, count.n_documents)
+    if c.reward is None:
+        return None
+    if corpus is None or corpus.is_chat:
+        return work_of_reward(c, count.document_tokens if count else c.seq_len)
+    per_word = count.training / max(1, corpus.n_bytes) * BYTES_PER_WORD if count else 2.0
+    return work_of_reward(c, 1 + c.prompt_words * per_word)

@@ -1,0 +1,62 @@
+"""The settings of a run with preferences or a reward flow in; the work of one of its steps comes out.
+
+Such a step does more than train: it reads the answers with the model, and with the initial one, and with a reward it
+first writes them. Reading is counted in training tokens, see `EVALUATION_COST`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from homespun.planning.recipe import ResolvedConfig
+
+ROW_STEP = 64
+"""Rows of answers are a multiple of so many tokens long."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a step."""
+
+    trained: int
+    """Tokens of all rows, which are learned from."""
+    read: float
+    """Tokens that are read, not trained."""
+    decoded: int = 0
+    """Tokens that each text of a group writes, one after the other, over all groups."""
+    before: float = 0.0
+    """Tokens that are read once, before the first step."""
+
+
+def work_of_pairs(config: ResolvedConfig, pair_tokens: float, n_pairs: int) -> Work:
+    """The work of a step with preferences.
+
+    Args:
+        config: the settings.
+        pair_tokens: mean number of tokens of both conversations of a pair.
+        n_pairs: the initial model reads all of them before the first step.
+    """
+    row = _row(pair_tokens / 2)
+    trained = config.sequences_per_step * row
+    return Work(trained, read=trained, before=2 * n_pairs * row)
+
+
+def work_of_reward(config: ResolvedConfig, prompt_tokens: float) -> Work:
+    """The work of a step with a reward, if all answers are as long as they may be and no group is skipped.
+
+    Args:
+        config: the settings.
+        prompt_tokens: mean number of tokens of a prompt.
+    """
+    groups = config.sequences_per_step // config.group_size
+    trained = config.sequences_per_step * _row(prompt_tokens + config.answer_tokens)
+    # As they were sampled, in the initial model, and again before each update but the first.
+    readings = 1 + (config.kl_factor > 0) + (config.updates - 1) / config.updates
+    return Work(
+        trained,
+        read=readings * trained + groups * prompt_tokens,
+        decoded=groups * config.answer_tokens,
+    )
+
+
+def _row(n_tokens: float) -> int:
+    return math.ceil(max(1.0, n_tokens) / ROW_STEP) * ROW_STEP

@@ -1,0 +1,33 @@
+"""The work of steps that read and write answers, against a count of every token."""
+
+from typing import Any
+
+import pytest
+
+from homespun.planning.answers import work_of_pairs, work_of_reward
+from homespun.planning.recipe import ResolvedConfig
+
+
+def resolved(**settings: Any) -> ResolvedConfig:
+    return ResolvedConfig(batch_size=8, grad_accumulation_steps=2, **settings)
+
+
+def test_pairs_are_read_once_before_the_run_and_once_in_their_step() -> None:
+    work = work_of_pairs(resolved(preferences="pairs.jsonl"), pair_tokens=150, n_pairs=100)
+    assert work.trained == work.read == 16 * 128  # 75 tokens, in rows of a multiple of 64
+    assert work.before == 200 * 128
+    assert work.decoded == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "readings"),
+    [({}, 2.5), ({"updates": 1}, 2), ({"updates": 4}, 2.75), ({"kl_factor": 0.0}, 1.5)],
+)
+def test_answers_are_read_by_both_models_and_before_each_later_update(
+    settings: dict[str, Any], readings: float
+) -> None:
+    config = resolved(reward="questions", group_size=4, answer_tokens=20, **settings)
+    work = work_of_reward(config, prompt_tokens=100)
+    assert work.trained == 16 * 128
+    assert work.read == readings * 16 * 128 + 4 * 100
+    assert work.decoded == 4 * 20
