@@ -29,7 +29,8 @@ from homespun.errors import UserError
 from homespun.language_model import LanguageModel
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
-from homespun.planning.recipe import SHAPE, ResolvedConfig
+from homespun.planning.recipe import SHAPE
+from homespun.planning.resolved import ResolvedConfig
 from homespun.terminal import warn
 from homespun.tokenizer import Tokenizer
 from homespun.training.fine_tuning.initial_model import take_weights

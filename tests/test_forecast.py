@@ -23,8 +23,8 @@ from homespun.forecast.result import Speed
 from homespun.planning import auto_batch
 from homespun.planning.curves import ExpectedLoss
 from homespun.planning.memory import step_memory
-from homespun.planning.recipe import Plan
 from homespun.planning.recipe import plan as recipe
+from homespun.planning.resolved import Plan
 from homespun.tokenizer import train
 from homespun.training.stages import choose_batch
 from tests.conftest import Command, finished

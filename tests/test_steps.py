@@ -15,7 +15,7 @@ import homespun
 from homespun.config import EngineName
 from homespun.data.batch import Batch
 from homespun.engine import select
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.stories import stories
 from homespun.tokenizer import Tokenizer, train
 from homespun.training.schedule import rate_curve

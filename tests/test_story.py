@@ -18,7 +18,8 @@ from homespun.architectures.families import count_parameters
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
 from homespun.config import TrainConfig
-from homespun.planning.recipe import Plan, plan, step_limits
+from homespun.planning.recipe import plan, step_limits
+from homespun.planning.resolved import Plan
 from homespun.tokenizer import Tokenizer
 from tests.conftest import records
 from tests.data import hub as loopback

@@ -38,7 +38,7 @@ from homespun.planning.memory import (
     what_fits,
 )
 from homespun.planning.ranks import Ranks
-from homespun.planning.recipe import Plan
+from homespun.planning.resolved import Plan
 from homespun.terminal import Say, counted, size
 from homespun.tokenizer import Tokenizer
 from homespun.training.checkpointing.resume import (

@@ -13,7 +13,8 @@ from homespun.planning.estimate import (
     EVALUATION_COST,
     MAX_EVALUATION_SHARE,
 )
-from homespun.planning.recipe import Plan, ResolvedConfig, step_limits
+from homespun.planning.recipe import step_limits
+from homespun.planning.resolved import Plan, ResolvedConfig
 from homespun.training.output.sampling import SAMPLE_TOKENS
 from homespun.training.reinforcement.rollouts import MOST_BEGINNINGS
 from homespun.training.timing.due import MAX_SAMPLING_SHARE, SAMPLING_COST

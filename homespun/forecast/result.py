@@ -18,7 +18,7 @@ from homespun.planning.estimate import (
     TrainingMemory,
 )
 from homespun.planning.ranks import Ranks, Traffic
-from homespun.planning.recipe import Plan, ResolvedConfig, lora_of
+from homespun.planning.resolved import Plan, ResolvedConfig, lora_of
 from homespun.terminal import counted, duration, size
 
 

@@ -22,7 +22,7 @@ from homespun.planning.memory import (
     step_memory,
 )
 from homespun.planning.ranks import Ranks, Traffic, exposed_seconds, traffic
-from homespun.planning.recipe import Plan
+from homespun.planning.resolved import Plan
 from homespun.terminal import bar, counted
 from homespun.training.stages import (
     engine_options,

@@ -7,7 +7,7 @@ first writes them. Reading is counted in training tokens, see `EVALUATION_COST`.
 import math
 from dataclasses import dataclass
 
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 
 ROW_STEP = 64
 """Rows of answers are a multiple of so many tokens long."""

@@ -9,7 +9,7 @@ from homespun.engine.base import EngineOptions, Machine, OutOfMemory
 from homespun.engine.probe import ProbeFailed, probe
 from homespun.planning.memory import memory_of_rank, ranks_here, step_memory
 from homespun.planning.ranks import Ranks
-from homespun.planning.recipe import Plan
+from homespun.planning.resolved import Plan
 from homespun.terminal import Say, bar, counted, size
 
 SHARE_OF_FREE = 0.9

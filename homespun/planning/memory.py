@@ -14,7 +14,7 @@ from homespun.engine.base import Machine
 from homespun.errors import UserError
 from homespun.planning.estimate import Computing, TrainingMemory, training_memory
 from homespun.planning.ranks import ALONE, Ranks
-from homespun.planning.recipe import Plan, ResolvedConfig
+from homespun.planning.resolved import Plan, ResolvedConfig
 from homespun.terminal import Say, size
 
 

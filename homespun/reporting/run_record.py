@@ -22,7 +22,7 @@ from homespun.data.corpus import survey
 from homespun.data.files import is_pattern
 from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.errors import UserError
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.records.metrics import Record, is_number, read
 from homespun.training.checkpointing.position import Position
 

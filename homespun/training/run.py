@@ -15,7 +15,7 @@ from homespun.engine import hardware, select
 from homespun.engine.base import Engine
 from homespun.engine.low_memory import narrow_parameters
 from homespun.planning.memory import ranks_here, step_memory
-from homespun.planning.recipe import Plan, ResolvedConfig
+from homespun.planning.resolved import Plan, ResolvedConfig
 from homespun.terminal import counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.fine_tuning.replay import Replay

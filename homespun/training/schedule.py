@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from homespun.config import Schedule
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.terminal import counted
 
 WARMUP_SHARE = 0.02

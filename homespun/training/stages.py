@@ -35,18 +35,16 @@ from homespun.planning.memory import (
     ranks_here,
     step_memory,
 )
+from homespun.planning.new_model import SIZES
 from homespun.planning.recipe import (
     SHAPE,
-    SIZES,
-    Initial,
-    Plan,
-    ResolvedConfig,
     check_step_fits,
     least_sequences_per_step,
-    lora_of,
     plan,
     step_limits,
 )
+from homespun.planning.resolved import Plan, ResolvedConfig, lora_of
+from homespun.planning.trained_model import Initial
 from homespun.terminal import Say, bar
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.checkpointing.resume import (

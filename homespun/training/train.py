@@ -12,7 +12,7 @@ from homespun.config import TrainConfig
 from homespun.config.checked import seconds
 from homespun.engine.base import OutOfMemory
 from homespun.planning.memory import out_of_memory
-from homespun.planning.recipe import given_settings, lora_of
+from homespun.planning.resolved import given_settings, lora_of
 from homespun.records import tracking
 from homespun.records.console import Console
 from homespun.records.events import Ended, Listener, Started, TrainResult

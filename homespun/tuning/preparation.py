@@ -20,7 +20,8 @@ from homespun.engine.base import Machine
 from homespun.errors import UserError
 from homespun.forecast.forecast import forecast
 from homespun.planning.memory import step_memory
-from homespun.planning.recipe import SHAPE, Plan, step_limits
+from homespun.planning.recipe import SHAPE, step_limits
+from homespun.planning.resolved import Plan
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.fine_tuning.initial_model import in_context, initial_model

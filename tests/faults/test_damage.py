@@ -15,7 +15,7 @@ from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag
 from homespun.data.shards import open_shard, write_shard
 from homespun.errors import UserError
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.checkpointing.resume import resumed_plan
 from homespun.verify import verify
 from tests.faults import runs

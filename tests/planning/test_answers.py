@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from homespun.planning.answers import work_of_pairs, work_of_reward
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 
 
 def resolved(**settings: Any) -> ResolvedConfig:

@@ -17,7 +17,8 @@ from homespun.config import TrainConfig
 from homespun.engine import traits
 from homespun.errors import UserError
 from homespun.planning import memory
-from homespun.planning.recipe import Plan, plan
+from homespun.planning.recipe import plan
+from homespun.planning.resolved import Plan
 from tests.conftest import records
 
 GIGABYTE = 10**9

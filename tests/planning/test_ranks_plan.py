@@ -14,7 +14,8 @@ from homespun.engine import traits
 from homespun.planning.estimate import Computing, training_memory
 from homespun.planning.memory import chosen_ranks, memory_of_rank, ranks_here, step_memory
 from homespun.planning.ranks import ALONE, Ranks, Traffic, exposed_seconds, traffic
-from homespun.planning.recipe import Plan, plan
+from homespun.planning.recipe import plan
+from homespun.planning.resolved import Plan
 
 MODEL = shaped(preset("gpt2-small"), {"vocab_size": 8000, "seq_len": 256})
 COMPUTING = Computing("adamw", traits.torch_on_cuda(True))

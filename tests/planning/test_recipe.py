@@ -12,24 +12,16 @@ from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.estimate import EVALUATION_COST, MAX_EVALUATION_SHARE, UTILISATION
-from homespun.planning.recipe import (
+from homespun.planning.new_model import MAX_PASSES, SIZES, TOKENS_PER_PARAMETER
+from homespun.planning.recipe import LEAST_EVALUATIONS, SHAPE, expected_passes, plan, step_limits
+from homespun.planning.resolved import Plan, ResolvedConfig, given_settings
+from homespun.planning.trained_model import (
     CHAT_EPOCHS,
     FINE_TUNING_RATE,
-    LEAST_EVALUATIONS,
     LORA_RATE,
-    MAX_PASSES,
     OF_ITS_RUN,
     REWARD_RATE,
-    SHAPE,
-    SIZES,
-    TOKENS_PER_PARAMETER,
     Initial,
-    Plan,
-    ResolvedConfig,
-    expected_passes,
-    given_settings,
-    plan,
-    step_limits,
 )
 from homespun.training.schedule import rate_curve
 

@@ -13,7 +13,7 @@ import numpy as np
 from homespun.architectures.presets import preset, shaped
 from homespun.checkpoint.folder import METRICS, CheckpointFolder
 from homespun.config import TrainConfig
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 
 EVIL = '<script>window.broken = 1</script><img src="http://evil.example/x.png" onerror="window.broken = 1">'
 

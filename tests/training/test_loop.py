@@ -19,7 +19,8 @@ from homespun.config.checked import seconds
 from homespun.data.samples import TextDataset
 from homespun.engine.base import StepResult
 from homespun.errors import DiskFullError, UserError
-from homespun.planning.recipe import ResolvedConfig, step_limits
+from homespun.planning.recipe import step_limits
+from homespun.planning.resolved import ResolvedConfig
 from homespun.records.events import Advice, Evaluation, Event, Message, Sample, Saved, Step, StopRun
 from homespun.records.metrics import as_record
 from homespun.training.checkpointing.position import Position

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from homespun.config import Schedule, TrainConfig
-from homespun.planning.recipe import ResolvedConfig, plan, step_limits
+from homespun.planning.recipe import plan, step_limits
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.schedule import RateCurve, rate_curve, unreached_peak
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from homespun.engine.base import RouterUse, StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.diagnostics.step_guard import Finding
 
 CHECKED_STEPS = 100

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from homespun.checkpoint.stored_values import Signed
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 
 MAX_REFUSED_IN_A_ROW = 10
 

@@ -13,7 +13,7 @@ import numpy as np
 from homespun.checkpoint.stored_values import Signed
 from homespun.data.batch import Tokens
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.diagnostics.step_guard import Finding, higher_rate, lower_rate
 
 MAX_BLOCKS = 64

@@ -10,7 +10,8 @@ from homespun.engine.base import Engine
 from homespun.errors import UserError
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import StoredModel
-from homespun.planning.recipe import SHAPE, ResolvedConfig
+from homespun.planning.recipe import SHAPE
+from homespun.planning.resolved import ResolvedConfig
 from homespun.terminal import Say
 from homespun.training.checkpointing.resume import check_tokenizer_path
 

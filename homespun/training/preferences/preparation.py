@@ -20,7 +20,7 @@ from homespun.config import TrainConfig
 from homespun.data.pair_samples import PairDataset
 from homespun.engine.base import Reader
 from homespun.errors import UserError
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.records.events import Pairs
 from homespun.terminal import bar, counted
 from homespun.training.checkpointing.position import PairSums

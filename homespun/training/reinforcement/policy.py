@@ -19,7 +19,7 @@ from homespun.errors import UserError
 from homespun.generation.session import Session
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import header_of
-from homespun.planning.recipe import Plan, ResolvedConfig
+from homespun.planning.resolved import Plan, ResolvedConfig
 from homespun.terminal import Say
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.checkpointing.resume import ResumePoint, place_of, with_file

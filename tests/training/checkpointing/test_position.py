@@ -3,7 +3,7 @@
 import json
 
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.checkpointing.position import Position
 
 KEYS = {

@@ -11,7 +11,7 @@ import pytest
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.config import ModelConfig
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.records.events import Event, Remeasured
 from homespun.training.checkpointing.position import Position
 from homespun.training.checkpointing.resume import ResumePoint

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from homespun.engine.base import RouterUse, StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.checkpointing.position import Position
 from homespun.training.diagnostics.experts import (
     CHECKED_STEPS,

@@ -15,7 +15,7 @@ from homespun.checkpoint.folder import CheckpointFolder
 from homespun.engine.base import StepResult
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.checkpointing.position import Position
 from homespun.training.diagnostics.step_guard import (
     MAX_REFUSED_IN_A_ROW,

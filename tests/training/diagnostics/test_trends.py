@@ -13,7 +13,7 @@ import pytest
 
 import homespun
 from homespun.engine.base import StepResult
-from homespun.planning.recipe import ResolvedConfig
+from homespun.planning.resolved import ResolvedConfig
 from homespun.training.checkpointing.position import Position
 from homespun.training.diagnostics.trends import MAX_BLOCKS, TrendWatch
 from tests.conftest import records
