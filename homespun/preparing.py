@@ -28,7 +28,7 @@ from homespun.engine import hardware
 from homespun.errors import UserError
 from homespun.terminal import Say, counted, duration, size
 from homespun.tokenizer import Tokenizer
-from homespun.training.stages import choose_text, choose_tokenizer
+from homespun.training.text_stage import choose_text, choose_tokenizer
 
 
 def prepare_text(config: PrepareConfig, say: Say) -> Prepared:

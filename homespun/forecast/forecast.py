@@ -63,13 +63,12 @@ from homespun.training.fine_tuning.replay import check_replay
 from homespun.training.preferences.preparation import check_pairs, check_preferences
 from homespun.training.reinforcement.policy import check_answers, check_reward
 from homespun.training.run import bytes_on_disk, keeps_base
-from homespun.training.stages import (
+from homespun.training.stages import choose_plan, engine_options
+from homespun.training.text_stage import (
     AUTO_VOCAB_SIZE,
     check_sizes,
     choose_pairs,
-    choose_plan,
     choose_text,
-    engine_options,
     find_tokenizer,
 )
 

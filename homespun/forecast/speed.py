@@ -24,9 +24,7 @@ from homespun.planning.memory import (
 from homespun.planning.ranks import Ranks, Traffic, exposed_seconds, traffic
 from homespun.planning.resolved import Plan
 from homespun.terminal import bar, counted
-from homespun.training.stages import (
-    engine_options,
-)
+from homespun.training.stages import engine_options
 from homespun.training.timing.due import SAMPLING_COST
 
 PROBE_SECONDS = 40.0

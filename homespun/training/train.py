@@ -42,7 +42,8 @@ from homespun.training.reinforcement.policy import check_reward, with_reference
 from homespun.training.reinforcement.rewards import Reward
 from homespun.training.run import Run, bytes_on_disk, keeps_base
 from homespun.training.schedule import unreached_peak
-from homespun.training.stages import set_up, smallest_model
+from homespun.training.stages import set_up
+from homespun.training.text_stage import smallest_model
 from homespun.training.timing.clock import Clock
 from homespun.training.timing.running_time import RunningTime
 

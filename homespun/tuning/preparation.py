@@ -28,14 +28,8 @@ from homespun.training.fine_tuning.initial_model import in_context, initial_mode
 from homespun.training.fine_tuning.lora_base import check_settings
 from homespun.training.fine_tuning.replay import check_replay
 from homespun.training.run import bytes_on_disk, keeps_base
-from homespun.training.stages import (
-    check_sizes,
-    choose_batch,
-    choose_plan,
-    choose_text,
-    choose_tokenizer,
-    tokenize,
-)
+from homespun.training.stages import choose_batch, choose_plan, tokenize
+from homespun.training.text_stage import check_sizes, choose_text, choose_tokenizer
 
 NOT_OF_A_TRIAL = (
     *("checkpoint_dir", "resume", "config", "dry_run", "auto_batch"),

@@ -16,13 +16,8 @@ from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT, Tokenizer
 from homespun.training import stages
-from homespun.training.stages import (
-    check_sizes,
-    choose_plan,
-    choose_text,
-    choose_tokenizer,
-    set_up,
-)
+from homespun.training.stages import choose_plan, set_up
+from homespun.training.text_stage import check_sizes, choose_text, choose_tokenizer
 
 
 @pytest.fixture
