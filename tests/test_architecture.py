@@ -169,7 +169,7 @@ LAYERS = {
         "data",
         "tokenizer",
         "engine.hardware",
-        "training.stages",
+        "training.text_stage",
     },
     "reporting": {
         "config",

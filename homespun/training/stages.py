@@ -259,9 +259,10 @@ def choose_plan(
     """
     with bar("Measuring the speed of this machine", None):  # and loading its engine
         machine = machine or select.machine(requested.engine)
-        traits = machine.step_traits(requested.precision, requested.seq_len)
-        if requested.memory == "low" and not traits.has_low_memory:
-            raise no_low_memory()
+        if requested.memory == "low":
+            traits = machine.step_traits(requested.precision, requested.seq_len)
+            if not traits.has_low_memory:
+                raise no_low_memory()
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     planned = plan(
         requested,
