@@ -45,6 +45,8 @@ def prepare_text(config: PrepareConfig, say: Say) -> Prepared:
     workspace.check()
     folder = Path(config.tokens_dir)
     check_folder(folder)
+    if config.tokenizer_path:
+        Tokenizer.load(Path(config.tokenizer_path))  # a mistake is found before the work
     n_workers = config.workers or hardware.usable_cpus()
     path = workspace.chosen_data(config.data_file)
     if not is_described(path) and holds_conversations(path):

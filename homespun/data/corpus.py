@@ -160,10 +160,14 @@ class Corpus:
 
     def training(self) -> Iterator[str]:
         """Stream the training documents."""
+        if self.remote:
+            return self.remote.side(is_validation=False)
         return (document for document, is_validation in self.split() if not is_validation)
 
     def validation(self) -> Iterator[str]:
         """Stream the validation documents."""
+        if self.remote:
+            return self.remote.side(is_validation=True)
         return (document for document, is_validation in self.split() if is_validation)
 
     def unevenness(self) -> str | None:

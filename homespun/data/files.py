@@ -78,8 +78,10 @@ def is_pattern(path: Path) -> bool:
 
 
 def _matching(pattern: Path) -> Iterator[Path]:
-    # `Path.glob` takes no absolute pattern.
-    return map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+    # `Path.glob` takes no absolute pattern. Links, and several `**`, lead to a file more than once: the shortest way.
+    found = map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+    ways = sorted(found, key=lambda one: (len(one.parts), one), reverse=True)
+    return iter({os.path.realpath(way): way for way in ways}.values())
 
 
 def _is_read(entry: Path) -> bool:

@@ -53,7 +53,8 @@ class MixedDataset:
         total = sum(self.weights)
         for name, dataset, weight in zip(names, self.datasets, self.weights, strict=True):
             times = self.samples_per_pass * weight / total / dataset.samples_per_pass
-            yield f"Mixture: {weight / total:.1%} {name}, used {times:.2g} times in a pass."
+            often = f"{times:.2g}" if times < 10 else f"{times:,.0f}"
+            yield f"Mixture: {weight / total:.1%} {name}, used {often} times in a pass."
 
 
 class MixedBatches:

@@ -155,8 +155,9 @@ def _elsewhere(corpus: Corpus, remote: RemoteText, tokenizer: Encoder, folder: P
     """
     if tokenizer.sha256 != remote.tokenizer.sha256:
         raise UserError(
-            f"{corpus.path}: its tokens were made by another tokenizer ({remote.tokenizer.sha256[:12]}): leave "
-            "--tokenizer-path out, the right one lies beside them"
+            f"{corpus.path}: its tokens were made by another tokenizer ({remote.tokenizer.sha256[:12]}) than the one "
+            f"in use ({tokenizer.sha256[:12]}): leave --tokenizer-path out; a model to go on from, and all texts of a "
+            "mixture, must have the tokenizer of these tokens"
         )
     copies = folder / f"{folder_name(corpus.sha256, tokenizer.sha256)}.copies"
     return Prepared(copies, *remote.streams(copies))
@@ -318,6 +319,7 @@ def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads:
                 advance(pending.popleft().result())
         for shard in pending:
             advance(shard.result())
+    verified.save()
     durable.write_json(home / INDEX, index)
 
 

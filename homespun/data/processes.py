@@ -87,8 +87,8 @@ class Worker:
             status = self._process.wait()
             how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
             raise Ended(
-                f"a process that helps has ended ({how}): run this again, and it goes on from here; if memory is "
-                "short, with fewer --workers"
+                f"a process that helps has ended ({how}): run this again; finished files of tokens are kept; "
+                "if memory is short, with fewer --workers"
             )
         if answer.startswith(ERROR):
             raise UserError(answer.removeprefix(ERROR).decode(errors="surrogateescape"))

@@ -56,7 +56,7 @@ class Place:
             from fsspec.core import url_to_fs
 
             self._files, self._root = url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # each storage has errors of its own
             raise UserError(f"{url}: cannot be read here ({error}): {INSTALL}") from None
         self.url = url
         self._sleep = sleep
@@ -147,9 +147,13 @@ class RemoteText:
 
     def documents(self) -> Iterator[tuple[str, bool]]:
         """The documents, decoded, each with whether it belongs to validation; those for training come first."""
-        for is_validation, stream in enumerate(self.streams()):
-            for document in _decoded(stream, self.tokenizer):
-                yield document, bool(is_validation)
+        for is_validation in (False, True):
+            for document in self.side(is_validation=is_validation):
+                yield document, is_validation
+
+    def side(self, *, is_validation: bool) -> Iterator[str]:
+        """The documents of one side, decoded."""
+        return _decoded(self.streams()[is_validation], self.tokenizer)
 
 
 def _checked(name: str) -> str:
@@ -249,9 +253,11 @@ class _Room:
             try:
                 if shard.n_bytes > self._limit:
                     return None
-                used = self._begin() if self._used is None else self._used
+                if self._used is None:
+                    self._begin()
                 copy = self._verified(path, shard) if path.exists() else None
                 if copy is None:
+                    used = self._used or 0
                     if used + shard.n_bytes > self._limit:
                         return None
                     durable.write(path, shard.content())
@@ -266,7 +272,7 @@ class _Room:
             self._copies[shard.name] = copy
             return copy
 
-    def _begin(self) -> int:
+    def _begin(self) -> None:
         """Make the folder, and measure it. Files of killed processes are removed if no process uses the folder."""
         durable.make_folder(self._folder)
         descriptor = os.open(self._folder, os.O_RDONLY)
@@ -276,7 +282,6 @@ class _Room:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         self._used = sum(file.stat().st_size for file in self._folder.glob("*.tokens"))
-        return self._used
 
     def _verified(self, path: Path, shard: RemoteShard) -> Shard | None:
         """A copy that is there, if it is whole. Otherwise it is removed."""

@@ -13,6 +13,8 @@ much progress as a quarter less text."""
 MAX_STACK_SIZE = 2**24
 """Largest number of weights in a stack of matrices that Muon orthogonalises together. Small matrices are faster in one
 stack; large stacks need memory."""
+LARGEST_NARROW_STACK = 2**22
+"""The same with `--memory low`: a smaller stack needs less memory."""
 
 ADAMW_RATE_FACTORS: dict[Group, float] = {
     "embedding": 1.0,
@@ -22,10 +24,6 @@ ADAMW_RATE_FACTORS: dict[Group, float] = {
     "adapter": 1.0,
 }
 """Factors on AdamW's learning rate where Muon updates the matrices. Without Muon, AdamW has one rate for all."""
-
-
-LARGEST_NARROW_STACK = 2**22
-"""The same for matrices in bfloat16, which are there to save memory."""
 
 
 def parameter_groups(

@@ -124,7 +124,8 @@ def _chosen_text(config: EvalConfig, models: list[StoredModel], say: Say) -> _Te
         raise UserError(
             f"{path} holds conversations: `homespun eval` scores text; a training run scores answers"
         )
-    trained = [str(model.path) for model in models if corpus.sha256 in learned_texts(model)]
+    texts = {corpus.sha256, *(source.sha256 for source in corpus.sources)}
+    trained = [str(model.path) for model in models if not texts.isdisjoint(learned_texts(model))]
     if not trained:
         return _Text(path, "all", corpus.n_bytes, lambda: documents(path))
     say(

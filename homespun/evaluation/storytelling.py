@@ -16,6 +16,7 @@ import numpy as np
 from homespun import workspace
 from homespun.config import TOKENS_DIR, JudgeConfig, SamplingConfig
 from homespun.data.corpus import Corpus, survey
+from homespun.data.files import is_pattern
 from homespun.errors import UserError
 from homespun.evaluation.intervals import interval
 from homespun.language_model import LanguageModel
@@ -211,7 +212,7 @@ def training_text(model: LanguageModel) -> Corpus | None:
     folder = Path(TOKENS_DIR)
     for path in places:
         try:
-            if path and path.exists():
+            if path and (path.exists() or is_pattern(path)):
                 corpus = survey(path, None, folder if folder.is_dir() else None, keeps=False)
                 if not recorded or corpus.sha256 in learned_texts(model.stored):
                     return corpus

@@ -20,6 +20,7 @@ from homespun.data.prepare import Encoder
 from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tokens
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine
+from homespun.errors import UserError
 from homespun.forecast.length import Length, samples_per_pass, work_of
 from homespun.forecast.result import Forecast
 from homespun.forecast.speed import Probe, measured_speed, together, with_answers
@@ -131,26 +132,30 @@ def forecast(
             initial,
             target,
             is_chat=corpus is not None and corpus.is_chat,
+            n_ranks=n_ranks,
         )
     check_answers(planned.config)
     check_pairs(planned.config)
     mark = tokenizer.eot_id if tokenizer else 0
     ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
+    if ranks.n > 1:
+        _check_ranks(planned, sheet)
     if planned.config.auto_batch and not point:
         options = engine_options(planned.config, mark, compiled=False)
         planned = fitting_batch(
             planned, target, options, notes.append, probes=sheet is None, ranks=ranks
         )
+        ranks = chosen_ranks(planned, target, n_ranks) if n_ranks else ranks_here(planned, target)
     memory = step_memory(planned, target, ranks=ranks)
-    speed, probed = measured_speed(planned, target, sheet, mark, count, notes)
-    sent, speed, efficiency = together(planned, target, ranks, speed, interconnect)
+    alone, probed = measured_speed(planned, target, sheet, mark, count, notes)
+    sent, speed, efficiency = together(planned, target, ranks, alone, interconnect)
     measured = None
     if probed and ranks.n == 1 and probed.batch_size == planned.config.batch_size:
         measured = probed.probed.memory
-    _note_memory(planned, target, memory, measured, ranks, notes)
+    _note_memory(planned, target, memory, measured, ranks, notes, is_new=point is None)
     work = work_of(planned.config, corpus, count)
     if work:
-        speed = with_answers(planned, speed, work, sheet, probed, notes)
+        speed = with_answers(planned, speed, alone, work, sheet, probed, notes)
     length = Length(planned, count, speed, n_samples)
     done = point.position().step if point else 0
     steps = length.steps
@@ -162,8 +167,8 @@ def forecast(
         data_file=corpus.path if corpus else None,
         memory=memory,
         memory_measured=measured,
-        memory_capacity=target.memory_capacity(),
-        memory_free=target.memory_available(),
+        memory_capacity=memory_of_rank(target.memory_capacity(), target, ranks),
+        memory_free=memory_of_rank(target.memory_available(), target, ranks),
         ranks=ranks,
         traffic=sent,
         efficiency=efficiency,
@@ -216,6 +221,18 @@ def _text(
     return corpus, tokenizer, count_tokens(corpus, encoder, vocab_size, folder)
 
 
+def _check_ranks(planned: Plan, sheet: DataSheet | None) -> None:
+    """Refuse a plan of several ranks for a run that trains in one process.
+
+    Raises:
+        UserError: it does.
+    """
+    if planned.config.memory == "low":
+        raise UserError("--memory low trains in one process: leave it out, or plan without --ranks")
+    if sheet and sheet.kind == "apple":
+        raise UserError(f"'{sheet.name}' trains with MLX, in one process: plan without --ranks")
+
+
 def _note_memory(
     planned: Plan,
     machine: Machine,
@@ -223,8 +240,10 @@ def _note_memory(
     measured: int | None,
     ranks: Ranks,
     notes: list[str],
+    *,
+    is_new: bool,
 ) -> None:
-    """The change to make if a step does not fit."""
+    """The change to make if a step does not fit. `is_new` as for `check_memory`."""
     needed = measured or memory.total
     capacity, free = (
         memory_of_rank(n_bytes, machine, ranks)
@@ -232,12 +251,12 @@ def _note_memory(
     )
     if needed > capacity:
         notes.append(
-            f"This does not fit into memory: {what_fits(planned, capacity, machine, ranks)}."
+            f"This does not fit into memory: {what_fits(planned, capacity, machine, ranks, is_new=is_new)}."
         )
     elif needed > free:
         notes.append(
             f"Only {size(free)} of the memory is free now: close other programs, or "
-            f"{what_fits(planned, free, machine, ranks)}."
+            f"{what_fits(planned, free, machine, ranks, is_new=is_new)}."
         )
 
 

@@ -139,12 +139,14 @@ def _probe(
 def with_answers(
     planned: Plan,
     speed: Speed,
+    alone: Speed,
     work: Work,
     sheet: DataSheet | None,
     probe: Probe | None,
     notes: list[str],
 ) -> Speed:
-    """The speed of steps that read and write answers besides training on them."""
+    """The speed of steps that read and write answers besides training on them. One process writes them, at the speed of
+    training `alone`."""
     c = planned.config
     per_token = speed.seconds_per_step / c.tokens_per_step
     reading = per_token * (work.trained + EVALUATION_COST * work.read)
@@ -154,7 +156,7 @@ def with_answers(
         "The answers are taken to be as long as --answer-tokens allows, and no group is skipped, so steps usually take "
         "less. The time of the reward itself is not part of it."
     )
-    writing = work.decoded * SAMPLING_COST * per_token
+    writing = work.decoded * SAMPLING_COST * alone.seconds_per_step / c.tokens_per_step
     if sheet is None:
         engine: Any = probe.probed.facts["engine"].split()[0] if probe else c.engine
         reader = ReaderConfig(engine=engine, precision=c.precision, threads=c.threads)

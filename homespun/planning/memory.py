@@ -45,14 +45,15 @@ def check_memory(plan: Plan, say: Say, *, is_new: bool = True) -> None:
         )
 
 
-def out_of_memory(plan: Plan, *, saved: bool) -> UserError:
-    """The error of a run that ran out of memory in spite of the estimate; `saved`: it has a checkpoint."""
+def out_of_memory(plan: Plan, *, saved: bool, is_new: bool | None = None) -> UserError:
+    """The error of a run that ran out of memory in spite of the estimate; `saved`: it has a checkpoint. `is_new` as for
+    `check_memory`; None: if it has none."""
     machine = select.machine(plan.config.engine)
     fixed, needed = step_memory(plan, machine, 0).total, step_memory(plan, machine).total
     resume = "; --resume continues from the last checkpoint" if saved else ""
     return UserError(
         f"out of memory (a step was estimated at {size(needed)}): "
-        f"{what_fits(plan, (fixed + needed) // 2, machine, is_new=not saved)}{resume}"
+        f"{what_fits(plan, (fixed + needed) // 2, machine, is_new=not saved if is_new is None else is_new)}{resume}"
     )
 
 
@@ -134,10 +135,9 @@ def step_memory(
     plan: Plan,
     machine: Machine,
     batch_size: int | None = None,
-    checkpointing: bool | None = None,
     ranks: Ranks | None = None,
 ) -> TrainingMemory:
-    """Estimated memory of a step, as planned or with another batch size, checkpointing or other ranks than here."""
+    """Estimated memory of a step, as planned or with another batch size or other ranks than here."""
     c = plan.config
     ranks = ranks or ranks_here(plan, machine)
     rows = ranks.rows(c.sequences_per_step)
@@ -145,10 +145,10 @@ def step_memory(
     computing = Computing(
         c.optimizer,
         machine.step_traits(c.precision, c.seq_len),
-        accumulates=c.batch_size < rows,
+        accumulates=micro_batch < rows,
         ranks=ranks,
         lora=plan.lora,
-        checkpointing=c.gradient_checkpointing if checkpointing is None else checkpointing,
+        checkpointing=c.gradient_checkpointing,
         low_memory=c.memory == "low",
     )
     return training_memory(plan.in_training, micro_batch, computing)

@@ -18,7 +18,7 @@ from homespun.data.mixture import MixedDataset
 from homespun.data.pair_samples import PairDataset
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
-from homespun.engine import hardware, select
+from homespun.engine import hardware, launcher, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.engine.low_memory import no_low_memory
 from homespun.model_formats.stored_model import StoredModel, learned_texts
@@ -250,9 +250,10 @@ def choose_plan(
     machine: Machine | None = None,
     *,
     is_chat: bool = False,
+    n_ranks: int | None = None,
 ) -> Plan:
     """The settings of the user, and for all others those that suit the text, which may be of conversations, and the
-    machine; None: this machine.
+    machine; None: this machine. `n_ranks` of them train together; None: as many as were started together.
 
     Raises:
         UserError: settings that contradict each other or the text.
@@ -264,6 +265,8 @@ def choose_plan(
             if not traits.has_low_memory:
                 raise no_low_memory()
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
+    place = launcher.place()
+    flops_per_second *= n_ranks or (place.size if place else 1)
     planned = plan(
         requested,
         vocab_size=vocab_size,
@@ -332,7 +335,7 @@ def make_engine(
         with bar("Making the model", None):
             engine = select.create(planned.model, options, name=c.engine)
     except OutOfMemory as error:
-        raise out_of_memory(planned, saved=False) from error
+        raise out_of_memory(planned, saved=False, is_new=is_new) from error
     precision: Any = engine.facts["precision"]
     return engine, dataclasses.replace(c, precision=precision, compile="on" if compiled else "off")
 

@@ -31,6 +31,12 @@ MACHINE: Any = SimpleNamespace(
 )
 
 
+def recomputing(of: Plan) -> Plan:
+    return dataclasses.replace(
+        of, config=dataclasses.replace(of.config, gradient_checkpointing=True)
+    )
+
+
 def planned(**settings: object) -> Plan:
     wanted = TrainConfig(model_size="gpt2-small", max_steps=10, precision="float32")
     wanted = dataclasses.replace(wanted, **settings)  # type: ignore[arg-type]
@@ -59,7 +65,7 @@ def test_what_is_named_fits_and_makes_steps_of_the_same_size(
         assert int(batch) <= batch_size
         model, recompute = before.model, checkpointing or bool(recompute) or bool(low)
         if low:
-            assert memory.step_memory(before, MACHINE, 1, checkpointing=True).total > room
+            assert memory.step_memory(recomputing(before), MACHINE, 1).total > room
             before = planned(
                 memory="low", batch_size=batch_size, grad_accumulation_steps=accumulation
             )
@@ -68,9 +74,11 @@ def test_what_is_named_fits_and_makes_steps_of_the_same_size(
         model = shaped(PRESETS[name], {"vocab_size": 8000, "seq_len": 256})
         recompute = checkpointing
         smallest = planned(memory="low", batch_size=1)
-        assert memory.step_memory(smallest, MACHINE, 1, checkpointing=True).total > room
+        assert memory.step_memory(recomputing(smallest), MACHINE, 1).total > room
     named = dataclasses.replace(before, model=model)
-    assert memory.step_memory(named, MACHINE, int(batch), recompute).total <= room
+    if recompute:
+        named = recomputing(named)
+    assert memory.step_memory(named, MACHINE, int(batch)).total <= room
 
 
 def test_low_memory_is_named_where_it_helps_and_can_be_chosen() -> None:

@@ -126,6 +126,8 @@ def clean(source: Path, output: Path, filters: Filters, n_workers: int = 1) -> R
     """
     if filters.near_duplicates:
         check_installed()
+    if not output.name:
+        raise UserError(f"--output {output}: name a new folder")
     files = files_to_read(source)
     if any(file.resolve().is_relative_to(output.resolve()) for file in files):
         raise UserError(f"{output} holds a part of {source}: choose another --output")

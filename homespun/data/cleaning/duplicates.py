@@ -80,7 +80,8 @@ class NearDuplicates:
         from datasketch import MinHashLSH
 
         self._similarity = similarity
-        self._index: Any = MinHashLSH(threshold=similarity, num_perm=SAMPLES)
+        # Rather too many candidates than too few: each is compared.
+        self._index: Any = MinHashLSH(threshold=similarity, num_perm=SAMPLES, weights=(0.1, 0.9))
         self._signatures: dict[int, Signatures] = {}
 
     def original(self, number: int, signature: Signatures) -> int | None:

@@ -87,8 +87,8 @@ class RankedEngine(TorchEngine):
         first, mine = self._share([batch])
         found = torch.zeros(batch.targets.shape, device=self.device)
         for rows in mine:
+            here = torch.from_numpy(super().log_probabilities(rows))  # all ranks gather together
             if rows.n_targets:
-                here = torch.from_numpy(super().log_probabilities(rows))
                 found[first : first + len(here)] = here.to(self.device)
         self._group.add_up(found)
         return machine.to_array(found)

@@ -123,6 +123,8 @@ class ReplicatedEngine(RankedEngine):
         return super()._hidden(inputs, documents, dropout)
 
     def _begin(self, n_backward: int) -> None:
+        if not n_backward:
+            self._group.settle()  # no forward pass of this rank waits for the weights
         self._n_backward, self._n_begun, self._sums = n_backward, 0, []
         self._counts = dict.fromkeys(self.trained, 0)
 

@@ -17,7 +17,7 @@ from homespun.architectures.base import Parameter
 from homespun.architectures.families import count_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
-from homespun.engine.base import Floats, OptimizerSettings, OutOfMemory
+from homespun.engine.base import Floats, OptimizerSettings, OutOfMemory, within_memory
 from homespun.engine.torch import machine
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout
@@ -56,7 +56,8 @@ class ShardedEngine(RankedEngine):
             n_bytes = (4 + self.model.dtype.itemsize) * count_parameters(self.model.config)
             if n_bytes > machine.memory_available():
                 raise OutOfMemory
-            model = super()._make_model(self.model.config, self.model.dtype, self.device)
+            with within_memory(*machine.OUT_OF_MEMORY):  # before the others are told to send
+                model = super()._make_model(self.model.config, self.model.dtype, self.device)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.copy_(self.whole(name))
