@@ -104,6 +104,16 @@ def _variants(
         yield f" {flag('memory')} low", low
 
 
+def n_ranks_here() -> int:
+    """The number of processes that a launcher has started together with this one, itself included.
+
+    Raises:
+        UserError: the environment does not describe them.
+    """
+    place = launcher.place()
+    return place.size if place else 1
+
+
 def ranks_here(plan: Plan, machine: Machine) -> Ranks:
     """The ranks that a launcher has started with this process, and whether they divide the weights of this run.
 

@@ -18,7 +18,7 @@ from homespun.data.mixture import MixedDataset
 from homespun.data.pair_samples import PairDataset
 from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
-from homespun.engine import hardware, launcher, select
+from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
 from homespun.engine.low_memory import no_low_memory
 from homespun.model_formats.stored_model import StoredModel, learned_texts
@@ -26,6 +26,7 @@ from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.memory import (
     check_memory,
     memory_of_rank,
+    n_ranks_here,
     out_of_memory,
     ranks_here,
     step_memory,
@@ -265,8 +266,7 @@ def choose_plan(
             if not traits.has_low_memory:
                 raise no_low_memory()
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
-    place = launcher.place()
-    flops_per_second *= n_ranks or (place.size if place else 1)
+    flops_per_second *= n_ranks or n_ranks_here()
     planned = plan(
         requested,
         vocab_size=vocab_size,
