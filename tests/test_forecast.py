@@ -281,7 +281,7 @@ def test_a_chosen_micro_batch_has_whole_groups_however_little_memory_there_is(
         assert chosen.config.batch_size % together == 0
         assert chosen.config.sequences_per_step == 48
         found.add(chosen.config.batch_size)
-    assert {together, 24, 48} <= found
+    assert {together, 12, 48} <= found
 
 
 def test_a_resumed_run_keeps_its_micro_batch_where_it_fits(

@@ -163,7 +163,10 @@ class Chat:
             raise UserError("there is no message yet")
         if not name:
             raise UserError(f"/save: give a file name that ends in {SUFFIX}")
-        path = Path(name).expanduser()
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError:
+            raise UserError(f"/save {name}: there is no such user") from None
         system = [{"role": SYSTEM, "content": self.system}] if self.system else []
         add_conversation(path, [*system, *self.messages])
         return f"{counted(len(self.messages), 'message')} added to {path}"

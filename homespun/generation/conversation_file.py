@@ -3,6 +3,7 @@
 `homespun chat` and the studio save here. The form is the one that `data.conversations` reads.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -23,9 +24,10 @@ def add_conversation(path: Path, messages: Sequence[Message]) -> None:
     Raises:
         UserError: the name does not end in .jsonl, the file holds something else, or it cannot be written.
     """
-    if path.suffix != SUFFIX:
+    if path.suffix != SUFFIX or "\0" in str(path):
         raise UserError(f"{path}: give a file name that ends in {SUFFIX}")
     line = json.dumps({"messages": list(messages)}, ensure_ascii=False) + "\n"
+    end = None
     try:
         with path.open("ab+") as file:
             if not _takes_conversations(file):
@@ -38,6 +40,9 @@ def add_conversation(path: Path, messages: Sequence[Message]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        if end is not None:  # a part of a line would spoil the whole file
+            with contextlib.suppress(OSError):
+                os.truncate(path, end)
         raise cannot_write(error, f"{path} cannot be written", "choose another file") from None
 
 

@@ -52,7 +52,7 @@ class Limits:
     temperature: float = _limit(2, "", "`temperature`, which is 0 or at least 0.01")
     messages: int = _limit(256, "", "messages of a chat")
     # Models of the studio
-    models: int = _limit(3, "", "models in memory, apart from those in use", "the oldest goes")
+    models: int = _limit(3, "", "models in memory; more if all are in use", "the oldest goes")
     inside_tokens: int = _limit(256, "tokens", "a text whose inside is shown")
     checkpoints: int = _limit(
         40, "", "checkpoints of a run over which the growth of a token is shown", "thinned"

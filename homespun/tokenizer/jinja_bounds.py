@@ -10,7 +10,7 @@ import json
 import re
 import string
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, Sized
 from typing import Any, NoReturn
 
 import jinja2
@@ -38,8 +38,10 @@ MAX_WIDTH = 1000
 """Of a field that a format fills up, in characters."""
 MAX_DIGITS = 20
 """To which a number is rounded."""
-FIELD = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(\*|\d+)?(?:\.(\*|\d+))?")
+FIELD = re.compile(r"%(?:\([^()%]{0,64}\))?[#0 +-]*(\*|\d+)?(?:\.(\*|\d+))?")
 """A field of a text before "%", with its width and its precision."""
+ODD_NAME = re.compile(r"%\((?![^()%]{0,64}\))")
+"""The name of a field that `FIELD` does not read as Python does, such as one with parentheses."""
 
 TEXT_METHODS = {
     *("capitalize", "casefold", "count", "endswith", "find", "format", "index", "isalnum", "isalpha"),
@@ -81,7 +83,8 @@ class Bounded(ImmutableSandboxedEnvironment):
         self.next_round = _next_round
         self._here = threading.local()
         self.globals["raise_exception"] = _refuse
-        del self.globals["lipsum"]
+        for name in ("cycler", "joiner", "lipsum"):
+            del self.globals[name]
         whole = {name: self._counting(FILTERS[name]) for name in OF_VALUES}
         texts = {name: self._counting(FILTERS[name], as_text=True) for name in OF_TEXTS}
         own = (self._join, self._replace, self._indent, self._round, self._string, self._tojson)
@@ -115,6 +118,7 @@ class Bounded(ImmutableSandboxedEnvironment):
             raise jinja2.TemplateError("it goes round too often")
         if function is _next_round:
             return True
+        self.count_whole((*arguments, *named.values()))  # a callee may keep them, such as `dict`
         of, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         if isinstance(of, str) and name == "join":
             return self._join(self, arguments[0], of)
@@ -188,16 +192,20 @@ class Bounded(ImmutableSandboxedEnvironment):
             elif isinstance(one, Mapping):
                 waiting += [*one.keys(), *one.values()]
                 size += 2 * ITEM * len(one)
-            elif isinstance(one, list | tuple | set | frozenset):
+            elif isinstance(one, list | tuple | set | frozenset | MappingView):
                 waiting += one
                 size += ITEM * len(one)
+            elif isinstance(one, jinja2.utils.Namespace):
+                raise jinja2.TemplateError("it writes a namespace")
             else:
                 size += 1
         self.count(size)
 
     def _counted_result(self, result: Any) -> Any:
-        if isinstance(result, Sized) and not isinstance(result, range):
+        if isinstance(result, str):
             self.count(len(result))
+        elif isinstance(result, Sized) and not isinstance(result, range):
+            self.count(ITEM * len(result))
         return result
 
     def _written(self) -> Callable[..., Any]:
@@ -270,17 +278,20 @@ class Bounded(ImmutableSandboxedEnvironment):
         self.count_whole(value)
         if indent is not None and not 0 <= indent <= MAX_DIGITS:
             raise jinja2.TemplateError("it indents JSON by too much")
-        return str(self._counted_result(json.dumps(value, ensure_ascii=False, indent=indent)))
+        return self.concat(json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value))
 
     def _check_format(self, form: str, values: Any) -> None:
         """Check the text that "%" makes before it is made."""
+        if ODD_NAME.search(form):
+            raise jinja2.TemplateError("it formats a field with an odd name")
+        self.count(MAX_WIDTH * form.count("%"))
         _check_widths(width for field in FIELD.finditer(form) for width in field.groups() if width)
         given = values if isinstance(values, tuple) else (values,)
         n = form.count("%")
         for one in given:
             self.count_whole(one)
         largest = max((len(str(one)) for one in given), default=0)
-        self.count(len(form) + n * (MAX_WIDTH + largest))
+        self.count(len(form) + n * largest)
 
 
 class _Formatter(SandboxedFormatter):

@@ -111,10 +111,9 @@ class Models:
         for model in self.found():
             if model.kind == "model":
                 answers = self._has_template(model.path)
-            elif model.run in runs:
-                answers = runs[model.run]
-            else:
-                answers = runs[model.run] = self._has_template(model.path)
+            else:  # a damaged file does not speak for its run
+                answers = runs.get(model.run) or self._has_template(model.path)
+                runs[model.run] = answers
             told.append((model, answers))
         return told
 

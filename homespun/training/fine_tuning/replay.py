@@ -8,6 +8,7 @@ from typing import Any
 from homespun.config import TrainConfig
 from homespun.data.chat_samples import ChatDataset, ChatEncoder
 from homespun.data.corpus import Corpus, survey
+from homespun.data.files import is_pattern
 from homespun.data.mixture import MixedDataset
 from homespun.data.prepare import Prepared, prepare
 from homespun.data.replay import ReplayDataset
@@ -61,6 +62,9 @@ def check_replay(config: TrainConfig) -> None:
         raise UserError(
             "--replay repeats a text that a model has learned already: name the model with --init-from"
         )
+    path = Path(config.replay)
+    if not path.exists() and not is_pattern(path):
+        raise UserError(f"--replay {path}: there is no such file or folder")
 
 
 def replay_of(

@@ -226,8 +226,15 @@ class Sampler:
             part = prompts[first : first + TOGETHER]
             temperature = 0.0 if self.prompts.greedy else 1.0
             sampling = self._sampling(temperature=temperature, seed=HELD_OUT_SEED + first)
-            for prompt, one in zip(part, _continued(session, part, sampling), strict=True):
-                total += self._scores(prompt, [one])[0]
+            written = _continued(session, part, sampling)
+            if all(prompt is part[0] for prompt in part):
+                # They are a group, as in training: a reward may compare them.
+                total += sum(self._scores(part[0], written))
+            else:
+                total += sum(
+                    self._scores(prompt, [one])[0]
+                    for prompt, one in zip(part, written, strict=True)
+                )
         return total / len(prompts)
 
     def _sampling(self, *, temperature: float, seed: int) -> SamplingConfig:

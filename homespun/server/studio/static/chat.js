@@ -97,10 +97,10 @@ function Desk({ studio }) {
       return { shown: tree.get(before) ? before : null, back: text };
     };
     const ended = (error) => {
+      setStop(null);
       if (!settle.current) return; // the page was left
       const { shown, back } = settle.current();
       const told = keep();
-      setStop(null);
       if (error && error.name !== "AbortError") setProblem(error);
       setLast((now) => (now === node.id ? shown : now));
       setDraft((now) => now || back);

@@ -178,7 +178,7 @@ function Desk({ studio }) {
         <p>Press Write, or Ctrl + Enter. Then choose any token to see its alternatives, and one of them to go on from there.</p><//>`}
       ${visible.length > 0 && html`<p class="note">The more surprising a token was for the model, the stronger its shade:${" "}
         <span class="token s1">below 50%</span> <span class="token s2">below 20%</span> <span class="token s3">below 5%</span></p>`}
-      <div class="columns">${visible.map((node) => html`<${Continuation} key=${node.id} node=${node} tree=${tree.current}
+      <div class="columns">${visible.map((node, place) => html`<${Continuation} key=${node.id} number=${place + 1} node=${node} tree=${tree.current}
         model=${names[node.model] ?? node.model} onGoOn=${goOn} onGrow=${grow} writing=${writing > 0}
         focused=${focused.current === node.id} />`)}</div>
       <section aria-labelledby="growth-title">
@@ -209,7 +209,7 @@ function Next({ form, model, onAsk }) {
   </form>`;
 }
 
-function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
+function Continuation({ node, number, tree, model, onGoOn, onGrow, writing, focused }) {
   const [chosen, setChosen] = useState(null);
   const box = useRef(null);
   useEffect(() => {
@@ -222,7 +222,7 @@ function Continuation({ node, tree, model, onGoOn, onGrow, writing, focused }) {
     node.speed ? `${count(Math.round(node.speed))} tokens/s` : null,
   ].filter(Boolean).join(" · ");
   const look = (n) => ({ class: surprise(node.tokens[n].p), title: percent(node.tokens[n].p) });
-  return html`<article class="card" ref=${box} tabindex="-1" aria-label=${`Continuation ${node.id} by ${model}`}>
+  return html`<article class="card" ref=${box} tabindex="-1" aria-label=${`Continuation ${number} by ${model}`}>
     <h2>${model}</h2>
     <p class="note">${facts}</p>
     <div class="continued"><span class="written before">${before}</span><${Tokens} label="Text, token by token" tokens=${node.tokens} chosen=${chosen} look=${look}

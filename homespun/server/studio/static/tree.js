@@ -5,16 +5,28 @@ export class Tree {
   constructor(name) {
     this.name = name;
     this.nodes = new Map();
+    this.known = new Set(); // the ids that were in the storage when it was read or written last
     this.last = 0;
-    try {
-      const kept = JSON.parse(localStorage.getItem(name)) ?? [];
-      for (const node of kept) this.nodes.set(node.id, node);
-    } catch { /* nothing that can be read is kept */ }
+    this.join();
     for (const id of this.nodes.keys()) this.last = Math.max(this.last, id);
   }
 
+  /** Take what another tab has kept and forgotten meanwhile. */
+  join() {
+    let kept = [];
+    try {
+      kept = JSON.parse(localStorage.getItem(this.name)) ?? [];
+    } catch { /* nothing that can be read is kept */ }
+    if (!Array.isArray(kept)) kept = [];
+    const there = new Set(kept.map((node) => node.id));
+    for (const id of this.known) if (!there.has(id)) this.nodes.delete(id);
+    for (const node of kept) if (!this.known.has(node.id)) this.nodes.set(node.id, node);
+    this.known = there;
+  }
+
   add(node) {
-    const whole = { id: ++this.last, finish: null, ...node };
+    this.last = Math.max(this.last + 1, Date.now()); // two tabs never give the same
+    const whole = { id: this.last, finish: null, ...node };
     this.nodes.set(whole.id, whole);
     return whole;
   }
@@ -42,8 +54,10 @@ export class Tree {
 
   /** Keep the tree for the next visit. False if the browser has no room for it. */
   keep() {
+    this.join();
     try {
       localStorage.setItem(this.name, JSON.stringify([...this.nodes.values()]));
+      this.known = new Set(this.nodes.keys());
       return true;
     } catch {
       return false;
