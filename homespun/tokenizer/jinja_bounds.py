@@ -10,7 +10,16 @@ import json
 import re
 import string
 import threading
-from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence, Sized
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    KeysView,
+    Mapping,
+    Sequence,
+    Sized,
+    ValuesView,
+)
 from typing import Any, NoReturn
 
 import jinja2
@@ -192,7 +201,9 @@ class Bounded(ImmutableSandboxedEnvironment):
             elif isinstance(one, Mapping):
                 waiting += [*one.keys(), *one.values()]
                 size += 2 * ITEM * len(one)
-            elif isinstance(one, list | tuple | set | frozenset | MappingView):
+            elif isinstance(
+                one, list | tuple | set | frozenset | KeysView | ValuesView | ItemsView
+            ):
                 waiting += one
                 size += ITEM * len(one)
             elif isinstance(one, jinja2.utils.Namespace):
