@@ -83,6 +83,17 @@ def stories(table: str, column: int | str) -> Callable[[Results], str]:
     return figure
 
 
+def longer_story(table: str, column: int | str) -> Callable[[Results], str]:
+    """A share of the run of twenty minutes. Arguments as for `stories`."""
+
+    def figure(results: Results) -> str:
+        [title] = [name for name in results["storytelling_20m"]["tables"] if name.startswith(table)]
+        [found] = rows(results, "storytelling_20m", title)
+        return spread([list(found.values())[column] if isinstance(column, int) else found[column]])
+
+    return figure
+
+
 def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     """The exact answers after a stage, as '61%', or their range over the seeds."""
 
@@ -170,6 +181,9 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         f"mixture-step-{size}-{optimizer}": slower_mixture(size, optimizer)
         for size, optimizer in (("pico", "muon"), ("mini", "muon"), ("mini", "adamw"))
     },
+    "stories-20m-consistent": longer_story("free stories", "consistent"),
+    "stories-20m-choices": longer_story("right choices", "all"),
+    "stories-20m-beginnings": longer_story("given beginnings", -1),
     "stories-consistent": stories("free stories", "consistent"),
     "stories-loss": demo("val loss"),
     "stories-bits": demo("bits/byte"),

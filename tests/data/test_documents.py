@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from homespun.data.documents import documents, read
-from homespun.data.files import bytes_to_read, left_out
+from homespun.data.files import bytes_to_read, files_to_read, left_out
 from homespun.data.text_formats import columns, plain_text
 from homespun.data.text_formats import parquet as parquet_format
 from homespun.data.text_formats.cutting import MAX_DOCUMENT
@@ -422,3 +422,15 @@ def test_txt_is_split_at_lines_that_are_the_mark(texts: list[str]) -> None:
         small.setattr(plain_text, "READ", 5)
         found = [text for text, _ in read(io.BytesIO(content.encode()), "a.txt")]
     assert found == [document for document in stripped if document]
+
+
+def test_a_pattern_reads_each_file_once(tmp_path: Path) -> None:
+    (tmp_path / "web/deep").mkdir(parents=True)
+    written(tmp_path / "web/a.txt", "one")
+    written(tmp_path / "web/deep/b.txt", "two")
+    (tmp_path / "web/loop").symlink_to(".")
+    found = files_to_read(tmp_path / "web/**/**/*.txt")
+    assert [file.relative_to(tmp_path).as_posix() for file in found] == [
+        "web/a.txt",
+        "web/deep/b.txt",
+    ]

@@ -100,6 +100,12 @@ def test_low_memory_is_named_where_it_helps_and_can_be_chosen() -> None:
         assert "--memory" not in said
 
 
+def test_a_smaller_micro_batch_accumulates() -> None:
+    tried = memory.step_memory(planned(batch_size=8), MACHINE, 4).total
+    chosen = planned(batch_size=4, grad_accumulation_steps=2)
+    assert tried == memory.step_memory(chosen, MACHINE).total
+
+
 def test_where_nothing_fits_it_says_so() -> None:
     assert memory.what_fits(planned(), 10**6, MACHINE).startswith(
         "not even the smallest model fits"

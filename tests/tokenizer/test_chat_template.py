@@ -237,6 +237,13 @@ KEEPS = "{% set n = namespace(x=[]) %}{% for a in range(9999) %}{% set n.x = n.x
 """Many texts, each of which is not too long."""
 
 
+NESTED = (
+    "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = dict(a=n.x, b=n.x) %}"
+    "{% endfor %}{{ SHOWN }}"
+)
+"""Little memory, whose text would fill all there is."""
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -277,6 +284,10 @@ KEEPS = "{% set n = namespace(x=[]) %}{% for a in range(9999) %}{% set n.x = n.x
         (KEEPS.replace("MORE", "('x' * 4000000) | upper"), "too long together"),
         (KEEPS.replace("MORE", "'x' * 4000000"), "too long together"),
         ("{{ lipsum(10000) }}", "unknown name"),
+        ("{{ cycler(1, 2) }}", "unknown name"),
+        (NESTED.replace("SHOWN", "n.x.values()"), "too long|too large"),
+        (NESTED.replace("SHOWN", "n"), "too long|too large|namespace"),
+        ("{{ '%((a)b)9999999999d' % {'(a)b': 1} }}", "odd name"),
     ],
 )  # fmt: skip
 def test_a_template_without_end_is_refused(source: str, message: str) -> None:
