@@ -93,7 +93,7 @@ _HOMES = {
     "AdamW": "homespun.steps",
     "ChoicesResult": "homespun.evaluation.choices",
     "EvalResult": "homespun.evaluation.evaluate",
-    "Forecast": "homespun.forecast",
+    "Forecast": "homespun.forecast.result",
     "LanguageModel": "homespun.language_model",
     "StopRun": "homespun.records.events",
     "TextDataset": "homespun.data.samples",

@@ -69,6 +69,28 @@ SEARCHES = {
         for text in texts:
             template.prompt([{"role": "user", "content": text}])
         """,
+    "tokenizer.jinja_bounds": """
+        from homespun.tokenizer.jinja_bounds import FIELD, ODD_NAME
+        for text in [*texts, "%" * N, "%(" * (N // 2), "%(a" * (N // 3)]:
+            FIELD.findall(text)
+            ODD_NAME.search(text)
+        """,
+    "training.reinforcement.rollouts": """
+        from homespun.training.reinforcement.rollouts import first_words
+        for text in [*texts, "word " * 20, "word " * (N // 5)]:
+            for n in (1, 2, 21, 1000):
+                first_words(n).match(text)
+        """,
+    "data.cleaning.rules": """
+        from homespun.data.cleaning.rules import fault_of
+        for text in texts:
+            fault_of(text)
+        """,
+    "data.cleaning.duplicates": """
+        from homespun.data.cleaning.duplicates import signatures
+        for text in texts:
+            signatures([text[:50_000]])
+        """,
     "tokenizer.decoding": """
         from homespun.tokenizer.decoding import known_decoding
         steps = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}]
@@ -95,12 +117,15 @@ SEARCHES = {
 SHORT = {
     "checkpoint.archive": "names in a manifest",
     "checkpoint.folder": "names of files",
+    "data.corpus": "names of files",
     "data.dataset_files": "names of datasets and of their files",
     "data.download": "names of datasets and of their files",
     "data.files": "the mark between documents",
     "data.hub": "headers and addresses of the hub",
     "data.hub_model": "names of files, and ETags",
     "data.known_tokenizers": "names of folders",
+    "data.remote": "names of files",
+    "data.text_file": "a size in a settings file",
     "data.text_formats.compression": "the first bytes of a file",
     "data.text_formats.encodings": "a part of a text, of limited length",
     "data.text_formats.foreign": "the first bytes of a file",
@@ -109,6 +134,7 @@ SHORT = {
     "engine.mlx.machine": "the name of a chip",
     "planning.machines": "the name of a machine, as it was typed",
     "tokenizer.jinja": "the source of a template, of limited length",
+    "preparing": "names of files",
     "server.studio.form": "messages about settings",
     "server.studio.processes": "the lines of a plan",
     "stories.outline": "sentences that the judge has cut",

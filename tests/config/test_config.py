@@ -155,7 +155,7 @@ def test_these_settings_are_paths() -> None:
     assert {name for _, name in PATHS} == {
         "data_file", "checkpoint_dir", "tokenizer_path", "config", "dataset", "output",
         "output_dir", "checkpoint", "path", "tokens_dir", "init_from", "prompt_file",
-        "preferences",
+        "preferences", "replay",
     }  # fmt: skip
 
 
@@ -276,6 +276,7 @@ def test_every_setting_of_a_run_says_whether_a_resumed_run_may_change_it() -> No
     assert set(kinds.values()) == {"fixed", "free", "announced"}
     fixed = {name for name, kind in kinds.items() if kind == "fixed"}
     assert fixed == {
+        *("prompt_words", "replay_share"),
         *("vocab_size", "model_size", "architecture", "n_layers", "n_heads", "n_kv_heads"),
         *("d_model", "d_ff", "seq_len", "optimizer", "seed", "init_from"),
         *("lora_rank", "lora_alpha", "lora_targets"),

@@ -22,7 +22,7 @@ def models(settings: Settings) -> int:
         return training_memory(model, config.batch_size, computing).total / 1e9
 
     titles = ("preset", "block", "shape")
-    figures = ("weights", "active", "FLOPs", "float32", "bfloat16", "low")
+    figures = ("weights", "active", "FLOPs", "fp32", "bf16", "low")
     rows = [[*titles, *figures]]
     for name, preset in PRESETS.items():
         model = shaped(preset, {"vocab_size": config.vocab_size, "seq_len": config.seq_len})
@@ -31,7 +31,7 @@ def models(settings: Settings) -> int:
         counts = count_parameters(model), count_active_parameters(model)
         costs = [f"{count / 1e6:,.{1 if count < 1e9 else 0}f} M" for count in counts]
         costs.append(f"{flops_per_token(model) / 1e9:,.2f} G")
-        rows.append([*shape, *costs, *(f"{needed:,.1f} GB" for needed in memory)])
+        rows.append([*shape, *costs, *(f"{needed:,.1f}" for needed in memory)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)
@@ -43,9 +43,9 @@ def models(settings: Settings) -> int:
         )
     say(
         f"\nThe shape is layers x width. Active weights and FLOPs are those of one token, with a vocabulary of "
-        f"{config.vocab_size:,}. The last three columns estimate the memory of "
-        f"training with AdamW on micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU, in two "
-        "precisions, and in bfloat16 with --memory low. `homespun plan` estimates it for your machine and settings."
+        f"{config.vocab_size:,}. The last three columns estimate the memory of training, in GB, with AdamW on "
+        f"micro-batches of {config.batch_size} x {config.seq_len} tokens on a CPU: in float32, in bfloat16, and in "
+        "bfloat16 with --memory low. `homespun plan` estimates it for your machine and settings."
     )
     return 0
 

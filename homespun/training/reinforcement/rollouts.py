@@ -107,6 +107,11 @@ def of_nothing(eot_id: int) -> Prompts:
     return Prompts([empty], [empty] * HELD_OUT, greedy=False)
 
 
+def first_words(n: int) -> re.Pattern[str]:
+    """Matches the first words of a text with more words."""
+    return re.compile(rf"\s*\S+(?:\s+\S+){{{n - 1}}}(?=\s+\S)")
+
+
 def of_beginnings(
     corpus: Corpus, tokenizer: Tokenizer, n_words: int, room: int, say: Say
 ) -> Prompts:
@@ -122,13 +127,13 @@ def of_beginnings(
     Raises:
         UserError: no prompt is left.
     """
-    first_words = re.compile(rf"\s*\S+(?:\s+\S+){{{n_words - 1}}}(?=\s+\S)")
+    beginning = first_words(n_words)
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
     most = {True: HELD_OUT, False: MOST_BEGINNINGS}
     n_long = 0
     for document, is_validation in corpus.split():
         if len(prompts[is_validation]) < most[is_validation]:
-            found = first_words.match(document)
+            found = beginning.match(document)
             ids = [tokenizer.eot_id, *tokenizer.encode(found[0])] if found else []
             if found and len(ids) <= room:
                 record = {"messages": [], "text": found[0]}

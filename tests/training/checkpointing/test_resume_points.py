@@ -289,7 +289,7 @@ def test_a_file_that_names_code_runs_none(place: Path, reward: str, where: str) 
     settings = kept.weights.header[where] | {"reward": reward, "init_from": "control"}
     header = kept.weights.header | {where: settings}
     write_archive(Path("given.npz"), kept.weights.tensors(), header, step=kept.weights.step)
-    with pytest.raises(UserError, match=f"which is code.*--reward {reward}"):
+    with pytest.raises(UserError, match=f"this run .*--reward {reward}"):
         homespun.train(resume="given.npz", checkpoint_dir="mine", max_steps=99)
     assert not (place / "ran").exists()
 
