@@ -56,6 +56,34 @@ def button(browser: Any, label: str) -> Any:
     )
 
 
+def busy(browser: Any) -> bool:
+    """Whether the model writes."""
+    stop = browser.find_element("xpath", "//button[text()='Stop']")
+    return bool(stop.get_attribute("aria-disabled") == "false")
+
+
+def say(browser: Any, text: str) -> None:
+    """Send a message on the chat page, and wait for the answer."""
+    before = len(said(browser))
+    find(browser, "#message").send_keys(text)
+    button(browser, "Send").click()
+    until(browser, lambda b: len(said(b)) == before + 2 and not busy(b))
+
+
+def said(browser: Any) -> list[str]:
+    """The messages that the chat page shows."""
+    script = "return [...document.querySelectorAll('.talk .written')].map((one) => one.textContent)"
+    return [str(text) for text in browser.execute_script(script)]
+
+
+def setting(browser: Any, name: str, value: str) -> None:
+    """Type a setting of the playground."""
+    box = find(browser, f"[name='{name}']")
+    browser.execute_script("document.querySelector('details').open = true")
+    box.clear()
+    box.send_keys(value)
+
+
 def violations(browser: Any) -> list[str]:
     """The faults that axe-core finds for people who use a keyboard, a screen reader or strong contrast."""
     browser.execute_script(AXE.read_text(encoding="utf-8"))

@@ -9,26 +9,23 @@ import pytest
 
 from homespun.data.conversations import conversations
 from tests.server.studio.made import EVIL, HELLO
-from tests.server.studio.pages import PHONE, button, find, show, until, violations
-from tests.server.studio.test_page import active, busy, choose, open_page, setting, text_of
+from tests.server.studio.pages import (
+    PHONE,
+    busy,
+    button,
+    find,
+    said,
+    say,
+    setting,
+    show,
+    until,
+    violations,
+)
+from tests.server.studio.test_page import active, choose, open_page, text_of
 
 pytestmark = pytest.mark.studio
 keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 chains = pytest.importorskip("selenium.webdriver.common.action_chains")
-
-
-def say(browser: Any, text: str) -> None:
-    """Send a message, and wait for the answer."""
-    before = len(said(browser))
-    find(browser, "#message").send_keys(text)
-    button(browser, "Send").click()
-    until(browser, lambda b: len(said(b)) == before + 2 and not busy(b))
-
-
-def said(browser: Any) -> list[str]:
-    """The messages that are shown."""
-    script = "return [...document.querySelectorAll('.talk .written')].map((one) => one.textContent)"
-    return [str(text) for text in browser.execute_script(script)]
 
 
 def control_enter(browser: Any) -> None:

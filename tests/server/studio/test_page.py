@@ -14,9 +14,11 @@ from tests.server.studio.made import EVIL
 from tests.server.studio.pages import (
     DESK,
     PHONE,
+    busy,
     button,
     find,
     requests,
+    setting,
     show,
     until,
     violations,
@@ -52,14 +54,6 @@ def choose(browser: Any, label: str, option: str) -> None:
     Select(box).select_by_visible_text(option)
 
 
-def setting(browser: Any, name: str, value: str) -> None:
-    """Type a setting of the playground."""
-    box = find(browser, f"[name='{name}']")
-    browser.execute_script("document.querySelector('details').open = true")
-    box.clear()
-    box.send_keys(value)
-
-
 def write(browser: Any, **settings: str) -> None:
     """Write with some settings, and wait until all has come."""
     for name, value in {"max_tokens": "12", "seed": "5", **settings}.items():
@@ -70,11 +64,6 @@ def write(browser: Any, **settings: str) -> None:
 
 def ended(browser: Any) -> None:
     until(browser, lambda b: b.find_elements("css selector", "article") and not busy(b))
-
-
-def busy(browser: Any) -> bool:
-    stop = browser.find_element("xpath", "//button[text()='Stop']")
-    return stop.get_attribute("aria-disabled") == "false"
 
 
 def active(browser: Any) -> Any:

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from homespun.stories import stories
-from tests.server.studio.pages import DOCS, button, find, show, until
-from tests.server.studio.test_chat_page import said, say
-from tests.server.studio.test_page import busy, setting
+from tests.server.studio.pages import DOCS, busy, button, find, said, say, setting, show, until
 
 pytestmark = pytest.mark.studio
 
