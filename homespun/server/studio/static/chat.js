@@ -64,7 +64,14 @@ function Desk({ studio }) {
     });
   };
   useEffect(() => {
-    const scrolled = () => { isFollowed.current = outOfView() < 60; };
+    // A fast answer grows between a scroll and its event: only a scroll upwards leaves the answer.
+    let before = scrollY;
+    const scrolled = () => {
+      const isUp = scrollY < before;
+      if (isUp) isFollowed.current = outOfView() < 60;
+      else if (outOfView() < innerHeight / 2) isFollowed.current = true;
+      before = scrollY;
+    };
     addEventListener("scroll", scrolled, { passive: true });
     return () => removeEventListener("scroll", scrolled);
   }, []);
