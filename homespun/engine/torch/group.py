@@ -199,7 +199,8 @@ class Group:
     def leave(self) -> None:
         """Tell rank 0, which waits for it, that this rank has done all."""
         with self._lost("rank 0 has ended"):
-            self._store.add("ended", 1)
+            if self._store.add("ended", 1) == self.place.size - 1:
+                self._store.set("all ended", "")
 
     def add_up(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all ranks."""
@@ -273,9 +274,8 @@ class Group:
 
     def _wait_for_followers(self) -> None:
         """The store may end with this process, so the others have to have read the end."""
-        end = time.monotonic() + self.timeout
-        while self._store.add("ended", 0) < self.place.size - 1 and time.monotonic() < end:
-            time.sleep(0.01)
+        with contextlib.suppress(dist.DistStoreError):  # one of them hangs, but the run is complete
+            self._store.wait(["all ended"], timedelta(seconds=self.timeout))
 
     @contextmanager
     def computing(self) -> Iterator[None]:
