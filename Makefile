@@ -61,7 +61,7 @@ studio: .venv/.installed
 test: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What takes minutes: the resume test at full size, compiled and not, a run of 24,000 steps, and servers under load.
+# Tests that take minutes: the resume test at full size, compiled and not, a run of 24,000 steps, and servers under load.
 test-slow: .venv/.installed-for-tests
 	$(BIN)/python -m pytest -m slow
 

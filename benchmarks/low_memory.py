@@ -1,4 +1,4 @@
-"""What does `--memory low` save, what does it cost, and does a model of three billion weights fit?
+"""Measures how much memory `--memory low` saves, its cost in quality, and a step of a model of three billion weights.
 
     python -m benchmarks.low_memory steps
     python -m benchmarks.low_memory quality fairy_tales.txt

@@ -1,4 +1,4 @@
-"""What a model forgets while it learns to answer, by the share of its earlier text that is replayed.
+"""Measures how much a model forgets while it learns to answer, by the share of its earlier text that is replayed.
 
     python -m benchmarks.replay BASE CHATS TEXT FOLDER
 

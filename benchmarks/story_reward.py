@@ -1,8 +1,8 @@
-"""What a reward for consistent stories makes of a model, and of the variety of its stories.
+"""Measures how rewards for consistent stories change a model and the variety of its stories.
 
     python -m benchmarks.story_reward BASE FOLDER
 
-BASE is a run on plain built-in stories, and must not be far away from FOLDER's disk. It goes on with the judge of the
+BASE is a run on plain built-in stories. It goes on with the judge of the
 stories as its reward, in several ways: for consistency alone and without any tie to the initial model, with the usual
 tie, with the reward that stories with the same course of events share, and from given beginnings. The share of
 consistent stories says how well a model pursues the reward; the courses of events, and the bits per byte of stories

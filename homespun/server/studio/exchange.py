@@ -1,4 +1,4 @@
-"""What a route finds out step by step, with pauses in which it computes, flows out as server-sent events."""
+"""Results that a route computes one after the other flow in; server-sent events flow out."""
 
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
