@@ -2,11 +2,11 @@
 
     python -m benchmarks.story_reward BASE FOLDER
 
-BASE is a run on plain built-in stories. It goes on with the judge of the
-stories as its reward, in several ways: for consistency alone and without any tie to the initial model, with the usual
-tie, with the reward that stories with the same course of events share, and from given beginnings. The share of
-consistent stories says how well a model pursues the reward; the courses of events, and the bits per byte of stories
-that no run has read, say what it gives up for that.
+BASE is a run on plain built-in stories. It goes on with the judge of the stories as its reward, in several ways: for
+consistency alone and without any tie to the initial model, with the usual tie, with the reward that stories with the
+same course of events share, and from given beginnings. The share of consistent stories says how well a model pursues
+the reward; the courses of events, and the bits per byte of stories that no run has read, say what it gives up for
+that.
 
 Runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
