@@ -70,9 +70,10 @@ def test_what_is_written_is_what_the_model_writes(address: str, work: Path, coun
 
 
 def test_a_seed_that_was_drawn_is_told_and_repeats_the_text(address: str) -> None:
-    first, *tokens, _ = told(address, "/api/write", question(settings={"seed": ""}))
+    """The last event of a text has no token if the model ends it."""
+    first, *pieces, _ = told(address, "/api/write", question(settings={"seed": ""}))
     again = told(address, "/api/write", question(settings={"seed": str(first["seed"])}))
-    assert [one["token"] for one in again[1:-1]] == [one["token"] for one in tokens]
+    assert [one.get("token") for one in again[1:-1]] == [one.get("token") for one in pieces]
 
 
 def test_going_on_from_an_alternative_reads_its_tokens_as_they_are(
