@@ -21,8 +21,12 @@ def linear(name: str, n_out: int, n_in: int, std: float, stacked: int = 1) -> Pa
 
 
 class Qwen3(Family):
-    """Matrices that write into the residual stream, and an untied head, start at zero. So every block is the identity
-    at first, and the first loss is that of a uniform guess."""
+    """With a head of its own, the head and the matrices that write into the residual stream start at zero. So every
+    block is the identity at first, and the first loss is that of a uniform guess.
+
+    A tied head multiplies the stream by the token embeddings. If the blocks were the identity, each token would predict
+    itself, the more so the wider the model. So the blocks write from the start, as in GPT-2, with the small embeddings
+    of GPT-2."""
 
     name = "qwen3"
     huggingface_class = "Qwen3ForCausalLM"
@@ -97,7 +101,12 @@ class Qwen3(Family):
                 heads(f"{attention}.k_proj", c.n_kv_heads),
                 heads(f"{attention}.v_proj", c.n_kv_heads),
                 *qk_norms(attention),
-                linear(f"{attention}.o_proj", c.d_model, c.n_heads * c.head_dim, 0.0),
+                linear(
+                    f"{attention}.o_proj",
+                    c.d_model,
+                    c.n_heads * c.head_dim,
+                    self.written_std(c, c.n_heads * c.head_dim),
+                ),
                 norm(f"{block}.post_attention_layernorm"),
                 *self.feed_forward(c, i),
             ]
@@ -112,8 +121,12 @@ class Qwen3(Family):
         return [
             linear(f"{mlp}.gate_proj", c.d_ff, c.d_model, std),
             linear(f"{mlp}.up_proj", c.d_ff, c.d_model, std),
-            linear(f"{mlp}.down_proj", c.d_model, c.d_ff, 0.0),
+            linear(f"{mlp}.down_proj", c.d_model, c.d_ff, self.written_std(c, c.d_ff)),
         ]
+
+    def written_std(self, config: ModelConfig, n_in: int) -> float:
+        """The standard deviation of the initial values of a matrix that writes into the residual stream."""
+        return (2 * config.n_layers * n_in) ** -0.5 if config.tie_embeddings else 0.0
 
     def activations(self, config: ModelConfig) -> Activations:
         c = config

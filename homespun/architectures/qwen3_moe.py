@@ -104,6 +104,7 @@ class Qwen3Moe(Qwen3):
                 f"{block}.{DOWN}",
                 (c.experts, c.d_model, c.d_expert),
                 "matrix",
+                self.written_std(c, c.d_expert),
                 stacked=c.experts,
             ),
         ]

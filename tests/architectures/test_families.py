@@ -213,6 +213,16 @@ def test_a_fresh_model_guesses(config: ModelConfig, tied: bool) -> None:
     assert total / count == pytest.approx(math.log(config.vocab_size), rel=0.01)
 
 
+@ALL
+def test_a_wide_tied_model_does_not_predict_its_own_token(config: ModelConfig) -> None:
+    heads = {"n_heads": 16, "n_kv_heads": 16, "head_dim": 64}
+    wide = dataclasses.replace(config, d_model=1024, tie_embeddings=True, **heads)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (4, 17), dtype=np.int32)
+    engine = select.create(wide, EngineOptions(precision="float32"))
+    total, count = engine.loss(Batch(ids[:, :-1].copy(), ids[:, 1:].copy()))
+    assert total / count < math.log(config.vocab_size) + 0.5
+
+
 def test_cost_of_a_token_by_hand() -> None:
     # Weights of a block: 4 d^2 in q, k, v and the projection, 8 d^2 in the two feed-forward matrices. The tied head is
     # one more product. Attention takes 2 products of d per position with 2 operations each, times 3 for forward and
