@@ -157,15 +157,17 @@ def of_mixture(text: str, model: str) -> Callable[[Results], str]:
     return figure
 
 
-def slower_mixture(size: str, optimizer: str) -> Callable[[Results], str]:
+def slower_mixture(size: str, optimizer: str, experts: str = "") -> Callable[[Results], str]:
     """How many times as long as a dense model's a step of a mixture of equal computation takes."""
     title = f"seconds of a step, {size}, {optimizer}"
-    return exact("mixture", title, "mixture, equal computation", "ratio", 1)
+    return exact("mixture", title, f"mixture, equal computation{experts}", "ratio", 1)
 
 
+FINER = ", finer experts"
 COMPARED = {
     "dense": "dense",
     "computation": "mixture, equal computation",
+    "finer": f"mixture, equal computation{FINER}",
     "size": "mixture, equal size",
     "time": "dense, equal time",
 }
@@ -178,8 +180,9 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         for name, model in COMPARED.items()
     },
     **{
-        f"mixture-step-{size}-{optimizer}": slower_mixture(size, optimizer)
+        f"mixture-step-{size}-{optimizer}{finer}": slower_mixture(size, optimizer, experts)
         for size, optimizer in (("pico", "muon"), ("mini", "muon"), ("mini", "adamw"))
+        for finer, experts in (("", ""), ("-finer", FINER))
     },
     "stories-20m-consistent": longer_story("free stories", "consistent"),
     "stories-20m-choices": longer_story("right choices", "all"),

@@ -3,6 +3,7 @@
     python -m benchmarks.mixture fairy_tales.txt --folder FOLDER
 
 *Equal computation*: a token uses as many weights of the mixture as of the dense model, and both see the same tokens.
+The same with *finer experts*: four times as many, of a quarter of the width, and a token uses four times as many.
 *Equal size*: the mixture has as many weights as the dense model in all, so a token uses fewer; both see the same
 tokens. *Equal time*: the first mixture again, against a dense model that takes as many more steps as its steps are
 faster; short runs in turn measure how much faster. So the comparison does not depend on other work on the machine.
@@ -34,6 +35,8 @@ from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT
 
 EXPERTS, PER_TOKEN = 8, 2
+FINER = 4
+"""How many times as many experts the mixture with finer experts has."""
 SETTINGS = """
     --seq-len 256 --batch-size 8 --learning-rate 0.04 --muon-learning-rate 0.017
     --schedule linear --warmup-steps 10 --min-learning-rate-ratio 0 --beta2 0.99 --weight-decay 0.03
@@ -61,6 +64,7 @@ class Plan:
         return {
             "dense": self.dense(self.steps),
             "mixture, equal computation": self._mixture(PER_TOKEN),
+            "mixture, equal computation, finer experts": self._mixture(PER_TOKEN, FINER),
             "mixture, equal size": self._mixture(EXPERTS),
         }
 
@@ -71,10 +75,10 @@ class Plan:
             f"--optimizer {self.optimizer} {SETTINGS}"
         )
 
-    def _mixture(self, divided_by: int) -> str:
-        """With experts that are as wide as a part of the dense feed-forward layer."""
-        width = preset(self.size).d_ff // divided_by
-        experts = f"--experts {EXPERTS} --experts-per-token {PER_TOKEN} --d-expert {width}"
+    def _mixture(self, divided_by: int, finer: int = 1) -> str:
+        """With experts that are as wide as a part of the dense feed-forward layer, each divided into finer ones."""
+        width = preset(self.size).d_ff // divided_by // finer
+        experts = f"--experts {EXPERTS * finer} --experts-per-token {PER_TOKEN * finer} --d-expert {width}"
         return f"{self.dense(self.steps)} {experts}"
 
 
@@ -118,8 +122,9 @@ def main(
     }
     for text, path in (("stories", told), ("prose", prose)):
         known = Known(folder / f"{text}.json", path)
+        runs = {name: [known(flags, seed) for seed in seeds] for name, flags in models.items()}
         tables[f"{text}, nats per token"] = [
-            row(name, [known(flags, seed) for seed in seeds]) for name, flags in models.items()
+            row(name, found, runs["dense"]) for name, found in runs.items()
         ]
         report.save("mixture", tables)
 
@@ -142,9 +147,10 @@ class Known:
         return found
 
 
-def row(name: str, runs: Sequence[report.Row]) -> report.Row:
-    """The mean and the range of the loss over the seeds."""
-    losses = [float(run["nats/token"]) for run in runs]
+def row(name: str, runs: Sequence[report.Row], dense: Sequence[report.Row]) -> report.Row:
+    """The mean and the range of the loss over the seeds, and the number of seeds whose dense run has a larger loss."""
+    losses, of_dense = ([float(run["nats/token"]) for run in found] for found in (runs, dense))
+    below = sum(loss < other for loss, other in zip(losses, of_dense, strict=True))
     return {
         "model": name,
         "M parameters": runs[0]["M parameters"],
@@ -152,6 +158,7 @@ def row(name: str, runs: Sequence[report.Row]) -> report.Row:
         "mean": round(statistics.mean(losses), 4),
         "least": min(losses),
         "most": max(losses),
+        "below dense": f"{below} of {len(losses)} seeds",
     }
 
 
