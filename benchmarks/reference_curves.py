@@ -19,7 +19,8 @@ from benchmarks import report
 from benchmarks.curves import SHAPES, both_texts, run_in
 from homespun import durable
 from homespun.architectures.families import count_parameters
-from homespun.checkpoint.folder import METRICS, open_weights
+from homespun.checkpoint.names import METRICS
+from homespun.checkpoint.opening import open_weights
 from homespun.data.documents import documents
 from homespun.language_model import load
 from homespun.records import metrics

@@ -15,7 +15,8 @@ from typing import Any
 
 from homespun.architectures.families import count_active_parameters, model_config
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import BEST, METRICS, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BEST, METRICS
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import seconds
 from homespun.data.corpus import survey

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import METRICS, SUFFIXES, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import METRICS, SUFFIXES
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.metrics import read_whole

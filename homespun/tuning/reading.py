@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.errors import UserError
 from homespun.records.metrics import is_number, read_whole
 from homespun.tuning.design import Design

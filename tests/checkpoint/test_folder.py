@@ -20,7 +20,8 @@ import pytest
 
 from homespun import durable
 from homespun.checkpoint.archive import CheckpointError, write_archive
-from homespun.checkpoint.folder import CheckpointFolder, open_weights
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.opening import open_weights
 from homespun.errors import UserError
 from homespun.records.metrics import MetricsLog
 from tests.checkpoint.faults import Call, intercepted, trace

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.records.following import Follower
 from homespun.records.metrics import is_number
 from homespun.records.thinning import extremes

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from tests.conftest import new_workplace
 from tests.reporting.pages import EVIL, write_run
 from tests.server.studio.pages import (

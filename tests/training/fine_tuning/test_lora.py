@@ -15,7 +15,7 @@ import homespun
 from homespun import durable
 from homespun.architectures.lora import Lora, adapter_parameters
 from homespun.checkpoint.archive import read_archive
-from homespun.checkpoint.folder import BASE, BEST
+from homespun.checkpoint.names import BASE, BEST
 from homespun.errors import DiskFullError, UserError
 from homespun.model_formats.formats import open_model
 from homespun.records.events import Event, Started, Step, StopRun, TrainResult
