@@ -23,7 +23,7 @@ from homespun.checkpoint.names import METRICS
 from homespun.checkpoint.opening import open_weights
 from homespun.data.documents import documents
 from homespun.language_model import load
-from homespun.records import metrics
+from homespun.records import reading
 from homespun.reporting import reference
 
 QWEN3 = "--architecture qwen3"
@@ -115,7 +115,7 @@ def measured(case: Case, text: Path, folder: Path) -> reference.Curve:
     words = ["homespun", "train", "--data-file", str(text), *shlex.split(case.flags)]
     run_in(words, folder)
     run = folder / "checkpoints"
-    records = list(metrics.read(run / METRICS))
+    records = list(reading.read(run / METRICS))
     evaluations = [record for record in records if record.get("val_bits_per_byte")]
     resolved = open_weights(run).header["resolved"]
     model = load(run).config

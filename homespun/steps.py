@@ -20,7 +20,7 @@ from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.checkpoint.archive import write_archive
 from homespun.config import EngineName, Precision, TrainConfig
 from homespun.config.checked import PathName, checked, shown, takes_settings_of
-from homespun.config.training import ShapeConfig
+from homespun.config.shape import ShapeConfig
 from homespun.data.batch import Batch
 from homespun.data.known_tokenizers import main_tokenizers
 from homespun.engine import select

@@ -19,7 +19,7 @@ from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.remote import RECORD
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
-from homespun.records.metrics import read_lines
+from homespun.records.reading import read_lines
 from homespun.terminal import counted
 from homespun.tokenizer import REPORT, Tokenizer, read_report
 

@@ -24,7 +24,8 @@ from homespun.data.files import is_pattern
 from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.errors import UserError
 from homespun.planning.resolved import ResolvedConfig
-from homespun.records.metrics import Record, is_number, read
+from homespun.records.reading import is_number, read
+from homespun.records.record import Record
 from homespun.training.checkpointing.position import Position
 
 SETTINGS_IN_RECORD = "run"

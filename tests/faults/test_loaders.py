@@ -47,7 +47,7 @@ from homespun.model_formats.gguf_file import TENSOR_TYPES, GGUFFile, read_gguf
 from homespun.model_formats.stored_model import StoredModel
 from homespun.model_formats.weights_folder import INDEX, WEIGHTS
 from homespun.planning.resolved import ResolvedConfig, given_settings
-from homespun.records.metrics import read
+from homespun.records.reading import read
 from homespun.tokenizer import Tokenizer, train
 from homespun.training.checkpointing.position import Position
 from homespun.training.checkpointing.resume import find_point

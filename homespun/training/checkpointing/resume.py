@@ -25,7 +25,7 @@ from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.named_array import NamedArray
 from homespun.planning.recipe import LIMITS, SHAPE
 from homespun.planning.resolved import Plan, ResolvedConfig, given_settings, lora_of
-from homespun.records.metrics import length_up_to
+from homespun.records.reading import length_up_to
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.checkpointing.position import Position
