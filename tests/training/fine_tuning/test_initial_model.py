@@ -56,8 +56,7 @@ def test_samples_may_be_shorter_than_the_context(place: Path) -> None:
 
 
 def test_the_context_of_the_model_is_the_default_where_it_is_shorter(place: Path) -> None:
-    settings = {name: value for name, value in PACE.items() if name != "seq_len"}
-    homespun.train(**settings, init_from="base", data_file="second.txt", max_steps=1)
+    homespun.train(**PACE, init_from="base", data_file="second.txt", max_steps=1)
     assert records("checkpoints")[-1]["tokens"] == 2 * 16
 
 
@@ -71,8 +70,7 @@ def test_it_resumes_bit_for_bit_without_the_initial_model(place: Path, stop: int
 
 
 def test_the_same_settings_resume_in_python(place: Path) -> None:
-    settings = {name: value for name, value in PACE.items() if name != "seq_len"}
-    config = homespun.TrainConfig(**settings, init_from="base", data_file="second.txt", max_steps=2)
+    config = homespun.TrainConfig(**PACE, init_from="base", data_file="second.txt", max_steps=2)
     homespun.train(config)  # with samples of 16 tokens, as the context is
     assert homespun.train(config, resume="latest", max_steps=3).steps == 3
 
