@@ -20,7 +20,7 @@ from homespun.errors import UserError
 from homespun.records.events import Event, Step, StopRun, TrainResult
 from homespun.stories import stories
 from homespun.training.timing import due
-from tests.checkpoint.test_folder import flip
+from tests.checkpoint.folders import flip
 from tests.test_resume import assert_equal_runs, kept, tensors
 from tests.training.small_runs import PACE, SHAPE
 
