@@ -434,7 +434,7 @@ def lock_taken_after_the_set_up(_: str) -> None:
 
         def then_locked(*arguments: Any) -> Any:
             found = set_up(*arguments)
-            lock._take()
+            lock._lock.take()
             return found
 
         train.set_up = then_locked
