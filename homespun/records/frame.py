@@ -1,4 +1,7 @@
-"""Rows flow in, a `pandas.DataFrame` flows out, where pandas is installed. It is no dependency of the package."""
+"""Rows flow in, a `pandas.DataFrame` flows out, where pandas is installed.
+
+pandas is no dependency of the package: the rows themselves are there without it.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

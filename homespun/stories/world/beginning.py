@@ -1,4 +1,7 @@
-"""The beginning of a story, and the way to the next place: the cast flows in, and events are added to it."""
+"""The cast flows in, and the events of the beginning are added to it, or those of the way to the next place.
+
+Traits and belongings are drawn so that they can play a part later.
+"""
 
 from homespun.stories.lexicon import FAULTS, LATER, TIMES, TOYS, VIRTUES, hour
 from homespun.stories.world.cast import Cast

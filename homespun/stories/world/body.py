@@ -1,4 +1,7 @@
-"""The cast flows in, and somebody looks after a person who is not well, or all wait for better weather."""
+"""The cast flows in, and somebody looks after a person who is not well, or all wait for better weather.
+
+Each function takes one step and says whether there was one.
+"""
 
 from homespun.stories.events import AILMENTS, Person
 from homespun.stories.lexicon import FOODS, SHELTERS

@@ -1,4 +1,7 @@
-"""The cast flows in, and the story ends: a lesson, and one of the endings that fit the facts."""
+"""The cast flows in, and the story ends: a lesson, and one of the endings that fit the facts.
+
+It begins once everything is settled, well or badly.
+"""
 
 from homespun.stories.lexicon import TOYS
 from homespun.stories.world.cast import Cast

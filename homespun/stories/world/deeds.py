@@ -1,4 +1,7 @@
-"""The cast flows in, and somebody keeps a promise, gives thanks, works, races or frees a small animal."""
+"""The cast flows in, and somebody keeps a promise, gives thanks, works, races or frees a small animal.
+
+Each function takes one step and says whether there was one.
+"""
 
 from homespun.stories.events import Wrong
 from homespun.stories.world.cast import Cast

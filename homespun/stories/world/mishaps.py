@@ -1,4 +1,7 @@
-"""The cast flows in, and something goes wrong: all mishaps that are possible now, and the one that happens."""
+"""The cast flows in, and something goes wrong: all mishaps that are possible now, and the one that happens.
+
+A trait makes those mishaps likelier in which it shows.
+"""
 
 from homespun.stories.events import Event
 from homespun.stories.lexicon import (

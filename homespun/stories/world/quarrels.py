@@ -1,4 +1,7 @@
-"""The cast flows in, and somebody lends or refuses, is cross, says sorry, forgives or shares."""
+"""The cast flows in, and somebody lends or refuses, is cross, says sorry, forgives or shares.
+
+Each function takes one step and says whether there was one.
+"""
 
 from homespun.stories.events import Thing, Wrong
 from homespun.stories.world.cast import Cast

@@ -1,4 +1,7 @@
-"""The cast flows in, and somebody takes a step about a thing: seeks, mends, fetches or returns it."""
+"""The cast flows in, and somebody takes a step about a thing: seeks, mends, fetches or returns it.
+
+Each function takes one step and says whether there was one. Only the cast knows where a lost thing lies.
+"""
 
 from homespun.stories.events import REMEDIES, Deed, Event, Thing
 from homespun.stories.laws import MAX_MISHAPS
