@@ -25,7 +25,7 @@ from homespun.data.corpus import survey
 from homespun.data.sizing import compressed_bits_per_byte
 from homespun.language_model import load
 from homespun.planning import curves
-from homespun.records import metrics
+from homespun.records import reading
 
 STORIES = "download --dataset stories --num-samples 50000 --plain"
 SHAPES = {
@@ -150,7 +150,7 @@ def measured(case: Case, text: Path, folder: Path) -> curves.Point:
     """Train with the real command."""
     words = ["homespun", "train", "--data-file", str(text), *shlex.split(case.flags)]
     run_in(words, folder)
-    records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
+    records = list(reading.read(folder / "checkpoints/metrics.jsonl"))
     last = [record for record in records if record.get("val_bits_per_byte")][-1]
     model = load(folder / "checkpoints").config
     corpus = survey(text)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import save
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.server import launch
 from homespun.server.limits import Limits
 from homespun.server.studio.app import studio_app

@@ -26,7 +26,7 @@ from benchmarks.memory import Case, above_the_process
 from benchmarks.prose import FIXED, Seeds, scored, sides
 from homespun.architectures.families import count_parameters
 from homespun.checkpoint.folder import CheckpointFolder
-from homespun.records import metrics
+from homespun.records import reading
 
 CASES = tuple(
     Case(size, batch_size, seq_len, optimizer=optimizer, checkpointing=True, low_memory=low)
@@ -232,7 +232,7 @@ def hashes(folder: Path, step: int) -> dict[str, str]:
 
 def loss_of(folder: Path) -> list[str]:
     """The exact loss of each step."""
-    found = metrics.read(folder / "metrics.jsonl")
+    found = reading.read(folder / "metrics.jsonl")
     return [record["loss_hex"] for record in found if "loss_hex" in record]
 
 

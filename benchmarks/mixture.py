@@ -30,7 +30,7 @@ from benchmarks.prose import scored, sides
 from benchmarks.rounds import compared, interleaved
 from homespun import durable
 from homespun.architectures.presets import preset
-from homespun.records import metrics
+from homespun.records import reading
 from homespun.stories import stories
 from homespun.tokenizer import END_OF_TEXT
 
@@ -185,7 +185,7 @@ def timed(flags: str, text: Path, folder: Path) -> float:
     ]
     command = [sys.executable, "-m", "homespun", *words]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    records = list(metrics.read(folder / "checkpoints/metrics.jsonl"))
+    records = list(reading.read(folder / "checkpoints/metrics.jsonl"))
     steps = [record for record in records if "loss" in record][SKIPPED:]
     return TOKENS / statistics.median(step["tokens_per_second"] for step in steps)
 

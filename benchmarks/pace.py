@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks import report
 from benchmarks.stories import demo, homespun
-from homespun.records import metrics
+from homespun.records import reading
 
 RUN = "train --model-size pico --batch-size 4 --log-interval 1"
 """A model of 3 layers of width 192, with 1,024 tokens per step."""
@@ -123,7 +123,7 @@ def observed(words: list[str], folder: Path) -> Observed:
                 waited = float(line.split()[1])
     if process.returncode:
         raise SystemExit(f"homespun {shlex.join(words)} failed")
-    *_, last = (r for r in metrics.read(folder / "checkpoints/metrics.jsonl") if "loss" in r)
+    *_, last = (r for r in reading.read(folder / "checkpoints/metrics.jsonl") if "loss" in r)
     return Observed(step_done[1], megabytes, waited / last["seconds"])
 
 

@@ -21,7 +21,7 @@ from benchmarks import report
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
 from homespun.forecast.forecast import forecast
-from homespun.records import metrics
+from homespun.records import reading
 
 TEXT = "download --dataset stories --num-samples 2000"
 COMMON = "--vocab-size 1024 --eval-tokens 500 --sample-prompts A --log-interval 1 --compile off"
@@ -70,7 +70,7 @@ def compared(flags: str, rounds: int, steps: int) -> report.Row:
     for _ in range(rounds):
         plan = forecast(parse(COMMANDS["train"], shlex.split(words)[1:]), lambda text: None)
         homespun(words)
-        records = list(metrics.read(Path("checkpoints/metrics.jsonl")))
+        records = list(reading.read(Path("checkpoints/metrics.jsonl")))
         seconds = [record["seconds"] for record in records if "loss" in record]
         single = [later - one for one, later in itertools.pairwise(seconds)]
         estimate = plan.memory.total

@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks import report
 from benchmarks.stories import homespun
-from homespun.records import metrics
+from homespun.records import reading
 
 DATA = ("download --dataset stories --num-samples 4000", "tokenizer --vocab-size 1024")
 RUN = """
@@ -47,7 +47,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2), steps: int = 300, train_flags: str 
                 start = time.perf_counter()
                 homespun(shlex.split(f"{RUN} {given}"), folder)
                 seconds = time.perf_counter() - start
-                records = metrics.read(folder / "checkpoints/metrics.jsonl")
+                records = reading.read(folder / "checkpoints/metrics.jsonl")
                 [loss] = [record["val_loss"] for record in records if "val_loss" in record]
                 runs.append(
                     {

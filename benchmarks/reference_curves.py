@@ -19,10 +19,11 @@ from benchmarks import report
 from benchmarks.curves import SHAPES, both_texts, run_in
 from homespun import durable
 from homespun.architectures.families import count_parameters
-from homespun.checkpoint.folder import METRICS, open_weights
+from homespun.checkpoint.names import METRICS
+from homespun.checkpoint.opening import open_weights
 from homespun.data.documents import documents
 from homespun.language_model import load
-from homespun.records import metrics
+from homespun.records import reading
 from homespun.reporting import reference
 
 QWEN3 = "--architecture qwen3"
@@ -114,7 +115,7 @@ def measured(case: Case, text: Path, folder: Path) -> reference.Curve:
     words = ["homespun", "train", "--data-file", str(text), *shlex.split(case.flags)]
     run_in(words, folder)
     run = folder / "checkpoints"
-    records = list(metrics.read(run / METRICS))
+    records = list(reading.read(run / METRICS))
     evaluations = [record for record in records if record.get("val_bits_per_byte")]
     resolved = open_weights(run).header["resolved"]
     model = load(run).config

@@ -29,7 +29,7 @@ from homespun.config import JudgeConfig, TrainConfig
 from homespun.errors import UserError
 from homespun.evaluation.questions import QuestionsResult
 from homespun.evaluation.storytelling import summarised, told
-from homespun.records.metrics import read_whole
+from homespun.records.reading import read_whole
 
 CONTEXT = 384
 UNREAD = 77

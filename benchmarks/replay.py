@@ -16,7 +16,7 @@ import tyro
 
 import homespun
 from benchmarks import report
-from homespun.records.metrics import read_whole
+from homespun.records.reading import read_whole
 
 
 def main(

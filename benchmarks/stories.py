@@ -30,7 +30,7 @@ from homespun.evaluation.storytelling import (
     training_text,
 )
 from homespun.language_model import LanguageModel, load
-from homespun.records import metrics
+from homespun.records import reading
 from homespun.stories import lexicon
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def measure(run: Path, n_samples: int) -> Figures:
     """The three figures of a run."""
     model = load(run)
     config = JudgeConfig(num_samples=n_samples)
-    records = list(metrics.read(run / "metrics.jsonl"))
+    records = list(reading.read(run / "metrics.jsonl"))
     free, complaints = free_stories(model, config)
     rows = {
         "training": {

@@ -23,7 +23,7 @@ import tyro
 import homespun
 from benchmarks import report
 from benchmarks.reinforcement import consistent_stories
-from homespun.records.metrics import read_whole
+from homespun.records.reading import read_whole
 
 WAYS = {
     "consistency, no tie": "--reward consistency --kl-factor 0",

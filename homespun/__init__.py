@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from homespun.forecast.result import Forecast
     from homespun.language_model import LanguageModel, load
     from homespun.records.events import StopRun, TrainResult
-    from homespun.steps import (
-        AdamW,
-        TrainableModel,
+    from homespun.steps.gradients import (
         accumulate_gradients,
         clip_gradients,
         compute_gradients,
-        cosine_schedule,
         gradient_norm,
-        new_model,
         reset_gradients,
     )
+    from homespun.steps.new_model import new_model
+    from homespun.steps.optimizer import AdamW
+    from homespun.steps.schedule import cosine_schedule
+    from homespun.steps.trainable_model import TrainableModel
     from homespun.tokenizer import Tokenizer
     from homespun.tuning.result import TuneResult
 
@@ -90,7 +90,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdamW": "homespun.steps",
+    "AdamW": "homespun.steps.optimizer",
     "ChoicesResult": "homespun.evaluation.choices",
     "EvalResult": "homespun.evaluation.evaluate",
     "Forecast": "homespun.forecast.result",
@@ -99,21 +99,21 @@ _HOMES = {
     "TextDataset": "homespun.data.samples",
     "Tokenizer": "homespun.tokenizer",
     "TrainResult": "homespun.records.events",
-    "TrainableModel": "homespun.steps",
-    "accumulate_gradients": "homespun.steps",
-    "clip_gradients": "homespun.steps",
-    "compute_gradients": "homespun.steps",
-    "cosine_schedule": "homespun.steps",
+    "TrainableModel": "homespun.steps.trainable_model",
+    "accumulate_gradients": "homespun.steps.gradients",
+    "clip_gradients": "homespun.steps.gradients",
+    "compute_gradients": "homespun.steps.gradients",
+    "cosine_schedule": "homespun.steps.schedule",
     "TuneResult": "homespun.tuning.result",
     "download": "homespun.api",
     "evaluate": "homespun.api",
-    "gradient_norm": "homespun.steps",
+    "gradient_norm": "homespun.steps.gradients",
     "load": "homespun.language_model",
-    "new_model": "homespun.steps",
+    "new_model": "homespun.steps.new_model",
     "plan": "homespun.api",
     "reinforce": "homespun.api",
     "report": "homespun.api",
-    "reset_gradients": "homespun.steps",
+    "reset_gradients": "homespun.steps.gradients",
     "train": "homespun.api",
     "train_tokenizer": "homespun.api",
     "tune": "homespun.api",

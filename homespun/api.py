@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.config import (
     QUESTIONS,
     DownloadConfig,
@@ -29,7 +29,7 @@ from homespun.evaluation.questions import QuestionsResult, evaluate_questions
 from homespun.forecast.forecast import forecast
 from homespun.forecast.result import Forecast
 from homespun.records.events import Listener, TrainResult
-from homespun.records.metrics import read_whole
+from homespun.records.reading import read_whole
 from homespun.reporting.report import write_report
 from homespun.terminal import occupy_standard_descriptors, say, silence
 from homespun.tokenizer import Tokenizer

@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from homespun.checkpoint.folder import BEST, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BEST
 from homespun.config import ImportConfig
 from homespun.data.hub_model import NAME, download_model
 from homespun.errors import UserError

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from homespun.architectures.families import count_parameters
 from homespun.checkpoint.archive import Archive, CheckpointError, write_archive
-from homespun.checkpoint.folder import BEST, CheckpointFolder, open_weights
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BEST
+from homespun.checkpoint.opening import open_weights
 from homespun.config import (
     ReaderConfig,
     ReaderName,

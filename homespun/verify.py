@@ -11,20 +11,15 @@ from typing import Any
 
 from homespun import durable
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import (
-    BEST,
-    METRICS,
-    OF_THE_START,
-    Checkpoint,
-    CheckpointFolder,
-    open_base,
-)
+from homespun.checkpoint.folder import Checkpoint, CheckpointFolder
+from homespun.checkpoint.names import BEST, METRICS, OF_THE_START
+from homespun.checkpoint.opening import open_base
 from homespun.data.download_file import is_as_downloaded, record_of
 from homespun.data.prepare import INDEX, folder_name, read_index
 from homespun.data.remote import RECORD
 from homespun.data.shards import open_shard
 from homespun.errors import UserError
-from homespun.records.metrics import read_lines
+from homespun.records.reading import read_lines
 from homespun.terminal import counted
 from homespun.tokenizer import REPORT, Tokenizer, read_report
 

@@ -86,7 +86,7 @@ def finished(process: "subprocess.Popen[str]", status: int = 0) -> str:
     return output
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
+def records(folder: str | Path) -> list[dict[str, Any]]:
     """The records in the metrics file of a run."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = Path(folder, "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

@@ -43,6 +43,12 @@ QWEN3_MOE = dataclasses.replace(
     QWEN3, architecture="qwen3_moe", experts=6, experts_per_token=2, d_expert=24
 )
 LLAMA = dataclasses.replace(QWEN3, architecture="llama")
+EACH_FAMILY = {"gpt2": GPT2, "qwen3": QWEN3, "llama": LLAMA, "qwen3_moe": QWEN3_MOE}
+TIED_AND_UNTIED = EACH_FAMILY | {
+    "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
+    "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
+}
+"""A model of each family, and of two families one with the other kind of head."""
 
 
 def random_weights(config: ModelConfig, seed: int = 0) -> Arrays:

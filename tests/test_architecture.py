@@ -214,6 +214,7 @@ LAYERS = {
         "data",
         "tokenizer",
         "checkpoint.folder",
+        "checkpoint.names",
         "records",
         "engine.base",
         "engine.hardware",

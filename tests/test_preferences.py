@@ -10,7 +10,7 @@ import pytest
 
 import homespun as package
 from homespun.checkpoint.archive import read_archive
-from homespun.checkpoint.folder import REFERENCE
+from homespun.checkpoint.names import REFERENCE
 from homespun.data.conversations import conversations
 from homespun.errors import UserError
 from homespun.training.preferences import preparation

@@ -116,7 +116,8 @@ SEARCHES = {
 """For each module with regular expressions on texts: a program that runs them over `texts`."""
 SHORT = {
     "checkpoint.archive": "names in a manifest",
-    "checkpoint.folder": "names of files",
+    "checkpoint.lock": "a line of a lock file, of limited length",
+    "checkpoint.names": "names of files",
     "data.corpus": "names of files",
     "data.dataset_files": "names of datasets and of their files",
     "data.download": "names of datasets and of their files",

@@ -243,6 +243,16 @@ def read_archive(path: Path) -> Archive:
     return archive
 
 
+def read_as(path: Path, kind: Kind, step: int | None = None) -> Archive:
+    """Open an archive of this kind and, if one is given, of this step. Raises as `read_archive`."""
+    archive = read_archive(path)
+    if archive.kind != kind:
+        raise CheckpointError(f"{path} holds {archive.kind}, not {kind}: name another file")
+    if step is not None and archive.step != step:
+        raise CheckpointError(f"{path} was saved at step {archive.step}: rename it accordingly")
+    return archive
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[BufferedReader]:
     try:

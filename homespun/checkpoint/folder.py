@@ -6,13 +6,10 @@ that verifies. Clocks and file times play no part.
 """
 
 import contextlib
-import datetime
 import errno
 import math
 import os
-import re
 import shutil
-import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,40 +21,34 @@ from homespun import durable
 from homespun.checkpoint.archive import (
     Archive,
     CheckpointError,
-    Kind,
     read_archive,
+    read_as,
     write_archive,
 )
-from homespun.errors import DiskFullError, FolderInUseError, UserError, cannot_write
+from homespun.checkpoint.lock import Holder, ProcessLock, holder_of
+from homespun.checkpoint.names import (
+    BASE,
+    BEST,
+    EARLIER,
+    LATER,
+    LOCK,
+    METRICS,
+    NOT_OF_A_RUN,
+    OF_THE_START,
+    PLOT,
+    REFERENCE,
+    STEP_FILE,
+    SUFFIXES,
+    by_age,
+    is_of_run,
+    names_in,
+)
+from homespun.errors import DiskFullError, UserError, cannot_write
 from homespun.named_array import NamedArray
 from homespun.terminal import Say
 
-BEST = ("best.npz", "best_model.npz")
-"""The files of weights to generate from, in order of preference. A run writes the first one."""
-BASE = "base.npz"
-"""The weights that the adapters of a run with LoRA belong to. All other files of the run hold adapters alone."""
-REFERENCE = "reference.npz"
-"""The log-probabilities of the initial model, of a run with preferences."""
-OF_THE_START = (BASE, REFERENCE)
-"""The files that a run writes before its first step."""
-LORA = "lora"
-"""The entry of a header that describes adapters, with the SHA-256 of their base."""
-METRICS = "metrics.jsonl"
-PLOT = "training.png"
-LOCK = ".lock"
-STEP_FILE = re.compile(r"checkpoint_step_(0|[1-9]\d{0,17})(\.state|\.replaced)?\.npz", re.ASCII)
-SUFFIXES = (".state", "", ".replaced")
-"""The files of a step. A step loses its `.state` first, without which the others do not count."""
-EARLIER, LATER = "earlier", "later"
-"""Folders inside the folder of a run, numbered from 1: an earlier run, and the part of this run after a step."""
-NOT_OF_A_RUN = re.compile(rf"{re.escape(LOCK)}|lost\+found|{EARLIER}\.\d+")
 CANNOT_MOVE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 """The errors for a folder that cannot be renamed although its files can: a mount point, a parent of somebody else."""
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-HOLDER = re.compile(r"process (\d{1,9}) on (.+), running since (.+)")
-"""The line in a lock file."""
-MOVED_MEANWHILE = 10
-"""Attempts to lock a folder that other processes move away at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +77,6 @@ class Checkpoint:
         """
         self.weights.verify()
         self.state.verify()
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that has locked the folder of a run."""
-
-    pid: int | None
-    """None where the lock file does not name it."""
-    host: str
-    since: str
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it runs on this machine."""
-        return self.pid is not None and self.host == socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -147,34 +123,14 @@ class CheckpointFolder:
             pass
 
     def holder(self) -> Holder | None:
-        """The process that has locked the folder, None if none has. Nothing is written.
-
-        The lock is tried for a moment, which would be in the way of a run that begins just then. So it is tried only
-        if the process that the lock file names is alive, or may be, on another machine.
-        """
-        try:
-            descriptor = os.open(
-                self.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
-        except OSError:
-            return None
-        try:
-            note = os.read(descriptor, 1000).decode(errors="replace").partition("\n")[0]
-            named = HOLDER.fullmatch(note.strip())
-            holder = Holder(int(named[1]), named[2], named[3]) if named else Holder(None, "", "")
-            if holder.is_here and not _is_alive(holder.pid or 0):
-                return None
-            return holder if durable.is_locked(descriptor) else None
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
+        """The process that has locked the folder, None if none has. Nothing is written; see `holder_of`."""
+        return holder_of(self.path)
 
     def has_run(self) -> bool:
         """Whether there is anything of a run in the folder. One that ended before its first step leaves nothing but an
         empty record and the files of its start."""
         names = [
-            name for name in _names_in(self.path) if _is_of_run(name) and name not in OF_THE_START
+            name for name in names_in(self.path) if is_of_run(name) and name not in OF_THE_START
         ]
         return bool(names) and (names != [METRICS] or bool((self.path / METRICS).stat().st_size))
 
@@ -274,7 +230,7 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps of all files of checkpoints, newest first."""
-        matches = (STEP_FILE.fullmatch(name) for name in _names_in(self.path))
+        matches = (STEP_FILE.fullmatch(name) for name in names_in(self.path))
         return sorted({int(match[1]) for match in matches if match}, reverse=True)
 
     def newest_before(self, step: int) -> int | None:
@@ -290,10 +246,10 @@ class CheckpointFolder:
         weights, commit = self.file(step), self.file(step, ".state")
         if not commit.exists():
             raise CheckpointError(f"{weights} was not saved completely ({commit.name} is missing)")
-        state = _read(commit, "state", step)
+        state = read_as(commit, "state", step)
         for path in (weights, self.file(step, ".replaced")):
             if path.exists():
-                archive = _read(path, "weights", step)
+                archive = read_as(path, "weights", step)
                 if archive.sha256 == state.header.get("weights_sha256"):
                     return Checkpoint(step, archive, state)
         raise CheckpointError(
@@ -361,21 +317,15 @@ class CheckpointFolder:
 
 
 class FolderLock:
-    """The lock on the folder of a run, held by this process, and the moves that need it.
-
-    The folder itself is locked, so that nobody can remove the lock, and a file in it as well: some file systems, such
-    as NFS, can only lock files. The file also names the holder.
-    """
+    """The lock on the folder of a run, held by this process, and the moves that need it."""
 
     def __init__(self, folder: CheckpointFolder) -> None:
         self.folder = folder
-        self._held: list[int] = []
-        self._is_taken = self._folder_is_locked = False
-        self._made: list[Path] = []
+        self._lock = ProcessLock(folder.path)
         self._had_file = os.path.lexists(folder.path / LOCK)
         try:
             with folder.writing():
-                self._take()
+                self._lock.take()
                 self._tidy()
         except BaseException:
             self.undo()
@@ -384,16 +334,15 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the lock back."""
-        while self._held:
-            os.close(self._held.pop())
+        self._lock.release()
 
     def undo(self) -> None:
         """Remove the files and folders that were made for the lock, if there is no run."""
         path = self.folder.path
         with contextlib.suppress(OSError, UserError):
-            if self._is_taken and not self._had_file and not self.folder.has_run():
+            if self._lock.is_taken and not self._had_file and not self.folder.has_run():
                 (path / LOCK).unlink()
-            for made in reversed(self._made):
+            for made in reversed(self._lock.made):
                 made.rmdir()
 
     def set_aside(self) -> Path | None:
@@ -423,10 +372,10 @@ class FolderLock:
                 if error.errno not in CANNOT_MOVE:
                     raise
                 return self._set_aside_inside()
-            of_earlier, self._held = self._held, []
+            of_earlier, self._lock.descriptors = self._lock.descriptors, []
             try:
-                self._made += durable.make_folder(folder)
-                self._take()
+                self._lock.made += durable.make_folder(folder)
+                self._lock.take()
             finally:
                 for descriptor in of_earlier:
                     os.close(descriptor)
@@ -487,86 +436,19 @@ class FolderLock:
         earlier = durable.free_name(path / EARLIER)
         durable.make_folder(earlier)
         self._share_start(earlier)
-        for name in sorted(_names_in(path), key=_by_age):
+        for name in sorted(names_in(path), key=by_age):
             if NOT_OF_A_RUN.fullmatch(name) or name in OF_THE_START:
                 continue
             try:
                 (path / name).rename(earlier / name)
             except OSError:
-                if _is_of_run(name):
+                if is_of_run(name):
                     raise
         for name in OF_THE_START:
             (path / name).unlink(missing_ok=True)
         durable.sync_folder(earlier)
         durable.sync_folder(path)
         return earlier
-
-    def _take(self) -> None:
-        """Make the folder if it is missing, lock it and its lock file, and write the name of this process there.
-
-        Raises:
-            UserError: another process has locked it.
-            OSError: it cannot be made, locked or written.
-        """
-        path = self.folder.path
-        self._is_taken = False
-        for _ in range(MOVED_MEANWHILE):
-            self.release()
-            self._made += durable.make_folder(path)
-            if not self._hold(path):
-                continue
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-            file = path / LOCK
-            if not self._hold(file):
-                continue
-            since = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}"
-            note = f"process {os.getpid()} on {socket.gethostname()}, running since {since}\n"
-            os.ftruncate(self._held[-1], 0)
-            os.pwrite(self._held[-1], note.encode(), 0)
-            self._is_taken = True
-            return
-        raise self._in_use()
-
-    def _hold(self, path: Path) -> bool:
-        """Open and lock the folder, or its lock file; False if the path is no longer what was opened.
-
-        Raises:
-            UserError: another process has locked it.
-            OSError: it cannot be opened, or neither the folder nor the file can be locked.
-        """
-        is_folder = path == self.folder.path
-        try:
-            descriptor = (
-                os.open(path, FOLDER_FLAGS) if is_folder else durable.open_file(path, os.O_RDWR)
-            )
-        except FileNotFoundError:
-            return False
-        self._held.append(descriptor)
-        locked = durable.try_lock(descriptor)
-        if locked is False:
-            raise self._in_use()
-        if is_folder:
-            self._folder_is_locked = bool(locked)
-        elif not (locked or self._folder_is_locked):
-            raise OSError(errno.ENOLCK, "its file system has no locks", str(path))
-        try:
-            return os.path.samestat(os.fstat(descriptor), path.stat())
-        except FileNotFoundError:
-            return False
-
-    def _in_use(self) -> FolderInUseError:
-        holder = ""
-        with contextlib.suppress(OSError):
-            descriptor = os.open(
-                self.folder.path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            )
-            holder = os.read(descriptor, 1000).decode(errors="replace").partition("\n")[0].strip()
-            os.close(descriptor)
-        return FolderInUseError(
-            f"{self.folder.path} is in use by {holder or 'another process'}: "
-            "wait for it or choose another folder"
-        )
 
     def _tidy(self) -> None:
         """Remove the files that a killed process has left, and see whether the record can be written."""
@@ -582,103 +464,9 @@ class FolderLock:
             os.close(durable.open_file(path / METRICS, os.O_WRONLY))
 
 
-def open_weights(path: Path, report: Say = warnings.warn) -> Archive:
-    """Open weights to generate from: a file, or the best weights in the folder of a run, else its newest checkpoint.
-
-    A missing file is an error, with one exception: `best_model.npz` stands in for a missing `best.npz` beside it.
-
-    Args:
-        path: a file or a folder.
-        report: receives a message about each damaged checkpoint.
-
-    Raises:
-        CheckpointError: there are no weights, or they are damaged.
-    """
-    candidates = [path]
-    if path.is_dir():
-        _names_in(path)  # a folder that cannot be read is no empty folder
-        candidates = [path / name for name in BEST]
-    elif path.name == BEST[0]:
-        candidates = [path.with_name(name) for name in BEST]
-    for candidate in candidates:
-        if candidate.exists():
-            return _read(candidate, "weights")
-    if path.name in BEST and CheckpointFolder(path.parent).latest(report):
-        raise CheckpointError(
-            f"{path} does not exist, because the run has not been evaluated yet: "
-            f"name its folder, {path.parent}, to use its newest checkpoint"
-        )
-    newest = CheckpointFolder(path).latest(report) if path.is_dir() else None
-    if newest is None:
-        raise CheckpointError(
-            f"{path}: no model is there: train one (homespun train), or name another file or the folder of a run"
-        )
-    return newest.weights
-
-
-def open_base(weights: Archive) -> Archive | None:
-    """The weights that the adapters in a file belong to, which lie beside it; None if the file holds a whole model.
-
-    Raises:
-        CheckpointError: they are missing, damaged, or others.
-    """
-    if LORA not in weights.header:
-        return None
-    stated, path = weights.header[LORA], weights.path.with_name(BASE)
-    if not path.exists():
-        raise CheckpointError(
-            f"{weights.path} holds adapters alone, and {path} is missing: put the {BASE} of its run there"
-        )
-    base = _read(path, "weights")
-    wanted = stated.get("base_sha256") if isinstance(stated, dict) else None
-    if LORA in base.header or base.sha256 != wanted:
-        raise CheckpointError(
-            f"{weights.path} holds adapters of another model than {path}: put the {BASE} of its run there"
-        )
-    return base
-
-
-def _read(path: Path, kind: Kind, step: int | None = None) -> Archive:
-    archive = read_archive(path)
-    if archive.kind != kind:
-        raise CheckpointError(f"{path} holds {archive.kind}, not {kind}: name another file")
-    if step is not None and archive.step != step:
-        raise CheckpointError(f"{path} was saved at step {archive.step}: rename it accordingly")
-    return archive
-
-
-def _is_of_run(name: str) -> bool:
-    return bool(STEP_FILE.fullmatch(name)) or name in (*BEST, *OF_THE_START, METRICS)
-
-
-def _by_age(name: str) -> tuple[bool, int, str]:
-    """Sorts the files of a run: the record last, and the newest checkpoint just before it."""
-    match = STEP_FILE.fullmatch(name)
-    return name == METRICS, int(match[1]) if match else -1, name
-
-
 def _step_of(weights: Path) -> int:
     """The step of a file of weights; -1 if it is missing or damaged."""
     try:
         return read_archive(weights).step
     except CheckpointError:
         return -1
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        return True
-    return True
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read as a folder ({error.strerror})") from error

@@ -31,23 +31,13 @@ from homespun.config.generation import (
     ReaderPrecision,
     SamplingConfig,
 )
+from homespun.config.machine import EngineName, MachineConfig, Precision
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
+from homespun.config.optimizer import OnSpike, Optimizer, OptimizerConfig, Schedule, StepConfig
+from homespun.config.recording import RecordConfig
 from homespun.config.reinforcement import BUILT_IN_REWARDS, QUESTIONS
-from homespun.config.training import (
-    EngineName,
-    MachineConfig,
-    OnSpike,
-    Optimizer,
-    OptimizerConfig,
-    PlanConfig,
-    Precision,
-    RecordConfig,
-    ReinforceConfig,
-    Schedule,
-    ShapeConfig,
-    StepConfig,
-    TrainConfig,
-)
+from homespun.config.shape import ShapeConfig
+from homespun.config.training import PlanConfig, ReinforceConfig, TrainConfig
 from homespun.config.tuning import TuneConfig
 
 __all__ = [

@@ -4,14 +4,10 @@ from dataclasses import dataclass
 
 from homespun.config.checked import Checked, PathName, preset_defaults, setting
 from homespun.config.generation import ReaderConfig
+from homespun.config.machine import EngineName
 from homespun.config.model import LONGEST_CONTEXT, ModelConfig
-from homespun.config.training import (
-    EngineName,
-    Optimizer,
-    OptimizerConfig,
-    StepConfig,
-    TrainConfig,
-)
+from homespun.config.optimizer import Optimizer, OptimizerConfig, StepConfig
+from homespun.config.training import TrainConfig
 from homespun.errors import UserError
 
 

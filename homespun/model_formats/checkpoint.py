@@ -12,7 +12,8 @@ from homespun.architectures.base import Parameter
 from homespun.architectures.families import model_config, parameters
 from homespun.architectures.lora import Lora, adapter_parameters, merged
 from homespun.checkpoint.archive import Archive, check_structure
-from homespun.checkpoint.folder import LORA, open_base
+from homespun.checkpoint.names import LORA
+from homespun.checkpoint.opening import open_base
 from homespun.checkpoint.stored_values import restored
 from homespun.config import ModelConfig
 from homespun.errors import UserError

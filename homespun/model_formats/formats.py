@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from homespun.checkpoint.folder import open_weights
+from homespun.checkpoint.opening import open_weights
 from homespun.model_formats import gguf, huggingface, mlx, peft
 from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.model_formats.config_file import CONFIG

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from homespun.records.events import Activity, Advice, Ended, Event, Message, Started, Step
 from homespun.records.live import Panel
-from homespun.records.metrics import Record, as_record
+from homespun.records.record import Record, as_record
 from homespun.terminal import (
     Ticker,
     columns,

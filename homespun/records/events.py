@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from homespun.errors import UserError
+from homespun.records.frame import data_frame
 
 
 class StopRun(Exception):
@@ -241,7 +241,7 @@ class TrainResult:
     best_reward: float | None = None
     """In a run with a reward: the highest mean over answers to prompts that are held out."""
     records: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    """From Python: the lines of `metrics.jsonl`, with those before a resume; see `records.metrics`."""
+    """From Python: the lines of `metrics.jsonl`, with those before a resume; see `records.record`."""
 
     def frame(self) -> Any:
         """The records as a `pandas.DataFrame`, a row each; a cell is empty where a record has no such value.
@@ -249,13 +249,7 @@ class TrainResult:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas  # type: ignore[import-untyped]
-        except ImportError:
-            raise UserError(
-                "a data frame needs pandas: pip install pandas; without it, `records` has the same as dictionaries"
-            ) from None
-        return pandas.DataFrame(list(self.records))
+        return data_frame(self.records, "records")
 
 
 @dataclass(frozen=True, kw_only=True)

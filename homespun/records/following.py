@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homespun.records.metrics import parsed_line
+from homespun.records.reading import parsed_line
 
 MOST_BYTES = 8 << 20
 """Of the file, in one reading. The rest comes with the next ones."""

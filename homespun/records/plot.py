@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from homespun import durable
 from homespun.errors import UserError
-from homespun.records.metrics import is_number, read
+from homespun.records.reading import is_number, read
 from homespun.terminal import counted, duration
 
 if TYPE_CHECKING:

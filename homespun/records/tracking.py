@@ -15,7 +15,8 @@ from typing import Any, Protocol, cast
 from homespun.errors import UserError, did_you_mean
 from homespun.records import trackers
 from homespun.records.events import Ended, Event
-from homespun.records.metrics import Line, Record, as_record, is_number, read_lines
+from homespun.records.reading import Line, is_number, read_lines
+from homespun.records.record import Record, as_record
 
 OFF = "off"
 """In place of a name: a resumed run is not tracked any more."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from homespun.data import quality
 from homespun.engine.base import RouterUse
 from homespun.errors import UserError
-from homespun.records.metrics import Record, is_number
+from homespun.records.reading import is_number
+from homespun.records.record import Record
 from homespun.reporting.run_record import RunRecord
 from homespun.terminal import counted
 from homespun.training.diagnostics import experts, trends

@@ -17,7 +17,7 @@ from typing import Any
 from homespun.architectures.families import described_size
 from homespun.config import TrainConfig
 from homespun.config.checked import flag
-from homespun.records.metrics import is_number
+from homespun.records.reading import is_number
 from homespun.reporting.charts import COLOURS, number
 from homespun.reporting.diagnosis import Diagnosis, passing_notes
 from homespun.reporting.reported import Reported

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from homespun.records.metrics import is_number
 from homespun.records.plot import smoothed
+from homespun.records.reading import is_number
 from homespun.reporting.charts import Band, Chart, Line, Points, Style
 from homespun.reporting.reported import Reported
 from homespun.reporting.run_record import RunRecord

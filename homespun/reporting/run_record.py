@@ -15,7 +15,8 @@ from typing import Any
 
 from homespun.architectures.families import count_active_parameters, model_config
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import BEST, METRICS, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BEST, METRICS
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import seconds
 from homespun.data.corpus import survey
@@ -23,7 +24,8 @@ from homespun.data.files import is_pattern
 from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.errors import UserError
 from homespun.planning.resolved import ResolvedConfig
-from homespun.records.metrics import Record, is_number, read
+from homespun.records.reading import is_number, read
+from homespun.records.record import Record
 from homespun.training.checkpointing.position import Position
 
 SETTINGS_IN_RECORD = "run"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homespun.checkpoint.folder import open_base
+from homespun.checkpoint.opening import open_base
 from homespun.config import TrainConfig
 from homespun.config.checked import flag
 from homespun.data.chat_samples import ChatDataset

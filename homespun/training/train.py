@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from homespun import workspace
-from homespun.checkpoint.folder import BEST, METRICS, PLOT, CheckpointFolder, FolderLock
+from homespun.checkpoint.folder import CheckpointFolder, FolderLock
+from homespun.checkpoint.names import BEST, METRICS, PLOT
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import METRICS, SUFFIXES, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import METRICS, SUFFIXES
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
-from homespun.records.metrics import read_whole
+from homespun.records.reading import read_whole
 from homespun.terminal import Say, counted
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import LOCK, CheckpointFolder, FolderLock
+from homespun.checkpoint.folder import CheckpointFolder, FolderLock
+from homespun.checkpoint.names import LOCK
 from homespun.config import TuneConfig
 from homespun.config.checked import flag, settings_of
 from homespun.config.toml_file import read_toml

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.errors import UserError
-from homespun.records.metrics import is_number, read_whole
+from homespun.records.reading import is_number, read_whole
 from homespun.tuning.design import Design
 from homespun.tuning.preparation import tokens_per_step
 from homespun.tuning.result import RECIPE, rows_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
-from homespun.errors import UserError
+from homespun.records.frame import data_frame
 from homespun.tuning.ladder import Ladder
 from homespun.tuning.preparation import tokens_per_step
 from homespun.tuning.space import MUON_RATE, RATE, written
@@ -55,13 +55,7 @@ class TuneResult:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas  # type: ignore[import-untyped]
-        except ImportError:
-            raise UserError(
-                "a data frame needs pandas: pip install pandas; without it, `rows` has the same as dictionaries"
-            ) from None
-        return pandas.DataFrame(list(self.rows))
+        return data_frame(self.rows, "rows")
 
     def table(self) -> str:
         """The rows as text."""

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_type_hints
 
 from homespun.config import TrainConfig, TuneConfig
 from homespun.config.checked import meant_setting, parse_value, shown
-from homespun.config.training import OptimizerConfig, ShapeConfig, StepConfig
+from homespun.config.optimizer import OptimizerConfig, StepConfig
+from homespun.config.shape import ShapeConfig
 from homespun.errors import UserError
 
 Value = int | float | str

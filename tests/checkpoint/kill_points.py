@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from homespun.checkpoint.folder import CheckpointFolder, open_weights
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.opening import open_weights
 from tests.checkpoint.faults import Call, intercepted
 
 Action = Callable[[CheckpointFolder], object]

@@ -9,17 +9,8 @@ from homespun.config import ModelConfig
 from homespun.engine import select
 from homespun.engine.base import EngineOptions, Floats, Reader
 from homespun.engine.numpy.engine import NumpyEngine
-from tests.reference import (
-    GPT2,
-    LLAMA,
-    QWEN3,
-    QWEN3_MOE,
-    random_batch,
-    random_weights,
-    relative_error,
-)
+from tests.reference import EACH_FAMILY, random_batch, random_weights, relative_error
 
-CONFIGS = {"gpt2": GPT2, "qwen3": QWEN3, "llama": LLAMA, "qwen3_moe": QWEN3_MOE}
 FARTHEST = {"gpt2": 0.04, "qwen3": 0.05, "llama": 0.05, "qwen3_moe": 0.1}
 """Of the logits, from those in float32; rounding changes which experts some tokens get."""
 ROUNDING = {"gpt2": 0.05, "qwen3": 0.05, "llama": 0.05, "qwen3_moe": 0.2}
@@ -27,7 +18,7 @@ ROUNDING = {"gpt2": 0.05, "qwen3": 0.05, "llama": 0.05, "qwen3_moe": 0.2}
 
 pytestmark = [
     pytest.mark.parametrize("name", select.available()),
-    pytest.mark.parametrize("family", CONFIGS),
+    pytest.mark.parametrize("family", EACH_FAMILY),
 ]
 
 
@@ -52,7 +43,7 @@ def steps(reader: Reader, tokens: Any, lengths: list[int], n: int) -> Floats:
 
 
 def test_logits_are_near_those_in_float32(name: Any, family: str) -> None:
-    config = CONFIGS[family]
+    config = EACH_FAMILY[family]
     batch = random_batch(config)
     exact = NumpyEngine(config)
     exact.load(random_weights(config).items())
@@ -66,7 +57,7 @@ def test_logits_are_near_those_in_float32(name: Any, family: str) -> None:
 
 
 def test_a_cached_model_gives_the_logits_of_the_whole_text(name: Any, family: str) -> None:
-    config = CONFIGS[family]
+    config = EACH_FAMILY[family]
     ours, inputs = reader(name, config), random_batch(config).inputs
     whole = ours.logits(inputs)
     for lengths in ([5, 5, 5], [5, 2, 7]):
@@ -78,7 +69,7 @@ def test_a_cached_model_gives_the_logits_of_the_whole_text(name: Any, family: st
 
 
 def test_rounded_weights_are_not_given_as_the_weights(name: Any, family: str) -> None:
-    ours = reader(name, CONFIGS[family])
+    ours = reader(name, EACH_FAMILY[family])
     assert ours.rounds_weights
     with pytest.raises(RuntimeError, match="were rounded"):
         next(ours.state())

@@ -11,17 +11,8 @@ from homespun.engine.base import Decoder, EngineOptions, Floats, Reader
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.torch.engine import TorchEngine
-from tests.reference import (
-    GPT2,
-    LLAMA,
-    QWEN3,
-    QWEN3_MOE,
-    random_batch,
-    random_weights,
-    relative_error,
-)
+from tests.reference import EACH_FAMILY, QWEN3, random_batch, random_weights, relative_error
 
-CONFIGS = {"gpt2": GPT2, "qwen3": QWEN3, "llama": LLAMA, "qwen3_moe": QWEN3_MOE}
 OPTIONS = EngineOptions(precision="float32", threads=2, seed=None)
 ENGINES: dict[str, Callable[[ModelConfig], Reader]] = {
     "numpy": NumpyEngine,
@@ -30,7 +21,7 @@ ENGINES: dict[str, Callable[[ModelConfig], Reader]] = {
 }
 TOLERANCE = 2e-5
 EACH_ENGINE = pytest.mark.parametrize("engine", ENGINES)
-EACH_CONFIG = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+EACH_CONFIG = pytest.mark.parametrize("config", EACH_FAMILY.values(), ids=EACH_FAMILY)
 
 
 def reader(engine: str, config: ModelConfig) -> Reader:

@@ -22,10 +22,10 @@ from homespun.engine.torch import loss as torch_loss
 from homespun.engine.torch import machine as torch_machine
 from homespun.engine.torch.engine import TorchEngine
 from tests.reference import (
+    EACH_FAMILY,
     GPT2,
     LLAMA,
     QWEN3,
-    QWEN3_MOE,
     Arrays,
     random_batch,
     random_weights,
@@ -37,13 +37,7 @@ RATES = {"adamw": 1e-3, "muon": 1e-2}
 MARK = 3
 LORA = Lora(4, 6.0)
 
-CONFIGS = {
-    "gpt2": GPT2,
-    "qwen3": QWEN3,
-    "llama": LLAMA,
-    "qwen3_moe": QWEN3_MOE,
-    "llama tied": dataclasses.replace(LLAMA, tie_embeddings=True),
-}
+CONFIGS = EACH_FAMILY | {"llama tied": dataclasses.replace(LLAMA, tie_embeddings=True)}
 EACH = pytest.mark.parametrize("name", CONFIGS)
 BOTH = pytest.mark.parametrize("kind", [TorchEngine, MlxEngine])
 

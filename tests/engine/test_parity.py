@@ -17,9 +17,8 @@ from homespun.engine.torch.model import DecoderModel
 from homespun.engine.torch.models import gpt2, qwen3
 from tests.reference import (
     GPT2,
-    LLAMA,
     QWEN3,
-    QWEN3_MOE,
+    TIED_AND_UNTIED,
     HuggingFace,
     random_batch,
     random_weights,
@@ -27,16 +26,6 @@ from tests.reference import (
 )
 
 TOLERANCE = 1e-5
-
-CONFIGS = {
-    "gpt2": GPT2,
-    "qwen3": QWEN3,
-    "llama": LLAMA,
-    "qwen3_moe": QWEN3_MOE,
-    "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
-    "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
-}
-
 
 ENGINES = pytest.mark.parametrize("kind", [TorchEngine, MlxEngine], ids=["torch", "mlx"])
 
@@ -62,11 +51,11 @@ def errors(
 
 
 @ENGINES
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", TIED_AND_UNTIED)
 def test_logits_and_all_gradients_are_those_of_transformers(
     name: str, kind: type[TorchEngine | MlxEngine]
 ) -> None:
-    found = errors(CONFIGS[name], kind)
+    found = errors(TIED_AND_UNTIED[name], kind)
     assert max(found.values()) < TOLERANCE, found
 
 
@@ -86,7 +75,7 @@ def test_a_larger_epsilon_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch)
         )
 
     monkeypatch.setattr(engine, "model_class", sabotaged)
-    assert max(errors(CONFIGS[name]).values()) > TOLERANCE
+    assert max(errors(TIED_AND_UNTIED[name]).values()) > TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
@@ -97,7 +86,7 @@ def test_a_missing_scale_of_the_attention_is_noticed(
         monkeypatch.setattr(
             module, "attention", lambda q, *rest: layers.attention(q * q.shape[-1] ** 0.5, *rest)
         )
-    assert max(errors(CONFIGS[name]).values()) > TOLERANCE
+    assert max(errors(TIED_AND_UNTIED[name]).values()) > TOLERANCE
 
 
 def test_the_exact_gelu_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

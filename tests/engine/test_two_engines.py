@@ -18,25 +18,9 @@ from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch import loss as torch_loss
 from homespun.engine.torch.engine import TorchEngine
 from homespun.generation.sampler import Sampler
-from tests.reference import (
-    GPT2,
-    LLAMA,
-    QWEN3,
-    QWEN3_MOE,
-    random_batch,
-    random_weights,
-    relative_error,
-)
+from tests.reference import TIED_AND_UNTIED, random_batch, random_weights, relative_error
 
-CONFIGS = {
-    "gpt2": GPT2,
-    "qwen3": QWEN3,
-    "llama": LLAMA,
-    "qwen3_moe": QWEN3_MOE,
-    "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
-    "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
-}
-EACH = pytest.mark.parametrize("name", CONFIGS)
+EACH = pytest.mark.parametrize("name", TIED_AND_UNTIED)
 SETTINGS = OptimizerSettings("muon", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
 RATES = {"adamw": 1e-3, "muon": 1e-2}
 MARK = 3
@@ -95,7 +79,9 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
 @EACH
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_both_begin_with_the_same_bits_and_the_same_inventory(name: str, optimizer: str) -> None:
-    one, other = (kind(CONFIGS[name], options(optimizer)) for kind in (TorchEngine, MlxEngine))
+    one, other = (
+        kind(TIED_AND_UNTIED[name], options(optimizer)) for kind in (TorchEngine, MlxEngine)
+    )
     for (left, array), (right, same) in zip(one.state(), other.state(), strict=True):
         assert left == right
         assert array.dtype == same.dtype
@@ -105,7 +91,7 @@ def test_both_begin_with_the_same_bits_and_the_same_inventory(name: str, optimiz
 @EACH
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 def test_logits_losses_and_gradients_agree(name: str, checkpointing: bool) -> None:
-    config = CONFIGS[name]
+    config = TIED_AND_UNTIED[name]
     theirs = engine(TorchEngine, config)
     ours = engine(MlxEngine, config, gradient_checkpointing=checkpointing)
     batches = microbatches(config)
@@ -122,7 +108,7 @@ def test_logits_losses_and_gradients_agree(name: str, checkpointing: bool) -> No
 def after_a_handover(name: str, optimizer: str, lost: str = "nothing") -> float:
     """Largest relative difference of the losses between a run that moves from PyTorch to MLX and back, and a run on
     PyTorch alone."""
-    config = CONFIGS[name]
+    config = TIED_AND_UNTIED[name]
     control = trained(engine(TorchEngine, config, optimizer), config, range(STEPS))
     first = engine(TorchEngine, config, optimizer)
     losses = trained(first, config, range(4))
@@ -136,7 +122,7 @@ def after_a_handover(name: str, optimizer: str, lost: str = "nothing") -> float:
 @EACH
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_twenty_steps_agree(name: str, optimizer: str) -> None:
-    config = CONFIGS[name]
+    config = TIED_AND_UNTIED[name]
     ours, theirs = (
         trained(engine(kind, config, optimizer), config, range(STEPS))
         for kind in (MlxEngine, TorchEngine)
@@ -178,7 +164,7 @@ def test_a_missing_bias_correction_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 @EACH
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_there_and_back_without_a_step_changes_no_bit(name: str, optimizer: str) -> None:
-    config = CONFIGS[name]
+    config = TIED_AND_UNTIED[name]
     first = engine(TorchEngine, config, optimizer)
     trained(first, config, range(2))
     there = handed_over(first, MlxEngine(config, options(optimizer)))
@@ -190,7 +176,7 @@ def test_there_and_back_without_a_step_changes_no_bit(name: str, optimizer: str)
 
 @EACH
 def test_both_write_the_same_text(name: str) -> None:
-    config = CONFIGS[name]
+    config = TIED_AND_UNTIED[name]
 
     def written(engine: Engine) -> list[int]:
         decoder = engine.decoder(1, config.seq_len)

@@ -10,7 +10,8 @@ import pytest
 
 from homespun.checkpoint import archive
 from homespun.checkpoint.archive import CheckpointError
-from homespun.checkpoint.folder import CheckpointFolder, open_weights
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.opening import open_weights
 from homespun.config import ModelConfig, TrainConfig
 from homespun.config.checked import flag
 from homespun.data.shards import open_shard, write_shard

@@ -15,7 +15,7 @@ import pytest
 from homespun.checkpoint.archive import write_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.data.shards import open_shard
-from homespun.records.metrics import read
+from homespun.records.reading import read
 from tests.faults import runs
 from tests.faults.runs import NOTHING, SAVE_INTERVAL, STEPS, WARM_UP, Lost, lost
 from tests.faults.table import Table

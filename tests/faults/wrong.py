@@ -429,16 +429,16 @@ def lock_taken_after_the_set_up(_: str) -> None:
     set_up = train.set_up
     run = train._train
 
-    def unlocked(config: Any, point: Any, lock: Any, *more: Any) -> Any:
+    def unlocked(config: Any, asked: Any, point: Any, lock: Any, *more: Any) -> Any:
         lock.release()
 
         def then_locked(*arguments: Any) -> Any:
             found = set_up(*arguments)
-            lock._take()
+            lock._lock.take()
             return found
 
         train.set_up = then_locked
-        return run(config, point, lock, *more)
+        return run(config, asked, point, lock, *more)
 
     train._train = unlocked
 

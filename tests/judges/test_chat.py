@@ -11,7 +11,7 @@ import homespun
 from homespun.language_model import load
 from homespun.model_formats.formats import EXPORTS, open_model
 from homespun.tokenizer import Message
-from tests.training.fine_tuning.test_conversations import NAMES, THINGS, talks
+from tests.training.fine_tuning.talks import NAMES, THINGS, talks
 
 pytestmark = [pytest.mark.judges, pytest.mark.filterwarnings("ignore")]
 

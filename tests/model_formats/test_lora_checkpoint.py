@@ -13,7 +13,8 @@ from homespun import exporting
 from homespun.architectures.families import FAMILIES
 from homespun.architectures.lora import Lora, adapter_parameters, merged
 from homespun.checkpoint.archive import read_archive, write_archive
-from homespun.checkpoint.folder import BASE, BEST, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BASE, BEST
 from homespun.config import ExportConfig, ImportConfig
 from homespun.errors import UserError
 from homespun.importing import import_model

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from homespun.errors import DiskFullError, UserError
 from homespun.records.events import Started
-from homespun.records.metrics import MetricsLog, read
+from homespun.records.metrics import MetricsLog
+from homespun.records.reading import read
 
 RECORDS = [{"step": step, "loss": 9.0 / step, "text": "né\n🧵"} for step in range(1, 6)]
 

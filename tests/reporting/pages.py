@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from homespun.architectures.presets import preset, shaped
-from homespun.checkpoint.folder import METRICS, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import METRICS
 from homespun.config import TrainConfig
 from homespun.planning.resolved import ResolvedConfig
 

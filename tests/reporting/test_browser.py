@@ -5,8 +5,6 @@ With `--write-pictures`, the pictures of the guide are written as well.
 """
 
 import http.server
-import json
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -16,29 +14,22 @@ from typing import Any
 import pytest
 
 from homespun.reporting.report import write_report
+from tests.browsing import DOCS, PHONE, chromium, requests, show
 from tests.reporting import runs
 from tests.reporting.pages import EVIL, write_run
 
 pytestmark = pytest.mark.browser
 webdriver = pytest.importorskip("selenium.webdriver")
 
-PHONE, DESK = 360, 1100
-DOCS = Path(__file__).parent.parent.parent / "docs"
+DESK = 1100
 CONTRAST = 4.5
 """Of text, by WCAG 2 AA."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +62,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def show(browser: Any, address: str, width: int = DESK, scheme: str = "light") -> None:
-    """Open a page in a window of a width, with a colour scheme; forget what was logged before."""
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(address)
-
-
-def requests(browser: Any) -> list[str]:
-    """The addresses that the browser has asked for."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
-
-
 @pytest.mark.parametrize("name", ["one", "several", "evil"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, DESK])
@@ -110,7 +80,7 @@ def test_a_page_asks_for_nothing_and_fits(
 
 
 def test_a_page_asks_for_nothing_over_http(browser: Any, server: str) -> None:
-    show(browser, f"{server}/evil.html")
+    show(browser, f"{server}/evil.html", DESK)
     assert [url for url in requests(browser) if not url.startswith("data:")] == [
         f"{server}/evil.html"
     ]
@@ -160,7 +130,7 @@ def test_text_of_charts_is_as_large_on_a_phone(browser: Any, pages: Path) -> Non
 
 
 def test_the_pointer_shows_values(browser: Any, pages: Path) -> None:
-    show(browser, (pages / "several.html").as_uri())
+    show(browser, (pages / "several.html").as_uri(), DESK)
     area = browser.find_element("css selector", ".area")
     webdriver.ActionChains(browser).move_to_element(area).perform()
     told = browser.find_element("css selector", ".readout").text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.data.corpus import survey
 from homespun.errors import UserError
 from homespun.reporting.diagnosis import BAD_TEXT, blocks_of, diagnose, passing_notes

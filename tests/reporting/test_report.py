@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import homespun
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
 from homespun.cli.main import main

@@ -22,7 +22,7 @@ from homespun.errors import DiskFullError, UserError
 from homespun.planning.recipe import step_limits
 from homespun.planning.resolved import ResolvedConfig
 from homespun.records.events import Advice, Evaluation, Event, Message, Sample, Saved, Step, StopRun
-from homespun.records.metrics import as_record
+from homespun.records.record import as_record
 from homespun.training.checkpointing.position import Position
 from homespun.training.checkpointing.saver import Saver
 from homespun.training.interrupts import Interrupts

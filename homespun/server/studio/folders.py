@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from homespun.checkpoint.folder import LATER, METRICS
+from homespun.checkpoint.names import LATER, METRICS
 from homespun.errors import UserError
 from homespun.server.limits import Limits
 from homespun.tuning.reading import is_tune

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from homespun.config import TOKENS_DIR
 from homespun.errors import UserError
-from homespun.records.metrics import is_number
+from homespun.records.reading import is_number
 from homespun.reporting.diagnosis import passing_notes
 from homespun.reporting.report import report_on
 from homespun.reporting.run_record import RunRecord, read_run

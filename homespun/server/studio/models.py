@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from homespun.checkpoint.folder import BEST, OF_THE_START, STEP_FILE
+from homespun.checkpoint.names import BEST, OF_THE_START, STEP_FILE
 from homespun.config import ReaderConfig, TrainConfig
 from homespun.errors import UserError
 from homespun.language_model import load_stored

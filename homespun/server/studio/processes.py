@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from homespun import child_process, durable
-from homespun.checkpoint.folder import LOCK, METRICS, CheckpointFolder, Holder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.lock import Holder
+from homespun.checkpoint.names import LOCK, METRICS
 from homespun.errors import UserError, cannot_write
 from homespun.server.limits import Limits
 from homespun.server.studio.folders import OWN, place

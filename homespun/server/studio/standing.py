@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from homespun.checkpoint.folder import METRICS, STEP_FILE
+from homespun.checkpoint.names import METRICS, STEP_FILE
 from homespun.config.checked import seconds
-from homespun.records.metrics import is_number
+from homespun.records.reading import is_number
 from homespun.reporting.run_record import RunRecord, read_standing
 from homespun.server.studio.exchange import JSON
 from homespun.server.studio.processes import Process

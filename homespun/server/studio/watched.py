@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.records.following import Follower
-from homespun.records.metrics import is_number
+from homespun.records.reading import is_number
 from homespun.records.thinning import extremes
 from homespun.server.limits import Limits
 from homespun.server.studio.exchange import JSON

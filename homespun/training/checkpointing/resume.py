@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from homespun.architectures.families import model_config
 from homespun.checkpoint.archive import Archive
-from homespun.checkpoint.folder import BASE, STEP_FILE, CheckpointFolder, open_weights
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BASE, STEP_FILE
+from homespun.checkpoint.opening import open_weights
 from homespun.checkpoint.stored_values import restored
 from homespun.config import BUILT_IN_REWARDS, TrainConfig
 from homespun.config.checked import flag, settings_of
@@ -23,7 +25,7 @@ from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.named_array import NamedArray
 from homespun.planning.recipe import LIMITS, SHAPE
 from homespun.planning.resolved import Plan, ResolvedConfig, given_settings, lora_of
-from homespun.records.metrics import length_up_to
+from homespun.records.reading import length_up_to
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 from homespun.training.checkpointing.position import Position

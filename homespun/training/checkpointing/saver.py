@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 from homespun.architectures.lora import trained_parameters
-from homespun.checkpoint.folder import BEST
+from homespun.checkpoint.names import BEST
 from homespun.checkpoint.writer import CheckpointWriter
 from homespun.errors import DiskFullError
 from homespun.records.metrics import MetricsLog

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from homespun.architectures.families import model_config
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import BEST, LORA, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BEST, LORA
 from homespun.planning.resolved import ResolvedConfig
 from homespun.records.events import Remeasured
 from homespun.training.checkpointing.position import Position

@@ -8,7 +8,9 @@ import dataclasses
 from pathlib import Path
 
 from homespun.checkpoint.archive import Archive, read_archive
-from homespun.checkpoint.folder import BASE, LORA, CheckpointFolder, open_base
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BASE, LORA
+from homespun.checkpoint.opening import open_base
 from homespun.config import TrainConfig
 from homespun.engine.base import Engine
 from homespun.errors import UserError

@@ -2,7 +2,7 @@
 
 import shlex
 
-from homespun.checkpoint.folder import PLOT
+from homespun.checkpoint.names import PLOT
 from homespun.config import BUILT_IN_REWARDS, TrainConfig
 from homespun.config.checked import flag, seconds
 from homespun.planning.recipe import LIMITS

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
-from homespun.checkpoint.folder import REFERENCE, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import REFERENCE
 from homespun.config import TrainConfig
 from homespun.data.pair_samples import PairDataset
 from homespun.engine.base import Reader

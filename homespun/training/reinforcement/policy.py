@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from homespun.checkpoint.archive import CheckpointError, read_archive
-from homespun.checkpoint.folder import BASE, LORA, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import BASE, LORA
 from homespun.config import TrainConfig
 from homespun.config.reinforcement import QUESTIONS
 from homespun.data.corpus import Corpus

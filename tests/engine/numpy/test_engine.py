@@ -19,22 +19,14 @@ from tests.reference import (
     GPT2,
     LLAMA,
     QWEN3,
-    QWEN3_MOE,
+    TIED_AND_UNTIED,
     HuggingFace,
     random_batch,
     random_weights,
     relative_error,
 )
 
-CONFIGS = {
-    "gpt2": GPT2,
-    "gpt2 untied": dataclasses.replace(GPT2, tie_embeddings=False),
-    "qwen3": QWEN3,
-    "qwen3 tied": dataclasses.replace(QWEN3, tie_embeddings=True),
-    "llama": LLAMA,
-    "qwen3_moe": QWEN3_MOE,
-    "llama tied": dataclasses.replace(LLAMA, tie_embeddings=True),
-}
+CONFIGS = TIED_AND_UNTIED | {"llama tied": dataclasses.replace(LLAMA, tie_embeddings=True)}
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOLERANCE = 1e-5
 

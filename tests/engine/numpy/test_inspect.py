@@ -10,8 +10,8 @@ from homespun.config import ModelConfig
 from homespun.engine.inside import Inspector
 from homespun.engine.numpy.engine import NumpyEngine
 from tests.reference import (
+    EACH_FAMILY,
     GPT2,
-    LLAMA,
     QWEN3,
     QWEN3_MOE,
     HuggingFace,
@@ -20,13 +20,7 @@ from tests.reference import (
     relative_error,
 )
 
-CONFIGS = {
-    "gpt2": GPT2,
-    "llama": LLAMA,
-    "qwen3": QWEN3,
-    "qwen3_moe": QWEN3_MOE,
-    "one dense layer": dataclasses.replace(QWEN3_MOE, dense_layers=1),
-}
+CONFIGS = EACH_FAMILY | {"one dense layer": dataclasses.replace(QWEN3_MOE, dense_layers=1)}
 ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 TOLERANCE = 1e-5
 

@@ -1,38 +1,21 @@
 """Actions on the studio's page for its tests: open it in a window, wait, find, and look for violations."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import browsing
+
 TOKEN = "a-token-of-the-tests"
-PHONE, DESK = 360, 1200
+DESK = 1200
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
-DOCS = Path(__file__).parents[3] / "docs"
 
 
 def show(
     browser: Any, address: str, width: int = DESK, scheme: str = "light", height: int = 900
 ) -> None:
-    """Open a page in a window of a width, with a colour scheme; forget what was logged before."""
-    browser.get("about:blank")  # another place of the same page would not load it anew
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(address)
-
-
-def requests(browser: Any) -> list[str]:
-    """The addresses that the page has asked for since `show`."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
+    """Open a page, by default in a wide window; see `browsing.show`."""
+    browsing.show(browser, address, width, scheme, height)
 
 
 def until(browser: Any, condition: Callable[[Any], Any], seconds: float = 30) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from homespun.data.conversations import conversations
+from tests.browsing import PHONE
 from tests.server.studio.made import EVIL, HELLO
 from tests.server.studio.pages import (
-    PHONE,
     busy,
     button,
     find,

@@ -10,19 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.browsing import PHONE, requests
 from tests.server.studio.made import EVIL
-from tests.server.studio.pages import (
-    DESK,
-    PHONE,
-    busy,
-    button,
-    find,
-    requests,
-    setting,
-    show,
-    until,
-    violations,
-)
+from tests.server.studio.pages import DESK, busy, button, find, setting, show, until, violations
 
 pytestmark = pytest.mark.studio
 keys = pytest.importorskip("selenium.webdriver.common.keys").Keys

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from homespun.stories import stories
-from tests.server.studio.pages import DOCS, busy, button, find, said, say, setting, show, until
+from tests.browsing import DOCS
+from tests.server.studio.pages import busy, button, find, said, say, setting, show, until
 
 pytestmark = pytest.mark.studio
 

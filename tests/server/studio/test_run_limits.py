@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
 from homespun.errors import UserError
 from homespun.server.limits import Limits
 from homespun.server.studio.app import studio_app

@@ -14,7 +14,8 @@ import pytest
 
 from homespun import durable
 from homespun.checkpoint.archive import read_archive
-from homespun.checkpoint.folder import METRICS, CheckpointFolder
+from homespun.checkpoint.folder import CheckpointFolder
+from homespun.checkpoint.names import METRICS
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
 from homespun.config import TrainConfig

@@ -10,20 +10,11 @@ from typing import Any
 
 import pytest
 
-from homespun.checkpoint.folder import METRICS
+from homespun.checkpoint.names import METRICS
+from tests.browsing import DOCS, PHONE, requests
 from tests.conftest import new_workplace
 from tests.reporting.pages import EVIL, write_run
-from tests.server.studio.pages import (
-    DESK,
-    DOCS,
-    PHONE,
-    button,
-    find,
-    requests,
-    show,
-    until,
-    violations,
-)
+from tests.server.studio.pages import DESK, button, find, show, until, violations
 from tests.server.studio.running import TINY, Asker
 from tests.server.studio.test_runs import write_tune
 

@@ -20,14 +20,11 @@ from homespun.errors import UserError
 from homespun.records.events import Event, Step, StopRun, TrainResult
 from homespun.stories import stories
 from homespun.training.timing import due
-from tests.checkpoint.test_folder import flip
+from tests.checkpoint.folders import flip
 from tests.test_resume import assert_equal_runs, kept, tensors
+from tests.training.small_runs import PACE, SHAPE
 
-SHAPE: dict[str, Any] = {"model_size": "pico", "n_layers": 1, "d_model": 32, "n_heads": 1}
-PACE: dict[str, Any] = {
-    "seq_len": 16, "batch_size": 2, "warmup_steps": 0, "threads": 1, "compile": "off", "precision": "float32",
-    "log_interval": 1, "eval_interval": 4, "eval_tokens": 100, "sample_interval": 1000, "save_interval": 5,
-}  # fmt: skip
+SETTINGS = {**SHAPE, **PACE, "seq_len": 16, "eval_tokens": 100, "save_interval": 5}
 STEPS = 20
 
 
@@ -37,13 +34,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     text = "\n<|endoftext|>\n".join(stories(40, seed=3))
     (place / "stories.txt").write_text(text, encoding="utf-8")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
         homespun.train_tokenizer(data_file="stories.txt", vocab_size=300)
         run("control", keep=9)
-    finally:
-        os.chdir(before)
     return place
 
 
@@ -56,7 +50,7 @@ def place(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def run(folder: str, **settings: Any) -> TrainResult:
-    new = {**SHAPE, **PACE, "data_file": "stories.txt", "tokenizer_path": "tokenizer_model"}
+    new = {**SETTINGS, "data_file": "stories.txt", "tokenizer_path": "tokenizer_model"}
     return homespun.train(**{"max_steps": STEPS, **new, "checkpoint_dir": folder, **settings})
 
 

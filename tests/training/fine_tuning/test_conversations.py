@@ -1,9 +1,7 @@
 """A run on conversations: it learns to answer, resumes exactly, and keeps the template of its model."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,68 +20,23 @@ from homespun.importing import import_model
 from homespun.model_formats import huggingface
 from homespun.model_formats.formats import open_model
 from homespun.model_formats.stored_model import header_of
-from homespun.records.events import Event, Step, StopRun, TrainResult
-from homespun.stories import stories
+from homespun.records.events import TrainResult
 from homespun.tokenizer import ChatTemplate
 from homespun.tokenizer.chat_template import OWN
-from tests.conftest import Command, command, finished
+from tests.conftest import Command, command, finished, records
 from tests.test_resume import assert_equal_runs, killed_when
-from tests.training.fine_tuning.test_initial_model import PACE, SHAPE
-
-NAMES = ["Anna", "Tim", "Zoe", "Ben"]
-THINGS = ["ball", "kite", "robot", "doll"]
-CONTEXT = 64
-
-
-def talks() -> Iterator[dict[str, Any]]:
-    """Sentences with a question about each, and what was said before."""
-    for n in range(96):
-        name, thing = NAMES[n % 4], THINGS[n // 4 % 4]
-        question = f"{name} has the {thing}. Who has it?"
-        if n % 3 == 0:
-            yield {"prompt": question, "answer": f"{name}."}
-        else:
-            yield {
-                "prompt": f"{question} {'Now. ' * (n % 5)}What is it?",
-                "answer": f"{name} has a {thing}.",
-            }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a small model in `base`, and conversations."""
-    place = tmp_path_factory.mktemp("trained")
-    text = "\n<|endoftext|>\n".join(stories(60, seed=3, plain=True))
-    (place / "first.txt").write_text(text, encoding="utf-8")
-    lines = "".join(json.dumps(talk) + "\n" for talk in talks())
-    (place / "chats.jsonl").write_text(lines, encoding="utf-8")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        homespun.train_tokenizer(data_file="first.txt", vocab_size=400)
-        homespun.train(
-            **SHAPE, **PACE, data_file="first.txt", seq_len=CONTEXT, max_steps=10, checkpoint_dir="base",
-            learning_rate=0.01,
-        )  # fmt: skip
-    finally:
-        os.chdir(before)
-    return place
+from tests.training.fine_tuning.talks import CONTEXT
+from tests.training.small_runs import PACE, SHAPE, stop_at
 
 
 @pytest.fixture
-def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = shutil.copytree(trained, tmp_path / "place")
-    monkeypatch.chdir(place)
-    return place
+def trained(trained_for_talks: Path) -> Path:
+    return trained_for_talks
 
 
 def answering(folder: str = "sft", **settings: Any) -> TrainResult:
     new: dict[str, Any] = {"init_from": "base", "data_file": "chats.jsonl", "max_steps": 8}
     return homespun.train(**{**PACE, "checkpoint_dir": folder, **new, **settings})
-
-
-def records(folder: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_model_learns_to_answer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,11 +85,7 @@ def test_resumed_adapters_are_the_uninterrupted_ones(place: Path) -> None:
     settings = {"dropout": 0.1, "lora_rank": 2}
     answering("control", **settings)
 
-    def stop(event: Event) -> None:
-        if isinstance(event, Step) and event.step == 3:
-            raise StopRun("for a test")
-
-    answering("again", **settings, on_event=stop)
+    answering("again", **settings, on_event=stop_at(3))
     homespun.train(resume="latest", checkpoint_dir="again")
     assert_equal_runs(Path("control"), Path("again"), 8)
     assert open_model(Path("again")).chat_template == open_model(Path("control")).chat_template

@@ -1,7 +1,5 @@
 """A run that goes on from a trained model keeps its shape and its tokenizer, and is measured before its first step."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,53 +10,22 @@ import pytest
 import homespun
 from homespun.errors import UserError
 from homespun.language_model import LanguageModel
-from homespun.records.events import Event, Step, StopRun, TrainResult
-from homespun.stories import stories
+from homespun.records.events import TrainResult
+from tests.conftest import records
 from tests.test_resume import assert_equal_runs
-
-SHAPE: dict[str, Any] = {"model_size": "pico", "n_layers": 1, "d_model": 32, "n_heads": 1}
-PACE: dict[str, Any] = {
-    "batch_size": 2, "warmup_steps": 0, "threads": 1, "compile": "off", "precision": "float32", "log_interval": 1,
-    "eval_interval": 4, "eval_tokens": 200, "sample_interval": 1000, "save_interval": 4,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a trained model in `base`, with a context of 16 tokens, and a second text."""
-    place = tmp_path_factory.mktemp("trained")
-    for name, seed in (("first.txt", 3), ("second.txt", 4)):
-        text = "\n<|endoftext|>\n".join(stories(40, seed=seed))
-        (place / name).write_text(text, encoding="utf-8")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        homespun.train_tokenizer(data_file="first.txt", vocab_size=300)
-        homespun.train(
-            **SHAPE, **PACE, data_file="first.txt", seq_len=16, max_steps=30, checkpoint_dir="base",
-            learning_rate=0.01,
-        )  # fmt: skip
-    finally:
-        os.chdir(before)
-    return place
+from tests.training.small_runs import PACE, stop_at
 
 
 @pytest.fixture
-def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, in which the test works. Its tokenizer is that of the model alone."""
-    place = shutil.copytree(trained, tmp_path / "place")
+def place(place: Path) -> Path:
+    """The folder without its tokenizer, which is that of the model alone then."""
     shutil.rmtree(place / "tokenizer_model")
-    monkeypatch.chdir(place)
     return place
 
 
 def go_on(folder: str = "next", **settings: Any) -> TrainResult:
     new: dict[str, Any] = {"init_from": "base", "data_file": "second.txt", "max_steps": 8}
     return homespun.train(**{**PACE, "seq_len": 16, "checkpoint_dir": folder, **new, **settings})
-
-
-def records(folder: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_first_evaluation_is_that_of_the_initial_model(place: Path) -> None:
@@ -89,27 +56,21 @@ def test_samples_may_be_shorter_than_the_context(place: Path) -> None:
 
 
 def test_the_context_of_the_model_is_the_default_where_it_is_shorter(place: Path) -> None:
-    settings = {name: value for name, value in PACE.items() if name != "seq_len"}
-    homespun.train(**settings, init_from="base", data_file="second.txt", max_steps=1)
+    homespun.train(**PACE, init_from="base", data_file="second.txt", max_steps=1)
     assert records("checkpoints")[-1]["tokens"] == 2 * 16
 
 
 @pytest.mark.parametrize("stop", [1, 6])
 def test_it_resumes_bit_for_bit_without_the_initial_model(place: Path, stop: int) -> None:
-    def stop_there(event: Event) -> None:
-        if isinstance(event, Step) and event.step == stop:
-            raise StopRun("enough")
-
     go_on("whole")
-    go_on("parts", on_event=stop_there)
+    go_on("parts", on_event=stop_at(stop))
     shutil.rmtree("base")
     homespun.train(resume="latest", checkpoint_dir="parts")
     assert_equal_runs(Path("whole"), Path("parts"), step=8)
 
 
 def test_the_same_settings_resume_in_python(place: Path) -> None:
-    settings = {name: value for name, value in PACE.items() if name != "seq_len"}
-    config = homespun.TrainConfig(**settings, init_from="base", data_file="second.txt", max_steps=2)
+    config = homespun.TrainConfig(**PACE, init_from="base", data_file="second.txt", max_steps=2)
     homespun.train(config)  # with samples of 16 tokens, as the context is
     assert homespun.train(config, resume="latest", max_steps=3).steps == 3
 

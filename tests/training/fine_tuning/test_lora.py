@@ -2,8 +2,6 @@
 
 import dataclasses
 import errno
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,69 +13,29 @@ import homespun
 from homespun import durable
 from homespun.architectures.lora import Lora, adapter_parameters
 from homespun.checkpoint.archive import read_archive
-from homespun.checkpoint.folder import BASE, BEST
+from homespun.checkpoint.names import BASE, BEST
 from homespun.errors import DiskFullError, UserError
 from homespun.model_formats.formats import open_model
-from homespun.records.events import Event, Started, Step, StopRun, TrainResult
-from homespun.stories import stories
+from homespun.records.events import Event, Started, TrainResult
 from homespun.training.run import bytes_on_disk
 from homespun.verify import verify
+from tests.conftest import records
 from tests.test_resume import assert_equal_runs
+from tests.training.small_runs import PACE, stop_at
 
-SHAPE: dict[str, Any] = {"model_size": "pico", "n_layers": 1, "d_model": 32, "n_heads": 1}
-PACE: dict[str, Any] = {
-    "batch_size": 2, "warmup_steps": 0, "threads": 1, "compile": "off", "precision": "float32", "log_interval": 1,
-    "eval_interval": 4, "eval_tokens": 200, "sample_interval": 1000, "save_interval": 4, "seq_len": 16,
-}  # fmt: skip
 RANK = 4
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with a trained model in `base`, and a second text."""
-    place = tmp_path_factory.mktemp("trained")
-    for name, seed in (("first.txt", 3), ("second.txt", 4)):
-        text = "\n<|endoftext|>\n".join(stories(40, seed=seed))
-        (place / name).write_text(text, encoding="utf-8")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        homespun.train_tokenizer(data_file="first.txt", vocab_size=300)
-        homespun.train(
-            **SHAPE, **PACE, data_file="first.txt", max_steps=30, checkpoint_dir="base", learning_rate=0.01
-        )  # fmt: skip
-    finally:
-        os.chdir(before)
-    return place
-
-
-@pytest.fixture
-def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, in which the test works."""
-    place = shutil.copytree(trained, tmp_path / "place")
-    monkeypatch.chdir(place)
-    return place
 
 
 def adapt(folder: str = "next", **settings: Any) -> TrainResult:
     new: dict[str, Any] = {
         "init_from": "base", "data_file": "second.txt", "max_steps": 8, "lora_rank": RANK,
-        "learning_rate": 0.01, "dropout": 0.1,
+        "learning_rate": 0.01, "dropout": 0.1, "seq_len": 16,
     }  # fmt: skip
     return homespun.train(**{**PACE, "checkpoint_dir": folder, **new, **settings})
 
 
-def stop_at(step: int) -> Any:
-    def listener(event: Event) -> None:
-        if isinstance(event, Step) and event.step == step:
-            raise StopRun("enough")
-
-    return listener
-
-
 def val_losses(folder: str) -> list[float]:
-    lines = map(json.loads, Path(folder, "metrics.jsonl").read_text().splitlines())
-    return [line["val_loss"] for line in lines if "val_loss" in line]
+    return [record["val_loss"] for record in records(folder) if "val_loss" in record]
 
 
 def weights(path: str | Path) -> dict[str, np.ndarray]:

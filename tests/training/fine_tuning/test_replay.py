@@ -1,7 +1,5 @@
 """A run with replay: it forgets less, resumes exactly, and refuses what it cannot mix."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +8,16 @@ import pytest
 import homespun
 from homespun.checkpoint.archive import read_archive
 from homespun.errors import UserError
-from homespun.records.events import Event, Step, StopRun, TrainResult
+from homespun.records.events import TrainResult
+from tests.conftest import records
 from tests.test_resume import assert_equal_runs
-from tests.training.fine_tuning.test_conversations import CONTEXT, trained  # noqa: F401
-from tests.training.fine_tuning.test_initial_model import PACE
+from tests.training.fine_tuning.talks import CONTEXT
+from tests.training.small_runs import PACE, stop_at
 
 
 @pytest.fixture
-def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
-    place = shutil.copytree(trained, tmp_path / "place")
-    monkeypatch.chdir(place)
-    return place
+def trained(trained_for_talks: Path) -> Path:
+    return trained_for_talks
 
 
 def answering(folder: str, **settings: Any) -> TrainResult:
@@ -35,8 +32,7 @@ def answering(folder: str, **settings: Any) -> TrainResult:
 
 
 def evaluations(folder: str) -> list[dict[str, Any]]:
-    lines = Path(folder, "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if "val_loss" in record]
+    return [record for record in records(folder) if "val_loss" in record]
 
 
 def test_the_earlier_text_is_measured_and_kept(place: Path) -> None:
@@ -56,12 +52,7 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     place: Path, adapters: dict[str, int]
 ) -> None:
     answering("control", **adapters)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Step) and event.step == 3:
-            raise StopRun("for a test")
-
-    answering("again", **adapters, on_event=stop)
+    answering("again", **adapters, on_event=stop_at(3))
     Path("first.txt").rename("elsewhere.txt")
     with pytest.raises(UserError, match=r"first\.txt"):
         homespun.train(resume="latest", checkpoint_dir="again", quiet=True)

@@ -1,8 +1,9 @@
 // A conversation with a model that has learned to answer: branches from any message, kept in this browser, saved as a file.
 import { html, useEffect, useRef, useState } from "./lib.js";
 import { api, stream } from "./api.js";
-import { Busy, Empty, Field, ModelChoice, Problem, Spoken, count, remember, useAnswer, useKept } from "./parts.js";
+import { Busy, Empty, ModelChoice, Problem, Spoken, count, remember, useAnswer, useKept, useRedraw } from "./parts.js";
 import { ENDS, NoModel, chosenModel } from "./playground.js";
+import { Settings, requested, settingValues } from "./settings.js";
 import { excerpt } from "./tokens.js";
 import { Tree } from "./tree.js";
 
@@ -41,28 +42,17 @@ function Desk({ studio }) {
   const [spoken, setSpoken] = useState("");
   const [saved, setSaved] = useState("");
   const [stop, setStop] = useState(null);
-  const [, redraw] = useState(0);
   const kept = useRef(null);
   const tree = (kept.current ??= new Conversations(`conversations: ${studio.folder}`));
-  const drawing = useRef(false);
   const isFollowed = useRef(true); // until the reader scrolls up
   const settle = useRef(null);
   const box = useRef(null);
   const change = (part) => setForm({ ...form, ...part });
   const model = models.find((one) => one.path === chosenModel(models, form.model));
   const names = Object.fromEntries(models.map((one) => [one.path, one.label]));
-  const values = Object.fromEntries(settings.map((field) => [field.name, form.settings[field.name] ?? field.value]));
   const [root, ...shown] = tree.path(last);
 
-  const draw = () => {
-    if (drawing.current) return;
-    drawing.current = true;
-    requestAnimationFrame(() => {
-      drawing.current = false;
-      redraw((turn) => turn + 1);
-      requestAnimationFrame(() => isFollowed.current && scrollBy(0, Math.max(0, outOfView())));
-    });
-  };
+  const draw = useRedraw(() => isFollowed.current && scrollBy(0, Math.max(0, outOfView())));
   useEffect(() => {
     // A fast answer grows between a scroll and its event: only a scroll upwards leaves the answer.
     let before = scrollY;
@@ -82,7 +72,7 @@ function Desk({ studio }) {
     const leaving = new AbortController();
     const before = last;
     const node = tree.add({ parent: { id: question.id }, role: "assistant", content: "", model: model.path });
-    const given = { ...values, stop: values.stop ? String(values.stop).split("\n") : [] };
+    const given = requested(settingValues(settings, form.settings));
     const take = (event) => {
       if ("seed" in event) Object.assign(node, { seed: event.seed, nLeftOut: event.n_left_out });
       else if ("seconds" in event) Object.assign(node, { nTokens: event.tokens, speed: event.tokens / event.seconds });
@@ -208,13 +198,8 @@ function Desk({ studio }) {
           onInput=${(event) => change({ system: event.currentTarget.value })}></textarea>
         <p class="help" id="system-help">How the model should answer. It stands before the conversation; empty: there is none.</p>
       </div>
-      <details open=${problem?.field in values}>
-        <summary>Settings</summary>
-        ${settings.map((field) => html`<${Field} key=${field.name} field=${field} value=${values[field.name]}
-          problem=${problem?.field === field.name ? problem.message : null}
-          onInput=${(text) => change({ settings: { ...form.settings, [field.name]: text } })} />`)}
-        <button onClick=${() => change({ settings: {} })}>Defaults</button>
-      </details>
+      <${Settings} settings=${settings} typed=${form.settings} problem=${problem}
+        onChange=${(typed) => change({ settings: typed })} />
     </div>
     <div class="results">
       <${Problem} error=${problem} />

@@ -1,4 +1,4 @@
-// Parts that several pages share: errors, empty states, fields of settings, and the words for figures.
+// Parts that several pages share: errors, empty states, states that are kept, and the words for figures.
 import { html, useEffect, useId, useRef, useState } from "./lib.js";
 import { api } from "./api.js";
 
@@ -64,34 +64,19 @@ export function remember(name, value) {
   } catch { /* the storage is full or switched off: the state is then lost with the page */ }
 }
 
-/** One setting of a command: `field` as in `settings.described`, `value` a text; `problem` the reason of a refusal. */
-export function Field({ field, value, onInput, problem }) {
-  const id = useId();
-  const help = `${id}-help`;
-  const named = { id, "aria-describedby": help, "aria-invalid": problem ? "true" : "false", name: field.name };
-  const typed = (event) => onInput(event.currentTarget.value);
-  let control;
-  if (field.kind === "switch") {
-    control = html`<input type="checkbox" ...${named} checked=${value === true || value === "true"}
-      onChange=${(event) => onInput(event.currentTarget.checked)} />`;
-  } else if (field.kind === "choice") {
-    control = html`<select ...${named} value=${value} onChange=${typed}>
-      ${field.choices.map((choice) => html`<option value=${choice}>${choice || "as usual"}</option>`)}
-    </select>`;
-  } else if (field.kind === "texts") {
-    control = html`<textarea class="lines" rows="2" spellcheck=${false} ...${named} placeholder="one in each line"
-      value=${value} onInput=${typed}></textarea>`;
-  } else {
-    const mode = field.kind === "whole" ? "numeric" : field.kind === "number" ? "decimal" : "text";
-    control = html`<input type="text" inputmode=${mode} autocomplete="off" spellcheck=${false} ...${named}
-      placeholder=${field.omitted ?? ""} value=${value} onInput=${typed} />`;
-  }
-  return html`<div class="field">
-    <label for=${id}>${field.label}</label>
-    ${control}
-    <p class="help" id=${help}>${problem ? html`<strong class="refused">${problem}</strong>` : field.help}
-      ${" "}<span class="bounds">${field.bounds}</span></p>
-  </div>`;
+/** A function that draws the component again, at most once a frame; then `drawn` runs in the next frame. */
+export function useRedraw(drawn) {
+  const [, redraw] = useState(0);
+  const isWaiting = useRef(false);
+  return () => {
+    if (isWaiting.current) return;
+    isWaiting.current = true;
+    requestAnimationFrame(() => {
+      isWaiting.current = false;
+      redraw((turn) => turn + 1);
+      if (drawn) requestAnimationFrame(drawn);
+    });
+  };
 }
 
 /** A list of models, for a choice. */

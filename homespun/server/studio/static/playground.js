@@ -1,7 +1,8 @@
 // A prompt and settings in, continuations out: streamed, token by token, each with what the model could have said instead.
 import { html, useCallback, useEffect, useRef, useState } from "./lib.js";
 import { stream } from "./api.js";
-import { Busy, Empty, Field, ModelChoice, Problem, Spoken, count, percent, useAnswer, useKept } from "./parts.js";
+import { Busy, Empty, ModelChoice, Problem, Spoken, count, percent, useAnswer, useKept, useRedraw } from "./parts.js";
+import { Settings, requested, settingValues } from "./settings.js";
 import { Tokens, Word, excerpt, named } from "./tokens.js";
 import { Continuations, textOf } from "./tree.js";
 import { Growth } from "./growth.js";
@@ -49,31 +50,22 @@ function Desk({ studio }) {
   const [spoken, setSpoken] = useState("");
   const [question, setQuestion] = useState(null);
   const [shown, setShown] = useKept("playground-shown", []);
-  const [, redraw] = useState(0);
   const tree = useRef(null);
   tree.current ??= new Continuations(`continuations: ${studio.folder}`);
   const stopping = useRef(new Set());
-  const drawing = useRef(false);
   const focused = useRef(null);
   const change = (part) => setForm({ ...form, ...part });
   const model = chosenModel(models, form.model);
   const early = earliest(models, model);
   const other = form.other === EARLY ? early?.path ?? "" : models.some((one) => one.path === form.other) ? form.other : "";
-  const values = Object.fromEntries(settings.map((field) => [field.name, form.settings[field.name] ?? field.value]));
+  const values = settingValues(settings, form.settings);
 
-  const draw = () => {
-    if (drawing.current) return;
-    drawing.current = true;
-    requestAnimationFrame(() => {
-      drawing.current = false;
-      redraw((turn) => turn + 1);
-    });
-  };
+  const draw = useRedraw();
 
   /** Write with one model; `start` {parent, token} goes on from another continuation. Gives the ids of the new ones. */
   const write = useCallback((path, samples, start) => {
     const stop = new AbortController();
-    const given = { ...values, num_samples: String(samples), stop: values.stop ? String(values.stop).split("\n") : [] };
+    const given = { ...requested(values), num_samples: String(samples) };
     const nodes = Array.from({ length: samples }, (_, sample) =>
       tree.current.add({ model: path, sample, parent: start?.parent ?? null, tokens: start ? [start.token] : [] }));
     const body = { model: path, prompt: form.prompt, settings: given };
@@ -163,13 +155,8 @@ function Desk({ studio }) {
         <button class="main" onClick=${writeAll} aria-disabled=${writing > 0}>Write</button>
         <button onClick=${stopAll} aria-disabled=${!writing}>Stop</button>
       </div>
-      <details open=${matchMedia("(min-width: 60rem)").matches || problem?.field in values}>
-        <summary>Settings</summary>
-        ${settings.map((field) => html`<${Field} key=${field.name} field=${field} value=${values[field.name]}
-          problem=${problem?.field === field.name ? problem.message : null}
-          onInput=${(text) => change({ settings: { ...form.settings, [field.name]: text } })} />`)}
-        <button onClick=${() => change({ settings: {} })}>Defaults</button>
-      </details>
+      <${Settings} settings=${settings} typed=${form.settings} problem=${problem}
+        isOpen=${matchMedia("(min-width: 60rem)").matches} onChange=${(typed) => change({ settings: typed })} />
     </div>
     <div class="results">
       <${Problem} error=${problem} />

@@ -1,7 +1,8 @@
 // The form of a run: all settings with their descriptions and bounds, what is wrong with them, and what the run would take.
 import { api } from "./api.js";
 import { html, useEffect, useRef, useState } from "./lib.js";
-import { Busy, Field, Problem, useAnswer, useKept } from "./parts.js";
+import { Busy, Problem, useAnswer, useKept } from "./parts.js";
+import { Field } from "./settings.js";
 
 const CHECK_PAUSE = 300;
 
