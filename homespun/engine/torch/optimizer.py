@@ -74,27 +74,33 @@ class Optimizer:
                 eps=s.eps,
                 maximize=False,
             )
-        # Zero times infinity is not zero, so a refused gradient cannot be multiplied away. A CPU branches here; a GPU,
-        # for which the host would have to wait, selects in `_muon_step`.
-        if self.muon and not (refused.device.type == "cpu" and refused.item()):
-            self._muon_step(grads, lr["muon"], grad_scale, refused)
+        # Zero times infinity is not zero, so a refused gradient cannot be multiplied away. A CPU branches; a GPU, for
+        # which the host would have to wait, selects.
+        keep = None if refused.device.type == "cpu" else refused.bool()
+        if self.muon and not (keep is None and refused.item()):
+            self._muon_step(grads, lr["muon"], grad_scale, keep)
         self.steps += 1.0 - refused
 
     def _muon_step(
-        self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, refused: Tensor
+        self, grads: dict[str, Tensor], lr: float, grad_scale: Tensor, keep: Tensor | None
     ) -> None:
+        """Muon for all its matrices. Where `keep` is True, they stay as they are; None: none does."""
         s = self.settings
-        keep, applied = refused.bool(), 1.0 - refused
-        decay = 1 - lr * s.weight_decay * applied
+        decay: float | Tensor = 1 - lr * s.weight_decay
+        if keep is not None:
+            decay = torch.where(keep, 1.0, decay)
         for alike, momentum in self.muon:
             n_out, n_in = alike[0].matrix_shape
             grad = torch.stack([grads[p.name] for p in alike]).div_(grad_scale)
-            grad = torch.where(keep, momentum, grad)
+            if keep is not None:
+                grad = torch.where(keep, momentum, grad)
             momentum.lerp_(grad, 1 - s.muon_momentum)
-            ahead = torch.lerp(grad, momentum, s.muon_momentum).to(self.muon_dtype)
+            ahead = grad.lerp_(momentum, s.muon_momentum).to(self.muon_dtype)
             direction = self._direction(ahead, alike[0])
+            if keep is not None:
+                direction = torch.where(keep, 0.0, direction)
             rate = lr * max(1.0, n_out / n_in) ** 0.5
-            for p, change in zip(alike, direction * applied, strict=True):
+            for p, change in zip(alike, direction, strict=True):
                 self.weights[p.name].mul_(decay).add_(change, alpha=-rate)
 
     def _direction(self, ahead: Tensor, like: Parameter) -> Tensor:
