@@ -184,6 +184,9 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         for size, optimizer in (("pico", "muon"), ("mini", "muon"), ("mini", "adamw"))
         for finer, experts in (("", ""), ("-finer", FINER))
     },
+    "low-memory-3b-gib": exact(
+        "low_memory_3b", "homespun train --memory low", "3 steps", "peak GiB", 1
+    ),
     "stories-20m-consistent": longer_story("free stories", "consistent"),
     "stories-20m-choices": longer_story("right choices", "all"),
     "stories-20m-beginnings": longer_story("given beginnings", -1),
