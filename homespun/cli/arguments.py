@@ -323,6 +323,8 @@ def _help(field: Field) -> str:
         default = shlex.join(default) or None
     if default is False or default is REQUIRED:
         default = None
+    if default is True:
+        default = "on"
     with_preset = rules["with_preset_words"] or rules["with_preset"]
     notes = {
         "default": rules["if_omitted"] if default is None else default,

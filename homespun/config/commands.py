@@ -57,7 +57,7 @@ class BenchConfig(Checked):
         if_omitted="all presets that fit",
     )
     quick: bool = setting(
-        False, "Less exact, and without --model-size with two presets: less than a minute."
+        False, "Less exact, and with two presets unless --model-size names others: about a minute."
     )
     generation_only: bool = setting(False, "Do not measure training.")
     report: PathName | None = setting(
@@ -114,14 +114,14 @@ class StudioConfig(Checked):
 
     folder: PathName = setting(
         ".",
-        "The folder of your work. The page sees and starts only what is below it.",
+        "The folder of your work. The page reads and starts nothing outside it.",
         positional=True,
     )
     port: int = setting(
         8321, "Port on this machine; 0: any that is free.", at_least=0, at_most=65_535
     )
     browser: bool = setting(
-        True, "Open the browser; without it, the address of the page is only printed."
+        True, "Open the browser; with --no-browser, only print the address of the page."
     )
 
 
@@ -131,7 +131,7 @@ class VerifyConfig(Checked):
 
     path: PathName = setting(
         TrainConfig.checkpoint_dir,
-        "A file, or the folder of a run, of tokens or of a tokenizer.",
+        "A file, or the folder of a run, of tokens, of a tokenizer or of downloads.",
         positional=True,
     )
 
@@ -149,7 +149,8 @@ class ServeConfig(ReaderConfig):
     port: int = setting(8000, "Port of the server; 0: one that is free.", at_least=0, at_most=65535)
     host: str = setting(
         "127.0.0.1",
-        "Address that the server listens on. Only this machine reaches the default; any other one needs --key-file.",
+        "Address that the server listens on. Only this machine reaches the default; an address that others reach needs "
+        "--key-file.",
     )
     key_file: PathName | None = setting(
         None, "File with a key, which every request has to send.", if_omitted="no key is needed"

@@ -18,15 +18,16 @@ class DownloadConfig(Checked):
 
     dataset: PathName = setting(
         "roneneldan/TinyStories",
-        "A dataset on the Hugging Face hub with a text column (owner/name or owner/name:subset), `stories` for the "
-        "built-in stories (no network needed), `stories-questions` for conversations about them, or a local file or "
-        "folder of .txt, .jsonl or .parquet files.",
+        "A dataset of texts or conversations on the Hugging Face hub (owner/name or owner/name:subset), `stories` for "
+        "the built-in stories (no network needed), `stories-questions` for conversations about them, or a local file "
+        "or folder of .txt, .md, .jsonl or .parquet files.",
     )
     num_samples: int | None = setting(
         None, "Number of documents; if omitted, 10,000, or all of a local file.", at_least=1
     )
     output: PathName | None = setting(
-        None, "Output file; if omitted, data/NAME_N.txt (or NAME_all.txt)."
+        None,
+        "Output file; if omitted, data/NAME_N.txt (or NAME_all.txt), .jsonl for conversations.",
     )
     seed: int = setting(0, "Random seed of the built-in stories.", at_least=0)
     plain: bool = setting(

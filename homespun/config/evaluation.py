@@ -21,7 +21,8 @@ BUILT_IN_QUESTIONS = "stories"
 
 @dataclass(frozen=True)
 class EvalConfig(ReaderConfig):
-    """Score a text with one or more models: loss, perplexity, bits per byte; or let them choose between texts."""
+    """Score a text with one or more models: loss, perplexity, bits per byte; or let them choose between texts, or
+    answer questions."""
 
     models: tuple[PathName, ...] = setting(
         (TrainConfig.checkpoint_dir,),
@@ -30,8 +31,8 @@ class EvalConfig(ReaderConfig):
     )
     data_file: PathName | None = setting(
         None,
-        "Text: a .txt, .jsonl or .parquet file, or a folder of them. Of a text that one of the models was trained on, "
-        "only the part held out for validation counts.",
+        "Text, as for `homespun train`. Of a text that one of the models was trained on, only the part held out for "
+        "validation counts.",
         if_omitted="the last download",
     )
     choices: PathName | None = setting(

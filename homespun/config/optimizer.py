@@ -87,7 +87,7 @@ class OptimizerConfig(Checked):
         None,
         "Peak learning rate of Muon.",
         with_preset=0.02,
-        recipe="0.017 for 2,048 tokens per step, more for more",
+        recipe="0.017 for 2,048 tokens per step, more for larger steps",
         above=0,
         at_most=1,
         on_resume="announced",

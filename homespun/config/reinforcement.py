@@ -34,7 +34,7 @@ class ReinforcementConfig(Checked):
     )
     prompt_words: int = setting(
         0,
-        "With a text instead of conversations: the model goes on from so many first words of a document; 0: it begins "
+        "With a text instead of conversations: the model goes on from the first N words of a document; 0: it begins "
         "by itself.",
         at_least=0,
         at_most=10_000,

@@ -28,7 +28,8 @@ class TuneConfig(TrainConfig):
     )
     dimensions: int = setting(
         2,
-        "Without --search, so many of: learning_rate, batch_size, seq_len, warmup_steps, weight_decay.",
+        "Without --search, the number of settings to vary, from the first on: learning_rate, batch_size, seq_len, "
+        "warmup_steps, weight_decay.",
         at_least=1,
         at_most=5,
     )
@@ -44,7 +45,7 @@ class TuneConfig(TrainConfig):
         "grid.",
     )
     reduction: int = setting(
-        4, "With pruning: one in so many trials goes on, to so many times the tokens.", at_least=2
+        4, "With pruning: one trial in N goes on, to N times the tokens.", at_least=2
     )
     rungs: int = setting(
         3,

@@ -62,7 +62,7 @@ class Chat:
                 if line.startswith("/"):
                     self._run_command(line.strip(), terminal)
                 elif terminal and line in COMMAND_WORDS:
-                    put("(to leave: /quit or Ctrl-D; /help shows what you can do)")
+                    put("(to leave: /quit or Ctrl-D; /help lists the commands)")
                 elif line.strip():
                     self.say(line.strip())
 
@@ -182,7 +182,7 @@ def chat(answer: Answer, config: SamplingConfig, system: str | None = None) -> N
     terminal = check_input("the messages are read from it")
     with line_editing() if terminal else contextlib.nullcontext():
         if terminal:
-            put("/help shows what you can do, Ctrl-D leaves.")
+            put("/help lists the commands, Ctrl-D leaves.")
         Chat(answer, config, system).run(terminal)
 
 

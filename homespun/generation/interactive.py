@@ -52,7 +52,7 @@ def interact(
     terminal = check_input("--interactive reads the prompts from it")
     with line_editing() if terminal else contextlib.nullcontext():
         if terminal:
-            put("/help shows what you can do, Ctrl-D leaves.")
+            put("/help lists the commands, Ctrl-D leaves.")
         if first_prompt is not None:
             with going_on(terminal):
                 write(first_prompt, reply(first_prompt, config))
@@ -62,7 +62,7 @@ def interact(
                 if line.startswith("/"):
                     config = run_command(line, config)
                 elif terminal and line in COMMAND_WORDS:
-                    put("(to leave: /quit or Ctrl-D; /help shows what you can do)")
+                    put("(to leave: /quit or Ctrl-D; /help lists the commands)")
                 elif terminal or line.strip():
                     prompt = line if line.strip() else None
                     write(prompt or "", reply(prompt, config))
@@ -164,7 +164,7 @@ def run_command(line: str, config: SamplingConfig) -> SamplingConfig:
         put(HELP)
         return config
     if command not in SETTINGS:
-        raise UserError(f"there is no {command!r}: /help lists what there is")
+        raise UserError(f"there is no {command!r}: /help lists the commands")
     name = SETTINGS[command]
     if value.strip():
         change: dict[str, Any] = {name: parse_value(SamplingConfig, name, value.strip())}

@@ -344,7 +344,7 @@ def test_verify_without_a_path_says_what_to_name(
     assert main(["verify"]) == 2
     complained = capsys.readouterr().err
     assert complained == (
-        "error: there is no run in checkpoints: name what to check, a file or a folder\n"
+        "error: there is no run in checkpoints: name a file or a folder to check\n"
     )
 
 

@@ -143,7 +143,7 @@ def test_enter_alone_lets_the_model_begin(terminal):
 
 @pytest.mark.parametrize("word", ["quit", "exit", "help"])
 def test_words_that_look_like_a_command_are_answered_not_continued(terminal, word):
-    assert answer(terminal, word) == ["(to leave: /quit or Ctrl-D; /help shows what you can do)"]
+    assert answer(terminal, word) == ["(to leave: /quit or Ctrl-D; /help lists the commands)"]
     assert answer(terminal, f" {word}")[0].startswith(f" {word}, t=")
 
 
@@ -238,7 +238,7 @@ def test_bytes_that_are_not_text_cost_one_line():
     assert result.stderr == b""
     assert [line.split(",")[0] for line in result.stdout.decode().splitlines()] == [
         "error: the prompt is bad",
-        "error: there is no '/\\udcff': /help lists what there is",
+        "error: there is no '/\\udcff': /help lists the commands",
         "ok",
         "left",
     ]

@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
             "chat",
             ChatConfig,
             generation.chat,
-            ("homespun chat sft", 'homespun chat sft --system "Answer in one word."'),
+            ("homespun chat answers", 'homespun chat answers --system "Answer in one word."'),
         ),
         Command(
             "serve",

@@ -31,7 +31,7 @@ def bench(settings: Settings) -> int:
 def verify(settings: Settings) -> int:
     config = VerifyConfig(**settings)
     if not settings and not Path(config.path).exists():
-        raise UserError(f"there is no run in {config.path}: name what to check, a file or a folder")
+        raise UserError(f"there is no run in {config.path}: name a file or a folder to check")
     from homespun.verify import verify
 
     for line in verify(Path(config.path)):
