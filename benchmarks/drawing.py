@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+import tyro
+
 from benchmarks.report import save
 from homespun.checkpoint.names import METRICS
 from homespun.server import launch
@@ -88,6 +90,7 @@ def milliseconds_to_draw(root: Path) -> tuple[list[float], int]:
 
 
 def main() -> None:
+    """Measure and save."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place).resolve()
         write_record(root / "run", LINES)
@@ -104,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)
