@@ -1,6 +1,7 @@
-"""README and docs agree with the settings, commands and pages that they describe."""
+"""README and docs agree with the settings, commands, files and pages that they describe."""
 
 import dataclasses
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -14,9 +15,14 @@ from homespun.config.checked import flag, preset_defaults
 from homespun.planning.recipe import plan
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+INLINE = re.compile(r"`([^`]+)`")
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def shown(value: object) -> str:
@@ -93,3 +99,31 @@ def test_commands_parse(page: Path) -> None:
         for words in re.findall(r"^\s*(?:\$ )?homespun (.*)$", block, re.MULTILINE):
             name, *given = shlex.split(words, comments=True)
             COMMANDS[name].config(**parse(COMMANDS[name], given))
+
+
+@EVERY_PAGE
+def test_commands_in_sentences_have_these_flags(page: Path) -> None:
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    for span in map(" ".join, map(str.split, INLINE.findall(text))):
+        found = re.fullmatch(r"(?:.*\bpython -m )?homespun ([a-z]+)((?: .*)?)", span)
+        if found is None or found[1] not in COMMANDS:
+            continue
+        kind = COMMANDS[found[1]].config
+        known = {"--help", "--debug", *(flag(field.name) for field in dataclasses.fields(kind))}
+        given = re.findall(r"(?<= )--[a-z][a-z-]*", found[2].replace("--no-", "--"))
+        assert set(given) <= known, span
+
+
+@EVERY_PAGE
+def test_files_and_modules_of_the_project_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w./])(?:homespun|tests|benchmarks|scripts)/[\w/]+(?:\.\w+)?", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    modules = re.findall(r"python -m ((?:homespun|benchmarks|tests)[\w.]*\w)", text)
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = {ROOT / target for target in re.findall(r"\]\(([^)#]+)", readme)}
+    assert set(PAGES) - {ROOT / "README.md"} - linked == set()
