@@ -127,3 +127,14 @@ def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     linked = {ROOT / target for target in re.findall(r"\]\(([^)#]+)", readme)}
     assert set(PAGES) - {ROOT / "README.md"} - linked == set()
+
+
+def test_the_readme_shows_every_part_of_the_package() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("    homespun/\n")[2]
+    parts = [
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in (ROOT / "homespun").iterdir()
+        if path.name[0] not in "_." and (path.is_dir() or path.suffix == ".py")
+    ]
+    assert len(parts) > 20
+    assert [part for part in parts if f" {part}" not in tree.partition("\n\n")[0]] == []
