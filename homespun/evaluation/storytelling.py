@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from homespun import workspace
+from homespun.checkpoint.origin import started_in
 from homespun.config import TOKENS_DIR, JudgeConfig, SamplingConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.files import is_pattern
@@ -208,7 +209,8 @@ def training_text(model: LanguageModel) -> Corpus | None:
     taken to be the last download."""
     recorded = model.stored.header.get("data_file")
     last = workspace.recall("data")
-    places = [Path(recorded), model.stored.path.parent.parent / recorded] if recorded else [last]
+    started = started_in(model.stored.path.parent, model.stored.header)
+    places = [Path(recorded), started / recorded] if recorded else [last]
     folder = Path(TOKENS_DIR)
     for path in places:
         try:

@@ -17,7 +17,8 @@ from homespun.architectures.families import count_active_parameters, model_confi
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.checkpoint.names import BEST, METRICS
-from homespun.config import ModelConfig, TrainConfig
+from homespun.checkpoint.origin import started_in
+from homespun.config import TOKENS_DIR, ModelConfig
 from homespun.config.checked import seconds
 from homespun.data.corpus import survey
 from homespun.data.files import is_pattern
@@ -124,20 +125,26 @@ class RunRecord:
 
     @functools.cached_property
     def text(self) -> Path | None:
-        """The text of the run, if it is still at its place. Another text may have its name."""
-        named, sha256 = self.header.get("data_file"), self.header.get("data_sha256")
+        """The text of the run, if it is still at its place, from wherever the run is read. Another text may have its
+        name."""
+        named = self.header.get("data_file")
         if not isinstance(named, str) or not named:
             return None
-        tokens_dir = self.requested.get("tokens_dir") or TrainConfig.tokens_dir
+        places = dict.fromkeys((started_in(self.folder, self.header), Path()))
+        return next((place / named for place in places if self._is_text(named, place)), None)
+
+    def _is_text(self, named: str, place: Path) -> bool:
+        """Whether a path leads to the text of the run from a place."""
+        path, sha256 = place / named, self.header.get("data_sha256")
+        tokens_dir = place / str(self.requested.get("tokens_dir") or TOKENS_DIR)
         with contextlib.suppress(UserError, OSError, ValueError):
-            path = Path(named)
             if not path.exists() and not is_pattern(path):
-                return None
+                return False
             if is_described(path) and not isinstance(read_description(path), Mixture):
-                return None  # only its tokens can be read
-            if sha256 is None or sha256 == survey(path, None, Path(tokens_dir), keeps=False).sha256:
-                return path
-        return None
+                return False  # only its tokens can be read
+            found = None if sha256 is None else survey(path, None, tokens_dir, keeps=False).sha256
+            return bool(found == sha256)
+        return False
 
     @property
     def parameters(self) -> int | None:

@@ -1,17 +1,15 @@
 """The folder of a studio flows in; its runs and tunes come out: found, followed and described for all pages at once."""
 
-import dataclasses
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from homespun.config import TOKENS_DIR
 from homespun.errors import UserError
 from homespun.records.reading import is_number
 from homespun.reporting.diagnosis import passing_notes
 from homespun.reporting.report import report_on
-from homespun.reporting.run_record import RunRecord, read_run
+from homespun.reporting.run_record import read_run
 from homespun.server.limits import Limits
 from homespun.server.studio.exchange import JSON
 from homespun.server.studio.folders import Found, run_place, search
@@ -115,7 +113,7 @@ class Library:
             seen = (watched.generation, len(watched.training), len(watched.evaluations))
         if name in self._advised and self._advised[name][0] == seen:
             return self._advised[name][1]
-        run = self._from_here(read_run(self._root / name))
+        run = read_run(self._root / name)
         one = report_on(run, name)
         told: JSON = {
             "problems": [
@@ -131,16 +129,6 @@ class Library:
         }
         self._advised[name] = (seen, told)
         return told
-
-    def _from_here(self, run: RunRecord) -> RunRecord:
-        """A run whose text is found wherever this process was started: runs name it from the folder of the studio."""
-        header = dict(run.header)
-        if isinstance(text := header.get("data_file"), str) and text:
-            header["data_file"] = str(self._root / text)
-        if isinstance(requested := header.get("requested"), dict):
-            tokens = requested.get("tokens_dir") or TOKENS_DIR
-            header["requested"] = {**requested, "tokens_dir": str(self._root / str(tokens))}
-        return dataclasses.replace(run, header=header)
 
     def tune(self, name: str) -> JSON:
         """The table of a tune.
