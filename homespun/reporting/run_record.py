@@ -25,8 +25,9 @@ from homespun.data.files import is_pattern
 from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.errors import UserError
 from homespun.planning.resolved import ResolvedConfig
-from homespun.records.reading import is_number, read
+from homespun.records.reading import is_number, read_lines
 from homespun.records.record import Record
+from homespun.terminal import bar
 from homespun.training.checkpointing.position import Position
 
 SETTINGS_IN_RECORD = "run"
@@ -221,12 +222,14 @@ def read_run(path: Path) -> RunRecord:
         raise UserError(
             f"{path}: there is no run (no {METRICS} and no checkpoint): name the folder of a run"
         )
-    records = (
-        tuple(read(metrics, on_damage=lambda error: damage.append(str(error))))
-        if metrics.exists()
-        else ()
-    )
-    return dataclasses.replace(run, records=records, damage=tuple(damage))
+    records, done = list[Record](), 0
+    if metrics.exists():
+        with bar(f"Reading {metrics}", metrics.stat().st_size) as advance:
+            for line in read_lines(metrics, on_damage=lambda error: damage.append(str(error))):
+                records.append(line.record)
+                advance(line.end - done)
+                done = line.end
+    return dataclasses.replace(run, records=tuple(records), damage=tuple(damage))
 
 
 def read_standing(folder: Path, records: Sequence[Record] = ()) -> RunRecord:

@@ -16,6 +16,7 @@ from homespun.server.studio.folders import Found, run_place, search
 from homespun.server.studio.processes import Processes
 from homespun.server.studio.standing import Stands, standing, unbegun
 from homespun.server.studio.watched import Cursor, Watched
+from homespun.terminal import silence
 from homespun.tuning.reading import read_tune
 
 LOOK_SECONDS = 0.4
@@ -113,8 +114,9 @@ class Library:
             seen = (watched.generation, len(watched.training), len(watched.evaluations))
         if name in self._advised and self._advised[name][0] == seen:
             return self._advised[name][1]
-        run = read_run(self._root / name)
-        one = report_on(run, name)
+        with silence():
+            run = read_run(self._root / name)
+            one = report_on(run, name)
         told: JSON = {
             "problems": [
                 {"title": d.title, "text": d.sentence, "evidence": list(d.evidence)}
