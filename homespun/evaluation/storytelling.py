@@ -269,7 +269,8 @@ def continued(model: LanguageModel, config: JudgeConfig) -> Iterator[Continued]:
     Raises:
         UserError: the model did not learn from the built-in stories.
     """
-    given = beginnings(config.num_samples)
+    with bar("Making the beginnings", None):
+        given = beginnings(config.num_samples)
     own = replace(config, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
     for sampling in (own, config):
         consistent = dict.fromkeys((one.mishap for one in given), 0)

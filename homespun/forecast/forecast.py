@@ -40,7 +40,7 @@ from homespun.planning.memory import (
 )
 from homespun.planning.ranks import Ranks
 from homespun.planning.resolved import Plan
-from homespun.terminal import Say, counted, size
+from homespun.terminal import Say, bar, counted, size
 from homespun.tokenizer import Tokenizer
 from homespun.training.checkpointing.resume import (
     ResumePoint,
@@ -100,7 +100,8 @@ def forecast(
     workspace.check()
     sheet = named(machine) if machine else None
     wanted = given_config(given, config)
-    point = find_point(wanted, say)
+    with bar("Looking for a checkpoint", None):
+        point = find_point(wanted, say)
     if point and config is None:
         wanted = with_stored(wanted, given, point)
     check_preferences(wanted)

@@ -18,7 +18,7 @@ from homespun.checkpoint.names import METRICS, SUFFIXES
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.reading import read_whole
-from homespun.terminal import Say, counted
+from homespun.terminal import Say, bar, counted
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces
 from homespun.tuning.design import TOKENIZER, Design, writing
@@ -227,6 +227,7 @@ class Course:
         job = Job(trial.name, settings, None if is_last else steps[rung])
         self._on_end[job] = partial(self._ended, store, number, rung)
         self.crew.start(job)
+        self.screen.started(job.name)
 
     def _wait(self) -> None:
         """Take the next event of a process, if there is any.
@@ -246,6 +247,8 @@ class Course:
                 if self.interrupts.stopped_by:
                     raise Stopped
                 self._on_end.pop(finished.job)(finished)
+            case None:
+                self.screen.wait()
 
     def _ended(self, store: Store, number: int, rung: int, finished: Finished) -> None:
         """Take the result of a process.
@@ -331,7 +334,8 @@ class Course:
                     self.folder / RESULTS, {**stated, "best": settings, "rows": list(rows)}
                 )
             try:
-                plot_tune(self.folder / PLOT, design.space, trials, seeds, self.ladder)
+                with bar("Drawing the trials", None):
+                    plot_tune(self.folder / PLOT, design.space, trials, seeds, self.ladder)
             except Exception as error:  # no picture is worth an error
                 self.say(
                     f"{self.folder / PLOT} cannot be drawn ({error}). Nothing else is missing."

@@ -42,6 +42,7 @@ class Screen:
         self._done = done
         self._spoken = now()
         self._running: dict[str, int] = {}
+        """The step of each trial that runs."""
         self._live: Any = None
 
     def __enter__(self) -> "Screen":
@@ -66,13 +67,23 @@ class Screen:
             with contextlib.suppress(OSError):
                 self._live.stop()
 
+    def started(self, trial: str) -> None:
+        """The process of a trial begins."""
+        self._running[trial] = 0
+        if self._live:
+            self._live.update(self._table())
+
     def progress(self, trial: str, step: int, done: int) -> None:
         """A trial is at a step, and `done` tokens of the tune are done."""
         self._running[trial], self._done = step, done
         if self._live:
             self._live.update(self._table())
-        elif self._now() - self._spoken >= SECONDS_BETWEEN_LINES:
-            self.line(f"{', '.join(f'{name}: step {n:,}' for name, n in self._running.items())}")
+        self.wait()
+
+    def wait(self) -> None:
+        """Nothing may have happened: name the trials if that has been so for long."""
+        if not self._live and self._now() - self._spoken >= SECONDS_BETWEEN_LINES:
+            self.line(", ".join(f"{name}: {_place(n)}" for name, n in self._running.items()))
 
     def arrived(self, trial: str, settings: Mapping[str, Any], where: str, done: int) -> None:
         """A trial has come to a rung or to its end."""
@@ -109,7 +120,7 @@ class Screen:
         from rich.markup import escape
         from rich.table import Table
 
-        running = ", ".join(f"{name} at step {step:,}" for name, step in self._running.items())
+        running = ", ".join(f"{name}: {_place(step)}" for name, step in self._running.items())
         table = Table(
             title=self._state(),
             title_justify="left",
@@ -134,3 +145,7 @@ class Screen:
                 escape(encodable(row["state"], sys.stdout)),
             )
         return table
+
+
+def _place(step: int) -> str:
+    return f"step {step:,}" if step else "starting"
