@@ -132,6 +132,8 @@ def set_up(
             wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
         )
         check_answers(planned.config)
+    if sampler:
+        planned = dataclasses.replace(planned, longest_row=sampler.longest_row)
     planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
     check_pairs(planned.config)
     engine, config = make_engine(planned, tokens.tokenizer.eot_id, say, is_new=point is None)

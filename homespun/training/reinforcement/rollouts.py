@@ -21,6 +21,7 @@ from homespun.data.corpus import Corpus
 from homespun.data.samples import mixed, permuted
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
+from homespun.planning.answers import TOGETHER, longest_row
 from homespun.terminal import Say, bar, counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.reinforcement.loss import Values, advantages
@@ -28,8 +29,6 @@ from homespun.training.reinforcement.rewards import Reward, distinguished_by, sc
 
 HELD_OUT = 64
 """Prompts of an evaluation."""
-TOGETHER = 16
-"""Of these, so many are answered together."""
 MOST_BEGINNINGS = 1 << 14
 """Prompts that are taken from a text."""
 HELD_OUT_SEED = 0x68656C64
@@ -199,6 +198,12 @@ class Sampler:
         self._reward, self._name, self._seconds = reward, name, reward_seconds
         self._kind: Callable[[Mapping[str, Any], str], Hashable] = distinguished_by(name)
         self._seed, self._group_size, self._max_tokens = seed, group_size, max_tokens
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of a row with the longest prompt and the longest answer."""
+        longest = max(len(prompt.ids) for prompt in self.prompts.training)
+        return longest_row(longest, self._max_tokens)
 
     def groups(self, session: Session, first: int, count: int) -> Iterator[Group]:
         """The groups of the prompts with the numbers `first` to `first + count - 1`. A pass over all prompts has each
