@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from homespun.terminal import Say, duration, encodable, fixed_columns, is_silent, is_terminal
+from homespun.tuning.objective import LOSS, Objective
 from homespun.tuning.space import written
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -26,6 +27,7 @@ class Screen:
         cost: int,
         done: int,
         rows: Callable[[], Sequence[Mapping[str, Any]]],
+        objective: Objective = LOSS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare the screen.
@@ -35,8 +37,10 @@ class Screen:
             cost: tokens of the whole tune.
             done: those that were done before.
             rows: gives the present table.
+            objective: the figure in it.
         """
         self._say, self._columns, self._cost, self._rows = say, columns, cost, rows
+        self._objective = objective
         self._now = now
         self._begun, self._done_before = now(), done
         self._done = done
@@ -132,16 +136,16 @@ class Screen:
         for name in self._columns:
             table.add_column(name, justify="right", min_width=len(name))
         table.add_column("steps", justify="right")
-        table.add_column("val loss", justify="right")
+        table.add_column(self._objective.title, justify="right")
         table.add_column("state", overflow="ellipsis", no_wrap=True)
         for row in self._rows():
-            loss = row["val_loss"]
+            figure = row[self._objective.entry]
             values = ["" if row[name] is None else written(row[name]) for name in self._columns]
             table.add_row(
                 row["trial"],
                 *values,
                 f"{row['steps']:,}",
-                "" if loss is None else f"{loss:.4f}",
+                "" if figure is None else f"{figure:.4f}",
                 escape(encodable(row["state"], sys.stdout)),
             )
         return table

@@ -18,7 +18,7 @@ def test_a_message_in_brackets_is_no_markup() -> None:
 
 def test_in_a_pipe_trials_are_named_whatever_they_do_not_tell() -> None:
     now, said = 0.0, list[str]()
-    screen = Screen(said.append, [], 100, 0, list, lambda: now)
+    screen = Screen(said.append, [], 100, 0, list, now=lambda: now)
     screen.started("trial_1")
     for second in range(31):  # a trial that computes its first step, or evaluates
         now = float(second)

@@ -191,8 +191,6 @@ def test_a_tune_from_python(
         package.tune({"learning_rate": [1e-4]}, search=("batch_size=1,2",))
     with pytest.raises(package.UserError, match="did you mean trials"):
         package.tune(trails=3)
-    with pytest.raises(package.UserError, match="leave --reward out"):
-        package.tune(reward="questions", quiet=True)
 
 
 @pytest.mark.slow

@@ -144,6 +144,7 @@ class Library:
         return {
             "tune": name,
             "columns": list(table.columns),
+            "figure": {"entry": table.objective.entry, "title": table.objective.described},
             "rows": [
                 {k: v if isinstance(v, str) or is_number(v) else None for k, v in row.items()}
                 for row in table.rows
