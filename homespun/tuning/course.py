@@ -31,7 +31,7 @@ from homespun.tuning.result import BEST, TuneResult, best_settings, judge, rows_
 from homespun.tuning.sampling import Seen, next_point
 from homespun.tuning.screen import Screen
 from homespun.tuning.space import Point
-from homespun.tuning.store import Database, Store, Trial
+from homespun.tuning.store import DATABASE, Database, Store, Trial
 from homespun.tuning.transfer import RESULTS
 
 PLOT = "tuning.png"
@@ -218,6 +218,10 @@ class Course:
         if trial.loss_at(tokens) is not None:
             return
         folder = self.folder / trial.name
+        if trial.settings.get("reward") != self.design.config.reward:  # which may be code
+            raise UserError(
+                f"{self.folder / DATABASE}: {trial.name} has another reward than the tune"
+            )
         steps = self.ladder.steps(tokens_per_step(trial.settings))
         is_last = rung == len(self.ladder.tokens) - 1
         loss = loss_at(folder, steps[rung], self.design.objective)

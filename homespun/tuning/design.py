@@ -196,6 +196,8 @@ def resumed(
     try:
         design = Design.restored(record)
         at_first = dataclasses.asdict(design.config)
+        if design.recipe.get("reward") != design.config.reward:
+            raise ValueError("its parts name different rewards")
     except (LookupError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{folder / RECORD} is of another version of homespun ({error!r})"

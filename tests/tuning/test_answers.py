@@ -2,6 +2,7 @@
 
 import json
 import math
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_trials_are_compared_by_the_figure_that_their_run_is_about() -> None:
 
 
 def test_the_highest_reward_is_the_best(tmp_path: Path) -> None:
-    rewarded = design(recipe=RECIPE | {"reward": "questions"})
+    rewarded = design(recipe=RECIPE | {"reward": "questions"}, settings={"reward": "questions"})
     folder = tmp_path / "tune"
     with pytest.raises(Killed):
         course(folder, rewarded, FakeCrew(events=5))
@@ -138,6 +139,26 @@ def test_a_tune_of_a_reward_runs_real_trials_and_runs_no_code_by_itself(place: P
         resume="latest", checkpoint_dir="rewarded", reward="mine.py:letters", quiet=True
     )
     assert again.rows == result.rows
+    tune_json = place / "rewarded" / "tune.json"
+    record = durable.read_json(tune_json)
+    durable.write_json(tune_json, {**record, "requested": {**record["requested"], "reward": None}})
+    with pytest.raises(UserError, match="its parts name different rewards"):
+        package.tune(resume="latest", checkpoint_dir="rewarded", quiet=True)
+
+
+def test_no_trial_runs_code_that_only_the_database_names(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        course(tmp_path / "tune", design(), FakeCrew(events=3))
+    database = sqlite3.connect(tmp_path / "tune" / "study.db")
+    with database:
+        changed = database.execute(
+            "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.reward', 'evil.py:run') "
+            "WHERE key = 'settings'"
+        )
+    database.close()
+    assert changed.rowcount
+    with pytest.raises(UserError, match="has another reward than the tune"):
+        course(tmp_path / "tune", design(), FakeCrew())
 
 
 @pytest.mark.usefixtures("place", "without_training")
