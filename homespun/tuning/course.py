@@ -18,7 +18,7 @@ from homespun.checkpoint.names import METRICS, SUFFIXES
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.reading import read_whole
-from homespun.terminal import Say, bar, counted
+from homespun.terminal import Say, bar, counted, named
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces
 from homespun.tuning.design import TOKENIZER, Design, writing
@@ -118,7 +118,9 @@ class Course:
                 and self._known(started - lag)
             ):
                 if started == len(self.trials.trials):
-                    self.trials.add(self._next_trial(started))
+                    with named("Choosing the next trial"):
+                        trial = self._next_trial(started)
+                    self.trials.add(trial)
                 self._start(self.trials, started, 0)
                 started += 1
             self._wait()
