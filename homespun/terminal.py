@@ -350,7 +350,7 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def named(title: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Work that seldom takes long. If it does, it is named in lines on standard error, on a terminal, too; see `bar`."""
+    """Work that seldom takes long. If it does, it is named in lines, on a terminal, too; see `bar`."""
     done = 0.0
 
     def count(amount: float) -> None:
