@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homespun.records.metrics import is_number
+from homespun.records.reading import is_number
 
 
 @dataclass(frozen=True)
