@@ -24,7 +24,7 @@ from homespun.config import Precision
 from homespun.engine import probe
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.forecast.forecast import forecast
-from homespun.records import metrics
+from homespun.records import reading
 
 BASE = "base"
 """The run whose model goes on."""
@@ -68,7 +68,7 @@ def compared(flags: str, precision: Precision, bare_peak: int) -> report.Row:
     words = f"train {flags} {COMMON} --precision {precision}"
     plan = forecast(parse(COMMANDS["train"], shlex.split(words)[1:]), lambda text: None)
     homespun(words)
-    lines = metrics.read(Path("checkpoints/metrics.jsonl"))
+    lines = reading.read(Path("checkpoints/metrics.jsonl"))
     measured = max(line.get("memory_bytes", 0) for line in lines) - bare_peak
     return {
         "flags": flags,
