@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
     "d_model": 32,
     "n_heads": 2,
     "vocab_size": 400,
-    "seq_len": 256,
+    "seq_len": 384,
     "batch_size": 2,
     "max_steps": 5,
     "threads": 1,
@@ -34,7 +34,7 @@ BASE: dict[str, Any] = {
 }
 RUN: dict[str, Any] = {
     "init_from": "base",
-    "seq_len": 256,
+    "seq_len": 384,
     "threads": 1,
     "spread_runs": 0,
     "parallel": 1,
