@@ -125,7 +125,7 @@ def log_probabilities(
         texts: the texts.
         batch_size: the most windows that are computed together.
     """
-    windows = []
+    windows: list[_Window] = []
     with bar("Tokenizing texts", len(texts)) as advance:
         for number, text in enumerate(texts):
             windows += _windows(number, _tokens(model, text), model.config.seq_len)
