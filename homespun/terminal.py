@@ -340,26 +340,34 @@ def bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     Yields:
         A function to call with each amount of work that has been done.
     """
-    if is_silent():
-        yield lambda amount: None
-    elif is_terminal(sys.stderr):
+    if is_terminal(sys.stderr) and not is_silent():
         with _drawn_bar(encodable(printable(title), sys.stderr), total) as advance:
             yield advance
     else:
-        done = 0.0
+        with named(title, total) as advance:
+            yield advance
 
-        def count(amount: float) -> None:
-            nonlocal done
-            done += amount
 
-        def name(seconds: float) -> None:
-            warn(f"{title}: {_so_far(seconds, done, total)}")
+@contextmanager
+def named(title: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """Work that seldom takes long. If it does, it is named in lines, on a terminal, too; see `bar`."""
+    done = 0.0
 
-        ticker = Ticker(name, SILENT_SECONDS, SILENT_SECONDS)
-        try:
-            yield count
-        finally:
-            ticker.stop()
+    def count(amount: float) -> None:
+        nonlocal done
+        done += amount
+
+    def name(seconds: float) -> None:
+        warn(f"{title}: {_so_far(seconds, done, total)}")
+
+    if is_silent():
+        yield count
+        return
+    ticker = Ticker(name, SILENT_SECONDS, SILENT_SECONDS)
+    try:
+        yield count
+    finally:
+        ticker.stop()
 
 
 @contextmanager

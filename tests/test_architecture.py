@@ -129,6 +129,7 @@ LAYERS = {
         "terminal",
         "data",
         "tokenizer",
+        "checkpoint.origin",
         "records.events",
         "engine.base",
         "model_formats",

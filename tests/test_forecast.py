@@ -19,7 +19,7 @@ from homespun.forecast import forecast as forecasting
 from homespun.forecast import speed as measuring
 from homespun.forecast.forecast import forecast
 from homespun.forecast.length import Length, samples_per_pass
-from homespun.forecast.result import Speed
+from homespun.forecast.result import StepSpeed
 from homespun.planning import auto_batch
 from homespun.planning.curves import ExpectedLoss
 from homespun.planning.memory import step_memory
@@ -190,7 +190,7 @@ COUNT = TokenCount(160_000, 16_000, 300, 400, 3.0, None)
 
 
 def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> None:
-    speed = Speed(0.1, None, "")
+    speed = StepSpeed(0.1, None, "")
     plain = Length(
         planned(max_steps=100, eval_interval=1000, sample_interval=1000), COUNT, speed, 5000
     )

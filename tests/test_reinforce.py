@@ -182,6 +182,9 @@ def test_a_plan_knows_the_prompts_the_pairs_and_the_writing(
     writing = 2 * 6 / (100.0 / 4)  # two groups, six tokens each, at 25 steps a second
     assert plan.speed.seconds_per_step == pytest.approx(0.1 * 3.5 / 2 + writing, rel=0.2)
     assert any("as long as --answer-tokens" in note for note in plan.notes)
+    assert plan.memory.initial_model == 4 * plan.parameters
+    assert plan.memory_needed == 10**8 + plan.memory.initial_model + plan.memory.answers
+    assert "initial model" in plan.facts()["memory"]
     pairs = place / "pairs.jsonl"
     row = {"prompt": "Who has it?", "chosen": "Anna", "rejected": "Tim"}
     pairs.write_text("".join(json.dumps(row | {"prompt": f"{n}?"}) + "\n" for n in range(80)))
@@ -189,6 +192,7 @@ def test_a_plan_knows_the_prompts_the_pairs_and_the_writing(
     plan = package.plan(init_from="base", preferences="pairs.jsonl", **taken)
     assert plan.steps == -(-plan.text.n_documents // 16) if plan.text else None
     assert plan.epochs == pytest.approx(1, rel=0.2)
+    assert plan.memory.initial_model == plan.memory.answers == 0
     with pytest.raises(UserError, match="which is no multiple of --group-size 4"):
         package.plan(init_from="base", reward="questions", **given | {"batch_size": 6})
     pairs.unlink()

@@ -24,6 +24,7 @@ from homespun.terminal import (
     encodable,
     fixed_columns,
     is_terminal,
+    named,
     nowhere,
     printable,
     put,
@@ -249,6 +250,12 @@ def test_in_a_pipe_work_that_takes_long_is_named_again_and_again(
     with silence(), bar("Counting", total) as advance:
         advance(1)
     assert len(tickers) == 1
+    # Work that seldom takes long has no bar on a terminal, and such lines there as well.
+    monkeypatch.setattr("homespun.terminal.is_terminal", lambda file: True)
+    with named("Counting", total) as advance:
+        tickers[1].tick(10.0)
+    assert capsys.readouterr() == ("", "Counting: 10 s\n")
+    assert tickers[1].over
 
 
 def test_a_ticker_ticks_until_it_is_stopped() -> None:

@@ -12,8 +12,9 @@ Pruning = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class TuneConfig(TrainConfig):
-    """Search for better settings than those of the recipe. Many short runs are compared by their validation loss, and
-    the best ones go on. The command takes all settings of `homespun train`, which hold for every trial."""
+    """Search for better settings than those of the recipe. Many short runs are compared by their validation loss, or
+    with --reward by the reward of held-out prompts, and the best ones go on. The command takes all settings of
+    `homespun train`, which hold for every trial."""
 
     method: Method = setting(
         "tpe",

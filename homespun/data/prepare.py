@@ -296,7 +296,8 @@ def _locked(home: Path, say: Say) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"Another process is tokenizing into {home}: waiting for it.")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with bar("Waiting for the other process", None):
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

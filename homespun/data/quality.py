@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from homespun.data.documents import documents
+from homespun.data.files import bytes_to_read
+from homespun.terminal import bar
 
 PIECE_BYTES = 16_384
 MOST_BYTES = 50_000_000
@@ -60,7 +62,12 @@ def faults(text: Path) -> list[Fault]:
     Raises:
         UserError: the text cannot be read.
     """
-    pieces = list(_pieces(text))
+    n_bytes = bytes_to_read(text)
+    pieces = []
+    with bar(f"Examining {text}", n_bytes and min(n_bytes, MOST_BYTES)) as advance:
+        for piece in _pieces(text):
+            pieces.append(piece)
+            advance(piece.n_bytes)
     if not pieces:
         return []
     usual = statistics.median(piece.bits_per_byte for piece in pieces)

@@ -52,8 +52,8 @@ class Probed:
     facts: dict[str, str]
     """Of the engine."""
 
-    def seconds_per_step(self, accumulation: int) -> float:
-        """Of a step of so many micro-batches."""
+    def seconds_per_step(self, accumulation: float) -> float:
+        """Of a step of so many micro-batches of this size."""
         return accumulation * self.micro_seconds + self.update_seconds
 
 

@@ -125,11 +125,11 @@ def log_probabilities(
         texts: the texts.
         batch_size: the most windows that are computed together.
     """
-    windows = [
-        window
-        for number, text in enumerate(texts)
-        for window in _windows(number, _tokens(model, text), model.config.seq_len)
-    ]
+    windows: list[_Window] = []
+    with bar("Tokenizing texts", len(texts)) as advance:
+        for number, text in enumerate(texts):
+            windows += _windows(number, _tokens(model, text), model.config.seq_len)
+            advance(1)
     windows.sort(key=lambda window: -len(window.inputs))
     sums = np.zeros(len(texts))
     with bar("Comparing texts", len(windows)) as advance:

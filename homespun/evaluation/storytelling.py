@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from homespun import workspace
+from homespun.checkpoint.origin import started_in
 from homespun.config import TOKENS_DIR, JudgeConfig, SamplingConfig
 from homespun.data.corpus import Corpus, survey
 from homespun.data.files import is_pattern
@@ -208,7 +209,8 @@ def training_text(model: LanguageModel) -> Corpus | None:
     taken to be the last download."""
     recorded = model.stored.header.get("data_file")
     last = workspace.recall("data")
-    places = [Path(recorded), model.stored.path.parent.parent / recorded] if recorded else [last]
+    started = started_in(model.stored.path.parent, model.stored.header)
+    places = [Path(recorded), started / recorded] if recorded else [last]
     folder = Path(TOKENS_DIR)
     for path in places:
         try:
@@ -267,7 +269,8 @@ def continued(model: LanguageModel, config: JudgeConfig) -> Iterator[Continued]:
     Raises:
         UserError: the model did not learn from the built-in stories.
     """
-    given = beginnings(config.num_samples)
+    with bar("Making the beginnings", None):
+        given = beginnings(config.num_samples)
     own = replace(config, temperature=1.0, top_k=None, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
     for sampling in (own, config):
         consistent = dict.fromkeys((one.mishap for one in given), 0)

@@ -4,16 +4,14 @@ The settings are chosen by the same stages as those of a run. Time and memory co
 or from the data sheet of another one.
 """
 
+import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from homespun import workspace
-from homespun.architectures.families import (
-    count_parameters,
-    parameters,
-)
+from homespun.architectures.families import count_parameters, parameters
 from homespun.config import TrainConfig
 from homespun.data.corpus import Corpus
 from homespun.data.prepare import Encoder
@@ -21,15 +19,12 @@ from homespun.data.sizing import TokenCount, compressed_bits_per_byte, count_tok
 from homespun.engine import hardware, select
 from homespun.engine.base import Machine
 from homespun.errors import UserError
-from homespun.forecast.length import Length, samples_per_pass, work_of
+from homespun.forecast.length import Length, samples_per_pass, with_rows, work_of
 from homespun.forecast.result import Forecast
 from homespun.forecast.speed import Probe, measured_speed, together, with_answers
 from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.curves import ExpectedLoss, expected_loss
-from homespun.planning.estimate import (
-    TrainingMemory,
-)
 from homespun.planning.machines import DataSheet, named
 from homespun.planning.memory import (
     chosen_ranks,
@@ -38,9 +33,8 @@ from homespun.planning.memory import (
     step_memory,
     what_fits,
 )
-from homespun.planning.ranks import Ranks
 from homespun.planning.resolved import Plan
-from homespun.terminal import Say, counted, size
+from homespun.terminal import Say, bar, counted, size
 from homespun.tokenizer import Tokenizer
 from homespun.training.checkpointing.resume import (
     ResumePoint,
@@ -100,7 +94,8 @@ def forecast(
     workspace.check()
     sheet = named(machine) if machine else None
     wanted = given_config(given, config)
-    point = find_point(wanted, say)
+    with bar("Looking for a checkpoint", None):
+        point = find_point(wanted, say)
     if point and config is None:
         wanted = with_stored(wanted, given, point)
     check_preferences(wanted)
@@ -134,6 +129,7 @@ def forecast(
             is_chat=corpus is not None and corpus.is_chat,
             n_ranks=n_ranks,
         )
+    planned = with_rows(planned, corpus, count)
     check_answers(planned.config)
     check_pairs(planned.config)
     mark = tokenizer.eot_id if tokenizer else 0
@@ -152,14 +148,13 @@ def forecast(
     measured = None
     if probed and ranks.n == 1 and probed.batch_size == planned.config.batch_size:
         measured = probed.probed.memory
-    _note_memory(planned, target, memory, measured, ranks, notes, is_new=point is None)
     work = work_of(planned.config, corpus, count)
     if work:
         speed = with_answers(planned, speed, alone, work, sheet, probed, notes)
     length = Length(planned, count, speed, n_samples)
     done = point.position().step if point else 0
     steps = length.steps
-    return Forecast(
+    plan = Forecast(
         machine=_machine_name(sheet, target, probed),
         model=planned.model,
         settings=planned.config,
@@ -186,6 +181,8 @@ def forecast(
         loss=_loss(planned, corpus, count, steps),
         notes=tuple(notes),
     )
+    note = _about_memory(plan, planned, target, is_new=point is None)
+    return dataclasses.replace(plan, notes=(*note, *plan.notes))
 
 
 def _text(
@@ -233,31 +230,18 @@ def _check_ranks(planned: Plan, sheet: DataSheet | None) -> None:
         raise UserError(f"'{sheet.name}' trains with MLX, in one process: plan without --ranks")
 
 
-def _note_memory(
-    planned: Plan,
-    machine: Machine,
-    memory: TrainingMemory,
-    measured: int | None,
-    ranks: Ranks,
-    notes: list[str],
-    *,
-    is_new: bool,
-) -> None:
-    """The change to make if a step does not fit. `is_new` as for `check_memory`."""
-    needed = measured or memory.total
-    capacity, free = (
-        memory_of_rank(n_bytes, machine, ranks)
-        for n_bytes in (machine.memory_capacity(), machine.memory_available())
-    )
-    if needed > capacity:
-        notes.append(
-            f"This does not fit into memory: {what_fits(planned, capacity, machine, ranks, is_new=is_new)}."
-        )
-    elif needed > free:
-        notes.append(
-            f"Only {size(free)} of the memory is free now: close other programs, or "
-            f"{what_fits(planned, free, machine, ranks, is_new=is_new)}."
-        )
+def _about_memory(
+    plan: Forecast, planned: Plan, machine: Machine, *, is_new: bool
+) -> Iterator[str]:
+    """The change to make if the run does not fit. `is_new` as for `check_memory`."""
+    if not plan.fits:
+        limit, said = plan.memory_capacity, "This does not fit into memory:"
+    elif plan.memory_needed > plan.memory_free:
+        limit = plan.memory_free
+        said = f"Only {size(limit)} of the memory is free now: close other programs, or"
+    else:
+        return
+    yield f"{said} {what_fits(planned, limit, machine, plan.ranks, is_new=is_new)}."
 
 
 def _loss(

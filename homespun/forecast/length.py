@@ -1,13 +1,14 @@
 """A planned run and its text flow in; the number of its steps, and the work of each, come out."""
 
+import dataclasses
 import math
 
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds
 from homespun.data.corpus import Corpus
 from homespun.data.sizing import TokenCount
-from homespun.forecast.result import Speed
-from homespun.planning.answers import Work, work_of_pairs, work_of_reward
+from homespun.forecast.result import StepSpeed
+from homespun.planning.answers import Work, longest_row, work_of_pairs, work_of_reward
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
@@ -29,7 +30,7 @@ class Length:
     """The number of steps of a run, and the time that they take with evaluations and samples."""
 
     def __init__(
-        self, planned: Plan, count: TokenCount | None, speed: Speed, n_samples: int
+        self, planned: Plan, count: TokenCount | None, speed: StepSpeed, n_samples: int
     ) -> None:
         c = self._config = planned.config
         self._per_step = speed.seconds_per_step
@@ -108,7 +109,30 @@ def work_of(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) 
         return work_of_pairs(c, count.document_tokens, count.n_documents)
     if c.reward is None:
         return None
+    usual, _ = _prompt_tokens(c, corpus, count)
+    return work_of_reward(c, usual)
+
+
+def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) -> Plan:
+    """The plan with the length of its rows, in a run with a reward."""
+    c = planned.config
+    if c.reward is None:
+        return planned
+    _, longest = _prompt_tokens(c, corpus, count)
+    room = planned.model.seq_len - c.answer_tokens  # longer prompts are left out
+    row = longest_row(max(1, min(longest, room)), c.answer_tokens)
+    return dataclasses.replace(planned, longest_row=row)
+
+
+def _prompt_tokens(
+    c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None
+) -> tuple[float, float]:
+    """Tokens of the usual and of the longest prompt of a run with a reward. Those of conversations are counted with
+    their answers."""
     if corpus is None or corpus.is_chat:
-        return work_of_reward(c, count.document_tokens if count else c.seq_len)
+        if count is None or count.longest is None:
+            return c.seq_len, c.seq_len
+        return count.document_tokens, count.longest
     per_word = count.training / max(1, corpus.n_bytes) * BYTES_PER_WORD if count else 2.0
-    return work_of_reward(c, 1 + c.prompt_words * per_word)
+    prompt = 1 + c.prompt_words * per_word
+    return prompt, prompt

@@ -14,16 +14,14 @@ from homespun.config import ModelConfig
 from homespun.config.checked import flag
 from homespun.data.sizing import TokenCount
 from homespun.planning.curves import ExpectedLoss
-from homespun.planning.estimate import (
-    TrainingMemory,
-)
+from homespun.planning.estimate import TrainingMemory
 from homespun.planning.ranks import Ranks, Traffic
 from homespun.planning.resolved import Plan, ResolvedConfig, lora_of
 from homespun.terminal import counted, duration, size
 
 
 @dataclass(frozen=True)
-class Speed:
+class StepSpeed:
     """How fast steps are, and how that is known."""
 
     seconds_per_step: float
@@ -47,7 +45,7 @@ class Forecast:
     memory: TrainingMemory
     """By its use, estimated; see `memory_measured`."""
     memory_measured: int | None
-    """Peak bytes of the probe's steps; None: not measured, or with a smaller batch."""
+    """Peak bytes of the probe's steps, which only train; None: not measured, or with a smaller batch."""
     memory_capacity: int
     """Bytes that the run may use."""
     memory_free: int
@@ -60,7 +58,7 @@ class Forecast:
     """Bytes that checkpoints and tokens take."""
     disk_free: int | None
     """None for another machine."""
-    speed: Speed
+    speed: StepSpeed
     steps: int | None
     """Of the whole run; None: it is as long as the text."""
     ended_by: str
@@ -128,9 +126,16 @@ class Forecast:
         return self.watts * self.seconds / 3.6e6
 
     @property
+    def memory_needed(self) -> int:
+        """Bytes of the run: the peak of the probe's steps and all that was not part of them; else the estimate."""
+        if self.memory_measured is None:
+            return self.memory.total
+        return self.memory_measured + self.memory.initial_model + self.memory.answers
+
+    @property
     def fits(self) -> bool:
-        """Whether the steps fit into memory, by the estimate or by the probe."""
-        return (self.memory_measured or self.memory.total) <= self.memory_capacity
+        """Whether the run fits into memory."""
+        return self.memory_needed <= self.memory_capacity
 
     def facts(self) -> dict[str, str]:
         """The forecast in words, by topic."""
@@ -189,13 +194,15 @@ class Forecast:
 
     def _memory(self) -> str:
         parts = ", ".join(
-            f"{name} {size(n_bytes)}"
+            f"{name.replace('_', ' ')} {size(n_bytes)}"
             for name, n_bytes in dataclasses.asdict(self.memory).items()
             if n_bytes
         )
         line = f"about {size(self.memory.total)} of {size(self.memory_capacity)}: {parts}"
         if self.memory_measured is not None:
             line += f". The probe took {size(self.memory_measured)}"
+            if self.memory.initial_model:
+                line += " without the initial model"
         return line
 
     def _ranks(self) -> str:

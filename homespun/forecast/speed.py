@@ -11,7 +11,7 @@ from homespun.data.sizing import TokenCount
 from homespun.engine.base import Machine, OutOfMemory
 from homespun.engine.decoding_probe import probe_decoding
 from homespun.engine.probe import Probed, ProbeFailed, probe
-from homespun.forecast.result import Speed
+from homespun.forecast.result import StepSpeed
 from homespun.planning.answers import Work
 from homespun.planning.estimate import (
     EVALUATION_COST,
@@ -46,33 +46,33 @@ def measured_speed(
     mark: int,
     count: TokenCount | None,
     notes: list[str],
-) -> tuple[Speed, Probe | None]:
+) -> tuple[StepSpeed, Probe | None]:
     """The speed by a probe, or by the data sheet; and the probe."""
     c = planned.config
     flops = machine.flops_per_second(c.precision, c.threads)
-    expected = expected_seconds_per_step(planned.in_training, c.tokens_per_step, flops)
+    expected = expected_seconds_per_step(planned.in_rows, planned.tokens_per_step, flops)
     if sheet:
         update = (
             BYTES_PER_WEIGHT * count_trained(planned.model, planned.lora) / sheet.bytes_per_second()
         )
         how = "by the data sheet, not measured: within a factor of two"
-        return Speed(expected + update, None, how, update), None
-    by_flops = Speed(expected, None, "by the speed of matrix products here, not measured")
+        return StepSpeed(expected + update, None, how, update), None
+    by_flops = StepSpeed(expected, None, "by the speed of matrix products here, not measured")
     found = _probe(planned, machine, mark, count, expected, notes)
     if found is None:
         return by_flops, None
     probed = found.probed
     scale = c.batch_size / found.batch_size
-    per_step = c.grad_accumulation_steps * scale * probed.micro_seconds + probed.update_seconds
+    per_step = probed.seconds_per_step(c.grad_accumulation_steps * scale)
     how = f"measured: {counted(probed.n_steps, 'step')}"
     if scale != 1:
         how += f" of {counted(found.batch_size, 'sequence')}"
-    return Speed(per_step, probed.first_seconds, how, probed.update_seconds), found
+    return StepSpeed(per_step, probed.first_seconds, how, probed.update_seconds), found
 
 
 def together(
-    planned: Plan, machine: Machine, ranks: Ranks, alone: Speed, interconnect: float | None
-) -> tuple[Traffic, Speed, float | None]:
+    planned: Plan, machine: Machine, ranks: Ranks, alone: StepSpeed, interconnect: float | None
+) -> tuple[Traffic, StepSpeed, float | None]:
     """The bytes that each rank sends in a step, the speed of all ranks, and their efficiency, from the speed of one."""
     c = planned.config
     rows = ranks.rows(c.sequences_per_step)
@@ -88,7 +88,7 @@ def together(
         seconds += exposed_seconds(sent, ranks, micro_batches, micro_seconds, per_second)
         efficiency = alone.seconds_per_step / (ranks.n * seconds)
     how = f"{alone.how}; {ranks.n} ranks, calculated"
-    return sent, Speed(seconds, alone.first_seconds, how), efficiency
+    return sent, StepSpeed(seconds, alone.first_seconds, how), efficiency
 
 
 def _probe(
@@ -107,7 +107,8 @@ def _probe(
     batch_size = min(c.batch_size, max(1, math.floor(PROBE_SECONDS / 4 / per_sequence)))
     while batch_size > 1 and step_memory(planned, machine, batch_size).total > free:
         batch_size //= 2
-    if step_memory(planned, machine, batch_size).total > free or 2 * per_sequence > PROBE_SECONDS:
+    needed = step_memory(planned, machine, batch_size)
+    if needed.total > free or 2 * per_sequence > PROBE_SECONDS:
         return None
 
     compiled = c.compile == "on" and machine.compiles_at_once()
@@ -119,13 +120,13 @@ def _probe(
     try:
         with bar("Measuring some steps", None):
             found = probe(
-                planned.in_training,
+                planned.in_rows,
                 engine_options(c, mark, compiled=compiled),
                 batch_size,
                 engine=c.engine,
                 accumulates=c.grad_accumulation_steps > 1 or batch_size < c.batch_size,
                 document_tokens=count.document_tokens if count else c.seq_len,
-                memory_limit=free,
+                memory_limit=free - needed.initial_model,
             )
     except OutOfMemory:
         notes.append("The steps of the probe ran out of memory.")
@@ -138,17 +139,17 @@ def _probe(
 
 def with_answers(
     planned: Plan,
-    speed: Speed,
-    alone: Speed,
+    speed: StepSpeed,
+    alone: StepSpeed,
     work: Work,
     sheet: DataSheet | None,
     probe: Probe | None,
     notes: list[str],
-) -> Speed:
+) -> StepSpeed:
     """The speed of steps that read and write answers besides training on them. One process writes them, at the speed of
     training `alone`."""
     c = planned.config
-    per_token = speed.seconds_per_step / c.tokens_per_step
+    per_token = speed.seconds_per_step / planned.tokens_per_step
     reading = per_token * (work.trained + EVALUATION_COST * work.read)
     if not work.decoded:
         return dataclasses.replace(speed, seconds_per_step=reading)
@@ -156,7 +157,7 @@ def with_answers(
         "The answers are taken to be as long as --answer-tokens allows, and no group is skipped, so steps usually take "
         "less. The time of the reward itself is not part of it."
     )
-    writing = work.decoded * SAMPLING_COST * alone.seconds_per_step / c.tokens_per_step
+    writing = work.decoded * SAMPLING_COST * alone.seconds_per_step / planned.tokens_per_step
     if sheet is None:
         engine: Any = probe.probed.facts["engine"].split()[0] if probe else c.engine
         reader = ReaderConfig(engine=engine, precision=c.precision, threads=c.threads)

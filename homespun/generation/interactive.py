@@ -13,7 +13,7 @@ from homespun import durable
 from homespun.config import SamplingConfig
 from homespun.config.checked import parse_value
 from homespun.errors import UserError
-from homespun.terminal import columns, is_terminal, printable, put, wrapped_stream
+from homespun.terminal import columns, is_terminal, named, printable, put, wrapped_stream
 
 Reply = Callable[[str | None, SamplingConfig], Iterator[str]]
 """(prompt, settings) -> the continuation, piece by piece; without a prompt the model begins."""
@@ -149,7 +149,9 @@ def write(prompt: str, pieces: Iterator[str]) -> None:
 
 def _joined_with_prompt(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
     """The prompt joined with the first piece, then the other pieces."""
-    yield prompt + next(pieces, "")
+    with named("Reading the prompt"):
+        first = next(pieces, "")
+    yield prompt + first
     yield from pieces
 
 

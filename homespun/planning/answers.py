@@ -11,6 +11,8 @@ from homespun.planning.resolved import ResolvedConfig
 
 ROW_STEP = 64
 """Rows of answers are a multiple of so many tokens long."""
+TOGETHER = 16
+"""So many answers are written together, at most."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ def work_of_reward(config: ResolvedConfig, prompt_tokens: float) -> Work:
         read=readings * trained + groups * prompt_tokens,
         decoded=groups * config.answer_tokens,
     )
+
+
+def longest_row(prompt_tokens: float, answer_tokens: int) -> int:
+    """Tokens of a row with the longest prompt and the longest answer. The last token is never read."""
+    return _row(prompt_tokens + answer_tokens - 1)
 
 
 def _row(n_tokens: float) -> int:

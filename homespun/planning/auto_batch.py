@@ -46,12 +46,13 @@ def fitting_batch(
         for batch_size in sizes
         if step_memory(plan, machine, batch_size, ranks=ranks).total <= SHARE_OF_FREE * free
     ]
+    initial_model = step_memory(plan, machine, least, ranks=ranks).initial_model
     for batch_size in fitting[:MOST_PROBES] if probes else ():
         accumulation = n // batch_size
         try:
             with bar(f"Trying a micro-batch of {counted(batch_size, 'sequence')}", None):
                 found = probe(
-                    plan.in_training,
+                    plan.in_rows,
                     options,
                     batch_size,
                     engine=c.engine,
@@ -59,7 +60,7 @@ def fitting_batch(
                     document_tokens=c.seq_len,
                     least_steps=1,
                     steps_seconds=0.0,
-                    memory_limit=free,
+                    memory_limit=free - initial_model,
                 )
         except OutOfMemory:
             say(f"A micro-batch of {counted(batch_size, 'sequence')} ran out of memory.")
@@ -68,7 +69,7 @@ def fitting_batch(
         except ProbeFailed as error:
             say(f"The micro-batch could not be tried: {error}.")
             break
-        took = f", of which a trial took {size(found.memory)}" if found else ""
+        took = f", of which a trial took {size(found.memory + initial_model)}" if found else ""
         return _chosen(plan, batch_size, f"{size(free)} are free{took}", say)
     batch_size = (fitting or [least])[0]
     needed = step_memory(plan, machine, batch_size, ranks=ranks).total

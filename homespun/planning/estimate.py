@@ -22,6 +22,7 @@ from homespun.engine.base import HEAD_ROWS
 from homespun.engine.low_memory import narrow_parameters
 from homespun.engine.muon import LARGEST_NARROW_STACK, MAX_STACK_SIZE
 from homespun.engine.traits import StepTraits
+from homespun.planning.answers import TOGETHER
 from homespun.planning.ranks import ALONE, Ranks
 
 FLOAT32_BYTES = 4
@@ -57,6 +58,10 @@ class Computing:
     """Matrices and embeddings have weights, gradients and moments in bfloat16."""
     ranks: Ranks = ALONE
     """The processes that train together."""
+    has_reference: bool = False
+    """The model that the run began from is there as well, and stays as it is."""
+    writes_answers: bool = False
+    """A step begins with writing answers."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,11 @@ class TrainingMemory:
     """Where ranks divide the weights: those of some blocks, and their gradients, from all ranks."""
     update: int
     """Of the update of the weights, beyond the memory of activations, casts, mask and logits, gone by then."""
+    initial_model: int = 0
+    """Its weights, to which a run with a reward stays close."""
+    answers: int = 0
+    """Of writing them, beyond all that only training needs, and that is not there yet: a copy of the weights in the
+    precision of the computation, and the keys and values of all texts that are written together."""
 
     @property
     def total(self) -> int:
@@ -147,6 +157,13 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
         )  # one block computes, one is on its way
         gathered = whole if lora is not None else 2 * whole
         weights, gradients = weights // ranks.n, gradients // ranks.n
+    update = max(0, update - activations - casts - mask - logits)
+    answers = 0
+    if computing.writes_answers:
+        prompt_and_copies = 1 + TOGETHER
+        cache = prompt_and_copies * c.seq_len * c.n_layers * 2 * c.n_kv_heads * c.head_dim
+        answers = number_bytes * (count_parameters(c) + cache)
+    of_training = gradients + activations + casts + mask + logits + gathered + update
     return TrainingMemory(
         weights=weights,
         gradients=gradients,
@@ -156,7 +173,9 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
         mask=mask,
         logits=logits,
         gathered=gathered,
-        update=max(0, update - activations - casts - mask - logits),
+        update=update,
+        initial_model=FLOAT32_BYTES * count_parameters(c) if computing.has_reference else 0,
+        answers=max(0, answers - of_training),
     )
 
 

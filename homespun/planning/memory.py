@@ -66,7 +66,8 @@ def what_fits(
     c = plan.config
     for flags, config in _variants(plan, machine, ranks, is_new=is_new):
         for batch_size in range(c.batch_size, 0, -1):
-            needed = step_memory(Plan(plan.model, config), machine, batch_size, ranks=ranks).total
+            changed = dataclasses.replace(plan, config=config)
+            needed = step_memory(changed, machine, batch_size, ranks=ranks).total
             divides = c.sequences_per_step % batch_size == batch_size % c.sequences_together == 0
             if divides and needed <= limit:
                 return (
@@ -154,11 +155,13 @@ def step_memory(
     micro_batch = min(c.batch_size if batch_size is None else batch_size, rows)
     computing = Computing(
         c.optimizer,
-        machine.step_traits(c.precision, c.seq_len),
+        machine.step_traits(c.precision, plan.in_rows.seq_len),
         accumulates=micro_batch < rows,
         ranks=ranks,
         lora=plan.lora,
         checkpointing=c.gradient_checkpointing,
         low_memory=c.memory == "low",
+        has_reference=c.reward is not None and c.kl_factor > 0,
+        writes_answers=c.reward is not None,
     )
-    return training_memory(plan.in_training, micro_batch, computing)
+    return training_memory(plan.in_rows, micro_batch, computing)

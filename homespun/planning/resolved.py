@@ -66,6 +66,9 @@ class Plan:
 
     model: ModelConfig
     config: ResolvedConfig
+    longest_row: int | None = None
+    """Tokens of the longest prompt with an answer, in a run with a reward, where they are known: so long are the rows
+    of its batches, whatever the length of a sample."""
 
     @property
     def lora(self) -> Lora | None:
@@ -76,6 +79,16 @@ class Plan:
     def in_training(self) -> ModelConfig:
         """The model with the context of the training samples, which may be shorter than its own."""
         return dataclasses.replace(self.model, seq_len=self.config.seq_len)
+
+    @property
+    def in_rows(self) -> ModelConfig:
+        """The model with the context of the rows of a batch."""
+        return dataclasses.replace(self.model, seq_len=self.longest_row or self.config.seq_len)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of full rows."""
+        return self.config.sequences_per_step * self.in_rows.seq_len
 
 
 def lora_of(config: TrainConfig) -> Lora | None:

@@ -45,7 +45,7 @@ TICK_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 """Without a terminal, an activity that takes longer is named in a line of its own."""
 REPEAT_SECONDS = 10.0
-"""Time after which it is named again, and again."""
+"""Time after which it is named again, and again. Steps without a line of the log are named as often."""
 
 
 def three_digits(value: float) -> str:
@@ -119,6 +119,10 @@ class Console:
         self._panel: Panel | None = None
         self._waiting: Ticker | None = None
         """Names the activity that goes on, if it takes long."""
+        self._watching: Ticker | None = None
+        """Names the steps that go by, or the one that goes on, if no line of the log comes."""
+        self._step_done: Step | None = None
+        self._step_done_at = self._printed_at = time.monotonic()
         self._lock = threading.RLock()
         """Of all that is shown: a thread lets the panel tick while the run computes."""
         self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -140,6 +144,9 @@ class Console:
 
     def __exit__(self, *error: object) -> None:
         self._wait_for(None)
+        if self._watching:
+            self._watching.stop()
+            self._watching = None
         if self._thread.is_alive():
             self._messages.put(None)
             self._thread.join(timeout=5 * TICK_SECONDS)
@@ -196,6 +203,8 @@ class Console:
             case _:
                 if record := as_record(event):
                     self.record(record, event.seconds_left)
+        if isinstance(event, Step):
+            self._watch(event)
         # Steps may be many: the panel moves no more often than a person can read it.
         if isinstance(event, Step) and time.monotonic() - self._drawn >= REFRESH_SECONDS:
             self._draw()
@@ -215,6 +224,27 @@ class Console:
                         self.say(f"{line} {duration(seconds)}" if again else line)
 
             ticker = self._waiting = Ticker(name, SILENT_SECONDS, REPEAT_SECONDS)
+
+    def _watch(self, step: Step) -> None:
+        """Note the last step. From the first one on, a thread looks for silence: steps may be too many to wait for each
+        of them."""
+        self._step_done, self._step_done_at = step, time.monotonic()
+        if not self._watching and self._file and not self._panel:
+            self._watching = Ticker(self._break_silence, TICK_SECONDS, TICK_SECONDS)
+
+    def _break_silence(self, seconds: float) -> None:
+        """Name the step if nothing was printed for a while, and no activity is named in its place."""
+        with self._lock:
+            step, now = self._step_done, time.monotonic()
+            is_silent_for_long = now - self._printed_at >= REPEAT_SECONDS - TICK_SECONDS
+            if not step or not self._watching or self._waiting or not is_silent_for_long:
+                return
+            waiting = now - self._step_done_at
+            if waiting >= REPEAT_SECONDS - TICK_SECONDS:
+                line = [self._step(step.step + 1), f"takes {duration(waiting)}"]
+            else:
+                line = [self._step(step.step), "done"]
+            self._print_line([*line, *_time_left(step.seconds_left)])
 
     def say(self, text: str) -> None:
         """Show a message."""
@@ -289,6 +319,7 @@ class Console:
 
     def _print(self, text: str, style: str = "", indent: str = "") -> None:
         text = wrapped(printable(text), columns(self._file), indent)
+        self._printed_at = time.monotonic()
         with self._writing():
             if self._panel:
                 from rich.text import Text

@@ -17,6 +17,7 @@ from homespun.records import trackers
 from homespun.records.events import Ended, Event
 from homespun.records.reading import Line, is_number, read_lines
 from homespun.records.record import Record, as_record
+from homespun.terminal import bar
 
 OFF = "off"
 """In place of a name: a resumed run is not tracked any more."""
@@ -151,12 +152,13 @@ class Tracking:
                 sent_to = repeated[-1]["step"] if repeated else last_step
                 run = replace(run, last_step=last_step, sent_to=sent_to)
             try:
-                self._open[name] = tracker = kind(run)
-                has = tracker.complete_to
-                self._sent[name] = {_identity(r) for r in repeated if r["step"] <= has}
-                for earlier in before:
-                    if earlier["step"] > has:
-                        _send(tracker, earlier)
+                with bar(f"Opening {name}", None):
+                    self._open[name] = tracker = kind(run)
+                    has = tracker.complete_to
+                    self._sent[name] = {_identity(r) for r in repeated if r["step"] <= has}
+                    for earlier in before:
+                        if earlier["step"] > has:
+                            _send(tracker, earlier)
             except Exception as error:
                 self._open.pop(name, None)
                 self.lines.append(_failure(name, error))
@@ -185,7 +187,8 @@ class Tracking:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         for name in tuple(self._open):
-            self._guard(name, lambda tracker: tracker.close(failed=kind is not None))
+            with bar(f"Closing {name}", None):
+                self._guard(name, lambda tracker: tracker.close(failed=kind is not None))
 
     def _guard(self, name: str, action: Callable[[Tracker], None]) -> None:
         try:

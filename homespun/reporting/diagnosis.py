@@ -4,6 +4,7 @@ The rules are those of the run itself, in `training.diagnostics`. Here they judg
 observation that was true for a while and is over does not count. The text is examined as well, if it is still there.
 """
 
+import bisect
 import itertools
 import math
 import statistics
@@ -196,15 +197,15 @@ def _from_evaluations(run: RunRecord) -> Iterator[Finding]:
         rate = rates[-1] / run.config.learning_rate
         if finding := trends.no_gain(measured, rate, run.config):
             yield finding
-    evaluations, before = [], 0
+    evaluations, begin = [], 0
+    steps = [r["step"] for r in run.steps]
+    losses = [r["loss"] for r in run.steps]
     for record in run.evaluations:
-        earlier = [r for r in run.steps if r["step"] <= record["step"]]
-        since = [r["loss"] for r in earlier if r["step"] > before] or [r["loss"] for r in earlier][
-            -1:
-        ]
-        if since:
+        end = bisect.bisect_right(steps, record["step"])
+        if end:  # the lines since the evaluation before, or the last one
+            since = losses[min(begin, end - 1) : end]
             evaluations.append((record["step"], record["val_loss"], statistics.fmean(since)))
-            before = record["step"]
+            begin = end
     if not evaluations:
         return
     best = min(evaluations, key=lambda evaluation: evaluation[1])

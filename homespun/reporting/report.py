@@ -10,6 +10,7 @@ from homespun.reporting.diagnosis import diagnose
 from homespun.reporting.page import page
 from homespun.reporting.reported import Reported
 from homespun.reporting.run_record import RunRecord, common_names, read_run
+from homespun.terminal import bar
 
 FILE = "report.html"
 ENDINGS = (".html", ".htm")
@@ -38,7 +39,8 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> Path:
         )
     names = [runs[0].name] if len(runs) == 1 else common_names(runs)
     reported = [report_on(run, name) for run, name in zip(runs, names, strict=True)]
-    content = page(reported, homespun.__version__)
+    with bar("Drawing the report", None):
+        content = page(reported, homespun.__version__)
     try:
         durable.make_folder(output.parent)
         durable.write(output, content.encode())

@@ -17,15 +17,17 @@ from homespun.architectures.families import count_active_parameters, model_confi
 from homespun.checkpoint.archive import Archive, CheckpointError, read_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.checkpoint.names import BEST, METRICS
-from homespun.config import ModelConfig, TrainConfig
+from homespun.checkpoint.origin import started_in
+from homespun.config import TOKENS_DIR, ModelConfig
 from homespun.config.checked import seconds
 from homespun.data.corpus import survey
 from homespun.data.files import is_pattern
 from homespun.data.text_file import Mixture, is_described, read_description
 from homespun.errors import UserError
 from homespun.planning.resolved import ResolvedConfig
-from homespun.records.reading import is_number, read
+from homespun.records.reading import is_number, read_lines
 from homespun.records.record import Record
+from homespun.terminal import bar
 from homespun.training.checkpointing.position import Position
 
 SETTINGS_IN_RECORD = "run"
@@ -124,20 +126,26 @@ class RunRecord:
 
     @functools.cached_property
     def text(self) -> Path | None:
-        """The text of the run, if it is still at its place. Another text may have its name."""
-        named, sha256 = self.header.get("data_file"), self.header.get("data_sha256")
+        """The text of the run, if it is still at its place, from wherever the run is read. Another text may have its
+        name."""
+        named = self.header.get("data_file")
         if not isinstance(named, str) or not named:
             return None
-        tokens_dir = self.requested.get("tokens_dir") or TrainConfig.tokens_dir
+        places = dict.fromkeys((started_in(self.folder, self.header), Path()))
+        return next((place / named for place in places if self._is_text(named, place)), None)
+
+    def _is_text(self, named: str, place: Path) -> bool:
+        """Whether a path leads to the text of the run from a place."""
+        path, sha256 = place / named, self.header.get("data_sha256")
+        tokens_dir = place / str(self.requested.get("tokens_dir") or TOKENS_DIR)
         with contextlib.suppress(UserError, OSError, ValueError):
-            path = Path(named)
             if not path.exists() and not is_pattern(path):
-                return None
+                return False
             if is_described(path) and not isinstance(read_description(path), Mixture):
-                return None  # only its tokens can be read
-            if sha256 is None or sha256 == survey(path, None, Path(tokens_dir), keeps=False).sha256:
-                return path
-        return None
+                return False  # only its tokens can be read
+            found = None if sha256 is None else survey(path, None, tokens_dir, keeps=False).sha256
+            return bool(found == sha256)
+        return False
 
     @property
     def parameters(self) -> int | None:
@@ -214,12 +222,14 @@ def read_run(path: Path) -> RunRecord:
         raise UserError(
             f"{path}: there is no run (no {METRICS} and no checkpoint): name the folder of a run"
         )
-    records = (
-        tuple(read(metrics, on_damage=lambda error: damage.append(str(error))))
-        if metrics.exists()
-        else ()
-    )
-    return dataclasses.replace(run, records=records, damage=tuple(damage))
+    records, done = list[Record](), 0
+    if metrics.exists():
+        with bar(f"Reading {metrics}", metrics.stat().st_size) as advance:
+            for line in read_lines(metrics, on_damage=lambda error: damage.append(str(error))):
+                records.append(line.record)
+                advance(line.end - done)
+                done = line.end
+    return dataclasses.replace(run, records=tuple(records), damage=tuple(damage))
 
 
 def read_standing(folder: Path, records: Sequence[Record] = ()) -> RunRecord:

@@ -169,7 +169,8 @@ class Run:
     @property
     def plan(self) -> Plan:
         """The plan that this run follows."""
-        return Plan(self.model, self.config)
+        row = self.policy.sampler.longest_row if self.policy else None
+        return Plan(self.model, self.config, row)
 
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""

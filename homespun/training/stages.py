@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from homespun.checkpoint.opening import open_base
 from homespun.config import TrainConfig
@@ -106,35 +106,15 @@ def set_up(
         sampler = sampler_of(
             planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
         )
+        planned = _with_rows(planned, sampler)
     else:
-        corpus = (
-            choose_pairs(requested.preferences, say, folder)
-            if requested.preferences
-            else choose_text(requested.data_file, say, folder)
+        corpus, template, tokens, replay, sampler, planned = choose(
+            requested, say, initial, reward, asked
         )
-        check_sizes(requested, corpus, initial)
-        tokenizer = (
-            initial.tokenizer
-            if initial
-            else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
-        )
-        template = chat_template(corpus, initial)
-        wanted = in_context(requested, initial, say) if initial else requested
-        if template and initial:
-            wanted = for_conversations(wanted, asked, corpus, template, initial, folder, say)
-        tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
-        replay = replay_of(wanted, tokenizer, template, None, say)
-        tokens = _with_replay(tokens, replay, wanted)
-        context = initial.config.seq_len if initial else wanted.seq_len
-        sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)
-        n_samples = _samples_per_pass(wanted, tokens, sampler)
-        planned = choose_plan(
-            wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
-        )
-        check_answers(planned.config)
-    planned = choose_batch(planned, tokens.tokenizer.eot_id, say, resumes=point is not None)
+    tokenizer = tokens.tokenizer
+    planned = choose_batch(planned, tokenizer.eot_id, say, resumes=point is not None)
     check_pairs(planned.config)
-    engine, config = make_engine(planned, tokens.tokenizer.eot_id, say, is_new=point is None)
+    engine, config = make_engine(planned, tokenizer.eot_id, say, is_new=point is None)
     if initial:
         with bar("Loading the model", None):
             take_weights(engine, initial, planned.lora)
@@ -187,6 +167,64 @@ def set_up(
         preferences=_preferences(tokens, config.seq_len),
         replay=replay,
     )
+
+
+class Chosen(NamedTuple):
+    """A run that begins, before its engine is made."""
+
+    corpus: Corpus
+    template: ChatTemplate | None
+    tokens: Tokens
+    replay: Replay | None
+    sampler: Sampler | None
+    planned: Plan
+    """With the micro-batch that the settings name."""
+
+    @property
+    def samples_per_pass(self) -> int:
+        return _samples_per_pass(self.planned.config, self.tokens, self.sampler)
+
+
+def choose(
+    requested: TrainConfig,
+    say: Say,
+    initial: StoredModel | None,
+    reward: Reward | None,
+    asked: Collection[str],
+) -> Chosen:
+    """The data, the tokens and the plan of a run that begins. Arguments and errors as for `set_up`."""
+    folder = Path(requested.tokens_dir)
+    corpus = (
+        choose_pairs(requested.preferences, say, folder)
+        if requested.preferences
+        else choose_text(requested.data_file, say, folder)
+    )
+    check_sizes(requested, corpus, initial)
+    tokenizer = (
+        initial.tokenizer
+        if initial
+        else choose_tokenizer(requested.tokenizer_path, requested.vocab_size, corpus, say)
+    )
+    template = chat_template(corpus, initial)
+    wanted = in_context(requested, initial, say) if initial else requested
+    if template and initial:
+        wanted = for_conversations(wanted, asked, corpus, template, initial, folder, say)
+    tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say, template)
+    replay = replay_of(wanted, tokenizer, template, None, say)
+    tokens = _with_replay(tokens, replay, wanted)
+    context = initial.config.seq_len if initial else wanted.seq_len
+    sampler = sampler_of(wanted, corpus, tokenizer, template, context, reward, say)
+    n_samples = _samples_per_pass(wanted, tokens, sampler)
+    planned = choose_plan(
+        wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
+    )
+    check_answers(planned.config)
+    return Chosen(corpus, template, tokens, replay, sampler, _with_rows(planned, sampler))
+
+
+def _with_rows(planned: Plan, sampler: Sampler | None) -> Plan:
+    """The plan with the length of the rows of answers, if there are some."""
+    return dataclasses.replace(planned, longest_row=sampler.longest_row) if sampler else planned
 
 
 def _with_replay(tokens: Tokens, replay: Replay | None, config: TrainConfig) -> Tokens:

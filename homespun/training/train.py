@@ -133,12 +133,14 @@ def _train(
     )
     folder = dataclasses.replace(folder, narrow=run.engine.narrow)
     position, moved_to = _begin(point, lock, say)
-    run = keep_base(run, point, folder, moved_to)
-    if run.policy:
-        policy, header = with_reference(
-            run.policy, run.plan, run.header, run.tokenizer.eot_id, point, folder, moved_to
-        )
-        run = dataclasses.replace(run, policy=policy, header=header)
+    if keeps_base(run.config):
+        with bar("Keeping the initial model", None):
+            run = keep_base(run, point, folder, moved_to)
+            if run.policy:
+                policy, header = with_reference(
+                    run.policy, run.plan, run.header, run.tokenizer.eot_id, point, folder, moved_to
+                )
+                run = dataclasses.replace(run, policy=policy, header=header)
     if run.preferences:
         preferences, entry = with_preference_reference(
             run.preferences, run.engine, run.config.batch_size, point, folder, moved_to
@@ -149,8 +151,8 @@ def _train(
     continues = point is not None and point.state is not None and point.is_in(folder.path)
     with (
         MetricsLog(folder.path / METRICS) as metrics,
-        Console(when_lost=interrupts.output_lost) as console,
         _tracking(trackers, run, point, folder.path) as tracked,
+        Console(when_lost=interrupts.output_lost) as console,
         RunningTime() as now,
     ):
         interrupts.show = console.announce

@@ -18,11 +18,12 @@ from homespun.checkpoint.names import METRICS, SUFFIXES
 from homespun.config import TrainConfig, TuneConfig
 from homespun.errors import UserError
 from homespun.records.reading import read_whole
-from homespun.terminal import Say, counted
+from homespun.terminal import Say, bar, counted, named
 from homespun.training.interrupts import Interrupts
 from homespun.tuning import space as spaces
 from homespun.tuning.design import TOKENIZER, Design, writing
 from homespun.tuning.ladder import best
+from homespun.tuning.objective import REWARD, Objective
 from homespun.tuning.plot import plot_tune
 from homespun.tuning.preparation import tokens_per_step
 from homespun.tuning.processes import Crew, Finished, Job, Progress
@@ -30,7 +31,7 @@ from homespun.tuning.result import BEST, TuneResult, best_settings, judge, rows_
 from homespun.tuning.sampling import Seen, next_point
 from homespun.tuning.screen import Screen
 from homespun.tuning.space import Point
-from homespun.tuning.store import Database, Store, Trial
+from homespun.tuning.store import DATABASE, Database, Store, Trial
 from homespun.tuning.transfer import RESULTS
 
 PLOT = "tuning.png"
@@ -72,7 +73,9 @@ class Course:
         """Run all trials that are left; the result also if a signal has stopped it."""
         design = self.design
         self._announce()
-        screen = Screen(self.say, design.columns, design.cost, self._done(), self._rows)
+        screen = Screen(
+            self.say, design.columns, design.cost, self._done(), self._rows, design.objective
+        )
         self.interrupts.steps_begun = True
         try:
             with self._new_crew(self.say) as self.crew, screen as self.screen:
@@ -115,7 +118,9 @@ class Course:
                 and self._known(started - lag)
             ):
                 if started == len(self.trials.trials):
-                    self.trials.add(self._next_trial(started))
+                    with named("Choosing the next trial"):
+                        trial = self._next_trial(started)
+                    self.trials.add(trial)
                 self._start(self.trials, started, 0)
                 started += 1
             self._wait()
@@ -215,9 +220,14 @@ class Course:
         if trial.loss_at(tokens) is not None:
             return
         folder = self.folder / trial.name
+        if trial.settings.get("reward") != self.design.config.reward:  # which may be code
+            raise UserError(
+                f"{self.folder / DATABASE}: {trial.name} has another reward than the tune"
+            )
         steps = self.ladder.steps(tokens_per_step(trial.settings))
         is_last = rung == len(self.ladder.tokens) - 1
-        if (loss := loss_at(folder, steps[rung])) is not None and not is_last:
+        loss = loss_at(folder, steps[rung], self.design.objective)
+        if loss is not None and not is_last:
             self._arrived(store, number, rung, loss)
             return
         _remove_without_checkpoint(folder)
@@ -227,6 +237,7 @@ class Course:
         job = Job(trial.name, settings, None if is_last else steps[rung])
         self._on_end[job] = partial(self._ended, store, number, rung)
         self.crew.start(job)
+        self.screen.started(job.name)
 
     def _wait(self) -> None:
         """Take the next event of a process, if there is any.
@@ -246,6 +257,8 @@ class Course:
                 if self.interrupts.stopped_by:
                     raise Stopped
                 self._on_end.pop(finished.job)(finished)
+            case None:
+                self.screen.wait()
 
     def _ended(self, store: Store, number: int, rung: int, finished: Finished) -> None:
         """Take the result of a process.
@@ -258,9 +271,9 @@ class Course:
         log = folder.with_name(f"{folder.name}.log")
         if finished.status == 0:
             steps = self.ladder.steps(tokens_per_step(trial.settings))
-            loss = loss_at(folder, steps[rung])
+            loss = loss_at(folder, steps[rung], self.design.objective)
             if loss is None:
-                loss = last_loss(folder)
+                loss = last_loss(folder, self.design.objective)
             self._arrived(store, number, rung, loss)
         elif finished.error and finished.passes:
             raise UserError(f"{trial.name}: {finished.error}; homespun tune --resume goes on")
@@ -283,7 +296,9 @@ class Course:
         store.report(number, tokens, loss)
         self._reached.pop(trial.name, None)
         share = f" after {tokens / self.ladder.total:.0%}" if tokens < self.ladder.total else ""
-        self.screen.arrived(trial.name, trial.settings, f"val loss {loss:.4f}{share}", self._done())
+        objective = self.design.objective
+        figure = f"{objective.title} {objective.shown(loss)}{share}"
+        self.screen.arrived(trial.name, trial.settings, figure, self._done())
 
     def _done(self) -> int:
         """Tokens that were trained on so far."""
@@ -293,7 +308,13 @@ class Course:
         return done
 
     def _rows(self) -> tuple[Mapping[str, Any], ...]:
-        return rows_of(self.trials.trials, self.seeds.trials, self.ladder, self.design.columns)
+        return rows_of(
+            self.trials.trials,
+            self.seeds.trials,
+            self.ladder,
+            self.design.columns,
+            self.design.objective,
+        )
 
     def _result(self, *, is_complete: bool) -> TuneResult:
         design, total = self.design, self.ladder.total
@@ -301,14 +322,16 @@ class Course:
         trials, seeds = self.trials.trials, self.seeds.trials
         stopped_by = self.interrupts.stopped_by
         empty = Trial("", {}, dict(design.recipe))
-        verdict = judge(trials or [empty], seeds, total)
+        objective = design.objective
+        verdict = judge(trials or [empty], seeds, total, objective)
         settings = best_settings(verdict.best, design.recipe, design.requested)
+        has_reward = objective is REWARD
         result = TuneResult(
             folder=self.folder,
             rows=rows,
             best=settings,
-            best_val_loss=verdict.best_loss,
-            recipe_val_loss=verdict.recipe_loss,
+            best_val_loss=None if has_reward else verdict.best_loss,
+            recipe_val_loss=None if has_reward else verdict.recipe_loss,
             spread=verdict.spread,
             recipe_stands=verdict.recipe_stands,
             cost=self._done() / total,
@@ -320,18 +343,27 @@ class Course:
             at_edge=()
             if verdict.recipe_stands
             else tuple(spaces.at_edge(design.space, verdict.best.settings)),
+            best_reward=objective.value(verdict.best_loss) if has_reward else None,
+            recipe_reward=objective.value(verdict.recipe_loss) if has_reward else None,
+            objective=objective,
         )
         if is_complete:
             plain = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
             with writing(self.folder):
                 write_best(self.folder, settings, verdict.text, plain)
-                facts = ("best_val_loss", "recipe_val_loss", "spread", "recipe_stands", "cost")
+                figures = ("best_val_loss", "recipe_val_loss")
+                if has_reward:
+                    figures = ("best_reward", "recipe_reward")
+                facts = (*figures, "spread", "recipe_stands", "cost")
                 stated = {name: getattr(result, name) for name in (*facts, "verdict")}
                 durable.write_json(
                     self.folder / RESULTS, {**stated, "best": settings, "rows": list(rows)}
                 )
             try:
-                plot_tune(self.folder / PLOT, design.space, trials, seeds, self.ladder)
+                with bar("Drawing the trials", None):
+                    plot_tune(
+                        self.folder / PLOT, design.space, trials, seeds, self.ladder, objective
+                    )
             except Exception as error:  # no picture is worth an error
                 self.say(
                     f"{self.folder / PLOT} cannot be drawn ({error}). Nothing else is missing."
@@ -339,18 +371,16 @@ class Course:
         return result
 
 
-def loss_at(folder: Path, step: int) -> float | None:
-    """The validation loss of a run at a step, infinite if it was not finite; None if it was not measured."""
-    for record in read_whole(folder / METRICS):
-        if record["step"] == step and "val_loss" in record:
-            return math.inf if record["val_loss"] is None else float(record["val_loss"])
-    return None
+def loss_at(folder: Path, step: int, objective: Objective) -> float | None:
+    """The figure of a run at a step, infinite if it was not finite; None if it was not measured."""
+    records = (record for record in read_whole(folder / METRICS) if record["step"] == step)
+    return next((loss for loss in map(objective.of, records) if loss is not None), None)
 
 
-def last_loss(folder: Path) -> float:
-    """The last validation loss of a run, which may have ended early by its patience."""
-    losses = [record["val_loss"] for record in read_whole(folder / METRICS) if "val_loss" in record]
-    return math.inf if not losses or losses[-1] is None else float(losses[-1])
+def last_loss(folder: Path, objective: Objective) -> float:
+    """The last figure of a run, which may have ended early by its patience."""
+    losses = [loss for loss in map(objective.of, read_whole(folder / METRICS)) if loss is not None]
+    return losses[-1] if losses else math.inf
 
 
 def _remove_checkpoints(folder: Path) -> None:

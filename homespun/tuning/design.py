@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from homespun.errors import UserError, cannot_write
 from homespun.planning.recipe import SHAPE
 from homespun.records import tracking
 from homespun.terminal import Say, counted, duration, size
+from homespun.training.checkpointing.resume import check_stored_reward
 from homespun.tuning import space as spaces
 from homespun.tuning import transfer
 from homespun.tuning.ladder import Ladder, ladder
+from homespun.tuning.objective import LOSS, Objective, objective_of
 from homespun.tuning.preparation import (
     Recipe,
     foresee,
@@ -85,6 +87,11 @@ class Design:
         return TuneConfig(**self.requested)
 
     @property
+    def objective(self) -> Objective:
+        """The figure by which the trials are compared."""
+        return objective_of(self.recipe)
+
+    @property
     def challengers(self) -> int:
         """Trials without the recipe."""
         return self.trials - 1
@@ -110,10 +117,13 @@ class Design:
             for tokens, count in zip(self.ladder.tokens, counts, strict=True)
         ]
         carried = {"carried": "; ".join(self.carried)} if self.carried else {}
+        run = {"run": f"{total:,} tokens, {recipe} of the recipe"}
+        if self.objective is not LOSS:
+            run = {"run": f"{recipe} of the recipe", "figure": self.objective.words}
         return carried | {
             "space": "; ".join(map(str, self.space)),
             "trials": f"{self.trials}; the first one is the recipe{seeds}",
-            "run": f"{total:,} tokens, {recipe} of the recipe",
+            **run,
             "compared": f"after {', '.join(rungs)} of a run, besides the recipe"
             if self.ladder.prunes
             else "at the end of the runs",
@@ -186,12 +196,16 @@ def resumed(
     try:
         design = Design.restored(record)
         at_first = dataclasses.asdict(design.config)
+        if design.recipe.get("reward") != design.config.reward:
+            raise ValueError("its parts name different rewards")
     except (LookupError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{folder / RECORD} is of another version of homespun ({error!r})"
         ) from None
     stated = dataclasses.asdict(wanted)
-    names = stated.keys() if config is not None else _stated_names(given)
+    names = stated.keys() if config is not None else stated_names(given)
+    if "reward" not in names:
+        check_stored_reward(design.config.reward)
     for name in names:
         now, before = stated[name], at_first[name]
         if name not in PRIVATE and now != before:
@@ -202,20 +216,22 @@ def resumed(
     return design
 
 
-def _stated_names(given: Mapping[str, Any]) -> list[str]:
+def stated_names(given: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that were given, by themselves or in the file that they name."""
     file = given.get("config")
     return [*(read_toml(Path(file), TuneConfig) if file else {}), *given]
 
 
-def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
-    """Decide everything about a new tune, and write it down. An earlier one is set aside.
+def designed(wanted: TuneConfig, asked: Collection[str], lock: FolderLock, say: Say) -> Design:
+    """Decide everything about a new tune, and write it down. An earlier one is set aside. `asked` has the names of the
+    settings that were given.
 
     Raises:
         UserError: a setting, the text or the machine does not allow it; nothing is changed.
     """
     folder = lock.folder.path
     small = _small(wanted)
-    recipe = prepare(wanted, say)
+    recipe = prepare(wanted, asked, say)
     design = _decided(wanted, recipe, small, say)
     lock.folder.check_space(
         recipe.disk * (design.trials + wanted.spread_runs), "the checkpoints of the trials need"
@@ -230,14 +246,14 @@ def designed(wanted: TuneConfig, lock: FolderLock, say: Say) -> Design:
     return design
 
 
-def expected(wanted: TuneConfig, say: Say) -> dict[str, str]:
-    """A tune in words, with its time and disk space; nothing is written.
+def expected(wanted: TuneConfig, asked: Collection[str], say: Say) -> dict[str, str]:
+    """A tune in words, with its time and disk space; nothing is written. `asked` as for `designed`.
 
     Raises:
         UserError: as `designed`.
     """
     small = _small(wanted)
-    recipe, seconds = foresee(wanted, say)
+    recipe, seconds = foresee(wanted, asked, say)
     design = _decided(wanted, recipe, small, say)
     facts = design.facts()
     runs = design.cost / design.ladder.total
@@ -274,6 +290,7 @@ def _decided(wanted: TuneConfig, recipe: Recipe, small: transfer.Run | None, say
         space = spaces.chosen_space(wanted, recipe.settings, recipe.total_steps)
         if not wanted.search:
             space = _that_fits(space, recipe, wanted, say)
+        _check_answers(space, recipe)
         if wanted.method == "grid":
             points = spaces.grid(space)
     points, trials = _count(points, space, recipe, wanted, say)
@@ -354,15 +371,18 @@ def _state_shape(search: Sequence[str], recipe: Recipe) -> None:
 def _that_fits(
     space: Sequence[Dimension], recipe: Recipe, wanted: TuneConfig, say: Say
 ) -> tuple[Dimension, ...]:
-    """The usual space without batches that do not fit into memory, and samples longer than the context of the model to
-    go on from."""
+    """The usual space without batches that do not fit into memory or divide a group of answers, and samples of another
+    length where that is impossible."""
     fitting = []
     for dimension in space:
+        if dimension.name == "seq_len" and recipe.has_answers:
+            say("seq_len does not vary: it decides which answers a run learns from.")
+            continue
         if dimension.name == "batch_size":
-            choices = tuple(
-                size for size in dimension.choices if has_room(recipe, int(size), wanted.engine)
-            )
-            if choices != dimension.choices:
+            together = recipe.plan.config.sequences_together
+            whole = tuple(size for size in dimension.choices if not int(size) % together)
+            choices = tuple(size for size in whole if has_room(recipe, int(size), wanted.engine))
+            if choices != whole:
                 say(
                     f"Larger batches do not fit into memory: trying {', '.join(map(str, choices))}."
                 )
@@ -378,6 +398,30 @@ def _that_fits(
             dimension = dataclasses.replace(dimension, choices=choices)
         fitting.append(dimension)
     return tuple(dimension for dimension in fitting if dimension.choices or dimension.high)
+
+
+def _check_answers(space: Sequence[Dimension], recipe: Recipe) -> None:
+    """Make sure that trials learn from the same answers, whole pairs and whole groups of them.
+
+    Raises:
+        UserError: they would not.
+    """
+    together = recipe.plan.config.sequences_together
+    for dimension in space:
+        if dimension.name == "seq_len" and recipe.has_answers:
+            raise UserError(
+                "--search seq_len: it decides which answers a run learns from, so its trials cannot be compared"
+            )
+        if dimension.name == "batch_size" and together > 1:
+            if not dimension.choices:
+                raise UserError(
+                    f"--search batch_size is a range, and a micro-batch has a multiple of {together} answers: name "
+                    f"values, such as batch_size={together},{2 * together}"
+                )
+            if any(int(size) % together for size in dimension.choices):
+                raise UserError(
+                    f"--search {dimension}: a micro-batch has a multiple of {together} answers"
+                )
 
 
 def _largest(space: Sequence[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from homespun import durable
 from homespun.records.plot import BLUE, FAINT, GREEN, INK, ORANGE
 from homespun.tuning.ladder import Ladder
+from homespun.tuning.objective import LOSS, Objective
 from homespun.tuning.sampling import distribution
 from homespun.tuning.space import RATE, Dimension, written
 from homespun.tuning.store import Trial
@@ -31,6 +32,7 @@ def plot_tune(
     trials: Sequence[Trial],
     seeds: Sequence[Trial],
     ladder: Ladder,
+    objective: Objective = LOSS,
 ) -> None:
     """Draw the trials as a PNG.
 
@@ -43,8 +45,8 @@ def plot_tune(
     figure = Figure(figsize=(13, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     rate, parallel, importance = figure.subplots(1, 3, width_ratios=(1.3, 1.5, 0.9))
-    _draw_rates(rate, space, trials, seeds, ladder)
-    _draw_parallel(parallel, space, trials, ladder)
+    _draw_rates(rate, space, trials, seeds, ladder, objective)
+    _draw_parallel(parallel, space, trials, ladder, objective)
     _draw_importance(importance, space, trials, ladder)
     for panel in (rate, parallel, importance):
         panel.spines[["top", "right"]].set_visible(False)
@@ -60,13 +62,14 @@ def _draw_rates(
     trials: Sequence[Trial],
     seeds: Sequence[Trial],
     ladder: Ladder,
+    objective: Objective,
 ) -> None:
-    """Loss against the learning rate (or the first dimension), a line of points for each rung."""
+    """The figure of each trial against the learning rate (or the first dimension), a line of points for each rung."""
     names = [d.name for d in space]
     name = RATE if RATE in names else names[0]
     for n, tokens in enumerate(ladder.tokens):
         points = [
-            (trial.settings[name], trial.losses[tokens])
+            (trial.settings[name], objective.sign * trial.losses[tokens])
             for trial in trials
             if math.isfinite(trial.losses.get(tokens, math.inf)) and name in trial.settings
         ]
@@ -80,7 +83,7 @@ def _draw_rates(
             )
     recipes = [trials[0], *seeds]
     points = [
-        (trial.settings[name], trial.losses[ladder.total])
+        (trial.settings[name], objective.sign * trial.losses[ladder.total])
         for trial in recipes
         if math.isfinite(trial.losses.get(ladder.total, math.inf)) and name in trial.settings
     ]
@@ -92,23 +95,27 @@ def _draw_rates(
         for axis in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:.3g}")
     panel.set_xlabel(name, color=INK, fontsize=9)
-    panel.set_title("validation loss, nats per token", loc="left", color=INK, fontsize=10)
+    panel.set_title(objective.described, loc="left", color=INK, fontsize=10)
     panel.grid(color=FAINT)
     panel.legend(frameon=False, labelcolor=INK, fontsize=8)
 
 
 def _draw_parallel(
-    panel: "Axes", space: Sequence[Dimension], trials: Sequence[Trial], ladder: Ladder
+    panel: "Axes",
+    space: Sequence[Dimension],
+    trials: Sequence[Trial],
+    ladder: Ladder,
+    objective: Objective,
 ) -> None:
-    """A line for each trial through its settings and its loss at the first rung, the best ones green and on top."""
+    """A line for each trial through its settings and its figure at the first rung, the best ones green and on top."""
     first = ladder.tokens[0]
     arrived = [t for t in trials if math.isfinite(t.losses.get(first, math.inf))]
     arrived.sort(key=lambda trial: -trial.losses[first])
     names = [d.name for d in space]
-    losses = [trial.losses[first] for trial in arrived]
+    figures = [objective.sign * trial.losses[first] for trial in arrived]
     for place, trial in enumerate(arrived):
         heights = [_height(d, trial.settings.get(d.name)) for d in space]
-        heights.append(_share(trial.losses[first], losses))
+        heights.append(_share(figures[place], figures))
         good = place >= len(arrived) - max(1, len(arrived) // 4)
         panel.plot(
             range(len(heights)),
@@ -121,9 +128,11 @@ def _draw_parallel(
         ends = (d.choices[0], d.choices[-1]) if d.choices else (d.low, d.high)
         for height, value in zip((0, 1), ends, strict=True):
             panel.annotate(written(value), (n, height), fontsize=7, color=INK)
-    panel.set_xticks(range(len(names) + 1), [*names, "loss"])
+    figure = objective.title.removeprefix("val ")
+    panel.set_xticks(range(len(names) + 1), [*names, figure])
     panel.set_yticks([])
-    panel.set_title("settings and loss at the first comparison", loc="left", color=INK, fontsize=10)
+    title = f"settings and {figure} at the first comparison"
+    panel.set_title(title, loc="left", color=INK, fontsize=10)
 
 
 def _height(dimension: Dimension, value: Any) -> float:

@@ -4,7 +4,7 @@ The same stages as those of a run choose the text, the tokenizer and the setting
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from homespun.planning.recipe import SHAPE, step_limits
 from homespun.planning.resolved import Plan
 from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
-from homespun.training.fine_tuning.initial_model import in_context, initial_model
+from homespun.training.fine_tuning.initial_model import initial_model
 from homespun.training.fine_tuning.lora_base import check_settings
 from homespun.training.fine_tuning.replay import check_replay
+from homespun.training.preferences.preparation import check_pairs, check_preferences
+from homespun.training.reinforcement.policy import check_reward
 from homespun.training.run import bytes_on_disk, keeps_base
-from homespun.training.stages import choose_batch, choose_plan, tokenize
-from homespun.training.text_stage import check_sizes, choose_text, choose_tokenizer
+from homespun.training.stages import choose, choose_batch
 
 NOT_OF_A_TRIAL = (
     *("checkpoint_dir", "resume", "config", "dry_run", "auto_batch"),
@@ -60,6 +61,8 @@ class Recipe:
     plan: Plan
     tokenizer: Tokenizer | None
     """To be kept with the tune, so that no trial can find another one; None: that of the model to go on from."""
+    has_answers: bool = False
+    """It learns from answers, in conversations or pairs, or from those that it writes."""
 
     @property
     def total_steps(self) -> int:
@@ -82,95 +85,95 @@ def _wanted(config: TuneConfig) -> TrainConfig:
     """The settings of a run among those of a tune, checked.
 
     Raises:
-        UserError: the run has a reward, or preferences.
+        UserError: some contradict each other.
     """
     wanted = TrainConfig(**train_settings(config))
-    if wanted.reward is not None:
-        raise UserError(
-            "`homespun tune` compares validation losses, which a reward does not lower: leave --reward out"
-        )
-    if wanted.preferences is not None:
-        raise UserError("`homespun tune` takes a text: leave --preferences out")
+    check_preferences(wanted)
+    check_reward(wanted)
+    check_settings(wanted)
+    check_replay(wanted)
     return wanted
 
 
-def prepare(config: TuneConfig, say: Say) -> Recipe:
-    """Choose text, tokenizer and settings, and tokenize the text.
+def prepare(config: TuneConfig, asked: Collection[str], say: Say) -> Recipe:
+    """Choose text, tokenizer and settings, and tokenize the text. `asked` has the names of the settings that were
+    given.
 
     Raises:
         UserError: text, tokenizer, settings and machine do not fit each other.
     """
     wanted = _wanted(config)
-    folder = Path(wanted.tokens_dir)
-    check_folder(folder)
+    check_folder(Path(wanted.tokens_dir))
     hardware.limit_workers(wanted.threads)
-    check_settings(wanted)
-    check_replay(wanted)
     initial = initial_model(wanted, say)
-    corpus = choose_text(wanted.data_file, say, folder)
-    if corpus.is_chat:
-        raise UserError(f"{corpus.path} holds conversations: `homespun tune` takes a text")
-    check_sizes(wanted, corpus, initial)
-    tokenizer = (
-        initial.tokenizer
-        if initial
-        else choose_tokenizer(wanted.tokenizer_path, wanted.vocab_size, corpus, say)
-    )
-    if initial:
-        wanted = in_context(wanted, initial, say)
-    tokens = tokenize(corpus, tokenizer, wanted.seq_len, folder, say)
-    samples = tokens.dataset.samples_per_pass
-    planned = choose_plan(wanted, tokenizer.vocab_size, samples, say, initial)
-    planned = choose_batch(planned, tokenizer.eot_id, say, resumes=False)
+    found = choose(wanted, say, initial, None, asked)
+    tokenizer, samples = found.tokens.tokenizer, found.samples_per_pass
+    planned = choose_batch(found.planned, tokenizer.eot_id, say, resumes=False)
+    check_pairs(planned.config)
     steps = min(step_limits(planned.config, samples).values(), default=None)
     if planned.config.time_budget is not None:
-        steps = _steps_in_time(wanted, planned.config.time_budget, say)
+        steps = _steps_in_time(wanted, asked, planned.config.time_budget, say)
     assert steps is not None  # every plan has a limit
-    return Recipe(
-        settings=_settings(planned, initial is None, corpus.path),
-        total_tokens=steps * planned.config.tokens_per_step,
-        data_sha256=corpus.sha256,
-        width=planned.model.d_model,
-        disk=bytes_on_disk(
-            planned.model,
-            2,
-            planned.lora,
-            with_base=keeps_base(planned.config),
-            low_memory=planned.config.memory == "low",
-        ),
-        plan=planned,
+    return _recipe(
+        planned,
+        steps,
+        found.corpus.path,
+        found.corpus.sha256,
+        is_chat=found.corpus.is_chat,
         tokenizer=None if initial else tokenizer,
     )
 
 
-def foresee(config: TuneConfig, say: Say) -> tuple[Recipe, float]:
+def foresee(config: TuneConfig, asked: Collection[str], say: Say) -> tuple[Recipe, float]:
     """The recipe as `prepare` would choose it, and the seconds of a run with it, without writing anything.
 
     Raises:
         UserError: there is no text, or as `prepare`.
     """
     wanted = _wanted(config)
-    data = workspace.chosen_data(wanted.data_file)
-    plan = forecast(dataclasses.asdict(wanted), say)
+    if wanted.preferences is None:
+        workspace.chosen_data(wanted.data_file)
+    plan = forecast(_given(wanted, asked), say, wanted)
     assert plan.steps is not None  # there is a text
     assert plan.seconds is not None
+    assert plan.data_file is not None
     planned = Plan(plan.model, plan.settings)
-    recipe = Recipe(
-        settings=_settings(planned, wanted.init_from is None, data),
-        total_tokens=plan.steps * plan.tokens_per_step,
-        data_sha256="",
-        width=plan.model.d_model,
+    is_chat = plan.text is not None and plan.text.longest is not None
+    recipe = _recipe(planned, plan.steps, plan.data_file, "", is_chat=is_chat, tokenizer=None)
+    return recipe, plan.seconds
+
+
+def _given(wanted: TrainConfig, asked: Collection[str]) -> dict[str, Any]:
+    """The settings that were given."""
+    return {name: value for name, value in dataclasses.asdict(wanted).items() if name in asked}
+
+
+def _recipe(
+    planned: Plan,
+    steps: int,
+    data: Path,
+    sha256: str,
+    *,
+    is_chat: bool,
+    tokenizer: Tokenizer | None,
+) -> Recipe:
+    config = planned.config
+    return Recipe(
+        settings=_settings(planned, data),
+        total_tokens=steps * config.tokens_per_step,
+        data_sha256=sha256,
+        width=planned.model.d_model,
         disk=bytes_on_disk(
             planned.model,
             2,
             planned.lora,
-            with_base=keeps_base(planned.config),
-            low_memory=planned.config.memory == "low",
+            with_base=keeps_base(config),
+            low_memory=config.memory == "low",
         ),
         plan=planned,
-        tokenizer=None,
+        tokenizer=tokenizer,
+        has_answers=is_chat or not config.learns_text,
     )
-    return recipe, plan.seconds
 
 
 def check_text(settings: Mapping[str, Any], sha256: str) -> None:
@@ -179,7 +182,14 @@ def check_text(settings: Mapping[str, Any], sha256: str) -> None:
     Raises:
         UserError: it is another one, or it is gone.
     """
-    corpus = survey(Path(settings["data_file"]), None, Path(settings["tokens_dir"]), keeps=False)
+    pairs = settings.get("preferences")
+    corpus = survey(
+        Path(pairs or settings["data_file"]),
+        None,
+        Path(settings["tokens_dir"]),
+        keeps=False,
+        as_pairs=pairs is not None,
+    )
     if corpus.sha256 != sha256:
         raise UserError(
             f"{corpus.path} is not the text of this tune any more: put the right one there, or start a new tune "
@@ -187,22 +197,23 @@ def check_text(settings: Mapping[str, Any], sha256: str) -> None:
         )
 
 
-def _steps_in_time(wanted: TrainConfig, budget: str, say: Say) -> int:
+def _steps_in_time(wanted: TrainConfig, asked: Collection[str], budget: str, say: Say) -> int:
     """The steps of a run with a time budget, from a measurement. Trials have steps, since their results must not depend
     on the clock."""
-    steps = forecast(dataclasses.asdict(wanted), lambda text: None).steps
+    steps = forecast(_given(wanted, asked), lambda text: None, wanted).steps
     assert steps is not None  # there is a text
     say(f"--time-budget {budget} is about {counted(steps, 'step')} of one run on this machine.")
     return steps
 
 
-def _settings(planned: Plan, is_new: bool, data: Path) -> dict[str, Any]:
+def _settings(planned: Plan, data: Path) -> dict[str, Any]:
     """The settings of the recipe with no gap, as far as a trial takes them."""
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     settings = {name: getattr(planned.config, name) for name in names if name not in NOT_OF_A_TRIAL}
-    settings["data_file"] = str(data)
+    if planned.config.preferences is None:
+        settings["data_file"] = str(data)
     settings["sample_prompts"] = list(planned.config.sample_prompts)
-    if is_new and planned.config.model_size is None:
+    if planned.config.init_from is None and planned.config.model_size is None:
         settings["model_size"] = _preset_of(planned)
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 from homespun import child_process
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.errors import FolderInUseError, UserError
-from homespun.terminal import Say
+from homespun.terminal import SILENT_SECONDS, Say, bar
 
 WAIT_FOR_ORPHANS = 600.0
 """Seconds that a trial of a tune that was killed may take to save and end."""
@@ -126,11 +126,14 @@ class Crew:
         for process in self._running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        for process in self._running.values():
-            process.wait()
-            with contextlib.suppress(OSError):
-                assert process.stdin
-                process.stdin.close()
+        if not self._running:
+            return
+        with bar("Waiting until the trials have saved", None):
+            for process in self._running.values():
+                process.wait()
+                with contextlib.suppress(OSError):
+                    assert process.stdin
+                    process.stdin.close()
         self._running.clear()
 
     def _read(self, job: Job, process: "subprocess.Popen[bytes]", lines: IO[bytes]) -> None:
@@ -147,15 +150,16 @@ class Crew:
 
     def _wait_until_free(self, folder: Path) -> None:
         """Wait for the trial of a killed tune, which saves and ends by itself."""
-        end, told = time.monotonic() + WAIT_FOR_ORPHANS, False
+        began = told = time.monotonic()
         while folder.exists():
             try:
                 CheckpointFolder(folder).check_free()
                 return
             except FolderInUseError:
-                if time.monotonic() >= end:
+                now = time.monotonic()
+                if now >= began + WAIT_FOR_ORPHANS:
                     raise
-                if not told:
+                if told == began or now >= told + SILENT_SECONDS:
                     self._say(f"{folder} still saves: waiting for it.")
-                told = True
+                    told = now
                 time.sleep(POLL)

@@ -3,7 +3,6 @@
 Nothing is written and the database stays closed: the trials tell their losses in their own records.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 from homespun import durable
 from homespun.checkpoint.names import METRICS
 from homespun.errors import UserError
-from homespun.records.reading import is_number, read_whole
+from homespun.records.reading import read_whole
 from homespun.tuning.design import Design
+from homespun.tuning.objective import Objective
 from homespun.tuning.preparation import tokens_per_step
 from homespun.tuning.result import RECIPE, rows_of
 from homespun.tuning.store import Trial
@@ -26,6 +26,8 @@ class TuneTable:
 
     rows: tuple[Mapping[str, Any], ...]
     """As those of `TuneResult`."""
+    objective: Objective
+    """The figure by which trials are compared."""
     columns: tuple[str, ...]
     """The settings that vary."""
     facts: Mapping[str, str]
@@ -73,13 +75,18 @@ def read_tune(folder: Path) -> TuneTable:
             [_with_settings(seed, design.recipe) for seed in seeds],
             design.ladder,
             design.columns,
+            design.objective,
         )
         begun = {RECIPE} | {str(n) for n, trial in enumerate(trials) if trial.settings}
         begun |= {f"{RECIPE}, seed {t.settings['seed']}" for t in seeds if t.settings}
         rows = tuple(row for row in table if row["trial"] in begun)
     verdict = results.get("verdict")
     return TuneTable(
-        rows, tuple(design.columns), design.facts(), verdict if isinstance(verdict, str) else None
+        rows,
+        design.objective,
+        tuple(design.columns),
+        design.facts(),
+        verdict if isinstance(verdict, str) else None,
     )
 
 
@@ -100,11 +107,11 @@ def _trial(folder: Path, design: Design) -> Trial:
 def _losses(
     records: Sequence[Mapping[str, Any]], design: Design, per_step: int
 ) -> dict[int, float]:
-    """The validation loss at each rung that the trial has reached."""
+    """The figure at each rung that the trial has reached."""
     measured = {
-        record["step"]: float(record["val_loss"]) if is_number(record["val_loss"]) else math.inf
+        record["step"]: loss
         for record in records
-        if "val_loss" in record
+        if (loss := design.objective.of(record)) is not None
     }
     rungs = zip(design.ladder.steps(per_step), design.ladder.tokens, strict=True)
     return {tokens: measured[step] for step, tokens in rungs if step in measured}

@@ -11,6 +11,7 @@ from typing import Any
 from homespun import durable
 from homespun.records.frame import data_frame
 from homespun.tuning.ladder import Ladder
+from homespun.tuning.objective import LOSS, Objective
 from homespun.tuning.preparation import tokens_per_step
 from homespun.tuning.space import MUON_RATE, RATE, written
 from homespun.tuning.store import Trial
@@ -25,16 +26,17 @@ class TuneResult:
 
     folder: Path
     rows: tuple[Mapping[str, Any], ...]
-    """A trial each, with its settings, `tokens`, `val_loss` in nats per token and `state`: whole runs first, and the
-    lowest loss first."""
+    """A trial each, with its settings, `tokens`, `val_loss` in nats per token or `val_reward`, and `state`: whole runs
+    first, and the best first."""
     best: Mapping[str, Any]
     """The settings for `homespun.train`: those of the best trial, or those of the recipe if it stands."""
     best_val_loss: float | None
-    """Of these settings after a whole run."""
+    """Of these settings after a whole run; None with a reward."""
     recipe_val_loss: float | None
-    """Mean over the seeds."""
+    """Mean over the seeds; None with a reward."""
     spread: float | None
-    """Difference of the highest and the lowest loss of the recipe over its seeds; None: it was not measured."""
+    """Difference of the highest and the lowest of these figures over the seeds of the recipe; None: it was not
+    measured."""
     recipe_stands: bool
     """No trial was better than the recipe by more than the spread."""
     cost: float
@@ -48,6 +50,12 @@ class TuneResult:
     """The settings that vary."""
     at_edge: Sequence[str] = field(default=())
     """The settings whose best value is at an end of what was tried: a wider space may hold better ones."""
+    best_reward: float | None = None
+    """As `best_val_loss`, with a reward."""
+    recipe_reward: float | None = None
+    """As `recipe_val_loss`, with a reward."""
+    objective: Objective = LOSS
+    """The figure by which the trials were compared."""
 
     def frame(self) -> Any:
         """The rows as a `pandas.DataFrame`.
@@ -59,7 +67,7 @@ class TuneResult:
 
     def table(self) -> str:
         """The rows as text."""
-        return table(self.rows, self.columns)
+        return table(self.rows, self.columns, self.objective)
 
     def __str__(self) -> str:
         return f"{self.table()}\n{self.verdict}"
@@ -68,28 +76,33 @@ class TuneResult:
 
 
 def rows_of(
-    trials: Sequence[Trial], seeds: Sequence[Trial], ladder: Ladder, columns: Sequence[str]
+    trials: Sequence[Trial],
+    seeds: Sequence[Trial],
+    ladder: Ladder,
+    columns: Sequence[str],
+    objective: Objective = LOSS,
 ) -> tuple[Mapping[str, Any], ...]:
-    """The table: trials that have come further first, then those with a lower loss."""
+    """The table: trials that have come further first, then the better ones."""
     numbered = [(RECIPE if n == 0 else str(n), trial) for n, trial in enumerate(trials)]
     numbered += [(f"{RECIPE}, seed {trial.settings['seed']}", trial) for trial in seeds]
-    found = [_row(name, trial, ladder, columns) for name, trial in numbered]
+    found = [_row(name, trial, ladder, columns, objective) for name, trial in numbered]
     place = {name: n for n, (name, _) in enumerate(numbered)}
     return tuple(
         sorted(
             found,
             key=lambda row: (
                 -row["tokens"],
-                math.inf if row["val_loss"] is None else row["val_loss"],
+                math.inf if row[objective.entry] is None else objective.sign * row[objective.entry],
                 place[row["trial"]],
             ),
         )
     )
 
 
-def _row(name: str, trial: Trial, ladder: Ladder, columns: Sequence[str]) -> dict[str, Any]:
+def _row(
+    name: str, trial: Trial, ladder: Ladder, columns: Sequence[str], objective: Objective
+) -> dict[str, Any]:
     tokens = max(trial.losses, default=0)
-    loss = trial.losses.get(tokens)
     if trial.error:
         state = f"failed: {trial.error}"
     elif tokens == ladder.total:
@@ -101,7 +114,7 @@ def _row(name: str, trial: Trial, ladder: Ladder, columns: Sequence[str]) -> dic
         **{column: trial.settings.get(column) for column in columns},
         "steps": round(tokens / tokens_per_step(trial.settings)),
         "tokens": tokens,
-        "val_loss": loss if loss is not None and math.isfinite(loss) else None,
+        objective.entry: objective.value(trial.losses.get(tokens)),
         "state": state,
     }
 
@@ -114,14 +127,16 @@ def varied(space_names: Sequence[str], settings: Mapping[str, Any]) -> list[str]
     return names
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], objective: Objective = LOSS
+) -> str:
     """Rows as lines of text with aligned columns."""
-    titles = ["trial", *columns, "steps", "val loss", "state"]
+    titles = ["trial", *columns, "steps", objective.title, "state"]
     cells = [titles]
     for row in rows:
-        loss = row["val_loss"]
+        found = row[objective.entry]
         figures = ["" if row[name] is None else written(row[name]) for name in columns]
-        shown = "" if loss is None else f"{loss:.4f}"
+        shown = "" if found is None else f"{found:.4f}"
         cells.append([row["trial"], *figures, f"{row['steps']:,}", shown, row["state"]])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     last = len(titles) - 1
@@ -146,9 +161,12 @@ class Verdict:
     text: str
 
 
-def judge(trials: Sequence[Trial], seeds: Sequence[Trial], total: int) -> Verdict:
+def judge(
+    trials: Sequence[Trial], seeds: Sequence[Trial], total: int, objective: Objective = LOSS
+) -> Verdict:
     """Compare the best trial with the recipe. It counts as better only if its loss is lower than the mean of the
-    recipe's runs by more than their spread, the difference between the highest and the lowest."""
+    recipe's runs by more than their spread, the difference between the highest and the lowest; or its reward higher."""
+    words, shown = objective.words, objective.shown
     recipe = trials[0]
     own = [trial.losses.get(total) for trial in (recipe, *seeds)]
     losses = [loss for loss in own if loss is not None and math.isfinite(loss)]
@@ -162,8 +180,8 @@ def judge(trials: Sequence[Trial], seeds: Sequence[Trial], total: int) -> Verdic
     number = min(finished, key=lambda n: (finished[n], n))
     if not losses:
         text = (
-            f"Trial {number} is better than the recipe (validation loss {finished[number]:.4f}), whose runs have no "
-            "finite loss."
+            f"Trial {number} is better than the recipe ({words} {shown(finished[number])}), whose runs have no finite "
+            f"{'loss' if objective.sign > 0 else 'reward'}."
         )
         return Verdict(trials[number], finished[number], None, None, False, text)
     mean = sum(losses) / len(losses)
@@ -174,14 +192,14 @@ def judge(trials: Sequence[Trial], seeds: Sequence[Trial], total: int) -> Verdic
     )
     if number and spread is None:
         text = (
-            f"Trial {number} is better than the recipe by {gain:.4f} (validation loss {finished[number]:.4f}); whether "
+            f"Trial {number} is better than the recipe by {gain:.4f} ({words} {shown(finished[number])}); whether "
             "that is more than chance was not measured."
         )
         return Verdict(trials[number], finished[number], mean, None, False, text)
     if number and spread is not None and gain > spread:
         text = (
-            f"Trial {number} is better than the recipe by {gain:.4f} (validation loss {finished[number]:.4f}, the "
-            f"recipe's {mean:.4f}); {measured}."
+            f"Trial {number} is better than the recipe by {gain:.4f} ({words} {shown(finished[number])}, the recipe's "
+            f"{shown(mean)}); {measured}."
         )
         return Verdict(trials[number], finished[number], mean, spread, False, text)
     reason = f"; {measured}" if measured else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from homespun.terminal import Say, duration, encodable, fixed_columns, is_silent, is_terminal
+from homespun.tuning.objective import LOSS, Objective
 from homespun.tuning.space import written
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -26,6 +27,7 @@ class Screen:
         cost: int,
         done: int,
         rows: Callable[[], Sequence[Mapping[str, Any]]],
+        objective: Objective = LOSS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare the screen.
@@ -35,13 +37,16 @@ class Screen:
             cost: tokens of the whole tune.
             done: those that were done before.
             rows: gives the present table.
+            objective: the figure in it.
         """
         self._say, self._columns, self._cost, self._rows = say, columns, cost, rows
+        self._objective = objective
         self._now = now
         self._begun, self._done_before = now(), done
         self._done = done
         self._spoken = now()
         self._running: dict[str, int] = {}
+        """The step of each trial that runs."""
         self._live: Any = None
 
     def __enter__(self) -> "Screen":
@@ -66,13 +71,23 @@ class Screen:
             with contextlib.suppress(OSError):
                 self._live.stop()
 
+    def started(self, trial: str) -> None:
+        """The process of a trial begins."""
+        self._running[trial] = 0
+        if self._live:
+            self._live.update(self._table())
+
     def progress(self, trial: str, step: int, done: int) -> None:
         """A trial is at a step, and `done` tokens of the tune are done."""
         self._running[trial], self._done = step, done
         if self._live:
             self._live.update(self._table())
-        elif self._now() - self._spoken >= SECONDS_BETWEEN_LINES:
-            self.line(f"{', '.join(f'{name}: step {n:,}' for name, n in self._running.items())}")
+        self.wait()
+
+    def wait(self) -> None:
+        """Nothing may have happened: name the trials if that has been so for long."""
+        if not self._live and self._now() - self._spoken >= SECONDS_BETWEEN_LINES:
+            self.line(", ".join(f"{name}: {_place(n)}" for name, n in self._running.items()))
 
     def arrived(self, trial: str, settings: Mapping[str, Any], where: str, done: int) -> None:
         """A trial has come to a rung or to its end."""
@@ -109,7 +124,7 @@ class Screen:
         from rich.markup import escape
         from rich.table import Table
 
-        running = ", ".join(f"{name} at step {step:,}" for name, step in self._running.items())
+        running = ", ".join(f"{name}: {_place(step)}" for name, step in self._running.items())
         table = Table(
             title=self._state(),
             title_justify="left",
@@ -121,16 +136,20 @@ class Screen:
         for name in self._columns:
             table.add_column(name, justify="right", min_width=len(name))
         table.add_column("steps", justify="right")
-        table.add_column("val loss", justify="right")
+        table.add_column(self._objective.title, justify="right")
         table.add_column("state", overflow="ellipsis", no_wrap=True)
         for row in self._rows():
-            loss = row["val_loss"]
+            figure = row[self._objective.entry]
             values = ["" if row[name] is None else written(row[name]) for name in self._columns]
             table.add_row(
                 row["trial"],
                 *values,
                 f"{row['steps']:,}",
-                "" if loss is None else f"{loss:.4f}",
+                "" if figure is None else f"{figure:.4f}",
                 escape(encodable(row["state"], sys.stdout)),
             )
         return table
+
+
+def _place(step: int) -> str:
+    return f"step {step:,}" if step else "starting"

@@ -10,7 +10,14 @@ from homespun.errors import UserError
 from homespun.terminal import Say
 from homespun.training.interrupts import Interrupts
 from homespun.tuning.course import PLOT, Course, NewCrew
-from homespun.tuning.design import TuneFolder, designed, expected, given_config, resumed
+from homespun.tuning.design import (
+    TuneFolder,
+    designed,
+    expected,
+    given_config,
+    resumed,
+    stated_names,
+)
 from homespun.tuning.preparation import check_text
 from homespun.tuning.processes import Crew
 from homespun.tuning.result import TuneResult
@@ -41,13 +48,14 @@ def tune(
     if wanted.dry_run:
         raise UserError("--dry-run trains nothing: leave it out, or use homespun tune --dry-run")
     check_installed(wanted.method)
+    asked = frozenset(stated_names(given))
     folder = TuneFolder(Path(wanted.checkpoint_dir))
     with folder.lock() as lock:
         design = resumed(wanted, given, config, folder.path)
         if design:
             check_text(design.recipe, design.data_sha256)
         else:
-            design = designed(wanted, lock, say)
+            design = designed(wanted, asked, lock, say)
         course = Course(design, folder.path, wanted, say, interrupts, new_crew)
         return course.run()
 
@@ -57,7 +65,7 @@ def expected_tune(given: Mapping[str, Any], say: Say) -> dict[str, str]:
     workspace.check()
     wanted = given_config(given, None)
     check_installed(wanted.method)
-    return expected(wanted, say)
+    return expected(wanted, frozenset(stated_names(given)), say)
 
 
 def describe(result: TuneResult) -> dict[str, str]:

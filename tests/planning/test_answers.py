@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from homespun.planning.answers import work_of_pairs, work_of_reward
+from homespun.planning.answers import longest_row, work_of_pairs, work_of_reward
 from homespun.planning.resolved import ResolvedConfig
 
 
@@ -31,3 +31,10 @@ def test_answers_are_read_by_both_models_and_before_each_later_update(
     assert work.trained == 16 * 128
     assert work.read == readings * 16 * 128 + 4 * 100
     assert work.decoded == 4 * 20
+
+
+@pytest.mark.parametrize(("prompt", "answer", "row"), [(1, 64, 64), (2, 64, 128), (100, 29, 128)])
+def test_a_row_has_a_prompt_and_an_answer_without_its_last_token(
+    prompt: int, answer: int, row: int
+) -> None:
+    assert longest_row(prompt, answer) == row

@@ -85,6 +85,31 @@ def test_low_memory_keeps_matrices_and_embeddings_in_16_bits(optimizer: str) -> 
 
 
 @pytest.mark.parametrize("half", [False, True])
+def test_a_run_with_a_reward_holds_the_initial_model_and_writes_answers(half: bool) -> None:
+    model = dataclasses.replace(PRESETS["mini"], seq_len=128)
+    plain = Computing("adamw", traits.torch_on_cpu(half, 128))
+    with_reward = dataclasses.replace(plain, has_reference=True, writes_answers=True)
+    before, after = (training_memory(model, 8, computing) for computing in (plain, with_reward))
+    # Answers are written while the gradients and all of the backward pass are not there yet: nothing is added here.
+    assert dataclasses.replace(after, initial_model=0) == before
+    assert after.initial_model == 4 * count_parameters(model)
+    assert after.total == before.total + after.initial_model
+
+    # Adapters have small gradients, and one short row has small activations.
+    lora = dataclasses.replace(plain, lora=Lora(4, 8.0))
+    long = dataclasses.replace(model, seq_len=2048)
+    alone = training_memory(long, 0, lora)
+    written = training_memory(long, 0, dataclasses.replace(lora, writes_answers=True))
+    number_bytes = 2 if half else 4
+    channels = long.n_layers * long.n_kv_heads * long.head_dim
+    keys_and_values = 17 * 2048 * 2 * channels  # of 16 answers, and of the prompt that they copy
+    needed = number_bytes * (count_parameters(long) + keys_and_values)
+    of_training = alone.total - alone.weights - alone.moments
+    assert written.answers == needed - of_training > 0
+    assert dataclasses.replace(written, answers=0) == alone
+
+
+@pytest.mark.parametrize("half", [False, True])
 def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
     small = dataclasses.replace(PRESETS["gpt2-small"], seq_len=256)
     lora = Lora(8, 16.0)

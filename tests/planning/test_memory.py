@@ -123,6 +123,37 @@ def test_advice_keeps_groups_of_answers_whole() -> None:
             assert int(advised) in (1, 8, 16, 32)  # 1 comes with a smaller model
 
 
+def with_reward(**settings: object) -> Plan:
+    plan = planned(batch_size=8)
+    config = dataclasses.replace(plan.config, reward="questions", group_size=4, **settings)  # type: ignore[arg-type]
+    return dataclasses.replace(plan, config=config)
+
+
+def test_a_reward_adds_the_initial_model_if_the_run_stays_close_to_it() -> None:
+    before = memory.step_memory(planned(batch_size=8), MACHINE)
+    after = memory.step_memory(with_reward(), MACHINE)
+    assert after.initial_model == before.weights
+    assert after.total >= before.total + before.weights
+    assert memory.step_memory(with_reward(kl_factor=0.0), MACHINE).initial_model == 0
+    pairs = dataclasses.replace(planned(batch_size=8).config, preferences="pairs.jsonl")
+    preferred = dataclasses.replace(planned(), config=pairs)
+    # Its reference is some numbers that the run computes once.
+    assert memory.step_memory(preferred, MACHINE) == before
+
+
+def test_the_rows_of_answers_have_their_own_length() -> None:
+    plan = with_reward()
+    short, long = (dataclasses.replace(plan, longest_row=n) for n in (64, 512))
+    assert plan.in_rows.seq_len == plan.config.seq_len == 256
+    of_short, of_plan, of_long = (
+        memory.step_memory(one, MACHINE).activations for one in (short, plan, long)
+    )
+    assert of_short < of_plan < of_long
+    room = memory.step_memory(short, MACHINE).total
+    [advised] = re.findall(r"--batch-size (\d+)", memory.what_fits(short, room, MACHINE))
+    assert int(advised) == 8  # the advice is about these rows
+
+
 def without_estimates(message: str) -> str:
     return re.sub(r"(about|with) \d+\.\d GB", r"\1 ... GB", message)
 

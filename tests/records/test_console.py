@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -349,20 +350,24 @@ def test_units():
     ]  # fmt: skip
 
 
-def test_without_a_terminal_a_long_activity_is_named_and_a_short_one_is_not(monkeypatch):
-    tickers = []
+@pytest.fixture
+def tickers(monkeypatch):
+    """The tickers that a console makes, whose time the test decides."""
+    made = []
 
     class Ticker:
-        """A ticker whose time the test decides."""
-
         def __init__(self, tick, first, every):
             self.tick, self.first, self.every, self.over = tick, first, every, False
-            tickers.append(self)
+            made.append(self)
 
         def stop(self):
             self.over = True
 
     monkeypatch.setattr("homespun.records.console.Ticker", Ticker)
+    return made
+
+
+def test_without_a_terminal_a_long_activity_is_named_and_a_short_one_is_not(tickers):
     file = io.StringIO()
     with Console(file=file) as console:
         console(started(total_steps=10_000))
@@ -379,6 +384,34 @@ def test_without_a_terminal_a_long_activity_is_named_and_a_short_one_is_not(monk
         "step    500/10,000  saving ...",
         "step    500/10,000  saving ... 15 s",
     ]
+    assert all(ticker.over for ticker in tickers)
+
+
+def test_without_a_terminal_steps_are_named_if_no_line_of_the_log_comes(tickers, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("homespun.records.console.time", SimpleNamespace(monotonic=lambda: now))
+    file = io.StringIO()
+    with Console(file=file) as console:
+        console(started(total_steps=10_000))
+        console(stepped(500, 3.21, 0.05, 723.0))
+        [watching] = tickers
+        assert watching.first <= 1 >= watching.every
+        for second in range(1, 31):  # a step every second, the last one goes on and on
+            now = 100.0 + second
+            if second < 12:
+                console(stepped(500 + second, 3.21, 0.05, 723.0))
+            watching.tick(second)
+        console(activity("evaluating", 0.05))
+        now += 60.0
+        watching.tick(60.0)  # the ticker of the activity has its own lines
+    watching.tick(70.0)  # comes late
+    assert file.getvalue().splitlines() == [
+        "Training",
+        "step    509/10,000  done  12 min left",
+        "step    511/10,000  done  12 min left",
+        "step    512/10,000  takes 16 s  12 min left",
+    ]
+    assert len(tickers) == 2
     assert all(ticker.over for ticker in tickers)
 
 

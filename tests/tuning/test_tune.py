@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -191,21 +192,22 @@ def test_a_tune_from_python(
         package.tune({"learning_rate": [1e-4]}, search=("batch_size=1,2",))
     with pytest.raises(package.UserError, match="did you mean trials"):
         package.tune(trails=3)
-    with pytest.raises(package.UserError, match="leave --reward out"):
-        package.tune(reward="questions", quiet=True)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     design = ["--trials", 6, "--spread-runs", 1, "--max-steps", 160]
+    began = time.monotonic()
     control = finished(start(tmp_path, *design, "--checkpoint-dir", "control"))
+    whole = time.monotonic() - began
     moments = random.Random(7)
     kills = 0
     while kills < 10:
         process = start(tmp_path, *design, "--resume", "auto")
         try:
-            process.communicate(timeout=moments.uniform(2, 20))
+            # Ten of these take less time than a whole tune, on any machine.
+            process.communicate(timeout=whole * moments.uniform(0.03, 0.15))
         except subprocess.TimeoutExpired:
             if kills % 3 == 2:  # every third time, the trials outlive the tune, and save
                 process.kill()
@@ -217,7 +219,7 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
             break
     output = finished(start(tmp_path, *design, "--resume", "auto"))
     assert _table(output) == _table(control)
-    assert kills
+    assert kills == 10
     one, other = (durable.read_json(tmp_path / n / "results.json") for n in ("control", "tune"))
     assert one["rows"] == other["rows"]
 

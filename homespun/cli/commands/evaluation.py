@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,10 +135,19 @@ def judge(settings: Settings) -> int:
                 put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
             advance(1)
     learned = training_text(model)
-    result = summarised(stories, learned.training() if learned else None)
+    n_documents = learned.n_documents if learned else None
+    with bar("Comparing with the training text", n_documents) as advance:
+        result = summarised(stories, _counted(learned.training(), advance) if learned else None)
     for line in _figures(config, result, learned.path if learned else None):
         put(line)
     return 0
+
+
+def _counted(documents: Iterable[str], advance: Callable[[float], object]) -> Iterator[str]:
+    """The documents. Each moves a bar."""
+    for document in documents:
+        yield document
+        advance(1)
 
 
 def _figures(config: JudgeConfig, result: "Storytelling", text: Path | None) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from homespun.cli.arguments import Settings
 from homespun.config import BenchConfig, DoctorConfig, ReportConfig, VerifyConfig
 from homespun.errors import UserError
-from homespun.terminal import columns, put, say
+from homespun.terminal import bar, columns, put, say
 
 
 def doctor(settings: Settings) -> int:
@@ -14,7 +14,8 @@ def doctor(settings: Settings) -> int:
     if config.run is None:
         from homespun.doctor import examine_engines
 
-        return 0 if examine_engines(say) else 1
+        with bar("Examining this machine", None):
+            return 0 if examine_engines(say) else 1
     from homespun.reporting.doctor import examine_run
 
     return 0 if examine_run(Path(config.run), put, columns(sys.stdout)) else 1
@@ -34,8 +35,9 @@ def verify(settings: Settings) -> int:
         raise UserError(f"there is no run in {config.path}: name a file or a folder to check")
     from homespun.verify import verify
 
-    for line in verify(Path(config.path)):
-        say(line)
+    with bar(f"Checking {config.path}", None):
+        for line in verify(Path(config.path)):
+            say(line)
     return 0
 
 

@@ -11,7 +11,7 @@ from homespun.cli.arguments import Settings
 from homespun.cli.commands.loading import load_model
 from homespun.config import STANDARD_INPUT, ChatConfig, GenerateConfig, ModelConfig, SamplingConfig
 from homespun.errors import UserError
-from homespun.terminal import columns, printable, put, warn, wrapped
+from homespun.terminal import bar, columns, printable, put, warn, wrapped
 
 if TYPE_CHECKING:
     from homespun.language_model import LanguageModel
@@ -39,10 +39,12 @@ def generate(settings: Settings) -> int:
         write(prompt or "", model.stream(prompt, config, speed=speed))
     else:
         samples = model.samples(prompt, config, config.num_samples, speed=speed)
-        for number, sample in enumerate(samples, start=1):
-            put(f"--- {number} of {config.num_samples} ---")
-            text = printable((prompt or "") + sample.text)
-            put(wrapped(text, columns(sys.stdout)))
+        with bar("Writing", config.num_samples) as advance:
+            for number, sample in enumerate(samples, start=1):
+                put(f"--- {number} of {config.num_samples} ---")
+                text = printable((prompt or "") + sample.text)
+                put(wrapped(text, columns(sys.stdout)))
+                advance(1)
     report()
     return 0
 

@@ -1,23 +1,22 @@
 """The folder of a studio flows in; its runs and tunes come out: found, followed and described for all pages at once."""
 
-import dataclasses
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from homespun.config import TOKENS_DIR
 from homespun.errors import UserError
 from homespun.records.reading import is_number
 from homespun.reporting.diagnosis import passing_notes
 from homespun.reporting.report import report_on
-from homespun.reporting.run_record import RunRecord, read_run
+from homespun.reporting.run_record import read_run
 from homespun.server.limits import Limits
 from homespun.server.studio.exchange import JSON
 from homespun.server.studio.folders import Found, run_place, search
 from homespun.server.studio.processes import Processes
 from homespun.server.studio.standing import Stands, standing, unbegun
 from homespun.server.studio.watched import Cursor, Watched
+from homespun.terminal import silence
 from homespun.tuning.reading import read_tune
 
 LOOK_SECONDS = 0.4
@@ -115,8 +114,9 @@ class Library:
             seen = (watched.generation, len(watched.training), len(watched.evaluations))
         if name in self._advised and self._advised[name][0] == seen:
             return self._advised[name][1]
-        run = self._from_here(read_run(self._root / name))
-        one = report_on(run, name)
+        with silence():
+            run = read_run(self._root / name)
+            one = report_on(run, name)
         told: JSON = {
             "problems": [
                 {"title": d.title, "text": d.sentence, "evidence": list(d.evidence)}
@@ -132,16 +132,6 @@ class Library:
         self._advised[name] = (seen, told)
         return told
 
-    def _from_here(self, run: RunRecord) -> RunRecord:
-        """A run whose text is found wherever this process was started: runs name it from the folder of the studio."""
-        header = dict(run.header)
-        if isinstance(text := header.get("data_file"), str) and text:
-            header["data_file"] = str(self._root / text)
-        if isinstance(requested := header.get("requested"), dict):
-            tokens = requested.get("tokens_dir") or TOKENS_DIR
-            header["requested"] = {**requested, "tokens_dir": str(self._root / str(tokens))}
-        return dataclasses.replace(run, header=header)
-
     def tune(self, name: str) -> JSON:
         """The table of a tune.
 
@@ -154,6 +144,7 @@ class Library:
         return {
             "tune": name,
             "columns": list(table.columns),
+            "figure": {"entry": table.objective.entry, "title": table.objective.described},
             "rows": [
                 {k: v if isinstance(v, str) or is_number(v) else None for k, v in row.items()}
                 for row in table.rows

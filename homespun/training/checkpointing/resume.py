@@ -140,12 +140,12 @@ def with_stored(wanted: TrainConfig, given: Mapping[str, Any], point: ResumePoin
     """
     at_first = _config_from(TrainConfig, point.header["requested"])
     if "reward" not in with_file(given):
-        _check_reward(at_first.reward)
+        check_stored_reward(at_first.reward)
     place = {name: getattr(wanted, name) for name in ("checkpoint_dir", "resume", "engine")}
     return dataclasses.replace(at_first, **{**with_file(given), **place})
 
 
-def _check_reward(stored: str | None) -> None:
+def check_stored_reward(stored: str | None) -> None:
     """Make sure that no code runs because a file names it.
 
     Raises:
@@ -324,7 +324,7 @@ def resumed_plan(requested: TrainConfig, stored: dict[str, Any], say: Say) -> Pl
         changed |= {name: given.get(name) for name in LIMITS}
     config = dataclasses.replace(resolved, **changed)
     if config.reward != requested.reward:
-        _check_reward(config.reward)
+        check_stored_reward(config.reward)
     if config.sequences_per_step != resolved.sequences_per_step:
         raise UserError(
             f"a resumed run keeps its {counted(resolved.sequences_per_step, 'sequence')} per step: "

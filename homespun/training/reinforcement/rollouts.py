@@ -21,15 +21,14 @@ from homespun.data.corpus import Corpus
 from homespun.data.samples import mixed, permuted
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Session
-from homespun.terminal import Say, counted
+from homespun.planning.answers import TOGETHER, longest_row
+from homespun.terminal import Say, bar, counted
 from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.reinforcement.loss import Values, advantages
 from homespun.training.reinforcement.rewards import Reward, distinguished_by, scores
 
 HELD_OUT = 64
 """Prompts of an evaluation."""
-TOGETHER = 16
-"""Of these, so many are answered together."""
 MOST_BEGINNINGS = 1 << 14
 """Prompts that are taken from a text."""
 HELD_OUT_SEED = 0x68656C64
@@ -74,21 +73,23 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say
     """
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
     n_long = 0
-    for one, is_validation in zip(
-        conversations(corpus.path, None),
-        (is_held_out for _, is_held_out in corpus.split()),
-        strict=True,
-    ):
-        *messages, answer = one.messages
-        held_out = prompts[True]
-        if is_validation and len(held_out) >= HELD_OUT:
-            continue
-        ids = template.prompt(messages)
-        if len(ids) <= room:
-            record = {**one.fields, "messages": messages, "answer": answer["content"]}
-            prompts[is_validation].append(Prompt(array("i", ids), record))
-        else:
-            n_long += 1
+    with bar("Reading the prompts", corpus.n_documents) as advance:
+        for one, is_validation in zip(
+            conversations(corpus.path, None),
+            (is_held_out for _, is_held_out in corpus.split()),
+            strict=True,
+        ):
+            advance(1)
+            *messages, answer = one.messages
+            held_out = prompts[True]
+            if is_validation and len(held_out) >= HELD_OUT:
+                continue
+            ids = template.prompt(messages)
+            if len(ids) <= room:
+                record = {**one.fields, "messages": messages, "answer": answer["content"]}
+                prompts[is_validation].append(Prompt(array("i", ids), record))
+            else:
+                n_long += 1
     if not prompts[False]:
         raise UserError(
             f"{corpus.path}: no prompt leaves room for an answer in the context: give shorter conversations, or a "
@@ -131,14 +132,16 @@ def of_beginnings(
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
     most = {True: HELD_OUT, False: MOST_BEGINNINGS}
     n_long = 0
-    for document, is_validation in corpus.split():
-        if len(prompts[is_validation]) < most[is_validation]:
-            found = beginning.match(document)
-            ids = [tokenizer.eot_id, *tokenizer.encode(found[0])] if found else []
-            if found and len(ids) <= room:
-                record = {"messages": [], "text": found[0]}
-                prompts[is_validation].append(Prompt(array("i", ids), record))
-            n_long += len(ids) > room
+    with bar("Reading the prompts", corpus.n_documents) as advance:
+        for document, is_validation in corpus.split():
+            advance(1)
+            if len(prompts[is_validation]) < most[is_validation]:
+                found = beginning.match(document)
+                ids = [tokenizer.eot_id, *tokenizer.encode(found[0])] if found else []
+                if found and len(ids) <= room:
+                    record = {"messages": [], "text": found[0]}
+                    prompts[is_validation].append(Prompt(array("i", ids), record))
+                n_long += len(ids) > room
     if not prompts[False]:
         raise UserError(
             f"{corpus.path}: no document has {counted(n_words, 'word')} and room for more in the context: lower "
@@ -195,6 +198,12 @@ class Sampler:
         self._reward, self._name, self._seconds = reward, name, reward_seconds
         self._kind: Callable[[Mapping[str, Any], str], Hashable] = distinguished_by(name)
         self._seed, self._group_size, self._max_tokens = seed, group_size, max_tokens
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of a row with the longest prompt and the longest answer."""
+        longest = max(len(prompt.ids) for prompt in self.prompts.training)
+        return longest_row(longest, self._max_tokens)
 
     def groups(self, session: Session, first: int, count: int) -> Iterator[Group]:
         """The groups of the prompts with the numbers `first` to `first + count - 1`. A pass over all prompts has each

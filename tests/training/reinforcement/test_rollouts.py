@@ -104,6 +104,23 @@ def test_the_held_out_score_is_always_the_same(greedy: bool) -> None:
     assert made.held_out_score(Written(), lambda: True) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("n_tokens", [62, 63, 64])
+def test_the_longest_row_is_that_of_the_longest_prompt_and_answer(n_tokens: int) -> None:
+    prompts = [Prompt(array("i", [1] * n), {"messages": []}) for n in (1, 3)]
+    longest = Continuation("", tuple(range(n_tokens)), "length")
+    made = Sampler(
+        Prompts(prompts, [], greedy=True),
+        length,
+        "length",
+        seed=0,
+        group_size=1,
+        max_tokens=n_tokens,
+        reward_seconds=30,
+    )
+    rows = rows_of([Group(prompts[1], [longest], [1.0], np.array([1.0]), 1)])
+    assert made.longest_row == rows.batch.inputs.shape[1]
+
+
 def test_equal_answers_of_a_group_count_once() -> None:
     made = groups(sampler(), 0, 5)
     for group in made:

@@ -14,16 +14,17 @@ export function Tune({ name }) {
   }, [value]);
   if (error) return html`<${Problem} error=${error} again=${again} />`;
   if (!value) return html`<${Busy}>Reading the trials<//>`;
+  const measured = (one) => (one === null ? "–" : one.toFixed(4));
   const cell = (one) => (typeof one === "number" ? figure(one) : one ?? "–");
   return html`<section aria-labelledby="tune-title">
     <h2 id="tune-title">${value.tune}</h2>
     <p class=${value.verdict ? "fine" : "note"}>${value.verdict ?? "This tune is not complete. The table is that of the trials so far."}</p>
     <div class="wide" tabindex="0" role="region" aria-label="Trials"><table>
       <thead><tr><th scope="col">trial</th>${value.columns.map((column) => html`<th scope="col" class="number">${column}</th>`)}
-        <th scope="col" class="number">steps</th><th scope="col" class="number">validation loss, nats/token</th><th scope="col">state</th></tr></thead>
+        <th scope="col" class="number">steps</th><th scope="col" class="number">${value.figure.title}</th><th scope="col">state</th></tr></thead>
       <tbody>${value.rows.map((row) => html`<tr key=${row.trial}><th scope="row">${row.trial}</th>
         ${value.columns.map((column) => html`<td class="number">${cell(row[column])}</td>`)}
-        <td class="number">${row.steps.toLocaleString("en")}</td><td class="number">${row.val_loss === null ? "–" : row.val_loss.toFixed(4)}</td><td>${row.state}</td></tr>`)}</tbody>
+        <td class="number">${row.steps.toLocaleString("en")}</td><td class="number">${measured(row[value.figure.entry])}</td><td>${row.state}</td></tr>`)}</tbody>
     </table></div>
     <dl class="facts">${Object.entries(value.facts).map(([topic, fact]) => html`<div><dt>${topic}</dt><dd>${fact}</dd></div>`)}</dl>
   </section>`;
