@@ -164,6 +164,7 @@ LAYERS = {
     "preparing": {
         "config",
         "errors",
+        "durable",
         "workspace",
         "terminal",
         "data",

@@ -4,6 +4,7 @@ Machines that share a folder can so read a text together, each some of its files
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,11 +41,16 @@ def keep_facts(
         ThreadPoolExecutor(n_workers) as pool,
         Workers(facts.__name__, n_workers) as workers,  # ends first, and so all threads
     ):
+        lock = threading.Lock()
+
+        def count(n_bytes: int) -> None:
+            with lock:
+                advance(n_bytes)
 
         def keep(text: Path, kept: Path) -> None:
             identity = hashlib.sha256()
             with durable.replacing(kept) as file:
-                for packed in packed_facts(text, block, workers, advance):
+                for packed in packed_facts(text, block, workers, count):
                     file.write(packed)
                     identity.update(packed)
                 file.write(identity.digest())

@@ -91,7 +91,9 @@ def identity(files: Sequence[Path], block: int) -> str:
     The times of a file are compared in seconds, because file systems that are shared do not keep them more exactly.
     A change within a second is found when the documents are read, see `parts_of`.
     """
-    stats = [(file.name, file.stat().st_size, int(file.stat().st_mtime)) for file in files]
+    stats = [
+        (file.name, found.st_size, int(found.st_mtime)) for file in files for found in [file.stat()]
+    ]
     rules = [VERSION, RULES, prepare.SHARD_BYTES, block]
     return hashlib.sha256(json.dumps([rules, stats]).encode()).hexdigest()
 
