@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
@@ -91,7 +92,7 @@ def facts_in(
                 pending.append((pool.submit(_collect, *task), facts))
             future, facts = pending.popleft()
             future.result()
-            yield from unpacked(iter(lambda: facts.read(TOGETHER * PACKED.itemsize), b""))
+            yield from unpacked(iter(partial(facts.read, TOGETHER * PACKED.itemsize), b""))
             facts.close()
 
 

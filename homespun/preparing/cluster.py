@@ -17,6 +17,7 @@ from homespun.data.prepare import cannot_write_tokens, check_folder
 from homespun.errors import UserError, cannot_read
 from homespun.preparing.several_machines import SharedWork
 from homespun.terminal import Say, say
+from homespun.tokenizer import Tokenizer
 
 INSTALL = "pip install 'homespun[cluster]'"
 KINDS = {
@@ -77,6 +78,8 @@ def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
     """
     workspace.check()
     check_folder(Path(config.tokens_dir))
+    if config.tokenizer_path:
+        Tokenizer.load(Path(config.tokenizer_path))  # a mistake is found before the work
     cluster = read_cluster(Path(config.cluster or ""))
     try:
         from datatrove import executor as executors

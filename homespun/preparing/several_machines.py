@@ -64,6 +64,8 @@ def prepare_part(
         UserError: the text cannot be read or divided, or the tokens not be written. Finished files stay.
     """
     workspace.check()
+    if config.tokenizer_path:
+        Tokenizer.load(Path(config.tokenizer_path))  # a mistake is found before the work
     part, n_parts = config.part_and_parts
     work = SharedWork(config, n_parts, say)
 
