@@ -241,14 +241,23 @@ def survey(
             _report_changes(files_to_read(path), say)
     else:
         corpus = from_fact(path, fact)
-    if say and (others := left_out(path)):
+    if say:
+        remark(corpus, say)
+    return corpus
+
+
+def remark(corpus: Corpus, say: Say) -> None:
+    """Tell what a user may not expect of a text: files that are left out of a folder, JSON under the name of a text,
+    conversations that are left out, and marks inside the documents."""
+    path = corpus.path
+    if others := left_out(path):
         say(f"Left out of {path}: {others}.")
-    if say and looks_like_jsonl(path):
+    if looks_like_jsonl(path):
         say(
             f"{path}: its lines are JSON and are read as they are. To read only the text in them, give the file a "
             "name that ends in .jsonl"
         )
-    if say and corpus.n_left_out:
+    if corpus.n_left_out:
         kind, reason = "conversation", "an empty message or without an answer"
         if corpus.is_pairs:
             kind, reason = "pair", "an empty message or equal answers"
@@ -256,12 +265,11 @@ def survey(
             f"Left out of {path}: {counted(corpus.n_left_out, kind)} with {reason}; "
             f"the first is {corpus.first_left_out}."
         )
-    if say and corpus.n_marks and not corpus.is_chat:
+    if corpus.n_marks and not corpus.is_chat:
         say(
             f"{path}: {corpus.n_marks:,} {END_OF_TEXT} inside documents, where it is ordinary text and ends none. "
             f"If it is meant to end documents, {how_to_mark(path)}"
         )
-    return corpus
 
 
 def keep_survey(corpus: Corpus, snapshot: Snapshot, folder: Path) -> None:

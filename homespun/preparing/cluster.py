@@ -115,8 +115,8 @@ def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
     last.run()
     if cluster.kind == "slurm":
         say(
-            f"Four jobs are in the queue of Slurm (squeue shows them). When the last one is done, the tokens are "
-            f"complete. Logs: {work.folder / 'logs'}"
+            "The jobs are in the queue of Slurm; squeue lists them. When homespun-complete is done, the tokens are "
+            f"there. Logs: {work.folder / 'logs'}"
         )
     else:
         work.complete()

@@ -14,7 +14,7 @@ from pathlib import Path
 from homespun import durable, workspace
 from homespun.config import PrepareConfig
 from homespun.data.conversations import holds_conversations
-from homespun.data.corpus import keep_survey, plain
+from homespun.data.corpus import keep_survey, plain, remark
 from homespun.data.documents import block_of
 from homespun.data.files import files_to_read
 from homespun.data.kept_facts import keep_facts
@@ -44,7 +44,7 @@ from homespun.errors import UserError
 from homespun.preparing.one_machine import encoder, facts_in_words, write_records
 from homespun.terminal import Say, bar, counted, duration
 from homespun.tokenizer import Tokenizer
-from homespun.training.text_stage import check_size, choose_tokenizer
+from homespun.training.text_stage import check_size, choose_tokenizer, find_tokenizer
 
 SECONDS_BETWEEN_LOOKS = 2.0
 """While a machine waits for others."""
@@ -228,10 +228,18 @@ class SharedWork:
         if plan is None:
             with bar("Planning", None):
                 plan = make_plan(self.path, self.block, self._kept)
+            remark(plan.corpus, self.say)
             check_size(plan.corpus, self.say)
             write_plan(self._plan_file, plan)
-        if self.tokenizer(plan) is None:
-            chosen = choose_tokenizer(None, self.config.vocab_size, plan.corpus, self.say)
+        if self.config.tokenizer_path:
+            return
+        size, earlier = self.config.vocab_size, self.tokenizer(plan)
+        chosen = (
+            find_tokenizer(None, size, plan.corpus, self.say)  # the one that `train` will find
+            or earlier
+            or choose_tokenizer(None, size, plan.corpus, self.say)
+        )
+        if earlier is None or earlier.sha256 != chosen.sha256:
             durable.write_json(self._tokenizer_file(plan), {"tokenizer": chosen.to_json()})
 
     def _tokenizer_file(self, plan: Plan) -> Path:

@@ -130,7 +130,7 @@ def test_the_jobs_for_slurm(place: Path) -> None:
     written(place / "cluster.toml", '[slurm]\ntasks = 2\ntime = "1:00:00"\npartition = "cpu"\n')
     done = run(prefix=f"{programs}:{Path(sys.executable).parent}:")
     assert done.returncode == 0, done.stderr
-    assert "Four jobs are in the queue of Slurm" in done.stdout
+    assert "The jobs are in the queue of Slurm" in done.stdout
     log = (place / "slurm.log").read_text()
     assert (place / "data/tokens").is_dir(), log
     assert contents(tokens_in(place / "data/tokens")) == expected(), log
