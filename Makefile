@@ -93,7 +93,7 @@ test-trackers: .venv/.installed-for-tests
 # Tokens made by a cluster of two local workers, and tokens on a local server that speaks S3.
 test-machines: .venv/.installed-for-tests
 	$(PIP) -e '.[machines]'
-	$(BIN)/python -m pytest tests/preparing tests/data/test_remote_storage.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/preparing tests/data/test_remote_storage.py
 
 # Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
 faults: .venv/.installed-for-tests

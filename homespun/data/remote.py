@@ -74,7 +74,9 @@ class Place:
             if failures:
                 self._sleep(2.0 ** (failures - 1))
             try:
-                content = bytes(self._files.cat_file(path, start, end, **self._exactly))
+                # By name, because the order of the arguments differs between storages.
+                wanted = self._files.cat_file(path, start=start, end=end, **self._exactly)
+                content = bytes(wanted)
             except (FileNotFoundError, PermissionError) as error:
                 reason = type(error).__name__
                 break

@@ -49,6 +49,7 @@ def run(*, prefix: str = "") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("datatrove")
 def test_two_local_workers(place: Path) -> None:
     written(place / "cluster.toml", "[local]\ntasks = 3\nworkers = 2\n")
@@ -63,6 +64,7 @@ def test_two_local_workers(place: Path) -> None:
     assert contents(home) == expected()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("datatrove")
 def test_a_cluster_that_is_killed_goes_on(place: Path) -> None:
     """All processes are killed as soon as the first file is read."""
@@ -83,6 +85,7 @@ def test_a_cluster_that_is_killed_goes_on(place: Path) -> None:
     assert contents(tokens_in(place / "data/tokens")) == expected()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("datatrove")
 def test_a_task_that_fails_ends_the_command(place: Path) -> None:
     written(place / "cluster.toml", "[local]\ntasks = 2\nworkers = 2\n")
@@ -119,6 +122,7 @@ SCONTROL = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("datatrove")
 def test_the_jobs_for_slurm(place: Path) -> None:
     """Each job runs at once when it is submitted, after the job that it depends on."""
