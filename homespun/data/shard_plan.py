@@ -211,7 +211,7 @@ def _documents(start: Place, plan: Plan, files: Sequence[Path]) -> Iterator[tupl
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan. Raises the exceptions of `durable.write_json`."""
-    shards = [dataclasses.astuple(shard) for shard in plan.shards]
+    shards = [dataclasses.asdict(shard) for shard in plan.shards]
     record = {"text": as_fact(plan.corpus), "block": plan.block, "shards": shards}
     durable.write_json(path, record)
 
@@ -228,5 +228,7 @@ def read_plan(path: Path, text: Path) -> Plan | None:
         return None
     if not record:
         return None
-    shards = (PlannedShard(*facts, Place(*start)) for *facts, start in record["shards"])
+    shards = [
+        PlannedShard(**{**facts, "start": Place(**facts["start"])}) for facts in record["shards"]
+    ]
     return Plan(from_fact(text, record["text"]), record["block"], tuple(shards))

@@ -269,7 +269,7 @@ class SharedWork:
             UserError: they are not chosen yet.
         """
         plan = self.plan()
-        tokenizer = plan and self.tokenizer(plan)
+        tokenizer = self.tokenizer(plan) if plan else None
         if plan is None or tokenizer is None:
             raise UserError(f"{self.folder}: holds no plan of this text: run the first part")
         return plan, tokenizer, self.tokens / folder_name(plan.corpus.sha256, tokenizer.sha256)
