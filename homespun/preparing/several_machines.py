@@ -308,8 +308,8 @@ class SharedWork:
         seconds = time.monotonic() - begun
         self.say(
             f"part {part + 1} of {self.n_parts}: {counted(len(share), 'file')} of tokens, "
-            f"{len(share) - len(missing)} of them from before; "
-            f"{duration(seconds)}, {n_bytes / 1e6 / max(seconds, 1e-3):,.1f} MB/s"
+            + (f"{there} of them from before, " if (there := len(share) - len(missing)) else "")
+            + f"{duration(seconds)}, {n_bytes / 1e6 / max(seconds, 1e-3):,.1f} MB/s"
         )
 
     def parts_that_tokenize(self) -> set[int]:
@@ -337,9 +337,8 @@ class SharedWork:
         if self._plan_name() == self._plan_file.name:
             keep_survey(plan.corpus, snapshot, self.tokens)
         write_records(plan.corpus, tokenizer, prepared)
-        for needless in (*self.folder.glob("*.facts"), *self.folder.glob("plan-*.json")):
-            if needless != self._plan_file:
-                needless.unlink(missing_ok=True)
+        for kept in self._kept:
+            kept.unlink(missing_ok=True)
         for name, fact in facts_in_words(self.config, plan.corpus, prepared).items():
             self.say(f"{name:<8}{fact}")
 

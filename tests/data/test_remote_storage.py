@@ -1,6 +1,7 @@
 """Tokens on storage that speaks S3, and on the Hugging Face hub: servers on loopback. S3 needs moto: make
 test-machines."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,11 +105,15 @@ def test_only_the_ranges_of_the_hub_are_read(text: Text, hub: Hub, on_hub: str) 
     """The library of the hub reads ahead unless it is asked not to."""
     remote = RemoteText(TokensElsewhere(on_hub, 0))
     training, _ = remote.streams()
-    before = hub.bytes_served
+    before = len(hub.requests)
     expected = text.prepared.training
     for start in (0, 777, len(expected) - 40):
         assert training.read(start, 40).tolist() == expected.read(start, 40).tolist()
-    assert hub.bytes_served - before < 3 * 400
+    ranges = [request.headers.get("range") for request in hub.requests[before:]]
+    asked = [re.fullmatch(r"bytes=(\d+)-(\d+)", one) for one in ranges if one]
+    assert sum(int(one[2]) - int(one[1]) + 1 for one in asked if one) < 3 * 400
+    assert len(asked) >= 6  # headers of three shards, and the ranges
+    assert all(asked)
 
 
 def test_an_answer_of_the_hub_that_breaks_off(text: Text, hub: Hub, on_hub: str) -> None:
