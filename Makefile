@@ -10,7 +10,7 @@ ifeq ($(shell uname -s)$(GPU)$(PIP_EXTRA_INDEX_URL)$(PIP_INDEX_URL),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
-.PHONY: install torch demo studio test test-slow test-judges test-browser test-studio test-trackers soak faults check format clean
+.PHONY: install torch demo studio test test-slow test-judges test-browser test-studio test-trackers test-machines soak faults check format clean
 
 install: .venv/.installed
 	@echo "Ready. Next: . .venv/bin/activate"
@@ -89,6 +89,11 @@ soak: .venv/.installed-for-tests
 test-trackers: .venv/.installed-for-tests
 	$(PIP) -e '.[trackers]'
 	$(BIN)/python -m pytest -m "slow or not slow" tests/records/test_tracking.py
+
+# Tokens made by a cluster of two local workers, and tokens on a local server that speaks S3.
+test-machines: .venv/.installed-for-tests
+	$(PIP) -e '.[machines]'
+	$(BIN)/python -m pytest -m "slow or not slow" tests/preparing tests/data/test_remote_storage.py
 
 # Runs that are killed, starved and damaged in every way that docs/faults.md lists; writes its tables.
 faults: .venv/.installed-for-tests

@@ -165,6 +165,7 @@ LAYERS = {
     "preparing": {
         "config",
         "errors",
+        "durable",
         "workspace",
         "terminal",
         "data",

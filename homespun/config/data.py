@@ -1,5 +1,6 @@
 """Settings for getting text and for training a tokenizer on it."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,13 +107,48 @@ class PrepareConfig(Checked):
         if_omitted="data/NAME_clean",
     )
 
+    part: str | None = setting(
+        None,
+        "Do one of several parts of the work, such as 1/4. Start each part on a machine of its own that reads the same "
+        "text and shares --tokens-dir.",
+    )
+    cluster: PathName | None = setting(
+        None,
+        "Let a cluster do the work: a TOML file with its kind and its settings; needs pip install 'homespun[cluster]'.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.part is not None:
+            _ = self.part_and_parts  # refuses other values
+        for flag, value in (("--part", self.part), ("--cluster", self.cluster)):
+            if value is not None and self.drops:
+                raise UserError(
+                    f"{flag} divides the work on a finished text: first leave documents out on one machine, then name "
+                    "the new folder with --data-file"
+                )
+        if self.part is not None and self.cluster is not None:
+            raise UserError("--cluster starts all parts by itself: leave --part out")
         if self.output is not None and not self.drops:
             raise UserError(
                 "--output is the folder of the documents that are kept: add --drop-duplicates or --drop-poor, or leave "
                 "it out"
             )
+
+    @property
+    def part_and_parts(self) -> tuple[int, int]:
+        """The part, from 0, and the number of parts.
+
+        Raises:
+            UserError: `part` is not written as K/N.
+        """
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part or "1/1")
+        part, n_parts = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= part <= n_parts:
+            raise UserError(
+                f"--part is {self.part!r}: write the number of the part and the number of all parts, such as 1/4"
+            )
+        return part - 1, n_parts
 
     @property
     def drops(self) -> bool:

@@ -6,8 +6,8 @@ documents, and nothing learns from them.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from homespun import durable
 from homespun.data import conversations, preferences
 from homespun.data.documents import block_of, documents
 from homespun.data.download_file import is_as_downloaded, record_of
-from homespun.data.facts import facts_in, facts_of
+from homespun.data.facts import Fact, facts_in, facts_of
 from homespun.data.files import (
     bytes_to_read,
     files_to_read,
@@ -133,18 +133,20 @@ class Corpus:
         """
         identity = hashlib.sha256()
         for document in _documents(self.path, self.is_chat, self.is_pairs, lambda place: None):
-            encoded = document.encode()
-            digest = hashlib.sha256(encoded).digest()
-            identity.update(digest)
+            whole = self.piece(document)
+            identity.update(whole.sha256)
             if self.max_block_bytes is None:
-                yield Piece(document, self._is_validation(digest), digest, len(encoded))
-                continue
-            for block in blocks(encoded, self.max_block_bytes):
-                encoded_block = block.encode()
-                digest = hashlib.sha256(encoded_block).digest()
-                yield Piece(block, self._is_validation(digest), digest, len(encoded_block))
+                yield whole
+            else:
+                yield from map(self.piece, blocks(document.encode(), self.max_block_bytes))
         if identity.hexdigest() != self.sha256:
             raise UserError(f"{self.path}: changed while it was being read; run this again")
+
+    def piece(self, text: str) -> Piece:
+        """A document or a block, with its hash and its side."""
+        encoded = text.encode()
+        digest = hashlib.sha256(encoded).digest()
+        return Piece(text, self.is_validation(digest), digest, len(encoded))
 
     def _split_of_mixture(self) -> Iterator[tuple[str, bool]]:
         """The documents of all texts in turn, so that every beginning has about the shares of the weights."""
@@ -180,7 +182,8 @@ class Corpus:
             "long or often the same, or the validation documents were removed earlier."
         )
 
-    def _is_validation(self, digest: bytes) -> bool:
+    def is_validation(self, digest: bytes) -> bool:
+        """Whether the document with this SHA-256 belongs to validation."""
         chosen = self.validation_hashes
         return _is_divisible(digest) if chosen is None else digest.hex() in chosen
 
@@ -223,7 +226,7 @@ def survey(
         ]
         return _mixture(path, sources, described.weights)
     snapshot = Snapshot(files_to_read(path))
-    manifest = folder and Manifest(folder / f"{_plain(path.resolve().name)}.survey.json", RULES)
+    manifest = folder and _surveys(path, folder)
     place = str(path.resolve())  # texts of the same name share a manifest
     if as_pairs:  # the same file may hold conversations, too
         place += " as pairs"
@@ -231,21 +234,30 @@ def survey(
     if fact is None:
         corpus = _read(path, as_pairs, n_workers)
         if manifest:
-            manifest.note(place, snapshot, _as_fact(corpus))
+            manifest.note(place, snapshot, as_fact(corpus))
             if keeps:
                 manifest.save()
         if say:
             _report_changes(files_to_read(path), say)
     else:
-        corpus = _from_fact(path, fact)
-    if say and (others := left_out(path)):
+        corpus = from_fact(path, fact)
+    if say:
+        remark(corpus, say)
+    return corpus
+
+
+def remark(corpus: Corpus, say: Say) -> None:
+    """Tell what a user may not expect of a text: files that are left out of a folder, JSON under the name of a text,
+    conversations that are left out, and marks inside the documents."""
+    path = corpus.path
+    if others := left_out(path):
         say(f"Left out of {path}: {others}.")
-    if say and looks_like_jsonl(path):
+    if looks_like_jsonl(path):
         say(
             f"{path}: its lines are JSON and are read as they are. To read only the text in them, give the file a "
             "name that ends in .jsonl"
         )
-    if say and corpus.n_left_out:
+    if corpus.n_left_out:
         kind, reason = "conversation", "an empty message or without an answer"
         if corpus.is_pairs:
             kind, reason = "pair", "an empty message or equal answers"
@@ -253,15 +265,31 @@ def survey(
             f"Left out of {path}: {counted(corpus.n_left_out, kind)} with {reason}; "
             f"the first is {corpus.first_left_out}."
         )
-    if say and corpus.n_marks and not corpus.is_chat:
+    if corpus.n_marks and not corpus.is_chat:
         say(
             f"{path}: {corpus.n_marks:,} {END_OF_TEXT} inside documents, where it is ordinary text and ends none. "
             f"If it is meant to end documents, {how_to_mark(path)}"
         )
-    return corpus
 
 
-def _plain(name: str) -> str:
+def keep_survey(corpus: Corpus, snapshot: Snapshot, folder: Path) -> None:
+    """Let the next survey of these files find this corpus, see `survey`.
+
+    Args:
+        corpus: the text in the files.
+        snapshot: the files, from a time since when they were not changed.
+        folder: holds the manifest.
+    """
+    manifest = _surveys(corpus.path, folder)
+    manifest.note(str(corpus.path.resolve()), snapshot, as_fact(corpus))
+    manifest.save()
+
+
+def _surveys(path: Path, folder: Path) -> Manifest:
+    return Manifest(folder / f"{plain(path.resolve().name)}.survey.json", RULES)
+
+
+def plain(name: str) -> str:
     """A name of a text, which may be a pattern, as the name of a file."""
     return re.sub(r"[*?\[\]]", "_", name)
 
@@ -308,7 +336,8 @@ def _report_changes(files: Sequence[Path], say: Say) -> None:
             say(f"{file} cannot be compared with its download ({error.strerror}).")
 
 
-def _as_fact(corpus: Corpus) -> dict[str, Any]:
+def as_fact(corpus: Corpus) -> dict[str, Any]:
+    """A corpus that is neither a mixture nor elsewhere as a record without its path."""
     hashes = corpus.validation_hashes
     return {
         "sha256": corpus.sha256,
@@ -325,7 +354,8 @@ def _as_fact(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _from_fact(path: Path, fact: dict[str, Any]) -> Corpus:
+def from_fact(path: Path, fact: dict[str, Any]) -> Corpus:
+    """The corpus of such a record."""
     hashes = fact["validation_hashes"]
     hashes = None if hashes is None else frozenset(hashes)
     return Corpus(path=path, **{**fact, "validation_hashes": hashes})
@@ -356,9 +386,6 @@ class _Sizes:
 
 def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
     """Read and hash all documents."""
-    identity = hashlib.sha256()
-    sizes = _Sizes()
-    n_marks = 0
     is_chat = is_pairs or conversations.holds_conversations(path)
     left_out: list[str] = []
     with bar(f"Reading {path}", bytes_to_read(path)) as advance:
@@ -366,11 +393,27 @@ def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
         if n_workers > 1 and not is_chat and len(files) > 1:
             facts = facts_in(files, block_of(files), n_workers, advance)
         else:
-            facts = facts_of(_documents(path, is_chat, is_pairs, left_out.append), advance)
-        for fact in facts:
-            identity.update(fact.sha256)
-            sizes.add(fact.sha256, fact.n_bytes)
-            n_marks += fact.n_marks
+            read = _documents(path, is_chat, is_pairs, left_out.append)
+            facts = facts_of(((document, None) for document in read), advance)
+        corpus = corpus_of(path, facts, is_chat=is_chat, is_pairs=is_pairs)
+    return replace(corpus, n_left_out=len(left_out), first_left_out=next(iter(left_out), None))
+
+
+def corpus_of(
+    path: Path, facts: Iterable[Fact], *, is_chat: bool = False, is_pairs: bool = False
+) -> Corpus:
+    """The corpus whose documents have these facts. If they are few and to be cut, they are read again.
+
+    Raises:
+        UserError: as for `survey`.
+    """
+    identity = hashlib.sha256()
+    sizes = _Sizes()
+    n_marks = 0
+    for fact in facts:
+        identity.update(fact.sha256)
+        sizes.add(fact.sha256, fact.n_bytes)
+        n_marks += fact.n_marks
     n_bytes = sizes.total
     max_block_bytes = None
     if len(sizes.of_one) < MIN_DOCUMENTS and not is_chat:
@@ -402,8 +445,6 @@ def _read(path: Path, is_pairs: bool, n_workers: int) -> Corpus:
         max_block_bytes=max_block_bytes,
         n_marks=n_marks,
         is_chat=is_chat,
-        n_left_out=len(left_out),
-        first_left_out=next(iter(left_out), None),
         is_pairs=is_pairs,
     )
 

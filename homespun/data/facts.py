@@ -6,12 +6,14 @@ the facts of its documents, and an empty one ends them.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
@@ -20,6 +22,7 @@ import numpy as np
 from homespun.data.documents import read
 from homespun.data.files import opened
 from homespun.data.processes import Workers, receive, send, send_error, work
+from homespun.data.text_formats.cutting import Located
 from homespun.errors import UserError
 from homespun.tokenizer import END_OF_TEXT
 
@@ -28,7 +31,9 @@ TOGETHER = 4096
 """Documents whose facts are sent in one answer."""
 IN_MEMORY = 1 << 24
 """Bytes of the facts of a file that is read ahead. More are kept on the disk."""
-_PACKED = np.dtype([("sha256", "V32"), ("n_bytes", "<u4"), ("n_marks", "<u4")])
+PACKED = np.dtype([("sha256", "V32"), ("n_bytes", "<u4"), ("n_marks", "<u4"), ("end", "<i8")])
+"""A `Fact` as a message or a file holds it."""
+NO_POSITION = -1
 
 
 class Fact(NamedTuple):
@@ -38,14 +43,18 @@ class Fact(NamedTuple):
     n_bytes: int
     n_marks: int
     """End-of-text marks inside the document, where they are ordinary text."""
+    end: int
+    """The position in the file after the document, see `documents.read`, or `NO_POSITION`."""
 
 
-def facts_of(documents: Iterable[str], advance: Callable[[float], None]) -> Iterator[Fact]:
+def facts_of(documents: Iterable[Located], advance: Callable[[float], None]) -> Iterator[Fact]:
     """The facts of documents. `advance` gets the bytes of each."""
-    for document in documents:
+    for document, position in documents:
         encoded = document.encode()
         advance(len(encoded))
-        yield Fact(hashlib.sha256(encoded).digest(), len(encoded), document.count(END_OF_TEXT))
+        end = NO_POSITION if position is None else position
+        sha256, n_marks = hashlib.sha256(encoded).digest(), document.count(END_OF_TEXT)
+        yield Fact(sha256, len(encoded), n_marks, end)
 
 
 def facts_in(
@@ -83,26 +92,37 @@ def facts_in(
                 pending.append((pool.submit(_collect, *task), facts))
             future, facts = pending.popleft()
             future.result()
-            yield from _unpacked(facts)
+            yield from unpacked(iter(partial(facts.read, TOGETHER * PACKED.itemsize), b""))
             facts.close()
 
 
 def _collect(
     path: Path, block: int, workers: Workers, facts: IO[bytes], advance: Callable[[int], None]
 ) -> None:
-    """Let a worker read a file, and keep the facts of its documents."""
-    with workers.one() as worker:
-        worker.ask(json.dumps([str(path), block]).encode())
-        while packed := worker.answer().removeprefix(FACTS):
-            facts.write(packed)
-            advance(int(np.frombuffer(packed, _PACKED)["n_bytes"].sum(dtype=np.int64)))
+    """Keep the facts of the documents in a file."""
+    facts.writelines(packed_facts(path, block, workers, advance))
     facts.seek(0)
 
 
-def _unpacked(packed: IO[bytes]) -> Iterator[Fact]:
-    while some := packed.read(TOGETHER * _PACKED.itemsize):
-        for sha256, n_bytes, n_marks in np.frombuffer(some, _PACKED).tolist():
-            yield Fact(sha256, n_bytes, n_marks)
+def packed_facts(
+    path: Path, block: int, workers: Workers, advance: Callable[[int], None]
+) -> Iterator[bytes]:
+    """Let a worker read a file. The facts of its documents come back in blocks, see `unpacked`.
+
+    Raises:
+        UserError: as for `facts_in`.
+    """
+    with workers.one() as worker:
+        worker.ask(json.dumps([str(path), block]).encode())
+        while packed := worker.answer().removeprefix(FACTS):
+            yield packed
+            advance(int(np.frombuffer(packed, PACKED)["n_bytes"].sum(dtype=np.int64)))
+
+
+def unpacked(packed: Iterable[bytes]) -> Iterator[Fact]:
+    """The facts in blocks of them."""
+    for some in packed:
+        yield from itertools.starmap(Fact, np.frombuffer(some, PACKED).tolist())
 
 
 def serve(messages: BinaryIO, answers: BinaryIO) -> None:
@@ -111,8 +131,7 @@ def serve(messages: BinaryIO, answers: BinaryIO) -> None:
         name, block = json.loads(message)
         try:
             with opened(Path(name)) as file:
-                documents = (document for document, _ in read(file, name, block=block))
-                _send(facts_of(documents, lambda n_bytes: None), answers)
+                _send(facts_of(read(file, name, block=block), lambda n_bytes: None), answers)
         except UserError as error:
             send_error(answers, error)
 
@@ -123,10 +142,10 @@ def _send(facts: Iterator[Fact], answers: BinaryIO) -> None:
     for fact in facts:
         some.append(fact)
         if len(some) == TOGETHER:
-            send(answers, FACTS, np.array(some, _PACKED).tobytes())
+            send(answers, FACTS, np.array(some, PACKED).tobytes())
             some = []
     if some:
-        send(answers, FACTS, np.array(some, _PACKED).tobytes())
+        send(answers, FACTS, np.array(some, PACKED).tobytes())
     send(answers, FACTS)
 
 

@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +113,14 @@ def prepare(
         if prepared := _whole(home, corpus, tokenizer, any_split):
             return prepared
         durable.make_folder(home)
-        with _locked(home, say):
+        with locked(home, say):
             # Another process may have finished by now.
             if prepared := _whole(home, corpus, tokenizer, any_split):
                 return prepared
             _tokenize(corpus, tokenizer, home, say, threads)
             return _open(home, corpus, tokenizer, any_split)
     except OSError as error:
-        raise _cannot_write(error, home) from None
+        raise cannot_write_tokens(error, home) from None
 
 
 def already_prepared(
@@ -187,10 +187,11 @@ def check_folder(folder: Path) -> None:
         if not os.access(nearest, os.W_OK | os.X_OK) and not any(folder.glob(f"*/{INDEX}")):
             raise PermissionError(errno.EACCES, f"{nearest} is read-only")
     except OSError as error:
-        raise _cannot_write(error, folder) from None
+        raise cannot_write_tokens(error, folder) from None
 
 
-def _cannot_write(error: OSError, folder: Path) -> UserError:
+def cannot_write_tokens(error: OSError, folder: Path) -> UserError:
+    """The exception for a failed write into a folder of tokens."""
     return cannot_write(
         error, f"{folder}: tokens cannot be written", "choose another folder (--tokens-dir)"
     )
@@ -289,15 +290,17 @@ def _verified_shard(
 
 
 @contextlib.contextmanager
-def _locked(home: Path, say: Say) -> Iterator[None]:
-    """Let one process at a time work in the folder. The system releases the lock of a killed process."""
-    with (home / "lock").open("w") as file:
+def locked(home: Path, say: Say, *, together: bool = False) -> Iterator[None]:
+    """Let one process at a time work in the folder, or several that work `together`. The system releases the lock of a
+    killed process."""
+    how = fcntl.LOCK_SH if together else fcntl.LOCK_EX
+    with (home / "lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, how | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"Another process is tokenizing into {home}: waiting for it.")
             with bar("Waiting for the other process", None):
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, how)
         yield
 
 
@@ -305,15 +308,50 @@ def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads:
     """Write all shards and the index."""
     durable.remove_leftovers(home, lambda name: True)
     index: Index = {"training": {}, "validation": {}}
-    verified = Manifest(home / VERIFIED, VERIFIED_VERSION)
-    with (
-        bar("Tokenizing", corpus.n_documents) as advance,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        pending: deque[Future[int]] = deque()
+
+    def named() -> Iterator[tuple[str, Part]]:
         for side, part in _parts(corpus):
-            name = f"{side}-{len(index[side]):05}.tokens"
+            name = shard_name(side, len(index[side]))
             index[side][name] = part.sha256
+            yield name, part
+
+    with bar("Tokenizing", corpus.n_documents) as advance:
+        make_shards(named(), corpus, tokenizer, home, say, threads, advance)
+    durable.write_json(home / INDEX, index)
+
+
+def shard_name(side: str, number: int) -> str:
+    """The name of a file of tokens."""
+    return f"{side}-{number:05}.tokens"
+
+
+def make_shards(
+    parts: Iterable[tuple[str, "Part"]],
+    corpus: Corpus,
+    tokenizer: Encoder,
+    home: Path,
+    say: Say,
+    threads: int,
+    advance: Callable[[float], None],
+) -> None:
+    """Write some shards of a corpus, unless they are there and whole.
+
+    Args:
+        parts: the name of each shard, and its documents.
+        corpus: the whole text.
+        tokenizer: encodes the documents.
+        home: the folder for the shards.
+        say: receives a message about each damaged shard.
+        threads: number of shards in the making at a time.
+        advance: gets the number of documents in each finished shard.
+
+    Raises:
+        OSError, UserError: as for `prepare`. Finished shards stay.
+    """
+    verified = Manifest(home / VERIFIED, VERIFIED_VERSION)
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[int]] = deque()
+        for name, part in parts:
             work = (home / name, part, corpus, tokenizer, verified, say)
             pending.append(pool.submit(_make_shard, *work))
             if len(pending) > threads:
@@ -321,10 +359,9 @@ def _tokenize(corpus: Corpus, tokenizer: Encoder, home: Path, say: Say, threads:
         for shard in pending:
             advance(shard.result())
     verified.save()
-    durable.write_json(home / INDEX, index)
 
 
-class _Part:
+class Part:
     """The documents of a shard."""
 
     def __init__(self) -> None:
@@ -343,22 +380,32 @@ class _Part:
         """The SHA-256 over the SHA-256 of each document."""
         return self._identity.hexdigest()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next document of this side begins another shard."""
+        return self.n_bytes >= SHARD_BYTES
 
-def _parts(corpus: Corpus) -> Iterator[tuple[str, _Part]]:
+
+def side_of(piece: Piece) -> str:
+    """The side of a document, as the names of shards have it."""
+    return "validation" if piece.is_validation else "training"
+
+
+def _parts(corpus: Corpus) -> Iterator[tuple[str, Part]]:
     """Stream the side and the documents of each shard. The shards of each side come in order."""
-    parts = {"training": _Part(), "validation": _Part()}
+    parts = {"training": Part(), "validation": Part()}
     for piece in corpus.pieces():
-        side = "validation" if piece.is_validation else "training"
+        side = side_of(piece)
         parts[side].add(piece)
-        if parts[side].n_bytes >= SHARD_BYTES:
+        if parts[side].is_full:
             yield side, parts[side]
-            parts[side] = _Part()
+            parts[side] = Part()
     yield from ((side, part) for side, part in parts.items() if part.documents)
 
 
 def _make_shard(
     path: Path,
-    part: _Part,
+    part: Part,
     corpus: Corpus,
     tokenizer: Encoder,
     verified: Manifest,

@@ -60,6 +60,8 @@ class Place:
             raise UserError(f"{url}: cannot be read here ({error}): {INSTALL}") from None
         self.url = url
         self._sleep = sleep
+        # Files of the hub, for example, read 5 MB ahead unless they are asked not to.
+        self._exactly = {} if self._files.async_impl else {"cache_type": "none"}
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes of a file, or those from `start` to `end`.
@@ -72,7 +74,9 @@ class Place:
             if failures:
                 self._sleep(2.0 ** (failures - 1))
             try:
-                content = bytes(self._files.cat_file(path, start, end))
+                # By name, because the order of the arguments differs between storages.
+                wanted = self._files.cat_file(path, start=start, end=end, **self._exactly)
+                content = bytes(wanted)
             except (FileNotFoundError, PermissionError) as error:
                 reason = type(error).__name__
                 break

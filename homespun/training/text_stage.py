@@ -56,8 +56,17 @@ def choose_text(
     """
     path = workspace.chosen_data(data_file)
     corpus = survey(path, say, folder, keeps=keeps, n_workers=n_workers)
-    if corpus.is_chat:
-        return corpus
+    if not corpus.is_chat:
+        check_size(corpus, say)
+    return corpus
+
+
+def check_size(corpus: Corpus, say: Say) -> None:
+    """Make sure that a text is long enough to learn from, and say so if it is short or hardly to be divided.
+
+    Raises:
+        UserError: it is too short.
+    """
     size = f"{corpus.path} has {corpus.n_bytes:,} bytes; "
     needed = "a model needs at least about 100 kB (a short book has 300 kB)"
     if corpus.n_bytes < MIN_TEXT_BYTES:
@@ -66,7 +75,6 @@ def choose_text(
         say(f"{size}{needed} to learn anything.")
     if unevenness := corpus.unevenness():
         say(unevenness)
-    return corpus
 
 
 def choose_pairs(path: str, say: Say, folder: Path, *, keeps: bool = True) -> Corpus:

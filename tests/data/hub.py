@@ -158,7 +158,7 @@ class Hub:
         elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
             handler.reply(401, {"X-Error-Message": "Invalid username or password."})
         elif match := re.fullmatch(
-            r"/api/(?:datasets|models)/([^/]+/[^/]+)/(revision|tree)/(\w+)", path
+            r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree)/(\w+)(?:/(.+))?)?", path
         ):
             self._answer_api(handler, *match.groups())
         elif match := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
@@ -166,14 +166,23 @@ class Hub:
         else:
             handler.reply(404, {})
 
-    def _answer_api(self, handler: "_Handler", repository: str, what: str, revision: str) -> None:
-        found = self.find(repository, revision)
+    def _answer_api(
+        self,
+        handler: "_Handler",
+        repository: str,
+        what: str | None,
+        revision: str | None,
+        folder: str | None,
+    ) -> None:
+        found = self.find(repository, revision or "main")
         if found is None:
             handler.reply(404, {"X-Error-Code": "RepoNotFound"})
-        elif what == "revision":
+        elif what != "tree":
             handler.reply_json({"id": repository, "sha": found[0]})
         else:
-            self._answer_listing(handler, found[1])
+            inside = f"{folder}/" if folder else ""
+            files = {name: data for name, data in found[1].items() if name.startswith(inside)}
+            self._answer_listing(handler, files)
 
     def _answer_file(self, handler: "_Handler", repository: str, revision: str, path: str) -> None:
         commit, files = self.find(repository, revision) or ("", {})

@@ -249,8 +249,8 @@ class Server:
             request.wfile.write(part[: len(part) // 2])
             request.close_connection = True
             return
+        self.n_bytes += len(part)  # before the client goes on
         request.wfile.write(part)
-        self.n_bytes += len(part)
 
     def stop(self) -> None:
         self.http.shutdown()

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
             (
                 "homespun prepare --data-file 'web/**/*.parquet' --workers 8",
                 "homespun prepare --data-file web --drop-duplicates near --drop-poor",
+                "homespun prepare --data-file 'web/**/*.parquet' --part 1/4",
             ),
         ),
         Command(

@@ -26,8 +26,18 @@ def tokenizer(settings: Settings) -> int:
 def prepare(settings: Settings) -> int:
     config = PrepareConfig(**settings)
     from homespun.engine import hardware
-    from homespun.preparing import prepare_text
 
     hardware.limit_workers(None)
-    prepare_text(config, say)
+    if config.cluster is not None:
+        from homespun.preparing.cluster import prepare_on_cluster
+
+        prepare_on_cluster(config, say)
+    elif config.part is not None:
+        from homespun.preparing.several_machines import prepare_part
+
+        prepare_part(config, say)
+    else:
+        from homespun.preparing.one_machine import prepare_text
+
+        prepare_text(config, say)
     return 0

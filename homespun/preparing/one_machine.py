@@ -66,21 +66,21 @@ def prepare_text(config: PrepareConfig, say: Say) -> Prepared:
     pace = "already there"
     if prepared is None:
         begun = time.monotonic()
-        with _encoder(tokenizer, n_workers) as encoder:
+        with encoder(tokenizer, n_workers) as encodes:
             n_threads = max(ENCODING_THREADS, n_workers)
-            prepared = prepare(corpus, encoder, folder, say=say, threads=n_threads)
+            prepared = prepare(corpus, encodes, folder, say=say, threads=n_threads)
         seconds = time.monotonic() - begun
         pace = (
             f"{duration(seconds)} with {counted(n_workers, 'process', 'processes')}, "
             f"{corpus.n_bytes / 1e6 / max(seconds, 1e-3):,.1f} MB/s"
         )
-    _write_records(corpus, tokenizer, prepared)
-    for name, fact in _facts(config, corpus, prepared, pace).items():
+    write_records(corpus, tokenizer, prepared)
+    for name, fact in facts_in_words(config, corpus, prepared, pace).items():
         say(f"{name:<8}{fact}")
     return prepared
 
 
-def _write_records(corpus: Corpus, tokenizer: Tokenizer, prepared: Prepared) -> None:
+def write_records(corpus: Corpus, tokenizer: Tokenizer, prepared: Prepared) -> None:
     """Let folders of tokens tell all that a run elsewhere needs to know."""
     sources = zip(corpus.sources or (corpus,), prepared.sources or (prepared,), strict=True)
     for text, tokens in sources:
@@ -117,7 +117,7 @@ def _cleaned(config: PrepareConfig, path: Path, n_workers: int, say: Say) -> Pat
 
 
 @contextlib.contextmanager
-def _encoder(tokenizer: Tokenizer, n_workers: int) -> Iterator[Encoder]:
+def encoder(tokenizer: Tokenizer, n_workers: int) -> Iterator[Encoder]:
     """Encodes in this process, or in several others."""
     if n_workers == 1:
         yield tokenizer
@@ -126,8 +126,10 @@ def _encoder(tokenizer: Tokenizer, n_workers: int) -> Iterator[Encoder]:
         yield processes
 
 
-def _facts(config: PrepareConfig, corpus: Corpus, prepared: Prepared, pace: str) -> dict[str, str]:
-    """The tokens in words, by topic."""
+def facts_in_words(
+    config: PrepareConfig, corpus: Corpus, prepared: Prepared, pace: str | None = None
+) -> dict[str, str]:
+    """The tokens in words, by topic. `pace`: the time that they took, if it is to be told."""
     n_training, n_validation = len(prepared.training), len(prepared.validation)
     again = "homespun train"
     for flag, value in (
@@ -141,6 +143,6 @@ def _facts(config: PrepareConfig, corpus: Corpus, prepared: Prepared, pace: str)
         "text": f"{corpus.path}: {counted(corpus.n_documents, 'document')}, {size(corpus.n_bytes)}",
         "tokens": f"{n_training:,} for training and {n_validation:,} for validation",
         "folder": ", ".join(str(one.folder) for one in prepared.sources or (prepared,)),
-        "time": pace,
+        **({"time": pace} if pace else {}),
         "next": again,
     }

@@ -13,13 +13,12 @@ from homespun.checkpoint.archive import read_archive
 from homespun.cli.main import main
 from homespun.data.corpus import survey
 from homespun.data.files import files_to_read
-from homespun.data.prepare import VERIFIED, prepare
+from homespun.data.prepare import prepare
 from homespun.data.remote import RECORD
 from homespun.errors import UserError
 from homespun.stories import stories
 from homespun.tokenizer import Tokenizer
-
-MARK = "\n<|endoftext|>\n"
+from tests.preparing.files import MARK, contents
 
 
 @pytest.fixture
@@ -33,11 +32,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "web/deep/b.jsonl").write_text("\n".join(lines))
     (tmp_path / "web/notes.pdf").write_bytes(b"%PDF-1.7")
     return tmp_path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    others = (VERIFIED, RECORD, "lock")
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in others}
 
 
 def tokens_in(place: Path, folder: str = "data/tokens") -> Path:

@@ -1,0 +1,147 @@
+"""The description of a cluster flows in; its machines do the stages of `several_machines`, started by datatrove.
+
+datatrove asks Slurm or Ray for machines, starts the tasks of a stage there when the stage before is done, and keeps a
+log of each. The stages themselves know nothing of it: which files are finished is read from the shared folder alone.
+"""
+
+import contextlib
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from homespun import workspace
+from homespun.config import PrepareConfig
+from homespun.data.prepare import cannot_write_tokens, check_folder
+from homespun.errors import UserError, cannot_read
+from homespun.preparing.several_machines import SharedWork
+from homespun.terminal import Say, say
+from homespun.tokenizer import Tokenizer
+
+INSTALL = "pip install 'homespun[cluster]'"
+KINDS = {
+    "local": "LocalPipelineExecutor",
+    "slurm": "SlurmPipelineExecutor",
+    "ray": "RayPipelineExecutor",
+}
+"""The classes of `datatrove.executor` by the name of their table in the description."""
+OURS = ("pipeline", "tasks", "depends", "logging_dir", "skip_completed", "job_name")
+"""Arguments of these classes that are not for the description."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The description of a cluster."""
+
+    kind: str
+    tasks: int
+    options: dict[str, Any]
+    """Further arguments of the class in `KINDS`."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the work, as a step of datatrove's pipelines."""
+
+    name: str
+    config: PrepareConfig
+    n_parts: int
+    folder: str
+    """The working folder, in which the settings name their files."""
+
+    def __call__(self, documents: object, rank: int, world_size: int) -> None:
+        """Do the work of one task."""
+        with contextlib.chdir(self.folder):
+            work = SharedWork(self.config, self.n_parts, say)
+            stages: dict[str, Callable[[], None]] = {
+                "read": lambda: work.read_files(rank),
+                "plan": work.make_plan,
+                "tokenize": lambda: work.tokenize(rank),
+                "complete": work.complete,
+            }
+            try:
+                stages[self.name]()
+            except OSError as error:
+                raise cannot_write_tokens(error, Path(self.config.tokens_dir)) from None
+
+
+def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
+    """Make the tokens of a text on a cluster.
+
+    Args:
+        config: the text, the tokenizer, the folders, the description of the cluster, and the processes of each task.
+        say: receives messages.
+
+    Raises:
+        UserError: the description or the text cannot be used, the extra is missing, or a task has failed.
+    """
+    workspace.check()
+    check_folder(Path(config.tokens_dir))
+    if config.tokenizer_path:
+        Tokenizer.load(Path(config.tokenizer_path))  # a mistake is found before the work
+    cluster = read_cluster(Path(config.cluster or ""))
+    try:
+        from datatrove import executor as executors
+    except ImportError as error:
+        raise UserError(f"--cluster needs datatrove ({error}): {INSTALL}") from None
+    work = SharedWork(config, cluster.tasks, say)
+    folder = str(Path.cwd())
+    settled = replace(config, data_file=str(work.path), workers=config.workers or 1)
+    kind = getattr(executors, KINDS[cluster.kind])
+    last = None
+    for name, tasks in (
+        ("read", cluster.tasks),
+        ("plan", 1),
+        ("tokenize", cluster.tasks),
+        ("complete", 1),
+    ):
+        named = {"job_name": f"homespun-{name}"} if cluster.kind == "slurm" else {}
+        try:
+            last = kind(
+                pipeline=[Stage(name, settled, cluster.tasks, folder)],
+                tasks=tasks,
+                depends=last,
+                logging_dir=str(work.folder.absolute() / "logs" / name),
+                skip_completed=False,  # the finished files decide what is left to do
+                **named,
+                **cluster.options,
+            )
+        except TypeError as error:
+            raise UserError(
+                f"{config.cluster}: {KINDS[cluster.kind]} of datatrove does not take these settings ({error})"
+            ) from None
+    assert last is not None
+    last.run()
+    if cluster.kind == "slurm":
+        say(
+            "The jobs are in the queue of Slurm; squeue lists them. When homespun-complete is done, the tokens are "
+            f"there. Logs: {work.folder / 'logs'}"
+        )
+    else:
+        work.complete()
+
+
+def read_cluster(path: Path) -> Cluster:
+    """The description of a cluster.
+
+    Raises:
+        UserError: the file cannot be read, is not TOML, or has a bad entry.
+    """
+    example = "write [slurm] or [ray] or [local], and below it tasks = 64"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise cannot_read(error, f"{path}: cannot be read") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid TOML ({error}): {example}") from None
+    kind = next(iter(content), "")
+    if len(content) != 1 or kind not in KINDS or not isinstance(content[kind], dict):
+        raise UserError(f"{path}: describes no cluster: {example}")
+    options = content[kind]
+    tasks = options.pop("tasks", None)
+    if not isinstance(tasks, int) or isinstance(tasks, bool) or not 1 <= tasks <= 1_000_000:
+        raise UserError(f"{path}: tasks is {tasks!r}: {example}")
+    if taken := [name for name in OURS if name in options]:
+        raise UserError(f"{path}: {taken[0]} is set by homespun: leave it out")
+    return Cluster(kind, tasks, options)
