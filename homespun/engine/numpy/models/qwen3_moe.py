@@ -5,7 +5,7 @@ import numpy as np
 
 from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
-from homespun.engine.numpy.layers import Watch, Weights, linear, silu
+from homespun.engine.numpy.layers import Watch, Weights, linear, swiglu
 from homespun.engine.numpy.models import qwen3
 from homespun.engine.numpy.models.qwen3 import FUSED as FUSED
 
@@ -54,7 +54,5 @@ class Model(qwen3.Model):
 
     def expert(self, h: Floats, w: Weights, expert: np.intp) -> Floats:
         """The output of one expert for its tokens, [tokens, D] -> [tokens, D]."""
-        width = self.config.d_expert
         gate_up = linear(h, w["mlp.experts.gate_up_proj"][expert])  # [tokens, 2 * F]
-        inner = silu(gate_up[:, :width]) * gate_up[:, width:]
-        return linear(inner, w["mlp.experts.down_proj"][expert])
+        return linear(swiglu(gate_up, self.own), w["mlp.experts.down_proj"][expert])
