@@ -27,8 +27,9 @@ FLAGS = (
 WITH_THREADS: tuple[tuple[str, ...], ...] = (("-fopenmp",), ())
 """Flags for several threads, and those of a compiler that lacks them."""
 COMPILE_SECONDS = 20.0
+CPUINFO = Path("/proc/cpuinfo")
 PROCESSOR = ("model name", "flags", "CPU implementer", "CPU part", "Features", "isa")
-"""The lines of /proc/cpuinfo that tell for which processor a library is."""
+"""The lines of `CPUINFO` that tell for which processor a library is."""
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ def _kept(compiler: str, sources: Sequence[Path]) -> Path | None:
         )
         for source in sources:
             facts.update(hashlib.sha256(source.read_bytes()).digest())
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
         processor = sorted({line for line in lines if line.startswith(PROCESSOR)})
         if not processor:
             return None

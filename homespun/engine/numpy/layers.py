@@ -31,7 +31,7 @@ from homespun.engine.numpy.products import Products
 Matrix = Floats | Narrow | Panels
 """[out, in]"""
 Weights = dict[str, Any]
-"""By name: vectors and routers in float32; matrices are `Panels` where products are compiled, otherwise arrays or
+"""By name: vectors are arrays in float32; matrices are `Panels` where products are compiled, otherwise arrays or
 `Narrow`."""
 Positions = slice | npt.NDArray[np.int64]
 """The places of the new tokens in the cache: a slice of T where they are the same in each sequence, else [B, T]."""
@@ -72,20 +72,25 @@ def allocate(
         groups.setdefault(name, []).append(p)
     ends = {name: np.cumsum([p.shape[0] for p in group]) for name, group in groups.items()}
     shapes = {name: (int(ends[name][-1]), *group[0].shape[1:]) for name, group in groups.items()}
-    apart = {  # the names of those that have a class of their own
-        name for name, group in groups.items() if (own or narrow) and _is_matrix(group[0])
+    precisions = {  # of the matrices that are no arrays
+        name: None if group[0].is_router else narrow
+        for name, group in groups.items()
+        if len(group[0].shape) > 1 and (own or (narrow and not group[0].is_router))
     }
-    memory = Memory(sum(Panels.size(shapes[name], narrow) for name in apart)) if own else None
-    free = np.empty(sum(math.prod(shapes[name]) for name in groups.keys() - apart), np.float32)
+    sizes = [Panels.size(shapes[name], precision) for name, precision in precisions.items()]
+    memory = Memory(sum(sizes)) if own else None
+    free = np.empty(
+        sum(math.prod(shapes[name]) for name in groups.keys() - precisions.keys()), np.float32
+    )
     weights: Weights = {}
     for name, members in groups.items():
         shape, starts = shapes[name], [0, *ends[name]]
-        if name not in apart:
+        if name not in precisions:
             taken, free = np.split(free, [math.prod(shape)])
             weights[name] = _by_columns(taken, shape)
             parts = np.split(weights[name], ends[name][:-1])
         elif own:
-            panels = weights[name] = Panels.empty(shape, narrow, own, memory)
+            panels = weights[name] = Panels.empty(shape, precisions[name], own, memory)
             # Several matrices are never fused.
             parts = (
                 [panels]
@@ -105,11 +110,6 @@ def _by_columns(numbers: Floats, shape: tuple[int, ...]) -> Floats:
     if len(shape) == 1 or shape[-2] <= shape[-1]:
         return numbers.reshape(shape)
     return numbers.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
-
-
-def _is_matrix(p: Parameter) -> bool:
-    """Whether it may have narrow weights, and compiled products."""
-    return len(p.shape) > 1 and not p.is_router
 
 
 def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weights]:

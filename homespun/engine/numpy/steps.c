@@ -15,6 +15,8 @@
 #define CHUNK 8
 #endif
 #define KEYS 4 /* that are compared with a query at a time: as many sums run side by side */
+#define AHEAD 16 /* keys, to be fetched from the memory meanwhile */
+#define LINE 16  /* numbers that a processor fetches at a time */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
@@ -57,13 +59,21 @@ INLINE chunk power_of_two(chunk y) {
 
 #define LOG2_E 1.44269504f
 
-/* A query times n keys [n, channels] -> scores; returns the largest. */
-INLINE float scored(const float *query, const float *keys, long n, long channels, float scale, float *scores) {
+/* A query times n keys [n, channels] -> scores; returns the largest. The memory is read all the time: beside the keys the
+   values are fetched, which are needed after the last key, and the first keys of the next head. */
+INLINE float scored(const float *query, const float *keys, const float *values, const float *next_keys, long n,
+                    long channels, float scale, float *scores) {
     float largest = -INFINITY;
     for (long s = 0; s < n; s += KEYS) {
         long last = n - 1;
         const float *from[KEYS];
         for (int j = 0; j < KEYS; j++) from[j] = keys + (s + j < last ? s + j : last) * channels;
+        long later = s + AHEAD;
+        const float *far = later < n ? keys + later * channels : next_keys + (later - n) * channels;
+        for (long i = 0; i < KEYS * channels; i += LINE) {
+            __builtin_prefetch(far + i, 0, 2);
+            __builtin_prefetch(values + s * channels + i, 0, 2);
+        }
         chunk sums[KEYS];
         for (int j = 0; j < KEYS; j++) sums[j] = (chunk){0};
         long c = 0;
@@ -92,9 +102,9 @@ INLINE void weighted(const float *weights, const float *values, long n, long cha
 }
 
 /* Attention of one query to n keys and values -> y [channels]. `scores` has room for n numbers and a chunk. */
-INLINE void attended(const float *query, const float *keys, const float *values, long n, long channels, float *scores,
-                     float *y) {
-    float largest = scored(query, keys, n, channels, 1 / sqrtf(channels), scores);
+INLINE void attended(const float *query, const float *keys, const float *values, const float *next_keys, long n,
+                     long channels, float *scores, float *y) {
+    float largest = scored(query, keys, values, next_keys, n, channels, 1 / sqrtf(channels), scores);
     chunk sums = {0};
     for (int j = 0; j < CHUNK; j++) scores[n + j] = -INFINITY;
     for (long s = 0; s < n; s += CHUNK) {
@@ -130,8 +140,8 @@ void attention(const float *heads, float *cache, const int64_t *positions, long 
             memcpy(keys + position * channels, own + (n_heads + head) * channels, 4 * channels);
             memcpy(values + position * channels, own + (n_heads + n_kv + head) * channels, 4 * channels);
             for (long q = head * shared_by; q < (head + 1) * shared_by; q++)
-                attended(own + q * channels, keys, values, position + 1, channels, scratch + t * (max_len + CHUNK),
-                         y + (text * n_heads + q) * channels);
+                attended(own + q * channels, keys, values, keys + max_len * channels, position + 1, channels,
+                         scratch + t * (max_len + CHUNK), y + (text * n_heads + q) * channels);
         }
 }
 
