@@ -123,7 +123,9 @@ def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weigh
 
 
 def linear(x: Floats, weight: Matrix, bias: Floats | None = None) -> Floats:
-    """x [N, D] and weight [out, D] -> [N, out]."""
+    """x [N, D] and weight [out, D] -> [N, out], plus `bias` [out]."""
+    if isinstance(weight, Panels):
+        return weight.product(x, bias)
     y: Floats = x.dot(weight.T) if isinstance(weight, np.ndarray) else weight.product(x)
     if bias is not None:
         y += bias

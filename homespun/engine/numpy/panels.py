@@ -138,12 +138,12 @@ class Panels:
             return found
         return widened(found, None if self.scales is None else self.scales[places])
 
-    def product(self, x: Floats) -> Floats:
-        """x [N, in] and one matrix [out, in] -> [N, out]."""
+    def product(self, x: Floats, bias: Floats | None = None) -> Floats:
+        """x [N, in] and one matrix [out, in] -> [N, out], plus `bias` [out]."""
         if self._place is None:
             assert self._first == 0
             self._place = Place(self.values, self.scales, self._n_out)
-        return self.products.product(x, self._place)
+        return self.products.product(x, self._place, bias)
 
     def widened(self) -> Floats:
         """The weights of one matrix or of all in float32."""

@@ -66,7 +66,7 @@ INLINE chunk widen_int8(const void *weights) {
 
 /* `rows` vectors x [rows, n_in] times some chunks of outputs from `out` on -> y [rows, n_out]. */
 INLINE void tile(widener *widen, long size, const float *x, int rows, int chunks, const char *weights,
-                 const float *scales, long out, long n_out, long n_in, float *y) {
+                 const float *scales, const float *bias, long out, long n_out, long n_in, float *y) {
     chunk sums[ROWS][ALONE]; /* few of them, in registers: `rows` and `chunks` are constants once this is inlined */
     const char *from[ALONE];
     for (int c = 0; c < chunks; c++) {
@@ -84,28 +84,27 @@ INLINE void tile(widener *widen, long size, const float *x, int rows, int chunks
     for (int c = 0; c < chunks; c++) {
         long start = out + c * CHUNK, valid = n_out - start < CHUNK ? n_out - start : CHUNK;
         if (valid <= 0) break;
+        chunk factors = (chunk){0} + 1, added = {0};
+        if (scales) memcpy(&factors, scales + start, 4 * valid);
+        if (bias) memcpy(&added, bias + start, 4 * valid);
         for (int v = 0; v < rows; v++) {
-            if (scales) {
-                chunk factors = {0};
-                memcpy(&factors, scales + start, 4 * valid);
-                sums[v][c] *= factors;
-            }
-            memcpy(y + v * n_out + start, &sums[v][c], 4 * valid);
+            chunk all = sums[v][c] * factors + added; /* rounded in the same way for any number of vectors */
+            memcpy(y + v * n_out + start, &all, 4 * valid);
         }
     }
 }
 
 /* n vectors x [n, n_in] times the outputs from `out` to `end`, in full panels -> y [n, n_out]. */
-INLINE void tiles(widener *widen, long size, const float *x, long n, const char *weights, const float *scales, long out,
-                  long end, long n_out, long n_in, float *y) {
+INLINE void tiles(widener *widen, long size, const float *x, long n, const char *weights, const float *scales,
+                  const float *bias, long out, long end, long n_out, long n_in, float *y) {
     if (n == 1)
         for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK)
-            tile(widen, size, x, 1, ALONE, weights, scales, out, n_out, n_in, y);
+            tile(widen, size, x, 1, ALONE, weights, scales, bias, out, n_out, n_in, y);
     for (; out < end; out += SOME * CHUNK) {
         long v = 0;
 #define TAKE(rows)                                                                                                     \
     for (; v + rows <= n; v += rows)                                                                                   \
-        tile(widen, size, x + v * n_in, rows, SOME, weights, scales, out, n_out, n_in, y + v * n_out);
+        tile(widen, size, x + v * n_in, rows, SOME, weights, scales, bias, out, n_out, n_in, y + v * n_out);
         TAKE(ROWS)
         TAKE(4)
         TAKE(2)
@@ -114,14 +113,14 @@ INLINE void tiles(widener *widen, long size, const float *x, long n, const char 
 }
 
 /* For each kind of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
-   factors of the rows of the matrix, or NULL. */
+   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. */
 #define DEFINE(kind, size)                                                                                             \
-    void product_##kind(const float *x, long n, const void *weights, const float *scales, long n_out, long n_in,       \
-                        float *y, int threads) {                                                                       \
+    void product_##kind(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
+                        long n_out, long n_in, float *y, int threads) {                                                \
         long n_panels = (n_out + PANEL - 1) / PANEL;                                                                   \
         _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
         for (long t = 0; t < threads; t++)                                                                             \
-            tiles(widen_##kind, size, x, n, weights, scales, n_panels * t / threads * PANEL,                           \
+            tiles(widen_##kind, size, x, n, weights, scales, bias, n_panels * t / threads * PANEL,                     \
                   n_panels * (t + 1) / threads * PANEL, n_out, n_in, y);                                               \
     }
 

@@ -42,7 +42,7 @@ class Products:
         library = ctypes.CDLL(str(path))
         pointer, size, number, count = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
         arguments: dict[str, tuple[Any, ...]] = {
-            f"product_{kind}": (pointer, size, pointer, pointer, size, size, pointer, count)
+            f"product_{kind}": (pointer, size, *[pointer] * 3, size, size, pointer, count)
             for kind in KINDS.values()
         }
         arguments |= {
@@ -68,8 +68,9 @@ class Products:
     def set_num_threads(self, n: int) -> None:
         self._threads = n
 
-    def product(self, x: Floats, matrix: "Place") -> Floats:
-        """x [N, in] and a matrix [out, in] -> [N, out]. The result for a vector does not depend on the others."""
+    def product(self, x: Floats, matrix: "Place", bias: Floats | None = None) -> Floats:
+        """x [N, in] and a matrix [out, in] -> [N, out], plus `bias` [out] if there is one. The result for a vector does
+        not depend on the others."""
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), matrix.n_out), np.float32)
         # `ctypes.data` of an array would take four times as long.
@@ -78,6 +79,7 @@ class Products:
             len(x),
             matrix.values,
             matrix.scales,
+            None if bias is None else addressof(from_buffer(bias)),
             matrix.n_out,
             matrix.n_in,
             addressof(from_buffer(y)),
