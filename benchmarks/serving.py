@@ -24,9 +24,9 @@ from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
 from homespun.architectures.families import count_parameters, initial_weights
 from homespun.config import (
-    EngineName,
     ModelConfig,
     ReaderConfig,
+    ReaderName,
     ReaderPrecision,
     SamplingConfig,
 )
@@ -131,7 +131,7 @@ def main(
     shapes: tuple[tuple[int, int], ...] = ((6, 384),),
     vocab_size: int = 8000,
     precisions: tuple[ReaderPrecision, ...] = ("float32", "bfloat16"),
-    engine: EngineName = "auto",
+    engine: ReaderName = "auto",
     threads: int | None = None,
 ) -> None:
     """Measure and save.
