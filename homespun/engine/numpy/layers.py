@@ -272,17 +272,21 @@ def attention(
 
     heads [B, H + 2 * K, T, C] are the queries, keys and values of the new tokens -> [N, H * C]. Keys and values are
     added to the cache of this block, [B, 2 * K, S, C].
+
+    Raises:
+        IndexError: the cache has no such position.
     """
     batch, _, n_new, channels = heads.shape
+    n_seen = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
+    if n_seen > cache.shape[2]:  # the compiled function would write behind it
+        raise IndexError(f"position {n_seen - 1} is not in a cache of {cache.shape[2]}")
     if own and n_new == 1 and apart is None and watch is None:
         return own.attention(heads, cache, _of_one(positions, batch))
     n_kv_heads = cache.shape[1] // 2
     n_heads = heads.shape[1] - 2 * n_kv_heads
     if isinstance(positions, slice):
-        n_seen = positions.stop
         cache[:, :, positions] = heads[:, n_heads:]
     else:
-        n_seen = int(positions.max()) + 1
         rows = np.arange(batch)[:, None]
         cache[rows, :, positions] = heads[:, n_heads:].transpose(0, 2, 1, 3)  # [B, T, 2 * K, C]
     k, v = cache[:, :n_kv_heads, :n_seen], cache[:, n_kv_heads:, :n_seen]

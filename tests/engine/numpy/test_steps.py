@@ -130,3 +130,15 @@ def test_a_text_has_the_same_bits_in_a_batch(
         alone.prefill(tokens[row : row + 1, :3])
         for n, logits in zip(range(3, 12), together, strict=True):
             np.testing.assert_array_equal(alone.step(tokens[row : row + 1, n])[0], logits[row])
+
+
+@ALL
+def test_no_step_writes_behind_its_cache(own: Products, config: ModelConfig) -> None:
+    model = NumpyEngine(config, 1, products=own)
+    model.load(random_weights(config).items())
+    tokens = random_batch(config).inputs
+    for lengths in (None, (4, 2, 3)):
+        decoder = model.decoder(3, 4)
+        decoder.prefill(tokens[:, :4], lengths)
+        with pytest.raises(IndexError, match="position 4 is not in a cache of 4"):
+            decoder.step(tokens[:, 4])
