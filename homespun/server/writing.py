@@ -34,7 +34,7 @@ from homespun.tokenizer import Tokenizer
 CACHED_NUMBER_BYTES = 4
 """Of a number in the key/value cache, at most."""
 
-HANDING_OUT_SECONDS = 0.02
+HANDING_OUT_SECONDS = 0.04
 """Between two parts of a text, unless it ends. Each part costs the server as much time as a token costs the model."""
 
 FINISH_REASONS: Mapping[Finish, str] = {"end": "stop", "stop": "stop", "length": "length"}

@@ -85,6 +85,7 @@ def allocate(
     weights: Weights = {}
     for name, members in groups.items():
         shape, starts = shapes[name], [0, *ends[name]]
+        parts: list[Any]
         if name not in precisions:
             taken, free = np.split(free, [math.prod(shape)])
             weights[name] = _by_columns(taken, shape)
