@@ -53,7 +53,7 @@ def library(sources: Sequence[Path], opened: Callable[[Path], T | None]) -> T | 
         with tempfile.TemporaryDirectory(prefix="homespun-") as folder:
             file = Path(folder) / "library.so"
             for more in WITH_THREADS:
-                if _compiles([compiler, *FLAGS, *more, *map(str, sources), "-o", str(file), "-lm"]):
+                if _compiles([compiler, *FLAGS, *more, *map(str, sources), "-lm", "-o", str(file)]):
                     found = opened(file)
                     if found is not None:
                         if kept:
