@@ -23,7 +23,13 @@ from benchmarks.models import model_config
 from benchmarks.rounds import NextTurn, Process, compared, interleaved
 from homespun import tokenizer
 from homespun.architectures.families import count_parameters, initial_weights
-from homespun.config import ModelConfig, Precision, ReaderConfig, SamplingConfig
+from homespun.config import (
+    ModelConfig,
+    ReaderConfig,
+    ReaderName,
+    ReaderPrecision,
+    SamplingConfig,
+)
 from homespun.language_model import LanguageModel, load_stored
 from homespun.model_formats.stored_model import StoredModel
 
@@ -31,24 +37,23 @@ AT_ONCE = 16
 NO_END = {0: -100.0}
 
 
-def loaded(config: ModelConfig, precision: Precision) -> tuple[LanguageModel, str]:
+def loaded(config: ModelConfig, wanted: ReaderConfig) -> tuple[LanguageModel, str]:
     """A model with random weights, and a prompt for it."""
     words = story_words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
     stored = StoredModel(
         Path("random"), config, speech, lambda: iter(initial_weights(config, seed=0)), {}
     )
-    engine = "numpy" if precision == "float32" else "torch"
-    return load_stored(stored, ReaderConfig(engine, precision)), prompt_of(speech, words)
+    return load_stored(stored, wanted), prompt_of(speech, words)
 
 
 def batched(
-    config: ModelConfig, precision: Precision, n_texts: int, n_tokens: int, next_turn: NextTurn
+    config: ModelConfig, wanted: ReaderConfig, n_texts: int, n_tokens: int, next_turn: NextTurn
 ) -> None:
     """The batcher alone. A turn is `n_texts` texts at once, its figure tokens per second of all together."""
     from homespun.generation.batching import Batcher
 
-    model, prompt = loaded(config, precision)
+    model, prompt = loaded(config, wanted)
     ids = model.session.prompt_ids(prompt)
     with Batcher(model.session) as batcher:
         for seed in itertools.count():
@@ -60,14 +65,14 @@ def batched(
 
 
 def served(
-    config: ModelConfig, precision: Precision, n_texts: int, n_tokens: int, next_turn: NextTurn
+    config: ModelConfig, wanted: ReaderConfig, n_texts: int, n_tokens: int, next_turn: NextTurn
 ) -> None:
     """As `batched`, by so many clients of a server, each of which reads a stream."""
     from homespun.server import launch
     from homespun.server.app import server_app
     from homespun.server.writing import Service
 
-    model, prompt = loaded(config, precision)
+    model, prompt = loaded(config, wanted)
     service = Service(model, "random")
     listening = launch.bind("127.0.0.1", 0, None)
     server = launch.new_server(server_app(service))
@@ -100,13 +105,13 @@ def served(
 
 
 def measured(
-    config: ModelConfig, precision: Precision, n_tokens: int, rounds: int
+    config: ModelConfig, wanted: ReaderConfig, n_tokens: int, rounds: int
 ) -> dict[str, list[report.Row]]:
     """One text at a time and 16 at once, in the batcher and by the server."""
     works = {"batcher": batched, "server": served}
     with ExitStack() as stack:
         variants = {
-            (title, n): stack.enter_context(Process(partial(work, config, precision, n, n_tokens)))
+            (title, n): stack.enter_context(Process(partial(work, config, wanted, n, n_tokens)))
             for title, work in works.items()
             for n in (1, AT_ONCE)
         }
@@ -125,7 +130,9 @@ def main(
     n_tokens: int = 128,
     shapes: tuple[tuple[int, int], ...] = ((6, 384),),
     vocab_size: int = 8000,
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16"),
+    precisions: tuple[ReaderPrecision, ...] = ("float32", "bfloat16"),
+    engine: ReaderName = "auto",
+    threads: int | None = None,
 ) -> None:
     """Measure and save.
 
@@ -134,13 +141,16 @@ def main(
         n_tokens: length of a text.
         shapes: layers and width of the models.
         vocab_size: vocabulary of the models.
-        precisions: float32 is computed by NumPy, bfloat16 by PyTorch.
+        precisions: of the weights.
+        engine: the one that reads the model; auto: as `homespun serve` chooses it.
+        threads: of the engine; None: as many as are faster.
     """
     tables = {}
     for (n_layers, d_model), precision in itertools.product(shapes, precisions):
         config = model_config("gpt2", n_layers, d_model, vocab_size)
         size = count_parameters(config) / 1e6
-        for title, rows in measured(config, precision, n_tokens, rounds).items():
+        wanted = ReaderConfig(engine, precision, threads)
+        for title, rows in measured(config, wanted, n_tokens, rounds).items():
             tables[f"{title}, {n_layers} x {d_model} ({size:.1f} M), {precision}"] = rows
     report.save("serving", tables)
 

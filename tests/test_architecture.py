@@ -47,6 +47,7 @@ LAYERS = {
     "engine": {
         "config",
         "errors",
+        "durable",
         "named_array",
         "bfloat16",
         "child_process",

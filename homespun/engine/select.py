@@ -142,7 +142,7 @@ def reader(
             name = "numpy"
             precision = "int8" if precision == "int8" else "bfloat16"
     if name == "numpy":
-        return _numpy_reader(config, wanted.threads, precision, document_mark)
+        return _numpy_reader(config, wanted.threads, precision, document_mark, generates)
     options = EngineOptions(
         precision="auto" if precision == "int8" else precision,
         document_mark=document_mark,
@@ -155,18 +155,24 @@ def reader(
 
 
 def _numpy_reader(
-    config: ModelConfig, threads: int | None, precision: str, document_mark: int | None
+    config: ModelConfig,
+    threads: int | None,
+    precision: str,
+    document_mark: int | None,
+    generates: bool,
 ) -> Reader:
     """
     Raises:
         UserError: the precision needs a compiler, and there is none.
     """
     from homespun.engine.numpy.engine import NumpyEngine
-
-    if precision not in ("bfloat16", "int8"):
-        return NumpyEngine(config, threads, document_mark)
     from homespun.engine.numpy.products import compiled
 
+    if precision not in ("bfloat16", "int8"):
+        # Losses are computed as fast by the products of NumPy.
+        return NumpyEngine(
+            config, threads, document_mark, products=compiled() if generates else None
+        )
     products = compiled()
     if products is None:
         raise UserError(

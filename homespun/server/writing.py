@@ -34,6 +34,9 @@ from homespun.tokenizer import Tokenizer
 CACHED_NUMBER_BYTES = 4
 """Of a number in the key/value cache, at most."""
 
+HANDING_OUT_SECONDS = 0.04
+"""Between two parts of a text, unless it ends. Each part costs the server as much time as a token costs the model."""
+
 FINISH_REASONS: Mapping[Finish, str] = {"end": "stop", "stop": "stop", "length": "length"}
 """OpenAI's word for each end of a text."""
 
@@ -164,6 +167,7 @@ class Writing:
         self._pieces: deque[tuple[int, Piece]] = deque()
         self._arrived = asyncio.Event()
         self._is_woken = False
+        self._next_time = 0.0  # by the clock of the loop
         self._requests: list[Request] = []
         self._began = time.monotonic()
         try:
@@ -182,7 +186,7 @@ class Writing:
 
     async def pieces(self) -> AsyncIterator[tuple[int, list[Piece]]]:
         """The number of a text and all its pieces that have come since the last time, until all texts have ended. So a
-        slow client, or a busy server, gets fewer and longer answers.
+        fast model, a slow client, or a busy server leads to fewer and longer answers.
 
         Raises:
             Unanswerable: a text could not be finished.
@@ -193,6 +197,7 @@ class Writing:
             self._arrived.clear()
             # Before the pieces are taken: one that comes meanwhile wakes this again.
             self._is_woken = False
+            self._next_time = self._loop.time() + HANDING_OUT_SECONDS
             if self._began:
                 self._service.metrics.first_token_seconds.add(time.monotonic() - self._began)
                 self._began = 0.0
@@ -220,12 +225,20 @@ class Writing:
     def _sink(self, index: int, piece: Piece) -> None:
         """Take a piece, in the thread that generates."""
         self._pieces.append((index, piece))
-        if not self._is_woken:
+        is_last = piece.finish is not None or piece.error is not None
+        if is_last or not self._is_woken:
             self._is_woken = True
+            wake = self._arrived.set if is_last else self._wake_in_time
             try:
-                self._loop.call_soon_threadsafe(self._arrived.set)
+                self._loop.call_soon_threadsafe(wake)
             except RuntimeError:  # the loop has ended, and so has the client
                 self.cancel()
+
+    def _wake_in_time(self) -> None:
+        if self._loop.time() >= self._next_time:
+            self._arrived.set()
+        else:
+            self._loop.call_at(self._next_time, self._arrived.set)
 
 
 def refused(error: UserError, otherwise: int = 400) -> Unanswerable:

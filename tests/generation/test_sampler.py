@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from homespun.config import SamplingConfig
 from homespun.errors import UserError
-from homespun.generation.sampler import Sampler, candidates
+from homespun.generation.sampler import BLOCK, Sampler, candidates, drawn
 
 plain = partial(SamplingConfig, min_p=0.0)
 """Only the filters that a test names: min-p is on by default."""
@@ -293,3 +293,27 @@ def test_top_p_is_what_sorting_the_whole_vocabulary_gives(logits, p):
     order = np.argsort(-logits, kind="stable")
     reached = np.flatnonzero(np.cumsum(probabilities[order]) >= p)[0]
     assert ids.tolist() == sorted(order[: reached + 1].tolist())
+
+
+@pytest.mark.parametrize("n", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000])
+def test_an_index_is_drawn_as_often_as_its_weight_says(n):
+    """Whole numbers have exact sums, so the points between two indices are known."""
+    weights = np.random.default_rng(n).integers(0, 4, n).astype(np.float64)
+    weights[n // 2] = 5
+    expected = np.repeat(np.arange(n), weights.astype(int))
+    total = len(expected)
+    for point in range(total):
+        for inside in (0.01, 0.99):
+            assert drawn(weights, Fixed((point + inside) / total)) == expected[point]
+
+
+@pytest.mark.parametrize("n", [2, BLOCK, 5 * BLOCK, 1000])
+def test_the_last_point_is_the_last_index_that_has_a_weight(n):
+    weights = np.random.default_rng(n).random(n)
+    weights[n // 2 :] = 0
+    weights[n // 2 - 1] = 1e-300
+    last = drawn(weights, Fixed(np.nextafter(1, 0)))
+    assert last < n // 2
+    weights[: n // 2] = 0
+    weights[n // 3] = 1
+    assert drawn(weights, Fixed(0.0)) == drawn(weights, Fixed(np.nextafter(1, 0))) == n // 3

@@ -10,6 +10,7 @@ import pytest
 
 from homespun.config import SamplingConfig
 from homespun.language_model import LanguageModel
+from homespun.server import writing
 from homespun.server.limits import Limits
 from tests.server.conftest import Server, Start
 from tests.server.test_limits import in_flight, until
@@ -87,6 +88,20 @@ def test_streams_run_in_one_batch(model: LanguageModel, start: Start) -> None:
     finally:
         model.session.make_decoder = make
     assert steps < 16 * 400 / 4
+
+
+def test_a_fast_model_hands_out_several_tokens_at_a_time(
+    model: LanguageModel, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part comes at once, and the last one as soon as the text ends; others wait for their time."""
+    fields = {"max_tokens": 300, "logit_bias": NO_END, "temperature": 0, "stream": True}
+    parts = {}
+    for seconds in (0, 3600):
+        monkeypatch.setattr(writing, "HANDING_OUT_SECONDS", seconds)
+        answer = start(model).complete("a", **fields)
+        parts[seconds] = [event["choices"][0]["text"] for event in answer.events]
+    assert len(parts[3600]) <= 2 < len(parts[0])
+    assert "".join(parts[3600]) == "".join(parts[0])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """A trained model, read with NumPy alone: tokens flow in, logits and losses flow out, in float32 on the CPU.
 
-The weights may have 16 or 8 bits; products with these are compiled (`products.py`). It cannot train. It
-loads no framework, so generation starts at once, and it generates faster than PyTorch (benchmarks/generation.py). The
-other engines are checked against it.
+The weights may have 16 or 8 bits. Where there is a C compiler, the products and other parts of a decoding step are
+compiled (`products.py`). It cannot train. It loads no framework, so generation starts at once, and it generates faster
+than PyTorch (benchmarks/generation.py). The other engines are checked against it.
 """
 
 import copy
@@ -18,9 +18,9 @@ from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
 from homespun.engine.base import HEAD_ROWS, Floats, checked, weights_were_rounded, within_memory
 from homespun.engine.inside import Experts, Inside
-from homespun.engine.numpy.layers import Watch, Weights, allocate, linear
+from homespun.engine.numpy.layers import Matrix, Watch, Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
-from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
+from homespun.engine.numpy.narrow import NarrowPrecision
 from homespun.engine.numpy.products import Products
 from homespun.engine.numpy.threads import ProductThreads
 from homespun.named_array import NamedArray
@@ -47,7 +47,7 @@ class NumpyEngine:
         Args:
             document_mark: as in `EngineOptions`.
             narrow: the precision of matrices and embeddings; None: float32. Computations are in float32 in any case.
-            products: computes with narrow matrices; without it NumPy does, slowly.
+            products: the compiled functions; without them NumPy computes the same, more slowly.
         """
         self.config = config
         self.document_mark = document_mark
@@ -67,12 +67,12 @@ class NumpyEngine:
         shapes = {p.name: p.shape for p in parameters(self.config)}
         weights = allocate(self.config, self.model_file.FUSED, self.narrow, self.products)
         for name, array in checked(tensors, shapes, shapes):
-            if isinstance(weights[name], Narrow):
-                weights[name].fill(array)
-            else:
+            if isinstance(weights[name], np.ndarray):
                 weights[name][...] = array
+            else:
+                weights[name].fill(array)
         self.weights = weights
-        self.model = self.model_file.Model(self.config, weights)
+        self.model = self.model_file.Model(self.config, weights, self.products)
 
     @property
     def rounds_weights(self) -> bool:
@@ -87,7 +87,9 @@ class NumpyEngine:
         if self.narrow is not None:
             raise weights_were_rounded()
         for p in parameters(self.config):
-            yield p.name, np.ascontiguousarray(self.weights[p.name])
+            weight = self.weights[p.name]
+            values = weight if isinstance(weight, np.ndarray) else weight.widened()
+            yield p.name, np.ascontiguousarray(values)
 
     @within_memory()
     def logits(self, tokens: Tokens) -> Floats:
@@ -154,11 +156,11 @@ class NumpyEngine:
             return linear(self.model.normed(hidden), self.head)
 
     @property
-    def head(self) -> Floats | Narrow:
+    def head(self) -> Matrix:
         """[V, D]"""
         if self.config.tie_embeddings:
             return self.model.embedding
-        head: Floats | Narrow = self.weights["lm_head.weight"]
+        head: Matrix = self.weights["lm_head.weight"]
         return head
 
     def empty_cache(self, batch_size: int, max_len: int) -> Floats:

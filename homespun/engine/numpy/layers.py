@@ -1,4 +1,6 @@
-"""Arrays flow in and out: the layers that the models share, and the memory for their weights. NumPy alone, float32.
+"""Arrays flow in and out: the layers that the models share, and the memory for their weights. All is in float32.
+
+Functions with a parameter `own` compute with the compiled functions if there are any, and with NumPy otherwise.
 
 A token's products read all the weights and sweep everything else out of the processor's cache, so a NumPy call between
 them costs more than its arithmetic. Therefore the calls are few, work in place where the function owns the array, and
@@ -9,6 +11,7 @@ layer, H heads, K key/value heads, C channels of a head, V tokens in the vocabul
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +25,14 @@ from homespun.config import ModelConfig
 from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
 from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
+from homespun.engine.numpy.panels import Memory, Panels
 from homespun.engine.numpy.products import Products
 
+Matrix = Floats | Narrow | Panels
+"""[out, in]"""
 Weights = dict[str, Any]
-"""By name: arrays in float32, and `Narrow` matrices where the model has such."""
+"""By name: vectors are arrays in float32; matrices are `Panels` where products are compiled, otherwise arrays or
+`Narrow`."""
 Positions = slice | npt.NDArray[np.int64]
 """The places of the new tokens in the cache: a slice of T where they are the same in each sequence, else [B, T]."""
 
@@ -47,46 +54,63 @@ def allocate(
     config: ModelConfig,
     fused: Mapping[str, str],
     narrow: NarrowPrecision | None = None,
-    products: Products | None = None,
+    own: Products | None = None,
 ) -> Weights:
     """Memory for the weights by name. Fused matrices lie below each other and have one more name together.
 
-    All weights in float32 share one array, which the system maps in large pages: this saves 3% of a small model's time.
-    A matrix with more rows than columns is stored by columns: its product with a vector is faster that way.
+    All weights in float32, or all matrices in panels, share one array, which the system maps in large pages: this saves
+    3% of a small model's time. Without compiled products, a matrix with more rows than columns is stored by columns:
+    its product with a vector is faster that way.
 
     Args:
         narrow: the precision of matrices and embeddings. Routers stay in float32: near ties would be decided by
             rounding.
-        products: computes with narrow matrices.
     """
     groups: dict[str, list[Parameter]] = {}
     for p in parameters(config):
         name = ".".join(fused.get(part, part) for part in p.name.split("."))
         groups.setdefault(name, []).append(p)
-    n_free = sum(p.size for p in parameters(config) if narrow is None or not _can_be_narrow(p))
-    free = np.empty(n_free, np.float32)
+    ends = {name: np.cumsum([p.shape[0] for p in group]) for name, group in groups.items()}
+    shapes = {name: (int(ends[name][-1]), *group[0].shape[1:]) for name, group in groups.items()}
+    precisions = {  # of the matrices that are no arrays
+        name: None if group[0].is_router else narrow
+        for name, group in groups.items()
+        if len(group[0].shape) > 1 and (own or (narrow and not group[0].is_router))
+    }
+    sizes = [Panels.size(shapes[name], precision) for name, precision in precisions.items()]
+    memory = Memory(sum(sizes)) if own else None
+    free = np.empty(
+        sum(math.prod(shapes[name]) for name in groups.keys() - precisions.keys()), np.float32
+    )
     weights: Weights = {}
     for name, members in groups.items():
-        ends = np.cumsum([p.shape[0] for p in members])
-        shape = (int(ends[-1]), *members[0].shape[1:])
-        if narrow is not None and _can_be_narrow(members[0]):
-            matrix = weights[name] = Narrow.empty(shape, narrow, products)
-            for p, end in zip(members, ends, strict=True):
-                weights[p.name] = matrix[end - p.shape[0] : end]
-            continue
-        taken, free = np.split(free, [math.prod(shape)])
-        if len(shape) > 1 and shape[-2] > shape[-1]:
-            by_columns = taken.reshape(*shape[:-2], shape[-1], shape[-2])
-            weights[name] = by_columns.swapaxes(-1, -2)
+        shape, starts = shapes[name], [0, *ends[name]]
+        parts: list[Any]
+        if name not in precisions:
+            taken, free = np.split(free, [math.prod(shape)])
+            weights[name] = _by_columns(taken, shape)
+            parts = np.split(weights[name], ends[name][:-1])
+        elif own:
+            panels = weights[name] = Panels.empty(shape, precisions[name], own, memory)
+            # Several matrices are never fused.
+            parts = (
+                [panels]
+                if len(members) == 1
+                else [panels.part(*place) for place in itertools.pairwise(starts)]
+            )
         else:
-            weights[name] = taken.reshape(shape)
-        for p, rows in zip(members, np.split(weights[name], ends[:-1]), strict=True):
-            weights[p.name] = rows
+            assert narrow
+            weights[name] = Narrow.empty(shape, narrow)
+            parts = [weights[name][start:end] for start, end in itertools.pairwise(starts)]
+        weights |= {p.name: part for p, part in zip(members, parts, strict=True)}
     return weights
 
 
-def _can_be_narrow(p: Parameter) -> bool:
-    return len(p.shape) > 1 and not p.is_router
+def _by_columns(numbers: Floats, shape: tuple[int, ...]) -> Floats:
+    """Numbers as an array of this shape, by columns where it has more rows than columns."""
+    if len(shape) == 1 or shape[-2] <= shape[-1]:
+        return numbers.reshape(shape)
+    return numbers.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
 
 
 def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weights]:
@@ -99,22 +123,28 @@ def weights_by_block(weights: Weights, prefix: str, n_layers: int) -> list[Weigh
     return blocks
 
 
-def linear(x: Floats, weight: Floats | Narrow, bias: Floats | None = None) -> Floats:
-    """x [N, D] and weight [out, D] -> [N, out]."""
-    y: Floats = weight.product(x) if isinstance(weight, Narrow) else x.dot(weight.T)
+def linear(x: Floats, weight: Matrix, bias: Floats | None = None) -> Floats:
+    """x [N, D] and weight [out, D] -> [N, out], plus `bias` [out]."""
+    if isinstance(weight, Panels):
+        return weight.product(x, bias)
+    y: Floats = x.dot(weight.T) if isinstance(weight, np.ndarray) else weight.product(x)
     if bias is not None:
         y += bias
     return y
 
 
-def rows(table: Floats | Narrow, places: npt.NDArray[np.integer[Any]] | slice) -> Floats:
+def rows(table: Matrix, places: npt.NDArray[np.integer[Any]] | slice) -> Floats:
     """Some rows of an embedding [V, D] -> [..., D]."""
-    found: Floats = table.rows(places) if isinstance(table, Narrow) else table[places]
+    found: Floats = table[places] if isinstance(table, np.ndarray) else table.rows(places)
     return found
 
 
-def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
+def layer_norm(
+    x: Floats, weight: Floats, bias: Floats, eps: float, own: Products | None = None
+) -> Floats:
     """LayerNorm of the rows of x [N, D]."""
+    if own:
+        return own.norm(x, weight, bias, eps)
     y: Floats = x - x.dot(mean_vector(x.shape[-1]))[:, None]
     y /= root_mean_square(y, eps)
     y *= weight
@@ -122,8 +152,10 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
     return y
 
 
-def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
-    """RMSNorm of the last axis."""
+def rms_norm(x: Floats, weight: Floats, eps: float, own: Products | None = None) -> Floats:
+    """RMSNorm of the last axis, with `own` of x [N, D]."""
+    if own:
+        return own.norm(x, weight, None, eps)
     y: Floats = x / root_mean_square(x, eps)
     y *= weight
     return y
@@ -144,8 +176,10 @@ def root_mean_square(x: Floats, eps: float) -> Floats | float:
     return size
 
 
-def gelu(x: Floats) -> Floats:
-    """GELU approximated by tanh, as in GPT-2 (Hendrycks and Gimpel, 2016)."""
+def gelu(x: Floats, own: Products | None = None) -> Floats:
+    """GELU of x [N, D] approximated by tanh, as in GPT-2 (Hendrycks and Gimpel, 2016). It may overwrite x."""
+    if own:
+        return own.gelu(x)
     slope = math.sqrt(2 / math.pi)
     y: Floats = x * x
     y *= 0.044715 * slope
@@ -158,12 +192,16 @@ def gelu(x: Floats) -> Floats:
     return y
 
 
-def silu(x: Floats) -> Floats:
-    """x times its sigmoid, computed by tanh, which cannot overflow."""
-    half = 0.5 * x
-    y: Floats = np.tanh(half)
+def swiglu(x: Floats, own: Products | None = None) -> Floats:
+    """SiLU of the first half of each row of x [N, 2 * F], times the second half -> [N, F] (Shazeer, 2020)."""
+    if own:
+        return own.swiglu(x)
+    gate, up = np.split(x, 2, axis=-1)
+    half = 0.5 * gate
+    y: Floats = np.tanh(half)  # the sigmoid by tanh, which cannot overflow
     y += 1
     y *= half
+    y *= up
     return y
 
 
@@ -178,15 +216,35 @@ class RotaryTables:
         exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
         self._rates = np.float32(config.rope_theta) ** -exponents
         self._tables = self._computed(0)  # [2, positions, C]
+        self._n_turned = config.n_heads + config.n_kv_heads
 
-    def __call__(self, positions: Positions) -> Floats:
-        """The tables at these positions: [2, T, C], or [2, B, 1, T, C] where sequences differ."""
+    def turn(
+        self,
+        heads: Floats,
+        positions: Positions,
+        norm: Floats | None,
+        eps: float,
+        own: Products | None = None,
+    ) -> None:
+        """Norm the queries and keys of new tokens, if `norm` [turned heads, 1, C] has weights, and rotate them.
+
+        heads [B, H + 2 * K, T, C] are changed in place, except for the values.
+        """
         end = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
         n_known = self._tables.shape[1]
         if end > n_known:
             self._tables = self._computed(max(end, 2 * n_known))
-        rows: Floats = self._tables[:, positions]
-        return rows if isinstance(positions, slice) else rows[:, :, None]
+        if own and heads.shape[2] == 1:
+            own.rotary(
+                heads, self._n_turned, _of_one(positions, len(heads)), self._tables, norm, eps
+            )
+            return
+        angles = self._tables[:, positions]  # [2, T, C], or [2, B, T, C] where sequences differ
+        if not isinstance(positions, slice):
+            angles = angles[:, :, None]
+        turned = heads[:, : self._n_turned]
+        normed = turned if norm is None else rms_norm(turned, norm, eps)
+        turned[...] = rotate(normed, angles)
 
     def _computed(self, n_positions: int) -> Floats:
         angles = np.arange(n_positions, dtype=np.float32)[:, None] * self._rates
@@ -195,7 +253,7 @@ class RotaryTables:
 
 
 def rotate(x: Floats, angles: Floats) -> Floats:
-    """Rotate the channels of x [B, H, T, C] by cos and sin of `RotaryTables`."""
+    """Rotate the channels of x [B, H, T, C] by the cos and sin of its positions."""
     half = x.shape[-1] // 2
     rotated = np.concatenate((-x[..., half:], x[..., :half]), axis=-1)
     rotated *= angles[1]
@@ -209,20 +267,27 @@ def attention(
     positions: Positions,
     apart: Apart | None = None,
     watch: Watch | None = None,
+    own: Products | None = None,
 ) -> Floats:
     """Causal attention of the new tokens to themselves and to those before them that are not `apart`.
 
     heads [B, H + 2 * K, T, C] are the queries, keys and values of the new tokens -> [N, H * C]. Keys and values are
     added to the cache of this block, [B, 2 * K, S, C].
+
+    Raises:
+        IndexError: the cache has no such position.
     """
     batch, _, n_new, channels = heads.shape
+    n_seen = positions.stop if isinstance(positions, slice) else int(positions.max()) + 1
+    if n_seen > cache.shape[2]:  # the compiled function would write behind it
+        raise IndexError(f"position {n_seen - 1} is not in a cache of {cache.shape[2]}")
+    if own and n_new == 1 and apart is None and watch is None:
+        return own.attention(heads, cache, _of_one(positions, batch))
     n_kv_heads = cache.shape[1] // 2
     n_heads = heads.shape[1] - 2 * n_kv_heads
     if isinstance(positions, slice):
-        n_seen = positions.stop
         cache[:, :, positions] = heads[:, n_heads:]
     else:
-        n_seen = int(positions.max()) + 1
         rows = np.arange(batch)[:, None]
         cache[rows, :, positions] = heads[:, n_heads:].transpose(0, 2, 1, 3)  # [B, T, 2 * K, C]
     k, v = cache[:, :n_kv_heads, :n_seen], cache[:, n_kv_heads:, :n_seen]
@@ -243,6 +308,13 @@ def attention(
         watch.attention.append((scores / sums).reshape(batch, n_heads, n_new, n_seen)[0])
     y = y.reshape(batch, n_heads, n_new, channels)
     return y.transpose(0, 2, 1, 3).reshape(batch * n_new, n_heads * channels)
+
+
+def _of_one(positions: Positions, batch: int) -> npt.NDArray[np.int64]:
+    """The position of the only new token of each sequence, [B]."""
+    if isinstance(positions, slice):
+        return np.full(batch, positions.start, np.int64)
+    return np.ascontiguousarray(positions[:, 0])
 
 
 def later_positions(positions: Positions, n_seen: int) -> npt.NDArray[np.bool_]:

@@ -1,10 +1,11 @@
-/* Products of a few vectors with a matrix whose weights have 16 or 8 bits. `products.py` compiles and calls this.
+/* Products of vectors with matrices whose weights have 32, 16 or 8 bits. `products.py` calls this.
 
-   Generating a token reads every weight once, so its speed is that of the memory, and narrow weights are fast weights.
-   Sums are in float32. Each output is computed by one thread, so the number of threads does not change the result.
+   A matrix [n_out, n_in] lies in panels of PANEL rows: [n_out / PANEL, n_in, PANEL], the last one filled up with zeros.
+   So the weights are read in the order of the memory, once for up to ROWS vectors, and each of them is multiplied with
+   all these vectors while it is in a register.
 
-   A block of a row is widened to float32 in registers, and multiplied with some vectors. The loops have constant lengths,
-   from which compilers make vector instructions; where they make bad ones, there are intrinsics. */
+   Sums are in float32. An output is the sum of its products in the order of the inputs, whatever the number of vectors
+   and of threads: a text gets the same bits alone and beside others. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -13,50 +14,48 @@
 #include <immintrin.h>
 #endif
 
+#define PANEL 32 /* as in `panels.py` */
 #ifdef __AVX512F__
 #define CHUNK 16 /* numbers in a vector register, or in two where they are smaller */
-#define SIDE 4   /* so many vectors are multiplied with one row, or with as many rows: their sums fill the registers */
+#define ROWS 8   /* so many vectors are multiplied at a time: their sums fill the registers */
 #else
 #define CHUNK 8
-#define SIDE 2
+#define ROWS 4
 #endif
-#define CHUNKS 4 /* in a block: as many sums run side by side */
-#define BLOCK (CHUNK * CHUNKS)
+#define ALONE 8 /* chunks of outputs at a time for a single vector: as many sums run side by side */
+#define SOME 2  /* chunks of outputs at a time for several vectors */
+#define AHEAD 4096 /* bytes: several vectors take long enough to fetch the weights that come next */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
 typedef uint32_t words __attribute__((vector_size(4 * CHUNK)));
 typedef uint16_t halves __attribute__((vector_size(2 * CHUNK)));
-typedef chunk widener(const void *weights, long start);
-typedef float reader(const void *weights, long i);
+typedef chunk widener(const void *weights);
 
-INLINE float read_bfloat16(const void *weights, long i) {
-    uint32_t bits = (uint32_t)((const uint16_t *)weights)[i] << 16; /* bfloat16 is the upper half of a float32 */
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
+INLINE chunk widen_float32(const void *weights) {
+    chunk wide;
+    memcpy(&wide, weights, sizeof wide);
+    return wide;
 }
 
-INLINE float read_int8(const void *weights, long i) { return ((const int8_t *)weights)[i]; }
-
-INLINE chunk widen_bfloat16(const void *weights, long start) {
+INLINE chunk widen_bfloat16(const void *weights) { /* bfloat16 is the upper half of a float32 */
 #ifdef __AVX512F__
-    __m256i from = _mm256_loadu_si256((const __m256i *)((const uint16_t *)weights + start));
+    __m256i from = _mm256_loadu_si256((const __m256i *)weights);
     return (chunk)_mm512_slli_epi32(_mm512_cvtepu16_epi32(from), 16);
 #else
     halves from;
-    memcpy(&from, (const uint16_t *)weights + start, sizeof from);
+    memcpy(&from, weights, sizeof from);
     return (chunk)(__builtin_convertvector(from, words) << 16);
 #endif
 }
 
-INLINE chunk widen_int8(const void *weights, long start) {
-    const int8_t *from = (const int8_t *)weights + start;
+INLINE chunk widen_int8(const void *weights) {
 #if defined(__AVX512F__)
-    return (chunk)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+    return (chunk)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)weights)));
 #elif defined(__AVX2__)
-    return (chunk)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+    return (chunk)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)weights)));
 #else
+    const int8_t *from = weights;
     float numbers[CHUNK];
     chunk wide;
     for (int i = 0; i < CHUNK; i++) numbers[i] = from[i];
@@ -65,108 +64,66 @@ INLINE chunk widen_int8(const void *weights, long start) {
 #endif
 }
 
-/* The sum of the chunks of a row, and of the products of its last numbers, which fill no block. */
-INLINE float joined(const chunk sums[CHUNKS], reader *read, const float *x, const void *weights, long first, long n_in) {
-    chunk all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    float total = 0;
-    for (int j = 0; j < CHUNK; j++) total += all[j];
-#pragma GCC unroll 1 /* less to compile */
-    for (long j = n_in - n_in % BLOCK; j < n_in; j++) total += read(weights, first + j) * x[j];
-    return total;
-}
-
-/* One row of the matrix, which begins at `first`, times n vectors x [n, n_in] -> y, `n_out` numbers apart. */
-INLINE void row_product(widener *widen, reader *read, const float *x, long n, const void *weights, long first,
-                        long n_in, float scale, float *y, long n_out) {
-    chunk sums[SIDE][CHUNKS];
-    memset(sums, 0, sizeof sums);
-    for (long i = 0; i + BLOCK <= n_in; i += BLOCK) {
-        chunk row[CHUNKS];
-        for (int c = 0; c < CHUNKS; c++) row[c] = widen(weights, first + i + c * CHUNK);
-        for (long v = 0; v < n; v++)
-            for (int c = 0; c < CHUNKS; c++) {
-                chunk part;
-                memcpy(&part, x + v * n_in + i + c * CHUNK, sizeof part);
-                sums[v][c] += row[c] * part;
-            }
+/* `rows` vectors x [rows, n_in] times some chunks of outputs from `out` on -> y [rows, n_out]. */
+INLINE void tile(widener *widen, long size, const float *x, int rows, int chunks, const char *weights,
+                 const float *scales, const float *bias, long out, long n_out, long n_in, float *y) {
+    chunk sums[ROWS][ALONE]; /* few of them, in registers: `rows` and `chunks` are constants once this is inlined */
+    const char *from[ALONE];
+    for (int c = 0; c < chunks; c++) {
+        long start = out + c * CHUNK;
+        from[c] = weights + size * (start / PANEL * PANEL * n_in + start % PANEL);
+        for (int v = 0; v < rows; v++) sums[v][c] = (chunk){0};
     }
-    for (long v = 0; v < n; v++)
-        y[v * n_out] = joined(sums[v], read, x + v * n_in, weights, first, n_in) * scale;
-}
-
-/* One row times all vectors x [n, n_in]; constant numbers of vectors keep the sums in registers. */
-INLINE void row_products(widener *widen, reader *read, const float *x, long n, const void *weights, long first,
-                         long n_in, float scale, float *y, long n_out) {
-    long v = 0;
-    for (; v + SIDE <= n; v += SIDE)
-        row_product(widen, read, x + v * n_in, SIDE, weights, first, n_in, scale, y + v * n_out, n_out);
-    for (; v + 2 <= n; v += 2)
-        row_product(widen, read, x + v * n_in, 2, weights, first, n_in, scale, y + v * n_out, n_out);
-    if (v < n) row_product(widen, read, x + v * n_in, 1, weights, first, n_in, scale, y + v * n_out, n_out);
-}
-
-/* SIDE rows, which begin at `first`, times SIDE vectors x [SIDE, n_in] -> y [SIDE, SIDE], `n_out` numbers apart. All
-   that is loaded is used SIDE times. The sums are those of `row_product`, in the same order, so the number of vectors
-   does not change the result. */
-INLINE void tile_product(widener *widen, reader *read, const float *x, const void *weights, long first, long n_in,
-                         const float *scales, float *y, long n_out) {
-    chunk sums[SIDE][SIDE][CHUNKS];
-    for (int c = 0; c < CHUNKS; c++) {
-        chunk here[SIDE][SIDE];
-        memset(here, 0, sizeof here);
-        for (long i = 0; i + BLOCK <= n_in; i += BLOCK) {
-            chunk row[SIDE];
-            for (int r = 0; r < SIDE; r++) row[r] = widen(weights, first + r * n_in + i + c * CHUNK);
-            for (int v = 0; v < SIDE; v++) {
-                chunk part;
-                memcpy(&part, x + v * n_in + i + c * CHUNK, sizeof part);
-                for (int r = 0; r < SIDE; r++) here[v][r] += row[r] * part;
-            }
+    for (long i = 0; i < n_in; i++) {
+        chunk row[ALONE];
+        for (int c = 0; c < chunks; c++) row[c] = widen(from[c] + size * PANEL * i);
+        if (rows >= 4) __builtin_prefetch(from[0] + size * PANEL * i + AHEAD, 0, 2);
+        for (int v = 0; v < rows; v++)
+            for (int c = 0; c < chunks; c++) sums[v][c] += row[c] * x[v * n_in + i];
+    }
+    for (int c = 0; c < chunks; c++) {
+        long start = out + c * CHUNK, valid = n_out - start < CHUNK ? n_out - start : CHUNK;
+        if (valid <= 0) break;
+        chunk factors = (chunk){0} + 1, added = {0};
+        if (scales) memcpy(&factors, scales + start, 4 * valid);
+        if (bias) memcpy(&added, bias + start, 4 * valid);
+        for (int v = 0; v < rows; v++) {
+            chunk all = sums[v][c] * factors + added; /* rounded in the same way for any number of vectors */
+            memcpy(y + v * n_out + start, &all, 4 * valid);
         }
-        for (int v = 0; v < SIDE; v++)
-            for (int r = 0; r < SIDE; r++) sums[v][r][c] = here[v][r];
-    }
-#pragma GCC unroll 1
-    for (int i = 0; i < SIDE * SIDE; i++) {
-        int v = i / SIDE, r = i % SIDE;
-        y[v * n_out + r] = joined(sums[v][r], read, x + v * n_in, weights, first + r * n_in, n_in) *
-                           (scales ? scales[r] : 1);
     }
 }
 
-/* Some rows, at most SIDE, times all vectors x [n, n_in]. The first vectors fetch each row from memory in its order,
-   and the tiles find it in the cache. */
-INLINE void products_of_rows(widener *widen, reader *read, const float *x, long n, const void *weights, long first,
-                             long n_rows, long n_in, const float *scales, float *y, long n_out) {
-    long v = n < 2 * SIDE || n_rows < SIDE ? n : SIDE + n % SIDE;
-    for (long r = 0; r < n_rows; r++)
-        row_products(widen, read, x, v, weights, first + r * n_in, n_in, scales ? scales[r] : 1, y + r, n_out);
-    for (; v < n; v += SIDE)
-        tile_product(widen, read, x + v * n_in, weights, first, n_in, scales, y + v * n_out, n_out);
+/* n vectors x [n, n_in] times the outputs from `out` to `end`, in full panels -> y [n, n_out]. */
+INLINE void tiles(widener *widen, long size, const float *x, long n, const char *weights, const float *scales,
+                  const float *bias, long out, long end, long n_out, long n_in, float *y) {
+    if (n == 1)
+        for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK)
+            tile(widen, size, x, 1, ALONE, weights, scales, bias, out, n_out, n_in, y);
+    for (; out < end; out += SOME * CHUNK) {
+        long v = 0;
+#define TAKE(rows)                                                                                                     \
+    for (; v + rows <= n; v += rows)                                                                                   \
+        tile(widen, size, x + v * n_in, rows, SOME, weights, scales, bias, out, n_out, n_in, y + v * n_out);
+        TAKE(ROWS)
+        TAKE(4)
+        TAKE(2)
+        TAKE(1)
+    }
 }
 
-/* For each kind of weights, where `scales` [n_out] are factors of the rows, or NULL:
-   product: x [n, n_in] and weights [n_out, n_in] -> y [n, n_out];
-   widened: weights [n_out, n_in] -> y, the same in float32. */
-#define DEFINE(kind)                                                                                                \
-    void product_##kind(const float *x, long n, const void *weights, const float *scales, long n_out, long n_in,    \
-                        float *y, int threads) {                                                                    \
-        (void)threads;                                                                                              \
-        _Pragma("omp parallel for num_threads(threads) schedule(static)")                                           \
-        for (long row = 0; row < n_out; row += SIDE)                                                                \
-            products_of_rows(widen_##kind, read_##kind, x, n, weights, row * n_in,                                  \
-                             row + SIDE <= n_out ? SIDE : n_out - row, n_in, scales ? scales + row : NULL, y + row, \
-                             n_out);                                                                                \
-    }                                                                                                               \
-                                                                                                                    \
-    void widened_##kind(const void *weights, const float *scales, long n_out, long n_in, float *y, int threads) {   \
-        (void)threads;                                                                                              \
-        _Pragma("omp parallel for num_threads(threads) schedule(static)")                                           \
-        for (long row = 0; row < n_out; row++) {                                                                    \
-            float scale = scales ? scales[row] : 1;                                                                 \
-            for (long i = row * n_in; i < (row + 1) * n_in; i++) y[i] = read_##kind(weights, i) * scale;            \
-        }                                                                                                           \
+/* For each kind of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
+   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. */
+#define DEFINE(kind, size)                                                                                             \
+    void product_##kind(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
+                        long n_out, long n_in, float *y, int threads) {                                                \
+        long n_panels = (n_out + PANEL - 1) / PANEL;                                                                   \
+        _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
+        for (long t = 0; t < threads; t++)                                                                             \
+            tiles(widen_##kind, size, x, n, weights, scales, bias, n_panels * t / threads * PANEL,                     \
+                  n_panels * (t + 1) / threads * PANEL, n_out, n_in, y);                                               \
     }
 
-DEFINE(bfloat16)
-DEFINE(int8)
+DEFINE(float32, 4)
+DEFINE(bfloat16, 2)
+DEFINE(int8, 1)

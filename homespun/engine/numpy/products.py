@@ -1,15 +1,11 @@
-"""Products with narrow weights: vectors and a matrix of 16 or 8 bits flow in, the products in float32 flow out.
+"""The compiled parts of a decoding step: NumPy arrays flow in and out of the functions of `products.c` and `steps.c`.
 
-NumPy has no such products. `products.c` is compiled for this machine when a model with narrow weights is first loaded,
-which takes less than a second. Where that is not possible, `narrow.py` computes the same with NumPy, but slowly.
+They are compiled for this machine (`compiling.py`). Where that is not possible, `layers.py` computes the same with
+NumPy, but more slowly.
 """
 
 import ctypes
 import functools
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,21 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.engine.base import Floats
+from homespun.engine.numpy.compiling import library
 
-SOURCE = Path(__file__).with_name("products.c")
-COMPILERS = "cc", "gcc", "clang"
-FLAGS = (
-    *("-O3", "-march=native", "-shared", "-fPIC"),
-    # Sums may be taken in any order. -ffast-math would do more: it makes the whole process round tiny numbers to zero.
-    *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
-)
-WITH_THREADS: tuple[tuple[str, ...], ...] = (("-fopenmp",), ())
-"""Flags for several threads, and those of a compiler that lacks them."""
-COMPILE_SECONDS = 20.0
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "steps.c"))
+MOST_IN_CHUNK = 16
+"""Numbers of a vector register, at most."""
+KINDS: dict[np.dtype[Any], str] = {
+    np.dtype(np.float32): "float32",
+    np.dtype(np.uint16): "bfloat16",
+    np.dtype(np.int8): "int8",
+}
+"""The names of the functions by the dtype of the weights; NumPy has no bfloat16, so they are its bits."""
+
 addressof = ctypes.addressof
 from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
-KINDS: dict[np.dtype[Any], str] = {np.dtype(np.uint16): "bfloat16", np.dtype(np.int8): "int8"}
-"""The names of the functions by the dtype of the weights; NumPy has no bfloat16, so they are its bits."""
 
 
 class Products:
@@ -42,17 +37,29 @@ class Products:
         """
         Raises:
             OSError: the file is not a library that works here.
+            AttributeError: it lacks a function.
         """
         library = ctypes.CDLL(str(path))
-        pointer, size = ctypes.c_void_p, ctypes.c_long
-        self._product: dict[np.dtype[Any], Any] = {}
-        self._widened: dict[np.dtype[Any], Any] = {}
-        for dtype, kind in KINDS.items():
-            product, widened = library[f"product_{kind}"], library[f"widened_{kind}"]
-            product.argtypes = pointer, size, pointer, pointer, size, size, pointer, ctypes.c_int
-            widened.argtypes = pointer, pointer, size, size, pointer, ctypes.c_int
-            product.restype = widened.restype = None
-            self._product[dtype], self._widened[dtype] = product, widened
+        pointer, size, number, count = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
+        arguments: dict[str, tuple[Any, ...]] = {
+            f"product_{kind}": (pointer, size, *[pointer] * 3, size, size, pointer, count)
+            for kind in KINDS.values()
+        }
+        arguments |= {
+            "attention": (*[pointer] * 3, *[size] * 5, pointer, pointer, count),
+            "rotary": (pointer, pointer, *[size] * 4, pointer, number, pointer, size, count),
+            "gelu": (pointer, size, count),
+            "swiglu": (pointer, size, size, pointer, count),
+            "norm": (pointer, size, size, pointer, pointer, number, pointer),
+        }
+        functions = {}
+        for name, types in arguments.items():
+            functions[name] = library[name]
+            functions[name].argtypes, functions[name].restype = types, None
+        self._product = {dtype: functions[f"product_{kind}"] for dtype, kind in KINDS.items()}
+        self._attention, self._rotary = functions["attention"], functions["rotary"]
+        self._gelu, self._swiglu = functions["gelu"], functions["swiglu"]
+        self._norm = functions["norm"]
         self._threads = 1
 
     def get_num_threads(self) -> int:
@@ -61,8 +68,9 @@ class Products:
     def set_num_threads(self, n: int) -> None:
         self._threads = n
 
-    def product(self, x: Floats, matrix: "Place") -> Floats:
-        """x [N, in] and a matrix [out, in], times the scales of its rows -> [N, out]."""
+    def product(self, x: Floats, matrix: "Place", bias: Floats | None = None) -> Floats:
+        """x [N, in] and a matrix [out, in] -> [N, out], plus `bias` [out] if there is one. The result for a vector does
+        not depend on the others."""
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), matrix.n_out), np.float32)
         # `ctypes.data` of an array would take four times as long.
@@ -71,6 +79,7 @@ class Products:
             len(x),
             matrix.values,
             matrix.scales,
+            None if bias is None else addressof(from_buffer(bias)),
             matrix.n_out,
             matrix.n_in,
             addressof(from_buffer(y)),
@@ -78,73 +87,121 @@ class Products:
         )
         return y
 
-    def widened(self, matrix: "Place") -> Floats:
-        """A matrix [out, in] in float32, times the scales of its rows."""
-        y = np.empty((matrix.n_out, matrix.n_in), np.float32)
-        self._widened[matrix.dtype](
-            matrix.values, matrix.scales, matrix.n_out, matrix.n_in, y.ctypes.data, self._threads
+    def attention(self, heads: Floats, cache: Floats, positions: npt.NDArray[np.int64]) -> Floats:
+        """As `layers.attention` for one new token of each sequence, at `positions` [B]."""
+        batch, n_rows, _, channels = heads.shape
+        n_kv, max_len = cache.shape[1] // 2, cache.shape[2]
+        n_heads = n_rows - 2 * n_kv
+        y = np.empty((batch, n_heads * channels), np.float32)
+        scratch = np.empty((self._threads, max_len + MOST_IN_CHUNK), np.float32)
+        self._attention(
+            addressof(from_buffer(heads)),
+            addressof(from_buffer(cache)),
+            addressof(from_buffer(positions)),
+            batch,
+            n_heads,
+            n_kv,
+            channels,
+            max_len,
+            addressof(from_buffer(scratch)),
+            addressof(from_buffer(y)),
+            self._threads,
+        )
+        return y
+
+    def rotary(
+        self,
+        heads: Floats,
+        n_turned: int,
+        positions: npt.NDArray[np.int64],
+        tables: Floats,
+        norm: Floats | None,
+        eps: float,
+    ) -> None:
+        """Norm the first `n_turned` heads of one new token of each sequence, and rotate them, in place.
+
+        Args:
+            heads: [B, heads, 1, C]
+            positions: [B]
+            tables: cos and sin of the angles of all positions, [2, S, C].
+            norm: the weights of the norms, [n_turned, 1, C], if there are any.
+        """
+        batch, n_heads, _, channels = heads.shape
+        self._rotary(
+            addressof(from_buffer(heads)),
+            addressof(from_buffer(positions)),
+            batch,
+            n_heads,
+            n_turned,
+            channels,
+            None if norm is None else addressof(from_buffer(norm)),
+            eps,
+            addressof(from_buffer(tables)),
+            tables.shape[1],
+            self._threads,
+        )
+
+    def gelu(self, x: Floats) -> Floats:
+        """`layers.gelu` of x [N, D], in place."""
+        self._gelu(addressof(from_buffer(x)), x.size, self._threads)
+        return x
+
+    def swiglu(self, x: Floats) -> Floats:
+        """`layers.swiglu`: x [N, 2 * F] -> [N, F]."""
+        n, width = len(x), x.shape[1] // 2
+        y = np.empty((n, width), np.float32)
+        pointers = addressof(from_buffer(x)), addressof(from_buffer(y))
+        self._swiglu(pointers[0], n, width, pointers[1], self._threads)
+        return y
+
+    def norm(self, x: Floats, weight: Floats, bias: Floats | None, eps: float) -> Floats:
+        """LayerNorm of the rows of x [N, D]; RMSNorm without a bias."""
+        x = np.ascontiguousarray(x)
+        y = np.empty_like(x)
+        self._norm(
+            addressof(from_buffer(x)),
+            len(x),
+            x.shape[1],
+            addressof(from_buffer(weight)),
+            None if bias is None else addressof(from_buffer(bias)),
+            eps,
+            addressof(from_buffer(y)),
         )
         return y
 
 
 class Place:
-    """Where the memory of a matrix [out, in] is, as long as its arrays exist."""
+    """Where the memory of a matrix [out, in] in panels is, as long as its arrays exist."""
 
-    def __init__(self, values: npt.NDArray[Any], scales: Floats | None) -> None:
-        """`scales` [out] of the rows, if they have any."""
+    def __init__(self, values: npt.NDArray[Any], scales: Floats | None, n_out: int) -> None:
+        """
+        Args:
+            values: [panels, in, rows of a panel]
+            scales: of the rows, if they have any.
+        """
         assert values.flags.c_contiguous
         assert scales is None or scales.flags.c_contiguous
         self.dtype = values.dtype
-        self.n_out, self.n_in = values.shape
+        self.n_out, self.n_in = n_out, values.shape[1]
         self.values: int = values.ctypes.data
         self.scales: int | None = None if scales is None else scales.ctypes.data
 
 
 @functools.cache
 def compiled() -> Products | None:
-    """The functions for this machine; None where there is no C compiler that works.
+    """The functions for this machine; None where there is no C compiler that works."""
+    return library(SOURCES, _working)
 
-    On a Mac the command of a compiler that is missing opens a window, so none is tried there.
-    """
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if sys.platform != "linux" or compiler is None:
-        return None
+
+def _working(path: Path) -> Products | None:
+    """The functions of a library, if it has them and a small product is right."""
     try:
-        # Nobody else can write into this folder. Once the file is loaded, it is not needed any more.
-        with tempfile.TemporaryDirectory(prefix="homespun-") as folder:
-            found = _built(compiler, Path(folder) / "products.so")
-    except (OSError, subprocess.TimeoutExpired):  # no room for files, or a compiler that hangs
+        products = Products(path)
+    except (OSError, AttributeError):
         return None
-    return found if found and _computes(found) else None
-
-
-def _built(compiler: str, library: Path) -> Products | None:
-    """The functions, in several threads if the compiler knows how; None if it does not work.
-
-    Raises:
-        TimeoutExpired: it takes too long.
-    """
-    for more in WITH_THREADS:
-        command = [compiler, *FLAGS, *more, str(SOURCE), "-o", str(library)]
-        try:
-            subprocess.run(
-                command,
-                check=True,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=COMPILE_SECONDS,
-            )
-            return Products(library)
-        except (subprocess.CalledProcessError, OSError, AttributeError):
-            continue
-    return None
-
-
-def _computes(products: Products) -> bool:
-    """Whether a small product is right."""
-    values = (np.arange(3 * 150) % 251 - 125).astype(np.int8).reshape(3, 150)
-    x = np.linspace(-1, 1, 5 * 150, dtype=np.float32).reshape(5, 150)
-    scales = np.array([0.5, 2, 3], np.float32)
-    expected = x.astype(np.float64) @ (values * scales[:, None].astype(np.float64)).T
-    found = products.product(x, Place(values, scales))
-    return np.allclose(found, expected, rtol=1e-4, atol=1e-2)
+    values = (np.arange(2 * 50 * 32) % 251 - 125).astype(np.int8).reshape(2, 50, 32)
+    x = np.linspace(-1, 1, 5 * 50, dtype=np.float32).reshape(5, 50)
+    scales = np.linspace(0.5, 3, 64, dtype=np.float32)
+    found = products.product(x, Place(values, scales, 40))
+    rows = values.swapaxes(1, 2).reshape(64, 50)[:40] * scales[:40, None].astype(np.float64)
+    return products if np.allclose(found, x @ rows.T, rtol=1e-4, atol=1e-2) else None

@@ -9,14 +9,14 @@ from typing import Protocol
 from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
-from homespun.engine.numpy.layers import Apart, Positions, Watch, Weights
-from homespun.engine.numpy.narrow import Narrow
+from homespun.engine.numpy.layers import Apart, Matrix, Positions, Watch, Weights
+from homespun.engine.numpy.products import Products
 
 
 class Model(Protocol):
     """The forward pass of one model, without the head."""
 
-    embedding: Floats | Narrow
+    embedding: Matrix
     """[V, D]"""
 
     def __call__(
@@ -44,5 +44,5 @@ class ModelFile(Protocol):
     FUSED: Mapping[str, str]
     """Matrices that are applied to the same vector, and the name of the one matrix that they form."""
 
-    def Model(self, config: ModelConfig, weights: Weights) -> Model:
-        """The model with these weights, which it reads but does not change."""
+    def Model(self, config: ModelConfig, weights: Weights, own: Products | None = None) -> Model:
+        """The model with these weights, which it reads but does not change, and compiled functions if there are any."""

@@ -14,11 +14,11 @@ from homespun.engine.numpy.layers import (
     attention,
     linear,
     rms_norm,
-    rotate,
     rows,
-    silu,
+    swiglu,
     weights_by_block,
 )
+from homespun.engine.numpy.products import Products
 
 FUSED = {
     "q_proj": "qkv_proj",
@@ -34,8 +34,9 @@ class Model:
 
     has_qk_norm = True
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, own: Products | None = None) -> None:
         self.config = config
+        self.own = own
         self.embedding = weights["model.embed_tokens.weight"]
         self.rotary_tables = RotaryTables(config)
         self.blocks = weights_by_block(weights, "model.layers", config.n_layers)
@@ -56,17 +57,16 @@ class Model:
     ) -> Floats:
         batch, n_new = tokens.shape
         x = rows(self.embedding, tokens).reshape(batch * n_new, -1)
-        angles = self.rotary_tables(positions)
         if watch is not None:
             watch.hidden.append(x.copy())
         for weights, block_cache in zip(self.blocks, cache, strict=True):
-            self.add_block(x, weights, tokens.shape, positions, angles, block_cache, apart, watch)
+            self.add_block(x, weights, tokens.shape, positions, block_cache, apart, watch)
             if watch is not None:
                 watch.hidden.append(x.copy())
         return self.normed(x).reshape(batch, n_new, -1)
 
     def normed(self, x: Floats) -> Floats:
-        return rms_norm(x, self.norm, self.config.norm_eps)
+        return rms_norm(x, self.norm, self.config.norm_eps, self.own)
 
     def add_block(
         self,
@@ -74,24 +74,20 @@ class Model:
         w: Weights,
         shape: tuple[int, ...],
         positions: Positions,
-        angles: Floats,
         cache: Floats,
         apart: Apart | None,
         watch: Watch | None,
     ) -> None:
         """Add attention and feed-forward layer of one block to x [N, D] in place; `shape` is B, T."""
-        c = self.config
-        h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps)
+        c, own = self.config, self.own
+        h = rms_norm(x, w["input_layernorm.weight"], c.norm_eps, own)
         h = linear(h, w["self_attn.qkv_proj.weight"])  # [N, (H + 2 * K) * C]
         heads = h.reshape(*shape, -1, c.head_dim).transpose(0, 2, 1, 3)  # [B, H + 2 * K, T, C]
-        qk = heads[:, : c.n_heads + c.n_kv_heads]
-        normed = qk
-        if self.has_qk_norm:
-            normed = rms_norm(qk, w["self_attn.qk_norm.weight"], c.norm_eps)
-        qk[...] = rotate(normed, angles)
-        h = attention(heads, cache, positions, apart, watch)
+        qk_norm = w["self_attn.qk_norm.weight"] if self.has_qk_norm else None
+        self.rotary_tables.turn(heads, positions, qk_norm, c.norm_eps, own)
+        h = attention(heads, cache, positions, apart, watch, own)
         x += linear(h, w["self_attn.o_proj.weight"])
-        h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps)
+        h = rms_norm(x, w["post_attention_layernorm.weight"], c.norm_eps, own)
         x += self.feed_forward(h, w, watch)
 
     def feed_forward(self, h: Floats, w: Weights, watch: Watch | None) -> Floats:
@@ -99,5 +95,4 @@ class Model:
         if watch is not None:
             watch.experts.append(None)
         h = linear(h, w["mlp.gate_up_proj.weight"])  # [N, 2 * F]
-        h = silu(h[:, : self.config.d_ff]) * h[:, self.config.d_ff :]
-        return linear(h, w["mlp.down_proj.weight"])
+        return linear(swiglu(h, self.own), w["mlp.down_proj.weight"])

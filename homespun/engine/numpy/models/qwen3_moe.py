@@ -5,7 +5,7 @@ import numpy as np
 
 from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
-from homespun.engine.numpy.layers import Watch, Weights, linear, silu
+from homespun.engine.numpy.layers import Watch, Weights, linear, swiglu
 from homespun.engine.numpy.models import qwen3
 from homespun.engine.numpy.models.qwen3 import FUSED as FUSED
 
@@ -20,7 +20,8 @@ class Model(qwen3.Model):
         logits = linear(h, w["mlp.gate.weight"])  # [N, E]
         if len(h) == 1 and watch is None:
             return self.of_one(h, logits[0], w)
-        chosen = np.argpartition(-logits, k - 1, axis=-1)[:, :k]  # [N, k]
+        # In the order of the experts, as their outputs are added.
+        chosen = np.sort(np.argpartition(-logits, k - 1, axis=-1)[:, :k])  # [N, k]
         # Probabilities divided by the sum of those that are chosen: a softmax over the chosen logits.
         weights = np.take_along_axis(logits, chosen, axis=-1)
         weights = np.exp(weights - weights.max(-1, keepdims=True))
@@ -42,8 +43,9 @@ class Model(qwen3.Model):
 
     def of_one(self, h: Floats, logits: Floats, w: Weights) -> Floats:
         """The output for one token [1, D], whose router has given these logits [E], with few calls."""
-        chosen = logits.argsort()[-self.config.experts_per_token :]
-        weights = np.exp(logits[chosen] - logits[chosen[-1]])
+        chosen = np.sort(logits.argsort()[-self.config.experts_per_token :])
+        weights = logits[chosen]
+        weights = np.exp(weights - weights.max())
         weights /= weights.sum()
         first, *others = chosen
         y = self.expert(h, w, first)
@@ -54,7 +56,5 @@ class Model(qwen3.Model):
 
     def expert(self, h: Floats, w: Weights, expert: np.intp) -> Floats:
         """The output of one expert for its tokens, [tokens, D] -> [tokens, D]."""
-        width = self.config.d_expert
         gate_up = linear(h, w["mlp.experts.gate_up_proj"][expert])  # [tokens, 2 * F]
-        inner = silu(gate_up[:, :width]) * gate_up[:, width:]
-        return linear(inner, w["mlp.experts.down_proj"][expert])
+        return linear(swiglu(gate_up, self.own), w["mlp.experts.down_proj"][expert])
