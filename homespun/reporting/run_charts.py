@@ -45,63 +45,9 @@ PAIRS = (
 def charts_of(reported: Sequence[Reported]) -> Iterator[Chart]:
     """The charts in their order. One without points shows nothing."""
     several = len(reported) > 1
-
-    def label(one: Reported, of: str) -> str:
-        return f"{one.name}, {of}" if several else of
-
-    losses: list[Line] = []
-    bits: list[Line] = []
-    for index, one in enumerate(reported):
-        training = one.run.curve("loss")
-        validation = [
-            (float(r.get("tokens") or 0), float(r["val_loss"])) for r in one.run.evaluations
-        ]
-        if len(training) > 40:
-            losses.append(Line(label(one, "training, each line"), training, index, "pale"))
-        name = one.name if several else None
-        losses.append(Line(label(one, "training"), _smooth(training), index, in_legend=name))
-        colour, own = (index, "") if several else (1, None)
-        losses.append(Line(label(one, "validation"), validation, colour, "dots", own))
-        points = _bits_per_byte(one.run)
-        bits.append(Line(one.name if several else "this run", points, index, "dots"))
-    unit = "nats per token" if all(one.run.config.learns_text for one in reported) else ""
-    if several:
-        unit = f"{unit}; dots: validation".removeprefix("; ")
-    yield Chart("Loss", unit, losses, visible=_after_the_fall(losses))
-    band = None
-    compared = [one.comparison for one in reported if one.comparison]
-    for comparison in {id(c.curve): c for c in compared}.values():
-        curve, first, last = comparison.curve, comparison.curve.tokens[0], comparison.tokens
-        reference = [
-            (float(t), b)
-            for t, b in zip(curve.tokens, curve.bits_per_byte, strict=True)
-            if t < last
-        ]
-        reference.append((last, curve.at(last)))
-        bits.append(
-            Line(
-                f"measured run ({curve.text}, {curve.parameters / 1e6:.2g} M)",
-                reference,
-                5,
-                "reference",
-            )
-        )
-        if len(compared) == 1 and last > first:
-            s = comparison.spread
-            band = Band("usual range", [(t, b * (1 - s), b * (1 + s)) for t, b in reference])
-    yield Chart("Validation loss", "bits per byte", bits, band=band, visible=_after_the_fall(bits))
-    rates: list[Line] = []
-    for index, one in enumerate(reported):
-        for key, name in (("muon_lr", "Muon"), ("lr", "AdamW")):
-            colour = index if several else len(rates)
-            second = several and key == "lr" and bool(one.run.curve("muon_lr"))
-            in_legend = "" if second else one.name if several else None
-            points = one.run.curve(key)
-            if points:
-                style: Style = "dashed" if second else "line"
-                rates.append(Line(label(one, name), points, colour, style, in_legend))
-    unit = "dashed: AdamW beside Muon" if any(r.style == "dashed" for r in rates) else ""
-    yield Chart("Learning rate", unit, rates, from_zero=True)
+    yield _loss(reported, several)
+    yield _validation_loss(reported, several)
+    yield _learning_rate(reported, several)
     limits = sorted({one.run.config.max_grad_norm for one in reported if one.run.stored_settings})
     norms = _lines(reported, "grad_norm", several)
     yield Chart(
@@ -113,17 +59,98 @@ def charts_of(reported: Sequence[Reported]) -> Iterator[Chart]:
         yield Chart("Clipped steps", "% of the steps since the last line", clipped, from_zero=True)
     for title, unit, key, scale in FIGURES:
         yield Chart(title, unit, _lines(reported, key, several, scale), from_zero=True)
-    for title, unit, (one_key, one_name), (other_key, other_name) in PAIRS:
-        pairs: list[Line] = []
-        for index, one in enumerate(reported):
-            solid, dashed = one.run.curve(one_key), one.run.curve(other_key)
-            name = one.name if several else None
-            pairs.append(Line(label(one, one_name), solid, index, in_legend=name))
-            hidden = "" if several and solid else name
-            pairs.append(Line(label(one, other_name), dashed, index, "dashed", hidden))
-        if several and any(line.points for line in pairs if line.style == "dashed"):
-            unit = f"{unit}; dashed: {other_name}"
-        yield Chart(title, unit, pairs)
+    for title, unit, one, other in PAIRS:
+        yield _pair(reported, several, title, unit, one, other)
+
+
+def _label(one: Reported, of: str, several: bool) -> str:
+    return f"{one.name}, {of}" if several else of
+
+
+def _loss(reported: Sequence[Reported], several: bool) -> Chart:
+    """The loss in training, smooth and of each line, and in evaluations."""
+    lines: list[Line] = []
+    for index, one in enumerate(reported):
+        training = one.run.curve("loss")
+        validation = [
+            (float(r.get("tokens") or 0), float(r["val_loss"])) for r in one.run.evaluations
+        ]
+        if len(training) > 40:
+            label = _label(one, "training, each line", several)
+            lines.append(Line(label, training, index, "pale"))
+        name = one.name if several else None
+        label = _label(one, "training", several)
+        lines.append(Line(label, _smooth(training), index, in_legend=name))
+        colour, own = (index, "") if several else (1, None)
+        label = _label(one, "validation", several)
+        lines.append(Line(label, validation, colour, "dots", own))
+    unit = "nats per token" if all(one.run.config.learns_text for one in reported) else ""
+    if several:
+        unit = f"{unit}; dots: validation".removeprefix("; ")
+    return Chart("Loss", unit, lines, visible=_after_the_fall(lines))
+
+
+def _validation_loss(reported: Sequence[Reported], several: bool) -> Chart:
+    """The loss in evaluations beside that of measured runs."""
+    lines = [
+        Line(one.name if several else "this run", _bits_per_byte(one.run), index, "dots")
+        for index, one in enumerate(reported)
+    ]
+    band = None
+    compared = [one.comparison for one in reported if one.comparison]
+    for comparison in {id(c.curve): c for c in compared}.values():
+        curve, first, last = comparison.curve, comparison.curve.tokens[0], comparison.tokens
+        reference = [
+            (float(t), b)
+            for t, b in zip(curve.tokens, curve.bits_per_byte, strict=True)
+            if t < last
+        ]
+        reference.append((last, curve.at(last)))
+        label = f"measured run ({curve.text}, {curve.parameters / 1e6:.2g} M)"
+        lines.append(Line(label, reference, 5, "reference"))
+        if len(compared) == 1 and last > first:
+            s = comparison.spread
+            band = Band("usual range", [(t, b * (1 - s), b * (1 + s)) for t, b in reference])
+    visible = _after_the_fall(lines)
+    return Chart("Validation loss", "bits per byte", lines, band=band, visible=visible)
+
+
+def _learning_rate(reported: Sequence[Reported], several: bool) -> Chart:
+    """The learning rates of one or two optimizers."""
+    lines: list[Line] = []
+    for index, one in enumerate(reported):
+        for key, name in (("muon_lr", "Muon"), ("lr", "AdamW")):
+            colour = index if several else len(lines)
+            second = several and key == "lr" and bool(one.run.curve("muon_lr"))
+            in_legend = "" if second else one.name if several else None
+            points = one.run.curve(key)
+            if points:
+                style: Style = "dashed" if second else "line"
+                lines.append(Line(_label(one, name, several), points, colour, style, in_legend))
+    unit = "dashed: AdamW beside Muon" if any(r.style == "dashed" for r in lines) else ""
+    return Chart("Learning rate", unit, lines, from_zero=True)
+
+
+def _pair(
+    reported: Sequence[Reported],
+    several: bool,
+    title: str,
+    unit: str,
+    solid: tuple[str, str],
+    dashed: tuple[str, str],
+) -> Chart:
+    """Two figures, each given by its entry and its name."""
+    lines: list[Line] = []
+    for index, one in enumerate(reported):
+        above, below = one.run.curve(solid[0]), one.run.curve(dashed[0])
+        name = one.name if several else None
+        lines.append(Line(_label(one, solid[1], several), above, index, in_legend=name))
+        hidden = "" if several and above else name
+        label = _label(one, dashed[1], several)
+        lines.append(Line(label, below, index, "dashed", hidden))
+    if several and any(line.points for line in lines if line.style == "dashed"):
+        unit = f"{unit}; dashed: {dashed[1]}"
+    return Chart(title, unit, lines)
 
 
 def _lines(reported: Sequence[Reported], key: str, several: bool, scale: float = 1.0) -> list[Line]:

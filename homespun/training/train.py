@@ -12,6 +12,7 @@ from homespun.checkpoint.writer import CheckpointWriter
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds
 from homespun.engine.base import OutOfMemory
+from homespun.model_formats.stored_model import StoredModel
 from homespun.planning.memory import out_of_memory
 from homespun.planning.resolved import given_settings, lora_of
 from homespun.records import tracking
@@ -102,24 +103,7 @@ def _train(
     """`train`, from the resumed point on, or from the start. `asked` has the names of the settings that were given."""
     folder = dataclasses.replace(lock.folder, keep=max(config.keep, LEAST_KEPT))
     trackers = tracking.named(config.track)
-    initial = None
-    check_preferences(config)
-    check_reward(config, point)
-    check_replay(config)
-    if point is None:
-        check_settings(config)
-        initial = initial_model(config, say)
-        model = initial.config if initial else smallest_model(config)
-        lora = lora_of(config)
-        folder.check_space(
-            bytes_on_disk(
-                model,
-                folder.keep,
-                lora,
-                with_base=keeps_base(config),
-                low_memory=config.memory == "low",
-            )
-        )
+    initial = _checked(config, point, folder, say)
     run = set_up(config, point, say, initial, reward, asked)
     writes_base = keeps_base(run.config) and not (point and point.is_in(folder.path))
     folder.check_space(
@@ -133,19 +117,7 @@ def _train(
     )
     folder = dataclasses.replace(folder, narrow=run.engine.narrow)
     position, moved_to = _begin(point, lock, say)
-    if keeps_base(run.config):
-        with bar("Keeping the initial model", None):
-            run = keep_base(run, point, folder, moved_to)
-            if run.policy:
-                policy, header = with_reference(
-                    run.policy, run.plan, run.header, run.tokenizer.eot_id, point, folder, moved_to
-                )
-                run = dataclasses.replace(run, policy=policy, header=header)
-    if run.preferences:
-        preferences, entry = with_preference_reference(
-            run.preferences, run.engine, run.config.batch_size, point, folder, moved_to
-        )
-        run = dataclasses.replace(run, preferences=preferences, header=run.header | entry)
+    run = _with_initial(run, point, folder, moved_to)
     if initial:
         position.evaluated_at = NEVER
     continues = point is not None and point.state is not None and point.is_in(folder.path)
@@ -182,6 +154,53 @@ def _train(
     if emit.error:
         raise emit.error
     return result
+
+
+def _checked(
+    config: TrainConfig, point: ResumePoint | None, folder: CheckpointFolder, say: Say
+) -> StoredModel | None:
+    """Check all that can be checked before any work, and open the model that a new run goes on from, if there is one.
+
+    Raises:
+        UserError: settings contradict each other, that model cannot be read, or the disk has no room.
+    """
+    check_preferences(config)
+    check_reward(config, point)
+    check_replay(config)
+    if point:
+        return None
+    check_settings(config)
+    initial = initial_model(config, say)
+    folder.check_space(
+        bytes_on_disk(
+            initial.config if initial else smallest_model(config),
+            folder.keep,
+            lora_of(config),
+            with_base=keeps_base(config),
+            low_memory=config.memory == "low",
+        )
+    )
+    return initial
+
+
+def _with_initial(
+    run: Run, point: ResumePoint | None, folder: CheckpointFolder, moved_to: Path | None
+) -> Run:
+    """Keep the initial model, or its figures, where adapters, a reward or preferences need them until the end."""
+    if keeps_base(run.config):
+        with bar("Keeping the initial model", None):
+            run = keep_base(run, point, folder, moved_to)
+            if run.policy:
+                policy, header = with_reference(
+                    run.policy, run.plan, run.header, run.tokenizer.eot_id, point, folder, moved_to
+                )
+                run = dataclasses.replace(run, policy=policy, header=header)
+    if run.preferences:
+        preferences, entry = with_preference_reference(
+            run.preferences, run.engine, run.config.batch_size, point, folder, moved_to
+        )
+        run = dataclasses.replace(run, preferences=preferences, header=run.header | entry)
+    return run
 
 
 def _tracking(
