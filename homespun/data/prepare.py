@@ -301,6 +301,9 @@ def locked(home: Path, say: Say, *, together: bool = False) -> Iterator[None]:
             say(f"Another process is tokenizing into {home}: waiting for it.")
             with bar("Waiting for the other process", None):
                 fcntl.flock(file, how)
+        except OSError:
+            if not together:  # a shared file system may have no locks; all write the same files
+                raise
         yield
 
 

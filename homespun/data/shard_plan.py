@@ -111,7 +111,7 @@ def make_plan(path: Path, block: int, kept: Sequence[Path]) -> Plan:
     """
     corpus = corpus_of(path, (fact for file in kept for fact in kept_facts(file)))
     if corpus.max_block_bytes is not None:
-        raise UserError(f"{path}: too few documents for several machines: leave --part out")
+        raise UserError(f"{path}: too few documents for several machines: prepare it on one")
     return Plan(corpus, block, tuple(_planned(corpus, map(kept_facts, kept))))
 
 

@@ -184,17 +184,19 @@ class SharedWork:
         if self.plan():
             return
         durable.make_folder(self.folder)
+        share = self._shares_of_files[part]
         open_tasks = [
             (file, kept)
             for file, kept in zip(self.files, self._kept, strict=True)
-            if file in self._share_of_files(part) and not kept.exists()
+            if file in share and not kept.exists()
         ]
         n_bytes = sum(file.stat().st_size for file, _ in open_tasks)
         with bar(f"Reading {counted(len(open_tasks), 'file')} of {self.path}", n_bytes) as advance:
             keep_facts(open_tasks, self.block, self.n_workers, advance)
 
-    def _share_of_files(self, part: int) -> set[Path]:
-        """The files that a machine reads. Each machine has about the same number of bytes."""
+    @cached_property
+    def _shares_of_files(self) -> list[set[Path]]:
+        """The files that each machine reads: about the same number of bytes."""
         shares: list[set[Path]] = [set() for _ in range(self.n_parts)]
         n_bytes = [0] * self.n_parts
         sizes = [(file.stat().st_size, file) for file in self.files]
@@ -202,7 +204,7 @@ class SharedWork:
             least = n_bytes.index(min(n_bytes))
             shares[least].add(file)
             n_bytes[least] += size
-        return shares[part]
+        return shares
 
     def parts_that_read(self) -> set[int]:
         """The parts whose files are not all read yet."""
@@ -214,7 +216,7 @@ class SharedWork:
             for file, kept in zip(self.files, self._kept, strict=True)
             if kept.name not in there
         }
-        return {part for part in range(self.n_parts) if unread & self._share_of_files(part)}
+        return {part for part, share in enumerate(self._shares_of_files) if unread & share}
 
     # Plan -----------------------------------------------------------------------------------------
 
@@ -329,14 +331,15 @@ class SharedWork:
             UserError: a folder cannot be written, or a damaged shard not be made again.
         """
         plan, tokenizer, home = self._planned
-        with locked(home, self.say):
-            durable.remove_leftovers(home, lambda name: True)
-            durable.write_json(home / INDEX, dict(plan.index))
+        durable.write_json(home / INDEX, dict(plan.index))
         prepared = prepare(plan.corpus, tokenizer, self.tokens, say=self.say)
         snapshot = Snapshot(self.files)
         if self._plan_name() == self._plan_file.name:
             keep_survey(plan.corpus, snapshot, self.tokens)
         write_records(plan.corpus, tokenizer, prepared)
+        with (home / "lock").open("a+") as lock:
+            if durable.try_lock(lock.fileno()):  # nobody writes any more
+                durable.remove_leftovers(home, lambda name: True)
         for kept in self._kept:
             kept.unlink(missing_ok=True)
         for name, fact in facts_in_words(self.config, plan.corpus, prepared).items():

@@ -1,6 +1,7 @@
 """`homespun prepare --part`: machines share a folder, and the tokens are those of one process."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -164,6 +165,17 @@ def test_a_text_that_changes_gets_a_new_plan(place: Path) -> None:
     tokenizer = Tokenizer.load(Path("tokenizer_model"))
     control = prepare(survey(Path("web")), tokenizer, Path("control")).folder
     assert contents(place / "data/tokens" / control.name) == contents(control)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_shared_disk_without_locks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    prepare_part(config("1/1"), silent)
+    home = tokens_in(place / "data/tokens")
+    assert len(contents(home)) > 3
 
 
 @pytest.mark.usefixtures("small_shards")
