@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import tyro
 
@@ -20,9 +21,9 @@ from benchmarks import report
 from homespun.architectures.presets import PRESETS
 from homespun.cli.arguments import parse
 from homespun.cli.commands import COMMANDS
-from homespun.config import Precision
 from homespun.engine import probe
 from homespun.engine.base import EngineOptions, OptimizerSettings
+from homespun.forecast import speed
 from homespun.forecast.forecast import forecast
 from homespun.records import reading
 
@@ -33,19 +34,21 @@ PREPARATION = (
     f"train --model-size mini --vocab-size 1024 --max-steps 1 --checkpoint-dir {BASE}",
     "download --dataset stories-questions --plain --questions 1 --num-samples 100 --output questions.jsonl",
 )
-COMMON = f"--init-from {BASE} --max-steps 2 --log-interval 1 --eval-tokens 300 --sample-prompts A --compile off"
-QUESTIONS = (
-    "--data-file questions.jsonl --reward questions --answer-tokens 24 --grad-accumulation-steps 1"
+COMMON = (
+    f"--init-from {BASE} --max-steps 2 --log-interval 1 --eval-tokens 300 --sample-prompts A --compile off "
+    "--precision bfloat16"
 )
+QUESTIONS = "--data-file questions.jsonl --reward mine.py:length --answer-tokens 24 --grad-accumulation-steps 1"
 CONFIGURATIONS = (
-    f"{QUESTIONS} --group-size 8 --batch-size 32",
-    f"{QUESTIONS} --group-size 8 --batch-size 32 --kl-factor 0",
+    f"{QUESTIONS} --group-size 8 --batch-size 16",
+    f"{QUESTIONS} --group-size 8 --batch-size 16 --kl-factor 0",
     f"{QUESTIONS} --group-size 2 --batch-size 2",
     f"{QUESTIONS} --group-size 2 --batch-size 2 --lora-rank 8",
     "--preferences pairs.jsonl --batch-size 16",
 )
-PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
-BARE = "from benchmarks.answer_memory import bare; import sys; print(bare(sys.argv[1]))"
+REWARD = "def length(prompt, answers):\n    return [len(answer) for answer in answers]\n"
+"""A reward that tells the answers of a new model apart. Groups with equal scores would cost no update."""
+BARE = "from benchmarks.answer_memory import bare; print(bare())"
 
 
 def main() -> None:
@@ -55,28 +58,32 @@ def main() -> None:
         for words in PREPARATION:
             homespun(words)
         write_pairs()
-        for precision in PRECISIONS:
-            peak = int(output("-c", BARE, precision))
-            for flags in CONFIGURATIONS:
-                rows.append(compared(flags, precision, peak))
-                print(report.table(rows[-1:]), flush=True)
+        Path("mine.py").write_text(REWARD, encoding="utf-8")
+        peak = int(output("-c", BARE))
+        for flags in CONFIGURATIONS:
+            rows.append(compared(flags, peak))
+            print(report.table(rows[-1:]), flush=True)
     report.save("answer_memory", {"a run that learns from answers": rows})
 
 
-def compared(flags: str, precision: Precision, bare_peak: int) -> report.Row:
+def compared(flags: str, bare_peak: int) -> report.Row:
     """The estimate of a run beside its peak."""
-    words = f"train {flags} {COMMON} --precision {precision}"
-    plan = forecast(parse(COMMANDS["train"], shlex.split(words)[1:]), lambda text: None)
+    words = f"train {flags} {COMMON}"
+    settings = parse(COMMANDS["train"], shlex.split(words)[1:])
+    with (  # only the estimate counts
+        mock.patch.object(speed, "probe", side_effect=probe.ProbeFailed),
+        mock.patch.object(speed, "probe_decoding", side_effect=probe.ProbeFailed),
+    ):
+        memory = forecast(settings, lambda text: None).memory
     homespun(words)
     lines = reading.read(Path("checkpoints/metrics.jsonl"))
     measured = max(line.get("memory_bytes", 0) for line in lines) - bare_peak
     return {
         "flags": flags,
-        "precision": precision,
-        "initial model MB": round(plan.memory.initial_model / 1e6),
-        "estimated MB": round(plan.memory.total / 1e6),
+        "initial model MB": round(memory.initial_model / 1e6),
+        "estimated MB": round(memory.total / 1e6),
         "measured MB": round(measured / 1e6),
-        "memory ratio": round(plan.memory.total / measured, 2),
+        "memory ratio": round(memory.total / measured, 2),
     }
 
 
@@ -90,7 +97,7 @@ def write_pairs() -> None:
     Path("pairs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def bare(precision: Precision) -> int:
+def bare() -> int:
     """Peak bytes of this process after a step of a tiny model."""
     import homespun.training.train  # noqa: F401 - as a run has it
 
@@ -98,7 +105,7 @@ def bare(precision: Precision) -> int:
         optimizer=OptimizerSettings(
             "adamw", weight_decay=0.0, beta1=0.9, beta2=0.99, max_grad_norm=1.0
         ),
-        precision=precision,
+        precision="bfloat16",
     )
     return probe._peak(probe._trained_a_little(PRESETS["mini"], options, "auto"))
 
