@@ -122,7 +122,7 @@ function Seen({ question, seen }) {
       </div>
     </section>
     <section aria-labelledby="lens-title">
-      <h2 id="lens-title">What each layer would say next</h2>
+      <h2 id="lens-title">The next token after each layer</h2>
       <${Lens} question=${question} tokens=${tokens} at=${chosen} />
     </section>
     ${experts.length > 0 && html`<section aria-labelledby="experts-title">
