@@ -185,5 +185,7 @@ def test_facts_are_complete_or_absent(folder: Path, tmp_path: Path) -> None:
 
 def test_a_text_of_few_documents_is_not_divided(tmp_path: Path) -> None:
     text = written(tmp_path / "book.jsonl", '{"text": "%s"}\n' % ("Once upon a time. " * 500))
-    with pytest.raises(UserError, match="too few documents for several machines: prepare it on one"):
+    with pytest.raises(
+        UserError, match="too few documents for several machines: prepare it on one"
+    ):
         planned(text, tmp_path / "facts")
