@@ -83,12 +83,12 @@ def stories(table: str, column: int | str) -> Callable[[Results], str]:
     return figure
 
 
-def longer_story(table: str, column: int | str) -> Callable[[Results], str]:
-    """A share of the run of twenty minutes. Arguments as for `stories`."""
+def one_run(name: str, table: str, column: int | str) -> Callable[[Results], str]:
+    """A share of a single run on stories, whose results have this name. Other arguments as for `stories`."""
 
     def figure(results: Results) -> str:
-        [title] = [name for name in results["storytelling_20m"]["tables"] if name.startswith(table)]
-        [found] = rows(results, "storytelling_20m", title)
+        [title] = [title for title in results[name]["tables"] if title.startswith(table)]
+        [found] = rows(results, name, title)
         return spread([list(found.values())[column] if isinstance(column, int) else found[column]])
 
     return figure
@@ -187,9 +187,15 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "low-memory-3b-gib": exact(
         "low_memory_3b", "homespun train --memory low", "3 steps", "peak GiB", 1
     ),
-    "stories-20m-consistent": longer_story("free stories", "consistent"),
-    "stories-20m-choices": longer_story("right choices", "all"),
-    "stories-20m-beginnings": longer_story("given beginnings", -1),
+    **{
+        f"stories-{run}-{figure}": one_run(f"storytelling_{run}", table, column)
+        for run in ("20m", "busy")
+        for figure, (table, column) in {
+            "consistent": ("free stories", "consistent"),
+            "choices": ("right choices", "all"),
+            "beginnings": ("given beginnings", -1),
+        }.items()
+    },
     "stories-consistent": stories("free stories", "consistent"),
     "stories-loss": demo("val loss"),
     "stories-bits": demo("bits/byte"),

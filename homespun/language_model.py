@@ -340,10 +340,14 @@ class LanguageModel:
             UserError: as `inspect`.
             ValueError: the last axis is not as wide as the model.
         """
-        states = np.asarray(hidden, dtype=np.float32)
+        states = np.array(
+            hidden, dtype=np.float32
+        )  # a copy, since compiled functions refuse read-only memory
         if not states.ndim or states.shape[-1] != self.config.d_model:
             raise ValueError(f"states are {list(states.shape)}: [..., {self.config.d_model}]")
         rows = states.reshape(-1, self.config.d_model)
+        if not len(rows):
+            return np.zeros((*states.shape[:-1], self.config.vocab_size), np.float32)
         return self._inspector.lens(rows).reshape(*states.shape[:-1], -1)
 
     @property

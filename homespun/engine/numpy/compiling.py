@@ -1,6 +1,6 @@
 """C sources flow in, a library for this machine flows out.
 
-It is compiled when it is first needed, which takes about a second, and kept in the user's folder for caches. A kept
+It is compiled when it is first needed, which takes one or two seconds, and kept in the user's folder for caches. A kept
 library is taken only if sources, compiler and processor are the same, and nobody else can have written it.
 """
 
@@ -50,9 +50,10 @@ def library(sources: Sequence[Path], opened: Callable[[Path], T | None]) -> T | 
         return found
     try:
         # Nobody else can write into this folder. Once the file is loaded, it is not needed any more.
-        with tempfile.TemporaryDirectory(prefix="homespun-") as folder:
-            file = Path(folder) / "library.so"
-            for more in WITH_THREADS:
+        with tempfile.TemporaryDirectory(prefix="homespun-", ignore_cleanup_errors=True) as folder:
+            for number, more in enumerate(WITH_THREADS):
+                # The system loads a file of one name only once.
+                file = Path(folder) / f"library{number}.so"
                 if _compiles([compiler, *FLAGS, *more, *map(str, sources), "-lm", "-o", str(file)]):
                     found = opened(file)
                     if found is not None:

@@ -314,7 +314,7 @@ def _of_one(positions: Positions, batch: int) -> npt.NDArray[np.int64]:
     """The position of the only new token of each sequence, [B]."""
     if isinstance(positions, slice):
         return np.full(batch, positions.start, np.int64)
-    return np.ascontiguousarray(positions[:, 0])
+    return np.ascontiguousarray(positions[:, 0], np.int64)
 
 
 def later_positions(positions: Positions, n_seen: int) -> npt.NDArray[np.bool_]:

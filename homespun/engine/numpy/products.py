@@ -6,6 +6,7 @@ NumPy, but more slowly.
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.engine.base import Floats
+from homespun.engine.hardware import usable_cpus
 from homespun.engine.numpy.compiling import library
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "steps.c"))
@@ -60,13 +62,18 @@ class Products:
         self._attention, self._rotary = functions["attention"], functions["rotary"]
         self._gelu, self._swiglu = functions["gelu"], functions["swiglu"]
         self._norm = functions["norm"]
-        self._threads = 1
+        self._threads, self._most = 1, usable_cpus()
+        # The threads of OpenMP do not exist in a forked process: it would wait for them forever.
+        os.register_at_fork(after_in_child=self._use_one_thread)
+
+    def _use_one_thread(self) -> None:
+        self._threads = self._most = 1
 
     def get_num_threads(self) -> int:
         return self._threads
 
     def set_num_threads(self, n: int) -> None:
-        self._threads = n
+        self._threads = min(n, self._most)
 
     def product(self, x: Floats, matrix: "Place", bias: Floats | None = None) -> Floats:
         """x [N, in] and a matrix [out, in] -> [N, out], plus `bias` [out] if there is one. The result for a vector does
@@ -93,7 +100,8 @@ class Products:
         n_kv, max_len = cache.shape[1] // 2, cache.shape[2]
         n_heads = n_rows - 2 * n_kv
         y = np.empty((batch, n_heads * channels), np.float32)
-        scratch = np.empty((self._threads, max_len + MOST_IN_CHUNK), np.float32)
+        threads = self._threads  # another engine may set it meanwhile
+        scratch = np.empty((threads, max_len + MOST_IN_CHUNK), np.float32)
         self._attention(
             addressof(from_buffer(heads)),
             addressof(from_buffer(cache)),
@@ -105,7 +113,7 @@ class Products:
             max_len,
             addressof(from_buffer(scratch)),
             addressof(from_buffer(y)),
-            self._threads,
+            threads,
         )
         return y
 

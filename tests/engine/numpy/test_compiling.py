@@ -66,6 +66,18 @@ def test_a_library_is_compiled_once_and_kept_for_this_user_alone(place: Place) -
     assert place.kept.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_second_attempt_is_a_file_of_its_own(place: Place) -> None:
+    """The system would give back the first library under its name."""
+    seen: list[Path] = []
+
+    def refused_once(path: Path) -> int | None:
+        seen.append(path)
+        return answer(path) if len(seen) == 2 else None
+
+    assert compiling.library([place.source], refused_once) == 42
+    assert len(set(seen)) == 2
+
+
 def another_source(place: Place) -> None:
     place.returns(43)
 

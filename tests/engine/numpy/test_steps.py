@@ -2,6 +2,8 @@
 company."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
+from homespun.engine.hardware import usable_cpus
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.layers import (
     RotaryTables,
@@ -142,3 +145,33 @@ def test_no_step_writes_behind_its_cache(own: Products, config: ModelConfig) -> 
         decoder.prefill(tokens[:, :4], lengths)
         with pytest.raises(IndexError, match="position 4 is not in a cache of 4"):
             decoder.step(tokens[:, 4])
+
+
+FORKED = """
+import os
+import numpy as np
+from homespun.engine.numpy.products import compiled
+
+own = compiled()
+own._most = 2
+own.set_num_threads(2)
+x = np.ones(1 << 20, np.float32)
+own.gelu(x)
+child = os.fork()
+if not child:
+    own.set_num_threads(2)
+    own.gelu(x)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_computes(own: Products) -> None:
+    """It has no threads but its own."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def test_no_more_threads_than_processors(own: Products) -> None:
+    own.set_num_threads(10**6)
+    assert own.get_num_threads() <= usable_cpus()
