@@ -180,6 +180,7 @@ def forecast(
         watts=sheet.watts * ranks.n if sheet and sheet.watts else None,
         loss=_loss(planned, corpus, count, steps),
         notes=tuple(notes),
+        longest_row=planned.longest_row,
     )
     note = _about_memory(plan, planned, target, is_new=point is None)
     return dataclasses.replace(plan, notes=(*note, *plan.notes))

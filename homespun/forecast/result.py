@@ -71,6 +71,8 @@ class Forecast:
     watts: float | None
     loss: ExpectedLoss | None
     notes: tuple[str, ...]
+    longest_row: int | None = None
+    """Tokens of the longest prompt with its answer, in a run with a reward."""
 
     @property
     def parameters(self) -> int:

@@ -74,6 +74,8 @@ def what_fits(
                     f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}{flags} "
                     f"makes steps of the same size with {size(needed)}"
                 )
+    if plan.longest_row is not None:
+        return "not even one group of answers fits: lower --group-size or --answer-tokens, or take a smaller model"
     if c.init_from is not None:
         return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
     shape = {"vocab_size": plan.model.vocab_size, "seq_len": plan.model.seq_len}

@@ -94,6 +94,8 @@ class Loop:
             self.interrupts.save_wanted or self.due.checkpoint(self.saver.seconds_to_save)
         ):
             self.save()
+            if not self.ending():
+                self.emit.activity("next step")  # the files are written in the background
         self.tell_saved()
 
     def finish_step(self) -> None:

@@ -250,8 +250,8 @@ class Course:
         if not len(self.crew):
             return
         match self.crew.happening():
-            case Progress(job, step, tokens):
-                self._reached[job.name] = tokens
+            case Progress(job, step):
+                self._reached[job.name] = step * tokens_per_step(job.settings)
                 self.screen.progress(job.name, step, self._done())
             case Finished() as finished:
                 if self.interrupts.stopped_by:

@@ -383,9 +383,9 @@ def _that_fits(
             whole = tuple(size for size in dimension.choices if not int(size) % together)
             choices = tuple(size for size in whole if has_room(recipe, int(size), wanted.engine))
             if choices != whole:
-                say(
-                    f"Larger batches do not fit into memory: trying {', '.join(map(str, choices))}."
-                )
+                tried = ", ".join(map(str, choices))
+                rest = f"trying {tried}" if tried else "batch_size does not vary"
+                say(f"Larger batches do not fit into memory: {rest}.")
             dimension = dataclasses.replace(dimension, choices=choices)
         if dimension.name == "seq_len" and wanted.init_from is not None:
             context = recipe.plan.model.seq_len

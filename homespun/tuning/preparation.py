@@ -107,6 +107,11 @@ def prepare(config: TuneConfig, asked: Collection[str], say: Say) -> Recipe:
     hardware.limit_workers(wanted.threads)
     initial = initial_model(wanted, say)
     found = choose(wanted, say, initial, None, asked)
+    if found.sampler and not found.sampler.prompts.held_out:
+        raise UserError(
+            f"{found.corpus.path}: no prompt is held out, so trials with a reward cannot be compared: give more or "
+            "shorter prompts"
+        )
     tokenizer, samples = found.tokens.tokenizer, found.samples_per_pass
     planned = choose_batch(found.planned, tokenizer.eot_id, say, resumes=False)
     check_pairs(planned.config)
@@ -137,7 +142,7 @@ def foresee(config: TuneConfig, asked: Collection[str], say: Say) -> tuple[Recip
     assert plan.steps is not None  # there is a text
     assert plan.seconds is not None
     assert plan.data_file is not None
-    planned = Plan(plan.model, plan.settings)
+    planned = Plan(plan.model, plan.settings, plan.longest_row)
     is_chat = plan.text is not None and plan.text.longest is not None
     recipe = _recipe(planned, plan.steps, plan.data_file, "", is_chat=is_chat, tokenizer=None)
     return recipe, plan.seconds

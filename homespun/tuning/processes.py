@@ -40,11 +40,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """A running trial has done so many tokens since its beginning."""
+    """A running trial has done so many steps since its beginning."""
 
     job: Job
     step: int
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class Crew:
             if "error" in facts:
                 error, passes = facts["error"], facts["passes"]
             else:
-                self._happened.put(Progress(job, facts["step"], facts["tokens"]))
+                self._happened.put(Progress(job, facts["step"]))
         lines.close()
         self._happened.put(Finished(job, process.wait(), error, passes))
 

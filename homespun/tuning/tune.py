@@ -1,11 +1,12 @@
 """The settings of a tune flow in; trials run as processes of their own, and the best settings come out."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from homespun import workspace
-from homespun.config import TuneConfig
+from homespun.config import BUILT_IN_REWARDS, TuneConfig
 from homespun.errors import UserError
 from homespun.terminal import Say
 from homespun.training.interrupts import Interrupts
@@ -74,9 +75,13 @@ def describe(result: TuneResult) -> dict[str, str]:
         place = (
             ""
             if str(result.folder) == TuneConfig.checkpoint_dir
-            else f" --checkpoint-dir {result.folder}"
+            else f" --checkpoint-dir {shlex.quote(str(result.folder))}"
         )
-        return {"resume": f"homespun tune --resume{place}"}
+        reward = result.best.get("reward")
+        named = ""
+        if reward is not None and reward not in BUILT_IN_REWARDS:  # no file runs code by itself
+            named = f" --reward {shlex.quote(reward)}"
+        return {"resume": f"homespun tune --resume{named}{place}"}
     edge = {}
     if result.at_edge:
         names = " and ".join(result.at_edge)

@@ -34,9 +34,9 @@ class Reporter:
         match event:
             case Step() if time.monotonic() >= self._next:
                 self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
-                self.tell(step=event.step, tokens=event.tokens)
+                self.tell(step=event.step)
             case Evaluation():
-                self.tell(step=event.step, tokens=event.tokens)
+                self.tell(step=event.step)
                 if self._stop_at is not None and event.step >= self._stop_at:
                     raise StopRun("rung")
 

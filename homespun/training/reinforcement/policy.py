@@ -87,7 +87,7 @@ def check_reward(config: TrainConfig, point: ResumePoint | None = None) -> None:
         return
     if config.init_from is None:
         raise UserError(
-            "a reward improves a model that exists: name it, as in `homespun reinforce MODEL`"
+            "a reward improves a model that exists: name it with --init-from, or as in `homespun reinforce MODEL`"
         )
     if config.dropout:
         raise UserError(
