@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,6 +122,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise cannot_read(error, f"{path}: cannot be read") from None
 
 
+def look_at(path: Path) -> os.stat_result:
+    """The size and the times of a file.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        raise cannot_read(error, f"{path}: cannot be read") from None
+
+
 def size(path: Path) -> int:
     """Bytes of a file. Of a compressed one only as many of its text are counted as matter to `block_bytes`."""
     with opened(path) as file:
@@ -133,8 +145,13 @@ def size(path: Path) -> int:
 
 def bytes_to_read(path: Path) -> int | None:
     """Bytes of text in a file or folder; None if it is compressed, so that the number is unknown."""
+    return bytes_in(files_to_read(path))
+
+
+def bytes_in(files: Iterable[Path]) -> int | None:
+    """Bytes of text in files; None if one is compressed."""
     total = 0
-    for name in files_to_read(path):
+    for name in files:
         with opened(name) as file:
             if suffix(name.name) in NEVER_COMPRESSED or codec_of(name.name, file):
                 return None

@@ -51,8 +51,12 @@ class Snapshot:
 
         The index of git uses the same rule and calls younger entries "racily clean".
         """
+        return self.is_unchanged_since(self.taken)
+
+    def is_unchanged_since(self, moment: int) -> bool:
+        """Whether the last change of each file is older, by one tick of the clock, than this moment, in nanoseconds."""
         changes = (max(modified, changed) for _, modified, changed, _ in self.stats.values())
-        return max(changes, default=0) + TIMESTAMP_GRANULARITY <= self.taken
+        return max(changes, default=0) + TIMESTAMP_GRANULARITY <= moment
 
     def still_holds(self) -> bool:
         """Whether the files are still unchanged."""

@@ -40,6 +40,8 @@ SHARD_BYTES = 8_000_000
 ENCODING_THREADS = 2
 """One waits for the library, which encodes new words on all cores, while the other assembles or writes a shard. With
 `encoding.EncodingProcesses` there are more."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""The errors of file systems that cannot lock files."""
 
 Index = dict[str, dict[str, str]]
 """For each side its shards: file name, and SHA-256 of the documents in it."""
@@ -292,7 +294,11 @@ def _verified_shard(
 @contextlib.contextmanager
 def locked(home: Path, say: Say, *, together: bool = False) -> Iterator[None]:
     """Let one process at a time work in the folder, or several that work `together`. The system releases the lock of a
-    killed process."""
+    killed process.
+
+    Raises:
+        UserError: the file system has no locks, and one process is to work at a time.
+    """
     how = fcntl.LOCK_SH if together else fcntl.LOCK_EX
     with (home / "lock").open("a+") as file:
         try:
@@ -301,9 +307,14 @@ def locked(home: Path, say: Say, *, together: bool = False) -> Iterator[None]:
             say(f"Another process is tokenizing into {home}: waiting for it.")
             with bar("Waiting for the other process", None):
                 fcntl.flock(file, how)
-        except OSError:
-            if not together:  # a shared file system may have no locks; all write the same files
-                raise
+        except OSError as error:
+            if not together:  # a shared file system may have no locks; those who work together write the same files
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise UserError(
+                    f"{home}: this file system has no locks ({error.strerror}): choose another folder (--tokens-dir), "
+                    "or delete the files that `homespun verify` names as damaged and start all parts again (--part)"
+                ) from None
         yield
 
 

@@ -127,7 +127,8 @@ class Workers:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[Worker]:
-        """A worker for this thread alone, as soon as one is free.
+        """A worker for this thread alone, as soon as one is free. If the block ends by an exception, the worker is
+        stopped, because answers that nobody has read may be on the way.
 
         Raises:
             UserError: it cannot be started.
@@ -137,6 +138,11 @@ class Workers:
             if worker is None:
                 worker = self._start()
             yield worker
+        except BaseException:
+            if worker:
+                worker.stop()
+                worker = None
+            raise
         finally:
             self._idle.put(worker)
 

@@ -19,7 +19,7 @@ from homespun.data import prepare
 from homespun.data.corpus import RULES, Corpus, Piece, as_fact, corpus_of, from_fact
 from homespun.data.documents import read
 from homespun.data.facts import NO_POSITION, Fact
-from homespun.data.files import opened
+from homespun.data.files import look_at, opened
 from homespun.data.kept_facts import kept_facts
 from homespun.data.prepare import Index, Part, shard_name, side_of
 from homespun.errors import UserError
@@ -90,9 +90,14 @@ def identity(files: Sequence[Path], block: int) -> str:
 
     The times of a file are compared in seconds, because file systems that are shared do not keep them more exactly.
     A change within a second is found when the documents are read, see `parts_of`.
+
+    Raises:
+        UserError: a file is missing.
     """
     stats = [
-        (file.name, found.st_size, int(found.st_mtime)) for file in files for found in [file.stat()]
+        (file.name, found.st_size, int(found.st_mtime))
+        for file in files
+        for found in [look_at(file)]
     ]
     rules = [VERSION, RULES, prepare.SHARD_BYTES, block]
     return hashlib.sha256(json.dumps([rules, stats]).encode()).hexdigest()

@@ -5,6 +5,9 @@ log of each. The stages themselves know nothing of it: which files are finished 
 """
 
 import contextlib
+import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,9 +17,10 @@ from typing import Any
 from homespun import workspace
 from homespun.config import PrepareConfig
 from homespun.data.prepare import cannot_write_tokens, check_folder
+from homespun.engine import hardware
 from homespun.errors import UserError, cannot_read
 from homespun.preparing.several_machines import SharedWork
-from homespun.terminal import Say, say
+from homespun.terminal import Say, counted, say
 from homespun.tokenizer import Tokenizer
 
 INSTALL = "pip install 'homespun[cluster]'"
@@ -52,6 +56,7 @@ class Stage:
 
     def __call__(self, documents: object, rank: int, world_size: int) -> None:
         """Do the work of one task."""
+        hardware.limit_workers(None)  # to the processors of this machine
         with contextlib.chdir(self.folder):
             work = SharedWork(self.config, self.n_parts, say)
             stages: dict[str, Callable[[], None]] = {
@@ -88,38 +93,81 @@ def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
     work = SharedWork(config, cluster.tasks, say)
     folder = str(Path.cwd())
     settled = replace(config, data_file=str(work.path), workers=config.workers or 1)
-    kind = getattr(executors, KINDS[cluster.kind])
-    last = None
-    for name, tasks in (
-        ("read", cluster.tasks),
-        ("plan", 1),
-        ("tokenize", cluster.tasks),
-        ("complete", 1),
-    ):
-        named = {"job_name": f"homespun-{name}"} if cluster.kind == "slurm" else {}
+    logs = work.folder.absolute() / "logs"
+
+    def executor(stage: str, **options: object) -> Any:
+        """Datatrove's, for one stage."""
         try:
-            last = kind(
-                pipeline=[Stage(name, settled, cluster.tasks, folder)],
-                tasks=tasks,
-                depends=last,
-                logging_dir=str(work.folder.absolute() / "logs" / name),
+            return getattr(executors, KINDS[cluster.kind])(
+                pipeline=[Stage(stage, settled, cluster.tasks, folder)],
+                tasks=1 if stage in ("plan", "complete") else cluster.tasks,
+                logging_dir=str(logs / stage),
                 skip_completed=False,  # the finished files decide what is left to do
-                **named,
+                **options,
                 **cluster.options,
             )
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(
                 f"{config.cluster}: {KINDS[cluster.kind]} of datatrove does not take these settings ({error})"
             ) from None
-    assert last is not None
-    last.run()
+
     if cluster.kind == "slurm":
+        _check_slurm(logs)
+        last = None
+        for stage in ("read", "plan", "tokenize", "complete"):
+            last = executor(stage, depends=last, job_name=f"homespun-{stage}")
+        _start(last, config)
         say(
             "The jobs are in the queue of Slurm; squeue lists them. When homespun-complete is done, the tokens are "
             f"there. Logs: {work.folder / 'logs'}"
         )
-    else:
-        work.complete()
+        return
+    # One stage after the other, and not by `depends`, which waits for a task that has failed forever.
+    for stage, undone in (
+        ("read", work.parts_that_read),
+        ("plan", work.parts_that_plan),
+        ("tokenize", work.parts_that_tokenize),
+    ):
+        _start(executor(stage), config)
+        if parts := undone():
+            work.check_text()
+            raise UserError(
+                f"{counted(len(parts), 'task')} of the stage {stage} did not finish: {logs / stage} tells why; then "
+                "run the same command again"
+            )
+    work.complete()
+
+
+def _start(executor: Any, config: PrepareConfig) -> None:
+    """Start the tasks of an executor.
+
+    Raises:
+        UserError: a package is missing, Slurm refuses a job, or a task has failed.
+    """
+    try:
+        executor.run()
+    except ImportError as error:
+        raise UserError(f"{config.cluster}: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(
+            f"{config.cluster}: {error.cmd[0]} has refused a job (exit status {error.returncode}, its message is above)"
+            ": check partition, qos and time"
+        ) from None
+
+
+def _check_slurm(logs: Path) -> None:
+    """Make sure that Slurm can take the jobs.
+
+    Raises:
+        UserError: its programs are missing, or the folder for the logs has a name that it cannot take.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("[slurm] needs sbatch: run this on a machine from which jobs are started")
+    if not re.fullmatch(r"[A-Za-z0-9._/+@,=-]+", str(logs)):  # datatrove writes it into a script
+        raise UserError(
+            f"{logs}: a path for Slurm can have only letters, digits and ._-/+@,= : choose another --tokens-dir, or "
+            "rename the text"
+        )
 
 
 def read_cluster(path: Path) -> Cluster:

@@ -5,6 +5,7 @@ complete (the index). A machine does its share of the first and the third, and t
 is no coordinator. A machine needs the files of text and the shared folder, and sees there what the others have done.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from homespun.config import PrepareConfig
 from homespun.data.conversations import holds_conversations
 from homespun.data.corpus import keep_survey, plain, remark
 from homespun.data.documents import block_of
-from homespun.data.files import files_to_read
+from homespun.data.files import bytes_in, files_to_read, look_at
 from homespun.data.kept_facts import keep_facts
 from homespun.data.manifest import Snapshot
 from homespun.data.prepare import (
@@ -74,11 +75,12 @@ def prepare_part(
             return
         named = ", ".join(f"{one + 1}/{n_parts}" for one in sorted(parts))
         say(
-            f"Waiting for --part {named} to {what}. If it was stopped, start it again, on any machine that sees the "
-            "same files."
+            f"Waiting for --part {named} to {what}. If it has ended, start it again with the same command, on any "
+            "machine that sees the same files."
         )
         with bar("Waiting", None):
             while pending():
+                work.check_text()
                 sleep(SECONDS_BETWEEN_LOOKS)
 
     try:
@@ -152,10 +154,24 @@ class SharedWork:
 
     @cached_property
     def _plan_file(self) -> Path:
+        """For the text as the work begins with it."""
         return self.folder / self._plan_name()
 
     def _plan_name(self) -> str:
         return f"plan-{identity(self.files, self.block)[:16]}.json"
+
+    def _is_unchanged(self) -> bool:
+        """Whether the text is the one that the work began with."""
+        return self._plan_name() == self._plan_file.name
+
+    def check_text(self) -> None:
+        """Make sure that the text is the one that the work began with: nobody would do the work on another one.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self._is_unchanged():
+            raise UserError(f"{self.path}: changed while it was being read; run this again")
 
     def plan(self) -> Plan | None:
         """The plan, once it is made."""
@@ -190,7 +206,7 @@ class SharedWork:
             for file, kept in zip(self.files, self._kept, strict=True)
             if file in share and not kept.exists()
         ]
-        n_bytes = sum(file.stat().st_size for file, _ in open_tasks)
+        n_bytes = bytes_in(file for file, _ in open_tasks)
         with bar(f"Reading {counted(len(open_tasks), 'file')} of {self.path}", n_bytes) as advance:
             keep_facts(open_tasks, self.block, self.n_workers, advance)
 
@@ -199,7 +215,7 @@ class SharedWork:
         """The files that each machine reads: about the same number of bytes."""
         shares: list[set[Path]] = [set() for _ in range(self.n_parts)]
         n_bytes = [0] * self.n_parts
-        sizes = [(file.stat().st_size, file) for file in self.files]
+        sizes = [(look_at(file).st_size, file) for file in self.files]
         for size, file in sorted(sizes, key=lambda one: (-one[0], one[1])):
             least = n_bytes.index(min(n_bytes))
             shares[least].add(file)
@@ -249,7 +265,7 @@ class SharedWork:
         return self.folder / f"tokenizer-{plan.corpus.sha256[:12]}-{size}.json"
 
     def tokenizer(self, plan: Plan) -> Tokenizer | None:
-        """The tokenizer that is named or was chosen; None if it is not chosen yet.
+        """The tokenizer that is named or was chosen; None if it is not chosen yet, or its record is damaged.
 
         Raises:
             UserError: it cannot be read.
@@ -260,7 +276,10 @@ class SharedWork:
                 config.tokenizer_path, config.vocab_size, plan.corpus, lambda line: None
             )
         path = self._tokenizer_file(plan)
-        record = durable.read_json(path)
+        try:
+            record = durable.read_json(path)
+        except durable.DamagedRecord:
+            return None
         return Tokenizer.from_json(record["tokenizer"], str(path)) if record else None
 
     @cached_property
@@ -333,17 +352,28 @@ class SharedWork:
         plan, tokenizer, home = self._planned
         durable.write_json(home / INDEX, dict(plan.index))
         prepared = prepare(plan.corpus, tokenizer, self.tokens, say=self.say)
-        snapshot = Snapshot(self.files)
-        if self._plan_name() == self._plan_file.name:
-            keep_survey(plan.corpus, snapshot, self.tokens)
+        self._keep_survey(plan)
         write_records(plan.corpus, tokenizer, prepared)
         with (home / "lock").open("a+") as lock:
             if durable.try_lock(lock.fileno()):  # nobody writes any more
                 durable.remove_leftovers(home, lambda name: True)
-        for kept in self._kept:
-            kept.unlink(missing_ok=True)
+        with contextlib.suppress(UserError):  # the text is gone: who knows which facts are its own?
+            for kept in self._kept:
+                kept.unlink(missing_ok=True)
         for name, fact in facts_in_words(self.config, plan.corpus, prepared).items():
             self.say(f"{name:<8}{fact}")
+
+    def _keep_survey(self, plan: Plan) -> None:
+        """Let the next run know the text without reading it. Otherwise it reads the text, so a failure is no error.
+
+        A text that was replaced after it was read can have the size and the time of before, as with `rsync -t`. The
+        time of its last change tells, which no program can set.
+        """
+        with contextlib.suppress(OSError, UserError):
+            snapshot = Snapshot(self.files)
+            planned = self._plan_file.stat().st_mtime_ns
+            if self._is_unchanged() and snapshot.is_unchanged_since(planned):
+                keep_survey(plan.corpus, snapshot, self.tokens)
 
 
 def _missing(home: Path, shards: Sequence[PlannedShard]) -> list[PlannedShard]:

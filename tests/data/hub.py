@@ -58,7 +58,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     bytes_served: int = 0
-    """Bytes that the storage has written to its sockets."""
+    """Bytes that the storage has written to its sockets, or is about to."""
     holding: threading.Event = field(default_factory=threading.Event)
     """Set while a `hold` is active."""
     token: str | None = None
@@ -256,9 +256,9 @@ class Hub:
     def _send(self, handler: "_Handler", body: memoryview) -> None:
         for begin in range(0, len(body), 1 << 16):
             piece = body[begin : begin + (1 << 16)]
-            handler.wfile.write(piece)
-            with self._lock:
+            with self._lock:  # before the reader can have it
                 self.bytes_served += len(piece)
+            handler.wfile.write(piece)
 
 
 class _Handler(BaseHTTPRequestHandler):

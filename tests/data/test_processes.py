@@ -1,8 +1,10 @@
 """Other processes read and encode a text; the result is that of one process."""
 
 import random
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -65,6 +67,19 @@ def test_processes_encode_as_the_tokenizer_does(tokenizer: Tokenizer) -> None:
         started = encoder._started
         assert len(started) == 2
     assert all(worker._process.returncode is not None for worker in started)
+
+
+def test_answers_that_nobody_read_are_not_those_of_the_next_file(folder: Path) -> None:
+    """As when the disk is full while the facts of a file are kept."""
+
+    def packed(name: str) -> Iterator[bytes]:
+        return facts.packed_facts(folder / name, 1_000, workers, lambda n_bytes: None)
+
+    with processes.Workers(facts.__name__, 1) as workers:
+        given_up = packed("b.jsonl")
+        next(given_up)
+        cast(Generator[bytes], given_up).close()
+        assert len(list(facts.unpacked(packed("a.txt")))) == 60
 
 
 @pytest.mark.parametrize("n_workers", [2, 3])

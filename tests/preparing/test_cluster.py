@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -16,7 +18,7 @@ from homespun.cli.main import main
 from homespun.data.corpus import survey
 from homespun.data.prepare import prepare
 from homespun.errors import UserError
-from homespun.preparing.cluster import read_cluster
+from homespun.preparing.cluster import Stage, read_cluster
 from homespun.tokenizer import Tokenizer
 from tests.data.files import written
 from tests.preparing.files import contents, text_in, tokens_in
@@ -95,6 +97,104 @@ def test_a_task_that_fails_ends_the_command(place: Path) -> None:
     last = done.stderr.rstrip().rpartition("\n")[2]
     assert last.startswith("error: web/c.jsonl:1: the document must be a string")
     assert not list(place.glob("data/tokens/*/index.json"))
+
+
+class Executor:
+    """Stands in for one of datatrove, on a cluster where some tasks fail, as Ray reports it: only in its logs."""
+
+    stages: ClassVar[list[str]] = []
+    failing: ClassVar[tuple[str, int] | None] = None
+    error: ClassVar[Exception | None] = None
+
+    def __init__(self, pipeline: list[Stage], tasks: int, **options: object) -> None:
+        [self.stage] = pipeline
+        self.tasks = tasks
+        assert "depends" not in options
+        if "local_tasks" in options:
+            raise ValueError("Local tasks go beyond the total tasks")
+
+    def run(self) -> None:
+        self.stages.append(self.stage.name)
+        if self.error:
+            raise self.error
+        for rank in range(self.tasks):
+            if (self.stage.name, rank) != self.failing:
+                self.stage(None, rank, self.tasks)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[Executor]:
+    monkeypatch.setattr(Executor, "stages", [])
+    executors = SimpleNamespace(RayPipelineExecutor=Executor, LocalPipelineExecutor=Executor)
+    monkeypatch.setitem(sys.modules, "datatrove", SimpleNamespace(executor=executors))
+    return Executor
+
+
+@pytest.mark.parametrize("failing", [("read", 1), ("plan", 0), ("tokenize", 1)])
+def test_a_stage_that_fails_is_named(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stand_in: type[Executor],
+    failing: tuple[str, int],
+) -> None:
+    """And the same command goes on from there."""
+    monkeypatch.setattr("homespun.data.prepare.SHARD_BYTES", 4_000)
+    monkeypatch.setattr(stand_in, "failing", failing)
+    written(place / "cluster.toml", "[ray]\ntasks = 2\n")
+    assert main(COMMAND) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith("then run the same command again\n")
+    stage = failing[0]
+    logs = place / "data/tokens/web.parts/logs" / stage
+    assert f"error: 1 task of the stage {stage} did not finish: {logs} tells why" in said.err
+    assert stand_in.stages[-1] == stage
+    monkeypatch.setattr(stand_in, "failing", None)
+    assert main(COMMAND) == 0
+    assert capsys.readouterr().out.count("next    homespun train --data-file web") == 1
+    assert contents(tokens_in(place / "data/tokens")) == expected()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ("[ray]", ImportError("Please install `ray`"), "cluster.toml: Please install `ray`"),
+        (
+            "[ray]",
+            subprocess.CalledProcessError(1, ["sbatch", "script"]),
+            "cluster.toml: sbatch has refused a job (exit status 1",
+        ),
+        ("[local]\nlocal_tasks = 3", None, "of datatrove does not take these settings (Local"),
+    ],
+)
+def test_what_datatrove_refuses_is_one_line(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stand_in: type[Executor],
+    settings: str,
+    error: Exception | None,
+    message: str,
+) -> None:
+    monkeypatch.setattr(stand_in, "error", error)
+    written(place / "cluster.toml", f"{settings}\ntasks = 2\n")
+    assert main(COMMAND) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_slurm_takes_only_plain_paths(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(place / "cluster.toml", "[slurm]\ntasks = 2\n")
+    monkeypatch.setenv("PATH", str(place))
+    assert main(COMMAND) == 2
+    assert "error: [slurm] needs sbatch" in capsys.readouterr().err
+    written(place / "sbatch", "").chmod(0o700)
+    assert main([*COMMAND, "--tokens-dir", "my tokens"]) == 2
+    assert "my tokens/web.parts/logs: a path for Slurm can have only" in capsys.readouterr().err
 
 
 SBATCH = """

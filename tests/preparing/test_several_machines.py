@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from homespun.data import prepare as prepare_module
 from homespun.data.corpus import survey
 from homespun.data.prepare import already_prepared, prepare
 from homespun.data.shards import write_shard
-from homespun.errors import DiskFullError
+from homespun.errors import DiskFullError, UserError
 from homespun.preparing.several_machines import SharedWork, prepare_part
 from homespun.tokenizer import Tokenizer
 from tests.data.files import written
@@ -168,6 +169,57 @@ def test_a_text_that_changes_gets_a_new_plan(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
+def test_a_text_that_is_replaced_with_its_size_and_time_is_surveyed_again(place: Path) -> None:
+    prepare_part(config("1/1"), silent)
+    record = place / "data/tokens/web.survey.json"
+    before = record.read_bytes()
+    text = place / "web/a.txt"
+    then = text.stat()
+    text.write_text(text.read_text().swapcase())
+    os.utime(text, ns=(then.st_atime_ns, then.st_mtime_ns))
+    prepare_part(config("1/1"), silent)
+    assert record.read_bytes() == before
+    assert survey(Path("web"), None, place / "data/tokens") == survey(Path("web"))
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.write_text("Another."), "web: changed while it was being read"),
+        (Path.unlink, "web/a.txt: cannot be read"),
+    ],
+)
+def test_a_text_that_changes_while_a_machine_waits(
+    place: Path, change: Callable[[Path], object], message: str
+) -> None:
+    turns = iter([lambda: change(place / "web/a.txt")])  # there is no second one
+    with pytest.raises(UserError, match=message):
+        prepare_part(config("1/2"), silent, sleep=lambda seconds: next(turns)())
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_text_that_goes_away_at_the_end(place: Path) -> None:
+    """All shards are made, so the text is not needed any more."""
+    prepare_part(config("1/1"), silent)
+    done = work(1)
+    assert done.parts_that_tokenize() == set()
+    (place / "web/a.txt").unlink()
+    done.complete()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_damaged_record_of_the_tokenizer_is_made_again(place: Path) -> None:
+    prepare_part(config("1/1"), silent)
+    [record] = place.glob("data/tokens/web.parts/tokenizer-*")
+    before = record.read_bytes()
+    record.write_bytes(before[:-9])
+    assert work(2).parts_that_plan() == {0}
+    prepare_part(config("1/1"), silent)
+    assert record.read_bytes() == before
+
+
+@pytest.mark.usefixtures("small_shards")
 def test_a_shared_disk_without_locks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*arguments: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -175,7 +227,15 @@ def test_a_shared_disk_without_locks(place: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fcntl, "flock", flock)
     prepare_part(config("1/1"), silent)
     home = tokens_in(place / "data/tokens")
-    assert len(contents(home)) > 3
+    whole = contents(home)
+    assert len(whole) > 3
+    victim = home / "training-00002.tokens"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"this file system has no locks .* and start all parts"):
+        prepare_part(config("1/1"), silent)
+    victim.unlink()  # as the message says
+    prepare_part(config("1/1"), silent)
+    assert contents(home) == whole
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -27,7 +27,8 @@ def prepare(settings: Settings) -> int:
     config = PrepareConfig(**settings)
     from homespun.engine import hardware
 
-    hardware.limit_workers(None)
+    if config.cluster is None:  # otherwise each machine has its own number of processors
+        hardware.limit_workers(None)
     if config.cluster is not None:
         from homespun.preparing.cluster import prepare_on_cluster
 

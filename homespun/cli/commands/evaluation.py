@@ -135,8 +135,8 @@ def judge(settings: Settings) -> int:
                 put(printable(f"story {story.number}: {problem.what}: {problem.text}"))
             advance(1)
     learned = training_text(model)
-    n_documents = learned.n_documents if learned else None
-    with bar("Comparing with the training text", n_documents) as advance:
+    n_bytes = learned.n_bytes - learned.validation_bytes if learned else None
+    with bar("Comparing with the training text", n_bytes) as advance:
         result = summarised(stories, _counted(learned.training(), advance) if learned else None)
     for line in _figures(config, result, learned.path if learned else None):
         put(line)
@@ -144,10 +144,10 @@ def judge(settings: Settings) -> int:
 
 
 def _counted(documents: Iterable[str], advance: Callable[[float], object]) -> Iterator[str]:
-    """The documents. Each moves a bar."""
+    """The documents. Each moves a bar by its bytes."""
     for document in documents:
         yield document
-        advance(1)
+        advance(len(document.encode()))
 
 
 def _figures(config: JudgeConfig, result: "Storytelling", text: Path | None) -> Iterator[str]:
