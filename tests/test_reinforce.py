@@ -303,7 +303,7 @@ def test_settings_that_have_no_meaning(settings: dict[str, Any], message: str) -
 @pytest.mark.usefixtures("start")
 def test_a_model_has_to_be_named(start: Command) -> None:
     output = finished(start("reinforce", "--data-file", "questions.jsonl"), status=2)
-    assert "name it, as in `homespun reinforce MODEL`" in output
+    assert "name it with --init-from, or as in `homespun reinforce MODEL`" in output
 
 
 @pytest.mark.usefixtures("start")

@@ -131,7 +131,9 @@ def test_the_rate_of_muon_follows_unless_it_is_a_dimension() -> None:
 
 
 def test_samples_are_not_longer_than_the_context_of_a_model_that_goes_on() -> None:
-    recipe: Any = SimpleNamespace(plan=SimpleNamespace(model=SimpleNamespace(seq_len=32)))
+    recipe: Any = SimpleNamespace(
+        plan=SimpleNamespace(model=SimpleNamespace(seq_len=32)), has_answers=False
+    )
     rates = Dimension("learning_rate", low=1e-4, high=1e-2, log=True)
     going_on = TuneConfig(init_from="model")
     for own, left in ((32, ()), (16, (16, 32))):
