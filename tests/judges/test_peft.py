@@ -14,6 +14,7 @@ from homespun.model_formats import huggingface, peft
 from homespun.model_formats.formats import open_model
 from tests.model_formats.conftest import VOCAB_SIZE, small_config, small_model
 from tests.model_formats.test_lora_checkpoint import saved
+from tests.reference import relative_error
 
 their_peft = pytest.importorskip("peft")
 pytestmark = [pytest.mark.judges, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -43,5 +44,5 @@ def test_logits_are_the_same(name: str, targets: tuple[str, ...], tmp_path: Path
         theirs = their_peft.PeftModel.from_pretrained(alone, adapter)
         expected = theirs(torch.tensor(ids)).logits.numpy()
     ours = load(run)(ids)
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert relative_error(ours, expected) < 1e-5
     assert np.abs(expected - without).max() > 0.1
