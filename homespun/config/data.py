@@ -111,10 +111,12 @@ class PrepareConfig(Checked):
         None,
         "Do one of several parts of the work, such as 1/4. Start each part on a machine of its own that reads the same "
         "text and shares --tokens-dir.",
+        if_omitted="the whole",
     )
     cluster: PathName | None = setting(
         None,
         "Let a cluster do the work: a TOML file with its kind and its settings; needs pip install 'homespun[cluster]'.",
+        if_omitted="this machine does the work",
     )
 
     def __post_init__(self) -> None:

@@ -115,7 +115,7 @@ def _keep(library: Path, kept: Path) -> None:
     """Keep a library, with its checksum behind it. Where that is not possible, it is compiled again next time."""
     with contextlib.suppress(OSError):
         data = library.read_bytes()
-        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(kept.parent, mode=0o700)
         with durable.replacing(kept) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(data + hashlib.sha256(data).digest())
