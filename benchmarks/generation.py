@@ -30,7 +30,7 @@ from homespun.tokenizer import Tokenizer
 
 PROMPT_TOKENS, TEMPERATURE = 8, 0.8
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
-"""For models of this size, NumPy decodes in float32 and PyTorch in bfloat16."""
+"""Of both models."""
 
 
 def ours(
