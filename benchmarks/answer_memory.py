@@ -111,7 +111,7 @@ def bare() -> int:
 
 
 def output(*words: str) -> str:
-    """What a Python process prints."""
+    """The output of a Python process."""
     command = [sys.executable, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -145,7 +145,7 @@ class SharedWork:
 
     @cached_property
     def folder(self) -> Path:
-        """What the machines tell each other about this text."""
+        """The folder in which the machines leave their facts about this text, and the plan."""
         return self.tokens / f"{plain(self.path.resolve().name)}.parts"
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the tests of the folder of a run share: checkpoints to save, names to expect, and a flipped bit."""
+"""Shared by the tests of the folder of a run: checkpoints to save, names to expect, and a flipped bit."""
 
 from pathlib import Path
 from typing import Any

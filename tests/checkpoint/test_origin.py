@@ -20,7 +20,7 @@ def header(checkpoint_dir: str) -> dict[str, Any]:
         ("work/checkpoints", "checkpoints", "work"),
         ("work/runs/a", "runs/a", "work"),
         ("work/runs/a", "./runs/a", "work"),
-        ("../work/runs/a", "runs/a", "../work"),
+        ("../book/runs/a", "runs/a", "../book"),
         ("/home/me/run", "run", "/home/me"),
         ("work", ".", "work"),
         ("work/run", "/elsewhere/run", "work"),  # the folder around it is the best guess

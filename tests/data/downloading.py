@@ -1,4 +1,4 @@
-"""What the tests of downloads share: texts and tables to publish, and a download whose pauses are noted."""
+"""Shared by the tests of downloads: texts and tables to publish, and a download whose pauses are noted."""
 
 import functools
 import io
