@@ -77,8 +77,11 @@ def allocate(
         for name, group in groups.items()
         if len(group[0].shape) > 1 and (own or (narrow and not group[0].is_router))
     }
-    sizes = [Panels.size(shapes[name], precision) for name, precision in precisions.items()]
-    memory = Memory(sum(sizes)) if own else None
+    memory = None
+    if own:
+        memory = Memory(
+            sum(Panels.size(shapes[name], kind, own) for name, kind in precisions.items())
+        )
     free = np.empty(
         sum(math.prod(shapes[name]) for name in groups.keys() - precisions.keys()), np.float32
     )

@@ -1,7 +1,7 @@
 """Matrices for the compiled products: float32 weights flow in, products and rows in float32 flow out.
 
-A matrix [out, in] lies in panels of 32 rows, as `products.c` reads them: [out / 32, in, 32]. Its weights have 32 bits,
-or 16 or 8 as in `narrow.py`.
+A matrix [out, in] lies in panels of 32 rows, as `products.c` reads them: [out / 32, in / group, 32, group], where a
+group is as many inputs as the processor multiplies at once. Its weights have 32 bits, or 16 or 8 as in `narrow.py`.
 """
 
 import math
@@ -12,10 +12,8 @@ import numpy.typing as npt
 
 from homespun.engine.base import Floats
 from homespun.engine.numpy.narrow import NarrowPrecision, rounded, widened
-from homespun.engine.numpy.products import Place, Products
+from homespun.engine.numpy.products import PANEL, Place, Products
 
-PANEL = 32
-"""Rows of a panel, as in `products.c`."""
 LINE = 64
 """Bytes that a processor reads from the memory at a time."""
 DTYPES: dict[NarrowPrecision | None, npt.DTypeLike] = {
@@ -55,27 +53,31 @@ class Panels:
         products: Products,
         first: int,
         n_out: int,
+        n_in: int,
     ) -> None:
         """
         Args:
-            values: [..., panels, in, 32]; the rest of the last panel is zero.
+            values: [..., panels, in / group, 32, group]; the rest of the last panel and group is zero.
             scales: of the rows, [..., panels * 32], with 8 bits.
             first: the first of the rows.
             n_out: the number of rows.
+            n_in: the number of columns.
         """
         self.values = values
         self.scales = scales
         self.products = products
         self._first = first
         self._n_out = n_out
+        self._n_in = n_in
         self._place: Place | None = None
         self._ones: dict[int, Panels] = {}
 
     @staticmethod
-    def size(shape: tuple[int, ...], precision: NarrowPrecision | None) -> int:
+    def size(shape: tuple[int, ...], precision: NarrowPrecision | None, products: Products) -> int:
         """Bytes of a `Memory` that a matrix takes."""
-        rows = math.prod(shape[:-2]) * _up(shape[-2])
-        size = padded(rows * shape[-1] * np.dtype(DTYPES[precision]).itemsize)
+        dtype = np.dtype(DTYPES[precision])
+        rows = math.prod(shape[:-2]) * _up(shape[-2], PANEL)
+        size = padded(rows * _up(shape[-1], products.groups[dtype]) * dtype.itemsize)
         return size + (padded(4 * rows) if precision == "int8" else 0)
 
     @classmethod
@@ -87,32 +89,37 @@ class Panels:
         memory: Memory | None = None,
     ) -> "Panels":
         """Room for a matrix, in an array of its own or in one of many."""
-        memory = memory or Memory(cls.size(shape, precision))
+        memory = memory or Memory(cls.size(shape, precision, products))
         *several, n_out, n_in = shape
-        panels = (*several, _up(n_out) // PANEL, n_in, PANEL)
-        values = memory.array(panels, DTYPES[precision])
-        values[..., -1, :, n_out % PANEL or PANEL :] = 0
+        dtype = np.dtype(DTYPES[precision])
+        group = products.groups[dtype]
+        n_panels, n_groups = _up(n_out, PANEL) // PANEL, _up(n_in, group) // group
+        values = memory.array((*several, n_panels, n_groups, PANEL, group), dtype)
+        values[..., -1, :, n_out % PANEL or PANEL :, :] = 0
+        values[..., -1, :, n_in % group or group :] = 0
         scales = None
         if precision == "int8":
-            scales = memory.array((*several, _up(n_out)), np.float32)
-        return cls(values, scales, products, 0, n_out)
+            scales = memory.array((*several, n_panels * PANEL), np.float32)
+        return cls(values, scales, products, 0, n_out, n_in)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.values.shape[:-3], self._n_out, self.values.shape[-2])
+        return (*self.values.shape[:-4], self._n_out, self._n_in)
 
     def __getitem__(self, number: int | np.intp) -> "Panels":
         one = self._ones.get(int(number))
         if one is None:
             scales = None if self.scales is None else self.scales[number]
-            one = Panels(self.values[number], scales, self.products, self._first, self._n_out)
+            one = Panels(
+                self.values[number], scales, self.products, self._first, self._n_out, self._n_in
+            )
             self._ones[int(number)] = one
         return one
 
     def part(self, first: int, end: int) -> "Panels":
         """Rows of the matrix, to be filled or read, but not multiplied."""
         start = self._first + first
-        return Panels(self.values, self.scales, self.products, start, end - first)
+        return Panels(self.values, self.scales, self.products, start, end - first, self._n_in)
 
     def fill(self, weights: Floats) -> None:
         """Take these weights, and round them where they are narrow."""
@@ -124,7 +131,10 @@ class Panels:
         narrow: Any = precision.get(self.values.dtype)
         values, scales = rounded(weights, narrow) if narrow else (weights, None)
         places = self._first + np.arange(self._n_out)
-        self.values[places // PANEL, :, places % PANEL] = values
+        if self._n_in % self.values.shape[-1]:
+            values = np.pad(values, ((0, 0), (0, -self._n_in % self.values.shape[-1])))
+        n_groups, _, group = self.values.shape[-3:]
+        self.values[places // PANEL, :, places % PANEL] = values.reshape(-1, n_groups, group)
         if self.scales is not None:
             self.scales[places] = scales
 
@@ -133,7 +143,8 @@ class Panels:
         if isinstance(places, slice):
             places = np.arange(self._n_out)[places]
         places = places + self._first
-        found = self.values[places // PANEL, :, places % PANEL]
+        found = self.values[places // PANEL, :, places % PANEL]  # [..., in / group, group]
+        found = found.reshape(*places.shape, -1)[..., : self._n_in]
         if found.dtype == np.float32:
             return found
         return widened(found, None if self.scales is None else self.scales[places])
@@ -142,16 +153,16 @@ class Panels:
         """x [N, in] and one matrix [out, in] -> [N, out], plus `bias` [out]."""
         if self._place is None:
             assert self._first == 0
-            self._place = Place(self.values, self.scales, self._n_out)
+            self._place = Place(self.values, self.scales, self._n_out, self._n_in)
         return self.products.product(x, self._place, bias)
 
     def widened(self) -> Floats:
         """The weights of one matrix or of all in float32."""
-        if self.values.ndim > 3:
+        if self.values.ndim > 4:
             return np.stack([self[number].widened() for number in range(len(self.values))])
         return self.rows(slice(None))
 
 
-def _up(n_out: int) -> int:
-    """Rows with those that fill the last panel."""
-    return -n_out % PANEL + n_out
+def _up(n: int, unit: int) -> int:
+    """The next multiple of `unit`."""
+    return -n % unit + n

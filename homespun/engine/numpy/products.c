@@ -1,12 +1,19 @@
 /* Products of vectors with matrices whose weights have 32, 16 or 8 bits. `products.py` calls this.
 
-   A matrix [n_out, n_in] lies in panels of PANEL rows: [n_out / PANEL, n_in, PANEL], the last one filled up with zeros.
-   So the weights are read in the order of the memory, once for up to ROWS vectors, and each of them is multiplied with
-   all these vectors while it is in a register.
+   A matrix [n_out, n_in] lies in panels of PANEL rows: [n_out / PANEL, n_in / group, PANEL, group], the last panel and
+   the last group filled up with zeros. So the weights are read in the order of the memory, once for several vectors, and
+   each of them is multiplied with all these vectors while it is in a register.
 
-   Sums are in float32. An output is the sum of its products in the order of the inputs, whatever the number of vectors
-   and of threads: a text gets the same bits alone and beside others. */
+   A group is as many inputs as one instruction multiplies and adds for each output:
+   - one number in float32. Narrow weights are widened first.
+   - two in bfloat16, if the processor has AVX512-BF16. The vectors are rounded to bfloat16, too.
+   - four whole numbers of 8 bits, if it has AVX512-VNNI. The vectors are rounded to whole numbers of 16 bits times a
+     factor, more exactly than to bfloat16, and each of these is multiplied as two of 8 bits.
 
+   Sums are in float32, or whole numbers, which are exact. An output is the sum of its products in the order of the inputs,
+   whatever the number of vectors and of threads: a text gets the same bits alone and beside others. */
+
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -17,7 +24,7 @@
 #define PANEL 32 /* as in `panels.py` */
 #ifdef __AVX512F__
 #define CHUNK 16 /* numbers in a vector register, or in two where they are smaller */
-#define ROWS 8   /* so many vectors are multiplied at a time: their sums fill the registers */
+#define ROWS 8   /* so many rows of numbers are multiplied at a time: their sums fill the registers */
 #else
 #define CHUNK 8
 #define ROWS 4
@@ -28,11 +35,37 @@
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
+typedef int32_t whole __attribute__((vector_size(4 * CHUNK)));
 typedef uint32_t words __attribute__((vector_size(4 * CHUNK)));
 typedef uint16_t halves __attribute__((vector_size(2 * CHUNK)));
-typedef chunk widener(const void *weights);
 
-INLINE chunk widen_float32(const void *weights) {
+/* What the two halves of whole numbers say about a vector. */
+struct rounded {
+    float factor;    /* of its numbers */
+    int32_t sums[2]; /* of its upper and lower halves */
+};
+
+/* One call of a product. */
+struct work {
+    const float *x; /* [n * parts, n_groups], each number a group of inputs */
+    const struct rounded *rounded;
+    long n;
+    const char *weights;
+    const float *scales, *bias;
+    long n_out, n_groups;
+    float *y;
+};
+
+/* What differs between the kinds of weights. */
+struct kind {
+    long size;                                     /* bytes of a group of weights */
+    int parts;                                     /* rows of numbers that make a vector */
+    chunk (*load)(const void *weights);            /* a group of inputs for a chunk of outputs */
+    chunk (*add)(chunk sum, chunk weights, float); /* plus the products with a group of a vector */
+    chunk (*total)(const chunk *sums, long stride, const struct rounded *);
+};
+
+INLINE chunk load_float32(const void *weights) {
     chunk wide;
     memcpy(&wide, weights, sizeof wide);
     return wide;
@@ -64,66 +97,168 @@ INLINE chunk widen_int8(const void *weights) {
 #endif
 }
 
-/* `rows` vectors x [rows, n_in] times some chunks of outputs from `out` on -> y [rows, n_out]. */
-INLINE void tile(widener *widen, long size, const float *x, int rows, int chunks, const char *weights,
-                 const float *scales, const float *bias, long out, long n_out, long n_in, float *y) {
+INLINE chunk add_float32(chunk sum, chunk weights, float x) { return sum + weights * x; }
+
+INLINE chunk total_float32(const chunk *sums, long stride, const struct rounded *rounded) { return *sums; }
+
+#ifdef __AVX512BF16__
+INLINE chunk add_pairs(chunk sum, chunk weights, float pair) {
+    return (chunk)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_ps(pair));
+}
+#endif
+
+#ifdef __AVX512VNNI__
+INLINE chunk load_quads(const void *weights) { /* 128 is added, as the instruction multiplies unsigned numbers */
+    return (chunk)((words)load_float32(weights) ^ 0x80808080u);
+}
+
+INLINE chunk add_quads(chunk sum, chunk weights, float quad) {
+    return (chunk)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)_mm512_set1_ps(quad));
+}
+
+INLINE chunk total_quads(const chunk *sums, long stride, const struct rounded *rounded) {
+    whole upper = (whole)sums[0] - 128 * rounded->sums[0], lower = (whole)sums[stride] - 128 * rounded->sums[1];
+    chunk all = __builtin_convertvector(upper, chunk) * 256 + __builtin_convertvector(lower, chunk);
+    return all * rounded->factor;
+}
+#endif
+
+INLINE void copy(void *to, const void *from, long n) { /* n numbers, mostly a chunk, which takes no call */
+    if (n == CHUNK) memcpy(to, from, sizeof(chunk));
+    else memcpy(to, from, 4 * n);
+}
+
+/* Up to `rows` vectors from `v` on times some chunks of outputs from `out` on. Where the last vectors are missing, the one
+   before is multiplied again, which costs less than to compile one more size. */
+INLINE void tile(struct kind kind, const struct work *work, long v, int rows, long out, int chunks) {
+    int parts = kind.parts, found = work->n - v < rows ? work->n - v : rows;
     chunk sums[ROWS][ALONE]; /* few of them, in registers: `rows` and `chunks` are constants once this is inlined */
     const char *from[ALONE];
+    const float *x[ROWS];
+    for (int r = 0; r < rows * parts; r++)
+        x[r] = work->x + (v * parts + (r < found * parts ? r : r - parts)) * work->n_groups;
     for (int c = 0; c < chunks; c++) {
         long start = out + c * CHUNK;
-        from[c] = weights + size * (start / PANEL * PANEL * n_in + start % PANEL);
-        for (int v = 0; v < rows; v++) sums[v][c] = (chunk){0};
+        from[c] = work->weights + kind.size * (start / PANEL * PANEL * work->n_groups + start % PANEL);
+        for (int r = 0; r < rows * parts; r++) sums[r][c] = (chunk){0};
     }
-    for (long i = 0; i < n_in; i++) {
-        chunk row[ALONE];
-        for (int c = 0; c < chunks; c++) row[c] = widen(from[c] + size * PANEL * i);
-        if (rows >= 4) __builtin_prefetch(from[0] + size * PANEL * i + AHEAD, 0, 2);
-        for (int v = 0; v < rows; v++)
-            for (int c = 0; c < chunks; c++) sums[v][c] += row[c] * x[v * n_in + i];
+    for (long i = 0; i < work->n_groups; i++) {
+        chunk weights[ALONE];
+        for (int c = 0; c < chunks; c++) weights[c] = kind.load(from[c] + kind.size * PANEL * i);
+        if (rows >= 4) __builtin_prefetch(from[0] + kind.size * PANEL * i + AHEAD, 0, 2);
+        for (int r = 0; r < rows * parts; r++)
+            for (int c = 0; c < chunks; c++) sums[r][c] = kind.add(sums[r][c], weights[c], x[r][i]);
     }
     for (int c = 0; c < chunks; c++) {
-        long start = out + c * CHUNK, valid = n_out - start < CHUNK ? n_out - start : CHUNK;
+        long start = out + c * CHUNK, n_out = work->n_out, valid = n_out - start < CHUNK ? n_out - start : CHUNK;
         if (valid <= 0) break;
         chunk factors = (chunk){0} + 1, added = {0};
-        if (scales) memcpy(&factors, scales + start, 4 * valid);
-        if (bias) memcpy(&added, bias + start, 4 * valid);
-        for (int v = 0; v < rows; v++) {
-            chunk all = sums[v][c] * factors + added; /* rounded in the same way for any number of vectors */
-            memcpy(y + v * n_out + start, &all, 4 * valid);
+        if (work->scales) copy(&factors, work->scales + start, valid);
+        if (work->bias) copy(&added, work->bias + start, valid);
+        for (int r = 0; r < found; r++) {
+            chunk all = kind.total(&sums[r * parts][c], ALONE, work->rounded + v + r);
+            all = all * factors + added; /* rounded in the same way for any number of vectors */
+            copy(work->y + (v + r) * n_out + start, &all, valid);
         }
     }
 }
 
-/* n vectors x [n, n_in] times the outputs from `out` to `end`, in full panels -> y [n, n_out]. */
-INLINE void tiles(widener *widen, long size, const float *x, long n, const char *weights, const float *scales,
-                  const float *bias, long out, long end, long n_out, long n_in, float *y) {
-    if (n == 1)
-        for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK)
-            tile(widen, size, x, 1, ALONE, weights, scales, bias, out, n_out, n_in, y);
-    for (; out < end; out += SOME * CHUNK) {
-        long v = 0;
-#define TAKE(rows)                                                                                                     \
-    for (; v + rows <= n; v += rows)                                                                                   \
-        tile(widen, size, x + v * n_in, rows, SOME, weights, scales, bias, out, n_out, n_in, y + v * n_out);
-        TAKE(ROWS)
-        TAKE(4)
-        TAKE(2)
-        TAKE(1)
+/* All vectors times the outputs from `out` to `end`, in full panels. */
+INLINE void tiles(struct kind kind, const struct work *work, long out, long end) {
+    if (work->n == 1) {
+        for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK) tile(kind, work, 0, 1, out, ALONE);
+        for (; out < end; out += SOME * CHUNK) tile(kind, work, 0, 1, out, SOME);
     }
+    long most = ROWS / kind.parts / 2, n_pairs = (work->n + 1) / 2, n_blocks = (n_pairs + most - 1) / most;
+    for (; out < end; out += SOME * CHUNK)
+        for (long block = 0, pair = 0; block < n_blocks; block++) { /* of about as many pairs of vectors each */
+            long pairs = n_pairs * (block + 1) / n_blocks - pair;
+            if (pairs == 1) tile(kind, work, 2 * pair, 2, out, SOME);
+            if (pairs == 2 && most >= 2) tile(kind, work, 2 * pair, 4, out, SOME);
+            if (pairs == 3 && most >= 3) tile(kind, work, 2 * pair, 6, out, SOME);
+            if (pairs == 4 && most >= 4) tile(kind, work, 2 * pair, 8, out, SOME);
+            pair += pairs;
+        }
 }
 
+/* The vectors x [n, n_in] as they are. */
+INLINE const float *as_they_are(const float *x, struct rounded *rounded, long n, long n_in, float *to) { return x; }
+
+#ifdef __AVX512BF16__
+/* The vectors in bfloat16 -> [n, n_in / 2]. */
+INLINE const float *in_pairs(const float *x, struct rounded *rounded, long n, long n_in, float *to) {
+    long n_groups = (n_in + 1) / 2;
+    for (long v = 0; v < n; v++)
+        for (long i = 0; i < n_in; i += 2 * CHUNK) {
+            chunk both[2] = {{0}};
+            long valid = n_in - i < 2 * CHUNK ? n_in - i : 2 * CHUNK;
+            memcpy(both, x + v * n_in + i, 4 * valid);
+            __m512bh pairs = _mm512_cvtne2ps_pbh((__m512)both[1], (__m512)both[0]);
+            memcpy(to + v * n_groups + i / 2, &pairs, 4 * ((valid + 1) / 2));
+        }
+    return to;
+}
+#endif
+
+#ifdef __AVX512VNNI__
+/* The vectors in whole numbers, 256 times the upper halves plus the lower ones -> [n, 2, n_in / 4]. */
+INLINE const float *in_quads(const float *x, struct rounded *rounded, long n, long n_in, float *to) {
+    long n_groups = (n_in + 3) / 4;
+    memset(to, 0, n * 2 * n_groups * 4);
+    for (long v = 0; v < n; v++) {
+        const float *from = x + v * n_in;
+        int32_t bits, largest_bits = 0, sums[2] = {0};
+        for (long i = 0; i < n_in; i++) { /* as whole numbers, so that NaN is larger than all others */
+            memcpy(&bits, from + i, 4);
+            bits &= INT32_MAX;
+            largest_bits = bits > largest_bits ? bits : largest_bits;
+        }
+        float largest;
+        memcpy(&largest, &largest_bits, 4);
+        int is_finite = largest_bits < 0x7f800000;
+        float most = 127 * 256 + 127, factor = is_finite && largest > 1e-30f ? most / largest : 0;
+        int8_t *upper = (int8_t *)(to + 2 * v * n_groups), *lower = upper + 4 * n_groups;
+        if (factor)
+            for (long i = 0; i < n_in; i++) {
+                int32_t number = (int32_t)rintf(from[i] * factor), half = (number + 128) >> 8;
+                sums[0] += upper[i] = half;
+                sums[1] += lower[i] = number - half * 256;
+            }
+        rounded[v] = (struct rounded){is_finite ? largest / most : NAN, {sums[0], sums[1]}};
+    }
+    return to;
+}
+#endif
+
 /* For each kind of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
-   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. */
-#define DEFINE(kind, size)                                                                                             \
-    void product_##kind(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
-                        long n_out, long n_in, float *y, int threads) {                                                \
+   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. `scratch` has room for the vectors
+   as they are multiplied, 2 * n_in + 18 bytes for each; it is not needed where a group is one input. */
+#define DEFINE(name, group, parts, load, add, total, converted)                                                        \
+    const int group_##name = group;                                                                                    \
+    void product_##name(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
+                        long n_out, long n_in, float *y, void *scratch, int threads) {                                 \
+        const struct kind kind = {sizeof(name) * group, parts, load, add, total};                                      \
+        struct rounded *rounded = scratch;                                                                             \
+        x = converted(x, rounded, n, n_in, (float *)(parts > 1 ? rounded + n : rounded));                              \
+        struct work work = {x, rounded, n, weights, scales, bias, n_out, (n_in + group - 1) / group, y};               \
         long n_panels = (n_out + PANEL - 1) / PANEL;                                                                   \
         _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
         for (long t = 0; t < threads; t++)                                                                             \
-            tiles(widen_##kind, size, x, n, weights, scales, bias, n_panels * t / threads * PANEL,                     \
-                  n_panels * (t + 1) / threads * PANEL, n_out, n_in, y);                                               \
+            tiles(kind, &work, n_panels * t / threads * PANEL, n_panels * (t + 1) / threads * PANEL);                  \
     }
 
-DEFINE(float32, 4)
-DEFINE(bfloat16, 2)
-DEFINE(int8, 1)
+typedef float float32;
+typedef uint16_t bfloat16;
+typedef int8_t int8;
+
+DEFINE(float32, 1, 1, load_float32, add_float32, total_float32, as_they_are)
+#ifdef __AVX512BF16__
+DEFINE(bfloat16, 2, 1, load_float32, add_pairs, total_float32, in_pairs)
+#else
+DEFINE(bfloat16, 1, 1, widen_bfloat16, add_float32, total_float32, as_they_are)
+#endif
+#ifdef __AVX512VNNI__
+DEFINE(int8, 4, 2, load_quads, add_quads, total_quads, in_quads)
+#else
+DEFINE(int8, 1, 1, widen_int8, add_float32, total_float32, as_they_are)
+#endif

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homespun.bfloat16 import to_bfloat16
 from homespun.engine.base import Floats
 from homespun.engine.hardware import usable_cpus
 from homespun.engine.numpy.compiling import library
@@ -27,6 +28,10 @@ KINDS: dict[np.dtype[Any], str] = {
     np.dtype(np.int8): "int8",
 }
 """The names of the functions by the dtype of the weights; NumPy has no bfloat16, so they are its bits."""
+PANEL = 32
+"""Rows of a panel of a matrix, as in `products.c`."""
+SCRATCH = 9
+"""Numbers of 16 bits that a vector may need more than it has inputs, as in `products.c`."""
 
 addressof = ctypes.addressof
 from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
@@ -44,7 +49,7 @@ class Products:
         library = ctypes.CDLL(str(path))
         pointer, size, number, count = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
         arguments: dict[str, tuple[Any, ...]] = {
-            f"product_{kind}": (pointer, size, *[pointer] * 3, size, size, pointer, count)
+            f"product_{kind}": (pointer, size, *[pointer] * 3, size, size, pointer, pointer, count)
             for kind in KINDS.values()
         }
         arguments |= {
@@ -59,6 +64,10 @@ class Products:
             functions[name] = library[name]
             functions[name].argtypes, functions[name].restype = types, None
         self._product = {dtype: functions[f"product_{kind}"] for dtype, kind in KINDS.items()}
+        self.groups: dict[np.dtype[Any], int] = {
+            dtype: count.in_dll(library, f"group_{kind}").value for dtype, kind in KINDS.items()
+        }
+        """The inputs that are multiplied at once, by the dtype of the weights."""
         self._attention, self._rotary = functions["attention"], functions["rotary"]
         self._gelu, self._swiglu = functions["gelu"], functions["swiglu"]
         self._norm = functions["norm"]
@@ -77,9 +86,12 @@ class Products:
 
     def product(self, x: Floats, matrix: "Place", bias: Floats | None = None) -> Floats:
         """x [N, in] and a matrix [out, in] -> [N, out], plus `bias` [out] if there is one. The result for a vector does
-        not depend on the others."""
+        not depend on the others. Narrow weights may be multiplied with rounded vectors; see `products.c`."""
         x = np.ascontiguousarray(x)
         y = np.empty((len(x), matrix.n_out), np.float32)
+        scratch = None
+        if matrix.group > 1:
+            scratch = np.empty((len(x), matrix.n_in + SCRATCH), np.uint16)
         # `ctypes.data` of an array would take four times as long.
         self._product[matrix.dtype](
             addressof(from_buffer(x)),
@@ -90,6 +102,7 @@ class Products:
             matrix.n_out,
             matrix.n_in,
             addressof(from_buffer(y)),
+            None if scratch is None else addressof(from_buffer(scratch)),
             self._threads,
         )
         return y
@@ -181,16 +194,18 @@ class Products:
 class Place:
     """Where the memory of a matrix [out, in] in panels is, as long as its arrays exist."""
 
-    def __init__(self, values: npt.NDArray[Any], scales: Floats | None, n_out: int) -> None:
+    def __init__(
+        self, values: npt.NDArray[Any], scales: Floats | None, n_out: int, n_in: int
+    ) -> None:
         """
         Args:
-            values: [panels, in, rows of a panel]
+            values: [panels, in / group, rows of a panel, group]
             scales: of the rows, if they have any.
         """
         assert values.flags.c_contiguous
         assert scales is None or scales.flags.c_contiguous
-        self.dtype = values.dtype
-        self.n_out, self.n_in = n_out, values.shape[1]
+        self.dtype, self.group = values.dtype, values.shape[-1]
+        self.n_out, self.n_in = n_out, n_in
         self.values: int = values.ctypes.data
         self.scales: int | None = None if scales is None else scales.ctypes.data
 
@@ -202,14 +217,21 @@ def compiled() -> Products | None:
 
 
 def _working(path: Path) -> Products | None:
-    """The functions of a library, if it has them and a small product is right."""
+    """The functions of a library, if it has them and small products are right."""
     try:
         products = Products(path)
     except (OSError, AttributeError):
         return None
-    values = (np.arange(2 * 50 * 32) % 251 - 125).astype(np.int8).reshape(2, 50, 32)
+    weights = (np.arange(40 * 50) % 251 - 125).astype(np.int8).reshape(40, 50)
     x = np.linspace(-1, 1, 5 * 50, dtype=np.float32).reshape(5, 50)
     scales = np.linspace(0.5, 3, 64, dtype=np.float32)
-    found = products.product(x, Place(values, scales, 40))
-    rows = values.swapaxes(1, 2).reshape(64, 50)[:40] * scales[:40, None].astype(np.float64)
-    return products if np.allclose(found, x @ rows.T, rtol=1e-4, atol=1e-2) else None
+    for dtype, group in products.groups.items():
+        rows = to_bfloat16(weights.astype(np.float32)) if dtype == np.uint16 else weights
+        panels = np.zeros((2, PANEL, -(-50 // group) * group), dtype)
+        panels.reshape(64, -1)[:40, :50] = rows
+        values = np.ascontiguousarray(panels.reshape(2, PANEL, -1, group).swapaxes(1, 2))
+        found = products.product(x, Place(values, scales, 40, 50))
+        expected = x @ (weights * scales[:40, None].astype(np.float64)).T
+        if not np.allclose(found, expected, rtol=0, atol=0.002 * np.abs(expected).max()):
+            return None
+    return products

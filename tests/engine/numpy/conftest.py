@@ -8,7 +8,12 @@ import pytest
 from homespun.engine.numpy import compiling, products
 from homespun.engine.numpy.products import Products, compiled
 
-WITHOUT = {"this processor": (), "no AVX-512": ("-mno-avx512f",), "no AVX2": ("-mno-avx2",)}
+WITHOUT = {
+    "this processor": (),
+    "no narrow products": ("-mno-avx512bf16", "-mno-avx512vnni"),
+    "no AVX-512": ("-mno-avx512f",),
+    "no AVX2": ("-mno-avx2",),
+}
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.engine.base import Floats
 from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
-from homespun.engine.numpy.panels import PANEL, Memory, Panels
-from homespun.engine.numpy.products import Products
+from homespun.engine.numpy.panels import DTYPES, Memory, Panels
+from homespun.engine.numpy.products import PANEL, Products
 
 EACH = pytest.mark.parametrize("precision", [None, "bfloat16", "int8"])
-SHAPES = [(1, 1), (5, 63), (31, 7), (32, 64), (33, 65), (64, 3), (100, 129), (300, 20)]
+SHAPES = [(1, 1), (5, 63), (31, 7), (32, 64), (33, 65), (64, 3), (100, 130), (300, 20)]
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES)
 MOST = 19
 
@@ -35,6 +36,18 @@ def plain(shape: tuple[int, ...], precision: NarrowPrecision | None) -> Floats:
     return matrix.widened()
 
 
+def as_multiplied(x: Floats, precision: NarrowPrecision | None, own: Products) -> Floats:
+    """The vectors as the processor multiplies them with such weights."""
+    group = own.groups[np.dtype(DTYPES[precision])]
+    if group == 1:
+        return x
+    if precision == "bfloat16":
+        return from_bfloat16(to_bfloat16(x))
+    factors = (127 * 257) / np.abs(x).max(-1, keepdims=True)
+    found: Floats = np.rint(x * factors) / factors
+    return found
+
+
 @pytest.fixture(autouse=True)
 def one_thread_again(own: Products) -> Iterator[None]:
     yield
@@ -49,7 +62,9 @@ def test_products_are_those_of_numpy_and_each_vector_is_as_alone(
     matrix, x = panels(shape, precision, any_own), random(MOST, shape[1])
     weights = plain(shape, precision)
     np.testing.assert_array_equal(matrix.widened(), weights)
-    expected = x.astype(np.float64) @ weights.astype(np.float64).T
+    used = as_multiplied(x, precision, any_own)
+    np.testing.assert_allclose(used, x, rtol=4e-3, atol=1e-4)
+    expected = used.astype(np.float64) @ weights.astype(np.float64).T
     alone = np.concatenate([matrix.product(x[i : i + 1]) for i in range(MOST)])
     np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-4)
     for n in range(2, MOST + 1):
@@ -75,6 +90,28 @@ def test_the_number_of_threads_changes_no_bit(
             found.append(matrix.product(x))
         np.testing.assert_array_equal(found[1], found[0])
         np.testing.assert_array_equal(found[2], found[0])
+
+
+@EACH
+def test_a_vector_that_is_not_finite_spoils_no_other(
+    own: Products, precision: NarrowPrecision | None
+) -> None:
+    matrix, x = panels((40, 50), precision, own), random(5, 50)
+    expected = matrix.product(x)
+    x[1, 3], x[3, 49] = np.nan, -np.inf
+    found = matrix.product(x)
+    np.testing.assert_array_equal(found[::2], expected[::2])
+    assert not np.isfinite(found[1::2]).any()
+
+
+@EACH
+def test_vectors_of_any_size(own: Products, precision: NarrowPrecision | None) -> None:
+    matrix, x = panels((40, 50), precision, own), random(1, 50)
+    np.testing.assert_array_equal(matrix.product(0 * x), 0)
+    np.testing.assert_allclose(matrix.product(1e-40 * x), 0, atol=1e-30)
+    for size in (2.0**-80, 2.0**80):
+        expected = matrix.product(x) * np.float32(size)
+        np.testing.assert_array_equal(matrix.product(x * np.float32(size)), expected)
 
 
 @EACH
@@ -110,13 +147,14 @@ def test_matrices_fill_the_memory_that_they_ask_for(
     own: Products, precision: NarrowPrecision | None
 ) -> None:
     shapes = [(5, 63), (2, 33, 7), (32, 1)]
-    memory = Memory(sum(Panels.size(shape, precision) for shape in shapes))
+    memory = Memory(sum(Panels.size(shape, precision, own) for shape in shapes))
     made = [Panels.empty(shape, precision, own, memory) for shape in shapes]
     for matrix, shape in zip(made, shapes, strict=True):
         matrix.fill(random(*shape))
         assert matrix.values.ctypes.data % 64 == 0
     for matrix, shape in zip(made, shapes, strict=True):
         np.testing.assert_array_equal(matrix.widened(), plain(shape, precision))
-        rest = matrix.values[..., -1, :, shape[-2] % PANEL or PANEL :]
-        assert not rest.any()
+        group = matrix.values.shape[-1]
+        assert not matrix.values[..., -1, :, shape[-2] % PANEL or PANEL :, :].any()
+        assert not matrix.values[..., -1, :, shape[-1] % group or group :].any()
     assert memory.array((0,), np.uint8).size == 0
