@@ -31,7 +31,8 @@
 #endif
 #define ALONE 8 /* chunks of outputs at a time for a single vector: as many sums run side by side */
 #define SOME 2  /* chunks of outputs at a time for several vectors */
-#define AHEAD 4096 /* bytes: several vectors take long enough to fetch the weights that come next */
+#define LINE 64 /* bytes that a processor fetches at a time */
+#define MANY 7  /* rows of numbers that take long enough to fetch the next panel meanwhile */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
@@ -128,9 +129,11 @@ INLINE void copy(void *to, const void *from, long n) { /* n numbers, mostly a ch
     else memcpy(to, from, 4 * n);
 }
 
-/* Up to `rows` vectors from `v` on times some chunks of outputs from `out` on. Where the last vectors are missing, the one
-   before is multiplied again, which costs less than to compile one more size. */
-INLINE void tile(struct kind kind, const struct work *work, long v, int rows, long out, int chunks) {
+/* Up to `rows` vectors from `v` on times some chunks of outputs from `out` on. Where the last vector is missing, the one
+   before is multiplied again, which costs less than to compile one more size. Meanwhile the memory from `next` on is
+   fetched, `pace` bytes for each group. */
+INLINE void tile(struct kind kind, const struct work *work, long v, int rows, long out, int chunks,
+                 const char *next, long pace) {
     int parts = kind.parts, found = work->n - v < rows ? work->n - v : rows;
     chunk sums[ROWS][ALONE]; /* few of them, in registers: `rows` and `chunks` are constants once this is inlined */
     const char *from[ALONE];
@@ -145,7 +148,10 @@ INLINE void tile(struct kind kind, const struct work *work, long v, int rows, lo
     for (long i = 0; i < work->n_groups; i++) {
         chunk weights[ALONE];
         for (int c = 0; c < chunks; c++) weights[c] = kind.load(from[c] + kind.size * PANEL * i);
-        if (rows >= 4) __builtin_prefetch(from[0] + kind.size * PANEL * i + AHEAD, 0, 2);
+        if (rows * parts >= 4) {
+            __builtin_prefetch(next + i * pace, 0, 2);
+            __builtin_prefetch(next + i * pace + LINE, 0, 2);
+        }
         for (int r = 0; r < rows * parts; r++)
             for (int c = 0; c < chunks; c++) sums[r][c] = kind.add(sums[r][c], weights[c], x[r][i]);
     }
@@ -166,17 +172,21 @@ INLINE void tile(struct kind kind, const struct work *work, long v, int rows, lo
 /* All vectors times the outputs from `out` to `end`, in full panels. */
 INLINE void tiles(struct kind kind, const struct work *work, long out, long end) {
     if (work->n == 1) {
-        for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK) tile(kind, work, 0, 1, out, ALONE);
-        for (; out < end; out += SOME * CHUNK) tile(kind, work, 0, 1, out, SOME);
+        for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK) tile(kind, work, 0, 1, out, ALONE, work->weights, 0);
+        for (; out < end; out += SOME * CHUNK) tile(kind, work, 0, 1, out, SOME, work->weights, 0);
+        return;
     }
     long most = ROWS / kind.parts / 2, n_pairs = (work->n + 1) / 2, n_blocks = (n_pairs + most - 1) / most;
+    long pace = kind.size * PANEL / n_blocks, panel = kind.size * PANEL * work->n_groups;
     for (; out < end; out += SOME * CHUNK)
         for (long block = 0, pair = 0; block < n_blocks; block++) { /* of about as many pairs of vectors each */
             long pairs = n_pairs * (block + 1) / n_blocks - pair;
-            if (pairs == 1) tile(kind, work, 2 * pair, 2, out, SOME);
-            if (pairs == 2 && most >= 2) tile(kind, work, 2 * pair, 4, out, SOME);
-            if (pairs == 3 && most >= 3) tile(kind, work, 2 * pair, 6, out, SOME);
-            if (pairs == 4 && most >= 4) tile(kind, work, 2 * pair, 8, out, SOME);
+            const char *next = work->weights + out / PANEL * panel;
+            next += work->n * kind.parts < MANY ? 0 : panel + panel * block / n_blocks;
+            if (pairs == 1) tile(kind, work, 2 * pair, 2, out, SOME, next, pace);
+            if (pairs == 2 && most >= 2) tile(kind, work, 2 * pair, 4, out, SOME, next, pace);
+            if (pairs == 3 && most >= 3) tile(kind, work, 2 * pair, 6, out, SOME, next, pace);
+            if (pairs == 4 && most >= 4) tile(kind, work, 2 * pair, 8, out, SOME, next, pace);
             pair += pairs;
         }
 }

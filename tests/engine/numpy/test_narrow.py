@@ -17,7 +17,7 @@ from homespun.engine.base import Decoder, EngineOptions, Floats
 from homespun.engine.numpy import products as products_module
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
-from homespun.engine.numpy.panels import Panels
+from homespun.engine.numpy.panels import DTYPES, Panels
 from homespun.engine.numpy.products import Products
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
@@ -29,6 +29,16 @@ EACH = pytest.mark.parametrize("precision", PRECISIONS)
 FARTHEST = {"bfloat16": 0.012, "int8": 0.04}
 """Relative error of the logits of a dense model with random weights, as far as the rounding of the weights explains it:
 2 ** -9 of each weight in 16 bits, and 1 / 254 of the largest of its row in 8 bits."""
+
+ROUNDED_INPUTS = {"bfloat16": 0.012, "int8": 3e-4}
+"""Relative error of the logits of a dense model where the processor multiplies rounded vectors: 2 ** -9 of each number with
+16 bits, and 1 / 65,278 of the largest with 8 bits."""
+
+
+def tolerance(precision: NarrowPrecision, products: Products | None) -> float:
+    """How far logits may be from those of the same weights in float32."""
+    dtype = np.dtype(DTYPES[precision])
+    return ROUNDED_INPUTS[precision] if products and products.groups[dtype] > 1 else 1e-5
 
 
 def rounded(weights: Floats, precision: NarrowPrecision) -> Floats:
@@ -109,15 +119,17 @@ def test_a_weight_that_is_not_finite_stays_so(
 @ALL
 @EACH
 def test_a_model_is_the_one_with_rounded_weights(
-    own: Products, config: ModelConfig, precision: NarrowPrecision
+    any_own: Products, config: ModelConfig, precision: NarrowPrecision
 ) -> None:
     batch = random_batch(config)
     exact = reader(config, None, weights=rounded_weights(config, precision))
     expected = exact.logits(batch.inputs)
-    for products in (own, None):
-        ours = reader(config, precision, products)
-        assert relative_error(ours.logits(batch.inputs), expected) < 1e-5
-        assert ours.loss(batch)[0] == pytest.approx(exact.loss(batch)[0], rel=1e-5)
+    for products in (any_own, None):
+        ours, near = reader(config, precision, products), tolerance(precision, products)
+        if config.experts and near > 1e-5:  # rounding changes which experts some tokens get
+            continue
+        assert relative_error(ours.logits(batch.inputs), expected) < near
+        assert ours.loss(batch)[0] == pytest.approx(exact.loss(batch)[0], rel=near)
     if not config.experts:  # rounding changes which experts some tokens get
         error = relative_error(expected, reader(config, None).logits(batch.inputs))
         assert 0 < error < FARTHEST[precision]
@@ -130,20 +142,23 @@ def test_a_cached_model_gives_the_logits_of_the_whole_text(
     own: Products, config: ModelConfig, precision: NarrowPrecision, threads: int
 ) -> None:
     ours, inputs = reader(config, precision, own, threads), random_batch(config).inputs
+    near = tolerance(precision, own)
+    if config.experts and near > 1e-5:  # rounding changes which experts some tokens get
+        return
     whole = ours.logits(inputs)
     decoder = ours.decoder(3, config.seq_len)
     lengths = (7, 2, 5)
     first = decoder.prefill(inputs[:, :7], lengths)
     for row, length in enumerate(lengths):
-        assert relative_error(first[row], whole[row, length - 1]) < 1e-5
+        assert relative_error(first[row], whole[row, length - 1]) < near
     decoder.rewind(0)
-    assert relative_error(decoder.prefill(inputs[:, :7]), whole[:, 6]) < 1e-5
-    assert relative_error(decoded(decoder, inputs[:, 7:]), whole[:, 7:]) < 1e-5
+    assert relative_error(decoder.prefill(inputs[:, :7]), whole[:, 6]) < near
+    assert relative_error(decoded(decoder, inputs[:, 7:]), whole[:, 7:]) < near
     alone = ours.decoder(1, config.seq_len)
     alone.prefill(inputs[:1, :3])
     many = alone.repeated(20)
     repeated = np.repeat(inputs[:1, 3:9], 20, axis=0)
-    assert relative_error(decoded(many, repeated)[7], whole[0, 3:9]) < 1e-5
+    assert relative_error(decoded(many, repeated)[7], whole[0, 3:9]) < near
 
 
 @pytest.mark.parametrize("config", [GPT2, QWEN3], ids=["gpt2", "qwen3"])
