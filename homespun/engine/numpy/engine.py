@@ -1,8 +1,8 @@
 """A trained model, read with NumPy alone: tokens flow in, logits and losses flow out, in float32 on the CPU.
 
-The weights may have 16 or 8 bits. Where there is a C compiler, the products and other parts of a decoding step are
-compiled (`products.py`). It cannot train. It loads no framework, so generation starts at once, and it generates faster
-than PyTorch (benchmarks/generation.py). The other engines are checked against it.
+The weights may have 16 or 8 bits; keys and values then have 16. Where there is a C compiler, the products and other
+parts of a decoding step are compiled (`products.py`). It cannot train. It loads no framework, so generation starts at
+once, and it generates faster than PyTorch (benchmarks/generation.py). The other engines are checked against it.
 """
 
 import copy
@@ -20,7 +20,7 @@ from homespun.engine.base import HEAD_ROWS, Floats, checked, weights_were_rounde
 from homespun.engine.inside import Experts, Inside
 from homespun.engine.numpy.layers import Matrix, Watch, Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
-from homespun.engine.numpy.narrow import NarrowPrecision
+from homespun.engine.numpy.narrow import Cache, NarrowPrecision
 from homespun.engine.numpy.products import Products
 from homespun.engine.numpy.threads import ProductThreads
 from homespun.named_array import NamedArray
@@ -46,7 +46,7 @@ class NumpyEngine:
         """
         Args:
             document_mark: as in `EngineOptions`.
-            narrow: the precision of matrices and embeddings; None: float32. Computations are in float32 in any case.
+            narrow: the precision of matrices and embeddings; None: float32. Sums are in float32 in any case.
             products: the compiled functions; without them NumPy computes the same, more slowly.
         """
         self.config = config
@@ -163,10 +163,12 @@ class NumpyEngine:
         head: Matrix = self.weights["lm_head.weight"]
         return head
 
-    def empty_cache(self, batch_size: int, max_len: int) -> Floats:
-        """For the keys and values of each layer, [layers, B, 2 * K, positions, C]."""
+    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
+        """For the keys and values of each layer, [layers, B, 2 * K, positions, C]. Beside narrow weights they are in
+        bfloat16, where this is faster: those of many texts take more memory than the weights."""
         c = self.config
-        return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), np.float32)
+        dtype = np.uint16 if self.narrow and self.products else np.float32
+        return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), dtype)
 
     def hidden_apart(self, tokens: Tokens, documents: Tokens | None = None) -> Floats:
         """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another.
@@ -185,7 +187,7 @@ class NumpyEngine:
     def hidden(
         self,
         tokens: Tokens,
-        cache: Floats | None = None,
+        cache: Cache | None = None,
         start: int = 0,
         documents: Tokens | None = None,
     ) -> Floats:
@@ -213,7 +215,7 @@ class NumpyDecoder:
     padding. Attention does not see these, and the next tokens of the sequence overwrite them.
     """
 
-    def __init__(self, engine: NumpyEngine, cache: Floats, length: int = 0) -> None:
+    def __init__(self, engine: NumpyEngine, cache: Cache, length: int = 0) -> None:
         self.engine = engine
         self.storage = cache  # the cache, and rows and positions for sequences that join
         self.cache = cache

@@ -1,4 +1,5 @@
-"""Arrays flow in and out: the layers that the models share, and the memory for their weights. All is in float32.
+"""Arrays flow in and out: the layers that the models share, and the memory for their weights. All is in float32, apart
+from narrow weights, keys and values.
 
 Functions with a parameter `own` compute with the compiled functions if there are any, and with NumPy otherwise.
 
@@ -21,10 +22,11 @@ import numpy.typing as npt
 
 from homespun.architectures.base import Parameter
 from homespun.architectures.families import parameters
+from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
-from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
+from homespun.engine.numpy.narrow import Cache, Narrow, NarrowPrecision
 from homespun.engine.numpy.panels import Memory, Panels
 from homespun.engine.numpy.products import Products
 
@@ -266,7 +268,7 @@ def rotate(x: Floats, angles: Floats) -> Floats:
 
 def attention(
     heads: Floats,
-    cache: Floats,
+    cache: Cache,
     positions: Positions,
     apart: Apart | None = None,
     watch: Watch | None = None,
@@ -275,7 +277,7 @@ def attention(
     """Causal attention of the new tokens to themselves and to those before them that are not `apart`.
 
     heads [B, H + 2 * K, T, C] are the queries, keys and values of the new tokens -> [N, H * C]. Keys and values are
-    added to the cache of this block, [B, 2 * K, S, C].
+    added to the cache of this block, [B, 2 * K, S, C], and read from there, so that they are as exact as it keeps them.
 
     Raises:
         IndexError: the cache has no such position.
@@ -288,12 +290,16 @@ def attention(
         return own.attention(heads, cache, _of_one(positions, batch))
     n_kv_heads = cache.shape[1] // 2
     n_heads = heads.shape[1] - 2 * n_kv_heads
+    is_narrow = cache.dtype == np.uint16
+    added = to_bfloat16(heads[:, n_heads:]) if is_narrow else heads[:, n_heads:]
     if isinstance(positions, slice):
-        cache[:, :, positions] = heads[:, n_heads:]
+        cache[:, :, positions] = added
     else:
         rows = np.arange(batch)[:, None]
-        cache[rows, :, positions] = heads[:, n_heads:].transpose(0, 2, 1, 3)  # [B, T, 2 * K, C]
-    k, v = cache[:, :n_kv_heads, :n_seen], cache[:, n_kv_heads:, :n_seen]
+        cache[rows, :, positions] = added.transpose(0, 2, 1, 3)  # [B, T, 2 * K, C]
+    seen = cache[:, :, :n_seen]
+    wide = from_bfloat16(seen) if seen.dtype == np.uint16 else seen
+    k, v = wide[:, :n_kv_heads], wide[:, n_kv_heads:]
     # The heads that share their keys are laid side by side, as more positions of one head: [B, K, H / K * T, C].
     q = heads[:, :n_heads] * np.float32(channels**-0.5)
     scores = q.reshape(batch, n_kv_heads, -1, channels) @ k.swapaxes(-1, -2)

@@ -1,8 +1,8 @@
 """Matrices with 16 or 8 bits a weight: float32 weights flow in, products and rows in float32 flow out.
 
-A token reads every weight once, so narrow weights are read in a half or a quarter of the time. The computation itself
-stays in float32. This module computes with NumPy alone, which is slow. `panels.py` does the same with compiled
-products, and is checked against it.
+A token reads every weight once, so narrow weights are read in a half or a quarter of the time. This module widens them to
+float32 and computes with NumPy alone, which is slow. `panels.py` does the same with compiled products, which may round
+the vectors, too, and is checked against it.
 
 bfloat16 is the upper half of a float32. With 8 bits, a weight is a whole number from -127 to 127 times the scale of its
 row, which is the largest weight of the row divided by 127.
@@ -17,6 +17,8 @@ from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.engine.base import Floats
 
 NarrowPrecision = Literal["bfloat16", "int8"]
+Cache = Floats | npt.NDArray[np.uint16]
+"""Keys and values, in float32 or as the bits of bfloat16."""
 
 WIDENED_AT_A_TIME = 1 << 22
 """Weights. It bounds the memory."""

@@ -40,6 +40,10 @@ typedef int32_t whole __attribute__((vector_size(4 * CHUNK)));
 typedef uint32_t words __attribute__((vector_size(4 * CHUNK)));
 typedef uint16_t halves __attribute__((vector_size(2 * CHUNK)));
 
+/* Bytes of a group of weights, and rows of numbers that make a vector. */
+#define SIZE(kind) ((kind) == WIDENED_BFLOAT16 ? 2 : (kind) == WIDENED_INT8 ? 1 : 4)
+#define PARTS(kind) ((kind) == QUADS ? 2 : 1)
+
 /* What the two halves of whole numbers say about a vector. */
 struct rounded {
     float factor;    /* of its numbers */
@@ -57,19 +61,13 @@ struct work {
     float *y;
 };
 
-/* What differs between the kinds of weights. */
-struct kind {
-    long size;                                     /* bytes of a group of weights */
-    int parts;                                     /* rows of numbers that make a vector */
-    chunk (*load)(const void *weights);            /* a group of inputs for a chunk of outputs */
-    chunk (*add)(chunk sum, chunk weights, float); /* plus the products with a group of a vector */
-    chunk (*total)(const chunk *sums, long stride, const struct rounded *);
-};
+/* How weights are multiplied. Each is a constant where it is used, so that only its own case is left. */
+enum kind { FLOAT32, WIDENED_BFLOAT16, WIDENED_INT8, PAIRS, QUADS };
 
-INLINE chunk load_float32(const void *weights) {
-    chunk wide;
-    memcpy(&wide, weights, sizeof wide);
-    return wide;
+INLINE chunk as_they_are(const void *weights) {
+    chunk found;
+    memcpy(&found, weights, sizeof found);
+    return found;
 }
 
 INLINE chunk widen_bfloat16(const void *weights) { /* bfloat16 is the upper half of a float32 */
@@ -98,31 +96,34 @@ INLINE chunk widen_int8(const void *weights) {
 #endif
 }
 
-INLINE chunk add_float32(chunk sum, chunk weights, float x) { return sum + weights * x; }
+/* A group of inputs for a chunk of outputs. */
+INLINE chunk loaded(enum kind kind, const void *weights) {
+    if (kind == WIDENED_BFLOAT16) return widen_bfloat16(weights);
+    if (kind == WIDENED_INT8) return widen_int8(weights);
+    if (kind == QUADS) /* 128 is added, as the instruction multiplies unsigned numbers */
+        return (chunk)((words)as_they_are(weights) ^ 0x80808080u);
+    return as_they_are(weights);
+}
 
-INLINE chunk total_float32(const chunk *sums, long stride, const struct rounded *rounded) { return *sums; }
-
+/* A sum, plus the products of weights with a group of a vector. */
+INLINE chunk with_products(enum kind kind, chunk sum, chunk weights, float x) {
 #ifdef __AVX512BF16__
-INLINE chunk add_pairs(chunk sum, chunk weights, float pair) {
-    return (chunk)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_ps(pair));
-}
+    if (kind == PAIRS) return (chunk)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_ps(x));
 #endif
-
 #ifdef __AVX512VNNI__
-INLINE chunk load_quads(const void *weights) { /* 128 is added, as the instruction multiplies unsigned numbers */
-    return (chunk)((words)load_float32(weights) ^ 0x80808080u);
+    if (kind == QUADS)
+        return (chunk)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)_mm512_set1_ps(x));
+#endif
+    return sum + weights * x;
 }
 
-INLINE chunk add_quads(chunk sum, chunk weights, float quad) {
-    return (chunk)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)_mm512_set1_ps(quad));
-}
-
-INLINE chunk total_quads(const chunk *sums, long stride, const struct rounded *rounded) {
-    whole upper = (whole)sums[0] - 128 * rounded->sums[0], lower = (whole)sums[stride] - 128 * rounded->sums[1];
-    chunk all = __builtin_convertvector(upper, chunk) * 256 + __builtin_convertvector(lower, chunk);
+/* The whole product, from the sum of a vector and, of quads, that of its lower halves. */
+INLINE chunk total(enum kind kind, chunk sum, chunk lower, const struct rounded *rounded) {
+    if (kind != QUADS) return sum;
+    whole of_upper = (whole)sum - 128 * rounded->sums[0], of_lower = (whole)lower - 128 * rounded->sums[1];
+    chunk all = __builtin_convertvector(of_upper, chunk) * 256 + __builtin_convertvector(of_lower, chunk);
     return all * rounded->factor;
 }
-#endif
 
 INLINE void copy(void *to, const void *from, long n) { /* n numbers, mostly a chunk, which takes no call */
     if (n == CHUNK) memcpy(to, from, sizeof(chunk));
@@ -132,9 +133,9 @@ INLINE void copy(void *to, const void *from, long n) { /* n numbers, mostly a ch
 /* Up to `rows` vectors from `v` on times some chunks of outputs from `out` on. Where the last vector is missing, the one
    before is multiplied again, which costs less than to compile one more size. Meanwhile the memory from `next` on is
    fetched, `pace` bytes for each group. */
-INLINE void tile(struct kind kind, const struct work *work, long v, int rows, long out, int chunks,
-                 const char *next, long pace) {
-    int parts = kind.parts, found = work->n - v < rows ? work->n - v : rows;
+INLINE void tile(enum kind kind, const struct work *work, long v, int rows, long out, int chunks, const char *next,
+                 long pace) {
+    int parts = PARTS(kind), found = work->n - v < rows ? work->n - v : rows;
     chunk sums[ROWS][ALONE]; /* few of them, in registers: `rows` and `chunks` are constants once this is inlined */
     const char *from[ALONE];
     const float *x[ROWS];
@@ -142,18 +143,18 @@ INLINE void tile(struct kind kind, const struct work *work, long v, int rows, lo
         x[r] = work->x + (v * parts + (r < found * parts ? r : r - parts)) * work->n_groups;
     for (int c = 0; c < chunks; c++) {
         long start = out + c * CHUNK;
-        from[c] = work->weights + kind.size * (start / PANEL * PANEL * work->n_groups + start % PANEL);
+        from[c] = work->weights + SIZE(kind) * (start / PANEL * PANEL * work->n_groups + start % PANEL);
         for (int r = 0; r < rows * parts; r++) sums[r][c] = (chunk){0};
     }
     for (long i = 0; i < work->n_groups; i++) {
         chunk weights[ALONE];
-        for (int c = 0; c < chunks; c++) weights[c] = kind.load(from[c] + kind.size * PANEL * i);
+        for (int c = 0; c < chunks; c++) weights[c] = loaded(kind, from[c] + SIZE(kind) * PANEL * i);
         if (rows * parts >= 4) {
             __builtin_prefetch(next + i * pace, 0, 2);
             __builtin_prefetch(next + i * pace + LINE, 0, 2);
         }
         for (int r = 0; r < rows * parts; r++)
-            for (int c = 0; c < chunks; c++) sums[r][c] = kind.add(sums[r][c], weights[c], x[r][i]);
+            for (int c = 0; c < chunks; c++) sums[r][c] = with_products(kind, sums[r][c], weights[c], x[r][i]);
     }
     for (int c = 0; c < chunks; c++) {
         long start = out + c * CHUNK, n_out = work->n_out, valid = n_out - start < CHUNK ? n_out - start : CHUNK;
@@ -161,8 +162,9 @@ INLINE void tile(struct kind kind, const struct work *work, long v, int rows, lo
         chunk factors = (chunk){0} + 1, added = {0};
         if (work->scales) copy(&factors, work->scales + start, valid);
         if (work->bias) copy(&added, work->bias + start, valid);
-        for (int r = 0; r < found; r++) {
-            chunk all = kind.total(&sums[r * parts][c], ALONE, work->rounded + v + r);
+        for (int r = 0; r < rows; r++) {
+            if (r >= found) break;
+            chunk all = total(kind, sums[r * parts][c], sums[r * parts + parts - 1][c], work->rounded + v + r);
             all = all * factors + added; /* rounded in the same way for any number of vectors */
             copy(work->y + (v + r) * n_out + start, &all, valid);
         }
@@ -170,19 +172,19 @@ INLINE void tile(struct kind kind, const struct work *work, long v, int rows, lo
 }
 
 /* All vectors times the outputs from `out` to `end`, in full panels. */
-INLINE void tiles(struct kind kind, const struct work *work, long out, long end) {
+INLINE void tiles(enum kind kind, const struct work *work, long out, long end) {
     if (work->n == 1) {
         for (; out + ALONE * CHUNK <= end; out += ALONE * CHUNK) tile(kind, work, 0, 1, out, ALONE, work->weights, 0);
         for (; out < end; out += SOME * CHUNK) tile(kind, work, 0, 1, out, SOME, work->weights, 0);
         return;
     }
-    long most = ROWS / kind.parts / 2, n_pairs = (work->n + 1) / 2, n_blocks = (n_pairs + most - 1) / most;
-    long pace = kind.size * PANEL / n_blocks, panel = kind.size * PANEL * work->n_groups;
+    long most = ROWS / PARTS(kind) / 2, n_pairs = (work->n + 1) / 2, n_blocks = (n_pairs + most - 1) / most;
+    long pace = SIZE(kind) * PANEL / n_blocks, panel = SIZE(kind) * PANEL * work->n_groups;
     for (; out < end; out += SOME * CHUNK)
         for (long block = 0, pair = 0; block < n_blocks; block++) { /* of about as many pairs of vectors each */
             long pairs = n_pairs * (block + 1) / n_blocks - pair;
             const char *next = work->weights + out / PANEL * panel;
-            next += work->n * kind.parts < MANY ? 0 : panel + panel * block / n_blocks;
+            next += work->n * PARTS(kind) < MANY ? 0 : panel + panel * block / n_blocks;
             if (pairs == 1) tile(kind, work, 2 * pair, 2, out, SOME, next, pace);
             if (pairs == 2 && most >= 2) tile(kind, work, 2 * pair, 4, out, SOME, next, pace);
             if (pairs == 3 && most >= 3) tile(kind, work, 2 * pair, 6, out, SOME, next, pace);
@@ -191,12 +193,9 @@ INLINE void tiles(struct kind kind, const struct work *work, long out, long end)
         }
 }
 
-/* The vectors x [n, n_in] as they are. */
-INLINE const float *as_they_are(const float *x, struct rounded *rounded, long n, long n_in, float *to) { return x; }
-
 #ifdef __AVX512BF16__
 /* The vectors in bfloat16 -> [n, n_in / 2]. */
-INLINE const float *in_pairs(const float *x, struct rounded *rounded, long n, long n_in, float *to) {
+INLINE void in_pairs(const float *x, long n, long n_in, float *to) {
     long n_groups = (n_in + 1) / 2;
     for (long v = 0; v < n; v++)
         for (long i = 0; i < n_in; i += 2 * CHUNK) {
@@ -206,13 +205,12 @@ INLINE const float *in_pairs(const float *x, struct rounded *rounded, long n, lo
             __m512bh pairs = _mm512_cvtne2ps_pbh((__m512)both[1], (__m512)both[0]);
             memcpy(to + v * n_groups + i / 2, &pairs, 4 * ((valid + 1) / 2));
         }
-    return to;
 }
 #endif
 
 #ifdef __AVX512VNNI__
 /* The vectors in whole numbers, 256 times the upper halves plus the lower ones -> [n, 2, n_in / 4]. */
-INLINE const float *in_quads(const float *x, struct rounded *rounded, long n, long n_in, float *to) {
+INLINE void in_quads(const float *x, long n, long n_in, struct rounded *rounded, float *to) {
     long n_groups = (n_in + 3) / 4;
     memset(to, 0, n * 2 * n_groups * 4);
     for (long v = 0; v < n; v++) {
@@ -236,39 +234,50 @@ INLINE const float *in_quads(const float *x, struct rounded *rounded, long n, lo
             }
         rounded[v] = (struct rounded){is_finite ? largest / most : NAN, {sums[0], sums[1]}};
     }
-    return to;
 }
 #endif
 
-/* For each kind of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
-   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. `scratch` has room for the vectors
-   as they are multiplied, 2 * n_in + 18 bytes for each; it is not needed where a group is one input. */
-#define DEFINE(name, group, parts, load, add, total, converted)                                                        \
-    const int group_##name = group;                                                                                    \
-    void product_##name(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
+/* The vectors as they are multiplied, in `scratch` where they are not as they were. */
+INLINE const float *converted(enum kind kind, const float *x, long n, long n_in, void *scratch) {
+#ifdef __AVX512BF16__
+    if (kind == PAIRS) {
+        in_pairs(x, n, n_in, scratch);
+        return scratch;
+    }
+#endif
+#ifdef __AVX512VNNI__
+    if (kind == QUADS) {
+        float *to = (float *)((struct rounded *)scratch + n);
+        in_quads(x, n, n_in, scratch, to);
+        return to;
+    }
+#endif
+    return x;
+}
+
+/* For each type of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
+   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. `scratch` has 2 * n_in + 18 bytes for
+   each vector; it is not needed where a group is one input. */
+#define DEFINE(type, group, kind)                                                                                      \
+    const int group_##type = group;                                                                                    \
+    void product_##type(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
                         long n_out, long n_in, float *y, void *scratch, int threads) {                                 \
-        const struct kind kind = {sizeof(name) * group, parts, load, add, total};                                      \
-        struct rounded *rounded = scratch;                                                                             \
-        x = converted(x, rounded, n, n_in, (float *)(parts > 1 ? rounded + n : rounded));                              \
-        struct work work = {x, rounded, n, weights, scales, bias, n_out, (n_in + group - 1) / group, y};               \
-        long n_panels = (n_out + PANEL - 1) / PANEL;                                                                   \
+        long n_groups = (n_in + group - 1) / group, n_panels = (n_out + PANEL - 1) / PANEL;                            \
+        const float *as_used = converted(kind, x, n, n_in, scratch);                                                   \
+        const struct work work = {as_used, scratch, n, weights, scales, bias, n_out, n_groups, y};                     \
         _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
         for (long t = 0; t < threads; t++)                                                                             \
             tiles(kind, &work, n_panels * t / threads * PANEL, n_panels * (t + 1) / threads * PANEL);                  \
     }
 
-typedef float float32;
-typedef uint16_t bfloat16;
-typedef int8_t int8;
-
-DEFINE(float32, 1, 1, load_float32, add_float32, total_float32, as_they_are)
+DEFINE(float32, 1, FLOAT32)
 #ifdef __AVX512BF16__
-DEFINE(bfloat16, 2, 1, load_float32, add_pairs, total_float32, in_pairs)
+DEFINE(bfloat16, 2, PAIRS)
 #else
-DEFINE(bfloat16, 1, 1, widen_bfloat16, add_float32, total_float32, as_they_are)
+DEFINE(bfloat16, 1, WIDENED_BFLOAT16)
 #endif
 #ifdef __AVX512VNNI__
-DEFINE(int8, 4, 2, load_quads, add_quads, total_quads, in_quads)
+DEFINE(int8, 4, QUADS)
 #else
-DEFINE(int8, 1, 1, widen_int8, add_float32, total_float32, as_they_are)
+DEFINE(int8, 1, WIDENED_INT8)
 #endif

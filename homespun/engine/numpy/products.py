@@ -18,6 +18,7 @@ from homespun.bfloat16 import to_bfloat16
 from homespun.engine.base import Floats
 from homespun.engine.hardware import usable_cpus
 from homespun.engine.numpy.compiling import library
+from homespun.engine.numpy.narrow import Cache
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "steps.c"))
 MOST_IN_CHUNK = 16
@@ -53,7 +54,8 @@ class Products:
             for kind in KINDS.values()
         }
         arguments |= {
-            "attention": (*[pointer] * 3, *[size] * 5, pointer, pointer, count),
+            "attention_float32": (*[pointer] * 3, *[size] * 5, pointer, pointer, count),
+            "attention_bfloat16": (*[pointer] * 3, *[size] * 5, pointer, pointer, count),
             "rotary": (pointer, pointer, *[size] * 4, pointer, number, pointer, size, count),
             "gelu": (pointer, size, count),
             "swiglu": (pointer, size, size, pointer, count),
@@ -68,7 +70,11 @@ class Products:
             dtype: count.in_dll(library, f"group_{kind}").value for dtype, kind in KINDS.items()
         }
         """The inputs that are multiplied at once, by the dtype of the weights."""
-        self._attention, self._rotary = functions["attention"], functions["rotary"]
+        self._attention = {
+            np.dtype(np.float32): functions["attention_float32"],
+            np.dtype(np.uint16): functions["attention_bfloat16"],
+        }
+        self._rotary = functions["rotary"]
         self._gelu, self._swiglu = functions["gelu"], functions["swiglu"]
         self._norm = functions["norm"]
         self._threads, self._most = 1, usable_cpus()
@@ -107,7 +113,7 @@ class Products:
         )
         return y
 
-    def attention(self, heads: Floats, cache: Floats, positions: npt.NDArray[np.int64]) -> Floats:
+    def attention(self, heads: Floats, cache: Cache, positions: npt.NDArray[np.int64]) -> Floats:
         """As `layers.attention` for one new token of each sequence, at `positions` [B]."""
         batch, n_rows, _, channels = heads.shape
         n_kv, max_len = cache.shape[1] // 2, cache.shape[2]
@@ -115,7 +121,7 @@ class Products:
         y = np.empty((batch, n_heads * channels), np.float32)
         threads = self._threads  # another engine may set it meanwhile
         scratch = np.empty((threads, max_len + MOST_IN_CHUNK), np.float32)
-        self._attention(
+        self._attention[cache.dtype](
             addressof(from_buffer(heads)),
             addressof(from_buffer(cache)),
             addressof(from_buffer(positions)),

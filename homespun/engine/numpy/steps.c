@@ -16,16 +16,49 @@
 #endif
 #define KEYS 4 /* that are compared with a query at a time: as many sums run side by side */
 #define AHEAD 16 /* keys, to be fetched from the memory meanwhile */
-#define LINE 16  /* numbers that a processor fetches at a time */
+#define LINE 64  /* bytes that a processor fetches at a time */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
 typedef int32_t whole __attribute__((vector_size(4 * CHUNK)));
+typedef uint32_t words __attribute__((vector_size(4 * CHUNK)));
+typedef uint16_t halves __attribute__((vector_size(2 * CHUNK)));
 
 INLINE chunk load(const float *from) {
     chunk found;
     memcpy(&found, from, sizeof found);
     return found;
+}
+
+/* A number of a cache, in float32 or bfloat16, which is the upper half of a float32. */
+INLINE float number_at(const void *from, long i, int narrow) {
+    if (!narrow) return ((const float *)from)[i];
+    uint32_t bits = (uint32_t)((const uint16_t *)from)[i] << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+/* A chunk of them. */
+INLINE chunk chunk_at(const void *from, long i, int narrow) {
+    if (!narrow) return load((const float *)from + i);
+    halves found;
+    memcpy(&found, (const uint16_t *)from + i, sizeof found);
+    return (chunk)(__builtin_convertvector(found, words) << 16);
+}
+
+/* n numbers into a cache from number `i` on. The nearest bfloat16 number, of two the even one, as in `bfloat16.py`. */
+INLINE void keep(const float *from, long n, void *to, long i, int narrow) {
+    if (!narrow) {
+        memcpy((float *)to + i, from, 4 * n);
+        return;
+    }
+    for (long j = 0; j < n; j++) {
+        uint32_t bits;
+        memcpy(&bits, from + j, 4);
+        int is_nan = (bits & INT32_MAX) > 0x7f800000; /* rounding would turn some NaNs into infinities */
+        ((uint16_t *)to)[i + j] = is_nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    }
 }
 
 INLINE void store(float *to, chunk numbers) { memcpy(to, &numbers, sizeof numbers); }
@@ -59,31 +92,31 @@ INLINE chunk power_of_two(chunk y) {
 
 #define LOG2_E 1.44269504f
 
-/* A query times n keys [n, channels] -> scores; returns the largest. The memory is read all the time: beside the keys the
-   values are fetched, which are needed after the last key, and the first keys of the next head. */
-INLINE float scored(const float *query, const float *keys, const float *values, const float *next_keys, long n,
+/* A query times n keys [n, channels], which begin at number `keys` of the cache -> scores; returns the largest. The memory
+   is read all the time: beside the keys the values are fetched, which are needed after the last key, and the first keys of
+   the next head. */
+INLINE float scored(const float *query, const void *cache, int narrow, long keys, long values, long next_keys, long n,
                     long channels, float scale, float *scores) {
     float largest = -INFINITY;
     for (long s = 0; s < n; s += KEYS) {
-        long last = n - 1;
-        const float *from[KEYS];
+        long last = n - 1, later = s + AHEAD, size = narrow ? 2 : 4, from[KEYS];
         for (int j = 0; j < KEYS; j++) from[j] = keys + (s + j < last ? s + j : last) * channels;
-        long later = s + AHEAD;
-        const float *far = later < n ? keys + later * channels : next_keys + (later - n) * channels;
-        for (long i = 0; i < KEYS * channels; i += LINE) {
+        const char *far = (const char *)cache + size * (later < n ? keys + later * channels : next_keys + (later - n) * channels);
+        const char *beside = (const char *)cache + size * (values + s * channels);
+        for (long i = 0; i < size * KEYS * channels; i += LINE) {
             __builtin_prefetch(far + i, 0, 2);
-            __builtin_prefetch(values + s * channels + i, 0, 2);
+            __builtin_prefetch(beside + i, 0, 2);
         }
         chunk sums[KEYS];
         for (int j = 0; j < KEYS; j++) sums[j] = (chunk){0};
         long c = 0;
         for (; c + CHUNK <= channels; c += CHUNK) {
             chunk part = load(query + c);
-            for (int j = 0; j < KEYS; j++) sums[j] += part * load(from[j] + c);
+            for (int j = 0; j < KEYS; j++) sums[j] += part * chunk_at(cache, from[j] + c, narrow);
         }
         for (int j = 0; j < KEYS && s + j < n; j++) {
             float score = sum(sums[j]);
-            for (long i = c; i < channels; i++) score += query[i] * from[j][i];
+            for (long i = c; i < channels; i++) score += query[i] * number_at(cache, from[j] + i, narrow);
             scores[s + j] = score *= scale;
             largest = score > largest ? score : largest;
         }
@@ -92,19 +125,21 @@ INLINE float scored(const float *query, const float *keys, const float *values, 
 }
 
 /* The sum of n values [n, channels], each times its weight, from channel `c` on -> y. */
-INLINE void weighted(const float *weights, const float *values, long n, long channels, long c, int chunks, float factor,
-                     float *y) {
+INLINE void weighted(const float *weights, const void *cache, int narrow, long values, long n, long channels, long c,
+                     int chunks, float factor, float *y) {
     chunk sums[4];
     for (int k = 0; k < chunks; k++) sums[k] = (chunk){0};
     for (long s = 0; s < n; s++)
-        for (int k = 0; k < chunks; k++) sums[k] += weights[s] * load(values + s * channels + c + k * CHUNK);
+        for (int k = 0; k < chunks; k++)
+            sums[k] += weights[s] * chunk_at(cache, values + s * channels + c + k * CHUNK, narrow);
     for (int k = 0; k < chunks; k++) store(y + c + k * CHUNK, sums[k] * factor);
 }
 
 /* Attention of one query to n keys and values -> y [channels]. `scores` has room for n numbers and a chunk. */
-INLINE void attended(const float *query, const float *keys, const float *values, const float *next_keys, long n,
+INLINE void attended(const float *query, const void *cache, int narrow, long keys, long values, long next_keys, long n,
                      long channels, float *scores, float *y) {
-    float largest = scored(query, keys, values, next_keys, n, channels, 1 / sqrtf(channels), scores);
+    float scale = 1 / sqrtf(channels);
+    float largest = scored(query, cache, narrow, keys, values, next_keys, n, channels, scale, scores);
     chunk sums = {0};
     for (int j = 0; j < CHUNK; j++) scores[n + j] = -INFINITY;
     for (long s = 0; s < n; s += CHUNK) {
@@ -114,11 +149,12 @@ INLINE void attended(const float *query, const float *keys, const float *values,
     }
     float factor = 1 / sum(sums);
     long c = 0;
-    for (; c + 4 * CHUNK <= channels; c += 4 * CHUNK) weighted(scores, values, n, channels, c, 4, factor, y);
-    for (; c + CHUNK <= channels; c += CHUNK) weighted(scores, values, n, channels, c, 1, factor, y);
+    for (; c + 4 * CHUNK <= channels; c += 4 * CHUNK)
+        weighted(scores, cache, narrow, values, n, channels, c, 4, factor, y);
+    for (; c + CHUNK <= channels; c += CHUNK) weighted(scores, cache, narrow, values, n, channels, c, 1, factor, y);
     for (; c < channels; c++) {
         float total = 0;
-        for (long s = 0; s < n; s++) total += scores[s] * values[s * channels + c];
+        for (long s = 0; s < n; s++) total += scores[s] * number_at(cache, values + s * channels + c, narrow);
         y[c] = total * factor;
     }
 }
@@ -126,24 +162,28 @@ INLINE void attended(const float *query, const float *keys, const float *values,
 /* Attention of one new token of each text to itself and to those before it -> y [batch, n_heads, channels].
 
    heads [batch, n_heads + 2 * n_kv, channels] are queries, keys and values. The keys and values are added at the
-   positions [batch] of cache [batch, 2 * n_kv, max_len, channels]. scratch [threads, max_len + a chunk]. */
-void attention(const float *heads, float *cache, const int64_t *positions, long batch, long n_heads, long n_kv,
-               long channels, long max_len, float *scratch, float *y, int threads) {
-    long n_items = batch * n_kv, shared_by = n_heads / n_kv;
-    _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")
-    for (long t = 0; t < threads; t++)
-        for (long item = n_items * t / threads; item < n_items * (t + 1) / threads; item++) {
-            long text = item / n_kv, head = item % n_kv, position = positions[text];
-            const float *own = heads + text * (n_heads + 2 * n_kv) * channels;
-            float *keys = cache + (text * 2 * n_kv + head) * max_len * channels;
-            float *values = keys + n_kv * max_len * channels;
-            memcpy(keys + position * channels, own + (n_heads + head) * channels, 4 * channels);
-            memcpy(values + position * channels, own + (n_heads + n_kv + head) * channels, 4 * channels);
-            for (long q = head * shared_by; q < (head + 1) * shared_by; q++)
-                attended(own + q * channels, keys, values, keys + max_len * channels, position + 1, channels,
-                         scratch + t * (max_len + CHUNK), y + (text * n_heads + q) * channels);
-        }
-}
+   positions [batch] of cache [batch, 2 * n_kv, max_len, channels], in float32 or in bfloat16.
+   scratch [threads, max_len + a chunk]. */
+#define DEFINE(name, narrow)                                                                                           \
+    void attention_##name(const float *heads, void *cache, const int64_t *positions, long batch, long n_heads,         \
+                          long n_kv, long channels, long max_len, float *scratch, float *y, int threads) {             \
+        long n_items = batch * n_kv, shared_by = n_heads / n_kv;                                                       \
+        _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
+        for (long t = 0; t < threads; t++)                                                                             \
+            for (long item = n_items * t / threads; item < n_items * (t + 1) / threads; item++) {                      \
+                long text = item / n_kv, head = item % n_kv, position = positions[text];                               \
+                const float *own = heads + text * (n_heads + 2 * n_kv) * channels;                                     \
+                long keys = (text * 2 * n_kv + head) * max_len * channels, values = keys + n_kv * max_len * channels;  \
+                keep(own + (n_heads + head) * channels, channels, cache, keys + position * channels, narrow);          \
+                keep(own + (n_heads + n_kv + head) * channels, channels, cache, values + position * channels, narrow); \
+                for (long q = head * shared_by; q < (head + 1) * shared_by; q++)                                       \
+                    attended(own + q * channels, cache, narrow, keys, values, keys + max_len * channels, position + 1, \
+                             channels, scratch + t * (max_len + CHUNK), y + (text * n_heads + q) * channels);          \
+            }                                                                                                          \
+    }
+
+DEFINE(float32, 0)
+DEFINE(bfloat16, 1)
 
 /* x times its sigmoid, where the power of 2 is that of the sigmoid. */
 INLINE chunk gated(chunk x, chunk power) { return x / (1 + power_of_two(power)); }

@@ -17,7 +17,7 @@ from homespun.engine.base import Decoder, EngineOptions, Floats
 from homespun.engine.numpy import products as products_module
 from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
-from homespun.engine.numpy.panels import DTYPES, Panels
+from homespun.engine.numpy.panels import Panels
 from homespun.engine.numpy.products import Products
 from homespun.engine.torch.engine import TorchEngine
 from homespun.errors import UserError
@@ -30,15 +30,16 @@ FARTHEST = {"bfloat16": 0.012, "int8": 0.04}
 """Relative error of the logits of a dense model with random weights, as far as the rounding of the weights explains it:
 2 ** -9 of each weight in 16 bits, and 1 / 254 of the largest of its row in 8 bits."""
 
-ROUNDED_INPUTS = {"bfloat16": 0.012, "int8": 3e-4}
-"""Relative error of the logits of a dense model where the processor multiplies rounded vectors: 2 ** -9 of each number with
-16 bits, and 1 / 65,278 of the largest with 8 bits."""
+ROUNDED_INPUTS = {"bfloat16": 0.012, "int8": 0.006}
+"""Relative error of the logits of a dense model, where the vectors (in bfloat16) and the keys and values are rounded, too:
+2 ** -9 of each number."""
 
 
-def tolerance(precision: NarrowPrecision, products: Products | None) -> float:
+def tolerance(config: ModelConfig, precision: NarrowPrecision, products: Products | None) -> float:
     """How far logits may be from those of the same weights in float32."""
-    dtype = np.dtype(DTYPES[precision])
-    return ROUNDED_INPUTS[precision] if products and products.groups[dtype] > 1 else 1e-5
+    if products is None:
+        return 1e-5
+    return 0.15 if config.experts else ROUNDED_INPUTS[precision]  # some tokens get other experts
 
 
 def rounded(weights: Floats, precision: NarrowPrecision) -> Floats:
@@ -125,9 +126,7 @@ def test_a_model_is_the_one_with_rounded_weights(
     exact = reader(config, None, weights=rounded_weights(config, precision))
     expected = exact.logits(batch.inputs)
     for products in (any_own, None):
-        ours, near = reader(config, precision, products), tolerance(precision, products)
-        if config.experts and near > 1e-5:  # rounding changes which experts some tokens get
-            continue
+        ours, near = reader(config, precision, products), tolerance(config, precision, products)
         assert relative_error(ours.logits(batch.inputs), expected) < near
         assert ours.loss(batch)[0] == pytest.approx(exact.loss(batch)[0], rel=near)
     if not config.experts:  # rounding changes which experts some tokens get
@@ -142,9 +141,7 @@ def test_a_cached_model_gives_the_logits_of_the_whole_text(
     own: Products, config: ModelConfig, precision: NarrowPrecision, threads: int
 ) -> None:
     ours, inputs = reader(config, precision, own, threads), random_batch(config).inputs
-    near = tolerance(precision, own)
-    if config.experts and near > 1e-5:  # rounding changes which experts some tokens get
-        return
+    near = tolerance(config, precision, own)
     whole = ours.logits(inputs)
     decoder = ours.decoder(3, config.seq_len)
     lengths = (7, 2, 5)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from homespun.bfloat16 import to_bfloat16
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
 from homespun.engine.hardware import usable_cpus
@@ -21,6 +22,7 @@ from homespun.engine.numpy.layers import (
     rms_norm,
     swiglu,
 )
+from homespun.engine.numpy.narrow import Cache
 from homespun.engine.numpy.products import Products
 from tests.engine.numpy.test_engine import ALL
 from tests.reference import QWEN3, random_batch, random_weights
@@ -41,12 +43,15 @@ def one_thread_again(own: Products) -> Iterator[None]:
 @pytest.mark.parametrize("channels", [2, 8, 24, 64, 80])
 @pytest.mark.parametrize("heads", [(1, 1), (4, 2), (6, 6)])
 @pytest.mark.parametrize("differ", [False, True])
+@pytest.mark.parametrize("is_narrow", [False, True])
 def test_attention_is_that_of_numpy_and_of_each_text_alone(
-    any_own: Products, channels: int, heads: tuple[int, int], differ: bool
+    any_own: Products, channels: int, heads: tuple[int, int], differ: bool, is_narrow: bool
 ) -> None:
     (n_heads, n_kv), batch, max_len = heads, 5, 40
     new = 3 * random(batch, n_heads + 2 * n_kv, 1, channels)
-    cache = random(batch, 2 * n_kv, max_len, channels, seed=1)
+    cache: Cache = random(batch, 2 * n_kv, max_len, channels, seed=1)
+    if is_narrow:
+        cache = to_bfloat16(cache)
     ends = np.array([0, 39, 3, 16, 30]) if differ else np.full(batch, 33)
     positions = ends[:, None] if differ else slice(33, 34)
     theirs, ours = cache.copy(), cache.copy()
@@ -61,6 +66,18 @@ def test_attention_is_that_of_numpy_and_of_each_text_alone(
         one, at = slice(text, text + 1), slice(int(ends[text]), int(ends[text]) + 1)
         alone = attention(new[one], cache[one].copy(), at, own=any_own)
         np.testing.assert_array_equal(alone[0], found[text])
+
+
+@pytest.mark.parametrize("bits", [0x7F800001, 0xFFFFFFFF, 0x7F800000, 0xFF800000])
+def test_numbers_that_are_not_finite_stay_so_in_a_narrow_cache(own: Products, bits: int) -> None:
+    new = random(1, 3, 1, 16)
+    new.view(np.uint32)[0, 2, 0, 3] = bits
+    ours, theirs = (np.zeros((1, 2, 40, 16), np.uint16) for _ in range(2))
+    found = attention(new, ours, slice(20, 21), own=own)
+    attention(new, theirs, slice(20, 21))
+    np.testing.assert_array_equal(ours, theirs)
+    assert not np.isfinite(found[0, 3])
+    assert np.isfinite(np.delete(found, 3)).all()
 
 
 def test_scores_far_apart_and_numbers_that_are_not_finite(any_own: Products) -> None:
@@ -118,7 +135,7 @@ def test_rotations_are_those_of_numpy(any_own: Products, channels: int, has_norm
 
 
 @ALL
-@pytest.mark.parametrize("narrow", [None, "bfloat16"])
+@pytest.mark.parametrize("narrow", [None, "bfloat16", "int8"])
 def test_a_text_has_the_same_bits_in_a_batch(
     own: Products, config: ModelConfig, narrow: str | None
 ) -> None:

@@ -10,6 +10,7 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Floats
 from homespun.engine.numpy.layers import Apart, Matrix, Positions, Watch, Weights
+from homespun.engine.numpy.narrow import Cache
 from homespun.engine.numpy.products import Products
 
 
@@ -23,7 +24,7 @@ class Model(Protocol):
         self,
         tokens: Tokens,
         positions: Positions,
-        cache: Floats,
+        cache: Cache,
         apart: Apart | None = None,
         watch: Watch | None = None,
     ) -> Floats:

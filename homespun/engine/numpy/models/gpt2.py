@@ -15,6 +15,7 @@ from homespun.engine.numpy.layers import (
     rows,
     weights_by_block,
 )
+from homespun.engine.numpy.narrow import Cache
 from homespun.engine.numpy.products import Products
 
 FUSED: dict[str, str] = {}
@@ -36,7 +37,7 @@ class Model:
         self,
         tokens: Tokens,
         positions: Positions,
-        cache: Floats,
+        cache: Cache,
         apart: Apart | None = None,
         watch: Watch | None = None,
     ) -> Floats:
@@ -61,7 +62,7 @@ class Model:
         w: Weights,
         shape: tuple[int, ...],
         positions: Positions,
-        cache: Floats,
+        cache: Cache,
         apart: Apart | None,
         watch: Watch | None,
     ) -> None:

@@ -18,6 +18,7 @@ from homespun.engine.numpy.layers import (
     swiglu,
     weights_by_block,
 )
+from homespun.engine.numpy.narrow import Cache
 from homespun.engine.numpy.products import Products
 
 FUSED = {
@@ -51,7 +52,7 @@ class Model:
         self,
         tokens: Tokens,
         positions: Positions,
-        cache: Floats,
+        cache: Cache,
         apart: Apart | None = None,
         watch: Watch | None = None,
     ) -> Floats:
@@ -74,7 +75,7 @@ class Model:
         w: Weights,
         shape: tuple[int, ...],
         positions: Positions,
-        cache: Floats,
+        cache: Cache,
         apart: Apart | None,
         watch: Watch | None,
     ) -> None:
