@@ -167,8 +167,10 @@ class NumpyEngine:
         """For the keys and values of each layer, [layers, B, 2 * K, positions, C]. Beside narrow weights they are in
         bfloat16, where this is faster: those of many texts take more memory than the weights."""
         c = self.config
-        dtype = np.uint16 if self.narrow and self.products else np.float32
-        return np.zeros((c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim), dtype)
+        shape = c.n_layers, batch_size, 2 * c.n_kv_heads, max_len, c.head_dim
+        if self.narrow and self.products:
+            return np.zeros(shape, np.uint16)
+        return np.zeros(shape, np.float32)
 
     def hidden_apart(self, tokens: Tokens, documents: Tokens | None = None) -> Floats:
         """Tokens [B, T] from position 0 on -> the normed hidden states [B, T, D], in which no document sees another.
@@ -272,7 +274,9 @@ class NumpyDecoder:
         """
         if self.cache.shape[1] != 1:
             raise ValueError(f"only one sequence can be repeated, not {self.cache.shape[1]}")
-        return NumpyDecoder(self.engine, np.repeat(self.cache, n, axis=1), self.length)
+        cache = self.engine.empty_cache(n, self.cache.shape[3])
+        cache[...] = self.cache
+        return NumpyDecoder(self.engine, cache, self.length)
 
     @within_memory()
     def join(self, other: "NumpyDecoder") -> None:

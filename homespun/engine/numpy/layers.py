@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from homespun.architectures.base import Parameter
 from homespun.architectures.families import parameters
-from homespun.bfloat16 import from_bfloat16, to_bfloat16
+from homespun.bfloat16 import to_bfloat16
 from homespun.config import ModelConfig
 from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
-from homespun.engine.numpy.narrow import Cache, Narrow, NarrowPrecision
+from homespun.engine.numpy.narrow import Cache, Narrow, NarrowPrecision, in_float32
 from homespun.engine.numpy.panels import Memory, Panels
 from homespun.engine.numpy.products import Products
 
@@ -290,15 +290,15 @@ def attention(
         return own.attention(heads, cache, _of_one(positions, batch))
     n_kv_heads = cache.shape[1] // 2
     n_heads = heads.shape[1] - 2 * n_kv_heads
-    is_narrow = cache.dtype == np.uint16
-    added = to_bfloat16(heads[:, n_heads:]) if is_narrow else heads[:, n_heads:]
+    added: Cache = heads[:, n_heads:]
+    if cache.dtype == np.uint16:
+        added = to_bfloat16(heads[:, n_heads:])
     if isinstance(positions, slice):
         cache[:, :, positions] = added
     else:
         rows = np.arange(batch)[:, None]
         cache[rows, :, positions] = added.transpose(0, 2, 1, 3)  # [B, T, 2 * K, C]
-    seen = cache[:, :, :n_seen]
-    wide = from_bfloat16(seen) if seen.dtype == np.uint16 else seen
+    wide = in_float32(cache[:, :, :n_seen])
     k, v = wide[:, :n_kv_heads], wide[:, n_kv_heads:]
     # The heads that share their keys are laid side by side, as more positions of one head: [B, K, H / K * T, C].
     q = heads[:, :n_heads] * np.float32(channels**-0.5)

@@ -1,8 +1,8 @@
 """Matrices with 16 or 8 bits a weight: float32 weights flow in, products and rows in float32 flow out.
 
-A token reads every weight once, so narrow weights are read in a half or a quarter of the time. This module widens them to
-float32 and computes with NumPy alone, which is slow. `panels.py` does the same with compiled products, which may round
-the vectors, too, and is checked against it.
+A token reads every weight once, so narrow weights are read in a half or a quarter of the time. This module widens them
+to float32 and computes with NumPy alone, which is slow. `panels.py` does the same with compiled products, which may
+round the vectors, too, and is checked against it.
 
 bfloat16 is the upper half of a float32. With 8 bits, a weight is a whole number from -127 to 127 times the scale of its
 row, which is the largest weight of the row divided by 127.
@@ -96,3 +96,10 @@ def widened(values: npt.NDArray[Any], scales: Floats | None) -> Floats:
         return from_bfloat16(values)
     wide: Floats = values * scales[..., None]
     return wide
+
+
+def in_float32(cache: Cache) -> Floats:
+    """Keys and values in float32."""
+    return (
+        from_bfloat16(cache.view(np.uint16)) if cache.dtype == np.uint16 else cache.view(np.float32)
+    )

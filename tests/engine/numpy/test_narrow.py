@@ -31,7 +31,7 @@ FARTHEST = {"bfloat16": 0.012, "int8": 0.04}
 2 ** -9 of each weight in 16 bits, and 1 / 254 of the largest of its row in 8 bits."""
 
 ROUNDED_INPUTS = {"bfloat16": 0.012, "int8": 0.006}
-"""Relative error of the logits of a dense model, where the vectors (in bfloat16) and the keys and values are rounded, too:
+"""Relative error of the logits of a dense model, where keys and values are rounded, too, and in bfloat16 the vectors:
 2 ** -9 of each number."""
 
 
