@@ -1,8 +1,8 @@
 /* Products of vectors with matrices whose weights have 32, 16 or 8 bits. `products.py` calls this.
 
    A matrix [n_out, n_in] lies in panels of PANEL rows: [n_out / PANEL, n_in / group, PANEL, group], the last panel and
-   the last group filled up with zeros. So the weights are read in the order of the memory, once for several vectors, and
-   each of them is multiplied with all these vectors while it is in a register.
+   the last group filled up with zeros. So the weights are read in the order of the memory. Each of them is multiplied
+   with several vectors while it is in a register, and a panel with all vectors while it is in the cache.
 
    A group is as many inputs as one instruction multiplies and adds for each output:
    - one number in float32. Narrow weights are widened first.
@@ -10,8 +10,9 @@
    - four whole numbers of 8 bits, if it has AVX512-VNNI. The vectors are rounded to whole numbers of 16 bits times a
      factor, more exactly than to bfloat16, and each of these is multiplied as two of 8 bits.
 
-   Sums are in float32, or whole numbers, which are exact. An output is the sum of its products in the order of the inputs,
-   whatever the number of vectors and of threads: a text gets the same bits alone and beside others. */
+   Sums are in float32, or in whole numbers, which are exact up to 130,000 inputs. An output is the sum of its products in
+   the order of the inputs, whatever the number of vectors and of threads: a text gets the same bits alone and beside
+   others. */
 
 #include <math.h>
 #include <stddef.h>
@@ -130,9 +131,9 @@ INLINE void copy(void *to, const void *from, long n) { /* n numbers, mostly a ch
     else memcpy(to, from, 4 * n);
 }
 
-/* Up to `rows` vectors from `v` on times some chunks of outputs from `out` on. Where the last vector is missing, the one
-   before is multiplied again, which costs less than to compile one more size. Meanwhile the memory from `next` on is
-   fetched, `pace` bytes for each group. */
+/* Up to `rows` vectors from `v` on times some chunks of outputs from `out` on. Where the last vector is missing, the
+   one before is multiplied again, which costs less than to compile one more size. Meanwhile the memory from `next` on
+   is fetched, `pace` bytes for each group. */
 INLINE void tile(enum kind kind, const struct work *work, long v, int rows, long out, int chunks, const char *next,
                  long pace) {
     int parts = PARTS(kind), found = work->n - v < rows ? work->n - v : rows;
@@ -256,8 +257,8 @@ INLINE const float *converted(enum kind kind, const float *x, long n, long n_in,
 }
 
 /* For each type of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
-   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. `scratch` has 2 * n_in + 18 bytes for
-   each vector; it is not needed where a group is one input. */
+   factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. `scratch` has 2 * n_in + 18 bytes
+   for each vector; it is not needed where a group is one input. */
 #define DEFINE(type, group, kind)                                                                                      \
     const int group_##type = group;                                                                                    \
     void product_##type(const float *x, long n, const void *weights, const float *scales, const float *bias,           \

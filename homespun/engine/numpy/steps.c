@@ -15,7 +15,7 @@
 #define CHUNK 8
 #endif
 #define KEYS 4 /* that are compared with a query at a time: as many sums run side by side */
-#define AHEAD 16 /* keys, to be fetched from the memory meanwhile */
+#define AHEAD 32 /* keys, to be fetched from the memory meanwhile */
 #define LINE 64  /* bytes that a processor fetches at a time */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -92,16 +92,16 @@ INLINE chunk power_of_two(chunk y) {
 
 #define LOG2_E 1.44269504f
 
-/* A query times n keys [n, channels], which begin at number `keys` of the cache -> scores; returns the largest. The memory
-   is read all the time: beside the keys the values are fetched, which are needed after the last key, and the first keys of
-   the next head. */
+/* A query times n keys [n, channels], which begin at number `keys` of the cache -> scores; returns the largest. The
+   memory is read all the time: beside the keys the values are fetched, which are needed after the last key, and the first
+   keys of the next head. */
 INLINE float scored(const float *query, const void *cache, int narrow, long keys, long values, long next_keys, long n,
                     long channels, float scale, float *scores) {
     float largest = -INFINITY;
     for (long s = 0; s < n; s += KEYS) {
         long last = n - 1, later = s + AHEAD, size = narrow ? 2 : 4, from[KEYS];
         for (int j = 0; j < KEYS; j++) from[j] = keys + (s + j < last ? s + j : last) * channels;
-        const char *far = (const char *)cache + size * (later < n ? keys + later * channels : next_keys + (later - n) * channels);
+        const char *far = (const char *)cache + size * ((later < n ? keys : next_keys - n * channels) + later * channels);
         const char *beside = (const char *)cache + size * (values + s * channels);
         for (long i = 0; i < size * KEYS * channels; i += LINE) {
             __builtin_prefetch(far + i, 0, 2);

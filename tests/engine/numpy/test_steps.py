@@ -68,15 +68,19 @@ def test_attention_is_that_of_numpy_and_of_each_text_alone(
         np.testing.assert_array_equal(alone[0], found[text])
 
 
-@pytest.mark.parametrize("bits", [0x7F800001, 0xFFFFFFFF, 0x7F800000, 0xFF800000])
-def test_numbers_that_are_not_finite_stay_so_in_a_narrow_cache(own: Products, bits: int) -> None:
+BETWEEN = [0x3F808000, 0x3F818000, 0xBF808000, 0x3F808001, 0x3F817FFF, 0x00008000, 0x00018000]
+"""Numbers halfway between two bfloat16 numbers, and beside these."""
+NOT_FINITE = [0x7F800001, 0xFFFFFFFF, 0x7F800000, 0xFF800000]
+
+
+@pytest.mark.parametrize("bits", BETWEEN + NOT_FINITE)
+def test_a_narrow_cache_takes_the_nearest_number(own: Products, bits: int) -> None:
     new = random(1, 3, 1, 16)
     new.view(np.uint32)[0, 2, 0, 3] = bits
-    ours, theirs = (np.zeros((1, 2, 40, 16), np.uint16) for _ in range(2))
-    found = attention(new, ours, slice(20, 21), own=own)
-    attention(new, theirs, slice(20, 21))
-    np.testing.assert_array_equal(ours, theirs)
-    assert not np.isfinite(found[0, 3])
+    cache = np.zeros((1, 2, 40, 16), np.uint16)
+    found = attention(new, cache, slice(20, 21), own=own)
+    np.testing.assert_array_equal(cache[0, :, 20], to_bfloat16(new[0, 1:, 0]))
+    assert np.isfinite(found[0, 3]) == (bits not in NOT_FINITE)
     assert np.isfinite(np.delete(found, 3)).all()
 
 
