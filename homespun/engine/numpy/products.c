@@ -224,8 +224,8 @@ INLINE void in_quads(const float *x, long n, long n_in, struct rounded *rounded,
         }
         float largest;
         memcpy(&largest, &largest_bits, 4);
-        int is_finite = largest_bits < 0x7f800000;
-        float most = 127 * 256 + 127, factor = is_finite && largest > 1e-30f ? most / largest : 0;
+        /* 0 for an infinite number and NaN, too: 0 times these, at the end, is NaN. */
+        float most = 127 * 256 + 127, factor = largest > 1e-30f ? most / largest : 0;
         int8_t *upper = (int8_t *)(to + 2 * v * n_groups), *lower = upper + 4 * n_groups;
         if (factor)
             for (long i = 0; i < n_in; i++) {
@@ -233,7 +233,7 @@ INLINE void in_quads(const float *x, long n, long n_in, struct rounded *rounded,
                 sums[0] += upper[i] = half;
                 sums[1] += lower[i] = number - half * 256;
             }
-        rounded[v] = (struct rounded){is_finite ? largest / most : NAN, {sums[0], sums[1]}};
+        rounded[v] = (struct rounded){largest / most, {sums[0], sums[1]}};
     }
 }
 #endif
