@@ -33,7 +33,7 @@
 #define ALONE 8 /* chunks of outputs at a time for a single vector: as many sums run side by side */
 #define SOME 2  /* chunks of outputs at a time for several vectors */
 #define LINE 64 /* bytes that a processor fetches at a time */
-#define MANY 7  /* rows of numbers that take long enough to fetch the next panel meanwhile */
+#define MANY (ROWS - 1) /* rows of numbers that take long enough to fetch the next panel meanwhile */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
