@@ -1,6 +1,6 @@
 """C sources flow in, a library for this machine flows out.
 
-It is compiled when it is first needed, which takes one or two seconds, and kept in the user's folder for caches. A kept
+It is compiled when it is first needed, which takes about two seconds, and kept in the user's folder for caches. A kept
 library is taken only if sources, compiler and processor are the same, and nobody else can have written it.
 """
 

@@ -47,8 +47,8 @@ typedef uint16_t halves __attribute__((vector_size(2 * CHUNK)));
 
 /* What the two halves of whole numbers say about a vector. */
 struct rounded {
-    float factor;    /* of its numbers */
-    int32_t sums[2]; /* of its upper and lower halves */
+    float factor;     /* of its numbers */
+    uint32_t sums[2]; /* of its upper and lower halves */
 };
 
 /* One call of a product. */
@@ -121,7 +121,8 @@ INLINE chunk with_products(enum kind kind, chunk sum, chunk weights, float x) {
 /* The whole product, from the sum of a vector and, of quads, that of its lower halves. */
 INLINE chunk total(enum kind kind, chunk sum, chunk lower, const struct rounded *rounded) {
     if (kind != QUADS) return sum;
-    whole of_upper = (whole)sum - 128 * rounded->sums[0], of_lower = (whole)lower - 128 * rounded->sums[1];
+    whole of_upper = (whole)((words)sum - 128 * rounded->sums[0]);
+    whole of_lower = (whole)((words)lower - 128 * rounded->sums[1]);
     chunk all = __builtin_convertvector(of_upper, chunk) * 256 + __builtin_convertvector(of_lower, chunk);
     return all * rounded->factor;
 }
@@ -216,7 +217,8 @@ INLINE void in_quads(const float *x, long n, long n_in, struct rounded *rounded,
     memset(to, 0, n * 2 * n_groups * 4);
     for (long v = 0; v < n; v++) {
         const float *from = x + v * n_in;
-        int32_t bits, largest_bits = 0, sums[2] = {0};
+        int32_t bits, largest_bits = 0;
+        uint32_t sums[2] = {0};
         for (long i = 0; i < n_in; i++) { /* as whole numbers, so that NaN is larger than all others */
             memcpy(&bits, from + i, 4);
             bits &= INT32_MAX;
