@@ -24,6 +24,8 @@ class StepTraits:
     """Memory that the backward pass needs besides the activations, in those of a block."""
     muon_bytes: int
     """For each number of the matrices that Muon updates together."""
+    logit_bytes: int
+    """For each logit of the rows whose loss is computed at a time."""
     update_copies: float = 0.0
     """Memory that the update of the weights needs, in copies of them."""
     scattered_blocks: float = 0.0
@@ -46,6 +48,7 @@ def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
         mask_bytes=24 if in_full else 10 if half else 20,
         transient_blocks=1.0,
         muon_bytes=24 if half else 32,
+        logit_bytes=8 if half else 4,
         scattered_blocks=1.5 if half else 2.6,
         recomputing_blocks=0.6 if half else 1.0,
         lost=0.03 if seq_len <= LONGEST_IN_FULL else 0.2,
@@ -54,8 +57,10 @@ def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
 
 def torch_on_cuda(half: bool) -> StepTraits:
     """PyTorch on an NVIDIA GPU."""
-    mask, muon = (2, 24) if half else (4, 32)
-    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon)
+    mask, muon, logit = (2, 24, 6) if half else (4, 32, 8)
+    return StepTraits(
+        half, False, mask, transient_blocks=1.0, muon_bytes=muon, logit_bytes=logit
+    )
 
 
 def mlx(half: bool) -> StepTraits:
@@ -66,6 +71,7 @@ def mlx(half: bool) -> StepTraits:
         mask_bytes=1,
         transient_blocks=1.2,
         muon_bytes=12,
+        logit_bytes=10 if half else 12,
         update_copies=1.3,
         has_low_memory=False,
     )

@@ -132,10 +132,9 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     blocks = traits.transient_blocks + max(scattered, recomputing)
     activations = math.floor(activations * (1 + traits.lost) + blocks * block)
 
-    # A row of logits is kept as it is and twice in float32. The output layer and one of its gradients are in the
-    # precision of the computation. In low memory, a single slice of rows gives the gradient of the step, and several
-    # are added up in float32.
-    logits = min(tokens, HEAD_ROWS) * c.vocab_size * (number_bytes + 2 * FLOAT32_BYTES)
+    # The output layer and one of its gradients are in the precision of the computation. In low memory, a single slice
+    # of rows gives the gradient of the step, and several are added up in float32.
+    logits = min(tokens, HEAD_ROWS) * c.vocab_size * traits.logit_bytes
     head_copies = number_bytes if traits.half != bool(narrow) else 0
     if lora is None and (tokens > HEAD_ROWS or not (narrow and traits.half)):
         head_copies += number_bytes

@@ -33,7 +33,7 @@ from homespun.engine.torch.eight_bits import DTYPE, rounded, widened
 from homespun.engine.torch.layers import document_mask
 from homespun.engine.torch.loss import (
     head_loss,
-    loss_and_slope,
+    loss_to_slope,
     row_log_probabilities,
     summed_loss,
 )
@@ -105,11 +105,11 @@ class TorchEngine:
             weight.requires_grad_(name in trained)
         self.trained = {name: w for name, w in self.weights.items() if name in trained}
         self.decoding_model: DecoderModel | None = None
-        self.loss_and_slope = loss_and_slope
+        self.loss_to_slope = loss_to_slope
         if options.compiled:
             for block in self.model.blocks:
                 block.compile(dynamic=False)
-            self.loss_and_slope = torch.compile(loss_and_slope, dynamic=False)
+            self.loss_to_slope = torch.compile(loss_to_slope, dynamic=False)
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
             spec = [p for p in spec if p.name in trained]
@@ -308,7 +308,7 @@ class TorchEngine:
                 self.model.head,
                 self._on_device(batch.targets).flatten(),
                 scale,
-                self.loss_and_slope,
+                self.loss_to_slope,
                 None
                 if batch.weights is None
                 else machine.on_device(batch.weights, self.device).flatten(),

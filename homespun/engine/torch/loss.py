@@ -16,24 +16,31 @@ from homespun.data.batch import IGNORED
 from homespun.engine.base import HEAD_ROWS
 
 
-def loss_and_slope(
-    logits: Tensor, targets: Tensor, scale: Tensor, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The summed loss of some rows, each times its weight, and `scale` times its derivative by the logits, in their
-    dtype.
+def loss_to_slope(
+    logits: Tensor,
+    targets: Tensor,
+    scale: Tensor,
+    weights: Tensor | None = None,
+    scratch: Tensor | None = None,
+) -> Tensor:
+    """The summed loss of some rows, each times its weight. Logits become `scale` times its derivative by them.
 
-    logits [N, V], targets [N], scale [], weights [N] -> [] and [N, V].
+    logits [N, V], targets [N], scale [], weights [N] -> []. On a CPU, `scratch` [N, V] in float32 takes the
+    probabilities; in float32 it may be the logits.
     """
     valid = targets != IGNORED
     index = targets.clamp(min=0).unsqueeze(1)
-    probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    largest, of_targets = logits.amax(1).float(), logits.gather(1, index).squeeze(1).float()
+    if scratch is None:
+        probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    else:
+        probabilities = torch.softmax(scratch.copy_(logits), dim=-1, out=scratch)
     # Computed from the most likely token, because the probability of the target may underflow to zero.
-    log_total = logits.amax(1).float() - probabilities.amax(1).log()
-    row_loss = log_total - logits.gather(1, index).squeeze(1).float()
+    row_loss = largest - probabilities.amax(1).log() - of_targets
     counts = valid if weights is None else valid * weights
     weight = (counts * scale).unsqueeze(1)
-    slope = probabilities.mul_(weight).scatter_add_(1, index, -weight)
-    return (row_loss * counts).sum(), slope.to(logits.dtype)
+    logits.copy_(probabilities.mul_(weight).scatter_add_(1, index, -weight))
+    return (row_loss * counts).sum()
 
 
 class HeadLoss(torch.autograd.Function):
@@ -59,19 +66,30 @@ class HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_head: Tensor | None = None
+        # All slices use the same memory: on a CPU, freed memory lies in pieces that others do not fit.
+        n_rows, on_cpu = min(len(hidden), HEAD_ROWS), hidden.device.type == "cpu"
+        logits = hidden.new_empty(n_rows, len(head))
+        scratch = None  # a compiled function needs none
+        if on_cpu and derive is loss_to_slope:
+            is_wide = logits.dtype == torch.float32
+            scratch = logits if is_wide else torch.empty_like(logits, dtype=torch.float32)
+        part = torch.empty_like(narrow) if wants_head else None
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
-            factors = () if weights is None else (weights[rows],)
-            loss, slope = derive(hidden[rows] @ narrow.T, targets[rows], scale, *factors)
-            total += loss
+            n = len(targets[rows])
+            slope = torch.mm(hidden[rows], narrow.T, out=logits[:n])
+            factors = None if weights is None else weights[rows]
+            total += derive(
+                slope, targets[rows], scale, factors, None if scratch is None else scratch[:n]
+            )
             if grad_hidden is not None:
                 torch.mm(slope, narrow, out=grad_hidden[rows])
-            if wants_head:
-                part = slope.T @ hidden[rows]
+            if part is not None:
+                torch.mm(slope.T, hidden[rows], out=part)
                 if grad_head is not None:
                     grad_head += part
                 elif len(hidden) > HEAD_ROWS:  # several slices are added up in float32
-                    grad_head = part.float()
+                    grad_head = part.to(torch.float32, copy=True)
                 else:
                     grad_head = part
         if grad_head is not None:
@@ -99,7 +117,7 @@ def head_loss(
     derive: Any,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """See `HeadLoss`; `derive` is `loss_and_slope`, compiled or not."""
+    """See `HeadLoss`; `derive` is `loss_to_slope`, compiled or not."""
     return HeadLoss.apply(hidden, head, targets, scale, derive, weights)  # type: ignore[no-any-return, no-untyped-call]
 
 

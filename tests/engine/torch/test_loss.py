@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from homespun.engine.torch import loss as loss_module
-from homespun.engine.torch.loss import head_loss, loss_and_slope
+from homespun.engine.torch.loss import head_loss, loss_to_slope
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,7 +27,7 @@ def inputs(*, hidden: bool = True, head: bool = True) -> tuple[Tensor, Tensor]:
 
 def mean_loss(hidden: Tensor, head: Tensor) -> Tensor:
     targets = torch.arange(len(hidden))
-    return head_loss(hidden, head, targets, torch.tensor(1 / len(hidden)), loss_and_slope)
+    return head_loss(hidden, head, targets, torch.tensor(1 / len(hidden)), loss_to_slope)
 
 
 def gradients(function: Loss) -> tuple[Tensor, ...]:
