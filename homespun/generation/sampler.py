@@ -67,12 +67,14 @@ def drawn(weights: Float64s, random: np.random.Generator) -> int:
     The sums of blocks tell the block, and the sums within it the index: this is faster than the sums of all weights.
     """
     ends = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).cumsum()
-    point = _below(random.random() * ends[-1], ends[-1])
+    end = float(ends[-1])
+    point = _below(random.random() * end, end)
     block = int(ends.searchsorted(point, side="right"))
     if block:
-        point -= ends[block - 1]
-    within = weights[block * BLOCK : (block + 1) * BLOCK].cumsum()
-    return block * BLOCK + int(within.searchsorted(_below(point, within[-1]), side="right"))
+        point -= float(ends[block - 1])
+    first = block * BLOCK
+    within = weights[first : first + BLOCK].cumsum()
+    return first + int(within.searchsorted(_below(point, float(within[-1])), side="right"))
 
 
 def _below(point: float, end: float) -> float:
@@ -190,9 +192,9 @@ def top_k(scores: Float64s, k: int) -> Ids:
 def _top_p(scores: Float64s, weigh: Callable[[Float64s], Float64s], p: float) -> Ids:
     """Indices, ascending, of the smallest set of highest scores that reaches probability `p`.
 
-    Nucleus sampling, Holtzman et al. 2019. Of a large vocabulary, only the likely tokens are sorted: those above a limit,
-    which falls until they have the probability `p` together. They are the first ones in the order of all tokens, so the
-    set is that of a whole sort.
+    Nucleus sampling, Holtzman et al. 2019. Only likely tokens are sorted: those above a limit, which falls until they
+    have the probability `p` together. They are the first ones in the order of all tokens, so the set is that of a sort
+    of the whole vocabulary.
 
     Args:
         weigh: gives numbers in proportion to the probabilities of scores.
