@@ -201,6 +201,7 @@ class Outbox:
         except RuntimeError:  # the loop has ended, and so have the clients
             for writing in (*urgent, *self._waiting):
                 writing.cancel()
+            self._waiting.clear()
 
     def _wake(self, call: Callable[..., object], *values: Any) -> None:
         assert self._loop is not None
