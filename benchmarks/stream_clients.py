@@ -10,7 +10,6 @@ import sys
 import time
 
 
-
 async def read(port: int, request: bytes) -> None:
     """Read one stream."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
