@@ -151,7 +151,8 @@ class Batcher:
             slots: texts that are written together.
             max_waiting: texts that may wait for a slot.
             max_positions: positions of the key/value caches of all texts together; None: as many as they need.
-            after_pieces: is called by the thread when all pieces of a step have been given to their sinks.
+            after_pieces: is called by the thread when all pieces of a step have been given to their sinks. It has to
+                return at once and raise nothing.
         """
         self._session = session
         self._context = session.context
