@@ -23,6 +23,7 @@ LIMIT_STEP = 16
 
 Ids = npt.NDArray[np.intp]
 Float64s = npt.NDArray[np.float64]
+Scores = Floats | Float64s
 
 
 class Sampler:
@@ -127,9 +128,9 @@ def _weighed(
     largest = _largest(logits)
     if config.temperature == 0 and config.repetition_penalty == 1:
         return np.array([logits.argmax()]), np.ones(1)
-    scores = logits.astype(np.float64)
+    scores: Scores = logits
     if config.repetition_penalty != 1:
-        _penalize(scores, seen, config.repetition_penalty)
+        scores = _penalized(logits, seen, config.repetition_penalty)
         if config.temperature == 0:
             return np.array([scores.argmax()]), np.ones(1)
         largest = float(scores.max())
@@ -137,9 +138,12 @@ def _weighed(
     # Min-p does not depend on top-k, so it comes first: it removes most of a large vocabulary at once. Only top-p needs
     # the probabilities of all tokens.
     weigh = partial(_weights, largest=largest, temperature=config.temperature)
-    floor, ids = -math.inf, None
+    floor, ids = (
+        np.float64(-math.inf),
+        None,
+    )  # no Python number, which would be rounded to the scores' precision
     if config.min_p > 0:
-        floor = largest + config.temperature * math.log(config.min_p)
+        floor = np.float64(largest + config.temperature * math.log(config.min_p))
         if config.top_p == 1:
             [ids] = (scores >= floor).nonzero()
             scores = scores[ids]
@@ -153,27 +157,30 @@ def _weighed(
     return ids, weigh(scores)
 
 
-def _penalize(scores: Float64s, seen: Sequence[int] | Ids, penalty: float) -> None:
-    """Make the ids in `seen` less likely (CTRL, Keskar et al. 2019, section 4.1).
+def _penalized(logits: Floats, seen: Sequence[int] | Ids, penalty: float) -> Float64s:
+    """Scores in which the ids in `seen` are less likely (CTRL, Keskar et al. 2019, section 4.1).
 
     The paper divides scores by the penalty. Negative scores are multiplied, since division would make them more likely.
     """
     ids = np.asarray(seen, dtype=np.intp)
     largest = np.finfo(np.float64).max
+    scores = logits.astype(np.float64)
     before = scores[ids]
     penalized = np.where(before > 0, before / penalty, before * penalty)
     scores[ids] = np.maximum(np.minimum(penalized, largest), -largest)
+    return scores
 
 
-def _weights(scores: Float64s, largest: float, temperature: float) -> Float64s:
+def _weights(scores: Scores, largest: float, temperature: float) -> Float64s:
     """Numbers in proportion to the probabilities; 1 for the `largest` score."""
-    scaled = scores - largest
+    scaled = scores.astype(np.float64)
+    scaled -= largest
     if temperature != 1:
         scaled /= temperature
     return np.exp(scaled, out=scaled)
 
 
-def top_k(scores: Float64s, k: int) -> Ids:
+def top_k(scores: Scores, k: int) -> Ids:
     """Indices of the `k` highest scores, ascending (Fan et al. 2018); of equal ones the lower indices.
 
     Args:
@@ -189,7 +196,7 @@ def top_k(scores: Float64s, k: int) -> Ids:
     return _down_to(np.partition(near, -k)[-k], scores, k)
 
 
-def _top_p(scores: Float64s, weigh: Callable[[Float64s], Float64s], p: float) -> Ids:
+def _top_p(scores: Scores, weigh: Callable[[Scores], Float64s], p: float) -> Ids:
     """Indices, ascending, of the smallest set of highest scores that reaches probability `p`.
 
     Nucleus sampling, Holtzman et al. 2019. Only likely tokens are sorted: those above a limit, which falls until they
@@ -215,7 +222,7 @@ def _top_p(scores: Float64s, weigh: Callable[[Float64s], Float64s], p: float) ->
     return _down_to(ranked[n - 1], scores, n)
 
 
-def _down_to(edge: float, scores: Float64s, n: int) -> Ids:
+def _down_to(edge: float, scores: Scores, n: int) -> Ids:
     """Indices of the `n` highest scores, ascending, the last of which is `edge`; of equal ones the lower indices."""
     [kept] = (scores >= edge).nonzero()
     if len(kept) == n:

@@ -164,15 +164,15 @@ async def _growth_of(
     start = time.perf_counter()
     texts = [Growing(is_answer=is_answer) for _ in range(n)]
     async for come in writing.pieces():
-        events = []
+        new = []
         for sample, pieces in come.items():
             for piece in pieces:
                 text, _ = texts[sample].add([piece])
                 told: JSON = {"sample": sample, "text": text, "finish": piece.finish}
                 if piece.drawn:
                     told |= _token(loaded.model.tokenizer, piece.drawn)
-                events.append(event(told))
-        yield b"".join(events)
+                new.append(event(told))
+        yield b"".join(new)
     yield {
         "tokens": sum(text.n_tokens for text in texts),
         "seconds": time.perf_counter() - start,
