@@ -100,15 +100,16 @@ def clients_of(port: int, n: int, body: str) -> Iterator[Callable[[], float]]:
     """A function that lets `n` clients send a request each, and gives the seconds until all have their answers."""
     command = [sys.executable, "-m", "benchmarks.stream_clients", str(port), str(n), body]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
+        to, back = process.stdin, process.stdout
+        assert to
+        assert back
 
         def read() -> float:
-            print(file=process.stdin, flush=True)
-            return float(process.stdout.readline())
+            print(file=to, flush=True)
+            return float(back.readline())
 
         yield read
-        process.stdin.close()
+        to.close()
 
 
 def measured(
