@@ -173,13 +173,12 @@ class Outbox:
         self._waiting: deque[Writing] = deque()
         self._is_woken = False
         """Whether the loop is going to hand out what waits."""
-        self._timer: asyncio.TimerHandle | None = None
         self._next_time = 0.0  # by the clock of the loop
 
     def use(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hand out in this loop from now on."""
         if loop is not self._loop:
-            self._loop, self._timer, self._next_time, self._is_woken = loop, None, 0.0, False
+            self._loop, self._next_time, self._is_woken = loop, 0.0, False
 
     # In the thread that generates:
 
@@ -212,19 +211,18 @@ class Outbox:
     def _hand_out(self, writings: "Sequence[Writing]") -> None:
         for writing in writings:
             writing.arrived.set()
-        if self._timer is None:
-            self._set_next_time()
+        self._set_next_time()
 
     def _hand_out_in_time(self) -> None:
         assert self._loop is not None
         if self._loop.time() < self._next_time:
-            self._timer = self._loop.call_at(self._next_time, self._hand_out_waiting)
+            self._loop.call_at(self._next_time, self._hand_out_waiting)
         else:
             self._hand_out_waiting()
 
     def _hand_out_waiting(self) -> None:
         # Before the texts are taken: one that comes meanwhile wakes the loop again.
-        self._timer, self._is_woken = None, False
+        self._is_woken = False
         while self._waiting:
             self._waiting.popleft().arrived.set()
         self._set_next_time()

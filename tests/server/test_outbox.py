@@ -90,6 +90,12 @@ def test_a_step_of_many_texts_wakes_the_loop_once(outbox: Any, loop: Loop) -> No
     loop.run(0.2 * HANDING_OUT_SECONDS)
     assert woken(readers) == {2}
     assert loop.n_woken == 2
+    outbox.put(readers[0])
+    outbox.send()
+    loop.run(0.9 * HANDING_OUT_SECONDS)
+    assert readers[0].n_woken == 2
+    loop.run(0.2 * HANDING_OUT_SECONDS)
+    assert readers[0].n_woken == 3
 
 
 def test_texts_that_begin_and_end_do_not_delay_the_others(outbox: Any, loop: Loop) -> None:
