@@ -6,14 +6,17 @@ Each text has 128 tokens after a prompt of 8 tokens, drawn at temperature 1 with
 variant runs in its own process.
 """
 
-import http.client
 import itertools
 import json
+import subprocess
+import sys
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import tyro
 
@@ -67,7 +70,7 @@ def batched(
 def served(
     config: ModelConfig, wanted: ReaderConfig, n_texts: int, n_tokens: int, next_turn: NextTurn
 ) -> None:
-    """As `batched`, by so many clients of a server, each of which reads a stream."""
+    """As `batched`, by so many clients of a server, each of which reads a stream, in a process of their own."""
     from homespun.server import launch
     from homespun.server.app import server_app
     from homespun.server.writing import Service
@@ -87,21 +90,26 @@ def served(
         }
     )
 
-    def read() -> None:
-        connection = http.client.HTTPConnection(*listening.getsockname())
-        connection.request("POST", "/v1/completions", body)
-        answer = connection.getresponse().read()
-        connection.close()
-        assert answer.endswith(b"data: [DONE]\n\n"), answer
+    with clients_of(listening.getsockname()[1], n_texts, body) as read:
+        while True:
+            next_turn(n_texts * n_tokens / read())
 
-    while True:
-        clients = [threading.Thread(target=read) for _ in range(n_texts)]
-        start = time.perf_counter()
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-        next_turn(n_texts * n_tokens / (time.perf_counter() - start))
+
+@contextmanager
+def clients_of(port: int, n: int, body: str) -> Iterator[Callable[[], float]]:
+    """A function that lets `n` clients send a request each, and gives the seconds until all have their answers."""
+    command = [sys.executable, "-m", "benchmarks.stream_clients", str(port), str(n), body]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        to, back = process.stdin, process.stdout
+        assert to
+        assert back
+
+        def read() -> float:
+            print(file=to, flush=True)
+            return float(back.readline())
+
+        yield read
+        to.close()
 
 
 def measured(
@@ -117,12 +125,13 @@ def measured(
         }
         names = {f"{title} {n}": turn for (title, n), turn in variants.items()}
         figures = interleaved(names, rounds)
+    together = {title: figures[f"{title} {AT_ONCE}"] for title in works}
     return {
         title: compared(
             {f"{n} at once": figures[f"{title} {n}"] for n in (1, AT_ONCE)}, "tokens/s", 1
         )
         for title in works
-    }
+    } | {f"{AT_ONCE} at once": compared(together, "tokens/s", 1)}
 
 
 def main(

@@ -12,8 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from homespun.config import SamplingConfig
 from homespun.data.batch import Tokens
 from homespun.engine.base import Decoder, Floats, OutOfMemory
 from homespun.errors import UserError
-from homespun.generation.sampler import check_finite
+from homespun.generation.sampler import check_finite, top_k
 from homespun.generation.session import Finish, Session, Text
 from homespun.terminal import warn
 
@@ -33,8 +32,7 @@ LONGEST_RETRY = 60
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A token of a text."""
 
     token: int
@@ -46,8 +44,7 @@ class Drawn:
     """The most likely tokens with such logarithms, in descending order."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """The part that one step adds to a text."""
 
     text: str
@@ -146,6 +143,7 @@ class Batcher:
         slots: int = 16,
         max_waiting: int = 128,
         max_positions: int | None = None,
+        after_pieces: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -153,12 +151,15 @@ class Batcher:
             slots: texts that are written together.
             max_waiting: texts that may wait for a slot.
             max_positions: positions of the key/value caches of all texts together; None: as many as they need.
+            after_pieces: is called by the thread when all pieces of a step have been given to their sinks. It has to
+                return at once and raise nothing.
         """
         self._session = session
         self._context = session.context
         self._slots = slots
         self._max_waiting = max_waiting
         self._max_positions = max_positions
+        self._after_pieces = after_pieces
         self._decoder: Decoder | None = None
         self._max_len = 0
         """Positions of a row of the decoder."""
@@ -353,11 +354,12 @@ class Batcher:
         for row in self._rows:
             row.draw(self._session.tokenizer.vocab_size)
             self.tokens_written += row.text.finish != "end"
+        self._after_pieces()
         ended = [row for row in self._rows if row.text.finish]
         for row in ended:
             self._text_seconds += 0.2 * (time.monotonic() - row.began - self._text_seconds)
         self._leave(ended)
-        outgrown = [row for row in self._rows if len(row.text.window) > self._context]
+        outgrown = [row for row in self._rows if row.text.n_seen > self._context]
         self._leave(outgrown)
         try:
             if self._decoder is not None:
@@ -372,6 +374,7 @@ class Batcher:
             for row in {*self._rows, *outgrown}:
                 row.fail(error)
             self._rows, self._decoder = [], None
+            self._after_pieces()
 
     def _prefilled(self, row: _Row) -> tuple[Decoder, Floats]:
         """A decoder that has read a text, and the logits [V] after it."""
@@ -416,6 +419,7 @@ class Batcher:
         for row in rows:
             if not row.request.is_cancelled:
                 row.fail(reason)
+        self._after_pieces()
         for future, _ in calls:
             if future.set_running_or_notify_cancel():
                 future.set_exception(reason)
@@ -434,8 +438,9 @@ class Batcher:
 def likely(logits: Floats, token: int, n: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     """The logarithm of the probability of a token after `logits` [V], and those of the `n` most likely ones."""
     logprobs = log_softmax(logits)
-    n = min(n, logprobs.size)
-    best = np.argpartition(-logprobs, n - 1)[:n] if n else np.empty(0, np.intp)
+    if not n:
+        return float(logprobs[token]), ()
+    best = top_k(logprobs, n) if n < logprobs.size else np.arange(logprobs.size)
     best = best[np.argsort(-logprobs[best], kind="stable")]
     return float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best)
 

@@ -5,7 +5,8 @@ the order of the `transformers` library: repetition penalty, temperature, top-k,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,12 @@ from homespun.errors import UserError
 BLOCK = 64
 """Weights whose sum is taken at once while a token is drawn."""
 
+LIMIT_STEP = 16
+"""Factor by which the limit of likely tokens falls in top-p."""
+
 Ids = npt.NDArray[np.intp]
 Float64s = npt.NDArray[np.float64]
+Scores = Floats | Float64s
 
 
 class Sampler:
@@ -63,12 +68,14 @@ def drawn(weights: Float64s, random: np.random.Generator) -> int:
     The sums of blocks tell the block, and the sums within it the index: this is faster than the sums of all weights.
     """
     ends = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).cumsum()
-    point = _below(random.random() * ends[-1], ends[-1])
+    end = float(ends[-1])
+    point = _below(random.random() * end, end)
     block = int(ends.searchsorted(point, side="right"))
     if block:
-        point -= ends[block - 1]
-    within = weights[block * BLOCK : (block + 1) * BLOCK].cumsum()
-    return block * BLOCK + int(within.searchsorted(_below(point, within[-1]), side="right"))
+        point -= float(ends[block - 1])
+    first = block * BLOCK
+    within = weights[first : first + BLOCK].cumsum()
+    return first + int(within.searchsorted(_below(point, float(within[-1])), side="right"))
 
 
 def _below(point: float, end: float) -> float:
@@ -82,11 +89,19 @@ def check_finite(computed: "Floats | Float64s") -> None:
     Raises:
         UserError: a number is NaN or infinite.
     """
-    if not math.isfinite(computed.sum(dtype=np.float64)):  # the sum of float32 numbers is finite
+    _largest(computed)
+
+
+def _largest(computed: "Floats | Float64s") -> float:
+    """The largest number of an output of a model, which is checked as by `check_finite`."""
+    largest = float(computed.max())
+    # If there is NaN, it is both the largest and the smallest number of an array.
+    if not (math.isfinite(largest) and math.isfinite(computed.min())):
         raise UserError(
             "the model's output is not finite: its weights are damaged or the training diverged; "
             "use an earlier checkpoint"
         )
+    return largest
 
 
 def candidates(
@@ -110,72 +125,108 @@ def _weighed(
     logits: Floats, seen: Sequence[int] | Ids, config: SamplingConfig
 ) -> tuple[Ids | None, Float64s]:
     """As `candidates`, with numbers in proportion to the probabilities, the largest 1. None: all ids may be drawn."""
-    scores = np.asarray(logits, dtype=np.float64)
-    check_finite(scores)
+    largest = _largest(logits)
+    if config.temperature == 0 and config.repetition_penalty == 1:
+        return np.array([logits.argmax()]), np.ones(1)
+    scores: Scores = logits
     if config.repetition_penalty != 1:
-        scores = _penalize(scores, seen, config.repetition_penalty)
-    if config.temperature == 0:
-        return np.array([scores.argmax()]), np.ones(1)
+        scores = _penalized(logits, seen, config.repetition_penalty)
+        if config.temperature == 0:
+            return np.array([scores.argmax()]), np.ones(1)
+        largest = float(scores.max())
 
     # Min-p does not depend on top-k, so it comes first: it removes most of a large vocabulary at once. Only top-p needs
     # the probabilities of all tokens.
-    largest = scores.max()
-    floor, ids = -math.inf, None
+    weigh = partial(_weights, largest=largest, temperature=config.temperature)
+    floor, ids = (
+        np.float64(-math.inf),
+        None,
+    )  # no Python number, which would be rounded to the scores' precision
     if config.min_p > 0:
-        floor = largest + config.temperature * math.log(config.min_p)
+        floor = np.float64(largest + config.temperature * math.log(config.min_p))
         if config.top_p == 1:
             [ids] = (scores >= floor).nonzero()
             scores = scores[ids]
     if config.top_k is not None and config.top_k < scores.size:
-        kept = _top_k(scores, config.top_k)
+        kept = top_k(scores, config.top_k)
         ids, scores = kept if ids is None else ids[kept], scores[kept]
-    scaled = scores - largest
-    if config.temperature != 1:
-        scaled /= config.temperature
     if config.top_p < 1:
-        kept = _top_p(scores, _softmax(scaled), config.top_p)
+        kept = _top_p(scores, weigh, config.top_p)
         kept = kept[scores[kept] >= floor]
-        ids, scaled = kept if ids is None else ids[kept], scaled[kept]
-    return ids, np.exp(scaled, out=scaled)
+        ids, scores = kept if ids is None else ids[kept], scores[kept]
+    return ids, weigh(scores)
 
 
-def _penalize(scores: Float64s, seen: Sequence[int] | Ids, penalty: float) -> Float64s:
-    """Make the ids in `seen` less likely (CTRL, Keskar et al. 2019, section 4.1).
+def _penalized(logits: Floats, seen: Sequence[int] | Ids, penalty: float) -> Float64s:
+    """Scores in which the ids in `seen` are less likely (CTRL, Keskar et al. 2019, section 4.1).
 
     The paper divides scores by the penalty. Negative scores are multiplied, since division would make them more likely.
     """
     ids = np.asarray(seen, dtype=np.intp)
     largest = np.finfo(np.float64).max
-    penalized = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)
-    scores = scores.copy()
-    scores[ids] = np.clip(penalized, -largest, largest)
+    scores = logits.astype(np.float64)
+    before = scores[ids]
+    penalized = np.where(before > 0, before / penalty, before * penalty)
+    scores[ids] = np.maximum(np.minimum(penalized, largest), -largest)
     return scores
 
 
-def _top_k(scores: Float64s, k: int) -> Ids:
-    """Indices of the `k` highest scores, ascending (Fan et al. 2018), by partition instead of a sort."""
-    edge = np.partition(scores, -k)[-k]
-    above = np.flatnonzero(scores > edge)
-    ties = np.flatnonzero(scores == edge)[: k - above.size]
-    return np.sort(np.concatenate([above, ties]))
+def _weights(scores: Scores, largest: float, temperature: float) -> Float64s:
+    """Numbers in proportion to the probabilities; 1 for the `largest` score."""
+    scaled = scores.astype(np.float64)
+    scaled -= largest
+    if temperature != 1:
+        scaled /= temperature
+    return np.exp(scaled, out=scaled)
 
 
-def _top_p(scores: Float64s, probabilities: Float64s, p: float) -> Ids:
+def top_k(scores: Scores, k: int) -> Ids:
+    """Indices of the `k` highest scores, ascending (Fan et al. 2018); of equal ones the lower indices.
+
+    Args:
+        scores: more than `k`.
+        k: at least 1.
+    """
+    near = scores
+    block = scores.size // (4 * k)
+    if block >= 8:
+        # At least k scores reach the k-th highest of the maxima of blocks: the maxima themselves. Few others do.
+        highest = np.maximum.reduceat(scores, np.arange(0, scores.size, block))
+        near = scores[(scores >= np.partition(highest, -k)[-k]).nonzero()]
+    return _down_to(np.partition(near, -k)[-k], scores, k)
+
+
+def _top_p(scores: Scores, weigh: Callable[[Scores], Float64s], p: float) -> Ids:
     """Indices, ascending, of the smallest set of highest scores that reaches probability `p`.
 
-    Nucleus sampling, Holtzman et al. 2019.
+    Nucleus sampling, Holtzman et al. 2019. Only likely tokens are sorted: those above a limit, which falls until they
+    have the probability `p` together. They are the first ones in the order of all tokens, so the set is that of a sort
+    of the whole vocabulary.
+
+    Args:
+        weigh: gives numbers in proportion to the probabilities of scores.
     """
-    # Tokens below (1 - p) / n have less than 1 - p together, so the set is complete without them, and most of a large
-    # vocabulary is never sorted.
-    eligible = np.flatnonzero(probabilities >= (1 - p) / probabilities.size)
-    # Sorted by score: if a temperature makes probabilities equal, the more likely token still comes first.
-    descending = eligible[np.argsort(-scores[eligible], kind="stable")]
-    reached = np.searchsorted(np.cumsum(probabilities[descending]), p)
-    return np.sort(descending[: reached + 1])
+    weights = weigh(scores)
+    total = weights.sum()
+    rest = (1 - p) * total
+    limit = rest / LIMIT_STEP
+    while True:
+        ranked = np.sort(scores[(weights >= limit).nonzero()])[::-1]
+        # By score: if a temperature makes probabilities equal, the more likely token still comes first.
+        reached = (weigh(ranked) / total).cumsum()
+        if len(ranked) == len(scores) or (len(ranked) and reached[-1] >= p):
+            break
+        # The tokens below `rest` / V have less than `rest` together. If the others do not reach `p`, that is rounding.
+        limit = limit / LIMIT_STEP if limit * len(scores) > rest else 0.0
+    n = min(int(reached.searchsorted(p)) + 1, len(ranked))
+    return _down_to(ranked[n - 1], scores, n)
 
 
-def _softmax(scores: Float64s) -> Float64s:
-    """Probabilities of scores whose maximum is 0."""
-    probabilities: Float64s = np.exp(scores)
-    probabilities /= probabilities.sum()
-    return probabilities
+def _down_to(edge: float, scores: Scores, n: int) -> Ids:
+    """Indices of the `n` highest scores, ascending, the last of which is `edge`; of equal ones the lower indices."""
+    [kept] = (scores >= edge).nonzero()
+    if len(kept) == n:
+        return kept
+    [above] = (scores > edge).nonzero()
+    [ties] = (scores == edge).nonzero()
+    return np.sort(np.concatenate([above, ties[: n - len(above)]]))

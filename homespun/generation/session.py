@@ -264,9 +264,14 @@ class Text:
         """The tokens that the model sees."""
         return self.ids[self._begin :]
 
+    @property
+    def n_seen(self) -> int:
+        """The number of tokens that the model sees."""
+        return len(self.ids) - self._begin
+
     def forget_older_half(self, context: int) -> None:
         """Keep the last `context // 2` tokens, if the text has outgrown the context."""
-        if len(self.window) > context:
+        if self.n_seen > context:
             self._begin = len(self.ids) - context // 2
 
     def extend(self, logits: Floats) -> str:
@@ -302,6 +307,9 @@ class Text:
 
     def _release(self) -> str:
         """Take the text that cannot be part of a stop string; end at the first stop string that is complete."""
+        if not self.config.stop:
+            released, self._pending = self._pending, ""
+            return released
         hits = [
             (start + len(stop), start)
             for stop in self.config.stop

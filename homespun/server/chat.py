@@ -23,7 +23,7 @@ from homespun.server.completions import (
     usage_of,
 )
 from homespun.server.parsing import Fields, checked_text, refuse
-from homespun.server.sending import DONE, Streamed, answered
+from homespun.server.sending import DONE, Chunks, Streamed, answered
 from homespun.server.writing import FINISH_REASONS, Growing, Service, Wanted, Writing, token_text
 from homespun.tokenizer import Message
 
@@ -93,8 +93,9 @@ class Chat:
         """The answer in one piece."""
         growing = [Growing(is_answer=True) for _ in range(self.wanted.n)]
         tokens: list[list[Drawn]] = [[] for _ in growing]
-        async for index, pieces in writing.pieces():
-            tokens[index] += growing[index].add(pieces)[1]
+        async for come in writing.pieces():
+            for index, pieces in come.items():
+                tokens[index] += growing[index].add(pieces)[1]
         choices = [
             {
                 "index": index,
@@ -106,35 +107,38 @@ class Chat:
         ]
         return self.frame | {"choices": choices, "usage": usage_of(self.wanted, growing)}
 
-    async def chunks(self, writing: Writing) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, writing: Writing) -> AsyncIterator[Any]:
         """The answer as it grows. The role comes first."""
         growing = [Growing(is_answer=True) for _ in range(self.wanted.n)]
         rest = self.frame | {"object": "chat.completion.chunk"}
-        usage = {"usage": None} if self.wanted.has_usage_in_stream else {}
+        chunks = Chunks(rest, {"usage": None} if self.wanted.has_usage_in_stream else {})
 
-        def chunk(
+        def choice(
             index: int,
             delta: dict[str, str],
             tokens: Sequence[Drawn] = (),
             reason: str | None = None,
         ) -> dict[str, Any]:
-            choice = {
+            return {
                 "index": index,
                 "delta": delta,
                 "logprobs": self._logprobs(tokens) if tokens else None,
                 "finish_reason": reason,
             }
-            return rest | {"choices": [choice]} | usage
 
-        for index in range(self.wanted.n):
-            yield chunk(index, {"role": "assistant", "content": ""})
-        async for index, pieces in writing.pieces():
-            text = growing[index]
-            new, tokens = text.add(pieces)
-            if new or tokens:
-                yield chunk(index, {"content": new}, tokens)
-            if text.finish:
-                yield chunk(index, {}, (), FINISH_REASONS[text.finish])
+        opening = {"role": "assistant", "content": ""}
+        yield chunks.of(choice(index, opening) for index in range(self.wanted.n))
+        async for come in writing.pieces():
+            choices = []
+            for index, pieces in come.items():
+                text = growing[index]
+                new, tokens = text.add(pieces)
+                if new or tokens:
+                    choices.append(choice(index, {"content": new}, tokens))
+                if text.finish:
+                    choices.append(choice(index, {}, (), FINISH_REASONS[text.finish]))
+            if choices:
+                yield chunks.of(choices)
         if self.wanted.has_usage_in_stream:
             yield rest | {"choices": [], "usage": usage_of(self.wanted, growing)}
 

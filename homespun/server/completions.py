@@ -18,7 +18,7 @@ from homespun.generation.batching import Drawn
 from homespun.server.answers import Unanswerable
 from homespun.server.limits import LEAST_TEMPERATURE
 from homespun.server.parsing import Fields, checked_text, refuse
-from homespun.server.sending import DONE, Streamed, answered
+from homespun.server.sending import DONE, Chunks, Streamed, answered
 from homespun.server.writing import (
     FINISH_REASONS,
     Growing,
@@ -101,8 +101,9 @@ class Completion:
         begun = await self._begun()
         tokens: list[list[Drawn]] = [[] for _ in growing]
         if writing:
-            async for index, pieces in writing.pieces():
-                tokens[index] += growing[index].add(pieces)[1]
+            async for come in writing.pieces():
+                for index, pieces in come.items():
+                    tokens[index] += growing[index].add(pieces)[1]
         choices = []
         for index, text in enumerate(growing):
             echo, echoed = begun[index // self.wanted.n]
@@ -111,27 +112,30 @@ class Completion:
             choices.append(self._choice(index, echo + text.text, all_tokens, reason))
         return self.frame | {"choices": choices, "usage": self._usage(growing)}
 
-    async def chunks(self, writing: Writing | None) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, writing: Writing | None) -> AsyncIterator[Any]:
         """The answer as it grows. Each prompt that is echoed comes first."""
         wanted, growing = self.wanted, [Growing() for _ in range(self.wanted.n_texts)]
-        usage = {"usage": None} if wanted.has_usage_in_stream else {}
+        chunks = Chunks(self.frame, {"usage": None} if wanted.has_usage_in_stream else {})
         begun = await self._begun()
-        for index in range(wanted.n_texts):
-            echo, echoed = begun[index // wanted.n]
-            if self.echoes:
-                reason = None if writing else "length"
-                choice = self._choice(index, echo, echoed, reason)
-                yield self.frame | {"choices": [choice]} | usage
+        if self.echoes:
+            reason = None if writing else "length"
+            echoes = (begun[index // wanted.n] for index in range(wanted.n_texts))
+            yield chunks.of(
+                self._choice(index, echo, echoed, reason)
+                for index, (echo, echoed) in enumerate(echoes)
+            )
         if writing:
-            async for index, pieces in writing.pieces():
-                text = growing[index]
-                new, tokens = text.add(pieces)
-                if not (new or tokens or text.finish):
-                    continue
-                reason = FINISH_REASONS[text.finish] if text.finish else None
-                echo, _ = begun[index // wanted.n]
-                choice = self._choice(index, new, _moved(tokens, len(echo)), reason)
-                yield self.frame | {"choices": [choice]} | usage
+            async for come in writing.pieces():
+                choices = []
+                for index, pieces in come.items():
+                    text = growing[index]
+                    new, tokens = text.add(pieces)
+                    if new or tokens or text.finish:
+                        reason = FINISH_REASONS[text.finish] if text.finish else None
+                        echo, _ = begun[index // wanted.n]
+                        choices.append(self._choice(index, new, _moved(tokens, len(echo)), reason))
+                if choices:
+                    yield chunks.of(choices)
         if wanted.has_usage_in_stream:
             yield self.frame | {"choices": [], "usage": self._usage(growing)}
 
@@ -149,7 +153,7 @@ class Completion:
             text, tokens = "", []
             for number, token in enumerate(ids):
                 if drawn and not (number == 0 and has_mark):
-                    tokens.append(_at(drawn[number], len(text)))
+                    tokens.append(drawn[number]._replace(offset=len(text)))
                 text += characters.push(token)
             begun.append((text + characters.flush(), tokens))
         return begun
@@ -286,9 +290,5 @@ def _logprobs(tokens: Sequence[Drawn], service: Service) -> dict[str, Any]:
     }
 
 
-def _moved(tokens: Sequence[Drawn], by: int) -> list[Drawn]:
-    return [_at(drawn, drawn.offset + by) for drawn in tokens]
-
-
-def _at(drawn: Drawn, offset: int) -> Drawn:
-    return Drawn(drawn.token, offset, drawn.logprob, drawn.top)
+def _moved(tokens: Sequence[Drawn], by: int) -> Sequence[Drawn]:
+    return [drawn._replace(offset=drawn.offset + by) for drawn in tokens] if by else tokens

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from starlette.requests import Request
@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from homespun.errors import UserError
 from homespun.server.answers import Unanswerable, explained
+
+to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 DONE = b"data: [DONE]\n\n"
 """Ends a stream of OpenAI's."""
@@ -40,7 +42,8 @@ async def _left(request: Request) -> None:
 
 
 class Streamed(StreamingResponse):
-    """Server-sent events: one for each object, a comment for each None. An error ends the stream as an event."""
+    """Server-sent events: one for each object, a comment for each None; bytes are events already. An error ends the
+    stream as an event."""
 
     def __init__(
         self,
@@ -67,7 +70,10 @@ class Streamed(StreamingResponse):
 async def _events(source: AsyncIterator[Any], last: bytes) -> AsyncIterator[bytes]:
     try:
         async for told in source:
-            yield STILL_THERE if told is None else event(told)
+            if isinstance(told, bytes):
+                yield told
+            else:
+                yield STILL_THERE if told is None else event(told)
     except (Unanswerable, UserError) as error:
         yield event(explained(error))
     else:
@@ -77,4 +83,18 @@ async def _events(source: AsyncIterator[Any], last: bytes) -> AsyncIterator[byte
 
 def event(data: Any) -> bytes:
     """One event."""
-    return b"data: " + json.dumps(data, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
+    return f"data: {to_json(data)}\n\n".encode()
+
+
+class Chunks:
+    """The chunks of one answer in OpenAI's form, as events. They differ in their choices alone, so the rest of their
+    JSON is made once."""
+
+    def __init__(self, frame: dict[str, Any], more: dict[str, Any]) -> None:
+        """The fields before and behind the choices."""
+        self._head = f'data: {to_json(frame)[:-1]},"choices":['
+        self._tail = f"]{',' if more else ''}{to_json(more)[1:-1]}}}\n\n"
+
+    def of(self, choices: Iterable[Any]) -> bytes:
+        """A chunk for each choice."""
+        return "".join(f"{self._head}{to_json(one)}{self._tail}" for one in choices).encode()

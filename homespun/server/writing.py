@@ -6,8 +6,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -35,13 +36,16 @@ CACHED_NUMBER_BYTES = 4
 """Of a number in the key/value cache, at most."""
 
 HANDING_OUT_SECONDS = 0.04
-"""Between two parts of a text, unless it ends. Each part costs the server as much time as a token costs the model."""
+"""Between two parts of a text, unless it ends. A part costs the server as much time as a small model needs for some
+tokens."""
 
 FINISH_REASONS: Mapping[Finish, str] = {"end": "stop", "stop": "stop", "length": "length"}
 """OpenAI's word for each end of a text."""
 
 
-def limited_batcher(model: LanguageModel, limits: Limits) -> Batcher:
+def limited_batcher(
+    model: LanguageModel, limits: Limits, after_pieces: Callable[[], object]
+) -> Batcher:
     """The thread that generates with a model, within the limits of texts and memory."""
     shape = model.config
     per_position = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * CACHED_NUMBER_BYTES
@@ -50,6 +54,7 @@ def limited_batcher(model: LanguageModel, limits: Limits) -> Batcher:
         slots=limits.slots,
         max_waiting=limits.queue,
         max_positions=limits.cache_bytes // per_position,
+        after_pieces=after_pieces,
     )
 
 
@@ -63,7 +68,8 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.created = int(time.time())
-        self.batcher = limited_batcher(model, self.limits)
+        self.outbox = Outbox()
+        self.batcher = limited_batcher(model, self.limits, self.outbox.send)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -137,7 +143,7 @@ class Growing:
 
     def add(self, pieces: Sequence[Piece]) -> tuple[str, list[Drawn]]:
         """Returns the new text and its tokens. Those of a stop string are counted, and never handed out."""
-        new = "".join(piece.text for piece in pieces)
+        new = "".join([piece.text for piece in pieces])
         drawn = [piece.drawn for piece in pieces if piece.drawn]
         shown = new.lstrip() if self._is_answer and not self.text.strip() else new
         self.text += new
@@ -147,9 +153,83 @@ class Growing:
         if self.finish in ("end", "length"):
             n = len(self._held)
         else:
-            n = sum(one.offset < len(self.text) for one in self._held)
+            length = len(self.text)
+            n = sum([one.offset < length for one in self._held])
         released, self._held = self._held[:n], self._held[n:]
         return shown, released
+
+
+class Outbox:
+    """Wakes those who wait for pieces of their texts, at most twice per step, however many texts there are.
+
+    The first and the last piece of a text are handed out at once. Others wait for the next time at which all texts are
+    handed out, so that the event loop seldom interrupts the thread that generates.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._urgent: list[Writing] = []
+        """Used by the thread that generates alone."""
+        self._waiting: deque[Writing] = deque()
+        self._is_woken = False
+        """Whether the loop is going to hand out what waits."""
+        self._next_time = 0.0  # by the clock of the loop
+
+    def use(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand out in this loop from now on."""
+        if loop is not self._loop:
+            self._loop, self._next_time, self._is_woken = loop, 0.0, False
+
+    # In the thread that generates:
+
+    def put_urgent(self, writing: "Writing") -> None:
+        self._urgent.append(writing)
+
+    def put(self, writing: "Writing") -> None:
+        self._waiting.append(writing)
+
+    def send(self) -> None:
+        """Wake the loop, after a step."""
+        urgent, self._urgent = self._urgent, []
+        try:
+            if urgent:
+                self._wake(self._hand_out, urgent)
+            if self._waiting and not self._is_woken:
+                self._is_woken = True
+                self._wake(self._hand_out_in_time)
+        except RuntimeError:  # the loop has ended, and so have the clients
+            for writing in (*urgent, *self._waiting):
+                writing.cancel()
+            self._waiting.clear()
+
+    def _wake(self, call: Callable[..., object], *values: Any) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(call, *values)
+
+    # In the loop:
+
+    def _hand_out(self, writings: "Sequence[Writing]") -> None:
+        for writing in writings:
+            writing.arrived.set()
+        self._set_next_time()
+
+    def _hand_out_in_time(self) -> None:
+        assert self._loop is not None
+        if self._loop.time() < self._next_time:
+            self._loop.call_at(self._next_time, self._hand_out_waiting)
+        else:
+            self._hand_out_waiting()
+
+    def _hand_out_waiting(self) -> None:
+        # Before the texts are taken: one that comes meanwhile wakes the loop again.
+        self._is_woken = False
+        while self._waiting:
+            self._waiting.popleft().arrived.set()
+        self._set_next_time()
+
+    def _set_next_time(self) -> None:
+        assert self._loop is not None
+        self._next_time = self._loop.time() + HANDING_OUT_SECONDS
 
 
 class Writing:
@@ -163,11 +243,12 @@ class Writing:
         """
         self._service = service
         self._wanted = wanted
-        self._loop = asyncio.get_running_loop()
+        self._outbox = service.outbox
+        self._outbox.use(asyncio.get_running_loop())
         self._pieces: deque[tuple[int, Piece]] = deque()
-        self._arrived = asyncio.Event()
-        self._is_woken = False
-        self._next_time = 0.0  # by the clock of the loop
+        self.arrived = asyncio.Event()
+        """Set when pieces are to be taken."""
+        self._has_begun = False
         self._requests: list[Request] = []
         self._began = time.monotonic()
         try:
@@ -184,8 +265,8 @@ class Writing:
         for request in self._requests:
             request.cancel()
 
-    async def pieces(self) -> AsyncIterator[tuple[int, list[Piece]]]:
-        """The number of a text and all its pieces that have come since the last time, until all texts have ended. So a
+    async def pieces(self) -> AsyncIterator[dict[int, list[Piece]]]:
+        """For the number of a text, all its pieces that have come since the last time, until all texts have ended. So a
         fast model, a slow client, or a busy server leads to fewer and longer answers.
 
         Raises:
@@ -193,11 +274,8 @@ class Writing:
         """
         unfinished = self._wanted.n_texts
         while unfinished:
-            await self._arrived.wait()
-            self._arrived.clear()
-            # Before the pieces are taken: one that comes meanwhile wakes this again.
-            self._is_woken = False
-            self._next_time = self._loop.time() + HANDING_OUT_SECONDS
+            await self.arrived.wait()
+            self.arrived.clear()
             if self._began:
                 self._service.metrics.first_token_seconds.add(time.monotonic() - self._began)
                 self._began = 0.0
@@ -207,9 +285,9 @@ class Writing:
                 if piece.error:
                     raise refused(piece.error, otherwise=500)
                 come.setdefault(index, []).append(piece)
-            for index, pieces in come.items():
-                unfinished -= pieces[-1].finish is not None
-                yield index, pieces
+            unfinished -= sum(pieces[-1].finish is not None for pieces in come.values())
+            if come:
+                yield come
 
     def _submit(self, first: int, prompt: list[int]) -> Request:
         wanted = self._wanted
@@ -226,19 +304,11 @@ class Writing:
         """Take a piece, in the thread that generates."""
         self._pieces.append((index, piece))
         is_last = piece.finish is not None or piece.error is not None
-        if is_last or not self._is_woken:
-            self._is_woken = True
-            wake = self._arrived.set if is_last else self._wake_in_time
-            try:
-                self._loop.call_soon_threadsafe(wake)
-            except RuntimeError:  # the loop has ended, and so has the client
-                self.cancel()
-
-    def _wake_in_time(self) -> None:
-        if self._loop.time() >= self._next_time:
-            self._arrived.set()
-        else:
-            self._loop.call_at(self._next_time, self._arrived.set)
+        if is_last or not self._has_begun:
+            self._has_begun = True
+            self._outbox.put_urgent(self)
+        elif len(self._pieces) == 1:
+            self._outbox.put(self)
 
 
 def refused(error: UserError, otherwise: int = 400) -> Unanswerable:

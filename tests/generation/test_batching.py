@@ -10,7 +10,7 @@ import pytest
 from homespun.config import SamplingConfig
 from homespun.engine.base import OutOfMemory
 from homespun.errors import UserError
-from homespun.generation.batching import Batcher, Piece, QueueFull, Stopped, log_softmax
+from homespun.generation.batching import Batcher, Piece, QueueFull, Stopped, likely, log_softmax
 from homespun.generation.session import Session
 
 
@@ -288,6 +288,16 @@ def test_logprobs_are_those_of_the_model_itself(decoders: Any, batcher: Any) -> 
         assert [token for token, _ in piece.drawn.top] == best.tolist()
         assert [value for _, value in piece.drawn.top] == pytest.approx(expected[best])
         prefix = (*prefix, piece.drawn.token)
+
+
+def test_of_equally_likely_tokens_the_lower_ids_come_first() -> None:
+    logits = np.zeros(1000, np.float32)
+    logits[[990, 20]] = 1
+    by_likelihood = [20, 990, *(token for token in range(1000) if token not in (20, 990))]
+    for n in (0, 1, 2, 5, 999, 1000, 1001):
+        logprob, top = likely(logits, 20, n)
+        assert [token for token, _ in top] == by_likelihood[:n]
+        assert logprob == pytest.approx(log_softmax(logits)[20])
 
 
 def test_a_bias_moves_tokens_and_no_logprob(decoders: Any, batcher: Any) -> None:

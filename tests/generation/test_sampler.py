@@ -259,17 +259,6 @@ def test_each_token_is_drawn_as_with_the_whole_text_before_it(penalty):
 
 
 @properties
-@given(any_logits, any_config)
-def test_the_kept_tokens_are_the_likeliest(logits, config):
-    config = dataclasses.replace(config, repetition_penalty=1.0)
-    kept = candidates(logits, (), config)[0]
-    left_out = np.setdiff1d(np.arange(len(logits)), kept)
-    if left_out.size:
-        assert logits[left_out].max() <= logits[kept].min()
-    assert logits.argmax() in kept
-
-
-@properties
 @given(any_logits, any_config, st.floats(0.01, 1), st.floats(0.01, 1), st.integers(1, 40))
 def test_a_tighter_limit_never_lets_more_tokens_through(logits, config, p, q, k):
     def kept(**changes):
@@ -281,18 +270,59 @@ def test_a_tighter_limit_never_lets_more_tokens_through(logits, config, p, q, k)
     assert kept(top_k=k) <= kept(top_k=k + 1)
 
 
+@np.errstate(over="ignore")
+def by_sorting(logits, history, config):
+    """The ids that may be drawn, and their probabilities, by the plain definition: a sort of the whole vocabulary."""
+    scores = logits.astype(np.float64)
+    for token in set(history):
+        penalty = config.repetition_penalty
+        score = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+        scores[token] = np.clip(score, np.finfo(np.float64).min, np.finfo(np.float64).max)
+    order = np.argsort(-scores, kind="stable")
+    if config.temperature == 0:
+        return order[:1], np.ones(1)
+    floor = -np.inf
+    if config.min_p:
+        floor = scores.max() + config.temperature * np.log(config.min_p)
+    weights = np.exp((scores - scores.max()) / config.temperature)
+    order = order[: config.top_k]
+    if config.top_p < 1:
+        cumulative = np.cumsum(weights[order] / weights[np.sort(order)].sum())
+        order = order[: np.count_nonzero(cumulative < config.top_p) + 1]
+    kept = np.sort(order[scores[order] >= floor])
+    return kept, weights[kept] / weights[kept].sum()
+
+
+def check_equals_sorting(logits, history, config):
+    ids, probabilities = candidates(logits, history, config)
+    expected_ids, expected = by_sorting(logits, history, config)
+    assert ids.tolist() == expected_ids.tolist()
+    assert probabilities.tolist() == expected.tolist()
+
+
 @properties
-@given(
-    arrays.arrays(np.float32, st.integers(1, 60), elements=st.floats(-12, 12, width=32)),
-    st.floats(0.001, 0.999),
-)
-def test_top_p_is_what_sorting_the_whole_vocabulary_gives(logits, p):
-    ids, _ = candidates(logits, (), plain(temperature=1, top_p=p))
-    weights = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = weights / weights.sum()
-    order = np.argsort(-logits, kind="stable")
-    reached = np.flatnonzero(np.cumsum(probabilities[order]) >= p)[0]
-    assert ids.tolist() == sorted(order[: reached + 1].tolist())
+@given(any_logits, any_config, st.data())
+def test_whatever_the_settings_the_tokens_are_those_of_a_whole_sort(logits, config, data):
+    history = data.draw(st.lists(st.integers(0, len(logits) - 1), max_size=5))
+    check_equals_sorting(logits, history, config)
+
+
+@pytest.mark.parametrize("size", [100, 2003])
+@pytest.mark.parametrize("scale", [0.01, 1, 8])
+@pytest.mark.parametrize("step", [0, 0.5], ids=["few ties", "many ties"])
+def test_a_large_vocabulary_has_the_tokens_of_a_whole_sort(size, scale, step):
+    random = np.random.default_rng(size)
+    logits = random.normal(size=size).astype(np.float32) * np.float32(scale)
+    if step:
+        logits = (logits / step).round() * np.float32(step)
+    for order in (logits, np.sort(logits)):  # in the second one, the likeliest tokens are together
+        for changes in (
+            *({"top_k": k} for k in (1, 7, 40, size - 1, size + 1)),
+            *({"top_p": p} for p in (1e-9, 0.5, 0.9, 0.999, 1 - 1e-16)),
+            {"top_p": 0.5, "temperature": 1e300},
+            {"top_p": 0.9, "temperature": 0.3, "top_k": 60, "min_p": 0.02},
+        ):
+            check_equals_sorting(order, (), plain(**{"temperature": 1.0} | changes))
 
 
 @pytest.mark.parametrize("n", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000])

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Generator
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from homespun.generation.session import MAX_BATCH
 from homespun.language_model import LanguageModel, load_stored
 from homespun.server.answers import FieldError
 from homespun.server.parsing import Fields, refuse
-from homespun.server.sending import Streamed
+from homespun.server.sending import Streamed, event
 from homespun.server.studio.exchange import JSON, events
 from homespun.server.studio.models import Loaded, Models
 from homespun.server.studio.settings import checked_settings, described
@@ -158,17 +159,20 @@ def written(
 
 async def _growth_of(
     loaded: Loaded, writing: Writing, begun: JSON, n: int, is_answer: bool
-) -> AsyncIterator[JSON]:
+) -> AsyncIterator[Any]:
     yield begun
     start = time.perf_counter()
     texts = [Growing(is_answer=is_answer) for _ in range(n)]
-    async for sample, pieces in writing.pieces():
-        for piece in pieces:
-            text, _ = texts[sample].add([piece])
-            told: JSON = {"sample": sample, "text": text, "finish": piece.finish}
-            if piece.drawn:
-                told |= _token(loaded.model.tokenizer, piece.drawn)
-            yield told
+    async for come in writing.pieces():
+        new = []
+        for sample, pieces in come.items():
+            for piece in pieces:
+                text, _ = texts[sample].add([piece])
+                told: JSON = {"sample": sample, "text": text, "finish": piece.finish}
+                if piece.drawn:
+                    told |= _token(loaded.model.tokenizer, piece.drawn)
+                new.append(event(told))
+        yield b"".join(new)
     yield {
         "tokens": sum(text.n_tokens for text in texts),
         "seconds": time.perf_counter() - start,
