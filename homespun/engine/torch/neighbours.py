@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from homespun.engine.torch.group import Begun, Group
+from homespun.engine.torch.group import Group
 
 
 def neighbours(group: Group, n: int) -> "Neighbours | None":
@@ -75,7 +75,6 @@ class Neighbours:
         self._weights, self._boxes = weights, boxes
         self._n_placed = self._at = 0
         self._to_add: list[tuple[Tensor, slice]] = []
-        self._were_read: list[Begun] = []
 
     def memory(self, n: int) -> Tensor:
         """Memory for the next `n` weights, which all ranks see."""
@@ -85,8 +84,6 @@ class Neighbours:
 
     def sum_at(self, tensor: Tensor, owner: int) -> None:
         """A tensor of all ranks will be added up at one of them, in place, by `add_up`."""
-        self._group.wait(self._were_read)
-        self._were_read = []
         here = slice(self._at, self._at + tensor.numel())
         self._at = here.stop
         rank = self._group.place.rank
@@ -103,4 +100,4 @@ class Neighbours:
                 if rank != self._group.place.rank:
                     tensor += box[here].view_as(tensor)
         self._to_add, self._at = [], 0
-        self._were_read = [self._group.meet()]
+        self._group.arriving.append(self._group.meet())  # then all have read, and may write again
