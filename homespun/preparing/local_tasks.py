@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, BinaryIO
 
 from homespun.config import PrepareConfig
@@ -50,7 +50,7 @@ def do_tasks(executor: Any, settings: dict[str, Any]) -> None:
 
         begun = [threads.submit(do, task) for task in range(first, first + n_tasks)]
         try:
-            for one in begun:
+            for one in as_completed(begun):
                 one.result()
         finally:
             for one in begun:
