@@ -63,7 +63,7 @@ def serve(messages: BinaryIO, answers: BinaryIO) -> None:
     if told is None:
         return
     of_stage, settings, threads = json.loads(told)
-    os.environ.pop(THREADS)  # one, set for processes that encode
+    os.environ.pop(THREADS, None)  # one, set for processes that encode
     if threads is not None:
         os.environ[THREADS] = threads
     from datatrove.executor import LocalPipelineExecutor
