@@ -4,7 +4,8 @@
 
 All processes have one thread each and share this machine, so what they lose to each other's use of memory and cache
 counts as a loss, too. To tell it from the cost of exchanging gradients, one variant computes the same two halves of a
-step without any exchange. Memory is the peak of a process above its peak with a tiny model.
+step without any exchange. Another one exchanges through connections, as on two machines, and not through memory that
+both processes see. Memory is the peak of a process above its peak with a tiny model.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from homespun.data.batch import Batch
 from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
 
-Kind = Literal["one process", "two halves", "whole copies", "divided"]
+Kind = Literal["one process", "two halves", "whole copies", "whole copies that send", "divided"]
 BATCH_SIZE = 8
 SHAPE, LARGE = (6, 384), (12, 576)
 """Layers and width of the models of 13.8 M and 52.6 M parameters."""
@@ -63,9 +64,9 @@ class Case:
 
     def group(self) -> contextlib.AbstractContextManager[None]:
         """In the body, this process is rank 0, if there are ranks."""
-        if self.kind in ("whole copies", "divided"):
-            return ranks_of_two()
-        return contextlib.nullcontext()
+        if self.kind in ("one process", "two halves"):
+            return contextlib.nullcontext()
+        return ranks_of_two(1 if self.kind == "whole copies that send" else 2)
 
 
 def trained(case: Case, steps: int, turn: NextTurn) -> None:
@@ -144,9 +145,9 @@ def held(case: Case, turn: NextTurn) -> None:
 
 
 @contextlib.contextmanager
-def ranks_of_two() -> Iterator[None]:
-    """This process is rank 0 of two; rank 1 is a new process."""
-    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+def ranks_of_two(on_machine: int) -> Iterator[None]:
+    """This process is rank 0 of two, with so many on its machine, as far as they know; rank 1 is a new process."""
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(on_machine), "MASTER_ADDR": "127.0.0.1"}
     place |= {"MASTER_PORT": str(20000 + os.getpid() % 20000), "OMP_NUM_THREADS": "1"}
     os.environ.update(place | {"RANK": "0", "LOCAL_RANK": "0"})
     other = {**os.environ, "RANK": "1", "LOCAL_RANK": "1"}

@@ -1,6 +1,7 @@
 """A rank with a mistake in it: `python -m tests.sabotaged_ranks MISTAKE train ...`. Tests prove that they find it."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from homespun.engine.launcher import Place
 from homespun.engine.torch import ranked_engine
 from homespun.engine.torch.engine import TorchEngine, Whole
 from homespun.engine.torch.group import Group
+from homespun.engine.torch.neighbours import Neighbours
 from homespun.engine.torch.ranked_engine import RankedEngine
 from homespun.engine.torch.replicas import ReplicatedEngine
 
@@ -56,9 +58,25 @@ def evaluation_is_that_of_one_rank() -> None:
     right, Group.add_up = Group.add_up, add_up
 
 
+def ranks_are_on_machines_of_their_own() -> None:
+    """No mistake: ranks send what they would otherwise find in memory that they share."""
+    os.environ["LOCAL_WORLD_SIZE"] = "1"
+
+
 def weights_stay_where_they_are_updated() -> None:
     """No rank gets the weights that others have updated."""
+    ranks_are_on_machines_of_their_own()
     ReplicatedEngine._updated = lambda self: None
+
+
+def gradients_of_neighbours_are_forgotten() -> None:
+    """No rank adds what others have left in the memory that they share."""
+
+    def add_up(self: Neighbours) -> None:
+        self._boxes = [box.zero_() for box in self._boxes]
+        right(self)
+
+    right, Neighbours.add_up = Neighbours.add_up, add_up
 
 
 def gradients_are_added_up_too_early() -> None:

@@ -86,12 +86,27 @@ def test_equal_runs_are_equal_bit_for_bit(shard: str, precision: str) -> None:
     flags = [*DENSE, "--shard", shard, "--precision", precision, "--grad-accumulation-steps", 2]
     for name in ("one", "two"):
         finished(launch(2, *flags, "--checkpoint-dir", name))
-    for left, right in zip(records(Path("one")), records(Path("two")), strict=True):
+    assert_equal(Path("one"), Path("two"))
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Two runs have equal numbers, bit for bit."""
+    for left, right in zip(records(one), records(other), strict=True):
         for figure in ("loss", "grad_norm", "val_loss"):
             assert left.get(figure) == right.get(figure)
-    one, two = tensors(Path("one"), 10), tensors(Path("two"), 10)
-    for name in one:
-        np.testing.assert_array_equal(one[name], two[name])
+    mine, theirs = tensors(one, 10), tensors(other, 10)
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [DENSE, ADAMW, [*MIXTURE, "--grad-accumulation-steps", 3]])
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_shared_memory_and_connections_give_equal_bits(flags: list[object], n_ranks: int) -> None:
+    finished(launch(n_ranks, *flags, "--checkpoint-dir", "one"))
+    apart = ("tests.sabotaged_ranks", "ranks_are_on_machines_of_their_own")
+    finished(launch(n_ranks, *flags, "--checkpoint-dir", "two", module=apart))
+    assert_equal(Path("one"), Path("two"))
 
 
 SABOTAGES = {
@@ -99,6 +114,7 @@ SABOTAGES = {
     "ranks_choose_rows_for_themselves": (*DENSE,),
     "norm_is_that_of_one_rank": (*DENSE,),
     "evaluation_is_that_of_one_rank": (*DENSE,),
+    "gradients_of_neighbours_are_forgotten": (*DENSE,),
     "weights_stay_where_they_are_updated": (*DENSE,),
     "gradients_are_added_up_too_early": (*DENSE, "--grad-accumulation-steps", 4),
     "matrices_are_not_exchanged": (*DENSE, *FULL),

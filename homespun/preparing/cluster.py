@@ -4,23 +4,22 @@ datatrove asks Slurm or Ray for machines, starts the tasks of a stage there when
 log of each. The stages themselves know nothing of it: which files are finished is read from the shared folder alone.
 """
 
-import contextlib
 import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from homespun import workspace
 from homespun.config import PrepareConfig
-from homespun.data.prepare import cannot_write_tokens, check_folder
-from homespun.engine import hardware
+from homespun.data.prepare import check_folder
 from homespun.errors import UserError, cannot_read
+from homespun.preparing.local_tasks import do_tasks
 from homespun.preparing.several_machines import SharedWork
-from homespun.terminal import Say, counted, say
+from homespun.preparing.stage import Stage
+from homespun.terminal import Say, counted
 from homespun.tokenizer import Tokenizer
 
 INSTALL = "pip install 'homespun[cluster]'"
@@ -42,33 +41,6 @@ class Cluster:
     tasks: int
     options: dict[str, Any]
     """Further arguments of the class in `KINDS`."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the work, as a step of datatrove's pipelines."""
-
-    name: str
-    config: PrepareConfig
-    n_parts: int
-    folder: str
-    """The working folder, in which the settings name their files."""
-
-    def __call__(self, documents: object, rank: int, world_size: int) -> None:
-        """Do the work of one task."""
-        hardware.limit_workers(None)  # to the processors of this machine
-        with contextlib.chdir(self.folder):
-            work = SharedWork(self.config, self.n_parts, say)
-            stages: dict[str, Callable[[], None]] = {
-                "read": lambda: work.read_files(rank),
-                "plan": work.make_plan,
-                "tokenize": lambda: work.tokenize(rank),
-                "complete": work.complete,
-            }
-            try:
-                stages[self.name]()
-            except OSError as error:
-                raise cannot_write_tokens(error, Path(self.config.tokens_dir)) from None
 
 
 def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
@@ -95,17 +67,21 @@ def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
     settled = replace(config, data_file=str(work.path), workers=config.workers or 1)
     logs = work.folder.absolute() / "logs"
 
+    def settings_of(stage: str) -> dict[str, Any]:
+        """The arguments of datatrove's executor of one stage, but for its pipeline."""
+        return {
+            "tasks": 1 if stage in ("plan", "complete") else cluster.tasks,
+            "logging_dir": str(logs / stage),
+            "skip_completed": False,  # the finished files decide what is left to do
+            **cluster.options,
+        }
+
     def executor(stage: str, **options: object) -> Any:
         """Datatrove's, for one stage."""
+        pipeline = [Stage(stage, settled, cluster.tasks, folder)]
+        kind = getattr(executors, KINDS[cluster.kind])
         try:
-            return getattr(executors, KINDS[cluster.kind])(
-                pipeline=[Stage(stage, settled, cluster.tasks, folder)],
-                tasks=1 if stage in ("plan", "complete") else cluster.tasks,
-                logging_dir=str(logs / stage),
-                skip_completed=False,  # the finished files decide what is left to do
-                **options,
-                **cluster.options,
-            )
+            return kind(pipeline=pipeline, **settings_of(stage), **options)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{config.cluster}: {KINDS[cluster.kind]} of datatrove does not take these settings ({error})"
@@ -128,7 +104,10 @@ def prepare_on_cluster(config: PrepareConfig, say: Say) -> None:
         ("plan", work.parts_that_plan),
         ("tokenize", work.parts_that_tokenize),
     ):
-        _start(executor(stage), config)
+        if cluster.kind == "local":
+            do_tasks(executor(stage), settings_of(stage))
+        else:
+            _start(executor(stage), config)
         if parts := undone():
             work.check_text()
             raise UserError(
@@ -142,7 +121,7 @@ def _start(executor: Any, config: PrepareConfig) -> None:
     """Start the tasks of an executor.
 
     Raises:
-        UserError: a package is missing, Slurm refuses a job, or a task has failed.
+        UserError: a package is missing, or Slurm refuses a job.
     """
     try:
         executor.run()

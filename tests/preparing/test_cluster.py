@@ -1,7 +1,9 @@
 """`homespun prepare --cluster`: datatrove starts the stages on local workers, and on Slurm through programs that stand
 in for it; the tokens are those of one process. Needs datatrove: make test-machines."""
 
+import contextlib
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -18,7 +20,8 @@ from homespun.cli.main import main
 from homespun.data.corpus import survey
 from homespun.data.prepare import prepare
 from homespun.errors import UserError
-from homespun.preparing.cluster import Stage, read_cluster
+from homespun.preparing.cluster import read_cluster
+from homespun.preparing.stage import Stage
 from homespun.tokenizer import Tokenizer
 from tests.data.files import written
 from tests.preparing.files import contents, text_in, tokens_in
@@ -82,6 +85,41 @@ def test_a_cluster_that_is_killed_goes_on(place: Path) -> None:
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert contents(tokens_in(place / "data/tokens")) == expected()
+
+
+def local_tasks(command: int) -> list[int]:
+    """The processes that do the tasks of a command."""
+    found = []
+    for children in Path(f"/proc/{command}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if b"local_tasks" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("datatrove")
+def test_a_task_that_is_killed_ends_the_command(place: Path) -> None:
+    """As where memory is short."""
+    written(place / "cluster.toml", "[local]\ntasks = 3\nworkers = 2\n")
+    process = subprocess.Popen(
+        [*child_process.command("homespun"), *COMMAND],
+        env=child_process.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tasks := local_tasks(process.pid)):
+        assert process.poll() is None
+    os.kill(tasks[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 2, said
+    last = said.rstrip().rpartition("\n")[2]
+    assert re.match(r"error: task \d of the stage read: a process .* has ended \(SIGKILL\)", last)
     done = run()
     assert done.returncode == 0, done.stderr
     assert contents(tokens_in(place / "data/tokens")) == expected()

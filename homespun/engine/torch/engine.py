@@ -76,7 +76,7 @@ class TorchEngine:
             threads = options.threads or usable_cpus()
             if trains:
                 torch.set_num_threads(threads)
-                machine.keep_freed_memory()
+                self._set_up_memory()
             else:
                 self.call_threads = threads
         dtype = machine.computing_dtype(options.precision)
@@ -250,6 +250,10 @@ class TorchEngine:
         return machine.active_memory()
 
     # Several ranks do these parts together (`ranks.py`).
+
+    def _set_up_memory(self) -> None:
+        """Choose how the processor's memory is allocated."""
+        machine.keep_freed_memory()
 
     def _make_model(
         self, config: ModelConfig, dtype: torch.dtype, device: torch.device

@@ -128,7 +128,7 @@ class Group:
             )
         self._store = PrefixStore("commands", store)
         self._with_gpus = torch.cuda.is_available()
-        self._n_commands = self._n_sums = 0
+        self._n_commands = self._n_sums = self._n_words = 0
         self.arriving: list[Begun] = []
         """Tensors that are on their way, for which nothing has waited yet."""
 
@@ -201,6 +201,21 @@ class Group:
         with self._lost("rank 0 has ended"):
             if self._store.add("ended", 1) == self.place.size - 1:
                 self._store.set("all ended", "")
+
+    def told_by_all(self, word: str) -> list[str]:
+        """What each rank tells, by rank. All have to call this."""
+        self._n_words += 1
+        with self._lost("some ranks do not answer"):
+            self._store.set(f"word {self._n_words} of {self.place.rank}", word)
+            return [
+                self._store.get(f"word {self._n_words} of {rank}").decode()
+                for rank in range(self.place.size)
+            ]
+
+    def meet(self) -> Begun:
+        """Begin to wait until all ranks have come here."""
+        with self._lost("some ranks do not come"):
+            return cast(Begun, dist.barrier(async_op=True))
 
     def add_up(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all ranks."""

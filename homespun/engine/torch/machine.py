@@ -21,6 +21,12 @@ from homespun.errors import UserError
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")
 """Parts of the messages of errors for lack of memory: CUDA's, and on a CPU those of the allocator and of oneDNN."""
 
+LARGE_BLOCK = 2**23
+"""Bytes of the smallest block that `return_freed_memory` returns. Smaller ones leave fewer gaps, but more of the time
+goes into fetching them."""
+MOST_BLOCKS = 2**15
+"""Of those at a time. Linux allows a process twice as many mappings."""
+
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -188,13 +194,25 @@ def can_compile() -> bool:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory. Each step frees and allocates the same large blocks; returning them to
     the system and fetching them again costs page faults. The setting holds for the whole process."""
+    _set_glibc(trim_threshold=2**31 - 1, mmap_max=0)
+
+
+def return_freed_memory() -> None:
+    """Tell glibc to fetch large blocks from the system one by one, and to return them. Blocks of a divided model come
+    and go among others that stay, and would otherwise leave gaps, half as large as the memory in use. The setting holds
+    for the whole process."""
+    _set_glibc(trim_threshold=2**31 - 1, mmap_max=MOST_BLOCKS, mmap_threshold=LARGE_BLOCK)
+
+
+def _set_glibc(**values: int) -> None:
+    """Set parameters of the allocation of memory, if the C library is glibc."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
-        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_mmap_max, 0)
+        numbers = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}  # malloc.h
+        for name, value in values.items():
+            libc.mallopt(numbers[name], value)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The sum of a gradient is needed only where its weights are updated. It is computed there while the backward pass goes
 on, in a fixed order, so that the result does not depend on timing. The new weights then go to all ranks. Moments exist
-once (ZeRO stage 1, Rajbhandari et al., 2020). Muon needs whole matrices, so each matrix is updated by one rank.
+once (ZeRO stage 1, Rajbhandari et al., 2020). Muon needs whole matrices, so each matrix is updated by one rank. On the
+processors of one machine, gradients and weights lie in memory that all ranks see (`neighbours.py`).
 """
 
 import itertools
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 
 from homespun.architectures.base import Parameter
+from homespun.config import ModelConfig
 from homespun.data.batch import Tokens
-from homespun.engine.base import OptimizerSettings
+from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.muon import parameter_groups
 from homespun.engine.torch.decoder import TorchDecoder
 from homespun.engine.torch.dropout import Dropout
-from homespun.engine.torch.group import Begun
+from homespun.engine.torch.group import Begun, Group
+from homespun.engine.torch.neighbours import neighbours
 from homespun.engine.torch.optimizer import Optimizer
 from homespun.engine.torch.ranked_engine import Part, RankedEngine, Rows
 
@@ -76,12 +79,21 @@ def parcels(spec: Sequence[Parameter], rows: dict[str, Rows]) -> list[Parcel]:
 class ReplicatedEngine(RankedEngine):
     """The engine of a rank that holds the whole model."""
 
+    def __init__(self, config: ModelConfig, options: EngineOptions, group: Group) -> None:
+        """Raises as `TorchEngine`."""
+        super().__init__(config, options, group)
+        if self._neighbours:
+            group.arriving.append(group.meet())  # all have written the initial weights
+
     def _make_optimizer(
         self, settings: OptimizerSettings, spec: list[Parameter], narrow: frozenset[str]
     ) -> Optimizer:
         group = self._group
         self._rows = divided(spec, settings.name, group.place.size)
         self._parcels = parcels(spec, self._rows)
+        self._neighbours = (
+            neighbours(group, sum(p.size for p in spec)) if self.device.type == "cpu" else None
+        )
         self._pieces = [self._weights_of(parcel) for parcel in self._parcels]
         self._counts: dict[str, int] = {}
         """The micro-batches of a step that have added to each gradient."""
@@ -104,13 +116,18 @@ class ReplicatedEngine(RankedEngine):
     def _weights_of(self, parcel: Parcel) -> list[tuple[Tensor, int]]:
         """The pieces of a parcel's weights, each with the rank that updates it. Small weights get one memory."""
         weights = [self.trained[name] for name in parcel.names]
-        if parcel.owner is None:
-            whole, rows = weights[0].detach(), self._rows[parcel.names[0]]
-            return [(whole[a:b], rank) for rank, (a, b) in enumerate(rows) if b > a]
-        flat = torch.cat([weight.detach().flatten() for weight in weights])
-        for weight, values in zip(weights, _split(flat, weights), strict=True):
-            weight.data = values
-        return [(flat, parcel.owner)]
+        whole = weights[0].detach()
+        if self._neighbours or parcel.owner is not None:
+            n = sum(weight.numel() for weight in weights)
+            flat = self._neighbours.memory(n) if self._neighbours else whole.new_empty(n)
+            for weight, values in zip(weights, _split(flat, weights), strict=True):
+                values.copy_(weight.detach())
+                weight.data = values
+            if parcel.owner is not None:
+                return [(flat, parcel.owner)]
+            whole = weights[0].detach()
+        rows = self._rows[parcel.names[0]]
+        return [(whole[a:b], rank) for rank, (a, b) in enumerate(rows) if b > a]
 
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
         self._group.settle()
@@ -142,11 +159,17 @@ class ReplicatedEngine(RankedEngine):
         grads = [self._gradient(name) for name in parcel.names]
         if parcel.owner is not None:
             flat = self._flat[parcel.owner] = torch.cat([grad.flatten() for grad in grads])
-            self._sums.append(self._group.sum_at(flat, parcel.owner))
+            self._sum_at(flat, parcel.owner)
             return
         for rank, (first, end) in enumerate(self._rows[parcel.names[0]]):
             if end > first:
-                self._sums.append(self._group.sum_at(grads[0][first:end], rank))
+                self._sum_at(grads[0][first:end], rank)
+
+    def _sum_at(self, tensor: Tensor, owner: int) -> None:
+        if self._neighbours:
+            self._neighbours.sum_at(tensor, owner)
+        else:
+            self._sums.append(self._group.sum_at(tensor, owner))
 
     def _gradient(self, name: str) -> Tensor:
         weight = self.trained[name]
@@ -157,6 +180,8 @@ class ReplicatedEngine(RankedEngine):
     def _summed(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
         while self._n_begun < len(self._parcels):  # those that this rank has no gradients of
             self._begin_sum()
+        if self._neighbours:
+            self._neighbours.add_up()
         self._group.wait(self._sums)
         rank, found = self._group.place.rank, {}
         for parcel in self._parcels:
@@ -173,6 +198,9 @@ class ReplicatedEngine(RankedEngine):
 
     def _updated(self) -> None:
         """Send the new weights to all ranks, those first that are needed first."""
+        if self._neighbours:  # they are there as soon as all ranks have come here
+            self._group.arriving.append(self._group.meet())
+            return
         for pieces in reversed(self._pieces):
             for piece, owner in pieces:
                 self._group.arriving.append(self._group.spread(piece, owner))

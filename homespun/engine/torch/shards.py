@@ -64,6 +64,9 @@ class ShardedEngine(RankedEngine):
             self.decoding_model = model.for_decoding(copy=False)
         return super().decoder(batch_size, max_len)
 
+    def _set_up_memory(self) -> None:
+        machine.return_freed_memory()
+
     def _make_model(
         self, config: ModelConfig, dtype: torch.dtype, device: torch.device
     ) -> DecoderModel:

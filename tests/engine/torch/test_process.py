@@ -1,9 +1,13 @@
 """Loading a model for reading does not change the settings of the process."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from homespun import child_process
 from homespun.engine.base import EngineOptions, OptimizerSettings
 from homespun.engine.torch import machine
 from homespun.engine.torch.engine import TorchEngine
@@ -56,6 +60,40 @@ def test_a_training_engine_sets_the_process_up(malloc_settings: list[str]) -> No
     TorchEngine(QWEN3, EngineOptions(SETTINGS, "float32", threads=1))
     assert torch.get_num_threads() == 1
     assert malloc_settings == ["malloc"]
+
+
+RESIDENT = """
+import sys
+import torch
+from homespun.engine.torch import machine
+
+def resident():
+    return 4096 * int(open("/proc/self/statm").read().split()[1])
+
+getattr(machine, sys.argv[1])()
+before = resident()
+pairs = [(torch.ones(2**22), torch.ones(2**14)) for _ in range(8)]
+small = [pair[1] for pair in pairs]
+del pairs
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the settings are those of glibc")
+@pytest.mark.parametrize(
+    ("setting", "least", "most"),
+    [("keep_freed_memory", 2**26, 2**28), ("return_freed_memory", 0, 2**23)],
+)
+def test_large_blocks_are_kept_or_returned(setting: str, least: int, most: int) -> None:
+    """Eight of 16 MiB among small ones that stay."""
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT, setting],
+        env=child_process.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert least <= int(done.stdout) <= most
 
 
 def test_a_new_model_draws_no_random_numbers() -> None:
