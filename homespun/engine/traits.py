@@ -33,8 +33,6 @@ class StepTraits:
     """More of them with checkpointing, for the same reason."""
     lost: float = 0.0
     """Share of the activations whose memory lies in pieces too small to be used again, as on a CPU."""
-    has_low_memory: bool = True
-    """The engine can keep weights, gradients and moments in bfloat16."""
 
 
 def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
@@ -67,5 +65,4 @@ def mlx(half: bool) -> StepTraits:
         transient_blocks=1.2,
         muon_bytes=12,
         update_copies=1.3,
-        has_low_memory=False,
     )
