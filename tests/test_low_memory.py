@@ -100,12 +100,6 @@ def test_the_kind_of_memory_is_that_of_the_whole_run(workplace: Path) -> None:
     assert not any(info.holds for info in read_archive(going_on / "best.npz").arrays.values())
 
 
-def test_another_engine_says_so_before_the_work_begins(workplace: Path) -> None:
-    with pytest.raises(UserError, match="--memory low exists with PyTorch only"):
-        trained("low", engine="mlx")
-    assert not (workplace / "low").exists()
-
-
 PEAK = """
 from benchmarks.memory import Case, above_the_process
 if __name__ == "__main__":

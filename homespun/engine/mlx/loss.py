@@ -67,8 +67,8 @@ def losses_and_gradients(
         if wants_head:
             of_slice = slope.T @ part
             if len(hidden) > HEAD_ROWS:  # several slices are added up in float32
-                of_slice = sum(grad_head, start=of_slice.astype(mx.float32))
-            grad_head = [of_slice]
+                of_slice = of_slice.astype(mx.float32)
+            grad_head = [grad_head[0] + of_slice] if grad_head else [of_slice]
     [of_head] = grad_head or [mx.zeros(head.shape)]
     return total * scale, mx.concatenate(grad_hidden), of_head.astype(head.dtype)
 

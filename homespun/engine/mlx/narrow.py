@@ -246,7 +246,7 @@ def _adamw_slice(
     new_mean = closer(mean.astype(mx.float32), grad.astype(mx.float32) / scale, share)
     size = of_rows[:, None] * of_columns + eps
     new = weight.astype(mx.float32) * decay - rate * (new_mean / (size * bias))
-    return _both_rounded(new, new_mean, random_bits(origin, grad.shape))
+    return _both_rounded(new, new_mean, random_bits(origin, grad.shape), weight.dtype)
 
 
 def _muon_slice(
@@ -255,14 +255,16 @@ def _muon_slice(
     """As `_adamw_slice`."""
     decay, rate = factors
     new = weight.astype(mx.float32) * decay - rate * direction
-    return _both_rounded(new, new_mean, random_bits(origin, weight.shape))
+    return _both_rounded(new, new_mean, random_bits(origin, weight.shape), weight.dtype)
 
 
-def _both_rounded(weight: mx.array, mean: mx.array, bits: mx.array) -> tuple[mx.array, mx.array]:
-    """In bfloat16; each by its own half of the bits."""
+def _both_rounded(
+    weight: mx.array, mean: mx.array, bits: mx.array, dtype: mx.Dtype
+) -> tuple[mx.array, mx.array]:
+    """Each by its own half of the bits, in the dtype in which they are kept."""
     return (
-        stochastically_rounded(weight, bits).astype(mx.bfloat16),
-        stochastically_rounded(mean, bits >> 16).astype(mx.bfloat16),
+        stochastically_rounded(weight, bits).astype(dtype),
+        stochastically_rounded(mean, bits >> 16).astype(dtype),
     )
 
 
