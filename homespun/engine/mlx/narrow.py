@@ -16,8 +16,8 @@ from homespun.architectures.base import Parameter
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.low_memory import TINY, rounding_keys, row_slices, step_keys
 from homespun.engine.mlx.dropout import hash_bits
-from homespun.engine.mlx.optimizer import STEPS, Optimizer, Tensors, orthogonalise
-from homespun.engine.muon import LARGEST_NARROW_STACK, parameter_groups
+from homespun.engine.mlx.optimizer import STEPS, Optimizer, Tensors, newton_schulz_step, to_unit_norm
+from homespun.engine.muon import LARGEST_NARROW_STACK, NEWTON_SCHULZ_STEPS, parameter_groups
 
 SLICE = 2**21
 """Numbers that are updated at a time: enough to keep a GPU busy, and few beside a model that needs this mode."""
@@ -160,10 +160,16 @@ class NarrowOptimizer(Optimizer):
         momentum = mx.stack([tensors[f"momentum/{p.name}"] for p in stack]).astype(mx.float32)
         momentum = closer(momentum, grad, 1.0 - s.muon_momentum)
         ahead = closer(grad, momentum, s.muon_momentum)
-        directions = orthogonalise(ahead.reshape(-1, n_out, n_in), self.muon_dtype)
-        directions = directions.reshape(grad.shape)
-        mx.eval(momentum, directions)
-        del grad, ahead
+        mx.eval(momentum, ahead)
+        del grad
+        ahead = ahead.reshape(-1, n_out, n_in)
+        tall = n_out > n_in
+        x = to_unit_norm(ahead.mT if tall else ahead).astype(self.muon_dtype)
+        del ahead
+        for _ in range(NEWTON_SCHULZ_STEPS):  # each alone, so that the memory of one is enough
+            x = newton_schulz_step(x)
+            mx.eval(x)
+        directions = (x.mT if tall else x).reshape(momentum.shape)
         for j, p in enumerate(stack):
             weight, mean = tensors[p.name], tensors[f"momentum/{p.name}"]
             for at in places(p.shape):
@@ -214,12 +220,11 @@ def closer(value: mx.array, target: mx.array, share: float | mx.array) -> mx.arr
 
 
 def write(targets: tuple[mx.array, ...], at: Place, values: tuple[mx.array, ...]) -> None:
-    """Replace a slice of each target, in place. A slice that is read shares the memory of its array, and an array that
-    is shared would be copied; so the values are computed first."""
+    """Replace a slice of each target, in place: MLX does it when the target is used next. A slice that is read shares
+    the memory of its array, and an array that is shared would be copied; so the values are computed first."""
     mx.eval(values)
     for target, new in zip(targets, values, strict=True):
         target[at] = new
-    mx.eval(targets)
 
 
 def total_norm(grads: Iterable[mx.array]) -> mx.array:

@@ -1,5 +1,5 @@
-"""Training in bfloat16 with MLX: updates as in NumPy, gradients as in full memory, steps as with PyTorch, one block at a
-time."""
+"""Training in bfloat16 with MLX: updates as in NumPy, gradients as in full memory, steps as with PyTorch, and the memory
+of one block at a time."""
 
 import dataclasses
 import gc
@@ -15,7 +15,7 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import dropout, low_memory, traits
 from homespun.engine.base import EngineOptions, OptimizerSettings
-from homespun.engine.mlx import blockwise, narrow
+from homespun.engine.mlx import narrow
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.mlx.narrow import NarrowOptimizer
 from homespun.engine.torch.engine import TorchEngine
@@ -108,7 +108,7 @@ def errors(config: ModelConfig, name: str, monkeypatch: pytest.MonkeyPatch) -> d
     }
 
 
-@pytest.mark.parametrize("slice_size", [32, narrow.SLICE])
+@pytest.mark.parametrize("slice_size", [256, narrow.SLICE])
 @BOTH
 @ALL
 def test_updates_are_those_of_the_numpy_reference(
@@ -142,11 +142,11 @@ def test_a_slice_is_written_without_a_copy_of_the_rest() -> None:
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     for part in low_memory.row_slices(512, 1024, 2**12):
-        new = weight[part] + 1
-        narrow.write((weight, mean), (part,), (new, new))
-        del new
+        narrow.write((weight, mean), (part,), (weight[part] + 1, mean[part] + 2))
+    mx.eval(weight, mean)
     assert mx.get_peak_memory() - before < weight.nbytes / 4
-    assert (np.array(mean.astype(mx.float32)) == 1).all()
+    for tensor, expected in ((weight, 1), (mean, 2)):
+        assert (np.array(tensor.astype(mx.float32)) == expected).all()
 
 
 # Gradients
@@ -286,9 +286,11 @@ def test_compiled_parts_compute_the_same() -> None:
     config = dataclasses.replace(QWEN3, n_layers=1, vocab_size=11)
     plain, compiled = (mlx_engine(config, compiled=c, dropout=0.0) for c in (False, True))
     batch = random_batch(config)
-    for step in range(3):
-        left, right = (e.train_step([batch], RATES, step).result() for e in (plain, compiled))
-        assert left.loss == pytest.approx(right.loss, rel=1e-4)
+    left, right = (e.train_step([batch], RATES, 0).result() for e in (plain, compiled))
+    assert left.loss == pytest.approx(right.loss, rel=1e-5)
+    assert left.grad_norm == pytest.approx(right.grad_norm, rel=1e-3)
+    left, right = state(plain), state(compiled)
+    assert np.mean([(left[n] == right[n]).mean() for n in plain.narrow]) > 0.99
     assert compiled.facts == plain.facts | {"compiled": "yes"}
     assert plain.facts["memory"] == "low"
 
@@ -298,22 +300,24 @@ def test_compiled_parts_compute_the_same() -> None:
 DEEP = dataclasses.replace(QWEN3, n_layers=8, d_model=128, d_ff=512, head_dim=32, vocab_size=256)
 
 
-def peak(**others: Any) -> int:
+def peak(*, by_block: bool = True, **others: Any) -> int:
     """Bytes of the largest step of a deep model."""
     gc.collect()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    ours = MlxEngine(DEEP, options(gradient_checkpointing=True, document_mark=None, **others))
+    ours = MlxEngine(
+        DEEP, options(gradient_checkpointing=True, document_mark=None, dropout=0.0, **others)
+    )
+    if not by_block:
+        ours.blockwise = None
     for step in range(2):
         ours.train_step([random_batch(DEEP, 4)], RATES, step).result()
     return mx.get_peak_memory() - before
 
 
-def test_a_step_takes_the_memory_that_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = peak(dropout=0.0)
+def test_a_step_takes_the_memory_that_is_estimated() -> None:
+    found = peak()
     computing = Computing("adamw", traits.mlx(False), True, masked=False, low_memory=True)
     assert found == pytest.approx(training_memory(DEEP, 4, computing).total, rel=0.2)
-    assert found < 0.5 * peak(dropout=0.0, low_memory=False)
-    # If blocks were not computed one after the other, the activations of all would be in memory.
-    monkeypatch.setattr(blockwise.mx, "eval", lambda *arrays: None)
-    assert peak(dropout=0.0) > 1.3 * found
+    assert found < 0.5 * peak(low_memory=False)
+    assert found < 0.8 * peak(by_block=False)
