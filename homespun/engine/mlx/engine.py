@@ -227,10 +227,8 @@ class MlxEngine:
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, array in checked(tensors, shapes, self.names):
             self.tensors[name] = mx.array(array).astype(self.tensors[name].dtype)
-            if name in self.narrow:
-                mx.eval(
-                    self.tensors[name]
-                )  # otherwise all arrays would be in memory in both dtypes
+            if name in self.narrow:  # otherwise all arrays would be in memory in both dtypes
+                mx.eval(self.tensors[name])
             # Scales in float32 would turn the stream into float32.
             if name in self.rounded and (packed := Packed.of(mx.array(array).astype(self.dtype))):
                 self.packed[name] = packed

@@ -16,7 +16,13 @@ from homespun.architectures.base import Parameter
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.low_memory import TINY, rounding_keys, row_slices, step_keys
 from homespun.engine.mlx.dropout import hash_bits
-from homespun.engine.mlx.optimizer import STEPS, Optimizer, Tensors, newton_schulz_step, to_unit_norm
+from homespun.engine.mlx.optimizer import (
+    STEPS,
+    Optimizer,
+    Tensors,
+    newton_schulz_step,
+    to_unit_norm,
+)
 from homespun.engine.muon import LARGEST_NARROW_STACK, NEWTON_SCHULZ_STEPS, parameter_groups
 
 SLICE = 2**21

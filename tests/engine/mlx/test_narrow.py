@@ -1,5 +1,5 @@
-"""Training in bfloat16 with MLX: updates as in NumPy, gradients as in full memory, steps as with PyTorch, and the memory
-of one block at a time."""
+"""Training in bfloat16 with MLX: updates as in NumPy, gradients as in full memory, steps as with PyTorch, and their
+memory."""
 
 import dataclasses
 import gc
