@@ -12,6 +12,7 @@ Results = Mapping[str, Mapping[str, Any]]
 SMALL = "6 x 384, vocabulary 8,000, 8 x 256 tokens a step"
 
 HELD_OUT = "the validation side, from the training side"
+BY_MLX = "a training step with MLX, float32, checkpointing"
 TEN_MINUTES = "10m each"
 DRAWING = "A record of 100,000 lines on the page of the studio"
 ADAPTERS = "a training step of SmolLM2-135M, adapters of rank 8"
@@ -187,6 +188,11 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "low-memory-3b-gib": exact(
         "low_memory_3b", "homespun train --memory low", "3 steps", "peak GiB", 1
     ),
+    "low-memory-mlx-parameters": exact("low_memory_mlx", BY_MLX, "low", "M parameters", 1),
+    **{
+        f"low-memory-mlx-{memory}": exact("low_memory_mlx", BY_MLX, memory, "measured MB", 0)
+        for memory in ("full", "low")
+    },
     **{
         f"stories-{run}-{figure}": one_run(f"storytelling_{run}", table, column)
         for run in ("20m", "busy")

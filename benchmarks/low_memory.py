@@ -3,9 +3,11 @@
     python -m benchmarks.low_memory steps
     python -m benchmarks.low_memory quality fairy_tales.txt
     python -m benchmarks.low_memory 3b
+    python -m benchmarks.low_memory mlx
 
 The steps and the 3B model are measured in processes of their own, since the peak memory of a process never falls. The
-last command needs the whole of a machine with 24 GiB, 50 GB of disk and about half an hour.
+third command needs the whole of a machine with 24 GiB, 50 GB of disk and about half an hour. The last one measures MLX,
+which counts its memory itself, on the device that it takes by default.
 """
 
 import multiprocessing
@@ -23,9 +25,13 @@ import tyro
 
 from benchmarks import report
 from benchmarks.memory import Case, above_the_process
+from benchmarks.models import RATES, random_tokens, trainable
 from benchmarks.prose import FIXED, Seeds, scored, sides
 from homespun.architectures.families import count_parameters
 from homespun.checkpoint.folder import CheckpointFolder
+from homespun.data.batch import Batch
+from homespun.engine import select
+from homespun.planning.estimate import Computing, training_memory
 from homespun.records import reading
 
 CASES = tuple(
@@ -39,6 +45,10 @@ CASES = tuple(
     for low in (False, True)
 )
 THREE_BILLION = Case("3b", 1, 512, checkpointing=True, low_memory=True)
+MLX_CASES = tuple(
+    Case("pico", 1, 64, 1000, 8, 256, precision="float32", checkpointing=True, low_memory=low)
+    for low in (False, True)
+)
 MEMORIES = ("full", "low")
 OPTIMIZERS = {
     "adamw": "",
@@ -80,6 +90,37 @@ def measured(case: Case) -> report.Row:
     }
     print(report.table([row]), flush=True)
     return row
+
+
+def mlx() -> None:
+    """Measure the memory of a step with MLX, with full and with low memory, both with checkpointing."""
+    rows = [in_a_process(_measure_mlx, case) for case in MLX_CASES]
+    report.save("low_memory_mlx", {"a training step with MLX, float32, checkpointing": rows})
+
+
+def _measure_mlx(case: Case) -> dict[str, Any]:
+    """The peak of two steps as MLX counts it, and its estimate."""
+    model = case.model
+    engine = trainable(
+        model, case.optimizer, case.precision, False, True, case.low_memory, engine="mlx"
+    )
+    ids = random_tokens(model, case.batch_size)
+    batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
+    for step in range(2):
+        engine.train_step([batch], RATES, step).result()
+    found = engine.peak_memory()
+    use = select.machine("mlx").step_traits(case.precision, case.seq_len)
+    computing = Computing(case.optimizer, use, True, masked=False, low_memory=case.low_memory)
+    estimate = training_memory(model, case.batch_size, computing).total
+    return {
+        "memory": MEMORIES[case.low_memory],
+        "model": f"{model.architecture} {model.n_layers} x {model.d_model}",
+        "M parameters": round(count_parameters(model) / 1e6, 1),
+        "tokens": f"{case.batch_size} x {case.seq_len}",
+        "measured MB": round(found / 1e6),
+        "estimated MB": round(estimate / 1e6),
+        "estimated / measured": round(estimate / found, 3),
+    }
 
 
 def quality(
@@ -237,4 +278,6 @@ def loss_of(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"steps": steps, "quality": quality, "3b": three_billion})
+    tyro.extras.subcommand_cli_from_dict(
+        {"steps": steps, "quality": quality, "3b": three_billion, "mlx": mlx}
+    )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from homespun.architectures.presets import preset, shaped
-from homespun.config import ModelConfig
+from homespun.config import EngineName, ModelConfig
 from homespun.data.batch import Tokens
 from homespun.engine import select
 from homespun.engine.base import Engine, EngineOptions, OptimizerSettings
@@ -34,13 +34,14 @@ def trainable(
     compiled: bool,
     checkpointing: bool = False,
     low_memory: bool = False,
+    engine: EngineName = "auto",
 ) -> Engine:
     """Our engine with an optimizer."""
     settings = OptimizerSettings(
         optimizer, weight_decay=WEIGHT_DECAY, beta1=0.9, beta2=0.95, max_grad_norm=MAX_GRAD_NORM
     )
     options = EngineOptions(settings, precision, compiled, checkpointing, low_memory=low_memory)
-    return select.create(config, options)
+    return select.create(config, options, name=engine)
 
 
 def in_transformers(config: ModelConfig) -> "GPT2LMHeadModel":

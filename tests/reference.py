@@ -11,6 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from homespun.architectures.families import family, parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch
+from homespun.engine.base import OptimizerSettings
+from homespun.engine.low_memory import narrow_parameters
+from homespun.engine.muon import ADAMW_RATE_FACTORS
+from homespun.engine.numpy.optimizer import adamw, factored_adamw, muon
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -118,3 +122,42 @@ def relative_error(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:
     return float(
         np.linalg.norm(np.asarray(ours, dtype=np.float64) - reference) / np.linalg.norm(reference)
     )
+
+
+def updated_in_low_memory(
+    config: ModelConfig,
+    start: Arrays,
+    gradients: list[Arrays],
+    rates: dict[str, float],
+    settings: OptimizerSettings,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The weights after a step of `--memory low` for each set of gradients, in float64 and without rounding."""
+    spec, found = parameters(config), {}
+    of_narrow, s = narrow_parameters(spec), settings
+    for p in spec:
+        n, columns = p.name, p.shape[-1]
+        steps = [step[n].astype(np.float64) for step in gradients]
+        weight = start[n].astype(np.float64)
+        by_muon = s.name == "muon" and p.group == "matrix"
+        if not by_muon and n not in of_narrow:
+            matrices, parts = weight[None], [step[None] for step in steps]
+        else:
+            n_matrices = p.stacked if by_muon else p.size // columns // p.shape[-2]
+            matrices = weight.reshape(n_matrices, -1, columns)
+            parts = [step.reshape(matrices.shape) for step in steps]
+        factor = ADAMW_RATE_FACTORS[p.group] if s.name == "muon" else 1.0
+        decay = s.weight_decay if p.decay else 0.0
+        updated = []
+        for i, matrix in enumerate(matrices):
+            own = [part[i] for part in parts]
+            if by_muon:
+                new = muon(matrix, own, rates["muon"], decay=decay, momentum=s.muon_momentum)
+            else:
+                method = factored_adamw if n in of_narrow else adamw
+                new = method(
+                    matrix, own, rates["adamw"] * factor,
+                    decay=decay, beta1=s.beta1, beta2=s.beta2, eps=s.eps,
+                )  # fmt: skip
+            updated.append(new)
+        found[n] = np.stack(updated).reshape(p.shape)
+    return found

@@ -49,15 +49,17 @@ def trained(folder: str, **changes: Any) -> Path:
     [
         {"optimizer": "adamw", "precision": "bfloat16"},
         {"optimizer": "muon", "precision": "float32", "architecture": "qwen3_moe", "experts": 4},
+        {"optimizer": "muon", "precision": "float32", "engine": "mlx", "max_steps": 6},
     ],
-    ids=["adamw", "muon-mixture"],
+    ids=["adamw", "muon-mixture", "mlx"],
 )
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     workplace: Path, settings: dict[str, Any]
 ) -> None:
     whole = trained("whole", **settings)
-    part = trained("part", on_event=stopped_at(5), **settings)
-    homespun.train(checkpoint_dir=str(part), resume="latest")
+    part = trained("part", on_event=stopped_at(3), **settings)
+    engine = settings.get("engine", "torch")
+    homespun.train(checkpoint_dir=str(part), resume="latest", engine=engine)
     assert_equal_runs(whole, part)
     losses = [record["loss"] for record in records(whole) if "loss" in record]
     assert losses[-1] < losses[0]
@@ -100,10 +102,26 @@ def test_the_kind_of_memory_is_that_of_the_whole_run(workplace: Path) -> None:
     assert not any(info.holds for info in read_archive(going_on / "best.npz").arrays.values())
 
 
-def test_another_engine_says_so_before_the_work_begins(workplace: Path) -> None:
-    with pytest.raises(UserError, match="--memory low exists with PyTorch only"):
-        trained("low", engine="mlx")
-    assert not (workplace / "low").exists()
+def test_a_run_goes_on_with_the_other_engine_and_back(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both round by the same random numbers, so the run stays near the one that does not change."""
+    settings: dict[str, Any] = {"precision": "float32", "max_steps": 6}
+    whole = trained("whole", **settings)
+    part = trained("part", on_event=stopped_at(2), **settings)
+    resume: dict[str, Any] = {"checkpoint_dir": str(part), "resume": "latest"}
+    homespun.train(engine="mlx", on_event=stopped_at(4), **resume)
+    assert "is mlx " in " ".join(capsys.readouterr().out.split())
+    homespun.train(engine="torch", **resume)
+    left, right = (
+        {r["step"]: r["loss"] for r in records(folder) if "loss" in r} for folder in (whole, part)
+    )
+    assert left.keys() == right.keys()
+    assert list(right.values()) == pytest.approx(list(left.values()), rel=1e-3)
+    stored, control = (read_archive(folder / "checkpoint_step_6.npz") for folder in (part, whole))
+    assert {n: info.holds for n, info in stored.arrays.items()} == {
+        n: info.holds for n, info in control.arrays.items()
+    }
 
 
 PEAK = """

@@ -34,7 +34,7 @@ class MachineConfig(Checked):
     memory: Memory = setting(
         "full",
         "low: weights, gradients and means of the optimizer in bfloat16, and --gradient-checkpointing, for models that "
-        "do not fit otherwise; PyTorch only.",
+        "do not fit otherwise.",
         on_resume="fixed",
     )
     gradient_checkpointing: bool = setting(

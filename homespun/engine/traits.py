@@ -35,8 +35,6 @@ class StepTraits:
     """More of them with checkpointing, for the same reason."""
     lost: float = 0.0
     """Share of the activations whose memory lies in pieces too small to be used again, as on a CPU."""
-    has_low_memory: bool = True
-    """The engine can keep weights, gradients and moments in bfloat16."""
 
 
 def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
@@ -73,5 +71,4 @@ def mlx(half: bool) -> StepTraits:
         muon_bytes=12,
         logit_bytes=10 if half else 12,
         update_copies=1.3,
-        has_low_memory=False,
     )

@@ -143,7 +143,8 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     logits += c.vocab_size * c.d_model * head_copies
     mask = traits.mask_bytes * tokens * c.seq_len if computing.masked else 0
 
-    update = math.floor(traits.update_copies * trained_bytes)
+    # In low memory a small part of the weights is updated at a time.
+    update = 0 if narrow else math.floor(traits.update_copies * trained_bytes)
     if computing.optimizer == "muon" and lora is None:
         stack = LARGEST_NARROW_STACK if narrow else MAX_STACK_SIZE
         update += traits.muon_bytes * min(matrices, max(stack, *sizes))

@@ -20,7 +20,6 @@ from homespun.data.prepare import Prepared, check_folder, prepare
 from homespun.data.samples import ORDER, Dataset, TextDataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine, EngineOptions, Machine, OptimizerSettings, OutOfMemory
-from homespun.engine.low_memory import no_low_memory
 from homespun.model_formats.stored_model import StoredModel, learned_texts
 from homespun.planning.auto_batch import fitting_batch
 from homespun.planning.memory import (
@@ -299,10 +298,6 @@ def choose_plan(
     """
     with bar("Measuring the speed of this machine", None):  # and loading its engine
         machine = machine or select.machine(requested.engine)
-        if requested.memory == "low":
-            traits = machine.step_traits(requested.precision, requested.seq_len)
-            if not traits.has_low_memory:
-                raise no_low_memory()
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
     flops_per_second *= n_ranks or n_ranks_here()
     planned = plan(

@@ -86,14 +86,8 @@ def test_low_memory_is_named_where_it_helps_and_can_be_chosen() -> None:
     assert low.config.gradient_checkpointing
     room = memory.step_memory(low, MACHINE).total
     assert "--memory low" in memory.what_fits(before, room, MACHINE)
-    without: Any = SimpleNamespace(
-        step_traits=lambda *arguments: dataclasses.replace(
-            MACHINE.step_traits(*arguments), has_low_memory=False
-        )
-    )
     for said in (
         memory.what_fits(before, room, MACHINE, is_new=False),
-        memory.what_fits(before, room, without),
         memory.what_fits(planned(batch_size=1, lora_rank=8), 10**6, MACHINE),
         memory.what_fits(low, 10**6, MACHINE),
     ):

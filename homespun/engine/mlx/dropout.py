@@ -39,13 +39,14 @@ def apply_dropout(x: mx.array, dropout: Dropout | None, site: int) -> mx.array:
     if dropout is None:
         return x
     rate, tokens, keys = dropout
-    token_hash = _hash_bits(tokens ^ keys[site])[..., None]  # [B, T, 1]
-    bits = _hash_bits(token_hash ^ mx.arange(x.shape[-1], dtype=mx.uint32))  # [B, T, D]
+    token_hash = hash_bits(tokens ^ keys[site])[..., None]  # [B, T, 1]
+    bits = hash_bits(token_hash ^ mx.arange(x.shape[-1], dtype=mx.uint32))  # [B, T, D]
     keep = mx.stop_gradient(bits).view(mx.int32) >= threshold(rate)
     return mx.where(keep, x * scale(rate), 0.0)
 
 
-def _hash_bits(bits: mx.array) -> mx.array:
+def hash_bits(bits: mx.array) -> mx.array:
+    """See `engine.dropout.hash_bits`; uint32."""
     bits = (bits ^ (bits >> 16)) * mx.array(HASH_MULTIPLIERS[0], mx.uint32)
     bits = (bits ^ (bits >> 15)) * mx.array(HASH_MULTIPLIERS[1], mx.uint32)
     return bits ^ (bits >> 16)

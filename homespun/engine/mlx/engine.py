@@ -15,7 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from homespun.architectures.families import initial_values, parameters
+from homespun.architectures.base import Parameter
+from homespun.architectures.families import family, initial_values, parameters
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
@@ -31,23 +32,19 @@ from homespun.engine.base import (
     within_memory,
 )
 from homespun.engine.dropout import site_keys
-from homespun.engine.low_memory import no_low_memory
+from homespun.engine.low_memory import narrow_parameters
 from homespun.engine.mlx import machine
+from homespun.engine.mlx.blockwise import Blockwise
 from homespun.engine.mlx.decoder import MlxDecoder
 from homespun.engine.mlx.dropout import Dropout, of_microbatches
-from homespun.engine.mlx.layers import document_mask
 from homespun.engine.mlx.loss import head_loss, row_losses
+from homespun.engine.mlx.microbatch import MicroBatch, Sums, attention_mask
 from homespun.engine.mlx.model import DecoderModel, Weights
 from homespun.engine.mlx.models import model_class
+from homespun.engine.mlx.narrow import NarrowOptimizer, total_norm
 from homespun.engine.mlx.optimizer import Optimizer, Tensors
 from homespun.engine.mlx.packed import Packed
 from homespun.named_array import NamedArray
-
-MicroBatch = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, Dropout | None]
-"""Tokens and targets [B, T], the factor of all losses, that of each target's [B, T], the documents [B, T] that do not
-see each other, and dropout."""
-Sums = tuple[mx.array, Weights, mx.array | None]
-"""Loss, gradients and the use of experts, [blocks, 3 + E], summed over the micro-batches so far."""
 
 
 class MlxEngine:
@@ -57,10 +54,8 @@ class MlxEngine:
         """
         Raises:
             ValueError: a name in `options.frozen` is not a parameter, or all parameters are frozen.
-            UserError: the model has no such adapters, or it is to be trained in low memory.
+            UserError: the model has no such adapters.
         """
-        if options.low_memory:
-            raise no_low_memory()
         self.config = config
         self.options = options
         self.model_class = model_class(config.architecture)
@@ -94,28 +89,38 @@ class MlxEngine:
             raise ValueError("all parameters are frozen: there is nothing to train")
         self.trained = [p.name for p in trained]
         self.trains_head = any(p.group in ("embedding", "head") for p in trained)
-        self.tensors: Tensors = {p.name: mx.zeros(p.shape) for p in spec}
-        """Weights and moments; a step replaces them all."""
+        narrow = narrow_parameters(spec) if options.low_memory else frozenset[str]()
+        self.tensors: Tensors = {
+            p.name: mx.zeros(p.shape, mx.bfloat16 if p.name in narrow else mx.float32) for p in spec
+        }
+        """Weights and moments; a step replaces them all, or changes those in bfloat16 in place."""
+        self.compiled: Callable[[Any], Any] = (
+            mx.compile if options.compiled else lambda function: function
+        )
         self.decoding_model: DecoderModel | None = None
         """Made by the first decoder, dropped when the weights change."""
         self.optimizer: Optimizer | None = None
         if options.optimizer is not None:
             # Only training needs these limits. A process that only reads a model keeps its own.
-            machine.set_memory_limits()
-            self.optimizer = Optimizer(options.optimizer, trained, muon_dtype=self.dtype)
+            machine.set_memory_limits(low=bool(narrow))
+            self.optimizer = self._make_optimizer(options.optimizer, trained, narrow)
             self.tensors |= dict(self.optimizer.initial_state())
-        self.compiled: Callable[[Any], Any] = (
-            mx.compile if options.compiled else lambda function: function
-        )
-        self.step = self.compiled(self._step)
-        self.accumulate = self.compiled(self._accumulate)
+        self.narrow = frozenset(n for n, t in self.tensors.items() if t.dtype == mx.bfloat16)
+        self.blockwise: Blockwise | None = None
+        """Computes the gradients in low memory."""
+        if narrow:
+            self.blockwise = Blockwise(
+                self._model,
+                spec,
+                family(config.architecture).block_prefix,
+                self.trained,
+                (options.aux_loss, options.z_loss),
+                self.compiled,
+            )
+        self.step, self.accumulate = self._functions()
         self.row_losses = self.compiled(self._row_losses)
         if options.seed is not None:
             self.load(initial_values(spec, options.seed))
-
-    @property
-    def narrow(self) -> frozenset[str]:
-        return frozenset()
 
     @property
     def facts(self) -> dict[str, str]:
@@ -124,6 +129,7 @@ class MlxEngine:
             "device": machine.device_name(),
             "precision": str(self.dtype).removeprefix("mlx.core."),
             "compiled": "yes" if self.options.compiled else "no",
+            **({"memory": "low"} if self.narrow else {}),
         }
 
     @within_memory(*machine.OUT_OF_MEMORY)
@@ -168,7 +174,7 @@ class MlxEngine:
     def logits(self, tokens: Tokens) -> Floats:
         model = self._model(self.weights)
         documents = self._documents(tokens, always=False)
-        hidden, _ = model.hidden(mx.array(tokens), mask=_mask(documents))
+        hidden, _ = model.hidden(mx.array(tokens), mask=attention_mask(documents))
         return machine.to_array(model.logits(hidden))
 
     def gradients(
@@ -188,7 +194,7 @@ class MlxEngine:
         self.decoding_model = None
         if settings != self.optimizer.settings:
             self.optimizer.settings = settings
-            self.step = self.compiled(self._step)  # which holds the settings as constants
+            self.step, _ = self._functions()  # a compiled step holds the settings as constants
         shapes = {name: self.tensors[name].shape for name in self.trained}
         self.tensors = self.optimizer.step(
             self.tensors,
@@ -220,7 +226,9 @@ class MlxEngine:
         self.decoding_model = None
         shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, array in checked(tensors, shapes, self.names):
-            self.tensors[name] = mx.array(array)
+            self.tensors[name] = mx.array(array).astype(self.tensors[name].dtype)
+            if name in self.narrow:  # otherwise all arrays would be in memory in both dtypes
+                mx.eval(self.tensors[name])
             # Scales in float32 would turn the stream into float32.
             if name in self.rounded and (packed := Packed.of(mx.array(array).astype(self.dtype))):
                 self.packed[name] = packed
@@ -233,7 +241,7 @@ class MlxEngine:
         shapes = {name: tensor.shape for name, tensor in self.base.items()}
         for name, array in checked(tensors, shapes, shapes):
             self.base[name] = mx.array(array).astype(self.base[name].dtype)
-            mx.eval(self.base[name])  # otherwise all arrays would be in memory in both dtypes
+            mx.eval(self.base[name])  # as in `load`
 
     def peak_memory(self) -> int:
         return machine.peak_memory()
@@ -245,6 +253,22 @@ class MlxEngine:
     def weights(self) -> Weights:
         return self.base | {name: self.tensors[name] for name in self.names}
 
+    def _make_optimizer(
+        self, settings: OptimizerSettings, trained: list[Parameter], narrow: frozenset[str]
+    ) -> Optimizer:
+        """The optimizer of the trained parameters, of which those in `narrow` are in bfloat16."""
+        if not narrow:
+            return Optimizer(settings, trained, muon_dtype=self.dtype)
+        seed = self.options.seed or 0
+        return NarrowOptimizer(settings, trained, self.dtype, narrow, seed, self.compiled)
+
+    def _functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """`_step` and `_accumulate`, compiled if the options say so. In low memory they compute as they go, and only
+        their parts are compiled."""
+        if self.narrow:
+            return self._step, self._accumulate
+        return self.compiled(self._step), self.compiled(self._accumulate)
+
     def _sums(self, batches: Iterable[MicroBatch]) -> Sums | None:
         """Mean loss over the valid targets of all micro-batches together, and its gradients, times the loss scale."""
         sums = None
@@ -255,6 +279,8 @@ class MlxEngine:
 
     def _accumulate(self, weights: Weights, sums: Sums | None, batch: MicroBatch) -> Sums:
         """Add a micro-batch."""
+        if self.blockwise is not None:
+            return self.blockwise.add(weights, sums, batch)
         tokens, targets, scale, target_weights, documents, dropout = batch
 
         def scaled_loss(trained: Weights) -> tuple[mx.array, mx.array, mx.array | None]:
@@ -262,7 +288,7 @@ class MlxEngine:
             hidden, uses = model.hidden(
                 tokens,
                 gradient_checkpointing=self.options.gradient_checkpointing,
-                mask=_mask(documents),
+                mask=attention_mask(documents),
                 dropout=dropout,
             )
             loss = head_loss(
@@ -304,9 +330,12 @@ class MlxEngine:
         assert self.optimizer is not None
         weights = base | {name: old[name] for name in self.names}
         scaled_loss, grads, uses = self._accumulate(weights, sums, last)
-        squares = mx.stack([grad.square().sum() for grad in grads.values()])
         loss = scaled_loss / self.loss_scale
-        norm = mx.sqrt(squares.sum()) / self.loss_scale
+        if self.narrow:
+            norm = total_norm(grads.values()) / self.loss_scale
+        else:
+            squares = mx.stack([grad.square().sum() for grad in grads.values()])
+            norm = mx.sqrt(squares.sum()) / self.loss_scale
         figures = mx.stack([loss, norm])
         applied = (mx.isfinite(figures) & (figures <= limits)).all()
         new = self.optimizer.step(
@@ -327,7 +356,7 @@ class MlxEngine:
     ) -> mx.array:
         """[B * T]"""
         model = self._model(weights)
-        hidden, _ = model.hidden(tokens, mask=_mask(documents))
+        hidden, _ = model.hidden(tokens, mask=attention_mask(documents))
         return row_losses(hidden.flatten(0, 1), model.head, targets.flatten())
 
     def _documents(self, tokens: Tokens, *, always: bool) -> mx.array | None:
@@ -366,11 +395,6 @@ class MlxEngine:
             return [None] * len(batches)
         keys = mx.array(site_keys(options.seed or 0, step, self.config.n_layers))
         return of_microbatches(options.dropout, keys, [batch.inputs.shape for batch in batches])
-
-
-def _mask(documents: mx.array | None) -> mx.array | None:
-    """The attention mask that keeps documents apart, if they are numbered."""
-    return None if documents is None else document_mask(documents)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """The layers that models are made of: arrays in, arrays out.
 
-Weights are float32. Each layer casts them to the dtype of its input, so a computation has the precision of the stream
-that enters it. Attention, norms and rotary positions are MLX's fused kernels.
+Weights are float32, or bfloat16 in low memory. Each layer casts them to the dtype of its input, so a computation has
+the precision of the stream that enters it. Attention, norms and rotary positions are MLX's fused kernels.
 
 B sequences, T tokens, S positions seen (T, or more with a cache), D width of the stream, F width of the feed-forward
 layer, H heads, K key/value heads, C channels of a head.
 """
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -46,7 +47,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Tokens [B, T] -> [B, T, D], float32."""
+    """Tokens [B, T] -> [B, T, D], float32; in the dtype of the scales where the table has 8 bits."""
 
     packed: Packed | None = None
     """As in `Linear`."""
@@ -56,7 +57,33 @@ class Embedding(nn.Module):
         self.weight = mx.zeros((n, size))
 
     def __call__(self, tokens: mx.array) -> mx.array:
-        return self.packed.rows(tokens) if self.packed else self.weight[tokens]
+        if self.packed:
+            return self.packed.rows(tokens)
+        if self.weight.dtype == mx.float32:
+            return self.weight[tokens]
+        rows: mx.array = narrow_rows(self.weight, tokens)
+        return rows
+
+
+@mx.custom_function
+def narrow_rows(table: mx.array, tokens: mx.array) -> mx.array:
+    """Rows of a table in 16 bits, in float32. The gradients of a token that occurs often are added up in float32; in 16
+    bits small ones would vanish."""
+    return table[tokens].astype(mx.float32)
+
+
+@narrow_rows.vjp
+def _narrow_rows_gradient(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+    table, tokens = primals
+    order = mx.argsort(tokens.flatten())
+    found = tokens.flatten()[order]
+    begins = mx.concatenate([mx.zeros((1,), mx.bool_), found[1:] != found[:-1]])
+    of_token = mx.cumsum(begins.astype(mx.int32))  # a number for each token that occurs
+    slopes = cotangent.reshape(len(found), -1)[order]
+    sums = mx.zeros(slopes.shape).at[of_token].add(slopes)
+    gradient = mx.zeros(table.shape, table.dtype)
+    gradient[found] = sums[of_token].astype(table.dtype)  # equal rows for equal tokens
+    return gradient, mx.zeros_like(tokens)
 
 
 class LayerNorm(nn.Module):

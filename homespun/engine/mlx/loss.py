@@ -49,24 +49,28 @@ def losses_and_gradients(
     """`scale` times the summed cross-entropy, in nats, of `hidden @ head.T`, that of each row times its weight, and its
     gradients by both.
 
-    hidden [N, D] in the computing dtype, head [V, D] float32, targets and weights [N], scale [] -> [], [N, D] and
+    hidden [N, D] in the computing dtype, head [V, D] as it is kept, targets and weights [N], scale [] -> [], [N, D] and
     [V, D]. If the gradient of the head is not wanted, it is left at zero.
     """
     narrow = head.astype(hidden.dtype)
     total = mx.zeros(())
     grad_hidden: list[mx.array] = []
-    grad_head = mx.zeros(head.shape)
+    grad_head: list[mx.array] = []
     for rows in _slices(hidden):
         # Without this dependence, the slopes of all slices would be in memory before the first is used.
-        before = [total, *grad_hidden[-1:]] + ([grad_head] if wants_head else [])
+        before = [total, *grad_hidden[-1:], *grad_head]
         part = mx.depends(hidden[rows], before)
         factors = None if weights is None else weights[rows]
         loss, slope = loss_and_slope(part @ narrow.T, targets[rows], scale, factors)
         total = total + loss
         grad_hidden.append(slope @ narrow)
         if wants_head:
-            grad_head = grad_head + slope.T @ part
-    return total * scale, mx.concatenate(grad_hidden), grad_head
+            of_slice = slope.T @ part
+            if len(hidden) > HEAD_ROWS:  # several slices are added up in float32
+                of_slice = of_slice.astype(mx.float32)
+            grad_head = [grad_head[0] + of_slice] if grad_head else [of_slice]
+    [of_head] = grad_head or [mx.zeros(head.shape)]
+    return total * scale, mx.concatenate(grad_hidden), of_head.astype(head.dtype)
 
 
 def _gradients(primals: Any, cotangents: Any, outputs: Any) -> Any:

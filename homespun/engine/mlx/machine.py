@@ -23,6 +23,8 @@ MIN_FLOAT16_SPEEDUP = 1.1
 refused."""
 CACHE_FRACTION = 0.5
 """Fraction of the memory that may hold freed blocks for the next step."""
+LOW_CACHE_FRACTION = 0.03
+"""The same with `--memory low`, where all blocks of a model share the memory of one."""
 
 
 def device() -> mx.DeviceType:
@@ -138,13 +140,13 @@ def active_memory() -> int:
     return mx.get_active_memory()
 
 
-def set_memory_limits() -> None:
+def set_memory_limits(*, low: bool) -> None:
     """Set limits for the whole process: memory in use is not swapped out (on a Mac), and freed memory that is kept for
-    reuse is bounded."""
+    reuse is bounded, and more so where memory is `low`."""
     capacity = memory_capacity()
     if mx.metal.is_available():
         mx.set_wired_limit(capacity)
-    mx.set_cache_limit(int(CACHE_FRACTION * capacity))
+    mx.set_cache_limit(int((LOW_CACHE_FRACTION if low else CACHE_FRACTION) * capacity))
 
 
 def to_array(tensor: mx.array) -> Floats:

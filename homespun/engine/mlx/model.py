@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class DecoderModel(nn.Module):
-    """A language model in a computing dtype; its parameters are float32 and zero until it is filled."""
+    """A language model in a computing dtype; its parameters are zero until it is filled."""
 
     def __init__(self, config: ModelConfig, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -61,6 +61,10 @@ class DecoderModel(nn.Module):
     @abstractmethod
     def blocks(self) -> Sequence[Block]:
         """The blocks, first to last."""
+
+    @abstractmethod
+    def block(self, i: int) -> Block:
+        """A new block, with zeros, such as number `i` of this model."""
 
     @abstractmethod
     def embed(self, tokens: mx.array, positions: Positions) -> mx.array:
@@ -109,7 +113,7 @@ class DecoderModel(nn.Module):
         positions: Positions = slice(0, n)
         if cache is not None:
             positions, mask = cache.next_positions(n)
-        x = apply_dropout(self.embed(tokens, positions).astype(self.dtype), dropout, 0)
+        x = self.stream(tokens, positions, dropout)
         uses: list[mx.array] = []
         for i, block in enumerate(self.blocks):
             run = partial(block, positions=positions, cache=cache.layers[i] if cache else None)
@@ -123,6 +127,10 @@ class DecoderModel(nn.Module):
         if cache is not None:
             cache.advance(n)
         return self.final_norm(x), mx.stack(uses) if uses else None
+
+    def stream(self, tokens: mx.array, positions: Positions, dropout: Dropout | None) -> mx.array:
+        """Tokens [B, T] -> the stream [B, T, D] that enters the first block."""
+        return apply_dropout(self.embed(tokens, positions).astype(self.dtype), dropout, 0)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """[..., D] -> [..., V], float32."""

@@ -96,14 +96,23 @@ def orthogonalise(matrices: mx.array, dtype: mx.Dtype) -> mx.array:
 
     The quintic Newton-Schulz iteration of Muon (Jordan et al., 2024), computed in `dtype`.
     """
-    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = (x / (mx.sqrt(x.square().sum(axis=(1, 2), keepdims=True)) + 1e-7)).astype(dtype)
+    x = to_unit_norm(matrices.mT if tall else matrices).astype(dtype)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
-        x = mx.addmm(x, mx.addmm(gram, gram, gram, alpha=c, beta=b), x, beta=a)
+        x = newton_schulz_step(x)
     return (x.mT if tall else x).astype(mx.float32)
+
+
+def to_unit_norm(matrices: mx.array) -> mx.array:
+    """Each of the matrices over its norm."""
+    return matrices / (mx.sqrt(matrices.square().sum(axis=(1, 2), keepdims=True)) + 1e-7)
+
+
+def newton_schulz_step(x: mx.array) -> mx.array:
+    """One step of `orthogonalise`."""
+    a, b, c = NEWTON_SCHULZ
+    gram = x @ x.mT
+    return mx.addmm(x, mx.addmm(gram, gram, gram, alpha=c, beta=b), x, beta=a)
 
 
 def bias_correction(beta: float, steps: mx.array) -> mx.array:

@@ -18,15 +18,13 @@ from torch import Tensor
 from homespun.architectures.base import Parameter
 from homespun.engine.base import OptimizerSettings
 from homespun.engine.dropout import KEY_INCREMENT
-from homespun.engine.low_memory import rounding_keys
+from homespun.engine.low_memory import TINY, rounding_keys, row_slices
 from homespun.engine.muon import LARGEST_NARROW_STACK, parameter_groups
 from homespun.engine.torch.dropout import hash_bits, shift_right
 from homespun.engine.torch.optimizer import Optimizer, orthogonalise
 
 SLICE = 2**18
 """Numbers that are updated at a time. Their copies in float32 stay in the cache of a processor."""
-TINY = 1e-30
-"""Instead of a mean square of zero, by which it would be divided."""
 
 
 class NarrowOptimizer(Optimizer):
@@ -222,9 +220,7 @@ def total_norm(grads: Iterable[Tensor]) -> Tensor:
 
 def slices(matrix: Tensor) -> Iterator[slice]:
     """The rows of a matrix, in slices."""
-    n = max(1, SLICE // matrix.shape[1])
-    for start in range(0, len(matrix), n):
-        yield slice(start, min(len(matrix), start + n))
+    return row_slices(len(matrix), matrix.shape[1], SLICE)
 
 
 def _zeros(like: Tensor, shape: Iterable[int]) -> Tensor:

@@ -14,9 +14,6 @@ from homespun.config import ModelConfig
 from homespun.data.batch import Batch
 from homespun.engine import dropout, low_memory
 from homespun.engine.base import EngineOptions, OptimizerSettings
-from homespun.engine.mlx.engine import MlxEngine
-from homespun.engine.muon import ADAMW_RATE_FACTORS
-from homespun.engine.numpy.optimizer import adamw, factored_adamw, muon
 from homespun.engine.torch import narrow
 from homespun.engine.torch.engine import TorchEngine
 from homespun.engine.torch.narrow import NarrowOptimizer, Writer, stochastically_rounded
@@ -29,6 +26,7 @@ from tests.reference import (
     random_batch,
     random_weights,
     relative_error,
+    updated_in_low_memory,
 )
 
 SETTINGS = OptimizerSettings("adamw", weight_decay=0.1, beta1=0.9, beta2=0.95, max_grad_norm=1.0)
@@ -75,37 +73,12 @@ def errors(config: ModelConfig, name: str, monkeypatch: pytest.MonkeyPatch) -> d
     for step in gradients:
         grads = {n: torch.from_numpy(gradient.copy()) for n, gradient in step.items()}
         ours.step(grads, RATES, grad_scale=torch.tensor(2.0), refused=torch.tensor(0.0))
-    found = {}
-    for p in spec:
-        n, columns = p.name, p.shape[-1]
-        halves = [step[n].astype(np.float64) / 2 for step in gradients]
-        weight = start[n].astype(np.float64)
-        if name == "muon" and p.group == "matrix":
-            parts = [half.reshape(p.stacked, -1, columns) for half in halves]
-            expected = np.concatenate(
-                [
-                    muon(part, [half[i] for half in parts], RATES["muon"], decay=0.1, momentum=0.95)
-                    for i, part in enumerate(weight.reshape(p.stacked, -1, columns))
-                ]
-            ).reshape(p.shape)
-        else:
-            rate = RATES["adamw"] * (ADAMW_RATE_FACTORS[p.group] if name == "muon" else 1.0)
-            decay = 0.0 if p.group == "vector" else 0.1
-            rest = {"decay": decay, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
-            if n in of_narrow:
-                matrices = weight.reshape(-1, p.shape[-2], columns)
-                grads_of = [half.reshape(matrices.shape) for half in halves]
-                expected = np.stack(
-                    [
-                        factored_adamw(matrix, [half[i] for half in grads_of], rate, **rest)
-                        for i, matrix in enumerate(matrices)
-                    ]
-                ).reshape(p.shape)
-            else:
-                expected = adamw(weight, halves, rate, **rest)
-        change = weights[n].numpy().astype(np.float64) - weight
-        found[n] = relative_error(change, expected - weight)
-    return found
+    halves = [{n: gradient / 2 for n, gradient in step.items()} for step in gradients]
+    expected = updated_in_low_memory(config, start, halves, RATES, settings)
+    return {
+        n: relative_error(weights[n].numpy().astype(np.float64) - start[n], expected[n] - start[n])
+        for n in start
+    }
 
 
 @pytest.mark.parametrize("slice_size", [32, 2**18])
@@ -277,14 +250,11 @@ def test_adapters_stay_in_float32() -> None:
     assert "memory" not in ours.facts
 
 
-def test_other_ways_to_train_say_that_they_have_no_low_memory(
+def test_several_processes_say_that_they_have_no_low_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from homespun.engine import launcher, select
 
-    options = EngineOptions(SETTINGS, low_memory=True)
-    with pytest.raises(UserError, match="--memory low exists with PyTorch only"):
-        MlxEngine(QWEN3, options)
     monkeypatch.setattr(launcher, "place", lambda: object())
     with pytest.raises(UserError, match="--memory low trains in one process"):
-        select.create(QWEN3, options)
+        select.create(QWEN3, EngineOptions(SETTINGS, low_memory=True))

@@ -68,19 +68,22 @@ class GPT2Block(Block):
 class Transformer(nn.Module):
     """All but the head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, blocks: list[GPT2Block]) -> None:
         super().__init__()
         self.wte = Embedding(config.vocab_size, config.d_model)
         self.wpe = Embedding(config.seq_len, config.d_model)
-        self.h = [GPT2Block(config) for _ in range(config.n_layers)]
+        self.h = blocks
         self.ln_f = LayerNorm(config.d_model, config.norm_eps)
 
 
 class Model(DecoderModel):
     def __init__(self, config: ModelConfig, dtype: mx.Dtype) -> None:
         super().__init__(config, dtype)
-        self.transformer = Transformer(config)
+        self.transformer = Transformer(config, [self.block(i) for i in range(config.n_layers)])
         self.add_head()
+
+    def block(self, i: int) -> GPT2Block:
+        return GPT2Block(self.config)
 
     @property
     def embedding(self) -> mx.array:
