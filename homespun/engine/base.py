@@ -221,6 +221,10 @@ class EngineOptions:
     """Matrices and embeddings have weights, gradients and moments in bfloat16, with stochastic rounding. Adapters stay
     as they are."""
 
+    averaging: float = 0.0
+    """If it is above 0, all methods but those of training use the mean of the weights over about this fraction of the
+    steps so far (`averaging.py`); training itself goes on with the weights."""
+
     eight_bits: bool = False
     """The weights of matrices and embeddings are rounded to 8 bits when they are loaded, and decoders read 8 bits. Only
     without an optimizer."""
@@ -307,7 +311,9 @@ class Engine(Reader, Protocol):
 
     After the weights, its `state` gives the optimizer's step count as `optimizer/step` and the moments as
     `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`; in low memory, there are `exp_avg_sq_rows/NAME` and
-    `exp_avg_sq_columns/NAME` instead of the second. For `load`, weights alone are enough.
+    `exp_avg_sq_columns/NAME` instead of the second. Where the options ask for means of the weights, these are in
+    the place of the weights, and the weights that training goes on with come last, as `trained/NAME`. For `load`,
+    weights alone are enough.
     """
 
     @property

@@ -163,6 +163,7 @@ def step_memory(
         lora=plan.lora,
         checkpointing=c.gradient_checkpointing,
         low_memory=c.memory == "low",
+        averaging=c.averaging > 0,
         has_reference=c.reward is not None and c.kl_factor > 0,
         writes_answers=c.reward is not None,
     )

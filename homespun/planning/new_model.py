@@ -55,6 +55,9 @@ class Decay:
 
 DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
+AVERAGING = 0.1
+"""TODO figures"""
+
 MAX_PASSES = 10.0
 """On 2.4 MB of prose ten passes were little better than six (1.598 and 1.603 bits per byte); more were not tried."""
 
@@ -72,6 +75,7 @@ def settings_of_new(config: TrainConfig, size: Size, n_samples: int) -> Resolved
         warmup_steps=10,
         min_learning_rate_ratio=0.0,
         beta2=0.99,
+        averaging=0.0 if config.memory == "low" else AVERAGING,
         log_interval=max(1, TOKENS_PER_LOG // size.tokens_per_step),
         eval_interval=None,
         sample_interval=None,

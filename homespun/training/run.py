@@ -195,11 +195,14 @@ def bytes_on_disk(
     *,
     with_base: bool = False,
     low_memory: bool = False,
+    averaging: bool = False,
 ) -> int:
-    """Weights and moments of each kept checkpoint and of the one being written, and the best weights twice; with LoRA
-    those of the adapters. With `with_base` also the model from which the run began, see `keeps_base`."""
+    """Weights, moments and perhaps means of the weights of each kept checkpoint and of the one being written, and the
+    best weights twice; with LoRA those of the adapters. With `with_base` also the model from which the run began, see
+    `keeps_base`."""
     base = 4 * count_parameters(model) if with_base else 0
     parts = 2 if low_memory and lora is None else 3  # weights, and one moment or two
+    parts += averaging
     weights = weights_on_disk(model, lora, low_memory=low_memory)
     return base + weights * (parts * (keep + 1) + 2)
 
