@@ -145,10 +145,10 @@ class OptimizerConfig(Checked):
         "Evaluate, sample and save the mean of the weights over about this fraction of the steps so far, instead of "
         "the last weights; 0: the last weights. One process, without --memory low.",
         with_preset=0.0,
-        recipe="0.1 for a new model",
+        recipe="0.12 for a new model",
         at_least=0,
         at_most=0.5,
-        on_resume="fixed",
+        on_resume="announced",
     )
     max_grad_norm: float = setting(
         1.0, "Gradients are clipped to this global norm.", above=0, on_resume="announced"

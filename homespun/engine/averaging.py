@@ -26,3 +26,8 @@ def share_of_step(step: int, fraction: float) -> float:
         return 0.0
     before: float = (1.0 - spacing / step) ** (1.0 / fraction)
     return 1.0 - before
+
+
+def is_trained(name: str) -> bool:
+    """Whether a name in the state of an engine is that of weights that training goes on with, beside their mean."""
+    return name.startswith(f"{TRAINED}/")

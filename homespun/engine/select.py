@@ -57,7 +57,8 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
         )
     if options.averaging:
         raise UserError(
-            "this run averages its weights (--averaging), which one process does: start without a launcher"
+            "this run averages its weights, which a single process does: start without a launcher, or add "
+            "--averaging 0"
         )
     with _framework(_of_ranks(name)):
         from homespun.engine.torch import group, ranks

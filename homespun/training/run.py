@@ -175,7 +175,8 @@ class Run:
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
         machine = select.machine(self.config.engine)
-        copies = COPY_SIZE * 4 * count_trained(self.model, self.lora)
+        parts = COPY_SIZE + (self.config.averaging > 0)
+        copies = parts * 4 * count_trained(self.model, self.lora)
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
         steps = step_memory(self.plan, machine).total * ranks_here(self.plan, machine).on_machine

@@ -187,5 +187,27 @@ def test_another_engine_goes_on_with_the_means() -> None:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4, err_msg=name)
 
 
+@EACH_ENGINE
+@pytest.mark.parametrize("averaging", [0.0, FRACTION])
+def test_a_run_may_begin_or_cease_to_average(averaging: float) -> None:
+    ours, other = engine(averaging=averaging), engine(averaging=FRACTION - averaging)
+    train(ours, 0, 3)
+    other.load(ours.state())
+    found, given = state(other), state(ours)
+    for name in random_weights(QWEN3):
+        np.testing.assert_array_equal(found[name], given[name], name)
+        np.testing.assert_array_equal(found.get(f"trained/{name}", given[name]), given[name], name)
+    assert given["optimizer/step"] == found["optimizer/step"] == 3
+    train(other, 3, 1)
+
+
+@EACH_ENGINE
+def test_a_part_of_the_trained_weights_is_refused() -> None:
+    ours = engine()
+    given = list(ours.state())
+    with pytest.raises(ValueError, match=r"trained/.* is missing"):
+        ours.load(given[:-1])
+
+
 def test_options_for_another_process_keep_the_fraction() -> None:
     assert EngineOptions.restored(OPTIONS.stored()) == OPTIONS

@@ -19,7 +19,7 @@ from homespun.architectures.families import initial_values, parameters
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.averaging import TRAINED, share_of_step
+from homespun.engine.averaging import TRAINED, is_trained, share_of_step
 from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
@@ -225,9 +225,9 @@ class MlxEngine:
     def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
         shapes = {name: tensor.shape for name, tensor in self._named_tensors().items()}
-        alone = True
+        has_trained = False
         for name, array in checked(tensors, shapes, self.names):
-            alone = alone and name in self.names
+            has_trained = has_trained or is_trained(name)
             place = self.means if name in self.means else self.tensors
             place[name.removeprefix(f"{TRAINED}/")] = mx.array(array)
             # Scales in float32 would turn the stream into float32.
@@ -235,7 +235,7 @@ class MlxEngine:
                 self.packed[name] = packed
                 mx.eval(packed.values, packed.scales, packed.offsets)
                 self.tensors[name] = packed.widened()  # computed, and in memory, if it is needed
-        if alone:  # training goes on with the weights that are there
+        if not has_trained:  # training goes on with the means
             self.tensors |= self.means
 
     @within_memory(*machine.OUT_OF_MEMORY)

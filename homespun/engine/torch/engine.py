@@ -14,7 +14,7 @@ from homespun.architectures.families import initial_values
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
-from homespun.engine.averaging import TRAINED, share_of_step
+from homespun.engine.averaging import TRAINED, is_trained, share_of_step
 from homespun.engine.base import (
     EngineOptions,
     Floats,
@@ -235,16 +235,16 @@ class TorchEngine:
         self.decoding_model = None
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-        alone = True
+        has_trained = False
         for name, array in checked(tensors, shapes, self.weights):
-            alone = alone and name in self.weights
+            has_trained = has_trained or is_trained(name)
             with torch.no_grad():
                 if shared:
                     ours[name].data = torch.empty_like(ours[name])
                 ours[name].copy_(torch.from_numpy(array))
                 if name in self.rounded:
                     ours[name].copy_(widened(*rounded(ours[name])))
-        if alone:  # training goes on with the weights that are there
+        if not has_trained:  # training goes on with the means
             with torch.no_grad():
                 for name, mean in self.means.items():
                     self.trained[name].copy_(mean)
