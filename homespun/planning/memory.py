@@ -103,7 +103,7 @@ def _variants(
         yield " --gradient-checkpointing", dataclasses.replace(c, gradient_checkpointing=True)
     has_low = machine.step_traits(c.precision, c.seq_len).has_low_memory
     if is_new and has_low and plan.lora is None and ranks.n == 1 and c.memory != "low":
-        low = dataclasses.replace(c, memory="low", gradient_checkpointing=True)
+        low = dataclasses.replace(c, memory="low", gradient_checkpointing=True, averaging=0.0)
         yield f" {flag('memory')} low", low
 
 
