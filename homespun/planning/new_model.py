@@ -55,7 +55,7 @@ class Decay:
 
 DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
-AVERAGING = 0.12
+AVERAGING = 0.15
 """TODO figures"""
 
 MAX_PASSES = 10.0
