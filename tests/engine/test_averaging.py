@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from homespun.config import ModelConfig
+from homespun.engine import launcher, select
 from homespun.engine.averaging import UPDATES_PER_DOUBLING, share_of_step
 from homespun.engine.base import Engine, EngineOptions, Floats, OptimizerSettings
 from homespun.engine.mlx.engine import MlxEngine
 from homespun.engine.torch.engine import TorchEngine
+from homespun.errors import UserError
 from tests.reference import QWEN3, random_batch, random_weights
 
 FRACTION = 0.2
@@ -211,3 +213,9 @@ def test_a_part_of_the_trained_weights_is_refused() -> None:
 
 def test_options_for_another_process_keep_the_fraction() -> None:
     assert EngineOptions.restored(OPTIONS.stored()) == OPTIONS
+
+
+def test_several_ranks_do_not_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "place", lambda: object())
+    with pytest.raises(UserError, match="or add --averaging 0"):
+        select.create(QWEN3, OPTIONS)

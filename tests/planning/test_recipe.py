@@ -12,7 +12,7 @@ from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.estimate import EVALUATION_COST, MAX_EVALUATION_SHARE, UTILISATION
-from homespun.planning.new_model import MAX_PASSES, SIZES, TOKENS_PER_PARAMETER
+from homespun.planning.new_model import AVERAGING, MAX_PASSES, SIZES, TOKENS_PER_PARAMETER
 from homespun.planning.recipe import LEAST_EVALUATIONS, SHAPE, expected_passes, plan, step_limits
 from homespun.planning.resolved import Plan, ResolvedConfig, given_settings
 from homespun.planning.trained_model import (
@@ -222,11 +222,29 @@ def test_a_step_that_the_data_cannot_fill_is_refused() -> None:
         ({"time_budget": "soon"}, "--time-budget is 'soon'"),
         ({"model_size": "tiny", "time_budget": "soon"}, "--time-budget is 'soon'"),
         ({"compile": "on", "model_size": "tiny", "time_budget": "soon"}, "--time-budget is 'soon'"),
+        ({"memory": "low", "averaging": 0.1}, "which --memory low has no room for"),
     ],
 )
 def test_contradictions_are_refused(wanted: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         settle(**wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "averaging"),
+    [
+        ({}, AVERAGING),
+        ({"averaging": 0.3}, 0.3),
+        ({"averaging": 0.0}, 0.0),
+        ({"memory": "low"}, 0.0),
+        ({"model_size": "tiny"}, 0.0),
+        ({"model_size": "tiny", "averaging": 0.3}, 0.3),
+    ],
+)
+def test_the_recipe_averages_the_weights_of_a_new_model(
+    wanted: dict[str, Any], averaging: float
+) -> None:
+    assert settle(**wanted).config.averaging == averaging
 
 
 def test_only_a_run_that_takes_long_is_compiled() -> None:
