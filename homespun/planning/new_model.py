@@ -56,6 +56,7 @@ class Decay:
 DECAYS = (Decay(0.0, 0.03), Decay(1.2, 0.3), Decay(5.0, 0.5))
 
 AVERAGING = 0.15
+MIN_PASSES_TO_AVERAGE = 4.0
 """TODO figures"""
 
 MAX_PASSES = 10.0
@@ -75,7 +76,6 @@ def settings_of_new(config: TrainConfig, size: Size, n_samples: int) -> Resolved
         warmup_steps=10,
         min_learning_rate_ratio=0.0,
         beta2=0.99,
-        averaging=0.0 if config.memory == "low" else AVERAGING,
         log_interval=max(1, TOKENS_PER_LOG // size.tokens_per_step),
         eval_interval=None,
         sample_interval=None,
@@ -87,6 +87,8 @@ def limit_memorizing(config: TrainConfig, passes: float) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if config.weight_decay is None and config.optimizer != "adamw":
         settings["weight_decay"] = [d.weight_decay for d in DECAYS if passes >= d.min_passes][-1]
+    if config.averaging is None and config.memory == "full" and passes >= MIN_PASSES_TO_AVERAGE:
+        settings["averaging"] = AVERAGING
     if config.max_epochs is None and config.max_steps is None and passes > MAX_PASSES:
         settings["max_epochs"] = MAX_PASSES
     return settings

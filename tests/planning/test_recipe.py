@@ -12,7 +12,13 @@ from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.estimate import EVALUATION_COST, MAX_EVALUATION_SHARE, UTILISATION
-from homespun.planning.new_model import AVERAGING, MAX_PASSES, SIZES, TOKENS_PER_PARAMETER
+from homespun.planning.new_model import (
+    AVERAGING,
+    MAX_PASSES,
+    MIN_PASSES_TO_AVERAGE,
+    SIZES,
+    TOKENS_PER_PARAMETER,
+)
 from homespun.planning.recipe import LEAST_EVALUATIONS, SHAPE, expected_passes, plan, step_limits
 from homespun.planning.resolved import Plan, ResolvedConfig, given_settings
 from homespun.planning.trained_model import (
@@ -233,18 +239,19 @@ def test_contradictions_are_refused(wanted: dict[str, Any], complaint: str) -> N
 @pytest.mark.parametrize(
     ("wanted", "averaging"),
     [
-        ({}, AVERAGING),
-        ({"averaging": 0.3}, 0.3),
-        ({"averaging": 0.0}, 0.0),
-        ({"memory": "low"}, 0.0),
-        ({"model_size": "tiny"}, 0.0),
-        ({"model_size": "tiny", "averaging": 0.3}, 0.3),
+        ({"max_epochs": MIN_PASSES_TO_AVERAGE}, AVERAGING),
+        ({"max_epochs": MIN_PASSES_TO_AVERAGE / 2}, 0.0),
+        ({"max_epochs": 10, "averaging": 0.0}, 0.0),
+        ({"max_epochs": 1, "averaging": 0.3}, 0.3),
+        ({"max_epochs": 10, "memory": "low"}, 0.0),
+        ({"max_epochs": 10, "model_size": "tiny"}, 0.0),
+        ({"max_epochs": 10, "model_size": "tiny", "averaging": 0.3}, 0.3),
     ],
 )
-def test_the_recipe_averages_the_weights_of_a_new_model(
+def test_weights_are_averaged_where_a_new_model_reads_its_text_often(
     wanted: dict[str, Any], averaging: float
 ) -> None:
-    assert settle(**wanted).config.averaging == averaging
+    assert settle(10**5, **wanted).config.averaging == averaging
 
 
 def test_only_a_run_that_takes_long_is_compiled() -> None:
