@@ -145,7 +145,7 @@ class OptimizerConfig(Checked):
         "Evaluate, sample and save the mean of the weights over about this fraction of the steps so far, instead of "
         "the last weights; 0: the last weights. One process, without --memory low.",
         with_preset=0.0,
-        recipe="0 (0.15 from 4 passes over the text on)",
+        recipe="0 (0.15 from 2.5 passes over the text on)",
         at_least=0,
         at_most=0.5,
         on_resume="announced",
