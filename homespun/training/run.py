@@ -81,6 +81,11 @@ class Run:
         memory = {}
         if self.engine.narrow:
             memory["memory"] = "low: weights, gradients and means of the optimizer in bfloat16"
+        averaging = {}
+        if c.averaging:
+            averaging["averaging"] = (
+                f"the mean of the weights of the last {c.averaging:.0%} of the steps is evaluated and saved"
+            )
         adapters = {}
         if lora := self.lora:
             adapters["adapters"] = (
@@ -121,6 +126,7 @@ class Run:
             + (", whichever comes first" if len(lengths) > 1 else ""),
             "optimizer": f"{c.optimizer}, peak rate {rates}",
             "schedule": f"{c.schedule}, warm-up {warm_up}",
+            **averaging,
             "engine": self._engine(),
             **memory,
             "folder": c.checkpoint_dir,
