@@ -140,6 +140,7 @@ def test_a_run_goes_on_in_another_folder_with_its_reference(place: Path) -> None
         ({"init_from": None}, "--preferences improves a model that exists: name it with"),
         ({"batch_size": 3}, "3 answers .--batch-size., but a pair has two"),
         ({"dropout": 0.1}, "--dropout would change the probabilities"),
+        ({"averaging": 0.1}, "--averaging would change the probabilities"),
         ({"data_file": "stories.txt"}, "--preferences takes the place of --data-file"),
         ({"reward": "questions"}, "--preferences and --reward are two ways to learn"),
         ({"preferences": "questions.jsonl"}, r"questions.jsonl:1: no column 'chosen'"),

@@ -286,6 +286,7 @@ def test_from_python_with_a_function(place: Path) -> None:
         ({"reward": "nothing"}, "--reward nothing: questions, stories"),
         ({"batch_size": 6}, "which is no multiple of --group-size 4"),
         ({"dropout": 0.1}, "--dropout would change the probabilities"),
+        ({"averaging": 0.1}, "--averaging would change the probabilities"),
         ({"reward_seconds": 1e12}, "seconds is 1000000000000.0: it must be at most"),
         ({"answer_tokens": 500}, "leaves no room for a prompt"),
         ({"answer_tokens": 380}, "no prompt leaves room for an answer"),

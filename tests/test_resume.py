@@ -27,7 +27,7 @@ SHAPE = [
 ]
 PACE = [
     "--seq-len", 32, "--batch-size", 4, "--max-steps", 12, "--optimizer", "muon", "--threads", 2,
-    "--dropout", 0.1,
+    "--dropout", 0.1, "--averaging", 0.3,
     "--log-interval", 1, "--eval-interval", 4, "--eval-tokens", 500, "--sample-interval", 6,
 ]  # fmt: skip
 RUN = ["train", *SHAPE, *PACE]

@@ -18,7 +18,8 @@ from homespun.terminal import Say
 Work = Callable[[], object]
 
 COPY_SIZE = 4
-"""Largest size of the copies, as a multiple of the weights: weights, two moments, and best weights still unsaved."""
+"""Largest size of the copies, as a multiple of the weights: weights, two moments, and best weights still unsaved.
+There is one more where a run averages its weights."""
 
 
 class CheckpointWriter:

@@ -140,6 +140,16 @@ class OptimizerConfig(Checked):
         below=1,
         on_resume="announced",
     )
+    averaging: float | None = setting(
+        None,
+        "Evaluate, sample and save the mean of the weights over about this fraction of the steps so far, instead of "
+        "the last weights; 0: the last weights. One process, without --memory low.",
+        with_preset=0.0,
+        recipe="0 (0.15 from 2.5 passes over the text on)",
+        at_least=0,
+        at_most=0.5,
+        on_resume="announced",
+    )
     max_grad_norm: float = setting(
         1.0, "Gradients are clipped to this global norm.", above=0, on_resume="announced"
     )

@@ -102,6 +102,11 @@ class TrainConfig(
         super().__post_init__()
         if self.time_budget is not None:
             seconds(self.time_budget)
+        if self.averaging and self.memory == "low":
+            raise UserError(
+                "--averaging keeps a second copy of the weights, which --memory low has no room for: leave one of "
+                "them out"
+            )
         if (file := self.resume_file()) and file.suffix != ".npz":
             raise UserError(
                 f"--resume is {shown(self.resume)}: "

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from homespun.architectures.lora import Lora
 from homespun.data.batch import Batch, Tokens
+from homespun.engine.averaging import is_trained
 from homespun.engine.traits import StepTraits
 from homespun.errors import UserError
 from homespun.named_array import NamedArray
@@ -221,6 +222,10 @@ class EngineOptions:
     """Matrices and embeddings have weights, gradients and moments in bfloat16, with stochastic rounding. Adapters stay
     as they are."""
 
+    averaging: float = 0.0
+    """If it is above 0, all methods but those of training use the mean of the weights over about this fraction of the
+    steps so far (`averaging.py`); training itself goes on with the weights."""
+
     eight_bits: bool = False
     """The weights of matrices and embeddings are rounded to 8 bits when they are loaded, and decoders read 8 bits. Only
     without an optimizer."""
@@ -234,17 +239,22 @@ def weights_were_rounded() -> RuntimeError:
 def checked(
     tensors: Iterable[NamedArray], shapes: Mapping[str, tuple[int, ...]], needed: Collection[str]
 ) -> Iterator[tuple[str, Floats]]:
-    """Check a stream of tensors that an engine loads, and pass it on, tensor by tensor.
+    """Check a stream of tensors that an engine loads, and pass it on, tensor by tensor. Weights that training goes on
+    with beside their means are left out if the engine has no means.
 
     Args:
         shapes: the shapes of all weights and moments, by name.
-        needed: the names of the weights. All other names, the moments, may be missing together, but not in part.
+        needed: the names of the weights. All moments may be missing together, but not in part, and so may the weights
+            that training goes on with.
 
     Raises:
         ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
     """
     missing = dict.fromkeys(shapes)
+    has_means = any(map(is_trained, shapes))
     for name, array in tensors:
+        if is_trained(name) and not has_means:
+            continue
         if name not in missing:
             raise ValueError(
                 f"{name} is {'given twice' if name in shapes else 'not part of this model'}"
@@ -255,9 +265,12 @@ def checked(
             )
         del missing[name]
         yield name, array.astype(np.float32, copy=False)
-    # Weights alone are a model; a part of the moments is useless.
-    some_moments = len(missing) < len(shapes) - len(needed)
-    if absent := [name for name in missing if name in needed or some_moments]:
+    # Weights alone are a model; a part of the others is useless.
+    others = [name for name in shapes if name not in needed]
+    for names in ([n for n in others if not is_trained(n)], [*filter(is_trained, others)]):
+        if not missing.keys() >= {*names}:
+            needed = {*needed, *names}
+    if absent := [name for name in missing if name in needed]:
         raise ValueError(f"{absent[0]} is missing")
 
 
@@ -307,7 +320,9 @@ class Engine(Reader, Protocol):
 
     After the weights, its `state` gives the optimizer's step count as `optimizer/step` and the moments as
     `exp_avg/NAME`, `exp_avg_sq/NAME` and `momentum/NAME`; in low memory, there are `exp_avg_sq_rows/NAME` and
-    `exp_avg_sq_columns/NAME` instead of the second. For `load`, weights alone are enough.
+    `exp_avg_sq_columns/NAME` instead of the second. Where the options ask for means of the weights, these are in
+    the place of the weights, and the weights that training goes on with come last, as `trained/NAME`. For `load`,
+    weights alone are enough.
     """
 
     @property

@@ -55,6 +55,11 @@ def create(config: ModelConfig, options: EngineOptions, *, name: EngineName = "a
         raise UserError(
             "--memory low trains in one process: leave it out, or start without a launcher"
         )
+    if options.averaging:
+        raise UserError(
+            "this run averages its weights, which a single process does: start without a launcher, or add "
+            "--averaging 0"
+        )
     with _framework(_of_ranks(name)):
         from homespun.engine.torch import group, ranks
 

@@ -272,6 +272,7 @@ def _disk(planned: Plan, count: TokenCount | None) -> int:
         planned.lora,
         with_base=base,
         low_memory=config.memory == "low",
+        averaging=config.averaging > 0,
     )
     return runs + per_token * tokens
 

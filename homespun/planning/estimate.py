@@ -56,6 +56,8 @@ class Computing:
     """Adapters are trained alone, with the matrices in the precision of the computation."""
     low_memory: bool = False
     """Matrices and embeddings have weights, gradients and moments in bfloat16."""
+    averaging: bool = False
+    """There are means of the weights as well."""
     ranks: Ranks = ALONE
     """The processes that train together."""
     has_reference: bool = False
@@ -71,7 +73,7 @@ class TrainingMemory:
     weights: int
     gradients: int
     moments: int
-    """The state of the optimizer."""
+    """The state of the optimizer, and means of the weights."""
     activations: int
     """Numbers that the forward pass keeps for the backward pass, and those of one block during its backward pass."""
     casts: int
@@ -150,6 +152,8 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
         update += traits.muon_bytes * min(matrices, max(stack, *sizes))
     gradients, gathered, ranks = trained_bytes, 0, computing.ranks
     moments = sum(moment_bytes(p, computing) for p in trained_parameters(c, lora)) // ranks.n
+    if computing.averaging:
+        moments += trained_bytes
     if ranks.sharded:
         outside = FLOAT32_BYTES * (count_parameters(c) - count_in_blocks(c))
         whole = (

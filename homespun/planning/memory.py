@@ -102,7 +102,7 @@ def _variants(
     if not c.gradient_checkpointing:
         yield " --gradient-checkpointing", dataclasses.replace(c, gradient_checkpointing=True)
     if is_new and plan.lora is None and ranks.n == 1 and c.memory != "low":
-        low = dataclasses.replace(c, memory="low", gradient_checkpointing=True)
+        low = dataclasses.replace(c, memory="low", gradient_checkpointing=True, averaging=0.0)
         yield f" {flag('memory')} low", low
 
 
@@ -162,6 +162,7 @@ def step_memory(
         lora=plan.lora,
         checkpointing=c.gradient_checkpointing,
         low_memory=c.memory == "low",
+        averaging=c.averaging > 0,
         has_reference=c.reward is not None and c.kl_factor > 0,
         writes_answers=c.reward is not None,
     )

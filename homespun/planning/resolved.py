@@ -38,6 +38,7 @@ class ResolvedConfig(TrainConfig):
     min_learning_rate_ratio: float = _CHOSEN["min_learning_rate_ratio"]
     weight_decay: float = _CHOSEN["weight_decay"]
     beta2: float = _CHOSEN["beta2"]
+    averaging: float = _CHOSEN["averaging"]
     log_interval: int = _CHOSEN["log_interval"]
     eval_tokens: int = _CHOSEN["eval_tokens"]
     eval_interval: int | None = _CHOSEN["eval_interval"]

@@ -81,6 +81,11 @@ class Run:
         memory = {}
         if self.engine.narrow:
             memory["memory"] = "low: weights, gradients and means of the optimizer in bfloat16"
+        averaging = {}
+        if c.averaging:
+            averaging["averaging"] = (
+                f"the mean of the weights of the last {c.averaging:.0%} of the steps is evaluated and saved"
+            )
         adapters = {}
         if lora := self.lora:
             adapters["adapters"] = (
@@ -121,6 +126,7 @@ class Run:
             + (", whichever comes first" if len(lengths) > 1 else ""),
             "optimizer": f"{c.optimizer}, peak rate {rates}",
             "schedule": f"{c.schedule}, warm-up {warm_up}",
+            **averaging,
             "engine": self._engine(),
             **memory,
             "folder": c.checkpoint_dir,
@@ -175,7 +181,8 @@ class Run:
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""
         machine = select.machine(self.config.engine)
-        copies = COPY_SIZE * 4 * count_trained(self.model, self.lora)
+        parts = COPY_SIZE + (self.config.averaging > 0)
+        copies = parts * 4 * count_trained(self.model, self.lora)
         if machine.has_own_memory():  # the step is there, the copies are not
             return copies <= hardware.capacity()
         steps = step_memory(self.plan, machine).total * ranks_here(self.plan, machine).on_machine
@@ -195,11 +202,14 @@ def bytes_on_disk(
     *,
     with_base: bool = False,
     low_memory: bool = False,
+    averaging: bool = False,
 ) -> int:
-    """Weights and moments of each kept checkpoint and of the one being written, and the best weights twice; with LoRA
-    those of the adapters. With `with_base` also the model from which the run began, see `keeps_base`."""
+    """Weights, moments and perhaps means of the weights of each kept checkpoint and of the one being written, and the
+    best weights twice; with LoRA those of the adapters. With `with_base` also the model from which the run began, see
+    `keeps_base`."""
     base = 4 * count_parameters(model) if with_base else 0
     parts = 2 if low_memory and lora is None else 3  # weights, and one moment or two
+    parts += averaging
     weights = weights_on_disk(model, lora, low_memory=low_memory)
     return base + weights * (parts * (keep + 1) + 2)
 

@@ -299,12 +299,14 @@ def choose_plan(
     with bar("Measuring the speed of this machine", None):  # and loading its engine
         machine = machine or select.machine(requested.engine)
         flops_per_second = machine.flops_per_second(requested.precision, requested.threads)
-    flops_per_second *= n_ranks or n_ranks_here()
+    n_ranks = n_ranks or n_ranks_here()
+    if n_ranks > 1 and requested.averaging is None:  # one process alone averages
+        requested = dataclasses.replace(requested, averaging=0.0)
     planned = plan(
         requested,
         vocab_size=vocab_size,
         n_samples=n_samples,
-        flops_per_second=flops_per_second,
+        flops_per_second=n_ranks * flops_per_second,
         compiles_at_once=machine.compiles_at_once(),
         initial=Initial(initial.config, own_settings(initial), is_chat) if initial else None,
     )
@@ -392,6 +394,7 @@ def engine_options(c: ResolvedConfig, document_mark: int, *, compiled: bool) -> 
         threads=c.threads,
         seed=c.seed,
         dropout=c.dropout,
+        averaging=c.averaging,
         lora=lora,
         aux_loss=0.0 if lora else c.aux_loss,
         z_loss=0.0 if lora else c.z_loss,

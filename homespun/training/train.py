@@ -113,6 +113,7 @@ def _train(
             run.lora,
             with_base=writes_base,
             low_memory=run.config.memory == "low",
+            averaging=run.config.averaging > 0,
         )
     )
     folder = dataclasses.replace(folder, narrow=run.engine.narrow)

@@ -174,6 +174,7 @@ def _recipe(
             planned.lora,
             with_base=keeps_base(config),
             low_memory=config.memory == "low",
+            averaging=config.averaging > 0,
         ),
         plan=planned,
         tokenizer=tokenizer,

@@ -84,6 +84,15 @@ def test_low_memory_keeps_matrices_and_embeddings_in_16_bits(optimizer: str) -> 
     assert training_memory(small, 1, of_adapters) == training_memory(small, 1, adapters)
 
 
+@pytest.mark.parametrize("lora", [None, Lora(8, 16.0)])
+def test_means_of_the_weights_take_as_much_as_the_trained_weights(lora: Lora | None) -> None:
+    model = dataclasses.replace(PRESETS["mini"], seq_len=128)
+    plain = dataclasses.replace(FLOAT32, lora=lora)
+    means = dataclasses.replace(plain, averaging=True)
+    before, after = (training_memory(model, 2, computing) for computing in (plain, means))
+    assert after.total - before.total == 4 * count_trained(model, lora)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_a_run_with_a_reward_holds_the_initial_model_and_writes_answers(half: bool) -> None:
     model = dataclasses.replace(PRESETS["mini"], seq_len=128)

@@ -12,7 +12,13 @@ from homespun.architectures.presets import PRESETS, preset, shaped
 from homespun.config import TrainConfig
 from homespun.errors import UserError
 from homespun.planning.estimate import EVALUATION_COST, MAX_EVALUATION_SHARE, UTILISATION
-from homespun.planning.new_model import MAX_PASSES, SIZES, TOKENS_PER_PARAMETER
+from homespun.planning.new_model import (
+    AVERAGING,
+    MAX_PASSES,
+    MIN_PASSES_TO_AVERAGE,
+    SIZES,
+    TOKENS_PER_PARAMETER,
+)
 from homespun.planning.recipe import LEAST_EVALUATIONS, SHAPE, expected_passes, plan, step_limits
 from homespun.planning.resolved import Plan, ResolvedConfig, given_settings
 from homespun.planning.trained_model import (
@@ -222,11 +228,30 @@ def test_a_step_that_the_data_cannot_fill_is_refused() -> None:
         ({"time_budget": "soon"}, "--time-budget is 'soon'"),
         ({"model_size": "tiny", "time_budget": "soon"}, "--time-budget is 'soon'"),
         ({"compile": "on", "model_size": "tiny", "time_budget": "soon"}, "--time-budget is 'soon'"),
+        ({"memory": "low", "averaging": 0.1}, "which --memory low has no room for"),
     ],
 )
 def test_contradictions_are_refused(wanted: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         settle(**wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "averaging"),
+    [
+        ({"max_epochs": MIN_PASSES_TO_AVERAGE}, AVERAGING),
+        ({"max_epochs": MIN_PASSES_TO_AVERAGE / 2}, 0.0),
+        ({"max_epochs": 10, "averaging": 0.0}, 0.0),
+        ({"max_epochs": 1, "averaging": 0.3}, 0.3),
+        ({"max_epochs": 10, "memory": "low"}, 0.0),
+        ({"max_epochs": 10, "model_size": "tiny"}, 0.0),
+        ({"max_epochs": 10, "model_size": "tiny", "averaging": 0.3}, 0.3),
+    ],
+)
+def test_weights_are_averaged_where_a_new_model_reads_its_text_often(
+    wanted: dict[str, Any], averaging: float
+) -> None:
+    assert settle(10**5, **wanted).config.averaging == averaging
 
 
 def test_only_a_run_that_takes_long_is_compiled() -> None:

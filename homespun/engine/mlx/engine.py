@@ -20,6 +20,7 @@ from homespun.architectures.families import family, initial_values, parameters
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
+from homespun.engine.averaging import TRAINED, is_trained, share_of_step
 from homespun.engine.base import (
     FLOAT16_LOSS_SCALE,
     EngineOptions,
@@ -94,6 +95,8 @@ class MlxEngine:
             p.name: mx.zeros(p.shape, mx.bfloat16 if p.name in narrow else mx.float32) for p in spec
         }
         """Weights and moments; a step replaces them all, or changes those in bfloat16 in place."""
+        self.means: Tensors = {}
+        """The means of the trained weights over the steps, if the options ask for them."""
         self.compiled: Callable[[Any], Any] = (
             mx.compile if options.compiled else lambda function: function
         )
@@ -105,6 +108,8 @@ class MlxEngine:
             machine.set_memory_limits(low=bool(narrow))
             self.optimizer = self._make_optimizer(options.optimizer, trained, narrow)
             self.tensors |= dict(self.optimizer.initial_state())
+            if options.averaging:
+                self.means = {p.name: mx.zeros(p.shape) for p in trained}
         self.narrow = frozenset(n for n, t in self.tensors.items() if t.dtype == mx.bfloat16)
         self.blockwise: Blockwise | None = None
         """Computes the gradients in low memory."""
@@ -151,7 +156,8 @@ class MlxEngine:
         self.tensors, outcome = self.step(
             self.tensors, self.base, self._sums(others), last, rates, limits
         )
-        mx.async_eval(self.tensors, outcome)
+        self._add_to_means(step + 1, applied=outcome[2])
+        mx.async_eval(self.tensors, self.means, outcome)
         return MlxStep(
             outcome, self.optimizer.settings.max_grad_norm, row_size=3 + self.config.experts
         )
@@ -168,11 +174,11 @@ class MlxEngine:
     def _losses(self, batch: Batch) -> Floats:
         """The loss of each target, [B * T]."""
         [(tokens, targets, _, _, documents, _)] = self._on_device([batch])
-        return machine.to_array(self.row_losses(self.weights, tokens, targets, documents))
+        return machine.to_array(self.row_losses(self.read_weights, tokens, targets, documents))
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
-        model = self._model(self.weights)
+        model = self._model(self.read_weights)
         documents = self._documents(tokens, always=False)
         hidden, _ = model.hidden(mx.array(tokens), mask=attention_mask(documents))
         return machine.to_array(model.logits(hidden))
@@ -208,7 +214,7 @@ class MlxEngine:
     @within_memory(*machine.OUT_OF_MEMORY)
     def decoder(self, batch_size: int, max_len: int) -> MlxDecoder:
         if self.decoding_model is None:
-            self.decoding_model = self._model(self.weights).for_decoding(self.packed)
+            self.decoding_model = self._model(self.read_weights).for_decoding(self.packed)
         return MlxDecoder(self.decoding_model, batch_size, max_len)
 
     @property
@@ -218,22 +224,28 @@ class MlxEngine:
     def state(self) -> Iterator[NamedArray]:
         if self.options.eight_bits:
             raise weights_were_rounded()
-        for name, tensor in self.tensors.items():
+        for name, tensor in self._named_tensors().items():
             yield name, machine.to_array(tensor)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def load(self, tensors: Iterable[NamedArray]) -> None:
         self.decoding_model = None
-        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        shapes = {name: tensor.shape for name, tensor in self._named_tensors().items()}
+        has_trained = False
         for name, array in checked(tensors, shapes, self.names):
-            self.tensors[name] = mx.array(array).astype(self.tensors[name].dtype)
+            has_trained = has_trained or is_trained(name)
+            place = self.means if name in self.means else self.tensors
+            key = name.removeprefix(f"{TRAINED}/")
+            place[key] = mx.array(array).astype(place[key].dtype)
             if name in self.narrow:  # otherwise all arrays would be in memory in both dtypes
-                mx.eval(self.tensors[name])
+                mx.eval(place[key])
             # Scales in float32 would turn the stream into float32.
             if name in self.rounded and (packed := Packed.of(mx.array(array).astype(self.dtype))):
                 self.packed[name] = packed
                 mx.eval(packed.values, packed.scales, packed.offsets)
                 self.tensors[name] = packed.widened()  # computed, and in memory, if it is needed
+        if not has_trained:  # training goes on with the means
+            self.tensors |= self.means
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def load_base(self, tensors: Iterable[NamedArray]) -> None:
@@ -251,7 +263,28 @@ class MlxEngine:
 
     @property
     def weights(self) -> Weights:
+        """Those that a training step changes."""
         return self.base | {name: self.tensors[name] for name in self.names}
+
+    @property
+    def read_weights(self) -> Weights:
+        """Those that all but a training step uses."""
+        return self.weights | self.means
+
+    def _named_tensors(self) -> Tensors:
+        """All tensors of the state, in its order."""
+        trained = {f"{TRAINED}/{name}": self.tensors[name] for name in self.means}
+        return self.tensors | self.means | trained
+
+    def _add_to_means(self, step: int, applied: mx.array) -> None:
+        """Let the means follow the weights that this step has changed. A refused step changes nothing."""
+        share = share_of_step(step, self.options.averaging) if self.means else 0.0
+        if not share:
+            return
+        taken = share * applied
+        self.means = {
+            name: mean + taken * (self.tensors[name] - mean) for name, mean in self.means.items()
+        }
 
     def _make_optimizer(
         self, settings: OptimizerSettings, trained: list[Parameter], narrow: frozenset[str]

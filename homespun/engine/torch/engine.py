@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from homespun.architectures.families import initial_values
 from homespun.architectures.lora import trained_parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import Batch, Tokens
+from homespun.engine.averaging import TRAINED, is_trained, share_of_step
 from homespun.engine.base import (
     EngineOptions,
     Floats,
@@ -104,6 +106,10 @@ class TorchEngine:
         for name, weight in self.weights.items():
             weight.requires_grad_(name in trained)
         self.trained = {name: w for name, w in self.weights.items() if name in trained}
+        self.means: dict[str, Tensor] = {}
+        """The means of the trained weights over the steps, if the options ask for them."""
+        if trains and options.averaging:
+            self.means = {name: torch.zeros_like(w.detach()) for name, w in self.trained.items()}
         self.decoding_model: DecoderModel | None = None
         self.loss_to_slope = loss_to_slope
         if options.compiled:
@@ -151,12 +157,13 @@ class TorchEngine:
             grad_scale = (norm / max_norm).clamp(min=1.0)
             self.optimizer.step(grads, lr, grad_scale, refused)
             self._updated()
+            self._add_to_means(step + 1, refused)
         self._release_gradients()
         return TorchStep(torch.stack((loss, norm, refused)), uses, max_norm)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def loss(self, batch: Batch) -> tuple[float, int]:
-        with torch.no_grad(), machine.use_threads(self.call_threads):
+        with torch.no_grad(), machine.use_threads(self.call_threads), self._with_means():
             hidden, _ = self._hidden(batch.inputs, batch.documents)
             targets = self._on_device(batch.targets).flatten()
             total = summed_loss(hidden.flatten(0, 1), self.model.head, targets)
@@ -164,7 +171,7 @@ class TorchEngine:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def log_probabilities(self, batch: Batch) -> Floats:
-        with torch.no_grad(), machine.use_threads(self.call_threads):
+        with torch.no_grad(), machine.use_threads(self.call_threads), self._with_means():
             hidden, _ = self._hidden(batch.inputs, batch.documents)
             targets = self._on_device(batch.targets)
             rows = row_log_probabilities(hidden.flatten(0, 1), self.model.head, targets.flatten())
@@ -172,7 +179,7 @@ class TorchEngine:
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def logits(self, tokens: Tokens) -> Floats:
-        with torch.no_grad(), machine.use_threads(self.call_threads):
+        with torch.no_grad(), machine.use_threads(self.call_threads), self._with_means():
             hidden, _ = self._hidden(tokens)
             return machine.to_array(self.model.logits(hidden))
 
@@ -205,9 +212,10 @@ class TorchEngine:
     def decoder(self, batch_size: int, max_len: int) -> TorchDecoder:
         if self.decoding_model is None:
             # A decoder keeps its weights when training continues; without training, copies would only take memory.
-            self.decoding_model = self.model.for_decoding(
-                copy=self.optimizer is not None, eight_bits=self.options.eight_bits
-            )
+            with self._with_means():
+                self.decoding_model = self.model.for_decoding(
+                    copy=self.optimizer is not None, eight_bits=self.options.eight_bits
+                )
         return TorchDecoder(self.decoding_model, batch_size, max_len, self.call_threads)
 
     @property
@@ -227,13 +235,19 @@ class TorchEngine:
         self.decoding_model = None
         ours = dict(self._tensors())
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
+        has_trained = False
         for name, array in checked(tensors, shapes, self.weights):
+            has_trained = has_trained or is_trained(name)
             with torch.no_grad():
                 if shared:
                     ours[name].data = torch.empty_like(ours[name])
                 ours[name].copy_(torch.from_numpy(array))
                 if name in self.rounded:
                     ours[name].copy_(widened(*rounded(ours[name])))
+        if not has_trained:  # training goes on with the means
+            with torch.no_grad():
+                for name, mean in self.means.items():
+                    self.trained[name].copy_(mean)
 
     @within_memory(*machine.OUT_OF_MEMORY)
     def load_base(self, tensors: Iterable[NamedArray]) -> None:
@@ -286,9 +300,33 @@ class TorchEngine:
         """The optimizer has changed the weights that it holds."""
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.weights.items()
+        yield from (self.weights | self.means).items()
         if self.optimizer is not None:
             yield from self.optimizer.state()
+        for name in self.means:
+            yield f"{TRAINED}/{name}", self.trained[name]
+
+    def _add_to_means(self, step: int, refused: Tensor) -> None:
+        """Let the means follow the weights that this step has changed. A refused step changes nothing."""
+        share = share_of_step(step, self.options.averaging) if self.means else 0.0
+        if not share:
+            return
+        for name, mean in self.means.items():
+            mean.lerp_(self.trained[name], share * (1.0 - refused))
+
+    @contextmanager
+    def _with_means(self) -> Iterator[None]:
+        """In the body, the model has the means in the place of the weights."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, mean in self.means.items():
+            weight = self.trained[name]
+            weight.data, self.means[name] = mean, weight.data
 
     def _backward(
         self, microbatches: Sequence[Batch], step: int | None, whole: Whole | None = None

@@ -91,6 +91,10 @@ def check_preferences(config: TrainConfig) -> None:
         raise UserError(
             "--dropout would change the probabilities of answers: leave it out with --preferences"
         )
+    if config.averaging:
+        raise UserError(
+            "--averaging would change the probabilities of answers: leave it out with --preferences"
+        )
 
 
 def check_pairs(config: ResolvedConfig) -> None:

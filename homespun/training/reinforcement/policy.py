@@ -93,6 +93,10 @@ def check_reward(config: TrainConfig, point: ResumePoint | None = None) -> None:
         raise UserError(
             "--dropout would change the probabilities of answers: leave it out with --reward"
         )
+    if config.averaging:
+        raise UserError(
+            "--averaging would change the probabilities of answers: leave it out with --reward"
+        )
 
 
 def _check_kind(config: TrainConfig, point: ResumePoint) -> None:
