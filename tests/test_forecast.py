@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import homespun
@@ -207,7 +208,8 @@ def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> N
     assert (nearest.ended_by, nearest.steps) == ("max_steps", 100)
 
 
-PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, longest=500)
+PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, np.array([300, 500] * 200))
+CHATS = TokenCount(2000, 200, 300, 100, 3.0, None, np.array([25, 15, 20, 20] * 10))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +217,12 @@ PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, longest=500)
     [
         ({}, COUNT, 160_000 // 32),
         ({"replay": "earlier.txt", "replay_share": 0.2}, COUNT, 6250),
+        (
+            {},
+            CHATS,
+            88,
+        ),  # 40 conversations in 35 rows, 2.5 times: two fit into a row if both have 15 tokens
+        ({"replay": "earlier.txt", "replay_share": 0.25}, CHATS, 118),
         ({"preferences": "pairs.jsonl"}, PROMPTS, 800),
         ({"reward": "questions", "group_size": 4}, PROMPTS, 1600),
         ({"reward": "stories", "group_size": 4}, COUNT, 160_000 // 32),

@@ -2,10 +2,10 @@
 
 import lzma
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from homespun.data.chat_samples import lengths_of
+from homespun.data.chat_samples import Places, lengths_of
 from homespun.data.corpus import Corpus
 from homespun.data.prepare import Encoder, already_prepared
 from homespun.terminal import bar
@@ -30,8 +30,13 @@ class TokenCount:
     """Of the validation side, on which losses are measured."""
     estimated_from: str | None
     """None if the tokens were counted, else how they were estimated."""
-    longest: int | None = None
-    """Tokens of the longest conversation among those that were counted; None for a text."""
+    lengths: Places | None = field(default=None, compare=False, repr=False)
+    """Tokens of each conversation among those that were counted, two in a row for each pair; None for a text."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest of these conversations."""
+        return None if self.lengths is None else int(self.lengths.max())
 
     @property
     def document_tokens(self) -> float:
@@ -64,7 +69,7 @@ def count_tokens(
             documents,
             corpus.validation_bytes / sum(map(len, streams)),
             estimated_from=None,
-            longest=int(lengths_of(prepared.training).max()) if corpus.is_chat else None,
+            lengths=lengths_of(prepared.training) if corpus.is_chat else None,
         )
     with bar("Estimating the number of tokens", None):
         cuts = not corpus.is_chat
@@ -86,7 +91,7 @@ def count_tokens(
         documents,
         bytes_per_token,
         how,
-        int(lengths_of(stream).max()) if corpus.is_chat else None,
+        lengths_of(stream) if corpus.is_chat else None,
     )
 
 

@@ -3,12 +3,22 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds
+from homespun.data.chat_samples import packed
 from homespun.data.corpus import Corpus
 from homespun.data.sizing import TokenCount
 from homespun.forecast.result import StepSpeed
-from homespun.planning.answers import Work, longest_row, work_of_pairs, work_of_reward
+from homespun.planning.answers import (
+    Lengths,
+    Work,
+    longest_row,
+    row_for,
+    work_of_pairs,
+    work_of_reward,
+)
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
@@ -24,6 +34,8 @@ NO_TEXT_TOKENS = 10**12
 """Where there is no text, the plan is made for one that no run reads to its end."""
 BYTES_PER_WORD = 5.5
 """Of English prose, with the blank."""
+MOST_PACKED = 20_000
+"""Conversations from which the number of rows is told."""
 
 
 class Length:
@@ -95,44 +107,59 @@ def samples_per_pass(wanted: TrainConfig, count: TokenCount | None) -> int:
         return NO_TEXT_TOKENS // wanted.seq_len
     if wanted.preferences is not None:
         return 2 * count.n_documents
-    if wanted.reward is not None and count.longest is not None:
+    if wanted.reward is not None and count.lengths is not None:
         return wanted.group_size * count.n_documents
     if wanted.reward is not None and wanted.prompt_words:
         return wanted.group_size * min(count.n_documents, MOST_BEGINNINGS)
     share = wanted.replay_share if wanted.replay is not None else 0.0
-    return math.ceil(count.training // wanted.seq_len / (1 - share))
+    samples = (
+        count.training // wanted.seq_len
+        if count.lengths is None
+        else _rows_of_conversations(count, count.lengths, wanted.seq_len)
+    )
+    return math.ceil(samples / (1 - share))
+
+
+def _rows_of_conversations(count: TokenCount, lengths: Lengths, seq_len: int) -> int:
+    """Rows into which all conversations are packed. The ends of many rows are empty."""
+    some = lengths[:MOST_PACKED]
+    _, row_starts = packed(np.clip(some - 1, 1, seq_len), seq_len)
+    return math.ceil((len(row_starts) - 1) * count.training / int(some.sum()))
 
 
 def work_of(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Work | None:
     """The work of a step with preferences or a reward; None for other runs."""
-    if c.preferences is not None and count:
-        return work_of_pairs(c, count.document_tokens, count.n_documents)
+    if c.preferences is not None and count and count.lengths is not None:
+        return work_of_pairs(c, _pairs(c, count.lengths), count.n_documents)
     if c.reward is None:
         return None
-    usual, _ = _prompt_tokens(c, corpus, count)
-    return work_of_reward(c, usual)
+    return work_of_reward(c, _prompts(c, corpus, count))
 
 
 def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) -> Plan:
-    """The plan with the length of its rows, in a run with a reward."""
+    """The plan with the length of its rows, in a run with preferences or a reward."""
     c = planned.config
+    if c.preferences is not None and count and count.lengths is not None:
+        row = min(c.seq_len, row_for(int(_pairs(c, count.lengths).max())))
+        return dataclasses.replace(planned, longest_row=row)
     if c.reward is None:
         return planned
-    _, longest = _prompt_tokens(c, corpus, count)
+    longest = int(_prompts(c, corpus, count).max())
     room = planned.model.seq_len - c.answer_tokens  # longer prompts are left out
     row = longest_row(max(1, min(longest, room)), c.answer_tokens)
     return dataclasses.replace(planned, longest_row=row)
 
 
-def _prompt_tokens(
-    c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None
-) -> tuple[float, float]:
-    """Tokens of the usual and of the longest prompt of a run with a reward. Those of conversations are counted with
-    their answers."""
+def _pairs(c: ResolvedConfig, lengths: Lengths) -> Lengths:
+    """Tokens that are read of the longer conversation of each pair. Pairs that do not fit are left out."""
+    read = lengths.reshape(-1, 2).max(axis=1) - 1
+    fitting = read[read <= c.seq_len]
+    return fitting if len(fitting) else np.array([c.seq_len])
+
+
+def _prompts(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Lengths:
+    """Tokens of the prompts of a run with a reward. Those of conversations are counted with their answers."""
     if corpus is None or corpus.is_chat:
-        if count is None or count.longest is None:
-            return c.seq_len, c.seq_len
-        return count.document_tokens, count.longest
+        return np.array([c.seq_len]) if count is None or count.lengths is None else count.lengths
     per_word = count.training / max(1, corpus.n_bytes) * BYTES_PER_WORD if count else 2.0
-    prompt = 1 + c.prompt_words * per_word
-    return prompt, prompt
+    return np.array([1 + round(c.prompt_words * per_word)])
