@@ -275,7 +275,10 @@ def test_the_largest_micro_batch_that_fits_makes_steps_of_the_same_size(
 
 @pytest.mark.parametrize(
     ("settings", "together"),
-    [({"reward": "questions", "group_size": 6}, 6), ({"preferences": "pairs.jsonl"}, 2)],
+    [
+        ({"reward": "questions", "group_size": 6, "updates": 1}, 6),
+        ({"preferences": "pairs.jsonl"}, 2),
+    ],
 )
 def test_a_chosen_micro_batch_has_whole_groups_however_little_memory_there_is(
     settings: dict[str, Any], together: int
