@@ -204,7 +204,8 @@ def test_a_dry_run_estimates_by_the_rows_of_the_run(
     config = TuneConfig(**given, batch_size=8, grad_accumulation_steps=2, max_epochs=9.0)
     foreseen, _ = foresee(config, [*given, "max_epochs"], print)
     recipe = prepare(config, [*given, "max_epochs"], print)
-    assert foreseen.plan == recipe.plan
+    assert foreseen.plan.longest_row == recipe.plan.longest_row
+    assert foreseen.plan.in_rows == recipe.plan.in_rows
     assert foreseen.total_tokens == pytest.approx(recipe.total_tokens, rel=0.1)
     if "preferences" in data:
         assert recipe.plan.in_rows.seq_len < recipe.plan.config.seq_len
