@@ -12,6 +12,7 @@ import pytest
 import homespun
 from homespun.config import TrainConfig
 from homespun.data.corpus import survey
+from homespun.data.samples import Tokens
 from homespun.data.sizing import TokenCount, count_tokens
 from homespun.engine.base import OutOfMemory
 from homespun.engine.probe import Probed
@@ -208,8 +209,17 @@ def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> N
     assert (nearest.ended_by, nearest.steps) == ("max_steps", 100)
 
 
-PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, np.array([300, 500] * 200))
-CHATS = TokenCount(2000, 200, 300, 100, 3.0, None, np.array([25, 15, 20, 20] * 10))
+def conversations(*lengths: int) -> Tokens:
+    """Conversations of so many tokens, of which the last three are an answer."""
+    flags = [[2] + [0] * (length - 4) + [1] * 3 for length in lengths]
+    return np.concatenate(flags).astype(np.int32)
+
+
+PROMPTS = TokenCount(20_000, 2000, 300, 400, 3.0, None, conversations(*[20, 30] * 200))
+CHATS = TokenCount(2000, 200, 300, 100, 3.0, None, conversations(*[25, 15, 20, 20] * 10))
+PARTLY_LONG = TokenCount(
+    1000, 100, 300, 40, 3.0, None, conversations(*[20, 30] * 10, *[20, 80] * 5)
+)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +234,11 @@ CHATS = TokenCount(2000, 200, 300, 100, 3.0, None, np.array([25, 15, 20, 20] * 1
         ),  # 40 conversations in 35 rows, 2.5 times: two fit into a row if both have 15 tokens
         ({"replay": "earlier.txt", "replay_share": 0.25}, CHATS, 118),
         ({"preferences": "pairs.jsonl"}, PROMPTS, 800),
+        (
+            {"preferences": "pairs.jsonl"},
+            PARTLY_LONG,
+            27,
+        ),  # 10 of 15 pairs fit, and a third more were not counted
         ({"reward": "questions", "group_size": 4}, PROMPTS, 1600),
         ({"reward": "stories", "group_size": 4}, COUNT, 160_000 // 32),
         ({"reward": "stories", "group_size": 4, "prompt_words": 5}, COUNT, 1600),

@@ -88,17 +88,18 @@ class PairDataset:
     @property
     def by_length(self) -> Places:
         """The numbers of all pairs, the shortest first."""
-        return np.argsort(self._longest, kind="stable")
+        return np.argsort(self.longest, kind="stable")
 
     @property
     def longest_row(self) -> int:
         """Tokens of the rows of a batch with the longest pair."""
-        return self._row_for(int(self._longest.max()))
+        return self._row_for(int(self.longest.max()))
 
     @property
-    def _longest(self) -> Places:
+    def longest(self) -> Places:
         """Tokens of the longer conversation of each pair."""
-        return (self._places[..., 1] - self._places[..., 0]).max(axis=1)
+        longest: Places = (self._places[..., 1] - self._places[..., 0]).max(axis=1)
+        return longest
 
     def _row_for(self, n_tokens: int) -> int:
         return min(self.seq_len, -(-(n_tokens - 1) // ROW_STEP) * ROW_STEP)

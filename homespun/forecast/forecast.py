@@ -148,7 +148,7 @@ def forecast(
     measured = None
     if probed and ranks.n == 1 and probed.batch_size == planned.config.largest_microbatch:
         measured = probed.probed.memory
-    work = work_of(planned.config, corpus, count)
+    work = work_of(planned.config, corpus, count, n_samples)
     if work:
         speed = with_answers(planned, speed, alone, work, sheet, probed, notes)
     length = Length(planned, count, speed, n_samples)

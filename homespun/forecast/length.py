@@ -7,15 +7,15 @@ import numpy as np
 
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds
-from homespun.data.chat_samples import packed
+from homespun.data.chat_samples import ChatDataset
 from homespun.data.corpus import Corpus
+from homespun.data.pair_samples import PairDataset
 from homespun.data.sizing import TokenCount
 from homespun.forecast.result import StepSpeed
 from homespun.planning.answers import (
     Lengths,
     Work,
     longest_row,
-    row_for,
     work_of_pairs,
     work_of_reward,
 )
@@ -34,8 +34,6 @@ NO_TEXT_TOKENS = 10**12
 """Where there is no text, the plan is made for one that no run reads to its end."""
 BYTES_PER_WORD = 5.5
 """Of English prose, with the blank."""
-MOST_PACKED = 20_000
-"""Conversations from which the number of rows is told."""
 
 
 class Length:
@@ -102,35 +100,34 @@ class Length:
 
 def samples_per_pass(wanted: TrainConfig, count: TokenCount | None) -> int:
     """Samples in a pass over the text, by its tokens; with prompts or pairs, one for each answer. An earlier text that
-    is replayed adds its share."""
+    is replayed adds its share.
+
+    Raises:
+        UserError: no conversation, or no pair, fits into a sample.
+    """
     if count is None:
         return NO_TEXT_TOKENS // wanted.seq_len
-    if wanted.preferences is not None:
-        return 2 * count.n_documents
-    if wanted.reward is not None and count.lengths is not None:
+    counted = count.conversations
+    if wanted.reward is not None and counted is not None:
         return wanted.group_size * count.n_documents
     if wanted.reward is not None and wanted.prompt_words:
         return wanted.group_size * min(count.n_documents, MOST_BEGINNINGS)
+    if counted is None:
+        samples: float = count.training // wanted.seq_len
+    else:
+        pairs = wanted.preferences is not None
+        dataset = (PairDataset if pairs else ChatDataset)(counted, wanted.seq_len)
+        samples = dataset.samples_per_pass * count.training / len(counted)
     share = wanted.replay_share if wanted.replay is not None else 0.0
-    samples = (
-        count.training // wanted.seq_len
-        if count.lengths is None
-        else _rows_of_conversations(count, count.lengths, wanted.seq_len)
-    )
     return math.ceil(samples / (1 - share))
 
 
-def _rows_of_conversations(count: TokenCount, lengths: Lengths, seq_len: int) -> int:
-    """Rows into which all conversations are packed. The ends of many rows are empty."""
-    some = lengths[:MOST_PACKED]
-    _, row_starts = packed(np.clip(some - 1, 1, seq_len), seq_len)
-    return math.ceil((len(row_starts) - 1) * count.training / int(some.sum()))
-
-
-def work_of(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Work | None:
-    """The work of a step with preferences or a reward; None for other runs."""
-    if c.preferences is not None and count and count.lengths is not None:
-        return work_of_pairs(c, _pairs(c, count.lengths), count.n_documents)
+def work_of(
+    c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None, n_samples: int
+) -> Work | None:
+    """The work of a step with preferences or a reward; None for other runs. `n_samples`: those of a pass."""
+    if pairs := _pairs(c, count):
+        return work_of_pairs(c, pairs.longest - 1, n_samples // 2)
     if c.reward is None:
         return None
     return work_of_reward(c, _prompts(c, corpus, count))
@@ -139,9 +136,8 @@ def work_of(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) 
 def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) -> Plan:
     """The plan with the length of its rows, in a run with preferences or a reward."""
     c = planned.config
-    if c.preferences is not None and count and count.lengths is not None:
-        row = min(c.seq_len, row_for(int(_pairs(c, count.lengths).max())))
-        return dataclasses.replace(planned, longest_row=row)
+    if pairs := _pairs(c, count):
+        return dataclasses.replace(planned, longest_row=pairs.longest_row)
     if c.reward is None:
         return planned
     longest = int(_prompts(c, corpus, count).max())
@@ -150,16 +146,17 @@ def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) ->
     return dataclasses.replace(planned, longest_row=row)
 
 
-def _pairs(c: ResolvedConfig, lengths: Lengths) -> Lengths:
-    """Tokens that are read of the longer conversation of each pair. Pairs that do not fit are left out."""
-    read = lengths.reshape(-1, 2).max(axis=1) - 1
-    fitting = read[read <= c.seq_len]
-    return fitting if len(fitting) else np.array([c.seq_len])
+def _pairs(c: ResolvedConfig, count: TokenCount | None) -> PairDataset | None:
+    """The pairs that were counted, in a run with preferences."""
+    if c.preferences is None or count is None or count.conversations is None:
+        return None
+    return PairDataset(count.conversations, c.seq_len)
 
 
 def _prompts(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Lengths:
     """Tokens of the prompts of a run with a reward. Those of conversations are counted with their answers."""
     if corpus is None or corpus.is_chat:
-        return np.array([c.seq_len]) if count is None or count.lengths is None else count.lengths
+        lengths = count.lengths if count else None
+        return np.array([c.seq_len]) if lengths is None else lengths
     per_word = count.training / max(1, corpus.n_bytes) * BYTES_PER_WORD if count else 2.0
     return np.array([1 + round(c.prompt_words * per_word)])

@@ -80,9 +80,4 @@ def mean_row(texts: Lengths, together: int) -> float:
 
 def longest_row(prompt_tokens: int, answer_tokens: int) -> int:
     """Tokens of a row with the longest prompt and the longest answer. The last token is never read."""
-    return row_for(prompt_tokens + answer_tokens - 1)
-
-
-def row_for(n_tokens: int) -> int:
-    """Tokens of a row with a text of which so many are read."""
-    return math.ceil(max(1, n_tokens) / ROW_STEP) * ROW_STEP
+    return math.ceil(max(1, prompt_tokens + answer_tokens - 1) / ROW_STEP) * ROW_STEP

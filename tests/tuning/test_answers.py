@@ -189,11 +189,7 @@ def test_the_usual_space_keeps_answers_and_their_groups(data: dict[str, Any], fi
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     "data",
-    [
-        {"preferences": "pairs.jsonl"},
-        {"data_file": "questions.jsonl"},
-        {name: REWARDED[name] for name in ("data_file", "reward", "group_size", "answer_tokens")},
-    ],
+    [{"preferences": "pairs.jsonl"}, {"data_file": "questions.jsonl"}],
 )
 def test_a_dry_run_estimates_by_the_rows_of_the_run(
     data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
