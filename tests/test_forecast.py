@@ -218,7 +218,7 @@ def conversations(*lengths: int) -> Tokens:
 PROMPTS = TokenCount(20_000, 2000, 300, 400, 3.0, None, conversations(*[20, 30] * 200))
 CHATS = TokenCount(2000, 200, 300, 100, 3.0, None, conversations(*[25, 15, 20, 20] * 10))
 PARTLY_LONG = TokenCount(
-    1000, 100, 300, 40, 3.0, None, conversations(*[20, 30] * 10, *[20, 80] * 5)
+    1500, 150, 300, 45, 3.0, None, conversations(*[20, 30] * 10, *[20, 80] * 5)
 )
 
 
@@ -227,18 +227,12 @@ PARTLY_LONG = TokenCount(
     [
         ({}, COUNT, 160_000 // 32),
         ({"replay": "earlier.txt", "replay_share": 0.2}, COUNT, 6250),
-        (
-            {},
-            CHATS,
-            88,
-        ),  # 40 conversations in 35 rows, 2.5 times: two fit into a row if both have 15 tokens
-        ({"replay": "earlier.txt", "replay_share": 0.25}, CHATS, 118),
+        # 40 conversations in 35 rows, 2.5 times: two fit into a row if both have 15 tokens.
+        ({}, CHATS, 88),
+        ({"replay": "earlier.txt", "replay_share": 0.25}, CHATS, 117),
         ({"preferences": "pairs.jsonl"}, PROMPTS, 800),
-        (
-            {"preferences": "pairs.jsonl"},
-            PARTLY_LONG,
-            27,
-        ),  # 10 of 15 pairs fit, and a third more were not counted
+        # 10 of 15 pairs fit, and half as many were not counted.
+        ({"preferences": "pairs.jsonl"}, PARTLY_LONG, 30),
         ({"reward": "questions", "group_size": 4}, PROMPTS, 1600),
         ({"reward": "stories", "group_size": 4}, COUNT, 160_000 // 32),
         ({"reward": "stories", "group_size": 4, "prompt_words": 5}, COUNT, 1600),
