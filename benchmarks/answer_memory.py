@@ -3,7 +3,8 @@
     python -m benchmarks.answer_memory
 
 Each run takes two steps in a process of its own. Its peak, above that of a process that has trained a tiny model, is
-compared with the estimate. A reward adds the initial model and the writing of answers; preferences add neither.
+compared with the estimate. A reward adds the initial model and the writing of answers; preferences add neither. Where a
+step has two updates, each learns from half of the groups.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ COMMON = (
 QUESTIONS = "--data-file questions.jsonl --reward mine.py:length --answer-tokens 24 --grad-accumulation-steps 1"
 CONFIGURATIONS = (
     f"{QUESTIONS} --group-size 8 --batch-size 16",
+    f"{QUESTIONS} --group-size 8 --batch-size 16 --updates 1",
     f"{QUESTIONS} --group-size 8 --batch-size 16 --kl-factor 0",
     f"{QUESTIONS} --group-size 2 --batch-size 2",
     f"{QUESTIONS} --group-size 2 --batch-size 2 --lora-rank 8",

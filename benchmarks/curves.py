@@ -82,6 +82,7 @@ def demo_points() -> list[curves.Point]:
             text_tokens=row["text tokens"],
             tokens=row["tokens"],
             bits_per_byte=row["bits/byte"],
+            bytes_per_token=bytes_per_token(row["val loss"], row["bits/byte"]),
         )
         for row in found
     ]
@@ -98,6 +99,7 @@ def readme_point() -> curves.Point:
         text_tokens=538_787,
         tokens=1325 * 2048,
         bits_per_byte=1.566,
+        bytes_per_token=bytes_per_token(4.0458, 1.566),
     )
 
 
@@ -115,19 +117,29 @@ def main(prose: Path, only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
     earlier = [*demo_points(), readme_point()]
     known = {point.run for point in earlier}
     write([*earlier, *(point for point in curves.points() if point.run not in known)])
-    shown: list[report.Row] = [
-        {
-            "text": p.text,
-            "M parameters": round(p.parameters / 1e6, 2),
-            "M tokens of text": round(p.text_tokens / 1e6, 2),
-            "M tokens seen": round(p.tokens / 1e6, 2),
-            "bits/byte": round(p.bits_per_byte, 4),
-            "by the law": round(curves.law(p.text).bits_per_byte(p), 4),
-            "by the others": round(curves.law(p.text, without=p).bits_per_byte(p), 4),
-        }
-        for p in curves.points()
-    ]
-    report.save("curves", {"final loss of the recipe": shown})
+    report.save("curves", {"final loss of the recipe": list(map(shown, curves.points()))})
+
+
+def shown(point: curves.Point) -> report.Row:
+    """A measured loss beside that of the law through all points, and that of the law through the others."""
+    whole, others = curves.law(point.text), curves.law(point.text, without=point)
+    return {
+        "text": point.text,
+        "M parameters": round(point.parameters / 1e6, 2),
+        "M tokens of text": round(point.text_tokens / 1e6, 2),
+        "M tokens seen": round(point.tokens / 1e6, 2),
+        "bits/byte": round(point.bits_per_byte, 4),
+        "by the law": round(whole.bits_per_byte(point), 4),
+        "off, nats": off(whole, point),
+        "by the others": round(others.bits_per_byte(point), 4),
+        "others off, nats": off(others, point),
+    }
+
+
+def off(law: curves.Law, point: curves.Point) -> float:
+    """The error of a prediction, in nats per token."""
+    error = law.bits_per_byte(point) - point.bits_per_byte
+    return round(curves.nats(error, point.bytes_per_token), 3)
 
 
 def measure(cases: list[Case], prose: Path) -> None:
@@ -154,16 +166,22 @@ def measured(case: Case, text: Path, folder: Path) -> curves.Point:
     last = [record for record in records if record.get("val_bits_per_byte")][-1]
     model = load(folder / "checkpoints").config
     corpus = survey(text)
-    tokens_per_byte = last["val_bits_per_byte"] / last["val_loss"] * math.log(2)
+    per_token = bytes_per_token(last["val_loss"], last["val_bits_per_byte"])
     return curves.Point(
         text=case.text,
         run=case.flags,
         compressed=compressed_bits_per_byte(corpus),
         parameters=count_parameters(model) - model.vocab_size * model.d_model,
-        text_tokens=round(tokens_per_byte * (corpus.n_bytes - corpus.validation_bytes)),
+        text_tokens=round((corpus.n_bytes - corpus.validation_bytes) / per_token),
         tokens=last["tokens"],
         bits_per_byte=last["val_bits_per_byte"],
+        bytes_per_token=per_token,
     )
+
+
+def bytes_per_token(loss: float, bits_per_byte: float) -> float:
+    """Of the text on which both were measured; the loss in nats per token."""
+    return loss / math.log(2) / bits_per_byte
 
 
 def both_texts(folder: Path, prose: Path) -> dict[str, Path]:

@@ -15,6 +15,7 @@ HELD_OUT = "the validation side, from the training side"
 BY_MLX = "a training step with MLX, float32, checkpointing"
 TEN_MINUTES = "10m each"
 DRAWING = "A record of 100,000 lines on the page of the studio"
+FINAL_LOSS = "final loss of the recipe"
 ADAPTERS = "a training step of SmolLM2-135M, adapters of rank 8"
 
 
@@ -48,6 +49,29 @@ def speed(name: str, title: str, label: str) -> Callable[[Results], str]:
 def exact(name: str, title: str, label: str, column: str, digits: int) -> Callable[[Results], str]:
     """One cell, with `digits` decimal places."""
     return lambda results: f"{row(results, name, title, label)[column]:,.{digits}f}"
+
+
+def ratios(column: str) -> Callable[[Results], str]:
+    """The range of one of the ratios of plans to runs, as '89 to 104%'."""
+    return lambda results: spread(
+        [r[column] for r in rows(results, "planning", "predicted and measured")]
+    )
+
+
+def furthest_off(column: str) -> Callable[[Results], str]:
+    """The largest error of a law of the final loss, in nats."""
+    return lambda results: f"{max(abs(r[column]) for r in rows(results, 'curves', FINAL_LOSS)):.2f}"
+
+
+def carried(label: str, column: str) -> Callable[[Results], str]:
+    """A loss of AdamW at the larger width, or by how much it is above or below the best of the grid there, in nats."""
+
+    def figure(results: Results) -> str:
+        table = rows(results, "tuning", "learning rates at widths 32 and 128, adamw")
+        [found] = [r for r in table if r["rate of AdamW"].startswith(label)]
+        return f"{abs(float(found[column])):.3f}"
+
+    return figure
 
 
 def answered(rate: float, passes: float) -> Callable[[Results], str]:
@@ -239,6 +263,13 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "answers-third": answered(0.3, 3.0),
     "answers-whole": answered(1.0, 3.0),
     "answers-once": answered(1.0, 1.0),
+    "plan-memory": ratios("memory ratio"),
+    "plan-time": ratios("time ratio"),
+    "law-off": furthest_off("off, nats"),
+    "law-others-off": furthest_off("others off, nats"),
+    "carried-adamw": carried("carried over", "above the best"),
+    "carried-tune": carried("best of its tune", "above the best"),
+    "carried-spread": carried("spread of seeds", "loss at 128"),
     "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),

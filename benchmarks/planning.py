@@ -43,13 +43,17 @@ CONFIGURATIONS = (
 
 
 def main(
-    rounds: int = 3, steps: int = 12, only: tuple[int, ...] = tuple(range(len(CONFIGURATIONS)))
+    rounds: int = 3,
+    steps: int = 12,
+    seconds: float = 15.0,
+    only: tuple[int, ...] = tuple(range(len(CONFIGURATIONS))),
 ) -> None:
     """Measure and save.
 
     Args:
         rounds: plans and runs of each configuration.
-        steps: steps of a run.
+        steps: least steps of a run.
+        seconds: least time of a run. Steps of some milliseconds are many, so that a short disturbance does not count.
         only: indices of the configurations to measure.
     """
     rows: list[report.Row] = []
@@ -57,22 +61,23 @@ def main(
         homespun(TEXT)
         homespun(f"train --model-size mini --max-steps 1 --checkpoint-dir {BASE} {COMMON}")
         for flags in (CONFIGURATIONS[number] for number in only):
-            rows.append(compared(flags, rounds, steps))
+            rows.append(compared(flags, rounds, steps, seconds))
             print(report.table(rows[-1:]), flush=True)
     report.save("planning", {"predicted and measured": rows})
 
 
-def compared(flags: str, rounds: int, steps: int) -> report.Row:
+def compared(flags: str, rounds: int, steps: int, seconds: float) -> report.Row:
     """A configuration's predictions beside its measurements."""
     words = f"train {flags} {COMMON} --max-steps {steps}"
     memory, predicted, taken = [], [], []
     estimate = 0
     for _ in range(rounds):
         plan = forecast(parse(COMMANDS["train"], shlex.split(words)[1:]), lambda text: None)
-        homespun(words)
+        enough = max(steps, round(seconds / plan.speed.seconds_per_step))
+        homespun(f"train {flags} {COMMON} --max-steps {enough}")
         records = list(reading.read(Path("checkpoints/metrics.jsonl")))
-        seconds = [record["seconds"] for record in records if "loss" in record]
-        single = [later - one for one, later in itertools.pairwise(seconds)]
+        times = [record["seconds"] for record in records if "loss" in record]
+        single = [later - one for one, later in itertools.pairwise(times)]
         estimate = plan.memory.total
         memory.append(plan.memory_measured or 0)
         predicted.append(plan.speed.seconds_per_step)

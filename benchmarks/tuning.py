@@ -95,7 +95,8 @@ def searched(place: Path, steps: int) -> list[report.Row]:
 
 
 def carried(place: Path, steps: int, optimizer: str) -> list[report.Row]:
-    """The loss of each rate at both widths, and that of the rate that was carried over."""
+    """The loss of each rate at both widths, that of the rate that was carried over, and the lowest of the tune that
+    tries other rates around it, all with the decay that was carried over."""
     flags = f"--optimizer {optimizer}"
     grid = f"{flags} --method grid --search learning_rate={RATES[optimizer]}"
     small = Tune(f"{optimizer}-small", SMALL, f"{grid} --spread-runs 0").run(place, steps)
@@ -120,16 +121,18 @@ def carried(place: Path, steps: int, optimizer: str) -> list[report.Row]:
     ]
     width_power = WIDTH_POWER[optimizer]
     rate = small.results(place)["best"]["learning_rate"] * (WIDE / SMALL) ** width_power
-    tried = over.results(place)["rows"]
+    tried = [row for row in over.results(place)["rows"] if row["val_loss"] is not None]
     first = min(tried, key=lambda row: abs(row["learning_rate"] - rate))
-    rows.append(
+    around = min(tried, key=lambda row: row["val_loss"])
+    rows += [
         {
-            "rate of AdamW": f"carried over: {first['learning_rate']:g}",
+            "rate of AdamW": f"{name}: {row['learning_rate']:g}",
             f"loss at {SMALL}": "",
-            f"loss at {WIDE}": shown(first["val_loss"]),
-            "above the best": shown(first["val_loss"], best),
+            f"loss at {WIDE}": shown(row["val_loss"]),
+            "above the best": shown(row["val_loss"], best),
         }
-    )
+        for name, row in (("carried over", first), ("best of its tune", around))
+    ]
     spread = f"{found['spread']:.4f}"
     rows.append(
         {

@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import homespun
 from homespun.config import TrainConfig
 from homespun.data.corpus import survey
+from homespun.data.samples import Tokens
 from homespun.data.sizing import TokenCount, count_tokens
 from homespun.engine.base import OutOfMemory
 from homespun.engine.probe import Probed
@@ -207,7 +209,17 @@ def test_a_time_budget_holds_the_steps_with_their_evaluations_and_samples() -> N
     assert (nearest.ended_by, nearest.steps) == ("max_steps", 100)
 
 
-PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, longest=500)
+def conversations(*lengths: int) -> Tokens:
+    """Conversations of so many tokens, of which the last three are an answer."""
+    flags = [[2] + [0] * (length - 4) + [1] * 3 for length in lengths]
+    return np.concatenate(flags).astype(np.int32)
+
+
+PROMPTS = TokenCount(20_000, 2000, 300, 400, 3.0, None, conversations(*[20, 30] * 200))
+CHATS = TokenCount(2000, 200, 300, 100, 3.0, None, conversations(*[25, 15, 20, 20] * 10))
+PARTLY_LONG = TokenCount(
+    1500, 150, 300, 45, 3.0, None, conversations(*[20, 30] * 10, *[20, 80] * 5)
+)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +227,12 @@ PROMPTS = TokenCount(160_000, 16_000, 300, 400, 3.0, None, longest=500)
     [
         ({}, COUNT, 160_000 // 32),
         ({"replay": "earlier.txt", "replay_share": 0.2}, COUNT, 6250),
+        # 40 conversations in 35 rows, 2.5 times: two fit into a row if both have 15 tokens.
+        ({}, CHATS, 88),
+        ({"replay": "earlier.txt", "replay_share": 0.25}, CHATS, 117),
         ({"preferences": "pairs.jsonl"}, PROMPTS, 800),
+        # 10 of 15 pairs fit, and half as many were not counted.
+        ({"preferences": "pairs.jsonl"}, PARTLY_LONG, 30),
         ({"reward": "questions", "group_size": 4}, PROMPTS, 1600),
         ({"reward": "stories", "group_size": 4}, COUNT, 160_000 // 32),
         ({"reward": "stories", "group_size": 4, "prompt_words": 5}, COUNT, 1600),
@@ -267,7 +284,10 @@ def test_the_largest_micro_batch_that_fits_makes_steps_of_the_same_size(
 
 @pytest.mark.parametrize(
     ("settings", "together"),
-    [({"reward": "questions", "group_size": 6}, 6), ({"preferences": "pairs.jsonl"}, 2)],
+    [
+        ({"reward": "questions", "group_size": 6, "updates": 1}, 6),
+        ({"preferences": "pairs.jsonl"}, 2),
+    ],
 )
 def test_a_chosen_micro_batch_has_whole_groups_however_little_memory_there_is(
     settings: dict[str, Any], together: int

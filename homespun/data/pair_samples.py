@@ -88,8 +88,21 @@ class PairDataset:
     @property
     def by_length(self) -> Places:
         """The numbers of all pairs, the shortest first."""
-        longest = (self._places[..., 1] - self._places[..., 0]).max(axis=1)
-        return np.argsort(longest, kind="stable")
+        return np.argsort(self.longest, kind="stable")
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the rows of a batch with the longest pair."""
+        return self._row_for(int(self.longest.max()))
+
+    @property
+    def longest(self) -> Places:
+        """Tokens of the longer conversation of each pair."""
+        longest: Places = (self._places[..., 1] - self._places[..., 0]).max(axis=1)
+        return longest
+
+    def _row_for(self, n_tokens: int) -> int:
+        return min(self.seq_len, -(-(n_tokens - 1) // ROW_STEP) * ROW_STEP)
 
     def pairs(self, numbers: Iterable[int]) -> Batch:
         """The pairs of these numbers, [2 * len(numbers), T]: the better answer of each, then the other one. T is that
@@ -99,8 +112,7 @@ class PairDataset:
             for begin, end in self._places[number].tolist():
                 marked = np.asarray(self.marked[begin:end], np.int32)
                 rows.append(Rendered(marked >> 2, (marked & 1).astype(np.bool_)))
-        longest = max(len(row.ids) for row in rows) - 1
-        return as_batch(rows, min(self.seq_len, -(-longest // ROW_STEP) * ROW_STEP))
+        return as_batch(rows, self._row_for(max(len(row.ids) for row in rows)))
 
     def batches(self, seed: int) -> "PairBatches":
         """The pairs in the order of this seed."""

@@ -2,12 +2,13 @@
 
 import lzma
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from homespun.data.chat_samples import lengths_of
+from homespun.data.chat_samples import Places, lengths_of
 from homespun.data.corpus import Corpus
 from homespun.data.prepare import Encoder, already_prepared
+from homespun.data.samples import TokenSource
 from homespun.terminal import bar
 from homespun.tokenizer import train
 
@@ -30,8 +31,18 @@ class TokenCount:
     """Of the validation side, on which losses are measured."""
     estimated_from: str | None
     """None if the tokens were counted, else how they were estimated."""
-    longest: int | None = None
-    """Tokens of the longest conversation among those that were counted; None for a text."""
+    conversations: TokenSource | None = field(default=None, compare=False, repr=False)
+    """Those that were counted, in the form of `chat_samples`, two in a row for each pair; None for a text."""
+
+    @property
+    def lengths(self) -> Places | None:
+        """Tokens of each conversation."""
+        return None if self.conversations is None else lengths_of(self.conversations)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest conversation."""
+        return None if self.lengths is None else int(self.lengths.max())
 
     @property
     def document_tokens(self) -> float:
@@ -64,7 +75,7 @@ def count_tokens(
             documents,
             corpus.validation_bytes / sum(map(len, streams)),
             estimated_from=None,
-            longest=int(lengths_of(prepared.training).max()) if corpus.is_chat else None,
+            conversations=prepared.training if corpus.is_chat else None,
         )
     with bar("Estimating the number of tokens", None):
         cuts = not corpus.is_chat
@@ -86,7 +97,7 @@ def count_tokens(
         documents,
         bytes_per_token,
         how,
-        int(lengths_of(stream).max()) if corpus.is_chat else None,
+        stream if corpus.is_chat else None,
     )
 
 

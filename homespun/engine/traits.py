@@ -33,6 +33,9 @@ class StepTraits:
     freed memory then lies in pieces that few tensors fit."""
     recomputing_blocks: float = 0.0
     """More of them with checkpointing, for the same reason."""
+    scattered_answers: float = 0.0
+    """Share of the memory in which answers were written, or of the memory for training on them, if that is smaller, in
+    pieces that the other one cannot use: on a CPU, for the same reason."""
     lost: float = 0.0
     """Share of the activations whose memory lies in pieces too small to be used again, as on a CPU."""
 
@@ -49,6 +52,7 @@ def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
         logit_bytes=8 if half else 4,
         scattered_blocks=1.5 if half else 2.6,
         recomputing_blocks=0.6 if half else 1.0,
+        scattered_answers=0.3,
         lost=0.03 if seq_len <= LONGEST_IN_FULL else 0.2,
     )
 

@@ -146,9 +146,9 @@ def forecast(
     alone, probed = measured_speed(planned, target, sheet, mark, count, notes)
     sent, speed, efficiency = together(planned, target, ranks, alone, interconnect)
     measured = None
-    if probed and ranks.n == 1 and probed.batch_size == planned.config.batch_size:
+    if probed and ranks.n == 1 and probed.batch_size == planned.config.largest_microbatch:
         measured = probed.probed.memory
-    work = work_of(planned.config, corpus, count)
+    work = work_of(planned.config, corpus, count, n_samples)
     if work:
         speed = with_answers(planned, speed, alone, work, sheet, probed, notes)
     length = Length(planned, count, speed, n_samples)

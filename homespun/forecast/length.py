@@ -3,12 +3,22 @@
 import dataclasses
 import math
 
+import numpy as np
+
 from homespun.config import TrainConfig
 from homespun.config.checked import seconds
+from homespun.data.chat_samples import ChatDataset
 from homespun.data.corpus import Corpus
+from homespun.data.pair_samples import PairDataset
 from homespun.data.sizing import TokenCount
 from homespun.forecast.result import StepSpeed
-from homespun.planning.answers import Work, longest_row, work_of_pairs, work_of_reward
+from homespun.planning.answers import (
+    Lengths,
+    Work,
+    longest_row,
+    work_of_pairs,
+    work_of_reward,
+)
 from homespun.planning.estimate import (
     CHECKS_PER_RUN,
     EVALUATION_COST,
@@ -90,49 +100,63 @@ class Length:
 
 def samples_per_pass(wanted: TrainConfig, count: TokenCount | None) -> int:
     """Samples in a pass over the text, by its tokens; with prompts or pairs, one for each answer. An earlier text that
-    is replayed adds its share."""
+    is replayed adds its share.
+
+    Raises:
+        UserError: no conversation, or no pair, fits into a sample.
+    """
     if count is None:
         return NO_TEXT_TOKENS // wanted.seq_len
-    if wanted.preferences is not None:
-        return 2 * count.n_documents
-    if wanted.reward is not None and count.longest is not None:
+    counted = count.conversations
+    if wanted.reward is not None and counted is not None:
         return wanted.group_size * count.n_documents
     if wanted.reward is not None and wanted.prompt_words:
         return wanted.group_size * min(count.n_documents, MOST_BEGINNINGS)
+    if counted is None:
+        samples: float = count.training // wanted.seq_len
+    else:
+        pairs = wanted.preferences is not None
+        dataset = (PairDataset if pairs else ChatDataset)(counted, wanted.seq_len)
+        samples = dataset.samples_per_pass * count.training / len(counted)
     share = wanted.replay_share if wanted.replay is not None else 0.0
-    return math.ceil(count.training // wanted.seq_len / (1 - share))
+    return math.ceil(samples / (1 - share))
 
 
-def work_of(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Work | None:
-    """The work of a step with preferences or a reward; None for other runs."""
-    if c.preferences is not None and count:
-        return work_of_pairs(c, count.document_tokens, count.n_documents)
+def work_of(
+    c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None, n_samples: int
+) -> Work | None:
+    """The work of a step with preferences or a reward; None for other runs. `n_samples`: those of a pass."""
+    if pairs := _pairs(c, count):
+        return work_of_pairs(c, pairs.longest - 1, n_samples // 2)
     if c.reward is None:
         return None
-    usual, _ = _prompt_tokens(c, corpus, count)
-    return work_of_reward(c, usual)
+    return work_of_reward(c, _prompts(c, corpus, count))
 
 
 def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) -> Plan:
-    """The plan with the length of its rows, in a run with a reward."""
+    """The plan with the length of its rows, in a run with preferences or a reward."""
     c = planned.config
+    if pairs := _pairs(c, count):
+        return dataclasses.replace(planned, longest_row=pairs.longest_row)
     if c.reward is None:
         return planned
-    _, longest = _prompt_tokens(c, corpus, count)
+    longest = int(_prompts(c, corpus, count).max())
     room = planned.model.seq_len - c.answer_tokens  # longer prompts are left out
     row = longest_row(max(1, min(longest, room)), c.answer_tokens)
     return dataclasses.replace(planned, longest_row=row)
 
 
-def _prompt_tokens(
-    c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None
-) -> tuple[float, float]:
-    """Tokens of the usual and of the longest prompt of a run with a reward. Those of conversations are counted with
-    their answers."""
+def _pairs(c: ResolvedConfig, count: TokenCount | None) -> PairDataset | None:
+    """The pairs that were counted, in a run with preferences."""
+    if c.preferences is None or count is None or count.conversations is None:
+        return None
+    return PairDataset(count.conversations, c.seq_len)
+
+
+def _prompts(c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None) -> Lengths:
+    """Tokens of the prompts of a run with a reward. Those of conversations are counted with their answers."""
     if corpus is None or corpus.is_chat:
-        if count is None or count.longest is None:
-            return c.seq_len, c.seq_len
-        return count.document_tokens, count.longest
+        lengths = count.lengths if count else None
+        return np.array([c.seq_len]) if lengths is None else lengths
     per_word = count.training / max(1, corpus.n_bytes) * BYTES_PER_WORD if count else 2.0
-    prompt = 1 + c.prompt_words * per_word
-    return prompt, prompt
+    return np.array([1 + round(c.prompt_words * per_word)])

@@ -72,7 +72,7 @@ class Forecast:
     loss: ExpectedLoss | None
     notes: tuple[str, ...]
     longest_row: int | None = None
-    """Tokens of the longest prompt with its answer, in a run with a reward."""
+    """Tokens of the longest prompt with its answer, in a run with preferences or a reward."""
 
     @property
     def parameters(self) -> int:
@@ -98,8 +98,6 @@ class Forecast:
         """Passes over the training text."""
         if self.text is None or self.tokens is None:
             return None
-        if self.settings.learns_text:
-            return self.tokens / max(1, self.text.training)
         return self.tokens / self.settings.seq_len / max(1, self.samples_per_pass)
 
     @property

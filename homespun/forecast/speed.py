@@ -62,10 +62,10 @@ def measured_speed(
     if found is None:
         return by_flops, None
     probed = found.probed
-    scale = c.batch_size / found.batch_size
-    per_step = probed.seconds_per_step(c.grad_accumulation_steps * scale)
+    updates = c.sequences_per_step / c.sequences_per_update
+    per_step = updates * probed.seconds_per_step(c.sequences_per_update / found.batch_size)
     how = f"measured: {counted(probed.n_steps, 'step')}"
-    if scale != 1:
+    if found.batch_size != c.largest_microbatch:
         how += f" of {counted(found.batch_size, 'sequence')}"
     return StepSpeed(per_step, probed.first_seconds, how, probed.update_seconds), found
 
@@ -104,7 +104,7 @@ def _probe(
     c = planned.config
     free = machine.memory_available()
     per_sequence = expected / c.sequences_per_step
-    batch_size = min(c.batch_size, max(1, math.floor(PROBE_SECONDS / 4 / per_sequence)))
+    batch_size = min(c.largest_microbatch, max(1, math.floor(PROBE_SECONDS / 4 / per_sequence)))
     while batch_size > 1 and step_memory(planned, machine, batch_size).total > free:
         batch_size //= 2
     needed = step_memory(planned, machine, batch_size)
@@ -124,7 +124,7 @@ def _probe(
                 engine_options(c, mark, compiled=compiled),
                 batch_size,
                 engine=c.engine,
-                accumulates=c.grad_accumulation_steps > 1 or batch_size < c.batch_size,
+                accumulates=batch_size < c.sequences_per_update,
                 document_tokens=count.document_tokens if count else c.seq_len,
                 memory_limit=free - needed.initial_model,
             )

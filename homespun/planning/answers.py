@@ -7,6 +7,9 @@ first writes them. Reading is counted in training tokens, see `EVALUATION_COST`.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from homespun.planning.resolved import ResolvedConfig
 
 ROW_STEP = 64
@@ -14,13 +17,16 @@ ROW_STEP = 64
 TOGETHER = 16
 """So many answers are written together, at most."""
 
+Lengths = npt.NDArray[np.int64]
+"""Tokens of texts."""
+
 
 @dataclass(frozen=True)
 class Work:
     """Of a step."""
 
-    trained: int
-    """Tokens of all rows, which are learned from."""
+    trained: float
+    """Tokens of all rows, which are learned from, with those that fill up the shorter ones."""
     read: float
     """Tokens that are read, not trained."""
     decoded: int = 0
@@ -29,41 +35,49 @@ class Work:
     """Tokens that are read once, before the first step."""
 
 
-def work_of_pairs(config: ResolvedConfig, pair_tokens: float, n_pairs: int) -> Work:
+def work_of_pairs(config: ResolvedConfig, rows: Lengths, n_pairs: int) -> Work:
     """The work of a step with preferences.
 
     Args:
         config: the settings.
-        pair_tokens: mean number of tokens of both conversations of a pair.
-        n_pairs: the initial model reads all of them before the first step.
+        rows: tokens that the model reads of the longer answer of each pair, with the conversation before it.
+        n_pairs: the initial model reads all of them before the first step, those of about equal length together.
     """
-    row = _row(pair_tokens / 2)
-    trained = config.sequences_per_step * row
-    return Work(trained, read=trained, before=2 * n_pairs * row)
+    trained = config.sequences_per_step * mean_row(rows, config.batch_size // 2)
+    return Work(trained, read=trained, before=2 * n_pairs * mean_row(rows, 1))
 
 
-def work_of_reward(config: ResolvedConfig, prompt_tokens: float) -> Work:
+def work_of_reward(config: ResolvedConfig, prompts: Lengths) -> Work:
     """The work of a step with a reward, if all answers are as long as they may be and no group is skipped.
 
     Args:
         config: the settings.
-        prompt_tokens: mean number of tokens of a prompt.
+        prompts: tokens of each prompt.
     """
     groups = config.sequences_per_step // config.group_size
-    trained = config.sequences_per_step * _row(prompt_tokens + config.answer_tokens)
+    together = config.largest_microbatch // config.group_size
+    trained = config.sequences_per_step * mean_row(prompts + config.answer_tokens - 1, together)
     # As they were sampled, in the initial model, and again before each update but the first.
     readings = 1 + (config.kl_factor > 0) + (config.updates - 1) / config.updates
     return Work(
         trained,
-        read=readings * trained + groups * prompt_tokens,
+        read=readings * trained + groups * float(prompts.mean()),
         decoded=groups * config.answer_tokens,
     )
 
 
-def longest_row(prompt_tokens: float, answer_tokens: int) -> int:
+def mean_row(texts: Lengths, together: int) -> float:
+    """The mean length of the rows of a batch, which is that of the longest text in it.
+
+    Args:
+        texts: tokens of each text, as they are read.
+        together: random texts in a batch.
+    """
+    rows = np.sort(-(-np.maximum(texts, 1) // ROW_STEP) * ROW_STEP)
+    longest_so_far = np.linspace(0.0, 1.0, len(rows) + 1) ** max(1, together)
+    return float(rows @ np.diff(longest_so_far))
+
+
+def longest_row(prompt_tokens: int, answer_tokens: int) -> int:
     """Tokens of a row with the longest prompt and the longest answer. The last token is never read."""
-    return _row(prompt_tokens + answer_tokens - 1)
-
-
-def _row(n_tokens: float) -> int:
-    return math.ceil(max(1.0, n_tokens) / ROW_STEP) * ROW_STEP
+    return math.ceil(max(1, prompt_tokens + answer_tokens - 1) / ROW_STEP) * ROW_STEP

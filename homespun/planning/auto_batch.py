@@ -48,15 +48,14 @@ def fitting_batch(
     ]
     initial_model = step_memory(plan, machine, least, ranks=ranks).initial_model
     for batch_size in fitting[:MOST_PROBES] if probes else ():
-        accumulation = n // batch_size
         try:
             with bar(f"Trying a micro-batch of {counted(batch_size, 'sequence')}", None):
                 found = probe(
                     plan.in_rows,
                     options,
-                    batch_size,
+                    min(batch_size, c.sequences_per_update),
                     engine=c.engine,
-                    accumulates=accumulation > 1,
+                    accumulates=batch_size < c.sequences_per_update,
                     document_tokens=c.seq_len,
                     least_steps=1,
                     steps_seconds=0.0,

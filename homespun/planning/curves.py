@@ -51,6 +51,8 @@ class Point:
     """That the run has seen."""
     bits_per_byte: float
     """On validation text."""
+    bytes_per_token: float
+    """Of the validation text."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ class ExpectedLoss:
 
     def nats(self, bytes_per_token: float) -> tuple[float, float, float]:
         """The expected loss and its range, in nats per token."""
-        scale = math.log(2) * bytes_per_token
-        return self.bits_per_byte * scale, self.least * scale, self.most * scale
+        expected, least, most = (
+            nats(value, bytes_per_token) for value in (self.bits_per_byte, self.least, self.most)
+        )
+        return expected, least, most
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class Law:
         """The prediction for a run."""
         size, text = _terms(point, self.rate_of_size, self.rate_of_text)
         return self.floor + self.by_size * size + self.by_text * text
+
+
+def nats(bits_per_byte: float, bytes_per_token: float) -> float:
+    """A loss in nats per token."""
+    return bits_per_byte * math.log(2) * bytes_per_token
 
 
 @functools.cache
@@ -114,7 +123,7 @@ def expected_loss(
         return None
     found = {}
     for kind, of_kind in kinds.items():
-        planned = Point(kind, "", of_kind, parameters, text_tokens, tokens, 0.0)
+        planned = Point(kind, "", of_kind, parameters, text_tokens, tokens, 0.0, 1.0)
         outside = _doublings_outside(planned)
         if outside > FARTHEST:
             return None

@@ -90,7 +90,8 @@ class TrainingMemory:
     """Its weights, to which a run with a reward stays close."""
     answers: int = 0
     """Of writing them, beyond all that only training needs, and that is not there yet: a copy of the weights in the
-    precision of the computation, and the keys and values of all texts that are written together."""
+    precision of the computation, the keys and values of all texts that are written together, and the numbers of one
+    block while it reads their prompts."""
 
     @property
     def total(self) -> int:
@@ -163,11 +164,15 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
         weights, gradients = weights // ranks.n, gradients // ranks.n
     update = max(0, update - activations - casts - mask - logits)
     answers = 0
+    of_training = gradients + activations + casts + mask + logits + gathered + update
     if computing.writes_answers:
         prompt_and_copies = 1 + TOGETHER
         cache = prompt_and_copies * c.seq_len * c.n_layers * 2 * c.n_kv_heads * c.head_dim
-        answers = number_bytes * (count_parameters(c) + cache)
-    of_training = gradients + activations + casts + mask + logits + gathered + update
+        prompts = TOGETHER * c.seq_len
+        reading = prompts * (FLOAT32_BYTES * kept.float32 + number_bytes * kept.computed)
+        writing = number_bytes * (count_parameters(c) + cache) + reading
+        scattered_parts = math.floor(traits.scattered_answers * min(writing, of_training))
+        answers = max(0, writing - of_training) + scattered_parts
     return TrainingMemory(
         weights=weights,
         gradients=gradients,
@@ -179,7 +184,7 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
         gathered=gathered,
         update=update,
         initial_model=FLOAT32_BYTES * count_parameters(c) if computing.has_reference else 0,
-        answers=max(0, answers - of_training),
+        answers=answers,
     )
 
 

@@ -74,7 +74,7 @@ def what_fits(
                     f"--batch-size {batch_size} --grad-accumulation-steps {c.sequences_per_step // batch_size}{flags} "
                     f"makes steps of the same size with {size(needed)}"
                 )
-    if plan.longest_row is not None:
+    if c.reward is not None:
         return "not even one group of answers fits: lower --group-size or --answer-tokens, or take a smaller model"
     if c.init_from is not None:
         return "not even one sequence at a time fits: lower --seq-len, or take a smaller model"
@@ -152,7 +152,7 @@ def step_memory(
     """Estimated memory of a step, as planned or with another batch size or other ranks than here."""
     c = plan.config
     ranks = ranks or ranks_here(plan, machine)
-    rows = ranks.rows(c.sequences_per_step)
+    rows = ranks.rows(c.sequences_per_update)
     micro_batch = min(c.batch_size if batch_size is None else batch_size, rows)
     computing = Computing(
         c.optimizer,

@@ -1,6 +1,7 @@
 """A run whose settings are all chosen: the form in which the recipe hands them on."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,20 @@ class ResolvedConfig(TrainConfig):
         return self.sequences_per_step * self.seq_len
 
     @property
+    def sequences_per_update(self) -> int:
+        """The most sequences from which one update of the weights learns. With a reward, a step has several updates,
+        each with a part of the groups."""
+        if self.reward is None:
+            return self.sequences_per_step
+        groups = self.sequences_per_step // self.group_size
+        return math.ceil(groups / self.updates) * self.group_size
+
+    @property
+    def largest_microbatch(self) -> int:
+        """The most sequences that are computed together."""
+        return min(self.batch_size, self.sequences_per_update)
+
+    @property
     def sequences_together(self) -> int:
         """Sequences that no micro-batch divides: a pair of answers with preferences, a group of them with a reward."""
         if self.preferences is not None:
@@ -68,8 +83,8 @@ class Plan:
     model: ModelConfig
     config: ResolvedConfig
     longest_row: int | None = None
-    """Tokens of the longest prompt with an answer, in a run with a reward, where they are known: so long are the rows
-    of its batches, whatever the length of a sample."""
+    """Tokens of the longest prompt with an answer, in a run with preferences or a reward, where they are known: so long
+    are the rows of its batches at most, whatever the length of a sample."""
 
     @property
     def lora(self) -> Lora | None:

@@ -55,6 +55,8 @@ class Run:
     """In a run with preferences."""
     replay: Replay | None = None
     """An earlier text that is mixed in, if there is one."""
+    longest_row: int | None = None
+    """See `Plan`."""
 
     @property
     def total_steps(self) -> int | None:
@@ -175,8 +177,7 @@ class Run:
     @property
     def plan(self) -> Plan:
         """The plan that this run follows."""
-        row = self.policy.sampler.longest_row if self.policy else None
-        return Plan(self.model, self.config, row)
+        return Plan(self.model, self.config, self.longest_row)
 
     def has_room_for_copies(self) -> bool:
         """Whether a step leaves enough memory for the copies that are saved in the background."""

@@ -105,7 +105,7 @@ def set_up(
         sampler = sampler_of(
             planned.config, corpus, tokenizer, template, planned.model.seq_len, reward, say
         )
-        planned = _with_rows(planned, sampler)
+        planned = _with_rows(planned, sampler, tokens.dataset)
     else:
         corpus, template, tokens, replay, sampler, planned = choose(
             requested, say, initial, reward, asked
@@ -165,6 +165,7 @@ def set_up(
         else None,
         preferences=_preferences(tokens, config.seq_len),
         replay=replay,
+        longest_row=planned.longest_row,
     )
 
 
@@ -218,12 +219,14 @@ def choose(
         wanted, tokenizer.vocab_size, n_samples, say, initial, is_chat=corpus.is_chat
     )
     check_answers(planned.config)
-    return Chosen(corpus, template, tokens, replay, sampler, _with_rows(planned, sampler))
+    planned = _with_rows(planned, sampler, tokens.dataset)
+    return Chosen(corpus, template, tokens, replay, sampler, planned)
 
 
-def _with_rows(planned: Plan, sampler: Sampler | None) -> Plan:
+def _with_rows(planned: Plan, sampler: Sampler | None, dataset: Dataset) -> Plan:
     """The plan with the length of the rows of answers, if there are some."""
-    return dataclasses.replace(planned, longest_row=sampler.longest_row) if sampler else planned
+    answers = sampler or (dataset if isinstance(dataset, PairDataset) else None)
+    return dataclasses.replace(planned, longest_row=answers.longest_row) if answers else planned
 
 
 def _with_replay(tokens: Tokens, replay: Replay | None, config: TrainConfig) -> Tokens:

@@ -143,7 +143,7 @@ def foresee(config: TuneConfig, asked: Collection[str], say: Say) -> tuple[Recip
     assert plan.seconds is not None
     assert plan.data_file is not None
     planned = Plan(plan.model, plan.settings, plan.longest_row)
-    is_chat = plan.text is not None and plan.text.longest is not None
+    is_chat = plan.text is not None and plan.text.conversations is not None
     recipe = _recipe(planned, plan.steps, plan.data_file, "", is_chat=is_chat, tokenizer=None)
     return recipe, plan.seconds
 

@@ -19,7 +19,8 @@ RESULTS = "results.json"
 WIDTH_POWER = {"adamw": -1.0, "muon": 0.0}
 """Of the learning rate. Under the maximal update parametrisation, AdamW's rate of hidden matrices falls as 1/width
 (Yang et al., 2022). An update of Muon has the same effect at every width (Bernstein and Newhouse, 2024), since its norm
-follows the shape of the matrix; AdamW's rate of the embeddings does not depend on the width either."""
+follows the shape of the matrix; AdamW's rate of the embeddings does not depend on the width either. With AdamW, one
+rate serves matrices and embeddings, so the best power lies between both. The trials around the rate make up for it."""
 BATCH_POWER = 0.5
 """Of the learning rate of AdamW (Malladi et al., 2022); the recipe has the same rule for Muon."""
 TOKENS_POWER = -0.32

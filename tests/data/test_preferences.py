@@ -169,6 +169,12 @@ def test_long_pairs_are_left_out_whole() -> None:
         dataset(4)
 
 
+@pytest.mark.parametrize("seq_len", [40, 50, 80, 200])
+def test_the_longest_row_is_that_of_a_batch_with_all_pairs(seq_len: int) -> None:
+    data = dataset(seq_len)
+    assert data.pairs(range(data.n_pairs)).inputs.shape[1] == data.longest_row
+
+
 @pytest.mark.parametrize("count", [2, 10])
 def test_each_pass_has_each_pair_once_however_steps_are_divided(count: int) -> None:
     batches, n = dataset().batches(3), len(PAIRS)

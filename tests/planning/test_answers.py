@@ -1,10 +1,12 @@
 """The work of steps that read and write answers, against a count of every token."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
-from homespun.planning.answers import longest_row, work_of_pairs, work_of_reward
+from homespun.planning.answers import longest_row, mean_row, work_of_pairs, work_of_reward
 from homespun.planning.resolved import ResolvedConfig
 
 
@@ -13,7 +15,8 @@ def resolved(**settings: Any) -> ResolvedConfig:
 
 
 def test_pairs_are_read_once_before_the_run_and_once_in_their_step() -> None:
-    work = work_of_pairs(resolved(preferences="pairs.jsonl"), pair_tokens=150, n_pairs=100)
+    rows = np.array([75, 66])
+    work = work_of_pairs(resolved(preferences="pairs.jsonl"), rows, n_pairs=100)
     assert work.trained == work.read == 16 * 128  # 75 tokens, in rows of a multiple of 64
     assert work.before == 200 * 128
     assert work.decoded == 0
@@ -27,10 +30,28 @@ def test_answers_are_read_by_both_models_and_before_each_later_update(
     settings: dict[str, Any], readings: float
 ) -> None:
     config = resolved(reward="questions", group_size=4, answer_tokens=20, **settings)
-    work = work_of_reward(config, prompt_tokens=100)
+    work = work_of_reward(config, np.array([100]))
     assert work.trained == 16 * 128
     assert work.read == readings * 16 * 128 + 4 * 100
     assert work.decoded == 4 * 20
+
+
+def test_the_rows_of_a_batch_are_as_long_as_the_longest_of_its_texts() -> None:
+    texts = np.random.default_rng(0).integers(1, 400, 50)
+    rows = -(-texts // 64) * 64
+    for together in (1, 3, 20):
+        drawn = np.random.default_rng(1).choice(rows, (4000, together)).max(axis=1)
+        assert mean_row(texts, together) == pytest.approx(drawn.mean(), rel=0.02)
+
+
+def test_an_update_learns_from_a_part_of_the_groups() -> None:
+    config = resolved(reward="questions", group_size=4)  # 4 groups in a step of 16 answers
+    found = [
+        (one.sequences_per_update, one.largest_microbatch)
+        for one in (dataclasses.replace(config, updates=n) for n in (1, 2, 3, 4, 9))
+    ]
+    assert found == [(16, 8), (8, 8), (8, 8), (4, 4), (4, 4)]
+    assert resolved(updates=3).sequences_per_update == 16  # without a reward there is one
 
 
 @pytest.mark.parametrize(("prompt", "answer", "row"), [(1, 64, 64), (2, 64, 128), (100, 29, 128)])

@@ -14,7 +14,7 @@ def measured(text: str, compressed: float, floor: float) -> list[Point]:
     found = []
     for parameters in (1_000_000, 2_000_000):
         for tokens in (1_000_000, 2_000_000, 4_000_000):
-            point = Point(text, "", compressed, parameters, 10**9, tokens, 0.0)
+            point = Point(text, "", compressed, parameters, 10**9, tokens, 0.0, 4.0)
             value = floor + 0.2 * (parameters / 1e6) ** -0.34 + 0.5 * (tokens / 1e6) ** -0.3
             found.append(dataclasses.replace(point, bits_per_byte=value))
     return found

@@ -4,7 +4,12 @@ import dataclasses
 
 import pytest
 
-from homespun.architectures.families import count_parameters, flops_per_token, parameters
+from homespun.architectures.families import (
+    count_parameters,
+    family,
+    flops_per_token,
+    parameters,
+)
 from homespun.architectures.lora import Lora, count_trained
 from homespun.architectures.presets import PRESETS, shaped
 from homespun.engine import traits
@@ -96,13 +101,20 @@ def test_means_of_the_weights_take_as_much_as_the_trained_weights(lora: Lora | N
 @pytest.mark.parametrize("half", [False, True])
 def test_a_run_with_a_reward_holds_the_initial_model_and_writes_answers(half: bool) -> None:
     model = dataclasses.replace(PRESETS["mini"], seq_len=128)
-    plain = Computing("adamw", traits.torch_on_cpu(half, 128))
+    plain = Computing("adamw", traits.torch_on_cuda(half))
     with_reward = dataclasses.replace(plain, has_reference=True, writes_answers=True)
     before, after = (training_memory(model, 8, computing) for computing in (plain, with_reward))
     # Answers are written while the gradients and all of the backward pass are not there yet: nothing is added here.
     assert dataclasses.replace(after, initial_model=0) == before
     assert after.initial_model == 4 * count_parameters(model)
     assert after.total == before.total + after.initial_model
+
+    # On a CPU, training finds only a part of the memory in which they were written.
+    on_cpu = dataclasses.replace(with_reward, traits=traits.torch_on_cpu(half, 128))
+    short, usual = (
+        training_memory(dataclasses.replace(model, seq_len=n), 8, on_cpu) for n in (64, 128)
+    )
+    assert 0 < short.answers < usual.answers < usual.activations
 
     # Adapters have small gradients, and one short row has small activations.
     lora = dataclasses.replace(plain, lora=Lora(4, 8.0))
@@ -112,7 +124,9 @@ def test_a_run_with_a_reward_holds_the_initial_model_and_writes_answers(half: bo
     number_bytes = 2 if half else 4
     channels = long.n_layers * long.n_kv_heads * long.head_dim
     keys_and_values = 17 * 2048 * 2 * channels  # of 16 answers, and of the prompt that they copy
-    needed = number_bytes * (count_parameters(long) + keys_and_values)
+    kept = family(long.architecture).activations(long)
+    reading = 16 * 2048 * (4 * kept.float32 + number_bytes * kept.computed)
+    needed = number_bytes * (count_parameters(long) + keys_and_values) + reading
     of_training = alone.total - alone.weights - alone.moments
     assert written.answers == needed - of_training > 0
     assert dataclasses.replace(written, answers=0) == alone

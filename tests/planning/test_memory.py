@@ -125,10 +125,14 @@ def with_reward(**settings: object) -> Plan:
 
 def test_a_reward_adds_the_initial_model_if_the_run_stays_close_to_it() -> None:
     before = memory.step_memory(planned(batch_size=8), MACHINE)
-    after = memory.step_memory(with_reward(), MACHINE)
+    after = memory.step_memory(with_reward(updates=1), MACHINE)
     assert after.initial_model == before.weights
     assert after.total >= before.total + before.weights
     assert memory.step_memory(with_reward(kl_factor=0.0), MACHINE).initial_model == 0
+    # Each of two updates learns from one of the two groups.
+    halves = memory.step_memory(with_reward(updates=2), MACHINE)
+    assert halves.activations == memory.step_memory(with_reward(), MACHINE, 4).activations
+    assert halves.activations < after.activations
     pairs = dataclasses.replace(planned(batch_size=8).config, preferences="pairs.jsonl")
     preferred = dataclasses.replace(planned(), config=pairs)
     # Its reference is some numbers that the run computes once.

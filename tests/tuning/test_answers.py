@@ -5,17 +5,21 @@ import math
 import sqlite3
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 import homespun as package
 from homespun import durable
-from homespun.config import TrainConfig
+from homespun.config import TrainConfig, TuneConfig
 from homespun.config.toml_file import read_toml
+from homespun.engine.probe import ProbeFailed
 from homespun.errors import UserError
+from homespun.forecast import speed
 from homespun.tuning import tune
 from homespun.tuning.course import Course
 from homespun.tuning.objective import LOSS, PAIRS, REWARD, objective_of
+from homespun.tuning.preparation import foresee, prepare
 from homespun.tuning.reading import read_tune
 from tests.conftest import new_workplace, records
 from tests.tuning.test_course import RECIPE, FakeCrew, Killed, course, design
@@ -180,6 +184,27 @@ def test_the_usual_space_keeps_answers_and_their_groups(data: dict[str, Any], fi
     best = TrainConfig(**result.best)
     assert (best.data_file is None) == (best.preferences is not None)
     package.tune(resume="latest", checkpoint_dir="usual", quiet=True, reward=data.get("reward"))
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    "data",
+    [{"preferences": "pairs.jsonl"}, {"data_file": "questions.jsonl"}],
+)
+def test_a_dry_run_estimates_by_the_rows_of_the_run(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("probe", "probe_decoding"):
+        monkeypatch.setattr(speed, name, Mock(side_effect=ProbeFailed("not now")))
+    given = {name: value for name, value in RUN.items() if name != "quiet"} | data
+    config = TuneConfig(**given, batch_size=8, grad_accumulation_steps=2, max_epochs=9.0)
+    foreseen, _ = foresee(config, [*given, "max_epochs"], print)
+    recipe = prepare(config, [*given, "max_epochs"], print)
+    assert foreseen.plan.longest_row == recipe.plan.longest_row
+    assert foreseen.plan.in_rows == recipe.plan.in_rows
+    assert foreseen.total_tokens == pytest.approx(recipe.total_tokens, rel=0.1)
+    if "preferences" in data:
+        assert recipe.plan.in_rows.seq_len < recipe.plan.config.seq_len
 
 
 @pytest.mark.usefixtures("place", "without_training")
