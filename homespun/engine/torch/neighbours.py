@@ -1,8 +1,8 @@
 """Memory that the ranks of one machine share: gradients flow into it, sums flow out, and the weights lie in it.
 
-Through a connection, each number would be copied into the system and out of it again, which takes a tenth of the time
-of a small model's step. In shared memory a sum reads the gradients of the other ranks where they are, and an updated
-weight is in its place at all ranks. For processors only; GPUs have NCCL.
+Through a connection, each number would be copied into the system and out of it again. In shared memory a sum reads
+the gradients of the other ranks where they are, and an updated weight is in its place at all ranks. For processors
+only; GPUs have NCCL.
 """
 
 import mmap
