@@ -10,7 +10,7 @@ TRAINED = "trained"
 """In the state of an engine, the weights that training goes on with are `trained/NAME`."""
 
 UPDATES_PER_DOUBLING = 50
-"""From step 50 on, the mean takes in every second step, then every fourth, and so on, at least so many while the number
+"""From twice this step on, the mean takes in every second step, later every fourth, and so on: so many while the number
 of steps doubles. More would cost time and change little."""
 
 
