@@ -94,7 +94,7 @@ def measured(case: Case) -> report.Row:
 
 def mlx() -> None:
     """Measure the memory of a step with MLX, with full and with low memory, both with checkpointing."""
-    rows = [in_a_process(_measure_mlx, case) for case in MLX_CASES]
+    rows = [in_a_process(_measure_mlx, case)["row"] for case in MLX_CASES]
     report.save("low_memory_mlx", {"a training step with MLX, float32, checkpointing": rows})
 
 
@@ -112,7 +112,7 @@ def _measure_mlx(case: Case) -> dict[str, Any]:
     use = select.machine("mlx").step_traits(case.precision, case.seq_len)
     computing = Computing(case.optimizer, use, True, masked=False, low_memory=case.low_memory)
     estimate = training_memory(model, case.batch_size, computing).total
-    return {
+    row = {
         "memory": MEMORIES[case.low_memory],
         "model": f"{model.architecture} {model.n_layers} x {model.d_model}",
         "M parameters": round(count_parameters(model) / 1e6, 1),
@@ -121,6 +121,7 @@ def _measure_mlx(case: Case) -> dict[str, Any]:
         "estimated MB": round(estimate / 1e6),
         "estimated / measured": round(estimate / found, 3),
     }
+    return {"row": row}
 
 
 def quality(

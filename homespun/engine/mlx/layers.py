@@ -8,7 +8,7 @@ layer, H heads, K key/value heads, C channels of a head.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -61,8 +61,7 @@ class Embedding(nn.Module):
             return self.packed.rows(tokens)
         if self.weight.dtype == mx.float32:
             return self.weight[tokens]
-        rows: mx.array = narrow_rows(self.weight, tokens)
-        return rows
+        return cast(mx.array, narrow_rows(self.weight, tokens))
 
 
 @mx.custom_function

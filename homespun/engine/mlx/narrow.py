@@ -28,8 +28,8 @@ from homespun.engine.muon import LARGEST_NARROW_STACK, NEWTON_SCHULZ_STEPS, para
 SLICE = 2**21
 """Numbers that are updated at a time: enough to keep a GPU busy, and few beside a model that needs this mode."""
 
-Place = tuple[int | slice, ...]
-"""Some rows of a matrix, or of one of several matrices, [E, out, in]."""
+Place = tuple[Any, ...]
+"""Some rows of a matrix: a slice, and before it the number of the matrix where there are several, [E, out, in]."""
 
 
 class NarrowOptimizer(Optimizer):
@@ -83,8 +83,8 @@ class NarrowOptimizer(Optimizer):
         `grads` when they have been used. Waits for the device."""
         if refused.item():
             return old
-        steps, scale = int(old[STEPS].item()), float(grad_scale.item())
-        rates = {name: float(rate.item()) for name, rate in lr.items()}
+        steps, scale = int(number(old[STEPS])), number(grad_scale)
+        rates = {name: number(rate) for name, rate in lr.items()}
         keys = dict(zip(self.names, step_keys(self.keys, steps).tolist(), strict=True))
         for (factor, decays), group in self.narrow_adamw.items():
             rate = rates["adamw"] * factor
@@ -123,7 +123,7 @@ class NarrowOptimizer(Optimizer):
             # The square of number [r, c] is estimated as row r times column c, over the mean of all rows.
             of_rows = mx.sqrt(rows[i] / (mx.maximum(rows[i].mean(), TINY) * bias2))
             of_columns = mx.sqrt(columns[i])
-            for part in row_slices(*p.shape[-2:], SLICE):
+            for part in row_slices(p.shape[-2], p.shape[-1], SLICE):
                 at = (*i, part)
                 new = self.adamw_slice(
                     grad[at],
@@ -189,10 +189,15 @@ class NarrowOptimizer(Optimizer):
                 write((weight, mean), at, new)
 
 
+def number(array: mx.array) -> float:
+    """The value of an array that holds one number; waits for it."""
+    return float(np.array(array))
+
+
 def places(shape: tuple[int, ...]) -> Iterator[Place]:
     """All numbers of some matrices, slice by slice."""
     for matrix in np.ndindex(shape[:-2]):
-        for part in row_slices(*shape[-2:], SLICE):
+        for part in row_slices(shape[-2], shape[-1], SLICE):
             yield *matrix, part
 
 
