@@ -3,12 +3,14 @@
     python -m benchmarks.reinforcement FOLDER
 
 A small model learns plain stories, then to answer questions about stories (supervised fine-tuning, with the stories
-replayed), then from a reward, 1 for the exact answer (`homespun reinforce`). There are two controls. One fine-tunes
-without replay, for as many steps on the questions. The other fine-tunes on instead of the last stage, for the same
-time, on the questions that reinforcement asks, so that the reward is not credited with the time or the data. All
-questions of the test have courses of events that no training question has; the stories of the first stage are not
-divided in this way. The last columns are bits per byte of plain stories that no stage has read, how they changed since
-the first stage, the share of consistent stories among those that the model tells, and the minutes of the stage.
+replayed), then from a reward, 1 for the exact answer to a harder question (`homespun reinforce`, with the stories
+replayed). There are two controls. One fine-tunes without replay, for as many steps on the questions. The other
+fine-tunes on instead of the last stage, for the same time, on the questions that reinforcement asks, so that the reward
+is not credited with the time or the data. All questions of the test have courses of events that no training question
+has; the stories of the first stage are not divided in this way. The last columns are bits per byte of plain stories
+that no stage has read, how they changed since the first stage, the share of consistent stories among those that the
+model tells, and the minutes of the stage. The first stage and the controls have the first seed alone: the other seeds
+go on from the same model of stories.
 
 Data and runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
@@ -30,6 +32,7 @@ from homespun.errors import UserError
 from homespun.evaluation.questions import QuestionsResult
 from homespun.evaluation.storytelling import summarised, told
 from homespun.records.reading import read_whole
+from homespun.terminal import counted
 
 CONTEXT = 384
 UNREAD = 77
@@ -52,10 +55,11 @@ def main(
     folder: Annotated[Path, tyro.conf.Positional],
     base_steps: int = 3000,
     tuning_steps: int = 2000,
-    reward_steps: int = 60,
+    reward_steps: int = 160,
     seeds: tuple[int, ...] = (0,),
     replay_share: float = TrainConfig.replay_share,
-    reward_flags: str = "",
+    reward_flags: str = "--group-size 16",
+    threads: int | None = None,
 ) -> None:
     """Train the stages, and ask each.
 
@@ -65,10 +69,12 @@ def main(
         tuning_steps: of the second, without the part of the replay.
         reward_steps: of reinforcement, of 16 prompts each. The control gets as much time as these take.
         seeds: seeds of the runs.
-        replay_share: of the stories in the second stage.
+        replay_share: of the stories in the later stages.
         reward_flags: more settings of reinforcement.
+        threads: of the runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    first_seed = seeds[0]
 
     def run(*words: str) -> None:
         print("$ homespun", shlex.join(words), flush=True)
@@ -82,36 +88,44 @@ def main(
 
     def stage(name: str, command: str, *words: str) -> None:
         if not (folder / name / "training.png").exists():  # drawn at the end of a run
-            run(command, *words, "--checkpoint-dir", name)
+            pinned = ["--threads", str(threads)] if threads else []
+            run(command, *words, *pinned, "--checkpoint-dir", name)
 
     stories = data("stories", 50_000, "stories.txt")
     if not (folder / "tokenizer_model").exists():
         run("tokenizer", "--data-file", stories, "--vocab-size", "1024")
     asked = data("stories-questions", 20_000, "asked.jsonl")
-    single = data("stories-questions", 20_000, "single.jsonl", "--questions", "1", "--seed", "1")
+    harder = data("stories-questions", 12_000, "harder.jsonl", "--questions", "1", "--seed", "1",
+                  "--difficulty", "medium", "hard")  # fmt: skip
     unread = data("stories", 400, "unread.txt", "--seed", str(UNREAD))
+    start = math.nan
     rows: list[report.Row] = []
     by_skill: list[report.Row] = []
     curves: list[report.Row] = []
     for seed in seeds:
         place = {name: f"{runs}-{seed}" if seed else runs for name, runs in STAGES.items()}
-        first, forgetful, tuned, on, rewarded = place.values()
+        base = STAGES["stories"] + (f"-{first_seed}" if first_seed else "")
+        tuned, rewarded = place["fine-tuned"], place["reinforced"]
         seeded = ["--seed", str(seed)]
-        stage(first, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
-              "--max-steps", str(base_steps), *seeded)  # fmt: skip
-        stage(forgetful, "train", "--data-file", asked, "--init-from", first,
-              "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
         replay = ["--replay", stories, "--replay-share", str(replay_share)]
-        stage(tuned, "train", "--data-file", asked, "--init-from", first, *replay,
+        if seed == first_seed:
+            stage(base, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
+                  "--max-steps", str(base_steps), *seeded)  # fmt: skip
+            stage(place["without replay"], "train", "--data-file", asked, "--init-from", base,
+                  "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
+        stage(tuned, "train", "--data-file", asked, "--init-from", base, *replay,
               "--max-steps", str(round(tuning_steps / (1 - replay_share))), *EVALUATION, *seeded)  # fmt: skip
-        stage(rewarded, "reinforce", tuned, "--data-file", single,
+        stage(rewarded, "reinforce", tuned, "--data-file", harder, *replay,
               "--max-steps", str(reward_steps), *shlex.split(reward_flags), *seeded)  # fmt: skip
-        seconds = _seconds(folder / rewarded)
-        stage(on, "train", "--data-file", single, "--init-from", tuned, *replay,
-              "--time-budget", f"{seconds}s", *EVALUATION, *seeded)  # fmt: skip
-        asked_of = [forgetful, tuned, on, rewarded]
+        if seed == first_seed:
+            seconds = _seconds(folder / rewarded)
+            stage(place["fine-tuned on"], "train", "--data-file", harder, "--init-from", tuned, *replay,
+                  "--time-budget", f"{seconds}s", *EVALUATION, *seeded)  # fmt: skip
+        else:
+            place = {name: place[name] for name in ("fine-tuned", "reinforced")}
+        asked_of = {name: path for name, path in place.items() if name != "stories"}
         results = homespun.evaluate(
-            models=[str(folder / path) for path in asked_of], questions="stories"
+            models=[str(folder / path) for path in asked_of.values()], questions="stories"
         )
         answered = dict(zip(asked_of, results, strict=True))
         read = homespun.evaluate(
@@ -121,22 +135,23 @@ def main(
             seq_len=CONTEXT,
             precision="float32",
         )
-        start = read[0].bits_per_byte
-        for name, text in zip(STAGES, read, strict=True):
+        start = read[0].bits_per_byte if seed == first_seed else start
+        for (name, path), text in zip(place.items(), read, strict=True):
             bits = {
                 "bits/byte": round(text.bits_per_byte, 4),
                 "change": f"{text.bits_per_byte / start - 1:+.1%}",
             }
-            shares = _shares(answered.get(place[name]))
-            consistent = consistent_stories(folder / place[name])
-            minutes = round(_seconds(folder / place[name]) / 60, 1)
+            shares = _shares(answered.get(name))
+            consistent = consistent_stories(folder / path)
+            minutes = round(_seconds(folder / path) / 60, 1)
             rows.append(
                 {"after": name, "seed": str(seed), **shares, **bits}
                 | {"consistent": f"{consistent['consistent']:.0%}", "minutes": minutes}
             )
-        by_skill += _by_skill(seed, {name: answered[place[name]] for name in list(STAGES)[1:]})
+        by_skill += _by_skill(seed, answered)
         curves += _curve(seed, folder / rewarded)
     size = f"{base_steps:,}, {tuning_steps:,} and {reward_steps:,} steps"
+    size += f", {counted(threads, 'thread')}" if threads else ""
     report.save(
         "reinforcement",
         {
@@ -192,7 +207,10 @@ def _by_skill(seed: int, answered: dict[str, QuestionsResult]) -> list[report.Ro
             "seed": str(seed),
             "questions": skill.n_questions,
             "one answer": f"{skill.constant:.0%}",
-            **{name: f"{result.skills[number].share:.0%}" for name, result in answered.items()},
+            **{
+                name: f"{answered[name].skills[number].share:.0%}" if name in answered else "-"
+                for name in list(STAGES)[1:]
+            },
         }
         for number, skill in enumerate(first.skills)
     ]

@@ -50,14 +50,23 @@ def work_of_reward(config: ResolvedConfig, prompt_tokens: float) -> Work:
         prompt_tokens: mean number of tokens of a prompt.
     """
     groups = config.sequences_per_step // config.group_size
-    trained = config.sequences_per_step * _row(prompt_tokens + config.answer_tokens)
+    answers = config.sequences_per_step * _row(prompt_tokens + config.answer_tokens)
+    replayed = 0
+    if config.replay is not None:
+        replayed = config.updates * replayed_samples(config) * config.seq_len
     # As they were sampled, in the initial model, and again before each update but the first.
     readings = 1 + (config.kl_factor > 0) + (config.updates - 1) / config.updates
     return Work(
-        trained,
-        read=readings * trained + groups * prompt_tokens,
+        answers + replayed,
+        read=readings * answers + groups * prompt_tokens,
         decoded=groups * config.answer_tokens,
     )
+
+
+def replayed_samples(config: ResolvedConfig) -> int:
+    """Samples of an earlier text in each update of a run with a reward and replay: this share of the prompts of a step,
+    since repeated answers count once, and most groups not at all."""
+    return max(1, round(config.replay_share * config.sequences_per_step / config.group_size))
 
 
 def longest_row(prompt_tokens: float, answer_tokens: int) -> int:

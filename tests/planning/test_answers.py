@@ -33,6 +33,15 @@ def test_answers_are_read_by_both_models_and_before_each_later_update(
     assert work.decoded == 4 * 20
 
 
+def test_each_update_learns_from_a_share_of_the_earlier_text() -> None:
+    given = {"reward": "questions", "group_size": 4, "updates": 3, "seq_len": 64}
+    plain = work_of_reward(resolved(**given), prompt_tokens=100)
+    replaying = resolved(**given, replay="old.txt", replay_share=0.25)
+    work = work_of_reward(replaying, prompt_tokens=100)
+    assert work.trained - plain.trained == 3 * 1 * 64  # a quarter of the four groups
+    assert work.read == plain.read
+
+
 @pytest.mark.parametrize(("prompt", "answer", "row"), [(1, 64, 64), (2, 64, 128), (100, 29, 128)])
 def test_a_row_has_a_prompt_and_an_answer_without_its_last_token(
     prompt: int, answer: int, row: int

@@ -27,7 +27,7 @@ from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.reinforcement.loss import Values, advantages
 from homespun.training.reinforcement.rewards import Reward, distinguished_by, scores
 
-HELD_OUT = 64
+HELD_OUT = 256
 """Prompts of an evaluation."""
 MOST_BEGINNINGS = 1 << 14
 """Prompts that are taken from a text."""
@@ -278,6 +278,13 @@ class Rows(NamedTuple):
     """The tokens of the answers are its targets."""
     advantages: Values
     """[rows, T], the same for all tokens of a row."""
+    counts: Values
+    """[rows, T] How many answers a row stands for."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all the answers that the rows stand for."""
+        return int(self.counts[self.batch.is_target].sum())
 
 
 def rows_of(groups: Sequence[Group]) -> Rows:
@@ -300,4 +307,22 @@ def rows_of(groups: Sequence[Group]) -> Rows:
         targets[row, len(prompt) - 1 : len(ids) - 1] = target
         documents[row, : len(ids) - 1] = 0
     spread = np.repeat(np.array(gains)[:, None], length, axis=1)
-    return Rows(Batch(inputs, targets, documents), spread)
+    return Rows(Batch(inputs, targets, documents), spread, np.ones_like(spread))
+
+
+def merged(rows: Rows) -> Rows:
+    """The rows without repetitions: equal answers to a prompt with equal advantages are one row, which counts as often
+    as it was written. Its tokens have the same losses and gradients each time, so sums with `counts` stay the same, and
+    short answers repeat often."""
+    batch, numbers = rows.batch, dict[bytes, int]()
+    assert batch.documents is not None
+    counts = np.zeros(len(batch.inputs))
+    for row, parts in enumerate(zip(batch.inputs, batch.targets, rows.advantages, strict=True)):
+        first = numbers.setdefault(b"".join(part.tobytes() for part in parts), row)
+        counts[first] += rows.counts[row, 0]
+    kept = list(numbers.values())
+    return Rows(
+        Batch(batch.inputs[kept], batch.targets[kept], batch.documents[kept]),
+        rows.advantages[kept],
+        np.repeat(counts[kept, None], batch.inputs.shape[1], axis=1),
+    )
