@@ -105,13 +105,46 @@ def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     return figure
 
 
-def after_stage(stage: str, column: str) -> Callable[[Results], str]:
+def after_stage(stage: str, column: str, digits: int = 2) -> Callable[[Results], str]:
     """A cell of a stage on the way to a model that answers, or its range over the seeds."""
 
     def figure(results: Results) -> str:
         table = next(iter(results["reinforcement"]["tables"].values()))
         found = [row[column] for row in table if row["after"] == stage]
-        least, most = (f"{value:.2f}" for value in (min(found), max(found)))
+        least, most = (f"{value:.{digits}f}" for value in (min(found), max(found)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
+def gained(column: str, stage: str, before: str) -> Callable[[Results], str]:
+    """By how many points the exact answers have risen since the stage `before`, or the range over the seeds that have
+    both, as '8 to 11'."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        share = {(row["after"], row["seed"]): row[column] for row in table}
+        points = [
+            float(cell.rstrip("%")) - float(share[before, seed].rstrip("%"))
+            for (after, seed), cell in share.items()
+            if after == stage
+        ]
+        least, most = (f"{value:.0f}" for value in (min(points), max(points)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
+def rewarded_stories(way: str, column: str) -> Callable[[Results], str]:
+    """A cell of the runs with the judge as their reward, or its range over the seeds."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["story_reward"]["tables"].values()))
+        found = [row[column] for row in table if row["reward"] == way]
+        if isinstance(found[0], str):
+            return spread([float(cell.rstrip("%")) / 100 for cell in found])
+        digits = 2 if isinstance(found[0], float) else 0
+        least, most = (f"{value:.{digits}f}" for value in (min(found), max(found)))
         return least if least == most else f"{least} to {most}"
 
     return figure
@@ -245,7 +278,29 @@ FIGURES: dict[str, Callable[[Results], str]] = {
             ("on", "fine-tuned on"),
             ("rewarded", "reinforced"),
         )
-        for column in ("easy", "hard", "all")
+        for column in ("easy", "medium", "hard", "all")
+    },
+    "answers-gain-hard": gained("hard", "reinforced", "fine-tuned"),
+    "answers-gain-medium": gained("medium", "reinforced", "fine-tuned"),
+    "answers-gain-all": gained("all", "reinforced", "fine-tuned"),
+    "answers-on-gain-hard": gained("hard", "fine-tuned on", "fine-tuned"),
+    **{
+        f"minutes-{name}": after_stage(stage, "minutes", digits=0)
+        for name, stage in (
+            ("base", "stories"),
+            ("tuned", "fine-tuned"),
+            ("rewarded", "reinforced"),
+        )
+    },
+    **{
+        f"stories-{name}-{column.replace('/', '-')}": rewarded_stories(way, column)
+        for name, way in (
+            ("before", "none"),
+            ("hacked", "consistency, no tie"),
+            ("tied", "consistency"),
+            ("shared", "stories"),
+        )
+        for column in ("consistent", "courses", "bits/byte")
     },
     **{
         f"replay-{name}-bits": after_stage(stage, "bits/byte")

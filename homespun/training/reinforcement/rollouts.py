@@ -27,8 +27,10 @@ from homespun.tokenizer import ChatTemplate, Tokenizer
 from homespun.training.reinforcement.loss import Values, advantages
 from homespun.training.reinforcement.rewards import Reward, distinguished_by, scores
 
-HELD_OUT = 256
-"""Prompts of an evaluation."""
+HELD_OUT = 64
+"""Texts of an evaluation."""
+HELD_OUT_QUESTIONS = 256
+"""Answers of an evaluation in conversations, which are short."""
 MOST_BEGINNINGS = 1 << 14
 """Prompts that are taken from a text."""
 HELD_OUT_SEED = 0x68656C64
@@ -82,7 +84,7 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say
             advance(1)
             *messages, answer = one.messages
             held_out = prompts[True]
-            if is_validation and len(held_out) >= HELD_OUT:
+            if is_validation and len(held_out) >= HELD_OUT_QUESTIONS:
                 continue
             ids = template.prompt(messages)
             if len(ids) <= room:
