@@ -135,6 +135,16 @@ def gained(column: str, stage: str, before: str) -> Callable[[Results], str]:
     return figure
 
 
+def story_tokens(way: str, *, first: bool) -> Callable[[Results], str]:
+    """Tokens of a story in the first or in the last of the listed steps with the judge as the reward."""
+
+    def figure(results: Results) -> str:
+        found = [r for r in rows(results, "story_reward", "the runs") if r["reward given"] == way]
+        return f"{found[0 if first else -1]['answer_tokens']:.0f}"
+
+    return figure
+
+
 def rewarded_stories(way: str, column: str) -> Callable[[Results], str]:
     """A cell of the runs with the judge as their reward, or its range over the seeds."""
 
@@ -281,9 +291,7 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         for column in ("easy", "medium", "hard", "all")
     },
     "answers-gain-hard": gained("hard", "reinforced", "fine-tuned"),
-    "answers-gain-medium": gained("medium", "reinforced", "fine-tuned"),
     "answers-gain-all": gained("all", "reinforced", "fine-tuned"),
-    "answers-on-gain-hard": gained("hard", "fine-tuned on", "fine-tuned"),
     **{
         f"minutes-{name}": after_stage(stage, "minutes", digits=0)
         for name, stage in (
@@ -293,15 +301,16 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         )
     },
     **{
-        f"stories-{name}-{column.replace('/', '-')}": rewarded_stories(way, column)
-        for name, way in (
-            ("before", "none"),
-            ("hacked", "consistency, no tie"),
-            ("tied", "consistency"),
-            ("shared", "stories"),
+        f"stories-{name}-{figure}": rewarded_stories(way, column)
+        for name, way in (("before", "none"), ("hacked", "consistency, no tie"))
+        for figure, column in (
+            ("consistent", "consistent"),
+            ("courses", "courses"),
+            ("bits", "bits/byte"),
         )
-        for column in ("consistent", "courses", "bits/byte")
     },
+    "stories-tokens-first": story_tokens("consistency, no tie", first=True),
+    "stories-tokens-last": story_tokens("consistency, no tie", first=False),
     **{
         f"replay-{name}-bits": after_stage(stage, "bits/byte")
         for name, stage in (

@@ -161,7 +161,7 @@ def _plan(config: DownloadConfig) -> _Plan:
     if kind == "questions":
         request["questions"] = config.questions
         if config.difficulty:
-            request["difficulty"] = list(config.difficulty)
+            request["difficulty"] = " ".join(config.difficulty)
     plan = _Plan(kind, config, wanted, output, request)
     _check_outside(output, plan)
     return plan

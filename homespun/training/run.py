@@ -90,11 +90,11 @@ class Run:
             )
         rewarded, preferred, replayed = {}, {}, {}
         if self.replay:
-            share = f"{c.replay_share:.0%} of the samples and of the loss"
+            part = f"{c.replay_share:.0%} of the samples and of the loss"
             if self.policy:
-                share = f"{counted(replayed_samples(c), 'sample')} in an update, {c.replay_share:.0%} of the loss"
+                part = f"{counted(replayed_samples(c), 'sample')} in an update, {c.replay_share:.0%} of the loss"
             replayed["replay"] = (
-                f"{self.replay.corpus.path}, {len(self.replay.tokens.training):,} tokens: {share}"
+                f"{self.replay.corpus.path}, {len(self.replay.tokens.training):,} tokens: {part}"
             )
         if self.preferences:
             pairs, held_out = self.preferences.training.n_pairs, len(self.preferences.evaluated)

@@ -138,18 +138,17 @@ class PolicySteps(Steps):
             return batches
         count = replayed_samples(c)
         first = (self._position.step * c.updates + number) * count
-        [earlier] = self._earlier.microbatches(first, count, 1)
-        n_new, n_earlier = sum(batch.n_targets for batch in batches), earlier.n_targets
+        end = first + count
+        earlier = [
+            batch
+            for start in range(first, end, c.batch_size)
+            for batch in self._earlier.microbatches(start, min(c.batch_size, end - start), 1)
+        ]
+        n_new, n_earlier = (sum(one.n_targets for one in part) for part in (batches, earlier))
         n = n_new + n_earlier  # the engine divides the sum by this number
-        new = (1 - c.replay_share) * n / n_new
-        weights = np.full(earlier.targets.shape, c.replay_share * n / n_earlier, np.float32)
         return [
-            *(
-                dataclasses.replace(batch, weights=np.float32(new) * batch.weights)
-                for batch in batches
-                if batch.weights is not None
-            ),
-            dataclasses.replace(earlier, weights=weights),
+            *_times((1 - c.replay_share) * n / n_new, batches),
+            *_times(c.replay_share * n / n_earlier, earlier),
         ]
 
     def logged(self, last: StepResult) -> LoggedSteps:
@@ -198,6 +197,20 @@ def _together(results: Sequence[StepResult]) -> StepResult:
         applied=all(one.applied for one in results),
         routers=results[-1].routers,
     )
+
+
+def _times(factor: float, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches with this factor of the losses of their targets, besides their weights."""
+    return [
+        dataclasses.replace(
+            batch,
+            weights=np.float32(factor)
+            * (
+                np.ones(batch.targets.shape, np.float32) if batch.weights is None else batch.weights
+            ),
+        )
+        for batch in batches
+    ]
 
 
 def _slices(items: Sequence[T], size: int) -> list[Sequence[T]]:
