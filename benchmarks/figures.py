@@ -105,13 +105,23 @@ def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     return figure
 
 
-def after_stage(stage: str, column: str, digits: int = 2) -> Callable[[Results], str]:
+def minutes_of(stage: str) -> Callable[[Results], str]:
+    """The minutes of a stage with the first seed, which had its core to itself."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        return f"{next(row['minutes'] for row in table if row['after'] == stage):.1f}"
+
+    return figure
+
+
+def after_stage(stage: str, column: str) -> Callable[[Results], str]:
     """A cell of a stage on the way to a model that answers, or its range over the seeds."""
 
     def figure(results: Results) -> str:
         table = next(iter(results["reinforcement"]["tables"].values()))
         found = [row[column] for row in table if row["after"] == stage]
-        least, most = (f"{value:.{digits}f}" for value in (min(found), max(found)))
+        least, most = (f"{value:.2f}" for value in (min(found), max(found)))
         return least if least == most else f"{least} to {most}"
 
     return figure
@@ -293,7 +303,7 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "answers-gain-hard": gained("hard", "reinforced", "fine-tuned"),
     "answers-gain-all": gained("all", "reinforced", "fine-tuned"),
     **{
-        f"minutes-{name}": after_stage(stage, "minutes", digits=0)
+        f"minutes-{name}": minutes_of(stage)
         for name, stage in (
             ("base", "stories"),
             ("tuned", "fine-tuned"),
