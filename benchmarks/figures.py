@@ -130,6 +130,16 @@ def exact_answers(stage: str, column: str) -> Callable[[Results], str]:
     return figure
 
 
+def minutes_of(stage: str) -> Callable[[Results], str]:
+    """The minutes of a stage with the first seed, which had its core to itself."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        return f"{next(row['minutes'] for row in table if row['after'] == stage):.1f}"
+
+    return figure
+
+
 def after_stage(stage: str, column: str) -> Callable[[Results], str]:
     """A cell of a stage on the way to a model that answers, or its range over the seeds."""
 
@@ -137,6 +147,49 @@ def after_stage(stage: str, column: str) -> Callable[[Results], str]:
         table = next(iter(results["reinforcement"]["tables"].values()))
         found = [row[column] for row in table if row["after"] == stage]
         least, most = (f"{value:.2f}" for value in (min(found), max(found)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
+def gained(column: str, stage: str, before: str) -> Callable[[Results], str]:
+    """By how many points the exact answers have risen since the stage `before`, or the range over the seeds that have
+    both, as '8 to 11'."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["reinforcement"]["tables"].values()))
+        share = {(row["after"], row["seed"]): row[column] for row in table}
+        points = [
+            float(cell.rstrip("%")) - float(share[before, seed].rstrip("%"))
+            for (after, seed), cell in share.items()
+            if after == stage
+        ]
+        least, most = (f"{value:.0f}" for value in (min(points), max(points)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
+def story_tokens(way: str, *, first: bool) -> Callable[[Results], str]:
+    """Tokens of a story in the first or in the last of the listed steps with the judge as the reward."""
+
+    def figure(results: Results) -> str:
+        found = [r for r in rows(results, "story_reward", "the runs") if r["reward given"] == way]
+        return f"{found[0 if first else -1]['answer_tokens']:.0f}"
+
+    return figure
+
+
+def rewarded_stories(way: str, column: str) -> Callable[[Results], str]:
+    """A cell of the runs with the judge as their reward, or its range over the seeds."""
+
+    def figure(results: Results) -> str:
+        table = next(iter(results["story_reward"]["tables"].values()))
+        found = [row[column] for row in table if row["reward"] == way]
+        if isinstance(found[0], str):
+            return spread([float(cell.rstrip("%")) / 100 for cell in found])
+        digits = 2 if isinstance(found[0], float) else 0
+        least, most = (f"{value:.{digits}f}" for value in (min(found), max(found)))
         return least if least == most else f"{least} to {most}"
 
     return figure
@@ -282,8 +335,29 @@ FIGURES: dict[str, Callable[[Results], str]] = {
             ("on", "fine-tuned on"),
             ("rewarded", "reinforced"),
         )
-        for column in ("easy", "hard", "all")
+        for column in ("easy", "medium", "hard", "all")
     },
+    "answers-gain-hard": gained("hard", "reinforced", "fine-tuned"),
+    "answers-gain-all": gained("all", "reinforced", "fine-tuned"),
+    **{
+        f"minutes-{name}": minutes_of(stage)
+        for name, stage in (
+            ("base", "stories"),
+            ("tuned", "fine-tuned"),
+            ("rewarded", "reinforced"),
+        )
+    },
+    **{
+        f"stories-{name}-{figure}": rewarded_stories(way, column)
+        for name, way in (("before", "none"), ("hacked", "consistency, no tie"))
+        for figure, column in (
+            ("consistent", "consistent"),
+            ("courses", "courses"),
+            ("bits", "bits/byte"),
+        )
+    },
+    "stories-tokens-first": story_tokens("consistency, no tie", first=True),
+    "stories-tokens-last": story_tokens("consistency, no tie", first=False),
     **{
         f"replay-{name}-bits": after_stage(stage, "bits/byte")
         for name, stage in (

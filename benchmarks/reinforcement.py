@@ -3,12 +3,14 @@
     python -m benchmarks.reinforcement FOLDER
 
 A small model learns plain stories, then to answer questions about stories (supervised fine-tuning, with the stories
-replayed), then from a reward, 1 for the exact answer (`homespun reinforce`). There are two controls. One fine-tunes
-without replay, for as many steps on the questions. The other fine-tunes on instead of the last stage, for the same
-time, on the questions that reinforcement asks, so that the reward is not credited with the time or the data. All
-questions of the test have courses of events that no training question has; the stories of the first stage are not
-divided in this way. The last columns are bits per byte of plain stories that no stage has read, how they changed since
-the first stage, the share of consistent stories among those that the model tells, and the minutes of the stage.
+replayed), then from a reward, 1 for the exact answer to a harder question (`homespun reinforce`, with the stories
+replayed). There are two controls. One fine-tunes without replay, for as many steps on the questions. The other
+fine-tunes on instead of the last stage, for the same time, on the questions that reinforcement asks, so that the reward
+is not credited with the time or the data. All questions of the test have courses of events that no training question
+has; the stories of the first stage are not divided in this way. The last columns are bits per byte of plain stories
+that no stage has read, how they changed since the first stage, the share of consistent stories among those that the
+model tells, and the minutes of the stage. The first stage and the controls have the first seed alone: the other seeds
+go on from the same model of stories.
 
 Data and runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
@@ -17,8 +19,9 @@ import math
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -27,15 +30,18 @@ from benchmarks import report
 from homespun import durable
 from homespun.config import JudgeConfig, TrainConfig
 from homespun.errors import UserError
-from homespun.evaluation.questions import QuestionsResult
 from homespun.evaluation.storytelling import summarised, told
 from homespun.records.reading import read_whole
+from homespun.terminal import counted
 
 CONTEXT = 384
 UNREAD = 77
 """The seed of the stories for bits per byte."""
 EVALUATION = ("--eval-tokens", "20000")
 """Of the runs' own evaluations, which decide nothing here but the best weights."""
+GENTLY = ("--muon-learning-rate", "0.0017", "--learning-rate", "0.004", "--eval-tokens", "1000")
+"""Of the control that fine-tunes on: with a tenth of the rates, since it begins where a run has ended. With the whole
+ones it was never better than at its start."""
 STAGES = {
     "stories": "base",
     "without replay": "forgetful",
@@ -44,6 +50,7 @@ STAGES = {
     "reinforced": "rewarded",
 }
 """The stages, and the folders of their runs."""
+PARTS = ("easy", "medium", "hard", "all")
 STORIES = 100
 """That each model tells."""
 
@@ -52,10 +59,11 @@ def main(
     folder: Annotated[Path, tyro.conf.Positional],
     base_steps: int = 3000,
     tuning_steps: int = 2000,
-    reward_steps: int = 60,
+    reward_steps: int = 160,
     seeds: tuple[int, ...] = (0,),
     replay_share: float = TrainConfig.replay_share,
-    reward_flags: str = "",
+    reward_flags: str = "--group-size 16",
+    threads: int | None = None,
 ) -> None:
     """Train the stages, and ask each.
 
@@ -63,12 +71,14 @@ def main(
         folder: for data and runs.
         base_steps: of the first stage, of five rows of 384 tokens each.
         tuning_steps: of the second, without the part of the replay.
-        reward_steps: of reinforcement, of 16 prompts each. The control gets as much time as these take.
+        reward_steps: of reinforcement, of 16 prompts each. The control has as many steps as fit into its time.
         seeds: seeds of the runs.
-        replay_share: of the stories in the second stage.
+        replay_share: of the stories in the later stages.
         reward_flags: more settings of reinforcement.
+        threads: of the runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    first_seed = seeds[0]
 
     def run(*words: str) -> None:
         print("$ homespun", shlex.join(words), flush=True)
@@ -82,61 +92,60 @@ def main(
 
     def stage(name: str, command: str, *words: str) -> None:
         if not (folder / name / "training.png").exists():  # drawn at the end of a run
-            run(command, *words, "--checkpoint-dir", name)
+            pinned = ["--threads", str(threads)] if threads else []
+            run(command, *words, *pinned, "--checkpoint-dir", name)
 
     stories = data("stories", 50_000, "stories.txt")
     if not (folder / "tokenizer_model").exists():
         run("tokenizer", "--data-file", stories, "--vocab-size", "1024")
     asked = data("stories-questions", 20_000, "asked.jsonl")
-    single = data("stories-questions", 20_000, "single.jsonl", "--questions", "1", "--seed", "1")
+    harder = data("stories-questions", 12_000, "harder.jsonl", "--questions", "1", "--seed", "1",
+                  "--difficulty", "medium", "hard")  # fmt: skip
     unread = data("stories", 400, "unread.txt", "--seed", str(UNREAD))
+    start = 0.0
     rows: list[report.Row] = []
     by_skill: list[report.Row] = []
     curves: list[report.Row] = []
     for seed in seeds:
         place = {name: f"{runs}-{seed}" if seed else runs for name, runs in STAGES.items()}
-        first, forgetful, tuned, on, rewarded = place.values()
+        base = STAGES["stories"] + (f"-{first_seed}" if first_seed else "")
+        tuned, rewarded = place["fine-tuned"], place["reinforced"]
         seeded = ["--seed", str(seed)]
-        stage(first, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
-              "--max-steps", str(base_steps), *seeded)  # fmt: skip
-        stage(forgetful, "train", "--data-file", asked, "--init-from", first,
-              "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
         replay = ["--replay", stories, "--replay-share", str(replay_share)]
-        stage(tuned, "train", "--data-file", asked, "--init-from", first, *replay,
+        if seed == first_seed:
+            stage(base, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
+                  "--max-steps", str(base_steps), *seeded)  # fmt: skip
+            stage(place["without replay"], "train", "--data-file", asked, "--init-from", base,
+                  "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
+        stage(tuned, "train", "--data-file", asked, "--init-from", base, *replay,
               "--max-steps", str(round(tuning_steps / (1 - replay_share))), *EVALUATION, *seeded)  # fmt: skip
-        stage(rewarded, "reinforce", tuned, "--data-file", single,
+        stage(rewarded, "reinforce", tuned, "--data-file", harder, *replay,
               "--max-steps", str(reward_steps), *shlex.split(reward_flags), *seeded)  # fmt: skip
-        seconds = _seconds(folder / rewarded)
-        stage(on, "train", "--data-file", single, "--init-from", tuned, *replay,
-              "--time-budget", f"{seconds}s", *EVALUATION, *seeded)  # fmt: skip
-        asked_of = [forgetful, tuned, on, rewarded]
-        results = homespun.evaluate(
-            models=[str(folder / path) for path in asked_of], questions="stories"
-        )
-        answered = dict(zip(asked_of, results, strict=True))
-        read = homespun.evaluate(
-            models=[str(folder / path) for path in place.values()],
-            data_file=str(folder / unread),
-            max_tokens=20_000,
-            seq_len=CONTEXT,
-            precision="float32",
-        )
-        start = read[0].bits_per_byte
-        for name, text in zip(STAGES, read, strict=True):
-            bits = {
-                "bits/byte": round(text.bits_per_byte, 4),
-                "change": f"{text.bits_per_byte / start - 1:+.1%}",
-            }
-            shares = _shares(answered.get(place[name]))
-            consistent = consistent_stories(folder / place[name])
-            minutes = round(_seconds(folder / place[name]) / 60, 1)
+        if seed == first_seed:
+            seconds_per_step = _seconds(folder / tuned) * (1 - replay_share) / tuning_steps
+            steps = round(_seconds(folder / rewarded) / seconds_per_step)
+            stage(place["fine-tuned on"], "train", "--data-file", harder, "--init-from", tuned, *replay,
+                  "--max-steps", str(steps), *GENTLY, *seeded)  # fmt: skip
+        else:
+            place = {name: place[name] for name in ("fine-tuned", "reinforced")}
+        start = start or bits_per_byte(folder / place["stories"], folder / unread)
+        answered = {
+            name: exact_answers(folder / path) for name, path in place.items() if name != "stories"
+        }
+        for name, path in place.items():
+            now = bits_per_byte(folder / path, folder / unread)
+            bits = {"bits/byte": round(now, 4), "change": f"{now / start - 1:+.1%}"}
+            shares = answered[name]["shares"] if name in answered else dict.fromkeys(PARTS, "-")
+            consistent = consistent_stories(folder / path)
+            minutes = round(_seconds(folder / path) / 60, 1)
             rows.append(
                 {"after": name, "seed": str(seed), **shares, **bits}
                 | {"consistent": f"{consistent['consistent']:.0%}", "minutes": minutes}
             )
-        by_skill += _by_skill(seed, {name: answered[place[name]] for name in list(STAGES)[1:]})
+        by_skill += _by_skill(seed, answered)
         curves += _curve(seed, folder / rewarded)
     size = f"{base_steps:,}, {tuning_steps:,} and {reward_steps:,} steps"
+    size += f", {counted(threads, 'thread')}" if threads else ""
     report.save(
         "reinforcement",
         {
@@ -147,14 +156,60 @@ def main(
     )
 
 
+def exact_answers(run: Path) -> dict[str, Any]:
+    """The exact answers of a model to the built-in questions: their shares by difficulty, and the figures of each
+    skill. They are kept in the folder of the run."""
+
+    def measured() -> dict[str, Any]:
+        [found] = homespun.evaluate(models=[str(run)], questions="stories")
+        return {
+            "shares": {
+                part.of: f"{part.share:.1%}" for part in (*found.difficulties, found.overall)
+            },
+            "skills": {
+                skill.of: {
+                    "questions": skill.n_questions,
+                    "one answer": f"{skill.constant:.0%}",
+                    "exact": f"{skill.share:.0%}",
+                }
+                for skill in found.skills
+            },
+        }
+
+    return _kept(run / "answers.json", measured)
+
+
+def bits_per_byte(run: Path, text: Path) -> float:
+    """Bits per byte of a text, kept in the folder of the run."""
+
+    def measured() -> dict[str, float]:
+        [found] = homespun.evaluate(
+            models=[str(run)],
+            data_file=str(text),
+            max_tokens=20_000,
+            seq_len=CONTEXT,
+            precision="float32",
+        )
+        return {"bits per byte": found.bits_per_byte}
+
+    return float(_kept(run / "bits_per_byte.json", measured)["bits per byte"])
+
+
+def _kept(file: Path, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A measurement, which is done once and kept in this file."""
+    if not file.exists():
+        durable.write_json(file, measured())
+    return durable.read_json(file)
+
+
 def consistent_stories(run: Path, n: int = STORIES) -> dict[str, float]:
     """The share of consistent stories among those that a model tells, the number of their courses of events, and that
     for each such story. They are kept in the folder of the run."""
-    file = run / f"stories_{n}.json"
-    if not file.exists():
-        config = JudgeConfig(num_samples=n, seed=0)
+
+    def measured() -> dict[str, float]:
         found = {"consistent": 0.0, "courses": 0.0, "courses for each": 0.0}
         try:
+            config = JudgeConfig(num_samples=n, seed=0)
             result = summarised(list(told(homespun.load(run), config)), None)
         except UserError as forgotten:  # how to tell stories
             print(forgotten, flush=True)
@@ -165,8 +220,9 @@ def consistent_stories(run: Path, n: int = STORIES) -> dict[str, float]:
                 "courses": float(result.n_courses),
                 "courses for each": result.n_courses / max(1, consistent),
             }
-        durable.write_json(file, found)
-    return durable.read_json(file)
+        return found
+
+    return _kept(run / f"stories_{n}.json", measured)
 
 
 def _seconds(run: Path) -> int:
@@ -177,24 +233,20 @@ def _seconds(run: Path) -> int:
     return math.ceil(found[-1])
 
 
-def _shares(result: QuestionsResult | None) -> dict[str, str]:
-    """Exact answers, with those of each difficulty; a dash for a model that has not learned to answer."""
-    parts = (*result.difficulties, result.overall) if result else ()
-    found = {part.of: f"{part.share:.1%}" for part in parts}
-    return {name: found.get(name, "-") for name in ("easy", "medium", "hard", "all")}
-
-
-def _by_skill(seed: int, answered: dict[str, QuestionsResult]) -> list[report.Row]:
-    first = next(iter(answered.values()))
+def _by_skill(seed: int, answered: Mapping[str, Any]) -> list[report.Row]:
+    skills = next(iter(answered.values()))["skills"]
     return [
         {
-            "skill": skill.of,
+            "skill": skill,
             "seed": str(seed),
-            "questions": skill.n_questions,
-            "one answer": f"{skill.constant:.0%}",
-            **{name: f"{result.skills[number].share:.0%}" for name, result in answered.items()},
+            "questions": one["questions"],
+            "one answer": one["one answer"],
         }
-        for number, skill in enumerate(first.skills)
+        | {
+            name: answered[name]["skills"][skill]["exact"] if name in answered else "-"
+            for name in list(STAGES)[1:]
+        }
+        for skill, one in skills.items()
     ]
 
 

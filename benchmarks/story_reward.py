@@ -93,10 +93,10 @@ def _figures(run: Path, unread: Path, stories: int) -> report.Row:
 
 
 def _curve(way: str, seed: int, run: Path) -> list[report.Row]:
-    """Tenths of a run."""
+    """The first and the last step of a run, and a few between."""
     steps = [record for record in read_whole(run / "metrics.jsonl") if "reward" in record]
     names = ("reward", "distinct", "entropy", "kl", "answer_tokens")
-    rows = steps[:: max(1, len(steps) // 5)]
+    rows = steps[:: max(1, (len(steps) - 1) // 4)]
     return [
         {"reward given": way, "seed": str(seed), "step": record["step"]}
         | {name: round(record.get(name, 0.0), 3) for name in names}

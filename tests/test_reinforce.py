@@ -1,5 +1,6 @@
 """Reinforcement from end to end: a model learns what its reward wants, and a killed run is the uninterrupted one."""
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -326,6 +327,70 @@ def test_with_one_update_nothing_is_clipped_and_the_ratio_is_one(
         given = common | {"updates": updates, "max_steps": 3, "checkpoint_dir": folder}
         package.reinforce("base", quiet=True, **given)
         assert (max(ratios) > 1e-4) == (updates > 1), ratios
+
+
+@pytest.mark.usefixtures("start")
+def test_repeated_answers_are_read_once_and_count_as_often_as_they_were_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "same.py").write_text(
+        "def scores(prompt, answers): return [len(a) % 2 for a in answers]"
+    )
+    n_rows: list[int] = []
+    rows_of, merged = policy_steps.rows_of, policy_steps.merged
+
+    def repeated(groups: Any) -> Any:
+        twice = [
+            dataclasses.replace(
+                group,
+                answers=group.answers * 2,
+                scores=group.scores * 2,
+                advantages=np.tile(group.advantages, 2),
+            )
+            for group in groups
+        ]
+        return rows_of(twice)
+
+    def counted(rows: Any) -> Any:
+        found = merged(rows)
+        n_rows.append(len(rows.batch.inputs) - 2 * len(found.batch.inputs))
+        return found
+
+    given = RUN | {"reward": "same.py:scores", "max_steps": 3, "precision": "float32"}
+    monkeypatch.setattr(policy_steps, "rows_of", repeated)
+    found = {}
+    for name, merge in {"apart": lambda rows: rows, "merged": counted}.items():
+        monkeypatch.setattr(policy_steps, "merged", merge)
+        package.reinforce("base", quiet=True, **given | {"checkpoint_dir": name})
+        found[name] = records(place / name)
+    assert n_rows
+    assert min(n_rows) >= 0  # at most half of the rows are left
+    for one, other in zip(found["apart"], found["merged"], strict=True):
+        for figure in {"reward", "loss", "grad_norm", "kl", "entropy", "val_loss"} & one.keys():
+            assert one[figure] == pytest.approx(other[figure], rel=1e-4, abs=1e-7), figure
+
+
+@pytest.mark.usefixtures("start")
+def test_an_earlier_text_is_kept_and_the_run_resumes_exactly(place: Path) -> None:
+    given = RUN | {"replay": "stories.txt", "updates": 1, "max_steps": 6}
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 2:
+            raise package.StopRun("for a test")
+
+    package.reinforce("base", quiet=True, checkpoint_dir="keeps", **given)
+    package.reinforce("base", quiet=True, checkpoint_dir="keeps 2", on_event=stop, **given)
+    package.reinforce(reward=RUN["reward"], resume="latest", checkpoint_dir="keeps 2", quiet=True)
+    assert_equal_runs(place / "keeps", place / "keeps 2", step=6)
+
+    def replayed(folder: str) -> list[float]:
+        found = records(place / folder)
+        return [one["val_replay_loss"] for one in found if "val_replay_loss" in one]
+
+    package.reinforce("base", quiet=True, checkpoint_dir="less", **given | {"replay_share": 0.01})
+    kept, less = replayed("keeps"), replayed("less")
+    assert kept[0] == less[0]
+    assert kept[-1] < less[-1]
 
 
 @pytest.mark.usefixtures("start")

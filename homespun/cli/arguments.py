@@ -338,6 +338,8 @@ def _help(field: Field) -> str:
 def _placeholder(name: str, hint: Any, choices: Iterable[str]) -> str:
     """The choices of a value, N for a number, or the last word of the setting's name."""
     kinds = _kinds(hint)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)[:1]
     literals = [kind for kind in kinds if get_origin(kind) is Literal]
     choices = [*choices] or [choice for literal in literals for choice in get_args(literal)]
     if choices:

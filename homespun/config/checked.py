@@ -242,7 +242,8 @@ def _describe_type(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(f'"{choice}"' for choice in arguments)
     if origin is tuple:
-        return "a list of strings"
+        choices = get_origin(arguments[0]) is Literal
+        return f"a list of {_describe_type(arguments[0])}" if choices else "a list of strings"
     if arguments:
         return _describe_type(arguments[0])
     return words[kind]

@@ -8,6 +8,7 @@ from homespun.config.checked import Checked, PathName, setting
 from homespun.errors import UserError
 
 Duplicates = Literal["no", "exact", "near"]
+Difficulty = Literal["easy", "medium", "hard"]
 
 TOKENS_DIR = "data/tokens"
 """The default folder of tokens, in the working directory."""
@@ -37,6 +38,12 @@ class DownloadConfig(Checked):
     )
     questions: int = setting(
         6, "Questions about each story of `stories-questions`, at most.", at_least=1, at_most=100
+    )
+    difficulty: tuple[Difficulty, ...] = setting(
+        (),
+        "With `stories-questions`: the questions about a story are all easy, medium or hard, as drawn from these; a "
+        "story without such questions is left out.",
+        if_omitted="all questions",
     )
 
 

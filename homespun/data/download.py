@@ -160,6 +160,8 @@ def _plan(config: DownloadConfig) -> _Plan:
         request |= {"seed": config.seed, "plain": config.plain}
     if kind == "questions":
         request["questions"] = config.questions
+        if config.difficulty:
+            request["difficulty"] = " ".join(config.difficulty)
     plan = _Plan(kind, config, wanted, output, request)
     _check_outside(output, plan)
     return plan
@@ -209,7 +211,11 @@ def _source(plan: _Plan, position: Position | None, sleep: Callable[[float], Non
         plan.check_suffix(is_chat=True)
         n, config = plan.wanted or NUM_SAMPLES, plan.config
         records = questions.conversations(
-            n, config.seed, plain=config.plain, per_story=config.questions
+            n,
+            config.seed,
+            plain=config.plain,
+            per_story=config.questions,
+            difficulties=config.difficulty,
         )
         return ((json.dumps(record, ensure_ascii=False), None) for record in records)
     if plan.kind == "local":

@@ -60,9 +60,7 @@ def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
 def torch_on_cuda(half: bool) -> StepTraits:
     """PyTorch on an NVIDIA GPU."""
     mask, muon, logit = (2, 24, 6) if half else (4, 32, 8)
-    return StepTraits(
-        half, False, mask, transient_blocks=1.0, muon_bytes=muon, logit_bytes=logit
-    )
+    return StepTraits(half, False, mask, transient_blocks=1.0, muon_bytes=muon, logit_bytes=logit)
 
 
 def mlx(half: bool) -> StepTraits:

@@ -56,12 +56,15 @@ def work_of_reward(config: ResolvedConfig, prompts: Lengths) -> Work:
     """
     groups = config.sequences_per_step // config.group_size
     together = config.largest_microbatch // config.group_size
-    trained = config.sequences_per_step * mean_row(prompts + config.answer_tokens - 1, together)
+    answers = config.sequences_per_step * mean_row(prompts + config.answer_tokens - 1, together)
+    replayed = 0
+    if config.replay is not None:
+        replayed = config.updates * replayed_samples(config) * config.seq_len
     # As they were sampled, in the initial model, and again before each update but the first.
     readings = 1 + (config.kl_factor > 0) + (config.updates - 1) / config.updates
     return Work(
-        trained,
-        read=readings * trained + groups * float(prompts.mean()),
+        answers + replayed,
+        read=readings * answers + groups * float(prompts.mean()),
         decoded=groups * config.answer_tokens,
     )
 
@@ -76,6 +79,12 @@ def mean_row(texts: Lengths, together: int) -> float:
     rows = np.sort(-(-np.maximum(texts, 1) // ROW_STEP) * ROW_STEP)
     longest_so_far = np.linspace(0.0, 1.0, len(rows) + 1) ** max(1, together)
     return float(rows @ np.diff(longest_so_far))
+
+
+def replayed_samples(config: ResolvedConfig) -> int:
+    """Samples of an earlier text in each update of a run with a reward and replay: this share of the prompts of a step,
+    since repeated answers count once, and most groups not at all."""
+    return max(1, round(config.replay_share * config.sequences_per_step / config.group_size))
 
 
 def longest_row(prompt_tokens: int, answer_tokens: int) -> int:

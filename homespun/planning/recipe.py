@@ -213,7 +213,7 @@ def records_of(
     if usual is not None and steps >= CHECKS_PER_RUN * usual:
         return settings
     settings["eval_interval"] = None  # tenths of the run
-    if config.eval_tokens is None:
+    if config.eval_tokens is None and resolved.eval_tokens > min(SHORT_EVAL_TOKENS):
         affordable = MAX_EVALUATION_SHARE * steps * resolved.tokens_per_step
         sizes = [*SHORT_EVAL_TOKENS, resolved.eval_tokens]
         fitting = [n for n in sizes if LEAST_EVALUATIONS * EVALUATION_COST * n <= affordable]

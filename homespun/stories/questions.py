@@ -384,20 +384,32 @@ def asked(part: Part, seed: int, variety: Variety) -> Iterator[Asked]:
 
 
 def conversations(
-    n: int, seed: int = 0, *, plain: bool = False, per_story: int = 6
+    n: int,
+    seed: int = 0,
+    *,
+    plain: bool = False,
+    per_story: int = 6,
+    difficulties: Sequence[Difficulty] = (),
 ) -> Iterator[dict[str, Any]]:
     """Yield `n` conversations for training: a story with a first question, its answer, and more questions.
 
     The questions of a story have different skills as far as it allows, and go from easy to hard. The fields besides
     `messages` have an entry for each answer; with one question per story they are that entry alone.
+
+    With `difficulties`, one of them is drawn for each story, and its questions have this one. A story without such
+    questions is left out.
     """
     dice = np.random.Generator(np.random.PCG64([seed, 1]))
-    for number, (story, possible, _) in enumerate(
-        asked("training", seed, PLAIN if plain else WHOLE)
-    ):
+    number = 0
+    for story, possible, _ in asked("training", seed, PLAIN if plain else WHOLE):
         if number == n:
             return
-        yield conversation(story, chosen(possible, per_story, dice))
+        if difficulties:
+            drawn = difficulties[int(dice.integers(len(difficulties)))]
+            possible = tuple(one for one in possible if one.difficulty == drawn)
+        if possible:
+            yield conversation(story, chosen(possible, per_story, dice))
+            number += 1
 
 
 def chosen(possible: Sequence[Question], n: int, dice: np.random.Generator) -> tuple[Question, ...]:

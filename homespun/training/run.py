@@ -14,6 +14,7 @@ from homespun.data.samples import Dataset
 from homespun.engine import hardware, select
 from homespun.engine.base import Engine
 from homespun.engine.low_memory import narrow_parameters
+from homespun.planning.answers import replayed_samples
 from homespun.planning.memory import ranks_here, step_memory
 from homespun.planning.resolved import Plan, ResolvedConfig
 from homespun.terminal import counted
@@ -96,9 +97,11 @@ class Run:
             )
         rewarded, preferred, replayed = {}, {}, {}
         if self.replay:
+            part = f"{c.replay_share:.0%} of the samples and of the loss"
+            if self.policy:
+                part = f"{counted(replayed_samples(c), 'sample')} in an update, {c.replay_share:.0%} of the loss"
             replayed["replay"] = (
-                f"{self.replay.corpus.path}, {len(self.replay.tokens.training):,} tokens: {c.replay_share:.0%} of the "
-                "samples and of the loss"
+                f"{self.replay.corpus.path}, {len(self.replay.tokens.training):,} tokens: {part}"
             )
         if self.preferences:
             pairs, held_out = self.preferences.training.n_pairs, len(self.preferences.evaluated)

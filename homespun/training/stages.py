@@ -230,8 +230,9 @@ def _with_rows(planned: Plan, sampler: Sampler | None, dataset: Dataset) -> Plan
 
 
 def _with_replay(tokens: Tokens, replay: Replay | None, config: TrainConfig) -> Tokens:
-    """The tokens of a run, whose samples are mixed with those of an earlier text, if there is one."""
-    if replay is None:
+    """The tokens of a run, whose samples are mixed with those of an earlier text, if there is one. With a reward,
+    answers take the place of samples, and each update has its own part of the earlier text."""
+    if replay is None or config.reward is not None:
         return tokens
     mark = tokens.tokenizer.eot_id
     mixed = replay.mixed(tokens.dataset, config.replay_share, mark)

@@ -113,6 +113,7 @@ def test_numbers_that_are_not_finite_or_too_long_are_refused(kind: type[Any]) ->
         (TrainConfig, {"optimizer": np.array(["adamw", "muon"])}, '"adamw" or "muon"'),
         (SamplingConfig, {"stop": "END"}, "a list of strings"),
         (SamplingConfig, {"stop": [1]}, "a list of strings"),
+        (DownloadConfig, {"difficulty": ["harder"]}, 'a list of "easy" or "medium" or "hard"'),
         (TrainConfig, {"engine": "jax"}, '"auto" or "torch" or "mlx"'),
     ],
 )

@@ -54,6 +54,15 @@ def test_an_update_learns_from_a_part_of_the_groups() -> None:
     assert resolved(updates=3).sequences_per_update == 16  # without a reward there is one
 
 
+def test_each_update_learns_from_a_share_of_the_earlier_text() -> None:
+    given = {"reward": "questions", "group_size": 4, "updates": 3, "seq_len": 64}
+    plain = work_of_reward(resolved(**given), prompts=np.full(4, 100))
+    replaying = resolved(**given, replay="old.txt", replay_share=0.25)
+    work = work_of_reward(replaying, prompts=np.full(4, 100))
+    assert work.trained - plain.trained == 3 * 1 * 64  # a quarter of the four groups
+    assert work.read == plain.read
+
+
 @pytest.mark.parametrize(("prompt", "answer", "row"), [(1, 64, 64), (2, 64, 128), (100, 29, 128)])
 def test_a_row_has_a_prompt_and_an_answer_without_its_last_token(
     prompt: int, answer: int, row: int

@@ -289,9 +289,12 @@ def test_what_follows_from_a_changed_shape_follows(
     )
 
 
-def going_on(settings: ResolvedConfig | None, **given: Any) -> ResolvedConfig:
+def going_on(
+    settings: ResolvedConfig | None, *, is_chat: bool = False, **given: Any
+) -> ResolvedConfig:
     """The settings of a run that goes on from a model with this run behind it."""
-    initial = Initial(shaped(preset("nano"), {"vocab_size": 500, "seq_len": 1024}), settings)
+    shape = shaped(preset("nano"), {"vocab_size": 500, "seq_len": 1024})
+    initial = Initial(shape, settings, is_chat)
     config = TrainConfig(init_from="model", **given)
     planned = plan(config, vocab_size=500, n_samples=2_000, flops_per_second=1e11, initial=initial)
     assert planned.model == initial.shape
@@ -319,9 +322,13 @@ def test_a_model_that_learns_from_a_reward_takes_whole_groups_and_its_own_rate()
     assert from_elsewhere.batch_size % 6 == 0
     assert from_elsewhere.sequences_per_step == 16 * 6
     assert from_elsewhere.compile == "off"
-    trained_here = going_on(ResolvedConfig(optimizer="muon"), reward="questions", max_steps=50)
-    assert trained_here.optimizer == "adamw"
-    assert trained_here.learning_rate == REWARD_RATE
+    own = ResolvedConfig(optimizer="muon")
+    tells = going_on(own, reward="stories", max_steps=50)
+    answers = going_on(own, is_chat=True, reward="questions", max_steps=50)
+    for trained_here in (tells, answers):
+        assert trained_here.optimizer == "adamw"
+        assert trained_here.learning_rate == REWARD_RATE
+    assert answers.eval_tokens < tells.eval_tokens
     given = going_on(None, reward="questions", learning_rate=0.5, batch_size=8, max_steps=50)
     assert (given.learning_rate, given.batch_size) == (0.5, 8)
 

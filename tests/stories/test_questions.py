@@ -152,3 +152,20 @@ def test_the_seed_and_the_number_of_questions_decide() -> None:
     assert first != list(conversations(5, seed=3, per_story=1))
     assert all(isinstance(record["skill"], str) for record in first)
     assert [len(record["messages"]) for record in first] == [2] * 5
+
+
+def test_each_story_has_questions_of_one_of_the_difficulties() -> None:
+    harder = list(conversations(60, seed=4, per_story=2, difficulties=("medium", "hard")))
+    assert len(harder) == 60
+    levels = Counter(level for record in harder for level in set(one_or_all(record["difficulty"])))
+    assert sum(levels.values()) == 60
+    assert levels.keys() == {"medium", "hard"}
+    assert min(levels.values()) > 15
+    assert harder == list(conversations(60, seed=4, per_story=2, difficulties=("medium", "hard")))
+    [hard] = conversations(1, seed=4, per_story=1, difficulties=("hard",))
+    assert hard["difficulty"] == "hard"
+
+
+def one_or_all(labels: str | list[str]) -> list[str]:
+    """A conversation with one question has a label, with more it has a list of them."""
+    return [labels] if isinstance(labels, str) else labels

@@ -53,10 +53,10 @@ def check_replay(config: TrainConfig) -> None:
     """
     if config.replay is None:
         return
-    if not config.learns_text:
-        other = "--reward" if config.reward is not None else "--preferences"
+    if config.preferences is not None:
         raise UserError(
-            f"--replay mixes texts, and {other} learns from none: leave one of them out"
+            "--replay goes with a text, with conversations or with a reward, not with --preferences: leave one of them "
+            "out"
         )
     if config.init_from is None:
         raise UserError(

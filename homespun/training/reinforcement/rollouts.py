@@ -28,7 +28,9 @@ from homespun.training.reinforcement.loss import Values, advantages
 from homespun.training.reinforcement.rewards import Reward, distinguished_by, scores
 
 HELD_OUT = 64
-"""Prompts of an evaluation."""
+"""Texts of an evaluation."""
+HELD_OUT_QUESTIONS = 256
+"""Answers of an evaluation in conversations, which are short."""
 MOST_BEGINNINGS = 1 << 14
 """Prompts that are taken from a text."""
 HELD_OUT_SEED = 0x68656C64
@@ -82,7 +84,7 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say
             advance(1)
             *messages, answer = one.messages
             held_out = prompts[True]
-            if is_validation and len(held_out) >= HELD_OUT:
+            if is_validation and len(held_out) >= HELD_OUT_QUESTIONS:
                 continue
             ids = template.prompt(messages)
             if len(ids) <= room:
@@ -278,6 +280,13 @@ class Rows(NamedTuple):
     """The tokens of the answers are its targets."""
     advantages: Values
     """[rows, T], the same for all tokens of a row."""
+    counts: Values
+    """[rows, T] How many answers a row stands for."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all the answers that the rows stand for."""
+        return int(self.counts[self.batch.is_target].sum())
 
 
 def rows_of(groups: Sequence[Group]) -> Rows:
@@ -300,4 +309,22 @@ def rows_of(groups: Sequence[Group]) -> Rows:
         targets[row, len(prompt) - 1 : len(ids) - 1] = target
         documents[row, : len(ids) - 1] = 0
     spread = np.repeat(np.array(gains)[:, None], length, axis=1)
-    return Rows(Batch(inputs, targets, documents), spread)
+    return Rows(Batch(inputs, targets, documents), spread, np.ones_like(spread))
+
+
+def merged(rows: Rows) -> Rows:
+    """The rows without repetitions: equal answers to a prompt with equal advantages are one row, which counts as often
+    as it was written. Its tokens have the same losses and gradients each time, so sums with `counts` stay the same, and
+    short answers repeat often."""
+    batch, numbers = rows.batch, dict[bytes, int]()
+    assert batch.documents is not None
+    counts = np.zeros(len(batch.inputs))
+    for row, parts in enumerate(zip(batch.inputs, batch.targets, rows.advantages, strict=True)):
+        first = numbers.setdefault(b"".join(part.tobytes() for part in parts), row)
+        counts[first] += rows.counts[row, 0]
+    kept = list(numbers.values())
+    return Rows(
+        Batch(batch.inputs[kept], batch.targets[kept], batch.documents[kept]),
+        rows.advantages[kept],
+        np.repeat(counts[kept, None], batch.inputs.shape[1], axis=1),
+    )

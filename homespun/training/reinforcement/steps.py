@@ -1,7 +1,8 @@
 """Sampled answers flow in, finished steps come out: the steps of a run with a reward.
 
 A step samples answers to the next prompts, scores them, and updates the weights one or several times, each time with a
-part of the groups. All of a step is done before a checkpoint can be written, so nothing of it has to be stored.
+part of the groups, and with samples of an earlier text, if there is one. All of a step is done before a checkpoint can
+be written, so nothing of it has to be stored.
 """
 
 import dataclasses
@@ -13,12 +14,13 @@ import numpy as np
 
 from homespun.data.batch import Batch
 from homespun.engine.base import StepHandle, StepResult
+from homespun.planning.answers import replayed_samples
 from homespun.records.events import Answers, LoggedSteps
 from homespun.training.checkpointing.position import AnswerSums, Position
 from homespun.training.diagnostics.step_guard import Limits
 from homespun.training.reinforcement.loss import Values, divergence, token_losses
 from homespun.training.reinforcement.policy import Policy
-from homespun.training.reinforcement.rollouts import Group, Rows, rows_of
+from homespun.training.reinforcement.rollouts import Group, Rows, merged, rows_of
 from homespun.training.run import Run
 from homespun.training.steps import Steps
 from homespun.training.timing.clock import Clock
@@ -28,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Scored:
-    """A micro-batch of answers, with their log-probabilities of the past, [rows, T]."""
+    """A micro-batch of answers without repetitions, with their log-probabilities of the past, [rows, T]."""
 
     rows: Rows
     old: Values
@@ -56,6 +58,7 @@ class PolicySteps(Steps):
     def __init__(self, run: Run, policy: Policy, position: Position, clock: Clock) -> None:
         self._policy = policy
         self._groups: list[Group] = []
+        self._earlier = run.replay.dataset.batches(run.config.seed) if run.replay else None
         super().__init__(run, position, clock)
 
     def _count_passes(self) -> None:
@@ -82,6 +85,7 @@ class PolicySteps(Steps):
         results: list[StepResult] = []
         for part in _slices(scored, max(1, -(-len(scored) // c.updates))):
             batches, loss = self._weighted(part, as_sampled=not results)
+            batches = self._with_earlier(batches, len(results))
             done = self._run.engine.train_step(
                 batches, rates, self._position.step, norm_limit=enforced.norm
             ).result()
@@ -89,24 +93,27 @@ class PolicySteps(Steps):
         return _Done(_together(results))
 
     def _scored(self, groups: Sequence[Group]) -> _Scored:
-        sums, rows = self._position.window.answers, rows_of(groups)
-        is_answer = rows.batch.is_target
+        sums, rows = self._position.window.answers, merged(rows_of(groups))
+        is_answer, counts = rows.batch.is_target, rows.counts
         old = self._run.engine.log_probabilities(rows.batch).astype(np.float64)
-        sums.scored_tokens += rows.batch.n_targets
-        sums.log_probability += float(old[is_answer].sum())
+        sums.scored_tokens += rows.n_tokens
+        sums.log_probability += float((counts * old)[is_answer].sum())
         if self._policy.reference is None:
             return _Scored(rows, old, None)
         reference = self._policy.reference.log_probabilities(rows.batch).astype(np.float64)
-        sums.divergence += float(divergence((reference - old)[is_answer]).sum())
+        sums.divergence += float((counts * divergence(reference - old))[is_answer].sum())
         return _Scored(rows, old, reference)
 
     def _weighted(self, part: Sequence[_Scored], *, as_sampled: bool) -> tuple[list[Batch], float]:
         """The micro-batches of an update with the weights of their tokens, and the loss. With `as_sampled`, the model
         is still the one that wrote the answers."""
         c, sums = self._run.config, self._position.window.answers
-        batches, total, n_tokens = [], 0.0, 0
+        n_tokens = sum(one.rows.n_tokens for one in part)
+        # The engine divides by the number of targets, in which repeated answers count once.
+        share = sum(one.rows.batch.n_targets for one in part) / n_tokens
+        batches, total = [], 0.0
         for one in part:
-            batch = one.rows.batch
+            batch, counts = one.rows.batch, one.rows.counts
             found = token_losses(
                 one.old if as_sampled else self._run.engine.log_probabilities(batch),
                 one.old,
@@ -116,12 +123,33 @@ class PolicySteps(Steps):
                 clip=c.clip_ratio,
                 kl=c.kl_factor,
             )
-            batches.append(dataclasses.replace(batch, weights=found.weights.astype(np.float32)))
-            total += float(found.loss.sum())
-            n_tokens += batch.n_targets
-            sums.clipped += int(found.clipped.sum())
+            weights = (share * counts * found.weights).astype(np.float32)
+            batches.append(dataclasses.replace(batch, weights=weights))
+            total += float((counts * found.loss).sum())
+            sums.clipped += int(counts[found.clipped].sum())
         sums.updated_tokens += n_tokens
         return batches, total / n_tokens
+
+    def _with_earlier(self, batches: list[Batch], number: int) -> list[Batch]:
+        """The micro-batches of an update, by its number in the step, with samples of the earlier text, if there is one.
+        The loss is then (1 - share) times that of the answers plus share times the mean over the earlier text."""
+        c = self._run.config
+        if self._earlier is None:
+            return batches
+        count = replayed_samples(c)
+        first = (self._position.step * c.updates + number) * count
+        end = first + count
+        earlier = [
+            batch
+            for start in range(first, end, c.batch_size)
+            for batch in self._earlier.microbatches(start, min(c.batch_size, end - start), 1)
+        ]
+        n_new, n_earlier = (sum(one.n_targets for one in part) for part in (batches, earlier))
+        n = n_new + n_earlier  # the engine divides the sum by this number
+        return [
+            *_times((1 - c.replay_share) * n / n_new, batches),
+            *_times(c.replay_share * n / n_earlier, earlier),
+        ]
 
     def logged(self, last: StepResult) -> LoggedSteps:
         window = self._position.window
@@ -169,6 +197,20 @@ def _together(results: Sequence[StepResult]) -> StepResult:
         applied=all(one.applied for one in results),
         routers=results[-1].routers,
     )
+
+
+def _times(factor: float, batches: Sequence[Batch]) -> list[Batch]:
+    """The batches with this factor of the losses of their targets, besides their weights."""
+    return [
+        dataclasses.replace(
+            batch,
+            weights=np.float32(factor)
+            * (
+                np.ones(batch.targets.shape, np.float32) if batch.weights is None else batch.weights
+            ),
+        )
+        for batch in batches
+    ]
 
 
 def _slices(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -81,8 +81,7 @@ def test_conversations_can_replay_conversations(place: Path) -> None:
     ("settings", "message"),
     [
         ({"init_from": None, "data_file": "first.txt"}, "name the model with --init-from"),
-        ({"preferences": "chats.jsonl", "data_file": None}, "--preferences learns from none"),
-        ({"reward": "questions"}, "--reward learns from none"),
+        ({"preferences": "chats.jsonl", "data_file": None}, "not with --preferences"),
         ({"replay": "missing.txt"}, r"missing\.txt"),
         ({"replay_share": 1.0}, "--replay-share is 1.0: it must be below 1"),
     ],

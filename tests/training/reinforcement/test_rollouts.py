@@ -21,7 +21,9 @@ from homespun.training.reinforcement.rollouts import (
     Group,
     Prompt,
     Prompts,
+    Rows,
     Sampler,
+    merged,
     of_beginnings,
     of_nothing,
     rows_of,
@@ -208,3 +210,27 @@ def test_a_batch_has_the_tokens_of_the_answers_as_targets() -> None:
     assert not Group(
         Prompt(array("i", [1]), {}), [empty] * 2, [3, 3], advantages([[3, 3]])[0], 1
     ).has_signal
+
+
+def test_equal_answers_with_equal_scores_become_one_row_that_counts_for_all() -> None:
+    anna = Continuation("Anna", (11, 12), "end", end_id=0)
+    cut_off = Continuation("Anna", (11, 12), "length")
+    tim = Continuation("Tim", (13,), "end", end_id=0)
+    prompt = Prompt(array("i", [1, 2, 3]), {})
+    one = Group(prompt, [anna, tim, anna, cut_off], [1, 0, 1, 0], advantages([[1, 0, 1, 0]])[0], 2)
+    # A reward may give equal answers different scores.
+    other = Group(prompt, [tim, tim, anna], [1, 0, 0], advantages([[1, 0, 0]])[0], 2)
+    whole = rows_of([one, other])
+    found = merged(whole)
+    assert found.counts[:, 0].tolist() == [2, 1, 1, 1, 1, 1]
+    assert found.counts.shape == found.batch.inputs.shape == (6, ROW_STEP)
+    assert found.n_tokens == whole.n_tokens == whole.batch.n_targets == 17
+    assert found.batch.n_targets == 14
+    losses = np.random.default_rng(0).standard_normal(64)
+
+    def total(rows: Rows) -> float:
+        each = rows.counts * losses[rows.batch.targets] * rows.advantages
+        return float(each[rows.batch.is_target].sum())
+
+    assert total(found) == pytest.approx(total(whole))
+    assert merged(found).counts.tolist() == found.counts.tolist()
