@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+PATIENCE = 300.0
+"""Seconds until a test gives up, far more than anything takes: a busy machine is slow."""
 PHONE = 360
 """Width of a small phone, in pixels."""
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,6 +30,7 @@ def chromium() -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(PATIENCE)
     yield driver
     driver.quit()
 

@@ -51,6 +51,7 @@ LAYERS = {
         "named_array",
         "bfloat16",
         "child_process",
+        "terminal",
         "architectures",
         "data.batch",
     },

@@ -15,8 +15,8 @@ from homespun.data.conversations import conversations
 from homespun.errors import UserError
 from homespun.training.preferences import preparation
 from homespun.verify import verify
+from tests.answering import model_and_questions
 from tests.conftest import Command, command, finished, new_workplace, records
-from tests.test_reinforce import BASE
 from tests.test_resume import assert_equal_runs, killed_when
 
 STEPS = 8
@@ -38,11 +38,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
     """A folder with a small model of stories, pairs of answers, and an uninterrupted run."""
     folder = tmp_path_factory.mktemp("preferences")
     new_workplace(folder, story_file)
-    asked = {"dataset": "stories-questions", "plain": True, "questions": 1, "num_samples": 100}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        package.train(quiet=True, **BASE)
-        package.download(output="questions.jsonl", **asked)
+        model_and_questions(100)
         lines = []
         for one in conversations(Path("questions.jsonl")):
             *prompt, answer = one.messages

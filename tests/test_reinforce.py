@@ -18,22 +18,10 @@ from homespun.engine.probe import Probed
 from homespun.errors import UserError
 from homespun.records import events
 from homespun.training.reinforcement import steps as policy_steps
+from tests.answering import model_and_questions
 from tests.conftest import Command, command, finished, new_workplace, records
 from tests.test_resume import assert_equal_runs, killed_when
 
-BASE: dict[str, Any] = {
-    "model_size": "pico",
-    "n_layers": 1,
-    "d_model": 32,
-    "n_heads": 2,
-    "vocab_size": 400,
-    "seq_len": 384,
-    "batch_size": 2,
-    "max_steps": 20,
-    "threads": 1,
-    "learning_rate": 3e-3,
-    "checkpoint_dir": "base",
-}
 STEPS = 8
 RUN: dict[str, Any] = {
     "data_file": "questions.jsonl",
@@ -80,11 +68,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
     folder = tmp_path_factory.mktemp("reinforce")
     new_workplace(folder, story_file)
     (folder / "mine.py").write_text(REWARD)
-    asked = {"dataset": "stories-questions", "plain": True, "questions": 1, "num_samples": 120}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        package.train(quiet=True, **BASE)
-        package.download(output="questions.jsonl", **asked)
+        model_and_questions(120)
         package.reinforce("base", quiet=True, checkpoint_dir="control", **RUN)
     return folder
 

@@ -7,7 +7,6 @@ updates the page, so that nobody types a figure by hand.
 
 import json
 import math
-import os
 import platform
 import re
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
+from homespun.engine.hardware import usable_cpus
+from homespun.terminal import counted
 from tests.faults.runs import Lost
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def save(tables: Mapping[str, Table]) -> None:
     for title, table in tables.items():
         results[title] = {
             "date": time.strftime("%Y-%m-%d"),
-            "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+            "machine": f"{counted(usable_cpus(), 'core')}, {platform.system()}, Python {platform.python_version()}",
             "minutes": math.ceil(table.seconds / 60),
             "rows": list(table.rows.values()),
         }

@@ -249,7 +249,8 @@ def restless(place: Path, folder: str, status: int | None = 0) -> None:
 def stood_at(place: Path) -> int:
     """A step of the restless run. `control` holds the complete run, `killed` the run up to that step."""
     shutil.rmtree(place / "control")
-    first = ["--max-steps", 5, "--log-interval", 1, "--checkpoint-dir", "first"]
+    # A run of five steps is evaluated after each, and its patience is to end later.
+    first = ["--max-steps", 5, "--patience", 5, "--log-interval", 1, "--checkpoint-dir", "first"]
     runs.run(place, "train", *RESTLESS, *first)
     [fifth] = [
         record["batch"]

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
-from homespun.data.prepare import VERIFIED
+from homespun.data.corpus import survey
+from homespun.data.prepare import VERIFIED, prepare
 from homespun.data.remote import RECORD
 from homespun.stories import stories
+from homespun.tokenizer import Tokenizer
 from tests.data.files import written
 
 MARK = "\n<|endoftext|>\n"
@@ -32,3 +34,9 @@ def tokens_in(folder: Path) -> Path:
     """The only folder of tokens there."""
     [found] = [path for path in folder.iterdir() if (path / "index.json").exists()]
     return found
+
+
+def expected() -> dict[str, bytes]:
+    """The tokens that one process makes of `web`, with the tokenizer that was chosen."""
+    tokenizer = Tokenizer.load(Path("tokenizer_model"))
+    return contents(prepare(survey(Path("web")), tokenizer, Path("control")).folder)

@@ -17,34 +17,18 @@ import pytest
 
 from homespun import child_process
 from homespun.cli.main import main
-from homespun.data.corpus import survey
-from homespun.data.prepare import prepare
 from homespun.errors import UserError
 from homespun.preparing.cluster import read_cluster
 from homespun.preparing.stage import Stage
-from homespun.tokenizer import Tokenizer
 from tests.data.files import written
-from tests.preparing.files import contents, text_in, tokens_in
+from tests.preparing.files import contents, expected, tokens_in
 
 COMMAND = ["prepare", "--data-file", "web", "--vocab-size", "400", "--cluster", "cluster.toml"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a text."""
-    monkeypatch.chdir(tmp_path)
-    text_in(tmp_path / "web")
-    return tmp_path
-
-
-@pytest.fixture
 def datatrove() -> None:
     pytest.importorskip("datatrove", reason="datatrove is missing: make test-machines")
-
-
-def expected() -> dict[str, bytes]:
-    tokenizer = Tokenizer.load(Path("tokenizer_model"))
-    return contents(prepare(survey(Path("web")), tokenizer, Path("control")).folder)
 
 
 def run(*, prefix: str = "") -> "subprocess.CompletedProcess[str]":

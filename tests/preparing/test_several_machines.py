@@ -21,17 +21,9 @@ from homespun.errors import DiskFullError, UserError
 from homespun.preparing.several_machines import SharedWork, prepare_part
 from homespun.tokenizer import Tokenizer
 from tests.data.files import written
-from tests.preparing.files import contents, text_in, tokens_in
+from tests.preparing.files import contents, expected, tokens_in
 
 WAY_IN = ["prepare", "--data-file", "web", "--vocab-size", "400", "--workers", "1"]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a text."""
-    monkeypatch.chdir(tmp_path)
-    text_in(tmp_path / "web")
-    return tmp_path
 
 
 @pytest.fixture
@@ -50,12 +42,6 @@ def config(part: str, **settings: object) -> PrepareConfig:
 
 def work(n_parts: int, **settings: object) -> SharedWork:
     return SharedWork(config(f"1/{n_parts}", **settings), n_parts, silent)
-
-
-def expected() -> dict[str, bytes]:
-    """The tokens of one process, with the tokenizer that was chosen."""
-    tokenizer = Tokenizer.load(Path("tokenizer_model"))
-    return contents(prepare(survey(Path("web")), tokenizer, Path("control")).folder)
 
 
 def test_machines_that_are_killed_and_started_again(

@@ -21,21 +21,10 @@ from homespun.tuning.course import Course
 from homespun.tuning.objective import LOSS, PAIRS, REWARD, objective_of
 from homespun.tuning.preparation import foresee, prepare
 from homespun.tuning.reading import read_tune
+from tests.answering import model_and_questions
 from tests.conftest import new_workplace, records
 from tests.tuning.test_course import RECIPE, FakeCrew, Killed, course, design
 
-BASE: dict[str, Any] = {
-    "model_size": "pico",
-    "n_layers": 1,
-    "d_model": 32,
-    "n_heads": 2,
-    "vocab_size": 400,
-    "seq_len": 384,
-    "batch_size": 2,
-    "max_steps": 5,
-    "threads": 1,
-    "checkpoint_dir": "base",
-}
 RUN: dict[str, Any] = {
     "init_from": "base",
     "seq_len": 384,
@@ -73,9 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, story_file: Path) -> Path:
     (folder / "pairs.jsonl").write_text("".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        package.train(quiet=True, **BASE)
-        asked = {"dataset": "stories-questions", "plain": True, "questions": 1}
-        package.download(output="questions.jsonl", num_samples=60, **asked)
+        model_and_questions(60, max_steps=5)
     return folder
 
 

@@ -1,7 +1,8 @@
 """C sources flow in, a library for this machine flows out.
 
-It is compiled when it is first needed, which takes about two seconds, and kept in the user's folder for caches. A kept
-library is taken only if sources, compiler and processor are the same, and nobody else can have written it.
+It is compiled when it is first needed, which takes about two seconds on an idle machine, and kept in the user's folder
+for caches. A kept library is taken only if sources, compiler and processor are the same, and nobody else can have
+written it.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from homespun import durable
+from homespun.terminal import named
 
 COMPILERS = "cc", "gcc", "clang"
 FLAGS = (
@@ -50,7 +52,10 @@ def library(sources: Sequence[Path], opened: Callable[[Path], T | None]) -> T | 
         return found
     try:
         # Nobody else can write into this folder. Once the file is loaded, it is not needed any more.
-        with tempfile.TemporaryDirectory(prefix="homespun-", ignore_cleanup_errors=True) as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="homespun-", ignore_cleanup_errors=True) as folder,
+            named("Compiling the kernels of the NumPy engine, once"),
+        ):
             for number, more in enumerate(WITH_THREADS):
                 # The system loads a file of one name only once.
                 file = Path(folder) / f"library{number}.so"

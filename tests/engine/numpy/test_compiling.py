@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from homespun import terminal
 from homespun.engine.numpy import compiling
 from homespun.engine.numpy.products import SOURCES, _working, compiled
 
@@ -197,3 +198,27 @@ def test_without_room_or_with_a_compiler_that_hangs_there_are_no_products(
     monkeypatch.setattr(compiling, "COMPILE_SECONDS", 0.5)
     assert attempt() is None
     assert (tmp_path / "log").read_text() == "started\n"  # it is not tried again
+
+
+def test_a_compilation_that_takes_long_is_named_unless_the_call_is_quiet(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ticker whose time the test decides takes the place of the one that waits."""
+
+    class TenSeconds:
+        def __init__(self, tick: Callable[[float], object], first: float, every: float) -> None:
+            tick(10.0)
+
+        def stop(self) -> None:
+            pass
+
+    place.monkeypatch.setattr(terminal, "Ticker", TenSeconds)
+    with terminal.silence():
+        assert place.library() == 42
+    assert capsys.readouterr() == ("", "")
+    place.returns(43)
+    assert place.library() == 43
+    said = "Compiling the kernels of the NumPy engine, once: 10 s\n"
+    assert capsys.readouterr() == ("", said)
+    assert place.library() == 43  # it is kept
+    assert capsys.readouterr() == ("", "")

@@ -5,6 +5,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.browsing import PATIENCE
 from tests.server.studio.pages import TOKEN
 
 KEY = {"Authorization": f"Bearer {TOKEN}"}
@@ -12,7 +13,7 @@ KEY = {"Authorization": f"Bearer {TOKEN}"}
 
 def ask(address: str, path: str, body: Any = None) -> tuple[int, Any]:
     """Status and JSON of an answer; `body` is posted as JSON, bytes as they are."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
     content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     connection.request("GET" if body is None else "POST", path, content, KEY)
     answer = connection.getresponse()
@@ -23,7 +24,7 @@ def ask(address: str, path: str, body: Any = None) -> tuple[int, Any]:
 
 def told(address: str, path: str, body: Any) -> list[Any]:
     """The server-sent events of an answer."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
     connection.request("POST", path, json.dumps(body).encode(), KEY)
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()

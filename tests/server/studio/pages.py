@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import browsing
+from tests.browsing import PATIENCE
 
 TOKEN = "a-token-of-the-tests"
 DESK = 1200
@@ -18,13 +19,13 @@ def show(
     browsing.show(browser, address, width, scheme, height)
 
 
-def until(browser: Any, condition: Callable[[Any], Any], seconds: float = 30) -> Any:
+def until(browser: Any, condition: Callable[[Any], Any]) -> Any:
     """The value of `condition(browser)`, as soon as it is true."""
     from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
     ignored = (NoSuchElementException, StaleElementReferenceException)
-    return WebDriverWait(browser, seconds, 0.05, ignored).until(condition)
+    return WebDriverWait(browser, PATIENCE, 0.05, ignored).until(condition)
 
 
 def find(browser: Any, css: str) -> Any:

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from tests.browsing import PATIENCE
 from tests.server.studio.asking import KEY, ask
-
-PATIENCE = 120.0
-"""Seconds until a test gives up."""
 
 TINY: dict[str, str] = {
     "data_file": "stories.txt", "model_size": "pico", "n_layers": "1", "d_model": "32", "n_heads": "2",

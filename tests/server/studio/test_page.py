@@ -277,6 +277,15 @@ def test_a_model_writes_a_story_that_is_judged(browser: Any, address: str) -> No
     assert active(browser).get_attribute("id") == "reason-1"
 
 
+def test_a_story_with_the_character_nul_is_judged(browser: Any, address: str) -> None:
+    """A model may write it, and the server takes no text with it."""
+    open_page(browser, address, "stories")
+    keep = "sessionStorage.setItem('story', JSON.stringify(arguments[0]))"
+    browser.execute_script(keep, "Tom the cat was sad. The moon\0 ate Tom. And")
+    open_page(browser, address, "stories", forget=False)
+    find(browser, "mark.wrong")
+
+
 def test_an_empty_folder_says_what_to_do(
     browser: Any, studio: Callable[[Path], str], tmp_path: Path
 ) -> None:

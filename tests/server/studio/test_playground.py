@@ -19,6 +19,7 @@ from homespun.server.studio import playground
 from homespun.server.studio.models import Models
 from homespun.server.studio.playground import grown
 from homespun.server.studio.state import State
+from tests.browsing import PATIENCE
 from tests.server.studio.asking import KEY, ask, told
 from tests.server.studio.conftest import serving
 from tests.server.studio.made import EVIL, STEPS
@@ -201,7 +202,7 @@ def test_a_reader_who_leaves_ends_the_writing_and_gives_the_model_back(work: Pat
     with serving(app) as place, state.models.lent(BEST) as loaded:
         body = json.dumps(question(settings={"max_tokens": "4000", "num_samples": "16"}))
         for _ in range(2):  # the second one leaves while it waits
-            connection = http.client.HTTPConnection(urlsplit(place).netloc, timeout=60)
+            connection = http.client.HTTPConnection(urlsplit(place).netloc, timeout=PATIENCE)
             connection.request("POST", "/api/write", body.encode(), KEY)
             connection.getresponse().close()
             connection.close()

@@ -150,7 +150,7 @@ def test_a_plan_stands_beside_the_form(browser: Any, page: str) -> None:
     show(browser, f"{page}?start=")
     fill(browser, TINY | {"max_steps": "50"})
     button(browser, "Plan").click()
-    until(browser, says("50 steps (--max-steps 50)"), 90)
+    until(browser, says("50 steps (--max-steps 50)"))
     fill(browser, {"max_steps": "60"})
     until(browser, says("The settings have changed since this plan."))
     assert violations(browser) == []

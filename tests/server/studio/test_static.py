@@ -10,6 +10,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from homespun.server.studio.app import STATIC, studio_app
+from tests.browsing import PATIENCE
 from tests.server.studio.asking import ask
 from tests.server.studio.pages import TOKEN
 
@@ -62,7 +63,7 @@ def test_the_guard_stands_before_everything(address: str) -> None:
     from urllib.parse import urlsplit
 
     for path in ("/", "/static/app.js", "/api/studio", "/nothing"):
-        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
         connection.request("GET", path)
         answer = connection.getresponse()
         assert answer.status == 401, path
@@ -92,7 +93,11 @@ def test_help_needs_no_server_and_its_lack_is_one_line(tmp_path: Path) -> None:
         "assert main(['studio', '--help']) == 0\nsys.exit(main(['studio', '--no-browser']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.browsing import PATIENCE
 from tests.server.studio.asking import KEY, ask
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -38,7 +39,7 @@ def status(address: str, path: str, body: object) -> int:
     import http.client
     from urllib.parse import urlsplit
 
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
     connection.request("POST", path, json.dumps(body).encode(), KEY)
     answer = connection.getresponse()
     answer.read()

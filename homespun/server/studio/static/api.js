@@ -11,12 +11,13 @@ export class Refused extends Error {
 
 const UNREACHABLE = "The studio does not answer. If you have stopped it, start it again with: homespun studio";
 
+// A model may write the character NUL, which the server refuses in a text: it is sent as the sign of a broken character.
 async function ask(path, body, signal) {
   const options = { signal, headers: { Accept: "application/json, text/event-stream" } };
   if (body !== undefined) {
     options.method = "POST";
     options.headers["Content-Type"] = "application/json";
-    options.body = JSON.stringify(body);
+    options.body = JSON.stringify(body, (_, value) => (typeof value === "string" ? value.replaceAll("\0", "\uFFFD") : value));
   }
   let answer;
   try {
