@@ -150,7 +150,10 @@ def test_a_plan_knows_the_prompts_the_pairs_and_the_writing(
 
     tried: list[int] = []
 
+    probed: list[int] = []
+
     def probe(model: Any, options: Any, batch_size: int, **more: Any) -> Probed:
+        probed.append(batch_size)
         facts = {"engine": "torch 1", "device": "cpu", "precision": "float32"}
         return Probed(1.0, 0.1, 0.0, 5, 10**8, facts)
 
@@ -167,7 +170,8 @@ def test_a_plan_knows_the_prompts_the_pairs_and_the_writing(
     assert plan.steps == pytest.approx(2 * n_prompts * 4 / 8, rel=0.02)
     assert tried == [4]
     writing = 2 * 6 / (100.0 / 4)  # two groups, six tokens each, at 25 steps a second
-    assert plan.speed.seconds_per_step == pytest.approx(0.1 * 3.5 / 2 + writing, rel=0.2)
+    assert probed == [4]  # a step has two updates, each from the four answers of one group
+    assert plan.speed.seconds_per_step == pytest.approx(0.1 * 3.5 + writing, rel=0.1)
     assert any("as long as --answer-tokens" in note for note in plan.notes)
     assert plan.memory.initial_model == 4 * plan.parameters
     assert plan.memory_needed == 10**8 + plan.memory.initial_model + plan.memory.answers

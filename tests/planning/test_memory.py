@@ -164,7 +164,7 @@ def test_what_cannot_fit_is_refused_and_what_does_not_fit_now_is_said(
     with pytest.raises(UserError) as refused:
         memory.check_memory(planned(batch_size=64), said.append)
     assert without_estimates(str(refused.value)) == (
-        "a step needs about ... GB, this machine has 8.0 GB: --batch-size 16 --grad-accumulation-steps 4 makes "
+        "a step needs about ... GB, this machine has 8.0 GB: --batch-size 32 --grad-accumulation-steps 2 makes "
         "steps of the same size with ... GB"
     )
     memory.check_memory(planned(batch_size=8), said.append)
