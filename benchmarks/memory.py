@@ -68,6 +68,10 @@ CASES = (
     Case("gpt2-small", 4, seq_len=512),
     Case("gpt2-small", 8, seq_len=1024, checkpointing=True),
     Case("gpt2-medium", 1, seq_len=512, optimizer="muon"),
+    Case("nano-moe", 8),
+    Case("nano-moe", 8, optimizer="muon", checkpointing=True),
+    Case("mini-moe", 8, optimizer="muon"),
+    Case("mini-moe", 8, checkpointing=True),
 )
 
 
