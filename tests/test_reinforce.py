@@ -14,7 +14,10 @@ from homespun.checkpoint.folder import CheckpointFolder
 from homespun.config import TrainConfig
 from homespun.data.corpus import survey
 from homespun.engine.decoding_probe import Decoded
+from homespun.engine.launcher import Place
 from homespun.engine.probe import Probed
+from homespun.engine.torch.engine import TorchEngine
+from homespun.engine.torch.shares import share_of
 from homespun.errors import UserError
 from homespun.records import events
 from homespun.training.reinforcement import steps as policy_steps
@@ -381,6 +384,25 @@ def test_an_earlier_text_is_kept_and_the_run_resumes_exactly(place: Path) -> Non
     kept, less = replayed("keeps"), replayed("less")
     assert kept[0] == less[0]
     assert kept[-1] < less[-1]
+
+
+@pytest.mark.usefixtures("start")
+def test_ranks_can_divide_an_update_with_an_earlier_text(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step, n_rows = TorchEngine.train_step, []
+
+    def divided(engine: TorchEngine, microbatches: Any, *given: Any, **more: Any) -> Any:
+        parts = [share_of(microbatches, Place(rank, 2, rank, 2))[1] for rank in range(2)]
+        n_rows.append(sum(len(batch.inputs) for part in parts for batch in part))
+        assert n_rows[-1] == sum(len(batch.inputs) for batch in microbatches)
+        return train_step(engine, microbatches, *given, **more)
+
+    monkeypatch.setattr(TorchEngine, "train_step", divided)
+    package.reinforce(
+        "base", quiet=True, checkpoint_dir="divided", **RUN | {"replay": "stories.txt"}
+    )
+    assert n_rows
 
 
 @pytest.mark.usefixtures("start")

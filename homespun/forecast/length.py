@@ -118,7 +118,9 @@ def samples_per_pass(wanted: TrainConfig, count: TokenCount | None) -> int:
         pairs = wanted.preferences is not None
         dataset = (PairDataset if pairs else ChatDataset)(counted, wanted.seq_len)
         samples = dataset.samples_per_pass * count.training / len(counted)
-    share = wanted.replay_share if wanted.replay is not None else 0.0
+    # With a reward, each update has its own part of the earlier text, and a pass has none of it.
+    mixes = wanted.replay is not None and wanted.reward is None
+    share = wanted.replay_share if mixes else 0.0
     return math.ceil(samples / (1 - share))
 
 

@@ -138,10 +138,8 @@ def _weighed(
     # Min-p does not depend on top-k, so it comes first: it removes most of a large vocabulary at once. Only top-p needs
     # the probabilities of all tokens.
     weigh = partial(_weights, largest=largest, temperature=config.temperature)
-    floor, ids = (
-        np.float64(-math.inf),
-        None,
-    )  # no Python number, which would be rounded to the scores' precision
+    ids = None
+    floor = np.float64(-math.inf)  # a Python number would be rounded to the scores' precision
     if config.min_p > 0:
         floor = np.float64(largest + config.temperature * math.log(config.min_p))
         if config.top_p == 1:

@@ -162,8 +162,8 @@ class Growing:
 class Outbox:
     """Wakes those who wait for pieces of their texts, at most twice per step, however many texts there are.
 
-    The first and the last piece of a text are handed out at once. Others wait for the next time at which all texts are
-    handed out, so that the event loop seldom interrupts the thread that generates.
+    The first piece of a request and the last piece of each text are handed out at once. Others wait for the next time at
+    which all texts are handed out, so that the event loop seldom interrupts the thread that generates.
     """
 
     def __init__(self) -> None:
@@ -192,11 +192,11 @@ class Outbox:
         """Wake the loop, after a step."""
         urgent, self._urgent = self._urgent, []
         try:
-            if urgent:
-                self._wake(self._hand_out, urgent)
             if self._waiting and not self._is_woken:
                 self._is_woken = True
                 self._wake(self._hand_out_in_time)
+            if urgent:  # afterwards: it puts off the next time, which may be due now
+                self._wake(self._hand_out, urgent)
         except RuntimeError:  # the loop has ended, and so have the clients
             for writing in (*urgent, *self._waiting):
                 writing.cancel()

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from homespun.data.batch import Batch
+from homespun.data.replay import documents_of
 from homespun.engine.base import StepHandle, StepResult
 from homespun.planning.answers import replayed_samples
 from homespun.records.events import Answers, LoggedSteps
@@ -139,10 +140,15 @@ class PolicySteps(Steps):
         count = replayed_samples(c)
         first = (self._position.step * c.updates + number) * count
         end = first + count
+        # As many tokens together as in a micro-batch of answers, for which the memory was planned.
+        of_answers = c.largest_microbatch * (self._run.longest_row or c.seq_len)
+        size = max(1, of_answers // c.seq_len)
+        mark = self._run.tokenizer.eot_id
         earlier = [
-            batch
-            for start in range(first, end, c.batch_size)
-            for batch in self._earlier.microbatches(start, min(c.batch_size, end - start), 1)
+            # Ranks stack the rows of an update, and those of answers have documents.
+            dataclasses.replace(batch, documents=documents_of(batch, mark))
+            for start in range(first, end, size)
+            for batch in self._earlier.microbatches(start, min(size, end - start), 1)
         ]
         n_new, n_earlier = (sum(one.n_targets for one in part) for part in (batches, earlier))
         n = n_new + n_earlier  # the engine divides the sum by this number
