@@ -50,8 +50,12 @@ def main(
     """
     with tempfile.TemporaryDirectory() as name:
         place = folder or Path(name)
+        if folder:
+            folder.mkdir(
+                parents=True
+            )  # one that is there may hold tokens, which `rate` would remove
         web = place / "web"
-        web.mkdir(parents=True)
+        web.mkdir()
         for number in range(N_FILES):
             write_large(web / f"{number}.txt", text, megabytes * 1_000_000 // N_FILES, number)
         os.chdir(place)

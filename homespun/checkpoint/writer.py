@@ -35,11 +35,20 @@ class CheckpointWriter:
         folder: CheckpointFolder,
         weights_bytes: int,
         *,
+        parts: int = 3,
         in_background: bool,
         report: Say,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """`now` gives seconds, counted from any moment; None: those of the system's clock."""
+        """
+        Args:
+            folder: of the run.
+            weights_bytes: those of the weights.
+            parts: the size of a checkpoint at most, as a multiple of the weights.
+            in_background: whether memory has room for copies.
+            report: takes lines about saves that failed.
+            now: gives seconds, counted from any moment; None: those of the system's clock.
+        """
         self._now = now or time.perf_counter
         self.folder = folder
         self.seconds_to_save = 0.0
@@ -47,6 +56,7 @@ class CheckpointWriter:
         self.saved: tuple[int, Path] | None = None
         """Step and file of the newest checkpoint that is complete on the disk."""
         self._weights_bytes = weights_bytes
+        self._parts = parts
         self._report = report
         self._pool = ThreadPoolExecutor(1, "checkpoints") if in_background else None
         self.under_way: Future[object] | None = None
@@ -137,7 +147,7 @@ class CheckpointWriter:
         began = self._now()
         if self._best:
             self._save_best()
-        self.folder.check_space(3 * self._weights_bytes, f"step {step:,} needs")
+        self.folder.check_space(self._parts * self._weights_bytes, f"step {step:,} needs")
         path = save()
         self.seconds_to_save = self._now() - began
         self.saved = step, path

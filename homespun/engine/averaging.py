@@ -1,9 +1,10 @@
 """How fast the mean of the weights follows them: the number of a step flows in, its share in the mean comes out.
 
 The weights of single steps jump around better ones, and on a text that is read several times they keep what each batch
-was like. Their mean over the last part of a run predicts new text better. The part is a fraction of the steps so far,
-so the total need not be known: the weights of step s count in proportion to s ** (1 / fraction - 1), which is the
-polynomial-decay averaging of Shamir and Zhang (2013) and the power-function profile of Karras et al. (2024).
+was like. Their mean over the last part of a run predicted new text better (benchmarks/LOG.md). The part is a fraction
+of the steps so far, so the total need not be known: the weights of step s count in proportion to s ** (1 / fraction -
+1), which is the polynomial-decay averaging of Shamir and Zhang (2013) and the power-function profile of Karras et al.
+(2024).
 """
 
 TRAINED = "trained"

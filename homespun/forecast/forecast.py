@@ -148,7 +148,7 @@ def forecast(
     measured = None
     if probed and ranks.n == 1 and probed.batch_size == planned.config.largest_microbatch:
         measured = probed.probed.memory
-    work = work_of(planned.config, corpus, count, n_samples)
+    work = work_of(planned, corpus, count, n_samples)
     if work:
         speed = with_answers(planned, speed, alone, work, sheet, probed, notes)
     length = Length(planned, count, speed, n_samples)
@@ -227,6 +227,10 @@ def _check_ranks(planned: Plan, sheet: DataSheet | None) -> None:
     """
     if planned.config.memory == "low":
         raise UserError("--memory low trains in one process: leave it out, or plan without --ranks")
+    if planned.config.averaging:
+        raise UserError(
+            "this run averages its weights, which a single process does: add --averaging 0, or plan without --ranks"
+        )
     if sheet and sheet.kind == "apple":
         raise UserError(f"'{sheet.name}' trains with MLX, in one process: plan without --ranks")
 

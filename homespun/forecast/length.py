@@ -13,6 +13,7 @@ from homespun.data.pair_samples import PairDataset
 from homespun.data.sizing import TokenCount
 from homespun.forecast.result import StepSpeed
 from homespun.planning.answers import (
+    TOGETHER,
     Lengths,
     Work,
     longest_row,
@@ -27,7 +28,11 @@ from homespun.planning.estimate import (
 from homespun.planning.recipe import step_limits
 from homespun.planning.resolved import Plan, ResolvedConfig
 from homespun.training.output.sampling import SAMPLE_TOKENS
-from homespun.training.reinforcement.rollouts import MOST_BEGINNINGS
+from homespun.training.reinforcement.rollouts import (
+    HELD_OUT,
+    HELD_OUT_QUESTIONS,
+    MOST_BEGINNINGS,
+)
 from homespun.training.timing.due import MAX_SAMPLING_SHARE, SAMPLING_COST
 
 NO_TEXT_TOKENS = 10**12
@@ -45,15 +50,17 @@ class Length:
         c = self._config = planned.config
         self._per_step = speed.seconds_per_step
         tokens = min(c.eval_tokens, count.validation) if count else c.eval_tokens
+        reading, writing = EVALUATION_COST * tokens, 0.0
+        if c.reward is not None:  # held-out answers are written, too
+            is_chat = count is not None and count.conversations is not None
+            held_out = HELD_OUT_QUESTIONS if is_chat else HELD_OUT
+            writing = SAMPLING_COST * c.answer_tokens * math.ceil(held_out / TOGETHER)
+        sampling = SAMPLING_COST * SAMPLE_TOKENS * len(c.sample_prompts)
         self._costs = (
-            (c.eval_interval, EVALUATION_COST * tokens, MAX_EVALUATION_SHARE),
-            (
-                c.sample_interval,
-                SAMPLING_COST * SAMPLE_TOKENS * len(c.sample_prompts),
-                MAX_SAMPLING_SHARE,
-            ),
+            (c.eval_interval, reading, writing, MAX_EVALUATION_SHARE),
+            (c.sample_interval, sampling, 0.0, MAX_SAMPLING_SHARE),
         )
-        self._last_evaluation = EVALUATION_COST * tokens
+        self._last_evaluation = reading + writing
         limits = {
             name: steps
             for name, steps in step_limits(c, n_samples).items()
@@ -77,11 +84,16 @@ class Length:
         checks = sum(self._checks(steps, *check) for check in self._costs)
         return steps * self._per_step + self._seconds(checks)
 
-    def _checks(self, steps: int, interval: int | None, cost: float, share: float) -> float:
-        """The work of one kind of checks in a run, in training tokens; see `training.timing.due`."""
+    def _checks(
+        self, steps: int, interval: int | None, cost: float, more: float, share: float
+    ) -> float:
+        """The work of one kind of checks in a run, in training tokens; see `training.timing.due`, which does not count
+        `more`."""
         if interval is not None:
-            return steps // interval * cost
-        return min(CHECKS_PER_RUN * cost, share * steps * self._config.tokens_per_step)
+            return steps // interval * (cost + more)
+        affordable = share * steps * self._config.tokens_per_step
+        number = min(CHECKS_PER_RUN, affordable / cost) if cost else 0.0
+        return number * (cost + more)
 
     def _seconds(self, tokens: float) -> float:
         return tokens / self._config.tokens_per_step * self._per_step
@@ -125,14 +137,15 @@ def samples_per_pass(wanted: TrainConfig, count: TokenCount | None) -> int:
 
 
 def work_of(
-    c: ResolvedConfig, corpus: Corpus | None, count: TokenCount | None, n_samples: int
+    planned: Plan, corpus: Corpus | None, count: TokenCount | None, n_samples: int
 ) -> Work | None:
     """The work of a step with preferences or a reward; None for other runs. `n_samples`: those of a pass."""
+    c = planned.config
     if pairs := _pairs(c, count):
         return work_of_pairs(c, pairs.longest - 1, n_samples // 2)
     if c.reward is None:
         return None
-    return work_of_reward(c, _prompts(c, corpus, count))
+    return work_of_reward(c, np.minimum(_prompts(c, corpus, count), _room(planned)))
 
 
 def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) -> Plan:
@@ -143,9 +156,13 @@ def with_rows(planned: Plan, corpus: Corpus | None, count: TokenCount | None) ->
     if c.reward is None:
         return planned
     longest = int(_prompts(c, corpus, count).max())
-    room = planned.model.seq_len - c.answer_tokens  # longer prompts are left out
-    row = longest_row(max(1, min(longest, room)), c.answer_tokens)
+    row = longest_row(min(longest, _room(planned)), c.answer_tokens)
     return dataclasses.replace(planned, longest_row=row)
+
+
+def _room(planned: Plan) -> int:
+    """Tokens of the longest prompt that leaves room for an answer; longer ones are left out of training."""
+    return max(1, planned.model.seq_len - planned.config.answer_tokens)
 
 
 def _pairs(c: ResolvedConfig, count: TokenCount | None) -> PairDataset | None:

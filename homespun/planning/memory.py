@@ -103,7 +103,8 @@ def _variants(
         yield " --gradient-checkpointing", dataclasses.replace(c, gradient_checkpointing=True)
     if is_new and plan.lora is None and ranks.n == 1 and c.memory != "low":
         low = dataclasses.replace(c, memory="low", gradient_checkpointing=True, averaging=0.0)
-        yield f" {flag('memory')} low", low
+        without = f" {flag('averaging')} 0" if c.averaging else ""
+        yield f" {flag('memory')} low{without}", low
 
 
 def n_ranks_here() -> int:

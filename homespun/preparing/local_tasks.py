@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, BinaryIO
 
@@ -33,6 +35,10 @@ def do_tasks(executor: Any, settings: dict[str, Any]) -> None:
     """
     [stage] = executor.pipeline
     first, n_tasks = executor.local_rank_offset, executor.local_tasks
+    if not isinstance(executor.workers, int):
+        raise UserError(
+            f"[local]: workers is {executor.workers!r}: give the number of tasks at a time"
+        )
     n_at_a_time = max(1, min(executor.workers, n_tasks))
     told = [dataclasses.asdict(stage), settings, os.environ.get(THREADS)]
     with (
@@ -46,7 +52,8 @@ def do_tasks(executor: Any, settings: dict[str, Any]) -> None:
                 try:
                     worker.answer()
                 except Ended as error:
-                    raise Ended(f"task {task} of the stage {stage.name}: {error}") from None
+                    told = f"task {task} of the stage {stage.name}: {error}"
+                    raise Ended(f"{told}, or with fewer workers in the description") from None
 
         begun = [threads.submit(do, task) for task in range(first, first + n_tasks)]
         try:
@@ -57,8 +64,16 @@ def do_tasks(executor: Any, settings: dict[str, Any]) -> None:
                 one.cancel()
 
 
+def _end_with(parent: int) -> None:
+    """End this process after the one that started it. A task takes long, and reads and writes no message meanwhile."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def serve(messages: BinaryIO, answers: BinaryIO) -> None:
     """Do tasks for another process."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     told = receive(messages)
     if told is None:
         return

@@ -162,8 +162,8 @@ class Growing:
 class Outbox:
     """Wakes those who wait for pieces of their texts, at most twice per step, however many texts there are.
 
-    The first piece of a request and the last piece of each text are handed out at once. Others wait for the next time at
-    which all texts are handed out, so that the event loop seldom interrupts the thread that generates.
+    The first piece of a request and the last piece of each text are handed out at once. Others wait for the next time
+    at which all texts are handed out, so that the event loop seldom interrupts the thread that generates.
     """
 
     def __init__(self) -> None:

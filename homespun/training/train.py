@@ -143,6 +143,7 @@ def _train(
         with CheckpointWriter(
             folder,
             run.weights_bytes,
+            parts=3 + (run.config.averaging > 0),
             in_background=run.has_room_for_copies(),
             report=emit.message,
             now=now,

@@ -56,7 +56,7 @@ def test_two_local_workers(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("datatrove")
 def test_a_cluster_that_is_killed_goes_on(place: Path) -> None:
-    """All processes are killed as soon as the first file is read."""
+    """The command is killed as soon as the first file is read, and its tasks end with it."""
     written(place / "cluster.toml", "[local]\ntasks = 2\nworkers = 2\n")
     process = subprocess.Popen(
         [*child_process.command("homespun"), *COMMAND],

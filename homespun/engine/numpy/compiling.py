@@ -28,7 +28,7 @@ FLAGS = (
 )
 WITH_THREADS: tuple[tuple[str, ...], ...] = (("-fopenmp",), ())
 """Flags for several threads, and those of a compiler that lacks them."""
-COMPILE_SECONDS = 20.0
+COMPILE_SECONDS = 120.0
 CPUINFO = Path("/proc/cpuinfo")
 PROCESSOR = ("model name", "flags", "CPU implementer", "CPU part", "Features", "isa")
 """The lines of `CPUINFO` that tell for which processor a library is."""

@@ -46,6 +46,7 @@ class Products:
         Raises:
             OSError: the file is not a library that works here.
             AttributeError: it lacks a function.
+            ValueError: it lacks a constant.
         """
         library = ctypes.CDLL(str(path))
         pointer, size, number, count = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -226,7 +227,7 @@ def _working(path: Path) -> Products | None:
     """The functions of a library, if it has them and small products are right."""
     try:
         products = Products(path)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, ValueError):
         return None
     weights = (np.arange(40 * 50) % 251 - 125).astype(np.int8).reshape(40, 50)
     x = np.linspace(-1, 1, 5 * 50, dtype=np.float32).reshape(5, 50)

@@ -311,8 +311,9 @@ class TorchEngine:
         share = share_of_step(step, self.options.averaging) if self.means else 0.0
         if not share:
             return
+        taken = share * (1.0 - refused)
         for name, mean in self.means.items():
-            mean.lerp_(self.trained[name], share * (1.0 - refused))
+            mean.lerp_(self.trained[name], taken)
 
     @contextmanager
     def _with_means(self) -> Iterator[None]:

@@ -33,7 +33,10 @@ def neighbours(group: Group, n: int) -> "Neighbours | None":
         # The first half has the gradients of a rank; the second half of rank 0's has the weights.
         os.ftruncate(mine, 2 * n * torch.float32.itemsize)
         told = f"{os.getpid()} {mine} {name}"
-    except OSError:
+    except (
+        OSError,
+        AttributeError,
+    ):  # AttributeError: a Python that was built for an old C library
         told = ""
     for word in group.told_by_all(told):
         try:
