@@ -140,8 +140,9 @@ def test_a_run_whose_output_nobody_reads_any_more_is_saved_and_says_so(
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        while not process.stdout.readline().startswith("step  2/12  loss"):
-            pass
+        for line in process.stdout:
+            if line.startswith("step  2/12  loss"):
+                break
         process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 128 + signal.SIGPIPE
