@@ -310,8 +310,9 @@ def test_two_trainers_do_not_share_a_folder(
 ) -> None:
     first = homespun(*RUN, "--checkpoint-dir", "shared", "--max-steps", 100_000)
     assert first.stdout is not None
-    while not first.stdout.readline().startswith("step"):
-        pass
+    for line in first.stdout:
+        if line.startswith("step"):
+            break
     output = finished(homespun(*RUN, "--checkpoint-dir", "shared"), status=2)
     assert f"in use by process {first.pid}" in output
     first.kill()
