@@ -40,7 +40,7 @@ def do_tasks(executor: Any, settings: dict[str, Any]) -> None:
             f"[local]: workers is {executor.workers!r}: give the number of tasks at a time"
         )
     n_at_a_time = max(1, min(executor.workers, n_tasks))
-    told = [dataclasses.asdict(stage), settings, os.environ.get(THREADS)]
+    told = [os.getpid(), dataclasses.asdict(stage), settings, os.environ.get(THREADS)]
     with (
         ThreadPoolExecutor(n_at_a_time) as threads,
         Workers(__name__, n_at_a_time, json.dumps(told, default=str).encode()) as workers,
@@ -64,7 +64,7 @@ def do_tasks(executor: Any, settings: dict[str, Any]) -> None:
                 one.cancel()
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process after the one that started it. A task takes long, and reads and writes no message meanwhile."""
     while os.getppid() == parent:
         time.sleep(1)
@@ -73,11 +73,11 @@ def _end_with(parent: int) -> None:
 
 def serve(messages: BinaryIO, answers: BinaryIO) -> None:
     """Do tasks for another process."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     told = receive(messages)
     if told is None:
         return
-    of_stage, settings, threads = json.loads(told)
+    parent, of_stage, settings, threads = json.loads(told)
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     os.environ.pop(THREADS, None)  # one, set for processes that encode
     if threads is not None:
         os.environ[THREADS] = threads
