@@ -1,5 +1,5 @@
-"""What all ways to spoil a story share. They are drawn up without a look at the laws of the world: as a reader would
-say that a story is nonsense.
+"""The common parts of all ways to spoil a story. These follow a reader who calls a story nonsense, not the laws of the
+world.
 
 Each takes the events of a true story and a random generator, and returns events (told anew, in words that fit) or a
 text; None if the story does not have what is to be spoiled. Each result is nonsense by construction.

@@ -45,7 +45,7 @@ typedef uint16_t halves __attribute__((vector_size(2 * CHUNK)));
 #define SIZE(kind) ((kind) == WIDENED_BFLOAT16 ? 2 : (kind) == WIDENED_INT8 ? 1 : 4)
 #define PARTS(kind) ((kind) == QUADS ? 2 : 1)
 
-/* What the two halves of whole numbers say about a vector. */
+/* How a vector was rounded to whole numbers. */
 struct rounded {
     float factor;     /* of its numbers */
     uint32_t sums[2]; /* of its upper and lower halves */

@@ -203,7 +203,7 @@ class Group:
                 self._store.set("all ended", "")
 
     def told_by_all(self, word: str) -> list[str]:
-        """What each rank tells, by rank. All have to call this."""
+        """The words of all ranks, in the order of their numbers. All ranks have to call this."""
         self._n_words += 1
         with self._lost("some ranks do not answer"):
             self._store.set(f"word {self._n_words} of {self.place.rank}", word)
