@@ -28,7 +28,7 @@ from homespun.engine.base import Floats
 from homespun.engine.inside import Experts
 from homespun.engine.numpy.narrow import Cache, Narrow, NarrowPrecision, in_float32
 from homespun.engine.numpy.panels import Memory, Panels
-from homespun.engine.numpy.products import Products
+from homespun.engine.numpy.products import Products, Routes
 
 Matrix = Floats | Narrow | Panels
 """[out, in]"""
@@ -135,6 +135,43 @@ def linear(x: Floats, weight: Matrix, bias: Floats | None = None) -> Floats:
     y: Floats = x.dot(weight.T) if isinstance(weight, np.ndarray) else weight.product(x)
     if bias is not None:
         y += bias
+    return y
+
+
+def grouped_linear(x: Floats, weights: Matrix, ends: npt.NDArray[np.int64]) -> Floats:
+    """x [N, D] and weights [E, out, D] -> [N, out]. The rows of x are sorted by their matrix; those of each matrix end
+    before `ends` [E]."""
+    if isinstance(weights, Panels):
+        return weights.grouped_product(x, ends)
+    y = np.empty((len(x), weights.shape[-2]), np.float32)
+    for matrix, (start, end) in enumerate(itertools.pairwise([0, *ends.tolist()])):
+        if start < end:
+            y[start:end] = linear(x[start:end], weights[matrix])
+    return y
+
+
+def route(logits: Floats, k: int, own: Products | None = None) -> Routes:
+    """The k experts with the largest of a token's logits [N, E], of equal ones the first. Their weights are their
+    probabilities divided by the sum of these, which is a softmax over the chosen logits."""
+    if own:
+        return own.route(logits, k)
+    n, n_experts = logits.shape
+    chosen = np.sort(np.argsort(-logits, axis=-1, kind="stable")[:, :k])
+    weights = np.take_along_axis(logits, chosen, axis=-1)
+    weights = np.exp(weights - weights.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    pairs = chosen.reshape(-1).argsort(kind="stable")
+    places = np.empty_like(pairs)
+    places[pairs] = np.arange(n * k)
+    ends = np.bincount(chosen.reshape(-1), minlength=n_experts).cumsum()
+    return Routes(chosen, weights, ends, places.reshape(n, k), pairs // k)
+
+
+def combine(outputs: Floats, routes: Routes, own: Products | None = None) -> Floats:
+    """The outputs of the experts for the sorted pairs, [N * k, D] -> the weighted sum of each token, [N, D]."""
+    if own:
+        return own.combine(outputs, routes)
+    y: Floats = (routes.weights[..., None] * outputs[routes.places]).sum(1)
     return y
 
 

@@ -70,7 +70,6 @@ class Panels:
         self._n_out = n_out
         self._n_in = n_in
         self._place: Place | None = None
-        self._ones: dict[int, Panels] = {}
 
     @staticmethod
     def size(shape: tuple[int, ...], precision: NarrowPrecision | None, products: Products) -> int:
@@ -106,15 +105,9 @@ class Panels:
     def shape(self) -> tuple[int, ...]:
         return (*self.values.shape[:-4], self._n_out, self._n_in)
 
-    def __getitem__(self, number: int | np.intp) -> "Panels":
-        one = self._ones.get(int(number))
-        if one is None:
-            scales = None if self.scales is None else self.scales[number]
-            one = Panels(
-                self.values[number], scales, self.products, self._first, self._n_out, self._n_in
-            )
-            self._ones[int(number)] = one
-        return one
+    def __getitem__(self, number: int) -> "Panels":
+        values, scales = self.values[number], None if self.scales is None else self.scales[number]
+        return Panels(values, scales, self.products, self._first, self._n_out, self._n_in)
 
     def part(self, first: int, end: int) -> "Panels":
         """Rows of the matrix, to be filled or read, but not multiplied."""
@@ -151,10 +144,17 @@ class Panels:
 
     def product(self, x: Floats, bias: Floats | None = None) -> Floats:
         """x [N, in] and one matrix [out, in] -> [N, out], plus `bias` [out]."""
+        return self.products.product(x, self._found(), bias)
+
+    def grouped_product(self, x: Floats, ends: npt.NDArray[np.int64]) -> Floats:
+        """x [N, in] and several matrices [E, out, in] -> [N, out], as in `layers.grouped_linear`."""
+        return self.products.products(x, ends, self._found())
+
+    def _found(self) -> Place:
         if self._place is None:
             assert self._first == 0
             self._place = Place(self.values, self.scales, self._n_out, self._n_in)
-        return self.products.product(x, self._place, bias)
+        return self._place
 
     def widened(self) -> Floats:
         """The weights of one matrix or of all in float32."""

@@ -258,9 +258,19 @@ INLINE const float *converted(enum kind kind, const float *x, long n, long n_in,
     return x;
 }
 
+/* The panel up to which threads before `t` multiply their equal shares of the work of several matrices, for a matrix whose
+   vectors are those from `start` to `end` of n. */
+INLINE long first_panel(long n, long n_panels, long start, long end, long t, long threads) {
+    long panel = (n * n_panels * t / threads - start * n_panels) / (end - start);
+    return panel < 0 ? 0 : panel > n_panels ? n_panels : panel;
+}
+
 /* For each type of weights: x [n, n_in] and a matrix [n_out, n_in] in panels -> y [n, n_out]. `scales` [n_out] are
    factors of the rows of the matrix, and `bias` [n_out] is added; each may be NULL. `scratch` has 2 * n_in + 18 bytes
-   for each vector; it is not needed where a group is one input. */
+   for each vector; it is not needed where a group is one input.
+
+   And with several matrices of that shape: the vectors of matrix m are those before ends[m] that belong to no matrix
+   before. `scales` are [n_matrices, n_panels * PANEL]. */
 #define DEFINE(type, group, kind)                                                                                      \
     const int group_##type = group;                                                                                    \
     void product_##type(const float *x, long n, const void *weights, const float *scales, const float *bias,           \
@@ -271,6 +281,27 @@ INLINE const float *converted(enum kind kind, const float *x, long n, long n_in,
         _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
         for (long t = 0; t < threads; t++)                                                                             \
             tiles(kind, &work, n_panels * t / threads * PANEL, n_panels * (t + 1) / threads * PANEL);                  \
+    }                                                                                                                  \
+    void products_##type(const float *x, long n, const int64_t *ends, long n_matrices, const char *weights,            \
+                         const float *scales, long n_out, long n_in, float *y, void *scratch, int threads) {           \
+        long n_groups = (n_in + group - 1) / group, n_panels = (n_out + PANEL - 1) / PANEL, rows = n_panels * PANEL;   \
+        const float *as_used = converted(kind, x, n, n_in, scratch);                                                   \
+        _Pragma("omp parallel for num_threads(threads) schedule(static, 1)")                                           \
+        for (long t = 0; t < threads; t++)                                                                             \
+            for (long m = 0, start = 0; m < n_matrices; start = ends[m++]) {                                           \
+                if (ends[m] == start) continue;                                                                        \
+                const struct work work = {as_used + start * PARTS(kind) * n_groups,                                    \
+                                          (const struct rounded *)scratch + start,                                     \
+                                          ends[m] - start,                                                             \
+                                          weights + m * rows * n_groups * SIZE(kind),                                  \
+                                          scales ? scales + m * rows : NULL,                                           \
+                                          NULL,                                                                        \
+                                          n_out,                                                                       \
+                                          n_groups,                                                                    \
+                                          y + start * n_out};                                                          \
+                tiles(kind, &work, first_panel(n, n_panels, start, ends[m], t, threads) * PANEL,                       \
+                      first_panel(n, n_panels, start, ends[m], t + 1, threads) * PANEL);                               \
+            }                                                                                                          \
     }
 
 DEFINE(float32, 1, FLOAT32)

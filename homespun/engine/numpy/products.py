@@ -9,7 +9,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,18 +55,28 @@ class Products:
             for kind in KINDS.values()
         }
         arguments |= {
+            f"products_{kind}": (
+                *(pointer, size, pointer, size, pointer, pointer, size, size, pointer, pointer),
+                count,
+            )
+            for kind in KINDS.values()
+        }
+        arguments |= {
             "attention_float32": (*[pointer] * 3, *[size] * 5, pointer, pointer, count),
             "attention_bfloat16": (*[pointer] * 3, *[size] * 5, pointer, pointer, count),
             "rotary": (pointer, pointer, *[size] * 4, pointer, number, pointer, size, count),
             "gelu": (pointer, size, count),
             "swiglu": (pointer, size, size, pointer, count),
             "norm": (pointer, size, size, pointer, pointer, number, pointer),
+            "route": (pointer, size, size, size, *[pointer] * 5),
+            "combine": (pointer, pointer, pointer, size, size, size, pointer),
         }
         functions = {}
         for name, types in arguments.items():
             functions[name] = library[name]
             functions[name].argtypes, functions[name].restype = types, None
         self._product = {dtype: functions[f"product_{kind}"] for dtype, kind in KINDS.items()}
+        self._products = {dtype: functions[f"products_{kind}"] for dtype, kind in KINDS.items()}
         self.groups: dict[np.dtype[Any], int] = {
             dtype: count.in_dll(library, f"group_{kind}").value for dtype, kind in KINDS.items()
         }
@@ -78,6 +88,7 @@ class Products:
         self._rotary = functions["rotary"]
         self._gelu, self._swiglu = functions["gelu"], functions["swiglu"]
         self._norm = functions["norm"]
+        self._route, self._combine = functions["route"], functions["combine"]
         self._threads, self._most = 1, usable_cpus()
         # The threads of OpenMP do not exist in a forked process: it would wait for them forever.
         os.register_at_fork(after_in_child=self._use_one_thread)
@@ -108,6 +119,29 @@ class Products:
             None if bias is None else addressof(from_buffer(bias)),
             matrix.n_out,
             matrix.n_in,
+            addressof(from_buffer(y)),
+            None if scratch is None else addressof(from_buffer(scratch)),
+            self._threads,
+        )
+        return y
+
+    def products(self, x: Floats, ends: npt.NDArray[np.int64], matrices: "Place") -> Floats:
+        """x [N, in] and several matrices [E, out, in] -> [N, out]: the vectors of the first matrix are x[: ends[0]],
+        those of the second one x[ends[0] : ends[1]], and so on. Bits as in `product`."""
+        x = np.ascontiguousarray(x)
+        y = np.empty((len(x), matrices.n_out), np.float32)
+        scratch = None
+        if matrices.group > 1:
+            scratch = np.empty((len(x), matrices.n_in + SCRATCH), np.uint16)
+        self._products[matrices.dtype](
+            addressof(from_buffer(x)),
+            len(x),
+            addressof(from_buffer(ends)),
+            len(ends),
+            matrices.values,
+            matrices.scales,
+            matrices.n_out,
+            matrices.n_in,
             addressof(from_buffer(y)),
             None if scratch is None else addressof(from_buffer(scratch)),
             self._threads,
@@ -197,17 +231,59 @@ class Products:
         )
         return y
 
+    def route(self, logits: Floats, k: int) -> "Routes":
+        """`layers.route`"""
+        n, n_experts = logits.shape
+        numbers = np.empty(n_experts + 3 * n * k, np.int64)
+        ends, pairs = numbers[:n_experts], numbers[n_experts:].reshape(3, n, k)
+        weights = np.empty((n, k), np.float32)
+        start = addressof(from_buffer(numbers))
+        after_ends = start + ends.nbytes
+        self._route(
+            addressof(from_buffer(logits)),
+            *(n, n_experts, k, after_ends, addressof(from_buffer(weights)), start),
+            *(after_ends + pairs[0].nbytes, after_ends + pairs[:2].nbytes),
+        )
+        return Routes(pairs[0], weights, ends, pairs[1], pairs[2].reshape(-1))
+
+    def combine(self, outputs: Floats, routes: "Routes") -> Floats:
+        """`layers.combine`"""
+        n, k = routes.weights.shape
+        y = np.empty((n, outputs.shape[1]), np.float32)
+        self._combine(
+            addressof(from_buffer(outputs)),
+            addressof(from_buffer(routes.places)),
+            addressof(from_buffer(routes.weights)),
+            *(n, k, y.shape[1], addressof(from_buffer(y))),
+        )
+        return y
+
+
+class Routes(NamedTuple):
+    """The experts of each token. The pairs of a token and an expert are also sorted by expert, then by token."""
+
+    chosen: npt.NDArray[np.int64]
+    """The experts, in their order, [N, k]."""
+    weights: Floats
+    """Their weights, [N, k]."""
+    ends: npt.NDArray[np.int64]
+    """The place at which the sorted pairs of each expert end, [E]."""
+    places: npt.NDArray[np.int64]
+    """The place of each pair among the sorted ones, [N, k]."""
+    tokens: npt.NDArray[np.int64]
+    """The tokens of the sorted pairs, [N * k]."""
+
 
 class Place:
-    """Where the memory of a matrix [out, in] in panels is, as long as its arrays exist."""
+    """Where the memory of a matrix [out, in] in panels is, or of several [E, out, in], as long as its arrays exist."""
 
     def __init__(
         self, values: npt.NDArray[Any], scales: Floats | None, n_out: int, n_in: int
     ) -> None:
         """
         Args:
-            values: [panels, in / group, rows of a panel, group]
-            scales: of the rows, if they have any.
+            values: [..., panels, in / group, rows of a panel, group]
+            scales: of the rows, [..., panels * rows of a panel], if they have any.
         """
         assert values.flags.c_contiguous
         assert scales is None or scales.flags.c_contiguous

@@ -1,4 +1,4 @@
-/* The work between the products of a decoding step: attention, activations and norms. `products.py` calls this.
+/* The work between the products of a decoding step: attention, activations, norms and the routes to experts. `products.py` calls this.
 
    NumPy computes the same in many calls, each of which reads and writes all numbers, and for a batch it calls BLAS for
    each head of each text. Here each text and head is computed by itself, by one thread, so its numbers do not depend on
@@ -254,5 +254,50 @@ void rotary(float *heads, const int64_t *positions, long batch, long n_heads, lo
                 x[i + half] = second * cosine[i] + first * sine[i];
             }
         }
+    }
+}
+
+/* route: the k experts of each of n tokens with the largest logits [n, n_experts] -> chosen [n, k], in the order of the
+   experts, and weights [n, k], the softmax of their logits. All pairs of a token and an expert are sorted by expert, then
+   by token: places [n, k] are their places, tokens [n * k] the tokens in that order, and the pairs of an expert end before
+   ends [n_experts]. */
+void route(const float *logits, long n, long n_experts, long k, int64_t *chosen, float *weights, int64_t *ends,
+           int64_t *places, int64_t *tokens) {
+    memset(ends, 0, n_experts * sizeof *ends);
+    for (long token = 0; token < n; token++) {
+        const float *own = logits + token * n_experts;
+        int64_t *experts = chosen + token * k;
+        float *shares = weights + token * k, largest = -INFINITY, total = 0;
+        for (long e = 0, found = 0; e < n_experts && found < k; e++) { /* where some are NaN, these are chosen */
+            long n_before = 0;
+            for (long other = 0; other < n_experts; other++)
+                n_before += (own[other] > own[e]) | ((own[other] == own[e]) & (other < e));
+            if (n_before < k) experts[found++] = e;
+        }
+        for (long i = 0; i < k; i++) largest = own[experts[i]] > largest ? own[experts[i]] : largest;
+        for (long i = 0; i < k; i++) total += shares[i] = expf(own[experts[i]] - largest);
+        for (long i = 0; i < k; i++) {
+            shares[i] /= total;
+            ends[experts[i]]++;
+        }
+    }
+    for (long e = 0, start = 0; e < n_experts; e++) {
+        long count = ends[e];
+        ends[e] = start; /* until the pairs are placed */
+        start += count;
+    }
+    for (long pair = 0; pair < n * k; pair++) {
+        places[pair] = ends[chosen[pair]]++;
+        tokens[places[pair]] = pair / k;
+    }
+}
+
+/* combine: the sum of the outputs [n * k, width] of each token's experts, times their weights [n, k] -> y [n, width]. */
+void combine(const float *outputs, const int64_t *places, const float *weights, long n, long k, long width, float *y) {
+    memset(y, 0, n * width * sizeof *y);
+    for (long pair = 0; pair < n * k; pair++) {
+        const float *from = outputs + places[pair] * width;
+        float *to = y + pair / k * width, weight = weights[pair];
+        for (long i = 0; i < width; i++) to[i] += weight * from[i];
     }
 }

@@ -1,5 +1,6 @@
 """Compiled products with matrices in panels: those of NumPy, and for each vector the same bits in any company."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from homespun.bfloat16 import from_bfloat16, to_bfloat16
 from homespun.engine.base import Floats
+from homespun.engine.numpy.layers import grouped_linear
 from homespun.engine.numpy.narrow import Narrow, NarrowPrecision
 from homespun.engine.numpy.panels import DTYPES, Memory, Panels
 from homespun.engine.numpy.products import PANEL, Products
@@ -127,6 +129,27 @@ def test_parts_fill_one_matrix(own: Products, precision: NarrowPrecision | None)
         np.testing.assert_array_equal(part.rows(np.array([0])), whole.rows(np.array([first])))
     np.testing.assert_array_equal(filled.values, whole.values)
     np.testing.assert_array_equal(filled.product(weights[:2]), whole.product(weights[:2]))
+
+
+@EACH
+@pytest.mark.parametrize("ends", [(2, 2, 7), (0, 0, 1), (1, 2, 3), (0, 19, 19), (17, 18, 19)])
+@EACH_SHAPE
+def test_each_of_several_matrices_multiplies_its_own_vectors(
+    any_own: Products,
+    precision: NarrowPrecision | None,
+    shape: tuple[int, int],
+    ends: tuple[int, ...],
+) -> None:
+    several, x = panels((3, *shape), precision, any_own), random(ends[-1], shape[1])
+    expected = np.empty((len(x), shape[0]), np.float32)
+    for number, (start, end) in enumerate(itertools.pairwise((0, *ends))):
+        for i in range(start, end):
+            expected[i] = several[number].product(x[i : i + 1])
+    for threads in (1, 2, 5):
+        any_own.set_num_threads(threads)
+        found = grouped_linear(x, several, np.array(ends))
+        np.testing.assert_array_equal(found, expected)
+    any_own.set_num_threads(1)
 
 
 @EACH

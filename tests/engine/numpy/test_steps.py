@@ -17,9 +17,11 @@ from homespun.engine.numpy.engine import NumpyEngine
 from homespun.engine.numpy.layers import (
     RotaryTables,
     attention,
+    combine,
     gelu,
     layer_norm,
     rms_norm,
+    route,
     swiglu,
 )
 from homespun.engine.numpy.narrow import Cache
@@ -123,6 +125,36 @@ def test_norms_are_those_of_numpy(any_own: Products, width: int) -> None:
     found = rms_norm(x, weight, 1e-6, any_own)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(rms_norm(x[2:3], weight, 1e-6, any_own), found[2:3])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 2), (3, 5, 1), (20, 16, 3), (5, 128, 8)])
+def test_routes_to_experts_are_those_of_numpy(
+    any_own: Products, shape: tuple[int, int, int]
+) -> None:
+    n, n_experts, k = shape
+    logits, outputs = random(n, n_experts), random(n * k, 37)
+    logits[0] = 0.5  # equal logits
+    expected, found = route(logits, k), route(logits, k, any_own)
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-6)
+    for name in ("chosen", "ends", "places", "tokens"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_array_equal(found.chosen[0], np.arange(k))
+    sums = combine(outputs, found, any_own)
+    np.testing.assert_allclose(sums, combine(outputs, expected), rtol=1e-5, atol=1e-6)
+    last = route(logits[-1:], k, any_own)
+    np.testing.assert_array_equal(last.weights, found.weights[-1:])
+    np.testing.assert_array_equal(combine(outputs[found.places[-1]], last, any_own), sums[-1:])
+
+
+def test_logits_that_are_not_finite_choose_as_many_experts(any_own: Products) -> None:
+    logits = random(4, 8)
+    logits[1], logits[2, 3], logits[3, 4:] = np.nan, np.nan, -np.inf
+    routes = route(logits, 3, any_own)
+    assert routes.ends[-1] == 12
+    assert (np.diff(routes.chosen) > 0).all()
+    assert sorted(routes.places.reshape(-1)) == list(range(12))
+    assert np.isnan(routes.weights[1:3]).any(-1).all()
+    assert np.isfinite(routes.weights[[0, 3]]).all()
 
 
 @pytest.mark.parametrize("has_norm", [False, True])
