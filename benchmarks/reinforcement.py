@@ -9,8 +9,8 @@ fine-tunes on instead of the last stage, for the same time, on the questions tha
 is not credited with the time or the data. All questions of the test have courses of events that no training question
 has; the stories of the first stage are not divided in this way. The last columns are bits per byte of plain stories
 that no stage has read, how they changed since the first stage, the share of consistent stories among those that the
-model tells, and the minutes of the stage. The first stage and the controls have the first seed alone: the other seeds
-go on from the same model of stories.
+model tells, and the minutes of the stage. Each seed begins with a model of stories of its own; the controls have the
+first seed alone.
 
 Data and runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
@@ -102,19 +102,17 @@ def main(
     harder = data("stories-questions", 12_000, "harder.jsonl", "--questions", "1", "--seed", "1",
                   "--difficulty", "medium", "hard")  # fmt: skip
     unread = data("stories", 400, "unread.txt", "--seed", str(UNREAD))
-    start = 0.0
     rows: list[report.Row] = []
     by_skill: list[report.Row] = []
     curves: list[report.Row] = []
     for seed in seeds:
         place = {name: f"{runs}-{seed}" if seed else runs for name, runs in STAGES.items()}
-        base = STAGES["stories"] + (f"-{first_seed}" if first_seed else "")
-        tuned, rewarded = place["fine-tuned"], place["reinforced"]
+        base, tuned, rewarded = (place[name] for name in ("stories", "fine-tuned", "reinforced"))
         seeded = ["--seed", str(seed)]
         replay = ["--replay", stories, "--replay-share", str(replay_share)]
+        stage(base, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
+              "--max-steps", str(base_steps), *seeded)  # fmt: skip
         if seed == first_seed:
-            stage(base, "train", "--data-file", stories, "--seq-len", str(CONTEXT),
-                  "--max-steps", str(base_steps), *seeded)  # fmt: skip
             stage(place["without replay"], "train", "--data-file", asked, "--init-from", base,
                   "--max-steps", str(tuning_steps), *EVALUATION, *seeded)  # fmt: skip
         stage(tuned, "train", "--data-file", asked, "--init-from", base, *replay,
@@ -127,8 +125,8 @@ def main(
             stage(place["fine-tuned on"], "train", "--data-file", harder, "--init-from", tuned, *replay,
                   "--max-steps", str(steps), *GENTLY, *seeded)  # fmt: skip
         else:
-            place = {name: place[name] for name in ("fine-tuned", "reinforced")}
-        start = start or bits_per_byte(folder / place["stories"], folder / unread)
+            place = {name: place[name] for name in ("stories", "fine-tuned", "reinforced")}
+        start = bits_per_byte(folder / base, folder / unread)
         answered = {
             name: exact_answers(folder / path) for name, path in place.items() if name != "stories"
         }

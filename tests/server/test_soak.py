@@ -5,6 +5,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import signal
@@ -36,6 +37,8 @@ ROUNDS = 12
 MOST_GROWTH = 64 << 20
 """Bytes that the memory may grow after the warm-up. Large requests that happen to meet take less; a kilobyte that each
 request of an hour left behind would take more."""
+PATIENCE = 600
+"""Seconds that a client waits for an answer: the machine may be busy."""
 LEAVES = 0.2
 """Share of the clients that leave in mid-stream."""
 
@@ -49,6 +52,8 @@ class Standing:
     n_threads: int
     n_open: int
     """Open files and connections."""
+    n_asked: int
+    """Requests so far."""
 
 
 class Subject:
@@ -59,12 +64,15 @@ class Subject:
         self.process = process
         self.port = place.port or 0
         token = parse_qs(place.query).get("token")
+        self.asked: Iterator[int] = itertools.count(1)
+        self.n_asked = 0
         self.headers = {"Authorization": f"Bearer {token[0]}"} if token else {}
 
     def ask(self, path: str, body: Any = None, leave: bool = False) -> tuple[int, bytes]:
         """Status and body of an answer; `leave`: only its beginning is read."""
+        self.n_asked = next(self.asked)
         with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         ) as connection:
             content = json.dumps(body) if body is not None else None
             connection.request("GET" if body is None else "POST", path, content, self.headers)
@@ -77,7 +85,9 @@ class Subject:
         lines = (folder / "status").read_text().splitlines()
         facts = dict(line.split(":", 1) for line in lines)
         n_open = len(list((folder / "fd").iterdir()))
-        return Standing(int(facts["VmRSS"].split()[0]) << 10, int(facts["Threads"]), n_open)
+        return Standing(
+            int(facts["VmRSS"].split()[0]) << 10, int(facts["Threads"]), n_open, self.n_asked
+        )
 
 
 @contextlib.contextmanager
@@ -96,7 +106,7 @@ def running(folder: Path, *command: str) -> Iterator[Subject]:
         address = next(word for line in lines for word in line.split() if word.startswith("http"))
         yield Subject(process, address)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert errors == ""
     finally:
         process.kill()
@@ -129,7 +139,7 @@ def ask_server(subject: Subject, rng: random.Random) -> None:
         path = rng.choice(["/v1/models", "/metrics", "/health", f"/{rng.random()}"])
         assert subject.ask(path)[0] in (200, 404)
     else:
-        with socket.create_connection(("127.0.0.1", subject.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", subject.port), timeout=PATIENCE) as connection:
             connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-")
 
 
@@ -201,7 +211,7 @@ def check(standings: list[Standing]) -> None:
     warm, later = standings[: ROUNDS // 3], standings[ROUNDS // 3 :]
     memory = [standing.memory >> 20 for standing in standings]
     growth = max(one.memory for one in later) - max(one.memory for one in warm)
-    print(f"MiB after each round: {memory}")
+    print(f"MiB after each round: {memory}; {standings[-1].n_asked:,} requests")
     assert growth < MOST_GROWTH
     n_threads = [standing.n_threads for standing in standings]
     assert max(n_threads) <= max(one.n_threads for one in warm) + N_CLIENTS, n_threads
