@@ -1,6 +1,7 @@
 """A finished tune of a small model flows in; the settings that it suggests for another size come out.
 
-The rules are published ones. Each result is only a first guess, which trials at the new size confirm or correct.
+All rules but one are published ones. Each result is only a first guess, which trials at the new size confirm or
+correct.
 """
 
 import math
@@ -16,11 +17,11 @@ from homespun.tuning.space import MUON_RATE, RATE, Dimension, Point, rounded, wr
 
 RECORD = "tune.json"
 RESULTS = "results.json"
-WIDTH_POWER = {"adamw": -1.0, "muon": 0.0}
-"""Of the learning rate. Under the maximal update parametrisation, AdamW's rate of hidden matrices falls as 1/width
-(Yang et al., 2022). An update of Muon has the same effect at every width (Bernstein and Newhouse, 2024), since its norm
-follows the shape of the matrix; AdamW's rate of the embeddings does not depend on the width either. With AdamW, one
-rate serves matrices and embeddings, so the best power lies between both. The trials around the rate make up for it."""
+WIDTH_POWER = {"adamw": -0.65, "muon": 0.0}
+"""Of the learning rate. Under the maximal update parametrisation, AdamW's rate of hidden matrices falls as 1/width, and
+that of the embeddings does not depend on the width (Yang et al., 2022). Here one rate serves both, so the power lies
+between; it was measured on small models (benchmarks/rate_by_width.py). An update of Muon has the same effect at every
+width, since its norm follows the shape of the matrix (Bernstein and Newhouse, 2024)."""
 BATCH_POWER = 0.5
 """Of the learning rate of AdamW (Malladi et al., 2022); the recipe has the same rule for Muon."""
 TOKENS_POWER = -0.32

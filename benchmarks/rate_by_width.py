@@ -1,0 +1,102 @@
+"""By which power of the width does the best learning rate of AdamW fall?
+
+    python -m benchmarks.rate_by_width fairy_tales.txt --folder FOLDER
+
+Small models of three widths learn the built-in stories and a given text at several rates, with three seeds each. For
+each width, a parabola through the losses over the logarithm of the rate has its lowest point at the best rate. A line
+through the logarithms of these best rates has the power as its slope. `homespun tune --transfer-from` uses the power of
+the stories; the given text checks it.
+
+A folder that is named again goes on where it was. It takes about 25 minutes of one processor.
+"""
+
+import math
+import shutil
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from benchmarks import report
+from benchmarks.tuning import COMMON, STORIES, TOKENIZER, homespun
+from homespun.records.reading import read_whole
+
+RATES = {
+    32: (0.008, 0.0113, 0.016, 0.0226, 0.032),
+    64: (0.0057, 0.008, 0.0113, 0.016, 0.0226),
+    128: (0.0028, 0.004, 0.0057, 0.008, 0.0113),
+}
+"""By width, around the best one."""
+
+
+def main(
+    text: Annotated[Path, tyro.conf.Positional],
+    folder: Path,
+    steps: int = 320,
+    seeds: tuple[int, ...] = (0, 1, 2),
+) -> None:
+    """Measure and save.
+
+    Args:
+        text: on which the power is checked.
+        folder: keeps text and runs.
+        steps: length of a run.
+        seeds: of the runs.
+    """
+    tables: dict[str, list[report.Row]] = {}
+    for name in ("stories", "prose"):
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        if not (place / "tokenizer_model").exists():
+            if name == "stories":
+                homespun(STORIES, place)
+            else:
+                shutil.copy(text, place / "data.txt")
+            homespun(TOKENIZER, place)
+        losses: list[report.Row] = []
+        best: dict[int, float] = {}
+        for width, rates in RATES.items():
+            found = {rate: [loss(place, width, rate, steps, s) for s in seeds] for rate in rates}
+            best[width] = lowest(found)
+            losses += [
+                {
+                    "width": str(width),
+                    "rate": f"{rate:g}",
+                    "loss": round(statistics.mean(each), 4),
+                    "lowest": round(min(each), 4),
+                    "highest": round(max(each), 4),
+                }
+                for rate, each in found.items()
+            ]
+        power = float(np.polyfit(np.log(list(best)), np.log(list(best.values())), 1)[0])
+        tables[f"{name}, losses of {len(seeds)} seeds"] = losses
+        tables[f"{name}, best rates"] = [
+            *({"width": str(width), "best rate": f"{rate:.4f}"} for width, rate in best.items()),
+            {"width": "power", "best rate": f"{power:.2f}"},
+        ]
+    report.save("rate_by_width", tables)
+
+
+def loss(place: Path, width: int, rate: float, steps: int, seed: int) -> float:
+    """The validation loss at the end of a run, in nats per token."""
+    name = f"w{width}-r{rate:g}-s{seed}"
+    shape = f"--d-model {width} --n-heads {width // 16} --d-ff {4 * width}"
+    run = f"--optimizer adamw --learning-rate {rate:g} --max-steps {steps} --seed {seed}"
+    if not (place / name / "training.png").exists():  # drawn at the end of a run
+        words = COMMON.replace("--parallel 1 ", "")
+        homespun(f"train {shape} {words} {run} --checkpoint-dir {name}", place)
+    found = [r["val_loss"] for r in read_whole(place / name / "metrics.jsonl") if "val_loss" in r]
+    return float(found[-1])
+
+
+def lowest(losses: dict[float, list[float]]) -> float:
+    """The rate at which a parabola through all losses is lowest."""
+    points = [(math.log(rate), one) for rate, each in losses.items() for one in each]
+    bend, slope, _ = np.polyfit(*zip(*points, strict=True), 2)
+    return math.exp(-slope / (2 * bend))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
