@@ -122,11 +122,13 @@ INLINE float scored(const float *query, const void *cache, int narrow, long keys
             chunk part = load(query + c);
             for (int j = 0; j < KEYS; j++) sums[j] += part * chunk_at(cache, from[j] + c, narrow);
         }
-        for (int j = 0; j < KEYS && s + j < n; j++) {
-            float score = sum(sums[j]);
-            for (long i = c; i < channels; i++) score += query[i] * number_at(cache, from[j] + i, narrow);
-            scores[s + j] = score *= scale;
-            largest = score > largest ? score : largest;
+        float totals[KEYS];
+        for (int j = 0; j < KEYS; j++) totals[j] = sum(sums[j]);
+        for (; c < channels; c++)
+            for (int j = 0; j < KEYS; j++) totals[j] += query[c] * number_at(cache, from[j] + c, narrow);
+        for (int j = 0; j < KEYS; j++) { /* behind the end is the last key again, no larger, and there is room */
+            scores[s + j] = totals[j] *= scale;
+            largest = totals[j] > largest ? totals[j] : largest;
         }
     }
     return largest;
