@@ -23,7 +23,7 @@ from homespun.config import (
 from homespun.config.checked import PathName, checked, settings_of, shown, takes_settings_of
 from homespun.data.batch import IGNORED, Batch
 from homespun.engine import select
-from homespun.engine.base import Floats, Reader
+from homespun.engine.base import Drawer, Floats, Reader
 from homespun.engine.inside import Inside, Inspector
 from homespun.errors import UserError
 from homespun.generation.session import Continuation, Prompt, Session
@@ -121,7 +121,11 @@ class LanguageModel:
         self.tokenizer = stored.tokenizer
         self.engine = reader
         self.session = Session(
-            reader.decoder, stored.tokenizer, stored.config.seq_len, [turn_end(stored)]
+            reader.decoder,
+            stored.tokenizer,
+            stored.config.seq_len,
+            [turn_end(stored)],
+            reader.draw if isinstance(reader, Drawer) else None,
         )
         """The model as generation needs it."""
 

@@ -7,10 +7,10 @@ Shapes: B sequences in a batch, T tokens in a sequence, V tokens in the vocabula
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ from homespun.errors import UserError
 from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
+Draw = Callable[[Sequence[Floats], npt.NDArray[np.float64]], tuple[list[int], list[int]]]
+"""Draws a token after each of the logits [V], with settings [N, 3]: temperature, logarithm of min-p, and a random
+number below 1. Returns the tokens, -1 where a logit is not finite, and whether each number was needed. It is not where
+one token alone may be drawn; with temperature 0, this is the first of the likeliest ones."""
 
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""
@@ -313,6 +317,15 @@ class Reader(Protocol):
             OutOfMemory: the weights need more memory than there is.
             ValueError: a name is missing, unknown or given twice, or a shape or dtype differs.
         """
+
+
+@runtime_checkable
+class Drawer(Protocol):
+    """An engine that may draw tokens faster than NumPy does."""
+
+    @property
+    def draw(self) -> Draw | None:
+        """None where it does not."""
 
 
 class Engine(Reader, Protocol):

@@ -105,14 +105,18 @@ class _Row:
         self.logits: Floats
         self.began = 0.0
 
-    def draw(self, vocab_size: int) -> None:
-        """Draw a token and hand out the piece. A text whose model gives no finite numbers ends with an error."""
+    @property
+    def biased(self) -> Floats:
+        """The logits with the bias of the request."""
+        bias = self.request.bias
+        return self.logits if bias is None else self.logits[: len(bias)] + bias
+
+    def extend(self, token: int | UserError, vocab_size: int) -> None:
+        """Add a token and hand out the piece. A text whose model gives no finite numbers ends with an error."""
         text, request = self.text, self.request
-        offset, logits = text.n_characters, self.logits
-        if request.bias is not None:
-            logits = logits[: len(request.bias)] + request.bias
+        offset = text.n_characters
         try:
-            piece = text.extend(logits)
+            piece = text.extend(token)
         except UserError as error:
             self.fail(error)
             return
@@ -351,8 +355,12 @@ class Batcher:
 
     def _advance(self) -> None:
         """Draw a token of each text, and compute the logits after it for those that go on."""
-        for row in self._rows:
-            row.draw(self._session.tokenizer.vocab_size)
+        vocab_size = self._session.tokenizer.vocab_size
+        tokens = self._session.draw(
+            [row.text for row in self._rows], [row.biased for row in self._rows]
+        )
+        for row, token in zip(self._rows, tokens, strict=True):
+            row.extend(token, vocab_size)
             self.tokens_written += row.text.finish != "end"
         self._after_pieces()
         ended = [row for row in self._rows if row.text.finish]

@@ -1,7 +1,8 @@
 """Logits flow in; one token id comes out.
 
-It is computed in float64 with NumPy, so every engine draws the same token from the same logits. The filters apply in
-the order of the `transformers` library: repetition penalty, temperature, top-k, top-p, min-p.
+It is computed in float64 with NumPy, or by functions of an engine that give the same, so every engine draws the same
+token from the same logits. The filters apply in the order of the `transformers` library: repetition penalty,
+temperature, top-k, top-p, min-p.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homespun.config import SamplingConfig
-from homespun.engine.base import Floats
+from homespun.engine.base import Draw, Floats
 from homespun.errors import UserError
 
 BLOCK = 64
@@ -20,6 +21,10 @@ BLOCK = 64
 
 LIMIT_STEP = 16
 """Factor by which the limit of likely tokens falls in top-p."""
+
+LEAST_TEMPERATURE = 1e-3
+LEAST_MIN_P = 1e-9
+"""Between 0 and these, NumPy draws: less would be beyond the numbers of a `Draw`."""
 
 Ids = npt.NDArray[np.intp]
 Float64s = npt.NDArray[np.float64]
@@ -41,6 +46,16 @@ class Sampler:
         self._prompt = prompt
         self._seen: npt.NDArray[np.bool_] | None = None
         """Whether the text has each token, [V]: the work for a token does not grow with the text."""
+        c = config
+        self.is_simple = (
+            c.top_k is None
+            and (c.top_p, c.repetition_penalty) == (1, 1)
+            and (c.temperature == 0 or c.temperature >= LEAST_TEMPERATURE)
+            and (c.min_p == 0 or c.min_p >= LEAST_MIN_P)
+        )
+        """Whether a `Draw` knows all the settings."""
+        self._number: float | None = None
+        """A random number that was not needed for the last token."""
 
     def __call__(self, logits: Floats) -> int:
         """Draw a token id after `logits` [V], which is of the same size each time.
@@ -57,9 +72,46 @@ class Sampler:
         self._seen[token] = True
         return token
 
+    def settings(self) -> tuple[float, float, float]:
+        """Those of a `Draw`."""
+        c = self.config
+        if self._number is None:
+            self._number = 0.0 if c.temperature == 0 else self.random.random()
+        return c.temperature, math.log(c.min_p) if c.min_p else -math.inf, self._number
+
+    def use_number(self) -> None:
+        """Take another random number next time."""
+        self._number = None
+
     def _draw(self, ids: Ids | None, weights: Float64s) -> int:
         place = drawn(weights, self.random) if len(weights) > 1 else 0
         return place if ids is None else int(ids[place])
+
+
+def draw_each(
+    samplers: Sequence[Sampler], logits: Sequence[Floats], draw: Draw | None = None
+) -> list[int | UserError]:
+    """The token of each sampler after logits [V] of its own, or an error, as calls of the samplers give them.
+
+    Args:
+        draw: of the engine. It draws the tokens of simple samplers all at once.
+    """
+    found: dict[int, int | UserError] = {}
+    simple = [i for i, sampler in enumerate(samplers) if sampler.is_simple] if draw else []
+    if draw and simple:
+        settings = np.array([samplers[i].settings() for i in simple])
+        tokens, were_needed = draw([logits[i] for i in simple], settings)
+        for i, token, was_needed in zip(simple, tokens, were_needed, strict=True):
+            if was_needed:
+                samplers[i].use_number()
+            found[i] = token if token >= 0 else _not_finite()
+    for i, sampler in enumerate(samplers):
+        if i not in found:
+            try:
+                found[i] = sampler(logits[i])
+            except UserError as error:
+                found[i] = error
+    return [found[i] for i in range(len(samplers))]
 
 
 def drawn(weights: Float64s, random: np.random.Generator) -> int:
@@ -97,11 +149,15 @@ def _largest(computed: "Floats | Float64s") -> float:
     largest = float(computed.max())
     # If there is NaN, it is both the largest and the smallest number of an array.
     if not (math.isfinite(largest) and math.isfinite(computed.min())):
-        raise UserError(
-            "the model's output is not finite: its weights are damaged or the training diverged; "
-            "use an earlier checkpoint"
-        )
+        raise _not_finite()
     return largest
+
+
+def _not_finite() -> UserError:
+    return UserError(
+        "the model's output is not finite: its weights are damaged or the training diverged; "
+        "use an earlier checkpoint"
+    )
 
 
 def candidates(

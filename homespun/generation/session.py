@@ -18,9 +18,9 @@ import numpy as np
 from homespun.config import SamplingConfig
 from homespun.config.checked import shown
 from homespun.data.batch import Tokens
-from homespun.engine.base import Decoder, Floats
+from homespun.engine.base import Decoder, Draw, Floats
 from homespun.errors import UserError
-from homespun.generation.sampler import Sampler
+from homespun.generation.sampler import Sampler, draw_each
 from homespun.generation.speed import Speed
 from homespun.tokenizer import Tokenizer
 
@@ -64,6 +64,7 @@ class Session:
         tokenizer: Tokenizer,
         context: int,
         ends: Collection[int] = (),
+        draw: Draw | None = None,
     ) -> None:
         """
         Args:
@@ -71,11 +72,13 @@ class Session:
             tokenizer: of the model.
             context: number of positions that the model was trained for.
             ends: tokens that end a text, beside the end-of-text mark.
+            draw: of the engine, if it has its own.
         """
         self.make_decoder = make_decoder
         self.tokenizer = tokenizer
         self.context = context
         self._ends = frozenset((tokenizer.eot_id, *ends))
+        self._draw = draw
 
     def generate(
         self, prompt: Prompt, config: SamplingConfig, num_samples: int = 1
@@ -193,6 +196,11 @@ class Session:
         seed = seed_of(config)
         return [self._text(ids, config, seed, sample) for sample in range(n)]
 
+    def draw(self, texts: Sequence["Text"], logits: Sequence[Floats]) -> list[int | UserError]:
+        """The next token of each text after logits [V] of its own; an error where these are not finite."""
+        n = self.tokenizer.vocab_size  # rows beyond it are padding
+        return draw_each([text.sampler for text in texts], [row[:n] for row in logits], self._draw)
+
     def _text(
         self, ids: Sequence[int], config: SamplingConfig, seed: int, sample: int = 0
     ) -> "Text":
@@ -212,10 +220,14 @@ class Session:
     ) -> Iterator[tuple[int, str]]:
         """Run a batch, whose prompts gave `logits` [B, V], until each text has ended; yields (index, new text)."""
         while True:
-            n_unfinished = sum(text.finish is None for text in batch)
-            pieces = [text.extend(row) for text, row in zip(batch, logits, strict=True)]
-            speed.drew(n_unfinished)
-            yield from ((index, piece) for index, piece in enumerate(pieces) if piece)
+            unfinished = [index for index, text in enumerate(batch) if text.finish is None]
+            tokens = self.draw([batch[i] for i in unfinished], [logits[i] for i in unfinished])
+            for text in batch:
+                if text.finish:
+                    text.pad()
+            pieces = [batch[i].extend(token) for i, token in zip(unfinished, tokens, strict=True)]
+            speed.drew(len(unfinished))
+            yield from ((i, piece) for i, piece in zip(unfinished, pieces, strict=True) if piece)
             if all(text.finish for text in batch):
                 return
             if decoder.length < self.context:
@@ -252,7 +264,7 @@ class Text:
         self._ends = {tokenizer.eot_id} if ends is None else ends
         # The tokens that end a text do not count as a repetition: a penalty on them would keep texts from ending.
         seen = [token for token in prompt if token not in self._ends]
-        self._sampler = Sampler(config, seed, sample, seen)
+        self.sampler = Sampler(config, seed, sample, seen)
         self._characters = tokenizer.stream(continued=len(prompt) > 1)
         self._token_ids: list[int] = []
         self._end_id: int | None = None
@@ -274,16 +286,18 @@ class Text:
         if self.n_seen > context:
             self._begin = len(self.ids) - context // 2
 
-    def extend(self, logits: Floats) -> str:
-        """Draw the next token from `logits` [V]; returns the text that can be shown now.
+    def pad(self) -> None:
+        """Add an end-of-text mark to a text that has ended, to stay as long as the others of its batch."""
+        self.ids.append(self._tokenizer.eot_id)
 
-        A sequence that has ended adds an end-of-text mark, to stay as long as the others of its batch.
+    def extend(self, token: int | UserError) -> str:
+        """Add a token that `Session.draw` gave; returns the text that can be shown now.
+
+        Raises:
+            UserError: it is an error.
         """
-        if self.finish:
-            self.ids.append(self._tokenizer.eot_id)
-            return ""
-        # Rows beyond the tokenizer's vocabulary are padding.
-        token = self._sampler(logits[: self._tokenizer.vocab_size])
+        if isinstance(token, UserError):
+            raise token
         self.ids.append(token)
         if token in self._ends:
             self.finish, self._end_id = "end", token

@@ -1,5 +1,6 @@
 """A model in Python: its insides, logits, losses, texts and files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,15 @@ import pytest
 
 import homespun
 from homespun.checkpoint.archive import write_archive
+from homespun.config import SamplingConfig
 from homespun.data.batch import Batch
 from homespun.engine import select
-from homespun.engine.base import EngineOptions
+from homespun.engine.base import EngineOptions, Floats
+from homespun.engine.numpy.products import Products
 from homespun.errors import UserError
+from homespun.generation.batching import Batcher
+from homespun.generation.session import Session
+from homespun.language_model import LanguageModel
 from tests.api.small_run import ids
 from tests.reference import random_batch, random_weights, relative_error
 
@@ -156,3 +162,26 @@ def test_saved_weights_are_the_model(model: homespun.LanguageModel, tmp_path: Pa
 def test_a_folder_stands_for_its_best_weights(model: homespun.LanguageModel, folder: Path) -> None:
     of_folder = homespun.load(folder / "checkpoints", precision="float32")
     np.testing.assert_array_equal(model(ids(2, 9)), of_folder(ids(2, 9)))
+
+
+def test_compiled_functions_draw_the_tokens_of_a_batch(
+    model: homespun.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Session(model.engine.decoder, model.tokenizer, model.config.seq_len)
+    config = SamplingConfig(max_tokens=9, min_p=0.0, seed=4)
+    sizes: list[int] = []
+
+    def draw(self: Products, logits: Sequence[Floats], settings: Any) -> Any:
+        sizes.append(len(logits))
+        return drawn(self, logits, settings)
+
+    drawn = Products.draw
+    monkeypatch.setattr(Products, "draw", draw)
+    copy = LanguageModel(model.stored, model.engine)
+    assert copy.session.generate("Once", config, 5) == plain.generate("Once", config, 5)
+    assert max(sizes) == 5
+    sizes.clear()
+    with Batcher(copy.session) as batcher:
+        for _ in batcher.write(copy.session.prompt_ids("Once"), config, n=5):
+            pass
+    assert max(sizes) > 1

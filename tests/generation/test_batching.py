@@ -176,16 +176,19 @@ def test_no_more_texts_than_fit_may_wait(decoders: Any, batcher: Any) -> None:
 
 def test_texts_wait_until_their_cache_has_room(decoders: Any, batcher: Any) -> None:
     factory = decoders(eot=-100)
-    together = batcher(factory, context=128, slots=8, max_positions=256)
+    widths: set[int] = set()
+
+    def look() -> None:
+        widths.update(len(decoder.cache) for decoder in factory.decoders)
+
+    together = batcher(factory, context=128, slots=8, max_positions=256, after_pieces=look)
     config = SamplingConfig(max_tokens=100, seed=0)
     all_texts = [Texts() for _ in range(6)]
     for texts in all_texts:
         together.submit([0], config, texts)
-    widest = 0
     for texts in all_texts:
         texts.wait()
-        widest = max(widest, *(len(decoder.cache) for decoder in factory.decoders))
-    assert widest == 2
+    assert max(widths) == 2
     small = batcher(factory, context=128, max_positions=127)
     with pytest.raises(UserError, match="needs 128 positions, and there is memory for 127"):
         small.submit([0], config, Texts())

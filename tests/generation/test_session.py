@@ -299,12 +299,13 @@ class LongText(list):
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_the_work_for_a_token_does_not_grow_with_the_text(tokenizer, penalty):
     config = SamplingConfig(max_tokens=9, repetition_penalty=penalty, temperature=0)
-    [text] = Session(None, tokenizer, 64).texts([0, 98], config, 1)
+    session = Session(None, tokenizer, 64)
+    [text] = session.texts([0, 98], config, 1)
     text.ids = LongText(text.ids)
     logits = np.zeros(tokenizer.vocab_size, dtype=np.float32)
     logits[[98, 99, 100]] = 3.0, 2.9, 2.8
     drawn = []
     for _ in range(3):
-        text.extend(logits)
+        text.extend(session.draw([text], [logits])[0])
         drawn.append(text.ids[-1])
     assert drawn == ([98, 98, 98] if penalty == 1 else [99, 100, 98])

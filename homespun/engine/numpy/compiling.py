@@ -1,8 +1,8 @@
 """C sources flow in, a library for this machine flows out.
 
-It is compiled when it is first needed, which takes about two seconds on an idle machine, and kept in the user's folder
-for caches. A kept library is taken only if sources, compiler and processor are the same, and nobody else can have
-written it.
+It is compiled when it is first needed, which takes about three seconds on an idle machine, and kept in the user's
+folder for caches. A kept library is taken only if sources, compiler and processor are the same, and nobody else can
+have written it.
 """
 
 import contextlib

@@ -16,7 +16,14 @@ import numpy.typing as npt
 from homespun.architectures.families import parameters
 from homespun.config import ModelConfig
 from homespun.data.batch import IGNORED, Batch, Tokens
-from homespun.engine.base import HEAD_ROWS, Floats, checked, weights_were_rounded, within_memory
+from homespun.engine.base import (
+    HEAD_ROWS,
+    Draw,
+    Floats,
+    checked,
+    weights_were_rounded,
+    within_memory,
+)
 from homespun.engine.inside import Experts, Inside
 from homespun.engine.numpy.layers import Matrix, Watch, Weights, allocate, linear
 from homespun.engine.numpy.models import Model, ModelFile
@@ -77,6 +84,11 @@ class NumpyEngine:
     @property
     def rounds_weights(self) -> bool:
         return self.narrow is not None
+
+    @property
+    def draw(self) -> Draw | None:
+        """See `Drawer`."""
+        return self.products.draw if self.products else None
 
     def state(self) -> Iterator[NamedArray]:
         """The weights, one at a time.

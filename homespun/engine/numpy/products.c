@@ -26,14 +26,16 @@
 #ifdef __AVX512F__
 #define CHUNK 16 /* numbers in a vector register, or in two where they are smaller */
 #define ROWS 8   /* so many rows of numbers are multiplied at a time: their sums fill the registers */
+#define MANY 7   /* rows of numbers that take long enough to fetch the next panel meanwhile */
 #else
 #define CHUNK 8
-#define ROWS 4
+#define ROWS 6
+#define MANY 3
 #endif
 #define ALONE 8 /* chunks of outputs at a time for a single vector: as many sums run side by side */
 #define SOME 2  /* chunks of outputs at a time for several vectors */
+#define STRIPES (PANEL / (SOME * CHUNK)) /* of a panel, each with `SOME` chunks of its outputs */
 #define LINE 64 /* bytes that a processor fetches at a time */
-#define MANY (ROWS - 1) /* rows of numbers that take long enough to fetch the next panel meanwhile */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float chunk __attribute__((vector_size(4 * CHUNK)));
@@ -75,6 +77,9 @@ INLINE chunk widen_bfloat16(const void *weights) { /* bfloat16 is the upper half
 #ifdef __AVX512F__
     __m256i from = _mm256_loadu_si256((const __m256i *)weights);
     return (chunk)_mm512_slli_epi32(_mm512_cvtepu16_epi32(from), 16);
+#elif defined(__AVX2__)
+    __m128i from = _mm_loadu_si128((const __m128i *)weights);
+    return (chunk)_mm256_slli_epi32(_mm256_cvtepu16_epi32(from), 16);
 #else
     halves from;
     memcpy(&from, weights, sizeof from);
@@ -153,7 +158,7 @@ INLINE void tile(enum kind kind, const struct work *work, long v, int rows, long
         for (int c = 0; c < chunks; c++) weights[c] = loaded(kind, from[c] + SIZE(kind) * PANEL * i);
         if (rows * parts >= 4) {
             __builtin_prefetch(next + i * pace, 0, 2);
-            __builtin_prefetch(next + i * pace + LINE, 0, 2);
+            if (STRIPES == 1) __builtin_prefetch(next + i * pace + LINE, 0, 2);
         }
         for (int r = 0; r < rows * parts; r++)
             for (int c = 0; c < chunks; c++) sums[r][c] = with_products(kind, sums[r][c], weights[c], x[r][i]);
@@ -181,12 +186,14 @@ INLINE void tiles(enum kind kind, const struct work *work, long out, long end) {
         return;
     }
     long most = ROWS / PARTS(kind) / 2, n_pairs = (work->n + 1) / 2, n_blocks = (n_pairs + most - 1) / most;
-    long pace = SIZE(kind) * PANEL / n_blocks, panel = SIZE(kind) * PANEL * work->n_groups;
+    long n_passes = n_blocks * STRIPES, panel = SIZE(kind) * PANEL * work->n_groups;
+    long pace = SIZE(kind) * PANEL / n_passes; /* each pass over a panel fetches another part of the next one */
     for (; out < end; out += SOME * CHUNK)
         for (long block = 0, pair = 0; block < n_blocks; block++) { /* of about as many pairs of vectors each */
             long pairs = n_pairs * (block + 1) / n_blocks - pair;
+            long pass = out % PANEL / (SOME * CHUNK) * n_blocks + block;
             const char *next = work->weights + out / PANEL * panel;
-            next += work->n * PARTS(kind) < MANY ? 0 : panel + panel * block / n_blocks;
+            next += work->n * PARTS(kind) < MANY ? 0 : panel + panel * pass / n_passes;
             if (pairs == 1) tile(kind, work, 2 * pair, 2, out, SOME, next, pace);
             if (pairs == 2 && most >= 2) tile(kind, work, 2 * pair, 4, out, SOME, next, pace);
             if (pairs == 3 && most >= 3) tile(kind, work, 2 * pair, 6, out, SOME, next, pace);

@@ -1,13 +1,14 @@
-"""The compiled parts of a decoding step: NumPy arrays flow in and out of the functions of `products.c` and `steps.c`.
+"""The compiled parts of a decoding step: NumPy arrays flow in and out of the functions of `products.c`, `steps.c` and
+`drawing.c`.
 
-They are compiled for this machine (`compiling.py`). Where that is not possible, `layers.py` computes the same with
-NumPy, but more slowly.
+They are compiled for this machine (`compiling.py`). Where that is not possible, `layers.py` and
+`sampler.py` compute the same with NumPy, but more slowly.
 """
 
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from homespun.engine.hardware import usable_cpus
 from homespun.engine.numpy.compiling import library
 from homespun.engine.numpy.narrow import Cache
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "steps.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "steps.c", "drawing.c"))
 MOST_IN_CHUNK = 16
 """Numbers of a vector register, at most."""
 KINDS: dict[np.dtype[Any], str] = {
@@ -31,6 +32,8 @@ KINDS: dict[np.dtype[Any], str] = {
 """The names of the functions by the dtype of the weights; NumPy has no bfloat16, so they are its bits."""
 PANEL = 32
 """Rows of a panel of a matrix, as in `products.c`."""
+DRAWING_BLOCK = 64
+"""Logits whose weights are summed up at once, as in `drawing.c`."""
 SCRATCH = 9
 """Numbers of 16 bits that a vector may need more than it has inputs, as in `products.c`."""
 
@@ -70,6 +73,7 @@ class Products:
             "norm": (pointer, size, size, pointer, pointer, number, pointer),
             "route": (pointer, size, size, size, *[pointer] * 5),
             "combine": (pointer, pointer, pointer, size, size, size, pointer),
+            "draw": (pointer, size, size, *[pointer] * 4),
         }
         functions = {}
         for name, types in arguments.items():
@@ -87,7 +91,7 @@ class Products:
         }
         self._rotary = functions["rotary"]
         self._gelu, self._swiglu = functions["gelu"], functions["swiglu"]
-        self._norm = functions["norm"]
+        self._norm, self._draw = functions["norm"], functions["draw"]
         self._route, self._combine = functions["route"], functions["combine"]
         self._threads, self._most = 1, usable_cpus()
         # The threads of OpenMP do not exist in a forked process: it would wait for them forever.
@@ -257,6 +261,27 @@ class Products:
             *(n, k, y.shape[1], addressof(from_buffer(y))),
         )
         return y
+
+    def draw(
+        self, logits: Sequence[Floats], settings: npt.NDArray[np.float64]
+    ) -> tuple[list[int], list[int]]:
+        """See `Draw`."""
+        n, size = len(logits), len(logits[0])
+        assert all(row.dtype == np.float32 and row.shape == (size,) for row in logits)
+        rows = [np.ascontiguousarray(row) for row in logits]
+        places = (ctypes.c_void_p * n)(*[addressof(from_buffer(row)) for row in rows])
+        sums = np.empty(-(-size // DRAWING_BLOCK), np.float64)
+        tokens, are_random = np.empty(n, np.int64), np.empty(n, np.intc)
+        self._draw(
+            addressof(places),
+            n,
+            size,
+            addressof(from_buffer(settings)),
+            addressof(from_buffer(sums)),
+            addressof(from_buffer(tokens)),
+            addressof(from_buffer(are_random)),
+        )
+        return tokens.tolist(), are_random.tolist()
 
 
 class Routes(NamedTuple):

@@ -8,6 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 #define CHUNK 16
@@ -42,9 +45,14 @@ INLINE float number_at(const void *from, long i, int narrow) {
 /* A chunk of them. */
 INLINE chunk chunk_at(const void *from, long i, int narrow) {
     if (!narrow) return load((const float *)from + i);
+#if defined(__AVX2__) && !defined(__AVX512F__) /* the compiler would take more instructions */
+    __m128i found = _mm_loadu_si128((const __m128i *)((const uint16_t *)from + i));
+    return (chunk)_mm256_slli_epi32(_mm256_cvtepu16_epi32(found), 16);
+#else
     halves found;
     memcpy(&found, (const uint16_t *)from + i, sizeof found);
     return (chunk)(__builtin_convertvector(found, words) << 16);
+#endif
 }
 
 /* n numbers into a cache from number `i` on. The nearest bfloat16 number, of two the even one, as in `bfloat16.py`. */
@@ -114,11 +122,13 @@ INLINE float scored(const float *query, const void *cache, int narrow, long keys
             chunk part = load(query + c);
             for (int j = 0; j < KEYS; j++) sums[j] += part * chunk_at(cache, from[j] + c, narrow);
         }
-        for (int j = 0; j < KEYS && s + j < n; j++) {
-            float score = sum(sums[j]);
-            for (long i = c; i < channels; i++) score += query[i] * number_at(cache, from[j] + i, narrow);
-            scores[s + j] = score *= scale;
-            largest = score > largest ? score : largest;
+        float totals[KEYS];
+        for (int j = 0; j < KEYS; j++) totals[j] = sum(sums[j]);
+        for (; c < channels; c++)
+            for (int j = 0; j < KEYS; j++) totals[j] += query[c] * number_at(cache, from[j] + c, narrow);
+        for (int j = 0; j < KEYS; j++) { /* behind the end is the last key again, no larger, and there is room */
+            scores[s + j] = totals[j] *= scale;
+            largest = totals[j] > largest ? totals[j] : largest;
         }
     }
     return largest;
@@ -127,7 +137,7 @@ INLINE float scored(const float *query, const void *cache, int narrow, long keys
 /* The sum of n values [n, channels], each times its weight, from channel `c` on -> y. */
 INLINE void weighted(const float *weights, const void *cache, int narrow, long values, long n, long channels, long c,
                      int chunks, float factor, float *y) {
-    chunk sums[4];
+    chunk sums[8];
     for (int k = 0; k < chunks; k++) sums[k] = (chunk){0};
     for (long s = 0; s < n; s++)
         for (int k = 0; k < chunks; k++)
@@ -149,6 +159,8 @@ INLINE void attended(const float *query, const void *cache, int narrow, long key
     }
     float factor = 1 / sum(sums);
     long c = 0;
+    for (; c + 8 * CHUNK <= channels; c += 8 * CHUNK)
+        weighted(scores, cache, narrow, values, n, channels, c, 8, factor, y);
     for (; c + 4 * CHUNK <= channels; c += 4 * CHUNK)
         weighted(scores, cache, narrow, values, n, channels, c, 4, factor, y);
     for (; c + CHUNK <= channels; c += CHUNK) weighted(scores, cache, narrow, values, n, channels, c, 1, factor, y);
