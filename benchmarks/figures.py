@@ -63,15 +63,9 @@ def furthest_off(column: str) -> Callable[[Results], str]:
     return lambda results: f"{max(abs(r[column]) for r in rows(results, 'curves', FINAL_LOSS)):.2f}"
 
 
-def carried(label: str, column: str) -> Callable[[Results], str]:
-    """A loss of AdamW at the larger width, or by how much it is above or below the best of the grid there, in nats."""
-
-    def figure(results: Results) -> str:
-        table = rows(results, "tuning", "learning rates at widths 32 and 128, adamw")
-        [found] = [r for r in table if r["rate of AdamW"].startswith(label)]
-        return f"{abs(float(found[column])):.3f}"
-
-    return figure
+def by_width(text: str, label: str, column: str) -> Callable[[Results], str]:
+    """A cell of the best rates of AdamW by width."""
+    return lambda results: str(row(results, "rate_by_width", f"{text}, best rates", label)[column])
 
 
 def answered(rate: float, passes: float) -> Callable[[Results], str]:
@@ -320,9 +314,10 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "plan-time": ratios("time ratio"),
     "law-off": furthest_off("off, nats"),
     "law-others-off": furthest_off("others off, nats"),
-    "carried-adamw": carried("carried over", "above the best"),
-    "carried-tune": carried("best of its tune", "above the best"),
-    "carried-spread": carried("spread of seeds", "loss at 128"),
+    "rate-power-stories": by_width("stories", "power", "best rate"),
+    "rate-power-prose": by_width("prose", "power", "best rate"),
+    "carried-stories": by_width("stories", "128", "above the best"),
+    "carried-prose": by_width("prose", "128", "above the best"),
     "tuned-imported": exact("fine_tuning", TEN_MINUTES, "the trained model", "bits/byte", 3),
     "tuned-new": exact("fine_tuning", TEN_MINUTES, "a new model", "bits/byte", 3),
     "tuned-whole": exact("fine_tuning", TEN_MINUTES, "all weights", "bits/byte", 3),

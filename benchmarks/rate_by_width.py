@@ -5,7 +5,8 @@
 Small models of three widths learn the built-in stories and a given text at several rates, with three seeds each. For
 each width, a parabola through the losses over the logarithm of the rate has its lowest point at the best rate. A line
 through the logarithms of these best rates has the power as its slope. `homespun tune --transfer-from` uses the power of
-the stories; the given text checks it.
+the stories; the given text checks it. *Carried* is the best rate of the least width, carried over by the power that the
+command uses. The parabola of each width says how far the loss there is above its lowest.
 
 A folder that is named again goes on where it was. It takes about 25 minutes of one processor.
 """
@@ -13,6 +14,7 @@ A folder that is named again goes on where it was. It takes about 25 minutes of 
 import math
 import shutil
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,7 @@ import tyro
 from benchmarks import report
 from benchmarks.tuning import COMMON, STORIES, TOKENIZER, homespun
 from homespun.records.reading import read_whole
+from homespun.tuning.transfer import WIDTH_POWER
 
 RATES = {
     32: (0.008, 0.0113, 0.016, 0.0226, 0.032),
@@ -29,6 +32,8 @@ RATES = {
     128: (0.0028, 0.004, 0.0057, 0.008, 0.0113),
 }
 """By width, around the best one."""
+TEXT = "text.txt"
+"""The text of a folder."""
 
 
 def main(
@@ -51,15 +56,15 @@ def main(
         place.mkdir(parents=True, exist_ok=True)
         if not (place / "tokenizer_model").exists():
             if name == "stories":
-                homespun(STORIES, place)
+                homespun(f"{STORIES} --output {TEXT}", place)
             else:
-                shutil.copy(text, place / "data.txt")
-            homespun(TOKENIZER, place)
+                shutil.copy(text, place / TEXT)
+            homespun(f"{TOKENIZER} --data-file {TEXT}", place)
         losses: list[report.Row] = []
-        best: dict[int, float] = {}
+        parabolas: dict[int, Parabola] = {}
         for width, rates in RATES.items():
             found = {rate: [loss(place, width, rate, steps, s) for s in seeds] for rate in rates}
-            best[width] = lowest(found)
+            parabolas[width] = Parabola.through(found)
             losses += [
                 {
                     "width": str(width),
@@ -70,11 +75,27 @@ def main(
                 }
                 for rate, each in found.items()
             ]
+        best = {width: parabola.rate for width, parabola in parabolas.items()}
         power = float(np.polyfit(np.log(list(best)), np.log(list(best.values())), 1)[0])
         tables[f"{name}, losses of {len(seeds)} seeds"] = losses
+        least, rule = min(best), WIDTH_POWER["adamw"]
+        carried = {width: best[least] * (width / least) ** rule for width in best}
         tables[f"{name}, best rates"] = [
-            *({"width": str(width), "best rate": f"{rate:.4f}"} for width, rate in best.items()),
-            {"width": "power", "best rate": f"{power:.2f}"},
+            *(
+                {
+                    "width": str(width),
+                    "best rate": f"{rate:.4f}",
+                    "carried": f"{carried[width]:.4f}",
+                    "above the best": f"{parabolas[width].above(carried[width]):.4f}",
+                }
+                for width, rate in best.items()
+            ),
+            {
+                "width": "power",
+                "best rate": f"{power:.2f}",
+                "carried": f"{rule:g}",
+                "above the best": "",
+            },
         ]
     report.save("rate_by_width", tables)
 
@@ -86,16 +107,29 @@ def loss(place: Path, width: int, rate: float, steps: int, seed: int) -> float:
     run = f"--optimizer adamw --learning-rate {rate:g} --max-steps {steps} --seed {seed}"
     if not (place / name / "training.png").exists():  # drawn at the end of a run
         words = COMMON.replace("--parallel 1 ", "")
-        homespun(f"train {shape} {words} {run} --checkpoint-dir {name}", place)
+        homespun(f"train --data-file {TEXT} {shape} {words} {run} --checkpoint-dir {name}", place)
     found = [r["val_loss"] for r in read_whole(place / name / "metrics.jsonl") if "val_loss" in r]
     return float(found[-1])
 
 
-def lowest(losses: dict[float, list[float]]) -> float:
-    """The rate at which a parabola through all losses is lowest."""
-    points = [(math.log(rate), one) for rate, each in losses.items() for one in each]
-    bend, slope, _ = np.polyfit(*zip(*points, strict=True), 2)
-    return math.exp(-slope / (2 * bend))
+@dataclass(frozen=True)
+class Parabola:
+    """The loss over the logarithm of the rate."""
+
+    rate: float
+    """At which the loss is lowest."""
+    bend: float
+
+    @classmethod
+    def through(cls, losses: dict[float, list[float]]) -> "Parabola":
+        """The parabola nearest to all losses."""
+        points = [(math.log(rate), one) for rate, each in losses.items() for one in each]
+        bend, slope, _ = np.polyfit(*zip(*points, strict=True), 2)
+        return cls(math.exp(-slope / (2 * bend)), float(bend))
+
+    def above(self, rate: float) -> float:
+        """The loss at a rate, above the lowest one, in nats."""
+        return self.bend * math.log(rate / self.rate) ** 2
 
 
 if __name__ == "__main__":
