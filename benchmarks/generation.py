@@ -24,6 +24,7 @@ from homespun import tokenizer
 from homespun.architectures.families import count_parameters, initial_weights
 from homespun.config import ModelConfig, Precision, ReaderConfig, SamplingConfig
 from homespun.engine import select
+from homespun.engine.base import Drawer
 from homespun.engine.hardware import usable_cpus
 from homespun.generation.session import Session
 from homespun.tokenizer import Tokenizer
@@ -46,7 +47,8 @@ def ours(
     words = story_words()
     speech = tokenizer.train([" ".join(words)] * 2, config.vocab_size)
     prompt = prompt_of(speech, words)
-    session = Session(engine.decoder, speech, config.seq_len)
+    draw = engine.draw if isinstance(engine, Drawer) else None
+    session = Session(engine.decoder, speech, config.seq_len, draw=draw)
     for seed in itertools.count():
         sampling = SamplingConfig(max_tokens=n_tokens, temperature=TEMPERATURE, seed=seed)
         start = time.perf_counter()

@@ -6,7 +6,7 @@ Small models of three widths learn the built-in stories and a given text at seve
 each width, a parabola through the losses over the logarithm of the rate has its lowest point at the best rate. A line
 through the logarithms of these best rates has the power as its slope. `homespun tune --transfer-from` uses the power of
 the stories; the given text checks it. *Carried* is the best rate of the least width, carried over by the power that the
-command uses. The parabola of each width says how far the loss there is above its lowest.
+command uses. *Above the best* is the loss there minus the lowest loss, both by the parabola.
 
 A folder that is named again goes on where it was. It takes about 25 minutes of one processor.
 """
@@ -16,7 +16,7 @@ import shutil
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -105,11 +105,18 @@ def loss(place: Path, width: int, rate: float, steps: int, seed: int) -> float:
     name = f"w{width}-r{rate:g}-s{seed}"
     shape = f"--d-model {width} --n-heads {width // 16} --d-ff {4 * width}"
     run = f"--optimizer adamw --learning-rate {rate:g} --max-steps {steps} --seed {seed}"
-    if not (place / name / "training.png").exists():  # drawn at the end of a run
-        words = COMMON.replace("--parallel 1 ", "")
-        homespun(f"train --data-file {TEXT} {shape} {words} {run} --checkpoint-dir {name}", place)
-    found = [r["val_loss"] for r in read_whole(place / name / "metrics.jsonl") if "val_loss" in r]
-    return float(found[-1])
+    if not (found := evaluated(place / name)) or found[-1]["step"] < steps:
+        words = COMMON.replace("--parallel 1 ", "") + f" --checkpoint-dir {name} --resume auto"
+        homespun(f"train --data-file {TEXT} {shape} {words} {run}", place)
+        found = evaluated(place / name)
+    assert found[-1]["step"] == steps, f"{place / name} was trained for another number of steps"
+    return float(found[-1]["val_loss"])
+
+
+def evaluated(run: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, if there are any."""
+    path = run / "metrics.jsonl"
+    return [r for r in read_whole(path) if "val_loss" in r] if path.exists() else []
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,10 @@ class Parabola:
         """The parabola nearest to all losses."""
         points = [(math.log(rate), one) for rate, each in losses.items() for one in each]
         bend, slope, _ = np.polyfit(*zip(*points, strict=True), 2)
-        return cls(math.exp(-slope / (2 * bend)), float(bend))
+        rate = math.exp(-slope / (2 * bend))
+        assert bend > 0, "the losses have no lowest point"
+        assert min(losses) < rate < max(losses), "the best rate is at the edge: add other rates"
+        return cls(rate, float(bend))
 
     def above(self, rate: float) -> float:
         """The loss at a rate, above the lowest one, in nats."""

@@ -24,9 +24,9 @@ from homespun.named_array import NamedArray
 
 Floats = npt.NDArray[np.float32]
 Draw = Callable[[Sequence[Floats], npt.NDArray[np.float64]], tuple[list[int], list[int]]]
-"""Draws a token after each of the logits [V], with settings [N, 3]: temperature, logarithm of min-p, and a random
-number below 1. Returns the tokens, -1 where a logit is not finite, and whether each number was needed. It is not where
-one token alone may be drawn; with temperature 0, this is the first of the likeliest ones."""
+"""Draws a token after each of the logits [V], with settings [N, 3]: temperature, logarithm of min-p (-inf: none), and a
+random number below 1. Returns the tokens, -1 where a logit is not finite, and whether each number was needed. It is not
+needed where only one token may be drawn. With temperature 0, this is the first of the likeliest ones."""
 
 MEASURING_SECONDS = 0.5
 """After this time a measurement of speed repeats nothing more."""

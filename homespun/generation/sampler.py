@@ -24,7 +24,7 @@ LIMIT_STEP = 16
 
 LEAST_TEMPERATURE = 1e-3
 LEAST_MIN_P = 1e-9
-"""Between 0 and these, NumPy draws: less would be beyond the numbers of a `Draw`."""
+"""NumPy draws with smaller settings above 0: a `Draw` may compute with too few digits for them."""
 
 Ids = npt.NDArray[np.intp]
 Float64s = npt.NDArray[np.float64]

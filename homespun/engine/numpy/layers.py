@@ -156,7 +156,8 @@ def route(logits: Floats, k: int, own: Products | None = None) -> Routes:
     if own:
         return own.route(logits, k)
     n, n_experts = logits.shape
-    chosen = np.sort(np.argsort(-logits, axis=-1, kind="stable")[:, :k])
+    size = np.where(np.isnan(logits), np.inf, logits)  # a damaged router gives NaN, not a text
+    chosen = np.sort(np.argsort(-size, axis=-1, kind="stable")[:, :k])
     weights = np.take_along_axis(logits, chosen, axis=-1)
     weights = np.exp(weights - weights.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)

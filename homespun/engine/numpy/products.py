@@ -268,7 +268,7 @@ class Products:
         """See `Draw`."""
         n, size = len(logits), len(logits[0])
         assert all(row.dtype == np.float32 and row.shape == (size,) for row in logits)
-        rows = [np.ascontiguousarray(row) for row in logits]
+        rows = [np.ascontiguousarray(row) if row.flags.writeable else row.copy() for row in logits]
         places = (ctypes.c_void_p * n)(*[addressof(from_buffer(row)) for row in rows])
         sums = np.empty(-(-size // DRAWING_BLOCK), np.float64)
         tokens, are_random = np.empty(n, np.int64), np.empty(n, np.intc)
@@ -338,8 +338,17 @@ def _working(path: Path) -> Products | None:
         panels = np.zeros((2, PANEL, -(-50 // group) * group), dtype)
         panels.reshape(64, -1)[:40, :50] = rows
         values = np.ascontiguousarray(panels.reshape(2, PANEL, -1, group).swapaxes(1, 2))
-        found = products.product(x, Place(values, scales, 40, 50))
+        place = Place(values, scales, 40, 50)
         expected = x @ (weights * scales[:40, None].astype(np.float64)).T
-        if not np.allclose(found, expected, rtol=0, atol=0.002 * np.abs(expected).max()):
-            return None
+        for found in (products.product(x, place), products.products(x, np.array([5]), place)):
+            if not np.allclose(found, expected, rtol=0, atol=0.002 * np.abs(expected).max()):
+                return None
+    # A score that is not a number, and those behind the last one, have no weight.
+    scores = np.zeros((2, DRAWING_BLOCK + 1), np.float32)
+    scores[1, 7] = np.nan
+    routes = products.route(scores[:, :9].copy(), 2)
+    settings = np.array([[1.0, -np.inf, 0.999], [1.0, -np.inf, 0.999]])
+    draws = products.draw(list(scores), settings)
+    if (draws[0], np.isnan(routes.weights[1]).any()) != ([DRAWING_BLOCK, -1], True):
+        return None
     return products

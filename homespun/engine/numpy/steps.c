@@ -1,4 +1,5 @@
-/* The work between the products of a decoding step: attention, activations, norms and the routes to experts. `products.py` calls this.
+/* The work between the products of a decoding step: attention, activations, norms and the routes to experts.
+   `products.py` calls this.
 
    NumPy computes the same in many calls, each of which reads and writes all numbers, and for a batch it calls BLAS for
    each head of each text. Here each text and head is computed by itself, by one thread, so its numbers do not depend on
@@ -280,11 +281,15 @@ void route(const float *logits, long n, long n_experts, long k, int64_t *chosen,
         const float *own = logits + token * n_experts;
         int64_t *experts = chosen + token * k;
         float *shares = weights + token * k, largest = -INFINITY, total = 0;
-        for (long e = 0, found = 0; e < n_experts && found < k; e++) { /* where some are NaN, these are chosen */
-            long n_before = 0;
-            for (long other = 0; other < n_experts; other++)
-                n_before += (own[other] > own[e]) | ((own[other] == own[e]) & (other < e));
-            if (n_before < k) experts[found++] = e;
+        for (long e = 0; e < n_experts; e++) { /* the k best so far; NaN, which is not less than another one, stays */
+            long worst = 0, found = e < k ? e : k;
+            for (long i = 1; i < found; i++)
+                if (own[experts[i]] <= own[experts[worst]]) worst = i;
+            if (found == k) {
+                if (!(own[e] > own[experts[worst]]) && own[e] == own[e]) continue;
+                for (found--; worst < found; worst++) experts[worst] = experts[worst + 1];
+            }
+            experts[found] = e;
         }
         for (long i = 0; i < k; i++) largest = own[experts[i]] > largest ? own[experts[i]] : largest;
         for (long i = 0; i < k; i++) total += shares[i] = expf(own[experts[i]] - largest);

@@ -51,9 +51,10 @@ def as_multiplied(x: Floats, precision: NarrowPrecision | None, own: Products) -
 
 
 @pytest.fixture(autouse=True)
-def one_thread_again(own: Products) -> Iterator[None]:
+def one_thread_again(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    own.set_num_threads(1)
+    for name in {"own", "any_own"} & set(request.fixturenames):
+        request.getfixturevalue(name).set_num_threads(1)
 
 
 @EACH
@@ -82,8 +83,12 @@ def test_products_are_those_of_numpy_and_each_vector_is_as_alone(
 @EACH
 @EACH_SHAPE
 def test_the_number_of_threads_changes_no_bit(
-    own: Products, precision: NarrowPrecision | None, shape: tuple[int, int]
+    own: Products,
+    precision: NarrowPrecision | None,
+    shape: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(own, "_most", 5)  # also where there are fewer processors
     matrix = panels(shape, precision, own)
     for n in (1, 3):
         x, found = random(n, shape[1]), []
@@ -139,7 +144,9 @@ def test_each_of_several_matrices_multiplies_its_own_vectors(
     precision: NarrowPrecision | None,
     shape: tuple[int, int],
     ends: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(any_own, "_most", 5)  # also where there are fewer processors
     several, x = panels((3, *shape), precision, any_own), random(ends[-1], shape[1])
     expected = np.empty((len(x), shape[0]), np.float32)
     for number, (start, end) in enumerate(itertools.pairwise((0, *ends))):
@@ -149,7 +156,6 @@ def test_each_of_several_matrices_multiplies_its_own_vectors(
         any_own.set_num_threads(threads)
         found = grouped_linear(x, several, np.array(ends))
         np.testing.assert_array_equal(found, expected)
-    any_own.set_num_threads(1)
 
 
 @EACH

@@ -149,12 +149,13 @@ def test_routes_to_experts_are_those_of_numpy(
 def test_logits_that_are_not_finite_choose_as_many_experts(any_own: Products) -> None:
     logits = random(4, 8)
     logits[1], logits[2, 3], logits[3, 4:] = np.nan, np.nan, -np.inf
-    routes = route(logits, 3, any_own)
-    assert routes.ends[-1] == 12
-    assert (np.diff(routes.chosen) > 0).all()
-    assert sorted(routes.places.reshape(-1)) == list(range(12))
-    assert np.isnan(routes.weights[1:3]).any(-1).all()
-    assert np.isfinite(routes.weights[[0, 3]]).all()
+    for own in (any_own, None):
+        routes = route(logits, 3, own)
+        assert routes.ends[-1] == 12
+        assert (np.diff(routes.chosen) > 0).all()
+        assert sorted(routes.places.reshape(-1)) == list(range(12))
+        assert np.isnan(routes.weights[1:3]).any(-1).all()
+        assert np.isfinite(routes.weights[[0, 3]]).all()
 
 
 @pytest.mark.parametrize("has_norm", [False, True])

@@ -17,6 +17,9 @@ from homespun.engine.numpy.layers import (
 from homespun.engine.numpy.models import qwen3
 from homespun.engine.numpy.models.qwen3 import FUSED as FUSED
 
+TOKENS_AT_A_TIME = 256
+"""Bounds the memory for the pairs of a token and an expert."""
+
 
 class Model(qwen3.Model):
     """The forward pass of a Qwen3-MoE without its head; see `models.Model`."""
@@ -24,6 +27,10 @@ class Model(qwen3.Model):
     def feed_forward(self, h: Floats, w: Weights, watch: Watch | None) -> Floats:
         if "mlp.gate.weight" not in w:
             return super().feed_forward(h, w, watch)
+        if watch is None and len(h) > TOKENS_AT_A_TIME:
+            starts = range(TOKENS_AT_A_TIME, len(h), TOKENS_AT_A_TIME)
+            parts = [self.feed_forward(part, w, watch) for part in np.split(h, starts)]
+            return np.concatenate(parts)
         logits = linear(h, w["mlp.gate.weight"])  # [N, E]
         routes = route(logits, self.config.experts_per_token, self.own)
         if watch is not None:
