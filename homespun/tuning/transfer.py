@@ -17,7 +17,7 @@ from homespun.tuning.space import MUON_RATE, RATE, Dimension, Point, rounded, wr
 
 RECORD = "tune.json"
 RESULTS = "results.json"
-WIDTH_POWER = {"adamw": -0.65, "muon": 0.0}
+WIDTH_POWER = {"adamw": -0.75, "muon": 0.0}
 """Of the learning rate. Under the maximal update parametrisation, AdamW's rate of hidden matrices falls as 1/width, and
 that of the embeddings does not depend on the width (Yang et al., 2022). Here one rate serves both, so the power lies
 between; it was measured on small models (benchmarks/rate_by_width.py). An update of Muon has the same effect at every

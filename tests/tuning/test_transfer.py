@@ -26,7 +26,7 @@ def test_the_same_run_keeps_its_settings() -> None:
 
 def test_the_rate_of_adamw_falls_with_the_width_and_that_of_muon_does_not() -> None:
     wide = Run(SMALL, 256, RUN.total_tokens)
-    factor = 4**0.65
+    factor = 4**0.75
     assert carried(RUN, wide).settings == {
         "learning_rate": pytest.approx(4e-3 / factor, rel=1e-4),
         "weight_decay": pytest.approx(0.1 * factor, rel=1e-4),
@@ -43,7 +43,7 @@ def test_rate_times_decay_times_steps_is_kept() -> None:
     after = float(found["learning_rate"]) * float(found["weight_decay"]) * target.steps
     assert after == pytest.approx(before, rel=1e-4)
     # Twice the width, four times the batch, seven times the tokens.
-    rate = 4e-3 * 2**-0.65 * 4**0.5 * 7**-0.32
+    rate = 4e-3 * 2**-0.75 * 4**0.5 * 7**-0.32
     assert found["learning_rate"] == pytest.approx(rate, rel=1e-4)
 
 
