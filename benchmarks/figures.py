@@ -63,6 +63,35 @@ def furthest_off(column: str) -> Callable[[Results], str]:
     return lambda results: f"{max(abs(r[column]) for r in rows(results, 'curves', FINAL_LOSS)):.2f}"
 
 
+def times_as_long(name: str, label: str) -> Callable[[Results], str]:
+    """The range over all tables of the time of a variant in times of the first one, as '1.1 to 1.3'."""
+
+    def figure(results: Results) -> str:
+        found = [row(results, name, title, label)["ratio"] for title in results[name]["tables"]]
+        least, most = (f"{1 / ratio:.1f}" for ratio in (max(found), min(found)))
+        return least if least == most else f"{least} to {most}"
+
+    return figure
+
+
+def efficiency(kind: str) -> Callable[[Results], str]:
+    """The efficiency of two processes, with both optimizers."""
+
+    def figure(results: Results) -> str:
+        titles = [title for title in results["ranks"]["tables"] if "tokens a step" in title]
+        found = [rows(results, "ranks", title) for title in titles]
+        return spread(
+            [
+                r["efficiency"]
+                for each in found
+                for r in each
+                if r.get("efficiency") and r["variant"] == kind
+            ]
+        )
+
+    return figure
+
+
 def by_width(text: str, label: str, column: str) -> Callable[[Results], str]:
     """A cell of the best rates of AdamW by width."""
     return lambda results: str(row(results, "rate_by_width", f"{text}, best rates", label)[column])
@@ -314,6 +343,9 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "plan-time": ratios("time ratio"),
     "law-off": furthest_off("off, nats"),
     "law-others-off": furthest_off("others off, nats"),
+    "ranks-speed": efficiency("whole copies"),
+    "ranks-halves": efficiency("two halves"),
+    "expert-generation": times_as_long("expert_generation", "mini-moe"),
     "rate-power-stories": by_width("stories", "power", "best rate"),
     "rate-power-prose": by_width("prose", "power", "best rate"),
     "carried-stories": by_width("stories", "128", "above the best"),
