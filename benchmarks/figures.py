@@ -157,7 +157,7 @@ def minutes_of(stage: str) -> Callable[[Results], str]:
     """The minutes of a stage with the first seed, which had its core to itself."""
 
     def figure(results: Results) -> str:
-        table = next(iter(results["reinforcement"]["tables"].values()))
+        table = next(iter(results["reinforcement_one_base"]["tables"].values()))
         return f"{next(row['minutes'] for row in table if row['after'] == stage):.1f}"
 
     return figure
@@ -203,11 +203,11 @@ def story_tokens(way: str, *, first: bool) -> Callable[[Results], str]:
     return figure
 
 
-def rewarded_stories(way: str, column: str) -> Callable[[Results], str]:
+def rewarded_stories(way: str, column: str, name: str = "story_reward") -> Callable[[Results], str]:
     """A cell of the runs with the judge as their reward, or its range over the seeds."""
 
     def figure(results: Results) -> str:
-        table = next(iter(results["story_reward"]["tables"].values()))
+        table = next(iter(results[name]["tables"].values()))
         found = [row[column] for row in table if row["reward"] == way]
         if isinstance(found[0], str):
             return spread([float(cell.rstrip("%")) / 100 for cell in found])
@@ -380,6 +380,16 @@ FIGURES: dict[str, Callable[[Results], str]] = {
         for figure, column in (
             ("consistent", "consistent"),
             ("courses", "courses"),
+            ("bits", "bits/byte"),
+        )
+    },
+    **{
+        f"shared-{name}-{figure}": rewarded_stories(way, column, "story_reward_shared")
+        for name, way in (("before", "none"), ("after", "stories, replayed"))
+        for figure, column in (
+            ("consistent", "consistent"),
+            ("courses", "courses"),
+            ("each", "courses for each"),
             ("bits", "bits/byte"),
         )
     },

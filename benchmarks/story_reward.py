@@ -4,9 +4,9 @@
 
 BASE is a run on plain built-in stories. It goes on with the judge of the stories as its reward, in several ways: for
 consistency alone and without any tie to the initial model, with the usual tie, with the reward that stories with the
-same course of events share, and from given beginnings. The share of consistent stories says how well a model pursues
-the reward; the courses of events, and the bits per byte of stories that no run has read, say what it gives up for
-that.
+same course of events share, with this reward and the stories of the base replayed, and from given beginnings. The
+share of consistent stories says how well a model pursues the reward; the courses of events, and the bits per byte of
+stories that no run has read, say what it gives up for that.
 
 Runs stay in FOLDER. What is there already is used again, so the benchmark can be interrupted.
 """
@@ -29,8 +29,10 @@ WAYS = {
     "consistency, no tie": "--reward consistency --kl-factor 0",
     "consistency": "--reward consistency",
     "stories": "--reward stories",
+    "stories, replayed": "--reward stories --replay {text}",
     "stories, beginnings": "--reward stories --prompt-words 12",
 }
+"""The settings of each way; `text` are the stories that the base has read."""
 UNREAD = 77
 """The seed of the stories for bits per byte."""
 
@@ -43,6 +45,7 @@ def main(
     flags: str = "",
     ways: tuple[str, ...] = tuple(WAYS),
     seeds: tuple[int, ...] = (0,),
+    name: str = "story_reward",
 ) -> None:
     """Train in each way, and compare.
 
@@ -54,6 +57,7 @@ def main(
         flags: more settings of the runs.
         ways: those to try.
         seeds: seeds of the runs.
+        name: of the file of the results.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = Path(homespun.load(base).stored.header["data_file"])
@@ -70,15 +74,16 @@ def main(
             run = folder / f"{way.replace(', ', ' ').replace(' ', '-')}-{seed}"
             if not (run / "training.png").exists():  # drawn at the end of a run
                 words = ["reinforce", os.path.relpath(base, folder), "--seed", str(seed)]
-                words += ["--data-file", os.path.relpath(text, folder), "--answer-tokens", "230"]
+                read = os.path.relpath(text, folder)
+                words += ["--data-file", read, "--answer-tokens", "230"]
                 words += ["--max-steps", str(steps), "--checkpoint-dir", run.name]
-                words += [*shlex.split(WAYS[way]), *shlex.split(flags)]
+                words += [*shlex.split(WAYS[way].format(text=read)), *shlex.split(flags)]
                 print("$ homespun", shlex.join(words), flush=True)
                 subprocess.run([sys.executable, "-m", "homespun", *words], cwd=folder, check=True)
             rows.append({"reward": way, "seed": str(seed), **_figures(run, unread, stories)})
             curves += _curve(way, seed, run)
         rows.append({"reward": "none", "seed": str(seed), **_figures(base, unread, stories)})
-    report.save("story_reward", {f"after {steps} steps": rows, "the runs": curves})
+    report.save(name, {f"after {steps} steps": rows, "the runs": curves})
 
 
 def _figures(run: Path, unread: Path, stories: int) -> report.Row:
