@@ -72,16 +72,21 @@ def resumed(name: str, place: Path, module: str) -> tuple[str, list[dict[str, An
     return done.stdout, compared(map(json.loads, lines))
 
 
+def without_text(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "text"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_goes_on_to_the_records_of_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    """The order of the samples is the earlier one."""
+    """The order of the samples is the earlier one. The default settings of sample texts have changed since; they have
+    tests of their own."""
     _, now = resumed(name, tmp_path, "tests.fixtures.earlier_order")
     then = expected(name)["records"]
+    assert [sorted(record) for record in now] == [sorted(record) for record in then]
     before = facts(FIXTURES / name / "run")
     if facts(tmp_path / "run") == before and processor() == expected(name)["processor"]:
-        assert now == then
+        assert [without_text(record) for record in now] == [without_text(record) for record in then]
         return
-    assert [sorted(record) for record in now] == [sorted(record) for record in then]
     for ours, theirs in zip(now, then, strict=True):
         for what in ("step", "tokens", "batch", "lr", "prompt"):
             assert ours.get(what) == theirs.get(what)
