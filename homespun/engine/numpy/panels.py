@@ -144,13 +144,13 @@ class Panels:
 
     def product(self, x: Floats, bias: Floats | None = None) -> Floats:
         """x [N, in] and one matrix [out, in] -> [N, out], plus `bias` [out]."""
-        return self.products.product(x, self._found(), bias)
+        return self.products.product(x, self._placed(), bias)
 
     def grouped_product(self, x: Floats, ends: npt.NDArray[np.int64]) -> Floats:
         """x [N, in] and several matrices [E, out, in] -> [N, out], as in `layers.grouped_linear`."""
-        return self.products.products(x, ends, self._found())
+        return self.products.products(x, ends, self._placed())
 
-    def _found(self) -> Place:
+    def _placed(self) -> Place:
         if self._place is None:
             assert self._first == 0
             self._place = Place(self.values, self.scales, self._n_out, self._n_in)

@@ -109,11 +109,7 @@ class Products:
     def product(self, x: Floats, matrix: "Place", bias: Floats | None = None) -> Floats:
         """x [N, in] and a matrix [out, in] -> [N, out], plus `bias` [out] if there is one. The result for a vector does
         not depend on the others. Narrow weights may be multiplied with rounded vectors; see `products.c`."""
-        x = np.ascontiguousarray(x)
-        y = np.empty((len(x), matrix.n_out), np.float32)
-        scratch = None
-        if matrix.group > 1:
-            scratch = np.empty((len(x), matrix.n_in + SCRATCH), np.uint16)
+        x, y, scratch = _arrays(x, matrix)
         # `ctypes.data` of an array would take four times as long.
         self._product[matrix.dtype](
             addressof(from_buffer(x)),
@@ -132,11 +128,7 @@ class Products:
     def products(self, x: Floats, ends: npt.NDArray[np.int64], matrices: "Place") -> Floats:
         """x [N, in] and several matrices [E, out, in] -> [N, out]: the vectors of the first matrix are x[: ends[0]],
         those of the second one x[ends[0] : ends[1]], and so on. Bits as in `product`."""
-        x = np.ascontiguousarray(x)
-        y = np.empty((len(x), matrices.n_out), np.float32)
-        scratch = None
-        if matrices.group > 1:
-            scratch = np.empty((len(x), matrices.n_in + SCRATCH), np.uint16)
+        x, y, scratch = _arrays(x, matrices)
         self._products[matrices.dtype](
             addressof(from_buffer(x)),
             len(x),
@@ -282,6 +274,16 @@ class Products:
             addressof(from_buffer(are_random)),
         )
         return tokens.tolist(), are_random.tolist()
+
+
+def _arrays(x: Floats, matrix: "Place") -> tuple[Floats, Floats, npt.NDArray[np.uint16] | None]:
+    """Vectors x [N, in] in one piece, room for their products [N, out], and room for the vectors as they are
+    multiplied, if this is not as they are."""
+    y = np.empty((len(x), matrix.n_out), np.float32)
+    scratch = None
+    if matrix.group > 1:
+        scratch = np.empty((len(x), matrix.n_in + SCRATCH), np.uint16)
+    return np.ascontiguousarray(x), y, scratch
 
 
 class Routes(NamedTuple):
