@@ -12,12 +12,13 @@ import homespun as package
 from homespun.checkpoint.archive import read_archive
 from homespun.checkpoint.names import REFERENCE
 from homespun.data.conversations import conversations
+from homespun.engine.torch.engine import TorchStep
 from homespun.errors import UserError
 from homespun.training.preferences import preparation
 from homespun.verify import verify
 from tests.answering import model_and_questions
 from tests.conftest import Command, command, finished, new_workplace, records
-from tests.test_resume import assert_equal_runs, killed_when
+from tests.test_resume import assert_equal_runs, kept, killed_when
 
 STEPS = 8
 RUN: dict[str, Any] = {
@@ -89,6 +90,16 @@ def test_the_records_have_all_figures_and_the_model_learns(place: Path) -> None:
     assert evaluations[-1]["val_margin"] > 0.5
     assert not {"val_perplexity", "val_bits_per_byte"} & set(evaluations[-1])
     assert (place / "control" / "training.png").exists()
+
+
+def test_the_pairs_of_a_line_are_those_of_its_steps(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU and with MLX, a step is read after the next one has begun."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(TorchStep, "ready", lambda handle: False)
+    package.train(**RUN, checkpoint_dir="later", quiet=True)
+    assert kept(place / "later") == kept(place / "control")
 
 
 def test_all_files_name_the_reference_and_verify_reads_it(place: Path) -> None:

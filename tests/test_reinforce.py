@@ -376,6 +376,18 @@ def test_an_earlier_text_is_kept_and_the_run_resumes_exactly(place: Path) -> Non
     package.reinforce(reward=RUN["reward"], resume="latest", checkpoint_dir="keeps 2", quiet=True)
     assert_equal_runs(place / "keeps", place / "keeps 2", step=6)
 
+    def taken(folder: str) -> int:
+        found = CheckpointFolder(place / folder).latest()
+        assert found
+        n: int = found.state.header["position"]["next_replayed"]
+        return n
+
+    before, more = taken("keeps 2"), {"updates": 2, "max_steps": 7}
+    package.reinforce(
+        reward=RUN["reward"], resume="latest", checkpoint_dir="keeps 2", quiet=True, **more
+    )
+    assert before <= taken("keeps 2") <= before + 2 * before / 6  # however many updates a step has
+
     def replayed(folder: str) -> list[float]:
         found = records(place / folder)
         return [one["val_replay_loss"] for one in found if "val_replay_loss" in one]

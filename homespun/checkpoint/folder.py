@@ -153,6 +153,18 @@ class CheckpointFolder:
                 "folder (--checkpoint-dir)"
             )
 
+    def bytes_to_replace(self, step: int, *, with_step: bool = True) -> int:
+        """Bytes of the kept checkpoints and of the best weights that a run has at a step. It removes them when it has
+        newer ones, so they are part of the room that it needs.
+
+        Args:
+            with_step: the checkpoint of the step itself is one of them.
+        """
+        kept = [n for n in self.steps() if n < step or (with_step and n == step)][: self.keep]
+        files = [self.file(n, suffix) for n in kept for suffix in SUFFIXES]
+        files += [self.path / name for name in BEST if _step_of(self.path / name) <= step]
+        return sum(file.stat().st_size for file in files if file.exists())
+
     def save(
         self,
         step: int,

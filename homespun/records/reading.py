@@ -73,8 +73,11 @@ def read_lines(
         ) from None
 
 
-def length_up_to(path: Path, step: int) -> int:
+def length_up_to(path: Path, step: int, *, with_samples: bool = True) -> int:
     """Length of the lines before the first record of a later step, in bytes; 0 if there is no file.
+
+    Args:
+        with_samples: the sample texts of the step itself are among these lines.
 
     Raises:
         UserError: the file cannot be read.
@@ -82,7 +85,8 @@ def length_up_to(path: Path, step: int) -> int:
     length = 0
     if path.exists():
         for line in read_lines(path, on_damage=lambda error: None):
-            if line.record["step"] > step:
+            at = line.record["step"]
+            if at > step or (at == step and not with_samples and "prompt" in line.record):
                 break
             length = line.end
     return length

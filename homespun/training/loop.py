@@ -179,7 +179,10 @@ class Loop:
         self.saver.saved_at = None
         # A reward is the better the higher it is.
         figure = self.val_loss if reward is None else -reward
-        if best := position.guard.observe_evaluation(figure):
+        best = position.guard.observe_evaluation(figure)
+        found = position.watch.observe_evaluation(position.step, self.val_loss, self.config)
+        advice = list(found) if self.config.learns_text else []
+        if best:
             self.saver.save_best(figure, self.clock.elapsed())
         self.emit(
             Evaluation,
@@ -191,9 +194,7 @@ class Loop:
             replay_bits_per_byte=earlier.bits_per_byte if earlier else None,
             pairs=measured.pairs if isinstance(measured, Preferred) else None,
         )
-        if not self.config.learns_text:
-            return
-        for finding in position.watch.observe_evaluation(position.step, self.val_loss, self.config):
+        for finding in advice:
             self.emit(Advice, **finding._asdict())
 
     @property

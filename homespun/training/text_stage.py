@@ -22,6 +22,8 @@ from homespun.tokenizer import Tokenizer
 
 AUTO_VOCAB_SIZE = 4096
 """Vocabulary size of a tokenizer that is trained automatically: small, like the models of short runs."""
+LEAST_VOCAB_SIZE = 257
+"""Every tokenizer has all bytes and the mark that separates documents."""
 MIN_TEXT_BYTES = 2_000
 """A shorter text does not fill one sample for training and one for validation."""
 LITTLE_TEXT_BYTES = 100_000
@@ -35,7 +37,7 @@ def smallest_model(config: TrainConfig) -> ModelConfig:
         UserError: no model has such a shape.
     """
     given = {name: getattr(config, name) for name in (*SHAPE, "seq_len")}
-    vocab_size = config.vocab_size or AUTO_VOCAB_SIZE
+    vocab_size = config.vocab_size or LEAST_VOCAB_SIZE
     base = preset(config.model_size or SIZES[0].preset)
     return shaped(base, given | {"vocab_size": vocab_size})
 

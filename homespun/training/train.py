@@ -105,23 +105,24 @@ def _train(
     trackers = tracking.named(config.track)
     initial = _checked(config, point, folder, say)
     run = set_up(config, point, say, initial, reward, asked)
-    writes_base = keeps_base(run.config) and not (point and point.is_in(folder.path))
-    folder.check_space(
-        bytes_on_disk(
-            run.model,
-            folder.keep,
-            run.lora,
-            with_base=writes_base,
-            low_memory=run.config.memory == "low",
-            averaging=run.config.averaging > 0,
-        )
+    own = point if point and point.is_in(folder.path) else None
+    room = bytes_on_disk(
+        run.model,
+        folder.keep,
+        run.lora,
+        with_base=keeps_base(run.config) and not own,
+        low_memory=run.config.memory == "low",
+        averaging=run.config.averaging > 0,
     )
+    if own:
+        room -= folder.bytes_to_replace(own.weights.step, with_step=own.state is not None)
+    folder.check_space(room)
     folder = dataclasses.replace(folder, narrow=run.engine.narrow)
     position, moved_to = _begin(point, lock, say)
     run = _with_initial(run, point, folder, moved_to)
     if initial:
         position.evaluated_at = NEVER
-    continues = point is not None and point.state is not None and point.is_in(folder.path)
+    continues = own is not None and own.state is not None
     with (
         MetricsLog(folder.path / METRICS) as metrics,
         _tracking(trackers, run, point, folder.path) as tracked,
@@ -138,8 +139,8 @@ def _train(
         metrics.report = tracked.report = emit.message
         for line in tracked.lines:
             emit.message(line)
-        if point and point.is_in(folder.path):
-            metrics.truncate(point.metrics_length(metrics.path), point.metrics_sha256)
+        if own:
+            metrics.truncate(own.metrics_length(metrics.path), own.metrics_sha256)
         with CheckpointWriter(
             folder,
             run.weights_bytes,

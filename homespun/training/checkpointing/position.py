@@ -93,6 +93,8 @@ class Position:
 
     step: int = 0
     next_sample: int = 0
+    next_replayed: int | None = None
+    """The next sample of the earlier text, in a run with a reward and replay; None before the first one."""
     tokens: int = 0
     epoch: float = 0.0
     """Passes over the training text."""

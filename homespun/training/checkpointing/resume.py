@@ -88,7 +88,8 @@ class ResumePoint:
         if self.state:
             length: int = self.state.header["metrics_length"]
             return length
-        return length_up_to(record, self.weights.step)
+        # The best weights are saved before the sample texts of their step, which the run then writes again.
+        return length_up_to(record, self.weights.step, with_samples="position" not in self.header)
 
     @property
     def metrics_sha256(self) -> str | None:

@@ -61,8 +61,8 @@ class StepGuard:
     """Steps that changed nothing, since they were not finite or spikes."""
     refused_in_a_row: int = 0
     recent: list[tuple[int, Signed, float]] = field(default_factory=list)
-    """Number, loss and gradient norm of the last applied steps: one more than are compared with, since the last one may
-    not count yet."""
+    """Number, loss and gradient norm of the last applied steps that had a gradient: one more than are compared with,
+    since the last one may not count yet."""
     spike_at: int = 0
     """The last spike that was applied and reported."""
 
@@ -83,7 +83,10 @@ class StepGuard:
         if len(earlier) < MIN_RECENT_STEPS:
             return Limits()
         losses, norms = zip(*earlier, strict=True)
-        return Limits(_far_above(losses, MIN_RISE["loss"]), _far_above(norms, MIN_RISE["norm"]))
+        norm = _far_above(norms, MIN_RISE["norm"])
+        if min(losses) <= 0:  # as with a reward: they lie around zero and have no usual level
+            return Limits(norm=norm)
+        return Limits(_far_above(losses, MIN_RISE["loss"]), norm)
 
     def observe_step(
         self, step: int, result: StepResult, limits: Limits, batch: str, config: ResolvedConfig
@@ -101,7 +104,8 @@ class StepGuard:
             finding = self._spike(step, result, limits, batch, config)
         if self.refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
             finding = self._standstill(step, result, batch, config)
-        if result.applied:
+        if result.applied and result.grad_norm > 0:
+            # Without a gradient nothing was learned: all answers of a step had the same reward.
             self.recent = [*self.recent[-RECENT_STEPS:], (step, result.loss, result.grad_norm)]
         return finding
 

@@ -1,7 +1,7 @@
 """Preference pairs flow in, finished steps come out: the steps of a run with preferences."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +9,12 @@ import numpy as np
 from homespun.data.batch import Batch
 from homespun.engine.base import StepHandle, StepResult
 from homespun.records.events import LoggedSteps
-from homespun.training.checkpointing.position import Position
+from homespun.training.checkpointing.position import PairSums, Position
 from homespun.training.diagnostics.step_guard import Limits
 from homespun.training.preferences.loss import answer_sums, pair_losses, weighted
 from homespun.training.preferences.preparation import Preferences, figures_of, sums_of
 from homespun.training.run import Run
-from homespun.training.steps import Steps
+from homespun.training.steps import StepInputs, Steps
 from homespun.training.timing.clock import Clock
 
 
@@ -24,6 +24,7 @@ class _WithLoss:
 
     handle: StepHandle
     loss: float
+    pairs: PairSums
 
     def ready(self) -> bool:
         return self.handle.ready()
@@ -50,14 +51,21 @@ class PreferenceSteps(Steps):
         new = np.concatenate([answer_sums(engine.log_probabilities(one)) for one in microbatches])
         found = pair_losses(new, self._preferences.reference.training[numbers], c.beta)
         n_tokens = sum(batch.n_targets for batch in microbatches)
-        position.window.pairs = position.window.pairs.plus(sums_of(found, n_tokens))
         handle = engine.train_step(
             weighted(microbatches, found.slopes),
             rates,
             position.step,
             norm_limit=enforced.norm,
         )
-        return _WithLoss(handle, float(found.loss.mean()))
+        return _WithLoss(handle, float(found.loss.mean()), sums_of(found, n_tokens))
+
+    def finish(self) -> Iterator[tuple[StepResult, StepInputs]]:
+        if self._pending is not None:
+            handle, _ = self._pending  # its pairs belong to its own line
+            assert isinstance(handle, _WithLoss)
+            window = self._position.window
+            window.pairs = window.pairs.plus(handle.pairs)
+        yield from super().finish()
 
     def logged(self, last: StepResult) -> LoggedSteps:
         window = self._position.window

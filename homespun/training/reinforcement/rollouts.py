@@ -71,7 +71,7 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say
         say: gets a line about them.
 
     Raises:
-        UserError: no prompt is left.
+        UserError: no prompt is left to train on, or to evaluate with.
     """
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
     n_long = 0
@@ -92,9 +92,10 @@ def of_conversations(corpus: Corpus, template: ChatTemplate, room: int, say: Say
                 prompts[is_validation].append(Prompt(array("i", ids), record))
             else:
                 n_long += 1
-    if not prompts[False]:
+    if not all(prompts.values()):
+        which = "prompt that is held out" if prompts[False] else "prompt"
         raise UserError(
-            f"{corpus.path}: no prompt leaves room for an answer in the context: give shorter conversations, or a "
+            f"{corpus.path}: no {which} leaves room for an answer in the context: give shorter conversations, or a "
             "smaller --answer-tokens"
         )
     if n_long:
@@ -128,7 +129,7 @@ def of_beginnings(
         say: gets a line about them.
 
     Raises:
-        UserError: no prompt is left.
+        UserError: no prompt is left to train on, or to evaluate with.
     """
     beginning = first_words(n_words)
     prompts: dict[bool, list[Prompt]] = {True: [], False: []}
@@ -144,9 +145,10 @@ def of_beginnings(
                     record = {"messages": [], "text": found[0]}
                     prompts[is_validation].append(Prompt(array("i", ids), record))
                 n_long += len(ids) > room
-    if not prompts[False]:
+    if not all(prompts.values()):
+        which = "document that is held out" if prompts[False] else "document"
         raise UserError(
-            f"{corpus.path}: no document has {counted(n_words, 'word')} and room for more in the context: lower "
+            f"{corpus.path}: no {which} has {counted(n_words, 'word')} and room for more in the context: lower "
             "--prompt-words or --answer-tokens"
         )
     if n_long:

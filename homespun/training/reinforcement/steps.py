@@ -86,7 +86,7 @@ class PolicySteps(Steps):
         results: list[StepResult] = []
         for part in _slices(scored, max(1, -(-len(scored) // c.updates))):
             batches, loss = self._weighted(part, as_sampled=not results)
-            batches = self._with_earlier(batches, len(results))
+            batches = self._with_earlier(batches)
             done = self._run.engine.train_step(
                 batches, rates, self._position.step, norm_limit=enforced.norm
             ).result()
@@ -131,15 +131,16 @@ class PolicySteps(Steps):
         sums.updated_tokens += n_tokens
         return batches, total / n_tokens
 
-    def _with_earlier(self, batches: list[Batch], number: int) -> list[Batch]:
-        """The micro-batches of an update, by its number in the step, with samples of the earlier text, if there is one.
-        The loss is then (1 - share) times that of the answers plus share times the mean over the earlier text."""
-        c = self._run.config
+    def _with_earlier(self, batches: list[Batch]) -> list[Batch]:
+        """The micro-batches of an update with the next samples of the earlier text, if there is one. The loss is then
+        (1 - share) times that of the answers plus share times the mean over the earlier text."""
+        c, position = self._run.config, self._position
         if self._earlier is None:
             return batches
-        count = replayed_samples(c)
-        first = (self._position.step * c.updates + number) * count
-        end = first + count
+        count, first = replayed_samples(c), position.next_replayed
+        if first is None:  # a checkpoint of an earlier version has none
+            first = position.step * c.updates * count
+        end = position.next_replayed = first + count
         # As many tokens together as in a micro-batch of answers, for which the memory was planned.
         of_answers = c.largest_microbatch * (self._run.longest_row or c.seq_len)
         size = max(1, of_answers // c.seq_len)

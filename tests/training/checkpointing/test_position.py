@@ -7,8 +7,8 @@ from homespun.planning.resolved import ResolvedConfig
 from homespun.training.checkpointing.position import Position
 
 KEYS = {
-    "": "step next_sample tokens epoch training_seconds elapsed_seconds evaluated_at sampled_at prompts_done "
-    "guard watch window experts",
+    "": "step next_sample next_replayed tokens epoch training_seconds elapsed_seconds evaluated_at sampled_at "
+    "prompts_done guard watch window experts",
     "guard": "best_val_loss evaluations_without_better refused refused_in_a_row recent spike_at",
     "watch": "settings counting first block_steps blocks now at_evaluation evaluations said_at",
     "window": "steps clipped seconds experts with_experts loss applied answers pairs",

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ import homespun
 from homespun.checkpoint.archive import read_archive, write_archive
 from homespun.checkpoint.folder import CheckpointFolder
 from homespun.engine.torch.engine import TorchEngine
-from homespun.errors import UserError
+from homespun.errors import DiskFullError, UserError
+from homespun.model_formats.checkpoint import from_checkpoint
 from homespun.records.events import Event, Step, StopRun, TrainResult
 from homespun.stories import stories
+from homespun.training.run import bytes_on_disk
 from homespun.training.timing import due
 from tests.checkpoint.folders import flip
 from tests.test_resume import assert_equal_runs, kept, tensors
@@ -254,6 +257,35 @@ def test_a_run_goes_back_to_its_best_weights(
     assert not np.any(went_back["exp_avg/model.embed_tokens.weight"])
     assert kept(Path("run")) == [record for record in before if record["step"] <= 8]
     assert homespun.train(checkpoint_dir="run", resume="latest", max_steps=12).steps == 12
+
+
+def test_sample_texts_of_the_best_step_are_in_the_record_once(place: Path) -> None:
+    several = {"sample_interval": 4, "sample_prompts": ("One", "Two")}
+    run("run", max_steps=8, **several)
+    before = kept(Path("run"))
+    assert read_archive(Path("run/best.npz")).step == 8
+    homespun.train(resume="run/best.npz", max_steps=8)
+    assert kept(Path("run")) == before
+    assert [record["prompt"] for record in before if "prompt" in record] == ["One", "Two"] * 2
+
+
+def test_a_run_goes_on_where_the_disk_had_room_for_all_of_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own checkpoints make room for the next ones, so they count as free."""
+
+    def files() -> int:
+        return sum(path.stat().st_size for path in Path("run").glob("*.npz"))
+
+    needed = bytes_on_disk(from_checkpoint(read_archive(Path("control/best.npz"))).config, keep=2)
+    n_bytes = int(1.05 * needed)  # with the headers
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=n_bytes - files()))
+    run("run", max_steps=15, keep=2)
+    assert n_bytes - files() < needed
+    with pytest.raises(DiskFullError, match="the checkpoints need"):
+        homespun.train(resume="run/checkpoint_step_10.npz")  # the later ones are kept
+    assert saved() == [10, 15]
+    assert homespun.train(checkpoint_dir="run", resume="latest", max_steps=16).steps == 16
 
 
 def test_best_weights_of_earlier_versions_hold_no_position(place: Path) -> None:

@@ -111,6 +111,19 @@ def test_limits_are_far_above_recent_steps_and_need_enough_of_them() -> None:
     assert guard.limits(2000).loss == pytest.approx(9.0 + 15)
 
 
+@pytest.mark.parametrize("loss", [0.0, -0.02, 0.02])
+def test_steps_without_a_gradient_are_not_compared_with(loss: float) -> None:
+    """With a reward, a step whose answers all score the same has no gradient, and losses lie around zero."""
+    guard, config = StepGuard(), dataclasses.replace(CONFIG, on_spike="warn")
+    for step in range(1, 400):
+        learns = step % 3 == 0
+        found = result(loss * (-1) ** step, 0.4) if learns else result(0.0, 0.0)
+        limits = guard.limits(step)
+        assert found.grad_norm <= limits.norm
+        assert guard.observe_step(step, found, limits, "abcd", config) is None
+    assert limits == Limits(norm=pytest.approx(0.4 * 5))
+
+
 def test_limits_do_not_depend_on_whether_the_last_step_has_been_read() -> None:
     """On a device that computes asynchronously the last step is unread, but after a checkpoint it has been read."""
     guard = StepGuard()

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,10 @@ def test_prompts_are_the_first_words_of_documents(tmp_path: Path) -> None:
         assert prompt.record["messages"] == []
     with pytest.raises(UserError, match="no document has 9 words and room for more"):
         of_beginnings(corpus, tokenizer, 9, 30, print)
+    some: Any = SimpleNamespace(path="texts.txt", n_documents=2)
+    some.split = lambda: [(texts[0], False), ("Too short.", True)]
+    with pytest.raises(UserError, match="no document that is held out has 6 words and room"):
+        of_beginnings(some, tokenizer, 6, 30, print)
     said: list[str] = []
     with pytest.raises(UserError, match=r"texts\.txt: no document has 6 words"):
         of_beginnings(corpus, tokenizer, 6, 2, said.append)
