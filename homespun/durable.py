@@ -66,6 +66,16 @@ def write(path: Path, *parts: bytes) -> None:
             file.write(part)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace the content of a file by a text. Raises as `write`."""
+    write(path, encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    """A text in UTF-8. The bytes in names of files that are no UTF-8 become escapes such as \\udce9."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record for `read_json`. Raises the exceptions of `replacing`."""
     sealed = record | {CHECKSUM: _checksum(record)}

@@ -4,6 +4,7 @@ The copy is written under a temporary name, read back, and compared with the ori
 it get its final name.
 """
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +87,12 @@ def export_model(config: ExportConfig, say: Say) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     for earlier in moved:
         say(f"An earlier export is now {earlier}.")
-    say(f"Written: {output}. {export.runs_in.format(path=output, folder=output.parent)}")
+    words = {
+        "path": output,
+        "quoted": shlex.quote(str(output)),
+        "folder": shlex.quote(str(output.parent)),
+    }
+    say(f"Written: {output}. {export.runs_in.format(**words)}")
     return output
 
 
@@ -171,7 +177,8 @@ def _texts(config: ExportConfig, model: LanguageModel) -> list[Ids]:
     samples = [np.array([model.tokenizer.eot_id, *ids], np.int32)[:length] for ids in streams]
     samples = [ids for ids in samples if len(ids) > 1]
     if not samples:
-        raise UserError("there is no text to compare on: name one with --data-file")
+        named = f"{config.data_file} has no text" if config.data_file else "there is no text"
+        raise UserError(f"{named} to compare on: name a text with --data-file")
     return samples
 
 
@@ -187,7 +194,7 @@ def _publish(copy: Path, output: Path, beside: dict[str, str]) -> list[Path]:
     """Write the files `beside` a proven copy and give it its final name; returns the new places of earlier exports."""
     moved = []
     for name, text in beside.items():
-        file, content = output.with_name(name), text.encode()
+        file, content = output.with_name(name), durable.encoded(text)
         if file.exists() and file.read_bytes() != content:
             moved.append(durable.set_aside(file))
         durable.write(file, content)

@@ -1,5 +1,6 @@
 """A model of other programs flows in, the folder of an ordinary checkpoint flows out."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from homespun.checkpoint.names import BEST
 from homespun.config import ImportConfig
 from homespun.data.hub_model import NAME, download_model
 from homespun.errors import UserError
-from homespun.model_formats.formats import open_model
+from homespun.model_formats.formats import model_name, open_model
 from homespun.model_formats.stored_model import StoredModel, header_of
 from homespun.terminal import Say, bar, counted
 
@@ -28,7 +29,9 @@ def import_model(config: ImportConfig, say: Say) -> Path:
             written then.
     """
     source = Path(config.source)
-    folder = CheckpointFolder(Path(config.output or source.stem))
+    folder = CheckpointFolder(Path(config.output or model_name(source)))
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UserError(f"{folder.path}: this file is in the way: choose another --output")
     if source.exists() or not NAME.fullmatch(config.source):
         _write(source, folder, say)
         return folder.path
@@ -57,7 +60,8 @@ def _write(source: Path, folder: CheckpointFolder, say: Say) -> None:
             folder.save_best(stored.step, stored.tensors(), header_of(stored))
     say(f"Written: {folder.path / BEST[0]}, {describe(stored)}.")
     answers = stored.chat_template is not None
-    say(f"Try it: homespun {'chat' if answers else 'generate --checkpoint'} {folder.path}")
+    place = shlex.quote(str(folder.path))
+    say(f"Try it: homespun {'chat' if answers else 'generate --checkpoint'} {place}")
 
 
 def describe(stored: StoredModel) -> str:

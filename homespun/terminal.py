@@ -81,8 +81,9 @@ def fixed_columns() -> int | None:
     return terminal_columns() if os.environ.get("COLUMNS", "").isdigit() else None
 
 
-def encodable(text: str, file: object) -> str:
-    """`text` with escapes such as \\xe9 for the characters that the encoding of `file` lacks."""
+def encodable(text: str, file: object = None) -> str:
+    """`text` with escapes such as \\xe9 for the characters that the encoding of `file` lacks, by default UTF-8, which
+    lacks the bytes of file names in other encodings."""
     encoding = getattr(file, "encoding", None)
     try:
         return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from homespun import durable
 from homespun.errors import UserError
+from homespun.terminal import Say
 
 RECORD = Path(".homespun.json")
 
@@ -31,14 +32,23 @@ def check() -> None:
         ) from None
 
 
-def remember(kind: Kind, path: Path) -> None:
-    """Record `path` as the newest one of its kind.
+def remember(kind: Kind, path: Path, say: Say) -> None:
+    """Record `path` as the newest one of its kind. Where the record cannot be written, `say` gets a line about it: the
+    work is done, and the next command can name the path.
 
     Raises:
-        UserError: the record cannot be written.
+        UserError: the record is damaged, or cannot be read.
     """
     with _readable_record():
-        durable.write_json(RECORD, durable.read_json(RECORD) | {kind: str(path)})
+        known = durable.read_json(RECORD)
+    try:
+        durable.write_json(RECORD, known | {kind: str(path)})
+    except OSError as error:
+        flag = "--data-file" if kind == "data" else "--tokenizer-path"
+        say(
+            f"{RECORD} cannot be written ({error.strerror}), so this folder does not remember {path}: name it with "
+            f"{flag}"
+        )
 
 
 def recall(kind: Kind) -> Path | None:

@@ -65,6 +65,18 @@ def test_an_imported_model_generates_and_verifies(
     assert texts[0] == texts[1] == texts[2]
 
 
+def test_the_folder_of_an_imported_model_has_its_whole_name(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = exported(run, "huggingface")
+    path.rename("Small-1.7B v2")
+    assert main(["import", "./Small-1.7B v2", "--output", "other one"]) == 0
+    assert "generate --checkpoint 'other one'" in capsys.readouterr().out
+    monkeypatch.chdir("other one")
+    assert main(["import", "../Small-1.7B v2"]) == 0
+    assert Path("Small-1.7B v2/best.npz").exists()
+
+
 def test_a_wrong_copy_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of queries and keys that are not reordered when they are written, but when they are read."""
     turns = gguf._turns_of_rotary_pairs

@@ -10,6 +10,8 @@ from homespun.errors import UserError
 Duplicates = Literal["no", "exact", "near"]
 Difficulty = Literal["easy", "medium", "hard"]
 
+OF_QUESTIONS = ("questions", "difficulty")
+"""Settings of `stories-questions`."""
 TOKENS_DIR = "data/tokens"
 """The default folder of tokens, in the working directory."""
 
@@ -45,6 +47,18 @@ class DownloadConfig(Checked):
         "story without such questions is left out.",
         if_omitted="all questions",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = {"stories": ("plain", "seed"), "stories-questions": ("plain", "seed", *OF_QUESTIONS)}
+        for name in ("plain", "seed", *OF_QUESTIONS):
+            if getattr(self, name) != getattr(DownloadConfig, name) and name not in own.get(
+                self.dataset, ()
+            ):
+                fitting = " or ".join(dataset for dataset, names in own.items() if name in names)
+                raise UserError(
+                    f"--{name} goes with --dataset {fitting}, not with {self.dataset}: leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,10 @@ class PrepareConfig(Checked):
                 )
         if self.part is not None and self.cluster is not None:
             raise UserError("--cluster starts all parts by itself: leave --part out")
+        if self.similarity != PrepareConfig.similarity and self.drop_duplicates != "near":
+            raise UserError(
+                "--similarity is that of near duplicates: add --drop-duplicates near, or leave it out"
+            )
         if self.output is not None and not self.drops:
             raise UserError(
                 "--output is the folder of the documents that are kept: add --drop-duplicates or --drop-poor, or leave "

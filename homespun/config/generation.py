@@ -128,6 +128,8 @@ class GenerateConfig(LoadConfig, SamplingConfig):
             raise UserError(
                 "--interactive reads a prompt from each line of standard input: leave --prompt - out"
             )
+        if self.interactive and self.num_samples > 1:
+            raise UserError("--interactive writes one text for each line: leave --num-samples out")
 
 
 @dataclass(frozen=True)

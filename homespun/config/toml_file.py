@@ -20,7 +20,9 @@ def read_toml(path: Path, kind: type[Any]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config {path}: not valid TOML ({error})") from None
     known = [field.name for field in dataclasses.fields(kind) if field.name != "config"]
     for key in values:

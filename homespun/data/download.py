@@ -78,7 +78,7 @@ def download(
             say(f"{plan.output}: {_amount(finished)}")
             if plan.wanted and finished["documents"] < plan.wanted:
                 say(f"{plan.config.dataset} has no more documents; {plan.wanted:,} were asked for")
-        workspace.remember("data", plan.output)
+        workspace.remember("data", plan.output, say)
     except OSError as error:
         place = error.filename or plan.output
         raise UserError(f"{place}: {error.strerror or error}; choose another --output") from None

@@ -63,6 +63,8 @@ def finished_record(output: Path) -> dict[str, Any] | None:
             return record
         if record.get("replaces") == sha256:
             return None  # a later download wrote its record and was killed before renaming its file
+    if output.is_dir():
+        raise UserError(f"{output}: this is a folder: name a file with --output")
     raise UserError(
         f"{output}: this file is in the way and is not an unchanged earlier download; "
         "move it, or choose another --output"

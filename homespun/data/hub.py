@@ -62,6 +62,11 @@ class _Answer:
 
 
 Kind = Literal["datasets", "models"]
+WITHOUT: dict[Kind, str] = {
+    "datasets": "--dataset stories or a local file",
+    "models": "a folder or file on this machine",
+}
+"""Other sources, which need no network."""
 
 
 class Hub:
@@ -144,7 +149,7 @@ class Hub:
 
     def patience(self) -> "_Patience":
         """A new count of failures."""
-        return _Patience(self.endpoint, self._sleep, lambda: self._was_reached)
+        return _Patience(self.endpoint, WITHOUT[self._kind], self._sleep, lambda: self._was_reached)
 
     @contextlib.contextmanager
     def request(self, method: str, url: str, **headers: str) -> Iterator[_Answer]:
@@ -227,13 +232,17 @@ class _Patience:
     """A `with` block whose failures are swallowed after a pause, a few times in a row, if they may pass."""
 
     def __init__(
-        self, host: str, sleep: Callable[[float], None], was_reached: Callable[[], bool]
+        self,
+        host: str,
+        otherwise: str,
+        sleep: Callable[[float], None],
+        was_reached: Callable[[], bool],
     ) -> None:
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
         # The base class of the errors of the HTTP client that the hub's library uses.
         self._transient = (HTTPError, OSError, _Transient)
-        self._host = host
+        self._host, self._otherwise = host, otherwise
         self._sleep = sleep
         self._was_reached = was_reached
         self._failures = 0
@@ -251,8 +260,8 @@ class _Patience:
         reason = str(error) or type(error).__name__
         if not self._was_reached():
             raise UserError(
-                f"{self._host} cannot be reached ({reason}); without a network use "
-                "--dataset stories or a local file, or set HF_ENDPOINT to a mirror"
+                f"{self._host} cannot be reached ({reason}); without a network use {self._otherwise}, or set "
+                "HF_ENDPOINT to a mirror"
             ) from None
         self._failures += 1
         wait = getattr(error, "wait", None)

@@ -83,7 +83,7 @@ def train_tokenizer_on(corpus: Corpus, vocab_size: int, folder: Path, say: Say) 
     elif moved := tokenizer.save(folder, report):
         moved = folder.with_name(moved.name)
         say(f"The earlier tokenizer moved to {moved} (to use it: --tokenizer-path {moved}).")
-    workspace.remember("tokenizer", folder)
+    workspace.remember("tokenizer", folder, say)
     say(f"tokenizer      {folder} ({tokenizer.sha256[:12]}), trained on {corpus.path}")
     say(f"vocabulary     {_vocabulary(tokenizer.vocab_size, vocab_size)}")
     say(f"compression    {bytes_per_token:.3f} bytes per token on validation text")

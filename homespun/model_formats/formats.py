@@ -52,6 +52,9 @@ def read_folder(path: Path) -> StoredModel:
     return mlx.read(folder) if mlx.is_mlx(folder) else huggingface.read(folder)
 
 
+FILES = (".npz", gguf.SUFFIX)
+"""Endings of files that hold a model."""
+
 EXPORTS = {
     "huggingface": Export(
         huggingface.PRECISIONS,
@@ -63,7 +66,7 @@ EXPORTS = {
         gguf.PRECISIONS,
         gguf.write_file,
         lambda path, original: gguf.read(path),
-        "llama.cpp: llama-completion -m {path}; Ollama: ollama create NAME -f {folder}/Modelfile",
+        "llama.cpp: llama-completion -m {quoted}; Ollama: ollama create NAME -f {folder}/Modelfile",
         suffix=gguf.SUFFIX,
         beside=lambda model, name: {gguf.MODELFILE: gguf.modelfile(model, name)},
     ),
@@ -71,7 +74,7 @@ EXPORTS = {
         mlx.PRECISIONS,
         mlx.write_folder,
         lambda path, original: read_folder(path),
-        "mlx-lm: mlx_lm.generate --model {path} --prompt TEXT",
+        "mlx-lm: mlx_lm.generate --model {quoted} --prompt TEXT",
     ),
     "peft": Export(
         peft.PRECISIONS,
@@ -82,6 +85,12 @@ EXPORTS = {
         description=peft.CONFIG,
     ),
 }
+
+
+def model_name(path: Path) -> str:
+    """The name of the model at a path: that of its file without the ending, or of its folder, which may have a dot."""
+    whole = path.resolve()
+    return whole.stem if path.suffix.lower() in FILES else whole.name
 
 
 def open_model(path: Path, report: Say = warnings.warn) -> StoredModel:

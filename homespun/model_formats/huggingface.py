@@ -120,7 +120,7 @@ def write_folder(model: StoredModel, folder: Path, precision: str) -> None:
 
     write(folder / WEIGHTS, described, arrays())
     write_description(model, folder, {"dtype": precision})
-    write_text(folder / CARD, model_card(model, precision))
+    durable.write_text(folder / CARD, model_card(model, precision))
 
 
 def write_description(model: StoredModel, folder: Path, values: dict[str, Any]) -> None:
@@ -140,8 +140,4 @@ def write_description(model: StoredModel, folder: Path, values: dict[str, Any]) 
 
 
 def write_object(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    durable.write(path, text.encode())
+    durable.write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

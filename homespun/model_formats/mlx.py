@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homespun import durable
 from homespun.architectures.base import Family, Parameter, Part
 from homespun.architectures.families import family, parameters
 from homespun.config.checked import shown
 from homespun.errors import UserError
-from homespun.model_formats.huggingface import CARD, write_description, write_text
+from homespun.model_formats.huggingface import CARD, write_description
 from homespun.model_formats.model_card import model_card
 from homespun.model_formats.numbers import Floats, in_precision
 from homespun.model_formats.parts import ReadTensor, joined, part_shape
@@ -180,7 +181,7 @@ def write_folder(model: StoredModel, folder: Path, precision: str) -> None:
     if halves:
         values = {**values, QUANTIZATION: {"group_size": GROUP, "bits": 8, "mode": "affine"}}
     write_description(model, folder, dict(values))
-    write_text(folder / CARD, model_card(model, precision))
+    durable.write_text(folder / CARD, model_card(model, precision))
 
 
 def _can_be_quantised(p: Parameter, vocab_size: int) -> bool:

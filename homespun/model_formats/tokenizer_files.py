@@ -38,9 +38,9 @@ def write_tokenizer(model: StoredModel, folder: Path) -> None:
     if model.chat_template is not None:
         names = {name: text for name, text in model.chat_template.items() if name in NAMES}
         config |= {"chat_template": model.chat_template["source"], **names}
-    durable.write(folder / SPECIFICATION, json.dumps(specification, ensure_ascii=False).encode())
+    durable.write_text(folder / SPECIFICATION, json.dumps(specification, ensure_ascii=False))
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    durable.write(folder / CONFIG, text.encode())
+    durable.write_text(folder / CONFIG, text)
 
 
 def read_chat_template(folder: Path, tokenizer: Tokenizer) -> dict[str, str] | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from homespun import durable
 from homespun.errors import UserError
 from homespun.records.reading import is_number, read
-from homespun.terminal import counted, duration
+from homespun.terminal import counted, duration, encodable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ def _title(curves: defaultdict[str, Curve], runs: Sequence[tuple[int, dict[str, 
         last = {name: value for name, value in runs[-1][1].items() if isinstance(value, str)}
         if machine := last.get("machine"):
             lines[0] += f"  ·  {machine}"
-        subject = [last.get("model", ""), Path(last.get("text", "")).name]
+        subject = [last.get("model", ""), encodable(Path(last.get("text", "")).name)]
         lines.insert(0, "  ·  ".join(part for part in subject if part))
     return "\n".join(
         textwrap.fill(line.replace("$", r"\$"), TITLE_COLUMNS) for line in lines if line

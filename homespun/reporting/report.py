@@ -43,7 +43,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> Path:
         content = page(reported, homespun.__version__)
     try:
         durable.make_folder(output.parent)
-        durable.write(output, content.encode())
+        durable.write_text(output, content)
     except OSError as error:
         raise cannot_write(
             error, f"{output} cannot be written", "name another file with --output"

@@ -5,10 +5,11 @@ from pathlib import Path
 from homespun.config import ServeConfig, TrainConfig
 from homespun.errors import UserError, cannot_read
 from homespun.language_model import load
+from homespun.model_formats.formats import model_name
 from homespun.server import launch
 from homespun.server.app import server_app
 from homespun.server.writing import Service
-from homespun.terminal import say
+from homespun.terminal import encodable, say
 
 SHORTEST_KEY = 16
 """Characters."""
@@ -39,8 +40,7 @@ def serve(config: ServeConfig) -> None:
 
 def served_name(path: str | None) -> str:
     """The name of a model for its clients: that of its file or folder."""
-    place = Path(path or TrainConfig.checkpoint_dir)
-    return place.resolve().stem if place.suffix in (".npz", ".gguf") else place.resolve().name
+    return encodable(model_name(Path(path or TrainConfig.checkpoint_dir)))
 
 
 def read_key(file: Path) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from homespun import durable
+from homespun.config.checked import flag
 from homespun.records.frame import data_frame
+from homespun.terminal import encodable
 from homespun.tuning.ladder import Ladder
 from homespun.tuning.objective import LOSS, Objective
 from homespun.tuning.preparation import tokens_per_step
@@ -240,9 +242,12 @@ def write_best(
     ]
     for name, value in settings.items():
         if plain.get(name) != (tuple(value) if isinstance(value, list) else value):
-            lines.append(f"{name} = {_toml(value)}")
+            line = f"{name} = {_toml(value)}"
+            if encodable(line) != line:  # TOML has no way to write such a name
+                line = f"# Add {flag(name)} {json.dumps(value)}: its name is not in UTF-8."
+            lines.append(line)
     path = folder / BEST
-    durable.write(path, ("\n".join(lines) + "\n").encode())
+    durable.write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -5,6 +5,7 @@ correct.
 """
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def finished_tune(folder: Path) -> Run:
         raise UserError(f"--transfer-from {folder}: there is no tune")
     if not results:
         raise UserError(
-            f"--transfer-from {folder}: this tune is not finished: homespun tune --resume --checkpoint-dir {folder}"
+            f"--transfer-from {folder}: this tune is not finished: homespun tune --resume --checkpoint-dir "
+            f"{shlex.quote(str(folder))}"
         )
     try:
         return Run(results["best"], record["width"], record["ladder"][-1])

@@ -94,5 +94,5 @@ def describe(result: TuneResult) -> dict[str, str]:
         "best": str(result.best_toml),
         "plot": str(result.folder / PLOT),
         "cost": f"{result.cost:.2f} whole runs",
-        "train": f"homespun train --config {result.best_toml}",
+        "train": f"homespun train --config {shlex.quote(str(result.best_toml))}",
     }

@@ -11,6 +11,10 @@ TRAIN = (
 TOKENIZER = "tokenizer --output-dir new_tokenizer"
 DOWNLOAD = "download --output new.txt"
 GENERATE = "generate --max-tokens 3"
+TUNE = (
+    "tune --model-size pico --n-layers 1 --d-model 32 --n-heads 2 --seq-len 32 --batch-size 4 "
+    "--max-steps 8 --eval-tokens 500 --vocab-size 300 --trials 2 --spread-runs 0 --pruning off"
+)
 
 
 def run_with(streams: str, *words: str, **how: Any) -> "subprocess.CompletedProcess[bytes]":

@@ -152,9 +152,9 @@ BAD = [
     ("train --resume perhaps", "--resume is 'perhaps': \"never\" or "),
     # TOML.
     (f"{TRAIN} --config missing.toml", "missing.toml: no such file"),
-    (f"{TRAIN} --config folder", "--config folder: not valid TOML"),
     (f"{TRAIN} --config key.toml", "unknown key 'learnin_rate': did you mean learning_rate?"),
     (f"{TRAIN} --config type.toml", "type.toml: --batch-size is '8': a whole number is expected"),
+    (f"{TRAIN} --config folder", "--config folder: cannot be read (Is a directory)"),
     (f"{TRAIN} --config syntax.toml", "--config syntax.toml: not valid TOML"),
     (f"{TRAIN} --config latin1.toml", "--config latin1.toml: not valid TOML"),
     (f"{TRAIN} --config bound.toml", "bound.toml: --batch-size is -3: it must be at least 1"),
@@ -205,6 +205,33 @@ BAD = [
     ("verify truncated.npz", "truncated.npz is not a checkpoint of homespun, or its end"),
     ("verify flipped.npz", "flipped.npz is damaged (the array "),
     ("verify torn", "torn: 1 of 3 cannot be used, see above"),
+    # Settings without a meaning.
+    (
+        f"{DOWNLOAD} --dataset stories --difficulty hard",
+        "goes with --dataset stories-questions, no",
+    ),
+    (
+        f"{DOWNLOAD} --dataset stories.txt --plain",
+        "--plain goes with --dataset stories or stories-q",
+    ),
+    (
+        f"{DOWNLOAD} --dataset a/b --seed 1",
+        "--seed goes with --dataset stories or stories-questions",
+    ),
+    ("prepare --data-file stories.txt --similarity 0.9", "--similarity is that of near duplicates"),
+    (f"{TRAIN} --replay-share 0.3", "--replay-share is that of --replay: name a text with it"),
+    (
+        "download --dataset stories --output folder",
+        "folder: this is a folder: name a file with --o",
+    ),
+    (
+        "import checkpoints --output stories.txt",
+        "stories.txt: this file is in the way: choose anot",
+    ),
+    (
+        "export checkpoints --to gguf --data-file empty.txt",
+        "empty.txt has no text to compare on: na",
+    ),
     # Prompts.
     (f"{GENERATE} --prompt ''", "--prompt is empty"),
     (f"{GENERATE} --interactive --prompt ''", "--prompt is empty"),
@@ -212,6 +239,7 @@ BAD = [
     (f"{GENERATE} --prompt 'a\udcffb'", "the prompt is not valid UTF-8 from character 2 on"),
     (f"{GENERATE} --prompt a --prompt-file short.txt", "--prompt and --prompt-file both name a"),
     (f"{GENERATE} --interactive --prompt -", "--interactive reads a prompt from each line of"),
+    (f"{GENERATE} --interactive --num-samples 2", "--interactive writes one text for each line"),
     (f"{GENERATE} --prompt-file empty.txt", "empty.txt: there is no text in it: leave --prompt-f"),
     (f"{GENERATE} --prompt-file missing.txt", "missing.txt: cannot be read (No such file or dir"),
     (f"{GENERATE} --prompt-file folder", "folder: cannot be read (Is a directory)"),

@@ -5,11 +5,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.cli.lines import GENERATE, TOKENIZER, TRAIN, run_with
+from tests.cli.lines import GENERATE, TOKENIZER, TRAIN, TUNE, run_with
 from tests.test_terminal import without_progress
 
 
@@ -73,12 +74,22 @@ def test_a_name_may_have_bytes_that_are_no_text(place: Path, tmp_path: Path) -> 
         f"{TRAIN} --tokenizer-path new_tokenizer --checkpoint-dir 'r\udce9[/x]'",
         f"{GENERATE} --checkpoint 'r\udce9[/x]'",
         "download --dataset",
+        "report 'r\udce9[/x]'",
+        "export 'r\udce9[/x]' --to huggingface --output 'hf\udce9'",
+        "export 'r\udce9[/x]' --to gguf --output 'm\udce9.gguf'",
+        f"{TUNE} --search learning_rate=x1,x2 --checkpoint-dir 't\udce9'",
     ):
         words = shlex.split(command)
-        words += {"download": [name], "generate": []}.get(words[0], ["--data-file", name])
+        own = {"download": [name], "generate": [], "report": [], "export": []}
+        words += own.get(words[0], ["--data-file", name])
         done = run_with("", *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert without_progress(done.stderr) == b""
+    best = tomllib.loads((tmp_path / "t\udce9/best.toml").read_text())
+    assert "data_file" not in best
+    assert "caf\\udce9" in (tmp_path / "t\udce9/best.toml").read_text()
+    assert (tmp_path / "t\udce9/results.json").exists()
+    assert (tmp_path / "r\udce9[/x]/training.png").exists()
 
 
 @pytest.mark.parametrize(

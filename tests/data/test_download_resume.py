@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("in_own_folder")
 def test_what_is_there_is_not_fetched_again(hub: Hub, log: Log) -> None:
     hub.publish_tinystories(tell(50))
     path = log.fetch(20)
-    workspace.remember("data", Path("other.txt"))
+    workspace.remember("data", Path("other.txt"), print)
     asked = len(hub.requests)
     assert log.fetch(20) == path
     assert len(hub.requests) == asked
@@ -31,6 +31,21 @@ def test_what_is_there_is_not_fetched_again(hub: Hub, log: Log) -> None:
     assert workspace.recall("data") == path
     log.fetch(30, output=str(path))
     assert len(list(documents(path))) == 30
+
+
+def test_a_folder_that_cannot_remember_a_download_says_so(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, record: dict[str, Any]) -> None:
+        if path == workspace.RECORD:
+            raise OSError(errno.EROFS, "Read-only file system")
+        write_json(path, record)
+
+    write_json = durable.write_json
+    monkeypatch.setattr(durable, "write_json", refuse)
+    path = log.fetch(3, dataset="stories")
+    assert path.exists()
+    assert log.said(f"(Read-only file system), so this folder does not remember {path}: name it")
 
 
 @pytest.mark.parametrize("dataset", [TINY, "book.txt"])

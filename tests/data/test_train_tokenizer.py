@@ -46,7 +46,7 @@ def test_the_command_learns_from_the_training_side_only(data: Path) -> None:
 def test_the_command_reports_and_is_remembered(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workspace.remember("data", data)
+    workspace.remember("data", data, print)
     trained = train_tokenizer(TokenizerConfig(vocab_size=500, output_dir="mine"))
     assert workspace.recall("tokenizer") == Path("mine")
     assert Tokenizer.load(Path("mine")).sha256 == trained.sha256
@@ -104,7 +104,7 @@ def test_training_again_mends_the_report(data: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_damaged_record_is_named_before_the_work(data: Path) -> None:
-    workspace.remember("data", data)
+    workspace.remember("data", data, print)
     workspace.RECORD.write_text(workspace.RECORD.read_text().replace("data.txt", "date.txt"))
     with pytest.raises(UserError, match=r"^\.homespun\.json is damaged .*: delete it"):
         train_tokenizer(TokenizerConfig(data_file=str(data), vocab_size=300))

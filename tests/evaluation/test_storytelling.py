@@ -125,7 +125,7 @@ def test_a_model_without_a_record_learned_from_the_last_download(
     model = homespun.load(run / "checkpoints")
     del model.stored.header["data_file"]
     assert training_text(model) is None
-    workspace.remember("data", run / "stories.txt")
+    workspace.remember("data", run / "stories.txt", print)
     found = training_text(model)
     assert found
     assert found.path == run / "stories.txt"

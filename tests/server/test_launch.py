@@ -93,6 +93,7 @@ def test_a_model_has_the_name_of_its_file_or_folder(tmp_path: Path, monkeypatch:
     assert served_name("some/where/small.npz") == "small"
     assert served_name("SmolLM2-1.7B/") == "SmolLM2-1.7B"
     assert served_name(None) == "checkpoints"
+    assert served_name("run\udce9") == "run\\udce9"
     monkeypatch.chdir(tmp_path)
     assert served_name(".") == tmp_path.name
 

@@ -3,6 +3,8 @@
 The token comes with the address that the command opens; a cookie keeps it for everything else that the page asks for.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -23,6 +25,14 @@ STATIC = Path(__file__).parent / "static"
 def studio_app(folder: Path, token: str, limits: Limits | None = None) -> Guard:
     """The application for the runs and models below `folder`."""
     state = State(folder, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            state.processes.close()
+
     routes = [
         Route("/", page),
         Mount("/static", StaticFiles(directory=STATIC)),
@@ -32,7 +42,7 @@ def studio_app(folder: Path, token: str, limits: Limits | None = None) -> Guard:
         *told.routes(state),
         *runs.routes(state),
     ]
-    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=lifespan)
     return Guard(app, key=token, is_page=True, limits=limits)
 
 

@@ -197,13 +197,16 @@ class Models:
             if number >= self.limits.searched:
                 return
             seen = depth < self.limits.depth
-            inner[:] = sorted(one for one in inner if seen and not one.startswith("."))
+            inner[:] = sorted(
+                one for one in inner if seen and one.isprintable() and not one.startswith(".")
+            )
             yield folder
 
     def _models_in(self, folder: Path) -> Iterator[Found]:
         """The models in one folder."""
         try:
-            names = sorted(file.name for file in folder.iterdir() if file.name[0] != ".")
+            all_names = (file.name for file in folder.iterdir())
+            names = sorted(name for name in all_names if name[0] != "." and name.isprintable())
         except OSError:
             return
         run = folder.relative_to(self.folder).as_posix()

@@ -57,6 +57,7 @@ class Processes:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
         self._plan: subprocess.Popen[str] | None = None
+        self._is_closed = False
 
     def start(self, run: str, words: Sequence[str]) -> None:
         """Start a process for a run.
@@ -191,6 +192,8 @@ class Processes:
         environment = child_process.environment()
         environment.pop("COLUMNS", None)  # lines are not wrapped then
         with self._lock:
+            if self._is_closed:
+                raise UserError("the studio is ending")
             if self._plan:
                 self._plan.kill()
             self._plan = child = subprocess.Popen(
@@ -211,11 +214,18 @@ class Processes:
                 f"the plan took longer than {self._limits.plan_seconds:g} seconds"
             ) from None
         if child.returncode < 0:
-            raise UserError("the plan was given up for a newer one")
+            raise UserError("the plan was given up")
         if child.returncode:
             raise UserError(_reason(errors) or f"the plan ended with status {child.returncode}")
         facts = (re.split(r"  +", line, maxsplit=1) for line in told.splitlines() if "  " in line)
         return {name: fact for name, fact in facts if name}
+
+    def close(self) -> None:
+        """Give up the plan that is being made, so that nothing waits for it. Runs go on."""
+        with self._lock:
+            self._is_closed = True
+            if self._plan:
+                self._plan.kill()
 
     def _reap(self) -> None:
         """Note the ends of processes."""

@@ -36,7 +36,6 @@ from homespun.server.studio.form import (
     words_of,
 )
 from homespun.server.studio.library import Library
-from homespun.server.studio.processes import Processes
 from homespun.server.studio.state import State
 from homespun.server.studio.watched import Cursor
 
@@ -70,7 +69,7 @@ class Runs:
 
     def __init__(self, state: State) -> None:
         self._root, self._limits = state.folder, state.limits
-        self._processes = Processes(state.folder, state.limits)
+        self._processes = state.processes
         self._library = Library(state.folder, self._processes, state.limits)
 
     async def listed(self, request: Request) -> Response:

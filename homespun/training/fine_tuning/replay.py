@@ -52,6 +52,10 @@ def check_replay(config: TrainConfig) -> None:
         UserError: there are some.
     """
     if config.replay is None:
+        if config.replay_share != TrainConfig.replay_share:
+            raise UserError(
+                "--replay-share is that of --replay: name a text with it, or leave it out"
+            )
         return
     if config.preferences is not None:
         raise UserError(

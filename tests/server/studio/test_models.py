@@ -20,7 +20,15 @@ def test_models_of_every_kind_are_found(work: Path, tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").write_text("{}")
     (tmp_path / "export" / "model.safetensors").write_bytes(b"")
-    for name in ("model.gguf", "own.npz", "notes.txt", ".hidden.npz"):
+    (tmp_path / "run\udce9").mkdir()  # a name that JSON in UTF-8 cannot hold
+    for name in (
+        "model.gguf",
+        "own.npz",
+        "notes.txt",
+        ".hidden.npz",
+        "run\udce9/best.npz",
+        "\udce9.npz",
+    ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "best.npz").write_bytes(b"")

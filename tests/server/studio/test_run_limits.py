@@ -2,10 +2,16 @@
 
 import dataclasses
 import json
+import shutil
+import signal
+import subprocess
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from homespun import child_process
 from homespun.checkpoint.names import METRICS
 from homespun.errors import UserError
 from homespun.server.limits import Limits
@@ -15,6 +21,7 @@ from homespun.server.studio.watched import Watched
 from tests.server.studio.conftest import serving
 from tests.server.studio.pages import TOKEN
 from tests.server.studio.running import Asker
+from tests.server.test_limits import until
 
 
 @pytest.mark.parametrize(("most", "kept"), [(3, ["1", "2", "3"]), (2, ["2", "3"])])
@@ -72,3 +79,41 @@ def test_the_first_runs_are_compared(tmp_path: Path, most: int, runs: list[str])
         with (tmp_path / "a" / METRICS).open("a") as file:
             file.write(record.replace("1", "2"))
         assert next(told) == runs[1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_studio_that_is_stopped_waits_for_no_plan(tmp_path: Path, story_file: Path) -> None:
+    shutil.copy(story_file, tmp_path / "stories.txt")
+    command = [*child_process.command("homespun"), "studio", str(tmp_path)]
+    command += ["--no-browser", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert process.stdout
+    try:
+        address = process.stdout.readline().split()[-1]
+        token = address.partition("token=")[2]
+        settings = {"data_file": "stories.txt", "max_steps": "100", "model_size": "mini"}
+        body = json.dumps({"settings": settings}).encode()
+        url = f"{address.partition('?')[0]}api/runs/plan"
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        request = urllib.request.Request(url, body, headers)
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(urllib.request.urlopen, request)
+            assert until(lambda: bool(_started_by(process.pid)))
+            plans = _started_by(process.pid)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+            assert answer.exception()
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in output
+    assert until(lambda: not any(Path(f"/proc/{plan}").exists() for plan in plans))
+
+
+def _started_by(process: int) -> list[int]:
+    """The processes that the threads of one have started."""
+    found = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        found += (thread / "children").read_text().split()
+    return [int(number) for number in found]
