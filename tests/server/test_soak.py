@@ -25,6 +25,7 @@ import pytest
 from tests.server.conftest import write_model
 from tests.server.studio.made import STEPS, write_work
 from tests.server.test_limits import until
+from tests.test_terminal import without_progress
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,7 +108,7 @@ def running(folder: Path, *command: str) -> Iterator[Subject]:
         yield Subject(process, address)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=PATIENCE)
-        assert errors == ""
+        assert without_progress(errors.encode()) == b""
     finally:
         process.kill()
         process.wait()
