@@ -3,6 +3,7 @@
 They were found by measurement (benchmarks/planning.py); those of CUDA follow from the code and were not measured.
 """
 
+import math
 from dataclasses import dataclass
 
 LONGEST_IN_FULL = 512
@@ -31,6 +32,8 @@ class StepTraits:
     scattered_blocks: float = 0.0
     """More of them where no gradients take the place of activations that are gone: with accumulation or LoRA. On a CPU
     freed memory then lies in pieces that few tensors fit."""
+    scattered_of_each: float = math.inf
+    """At most so much for each block: a model of few blocks frees little."""
     recomputing_blocks: float = 0.0
     """More of them with checkpointing, for the same reason."""
     scattered_answers: float = 0.0
@@ -51,9 +54,10 @@ def torch_on_cpu(half: bool, seq_len: int) -> StepTraits:
         muon_bytes=24 if half else 32,
         logit_bytes=8 if half else 4,
         scattered_blocks=1.5 if half else 2.6,
+        scattered_of_each=0.75 if half else 0.45,
         recomputing_blocks=0.6 if half else 1.0,
         scattered_answers=0.3,
-        lost=0.03 if seq_len <= LONGEST_IN_FULL else 0.2,
+        lost=0.2 if half and seq_len > LONGEST_IN_FULL else 0.03,
     )
 
 

@@ -130,7 +130,9 @@ def training_memory(config: ModelConfig, batch_size: int, computing: Computing) 
     if computing.checkpointing:  # the input of every block, and everything of one block at a time
         activations = c.n_layers * tokens * number_bytes * c.d_model + block
         casts //= c.n_layers
-    scattered = traits.scattered_blocks if computing.accumulates or lora is not None else 0.0
+    scattered = 0.0
+    if computing.accumulates or lora is not None:
+        scattered = min(traits.scattered_blocks, traits.scattered_of_each * c.n_layers)
     recomputing = traits.recomputing_blocks if computing.checkpointing else 0.0
     blocks = traits.transient_blocks + max(scattered, recomputing)
     activations = math.floor(activations * (1 + traits.lost) + blocks * block)

@@ -181,6 +181,22 @@ def test_the_estimates_are_near_measured_memory(
     assert estimate == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "seq_len", "batch_size", "computing", "measured"),
+    [
+        ("pico", 256, 8, Computing("adamw", FLOAT32.traits, accumulates=True), 148.8),
+        ("nano", 1024, 4, Computing("muon", traits.torch_on_cpu(False, 1024)), 635.7),
+    ],
+)
+def test_models_of_few_blocks_scatter_little_memory(
+    name: str, seq_len: int, batch_size: int, computing: Computing, measured: float
+) -> None:
+    """Megabytes of real steps, with a vocabulary of 2,670."""
+    model = dataclasses.replace(PRESETS[name], seq_len=seq_len, vocab_size=2670)
+    estimate = training_memory(model, batch_size, computing).total / 1e6
+    assert estimate == pytest.approx(measured, rel=0.1)
+
+
 def test_the_mask_of_documents_grows_with_the_square_of_the_context() -> None:
     def mask(seq_len: int, *, masked: bool = True) -> int:
         long = dataclasses.replace(PRESETS["pico"], seq_len=seq_len)
