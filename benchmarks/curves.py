@@ -54,18 +54,18 @@ class Case:
 
 
 CASES = (
-    Case("stories", "pico", 1024, 400),
-    Case("prose", "pico", 4096, 400),
-    Case("stories", "pico", 1024, 1000),
-    Case("prose", "pico", 4096, 800),
-    Case("stories", "nano", 1024, 400),
-    Case("prose", "nano", 4096, 400),
-    Case("stories", "nano", 1024, 1000),
-    Case("prose", "nano", 4096, 800),
-    Case("stories", "pico", 1024, 100),
     Case("prose", "pico", 4096, 100),
-    Case("stories", "pico", 1024, 200),
     Case("prose", "pico", 4096, 200),
+    Case("prose", "pico", 4096, 400),
+    Case("prose", "pico", 4096, 800),
+    Case("prose", "nano", 4096, 400),
+    Case("stories", "pico", 1024, 100),
+    Case("stories", "pico", 1024, 200),
+    Case("stories", "pico", 1024, 400),
+    Case("stories", "nano", 1024, 400),
+    Case("prose", "nano", 4096, 800),
+    Case("stories", "pico", 1024, 1000),
+    Case("stories", "nano", 1024, 1000),
 )
 
 
@@ -88,21 +88,6 @@ def demo_points() -> list[curves.Point]:
     ]
 
 
-def readme_point() -> curves.Point:
-    """The run of two minutes on prose that the README shows."""
-    of_prose = next(p for p in curves.points() if p.text == "prose")
-    return curves.Point(
-        text="prose",
-        run="the README's run of two minutes",
-        compressed=of_prose.compressed,
-        parameters=of_prose.parameters,
-        text_tokens=538_787,
-        tokens=1325 * 2048,
-        bits_per_byte=1.566,
-        bytes_per_token=bytes_per_token(4.0458, 1.566),
-    )
-
-
 def main(prose: Path, only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
     """Measure and save.
 
@@ -114,7 +99,7 @@ def main(prose: Path, only: tuple[int, ...] = tuple(range(len(CASES)))) -> None:
     cases = [CASES[number] for number in only]
     if missing := [case for case in cases if (case.text, case.flags) not in known]:
         measure(missing, prose)
-    earlier = [*demo_points(), readme_point()]
+    earlier = demo_points()
     known = {point.run for point in earlier}
     write([*earlier, *(point for point in curves.points() if point.run not in known)])
     report.save("curves", {"final loss of the recipe": list(map(shown, curves.points()))})
