@@ -4,14 +4,13 @@ The names are kept in `.homespun.json` in the working directory. File times play
 a file must not change which text a run reads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from homespun import durable
 from homespun.errors import UserError
-from homespun.terminal import Say
 
 RECORD = Path(".homespun.json")
 
@@ -32,7 +31,7 @@ def check() -> None:
         ) from None
 
 
-def remember(kind: Kind, path: Path, say: Say) -> None:
+def remember(kind: Kind, path: Path, say: Callable[[str], object]) -> None:
     """Record `path` as the newest one of its kind. Where the record cannot be written, `say` gets a line about it: the
     work is done, and the next command can name the path.
 

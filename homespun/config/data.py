@@ -10,8 +10,6 @@ from homespun.errors import UserError
 Duplicates = Literal["no", "exact", "near"]
 Difficulty = Literal["easy", "medium", "hard"]
 
-OF_QUESTIONS = ("questions", "difficulty")
-"""Settings of `stories-questions`."""
 TOKENS_DIR = "data/tokens"
 """The default folder of tokens, in the working directory."""
 
@@ -47,18 +45,6 @@ class DownloadConfig(Checked):
         "story without such questions is left out.",
         if_omitted="all questions",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        own = {"stories": ("plain", "seed"), "stories-questions": ("plain", "seed", *OF_QUESTIONS)}
-        for name in ("plain", "seed", *OF_QUESTIONS):
-            if getattr(self, name) != getattr(DownloadConfig, name) and name not in own.get(
-                self.dataset, ()
-            ):
-                fitting = " or ".join(dataset for dataset, names in own.items() if name in names)
-                raise UserError(
-                    f"--{name} goes with --dataset {fitting}, not with {self.dataset}: leave it out"
-                )
 
 
 @dataclass(frozen=True)

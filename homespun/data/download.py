@@ -51,6 +51,7 @@ def download(
         UserError: no such data, no network, not allowed, or the file cannot be written.
     """
     workspace.check()
+    _check(config)
     plan = _plan(config)
     workspace.recall("data")  # a record that cannot be used is named before the work
     try:
@@ -86,6 +87,14 @@ def download(
 
 
 Kind = Literal["stories", "questions", "local", "hub"]
+
+OF_DATASETS = {
+    "seed": ("stories", "stories-questions"),
+    "plain": ("stories", "stories-questions"),
+    "questions": ("stories-questions",),
+    "difficulty": ("stories-questions",),
+}
+"""The datasets for which a setting has a meaning."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,20 @@ def _check_outside(output: Path, plan: _Plan) -> None:
     path = Path(plan.config.dataset).resolve()
     if plan.kind == "local" and path in (output.resolve(), output.resolve().parent):
         raise UserError(f"{output}: lies inside its own source; choose another --output")
+
+
+def _check(config: DownloadConfig) -> None:
+    """Refuse settings of built-in data where other data are asked for.
+
+    Raises:
+        UserError: there are some.
+    """
+    for name, datasets in OF_DATASETS.items():
+        is_given = getattr(config, name) != getattr(DownloadConfig, name)
+        if is_given and config.dataset not in datasets:
+            raise UserError(
+                f"--{name} goes with --dataset {' or '.join(datasets)}, not with {config.dataset}: leave it out"
+            )
 
 
 def _plan(config: DownloadConfig) -> _Plan:
