@@ -2,22 +2,18 @@
 
 import dataclasses
 import json
-import shutil
-import signal
-import subprocess
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from homespun import child_process
 from homespun.checkpoint.names import METRICS
 from homespun.errors import UserError
 from homespun.server.limits import Limits
 from homespun.server.studio.app import studio_app
 from homespun.server.studio.processes import Processes
 from homespun.server.studio.watched import Watched
+from tests.server.studio.asking import ask
 from tests.server.studio.conftest import serving
 from tests.server.studio.pages import TOKEN
 from tests.server.studio.running import Asker
@@ -81,39 +77,25 @@ def test_the_first_runs_are_compared(tmp_path: Path, most: int, runs: list[str])
         assert next(told) == runs[1]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-def test_a_studio_that_is_stopped_waits_for_no_plan(tmp_path: Path, story_file: Path) -> None:
-    shutil.copy(story_file, tmp_path / "stories.txt")
-    command = [*child_process.command("homespun"), "studio", str(tmp_path)]
-    command += ["--no-browser", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
-    assert process.stdout
-    try:
-        address = process.stdout.readline().split()[-1]
-        token = address.partition("token=")[2]
-        settings = {"data_file": "stories.txt", "max_steps": "100", "model_size": "mini"}
-        body = json.dumps({"settings": settings}).encode()
-        url = f"{address.partition('?')[0]}api/runs/plan"
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        request = urllib.request.Request(url, body, headers)
-        with ThreadPoolExecutor() as pool:
-            answer = pool.submit(urllib.request.urlopen, request)
-            assert until(lambda: bool(_started_by(process.pid)))
-            plans = _started_by(process.pid)
-            process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
-            assert answer.exception()
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in output
-    assert until(lambda: not any(Path(f"/proc/{plan}").exists() for plan in plans))
+def test_a_plan_is_given_up_when_the_studio_ends(tmp_path: Path) -> None:
+    processes = Processes(tmp_path, Limits())
+    endless = ["studio", str(tmp_path), "--no-browser", "--port", "0"]
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(processes.plan, endless)
+        assert until(lambda: processes._plan is not None)
+        processes.close()
+        with pytest.raises(UserError, match="the plan was given up"):
+            answer.result(timeout=60)
+    with pytest.raises(UserError, match="the studio is ending"):
+        processes.plan(endless)
 
 
-def _started_by(process: int) -> list[int]:
-    """The processes that the threads of one have started."""
-    found = []
-    for thread in Path(f"/proc/{process}/task").iterdir():
-        found += (thread / "children").read_text().split()
-    return [int(number) for number in found]
+def test_a_server_that_ends_closes_the_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Processes] = []
+    monkeypatch.setattr(Processes, "close", lambda processes: closed.append(processes))
+    with serving(studio_app(tmp_path, TOKEN)) as address:
+        assert ask(address, "/api/runs")[0] == 200
+        assert not closed
+    assert len(closed) == 1
