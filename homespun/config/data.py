@@ -10,6 +10,8 @@ from homespun.errors import UserError
 Duplicates = Literal["no", "exact", "near"]
 Difficulty = Literal["easy", "medium", "hard"]
 
+LEAST_VOCAB_SIZE = 257
+"""Every tokenizer has all bytes and the mark that separates documents."""
 TOKENS_DIR = "data/tokens"
 """The default folder of tokens, in the working directory."""
 
@@ -56,7 +58,7 @@ class TokenizerConfig(Checked):
         8000,
         "Number of tokens, including the 256 bytes and the end-of-text token; fewer if the text does not support as "
         "many.",
-        at_least=257,
+        at_least=LEAST_VOCAB_SIZE,
         at_most=1_000_000,
     )
     output_dir: PathName = setting("tokenizer_model", "Output folder.")
@@ -87,7 +89,7 @@ class PrepareConfig(Checked):
         None,
         "Number of tokens, if a tokenizer is trained.",
         if_omitted="4,096",
-        at_least=257,
+        at_least=LEAST_VOCAB_SIZE,
         at_most=1_000_000,
     )
     tokens_dir: PathName = setting(

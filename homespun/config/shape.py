@@ -6,6 +6,7 @@ Planning takes the omitted ones from a preset; the architecture of the model tak
 from dataclasses import dataclass
 
 from homespun.config.checked import Checked, setting
+from homespun.config.data import LEAST_VOCAB_SIZE
 
 FROM_PRESET = "from the preset"
 
@@ -18,7 +19,7 @@ class ShapeConfig(Checked):
         None,
         "Vocabulary size of the tokenizer. There are fewer tokens if the text does not support as many.",
         if_omitted="that of the tokenizer; at most 4,096 if one is trained automatically",
-        at_least=257,
+        at_least=LEAST_VOCAB_SIZE,
         on_resume="fixed",
     )
     architecture: str | None = setting(

@@ -6,6 +6,7 @@ from pathlib import Path
 from homespun import workspace
 from homespun.architectures.presets import preset, shaped
 from homespun.config import ModelConfig, TokenizerConfig, TrainConfig
+from homespun.config.data import LEAST_VOCAB_SIZE
 from homespun.data.corpus import Corpus, survey
 from homespun.data.known_tokenizers import Origin, fitting_tokenizer, main_tokenizers, origin
 from homespun.data.train_tokenizer import train_tokenizer_on
@@ -22,8 +23,6 @@ from homespun.tokenizer import Tokenizer
 
 AUTO_VOCAB_SIZE = 4096
 """Vocabulary size of a tokenizer that is trained automatically: small, like the models of short runs."""
-LEAST_VOCAB_SIZE = 257
-"""Every tokenizer has all bytes and the mark that separates documents."""
 MIN_TEXT_BYTES = 2_000
 """A shorter text does not fill one sample for training and one for validation."""
 LITTLE_TEXT_BYTES = 100_000

@@ -157,42 +157,40 @@ def test_adapters_alone_have_gradients_and_moments(half: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seq_len", "batch_size", "computing", "measured"),
+    ("name", "vocab_size", "seq_len", "batch_size", "computing", "measured"),
     [
-        ("mini", 256, 8, Computing("muon", traits.torch_on_cpu(True, 256)), 594.7),
-        ("mini", 256, 4, Computing("muon", traits.torch_on_cpu(True, 256)), 411.0),
-        ("mini", 256, 16, Computing("muon", traits.torch_on_cpu(True, 256), masked=False), 961.8),
-        ("mini", 1024, 4, Computing("muon", traits.torch_on_cpu(True, 1024)), 958.0),
-        ("mini", 1024, 16, Computing("muon", traits.torch_on_cpu(True, 1024)), 3300.9),
-        ("mini", 256, 4, Computing("adamw", HALF.traits, accumulates=True), 514.0),
-        ("mini", 256, 4, Computing("adamw", HALF.traits, lora=Lora(16, 32.0)), 289.7),
-        ("mini", 256, 4, Computing("adamw", FLOAT32.traits, lora=Lora(16, 32.0)), 449.0),
-        ("nano", 256, 16, Computing("muon", HALF.traits, checkpointing=True), 316.0),
-        ("nano", 256, 16, Computing("adamw", FLOAT32.traits, checkpointing=True), 429.0),
-        ("nano-moe", 256, 16, Computing("adamw", HALF.traits, checkpointing=True), 451.0),
+        ("mini", 4096, 256, 8, Computing("muon", traits.torch_on_cpu(True, 256)), 594.7),
+        ("mini", 4096, 256, 4, Computing("muon", traits.torch_on_cpu(True, 256)), 411.0),
+        (
+            "mini",
+            4096,
+            256,
+            16,
+            Computing("muon", traits.torch_on_cpu(True, 256), masked=False),
+            961.8,
+        ),
+        ("mini", 4096, 1024, 4, Computing("muon", traits.torch_on_cpu(True, 1024)), 958.0),
+        ("mini", 4096, 1024, 16, Computing("muon", traits.torch_on_cpu(True, 1024)), 3300.9),
+        ("mini", 4096, 256, 4, Computing("adamw", HALF.traits, accumulates=True), 514.0),
+        ("mini", 4096, 256, 4, Computing("adamw", HALF.traits, lora=Lora(16, 32.0)), 289.7),
+        ("mini", 4096, 256, 4, Computing("adamw", FLOAT32.traits, lora=Lora(16, 32.0)), 449.0),
+        ("nano", 4096, 256, 16, Computing("muon", HALF.traits, checkpointing=True), 316.0),
+        ("nano", 4096, 256, 16, Computing("adamw", FLOAT32.traits, checkpointing=True), 429.0),
+        ("nano-moe", 4096, 256, 16, Computing("adamw", HALF.traits, checkpointing=True), 451.0),
+        ("pico", 2670, 256, 8, Computing("adamw", FLOAT32.traits, accumulates=True), 148.8),
+        ("nano", 2670, 1024, 4, Computing("muon", traits.torch_on_cpu(False, 1024)), 635.7),
     ],
 )
 def test_the_estimates_are_near_measured_memory(
-    name: str, seq_len: int, batch_size: int, computing: Computing, measured: float
+    name: str,
+    vocab_size: int,
+    seq_len: int,
+    batch_size: int,
+    computing: Computing,
+    measured: float,
 ) -> None:
-    """Megabytes of real steps, with a vocabulary of 4,096; benchmarks/planning.py measures more."""
-    model = dataclasses.replace(PRESETS[name], seq_len=seq_len, vocab_size=4096)
-    estimate = training_memory(model, batch_size, computing).total / 1e6
-    assert estimate == pytest.approx(measured, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("name", "seq_len", "batch_size", "computing", "measured"),
-    [
-        ("pico", 256, 8, Computing("adamw", FLOAT32.traits, accumulates=True), 148.8),
-        ("nano", 1024, 4, Computing("muon", traits.torch_on_cpu(False, 1024)), 635.7),
-    ],
-)
-def test_models_of_few_blocks_scatter_little_memory(
-    name: str, seq_len: int, batch_size: int, computing: Computing, measured: float
-) -> None:
-    """Megabytes of real steps, with a vocabulary of 2,670."""
-    model = dataclasses.replace(PRESETS[name], seq_len=seq_len, vocab_size=2670)
+    """Megabytes of real steps; benchmarks/planning.py measures more."""
+    model = dataclasses.replace(PRESETS[name], seq_len=seq_len, vocab_size=vocab_size)
     estimate = training_memory(model, batch_size, computing).total / 1e6
     assert estimate == pytest.approx(measured, rel=0.1)
 
